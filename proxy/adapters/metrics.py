@@ -1,0 +1,116 @@
+"""Facts to Prometheus metrics. Names and units follow the Prometheus naming rules; docs/metrics.md lists them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+
+from proxy import __version__
+from proxy.policy.status import Result
+from proxy.ports import Event, Exchange, Health, Part, Stored
+
+_PREFIX: Final = "ollama_cache_proxy_"
+_BUCKETS: Final = (
+    *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0),
+)
+_MAX_MODELS: Final = 50
+
+
+class Metrics:
+    """Observes, and renders on request. Its hit and miss counts are those of `GET /api/cache/stats`."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each series says nothing here
+        self.registry = CollectorRegistry()
+        self.hits = 0
+        self.misses = 0
+        self._models: set[str] = set()
+        self._requests = self._counter(
+            "requests",
+            "Requests by what they asked, how the cache took part, and status.",
+            "endpoint",
+            "model",
+            "cache",
+            "status",
+        )
+        self._seconds = self._histogram("request_duration_seconds", "Time to the last byte of an answer.")
+        self._first = self._histogram("first_byte_seconds", "Time to the first byte of an answer.")
+        self._hits = self._counter("hits", "Requests answered from the cache or another's flight.", "endpoint")
+        self._misses = self._counter("misses", "Candidates that went, or were tried, upstream.", "endpoint")
+        self._collapsed = self._counter("collapsed", "Hits that came from another's flight.", "endpoint")
+        self._bypasses = self._counter(
+            "bypasses", "Requests that the cache had no part in, by reason.", "endpoint", "detail"
+        )
+        self._stores = self._counter("stores", "Entries that reached the store.", "endpoint")
+        self._stored_bytes = self._counter("stored_bytes", "Bytes of bodies that reached the store.", "endpoint")
+        self._saved = self._counter("saved_seconds", "Seconds of Ollama's time that hits did not need.", "endpoint")
+        self._errors = self._counter("errors", "Exchanges that failed, by whose fault.", "source")
+        self._up = self._gauge("upstream_up", "Whether Ollama answered last time (1) or not (0).")
+        self._store_up = self._gauge("store_up", "Whether the store answered last time (1) or not (0).")
+        self._writes_up = self._gauge("store_writes_up", "Whether the store took the last entry (1) or not (0).")
+        self._parts = {Part.UPSTREAM: self._up, Part.STORE: self._store_up, Part.STORE_WRITES: self._writes_up}
+        self._writes_up.set(1)
+        ratio = self._gauge("hit_ratio", "Hits by hits and misses since the start, 0 to 1.")
+        ratio.set_function(lambda: self.hits / ((self.hits + self.misses) or 1))
+        info = self._gauge("build_info", "Always 1; the label holds the version.", "version")
+        info.labels(__version__).set(1)
+
+    def __call__(self, event: Event) -> None:
+        """Take a fact in."""
+        match event:
+            case Exchange():
+                self._exchange(event)
+            case Stored():
+                self._stores.labels(event.operation).inc()
+                self._stored_bytes.labels(event.operation).inc(event.size)
+            case Health():
+                self._parts[event.part].set(1 if event.well else 0)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Give body and Content-Type, in OpenMetrics where `accept` asks for it."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type
+
+    def _exchange(self, event: Exchange) -> None:
+        cache = event.cache
+        result = cache.result.value.lower()
+        operation = event.operation
+        self._requests.labels(operation, self._model(event.model), result, str(event.status)).inc()
+        self._seconds.labels(operation, result).observe(event.seconds)
+        if event.first_byte is not None:
+            self._first.labels(operation, result).observe(event.first_byte)
+        if event.error is not None:
+            self._errors.labels(event.error.value).inc()
+        match cache.result:
+            case Result.HIT:
+                self.hits += 1
+                self._hits.labels(operation).inc()
+                self._saved.labels(operation).inc(event.saved_seconds)
+                if cache.collapsed:
+                    self._collapsed.labels(operation).inc()
+            case Result.MISS:
+                self.misses += 1
+                self._misses.labels(operation).inc()
+            case Result.BYPASS:
+                self._bypasses.labels(operation, cache.detail.value if cache.detail is not None else "").inc()
+
+    def _model(self, name: str) -> str:
+        """Bound the label: what clients send must not fill the memory of whoever scrapes."""
+        if name in self._models or not name:
+            return name
+        if len(self._models) >= _MAX_MODELS:
+            return "other"
+        self._models.add(name)
+        return name
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(_PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(_PREFIX + name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(_PREFIX + name, text, ("endpoint", "cache"), registry=self.registry, buckets=_BUCKETS)

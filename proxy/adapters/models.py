@@ -1,0 +1,231 @@
+"""Model names to digests, from Ollama's own table (`GET /api/tags`, `GET /api/version`), kept fresh.
+
+The table is looked at every `POLL` seconds while candidates arrive. A candidate that finds it older than `STALE` waits
+up to `PATIENCE` for a fresh look; only where Ollama cannot be reached does the old table serve on. While a request that
+changes a model passes, and until a look begun after it ended, that model has no digest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from proxy.errors import ProxyError
+from proxy.policy import names
+from proxy.policy.messages import Request
+from proxy.ports import Clock, Identity, Upstream
+from proxy.tasks import Tasks
+
+POLL: Final = 5.0
+STALE: Final = 10.0
+PATIENCE: Final = 1.0
+_OK: Final = 200
+_DEADLINE: Final = 5.0
+
+ANY: Final = "*"
+"""Stands for every model, where a change did not say which one it is about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """One look: canonical names to digests. `begun` is monotonic; a name with the digest "" is not to be reused."""
+
+    begun: float
+    version: str
+    digests: dict[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class _Change:
+    """A change under way, or ended and not yet looked at since."""
+
+    model: str
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    """An answer kept under a digest that the next look has to confirm."""
+
+    answered: float
+    identity: Identity
+    withdraw: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """See ports.Stability: no change through the proxy has begun or ended since."""
+
+    models: OllamaModels
+    seen: int
+
+    def unchanged(self) -> bool:
+        return self.models.changes_seen == self.seen
+
+
+class OllamaModels:
+    """See ports.Models."""
+
+    def __init__(self, upstream: Upstream, *, clock: Clock, tasks: Tasks) -> None:
+        self._upstream = upstream
+        self._clock = clock
+        self._tasks = tasks
+        self._table: _Table | None = None
+        self._failed_at = float("-inf")
+        self._unreachable = False
+        self._looking: asyncio.Task[None] | None = None
+        self._look_begun = 0.0
+        self._wanted_at = float("-inf")
+        self._changes: list[_Change] = []
+        self.changes_seen = 0
+        self._pending: list[_Pending] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def identify(self, name: str) -> Identity | None:
+        """See ports.Models."""
+        model = names.canonical(name)
+        if model is None:
+            return None
+        now = self._clock.monotonic()
+        self._wanted_at = now
+        self._schedule()
+        table = self._table
+        if table is None or now - table.begun > STALE or self._unseen(model):
+            table = await self._look_since(now - POLL, model)
+        if table is not None and model not in table.digests:
+            table = await self._look_since(now, model)
+        digest = table.digests.get(model) if table is not None else None
+        if table is None or not digest or self._changing(model):
+            return None
+        watch = _Watch(self, self.changes_seen)
+        return Identity(model=model, digest=digest, version=table.version, stability=watch)
+
+    def change_begins(self, name: str | None) -> _Change:
+        """See ports.Models; `name` is canonical."""
+        change = _Change(name or ANY)
+        self._changes.append(change)
+        self.changes_seen += 1
+        return change
+
+    def change_ends(self, token: object) -> None:
+        """See ports.Models. Looks at once, so that the model is known again soon."""
+        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from change_begins
+        token.ended = self._clock.monotonic()
+        self.changes_seen += 1
+        self._tasks.spawn(self._look_again(), "look at models after a change")
+
+    def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
+        """See ports.Models."""
+        self._pending.append(_Pending(answered=self._clock.monotonic(), identity=identity, withdraw=withdraw))
+        self._schedule()
+
+    def close(self) -> None:
+        """Stop looking."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _changing(self, model: str) -> bool:
+        return any(change.model in (model, ANY) for change in self._changes)
+
+    def _unseen(self, model: str) -> bool:
+        """Whether a change of this model has ended that no look was begun after."""
+        return any(
+            change.ended is not None and change.ended >= self._last_look()
+            for change in self._changes
+            if change.model in (model, ANY)
+        )
+
+    def _last_look(self) -> float:
+        begun = self._table.begun if self._table is not None else float("-inf")
+        return max(begun, self._failed_at)
+
+    async def _look_since(self, moment: float, model: str) -> _Table | None:
+        """Give a table from a look begun after `moment`; the old one where Ollama cannot be reached; else None."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while self._last_look() <= moment or self._unseen(model):
+                    before = self._last_look()
+                    await asyncio.shield(self._look())
+                    if self._failed_at > before:
+                        break
+        except TimeoutError:
+            return None
+        failed = self._table is None or self._failed_at > self._table.begun
+        return None if failed and not self._unreachable else self._table
+
+    async def _look_again(self) -> None:
+        if self._looking is not None:  # begun before the change ended: what it sees may be the old state
+            await asyncio.wait({self._looking})
+        await asyncio.shield(self._look())
+
+    def _look(self) -> asyncio.Task[None]:
+        """Join the look under way, or begin one."""
+        if self._looking is None:
+            self._looking = self._tasks.spawn(self._look_once(), "look at models")
+            self._looking.add_done_callback(self._looked)
+        return self._looking
+
+    def _looked(self, _task: asyncio.Task[None]) -> None:
+        self._looking = None
+
+    async def _look_once(self) -> None:
+        begun = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                tags, version = await self._get("/api/tags"), await self._get("/api/version")
+            table = _Table(begun=begun, version=_version(version), digests=_digests(tags))
+        except ProxyError:
+            self._failed_at, self._unreachable = begun, True
+            return
+        except (TimeoutError, ValueError, KeyError, TypeError, AttributeError):  # slow, or no answer of Ollama's
+            self._failed_at, self._unreachable = begun, False
+            return
+        self._table = table
+        self._changes = [change for change in self._changes if change.ended is None or change.ended >= begun]
+        self._settle(table)
+
+    def _settle(self, table: _Table) -> None:
+        """Withdraw what was kept under a digest that has gone."""
+        due = [pending for pending in self._pending if pending.answered < table.begun]
+        self._pending = [pending for pending in self._pending if pending.answered >= table.begun]
+        for pending in due:
+            if table.digests.get(pending.identity.model) != pending.identity.digest:
+                pending.withdraw()
+
+    async def _get(self, path: str) -> Any:
+        request = Request(method="GET", target=path, fields=((b"User-Agent", b"ollama-cache-proxy"),))
+        async with self._upstream.ask(request, None) as answer:
+            body = b"".join([chunk async for chunk in answer.chunks()])
+            if answer.head.status != _OK:
+                raise ValueError(path)
+        return orjson.loads(body)
+
+    def _schedule(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(POLL, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._pending or self._clock.monotonic() - self._wanted_at < STALE:
+            self._look()
+            self._schedule()
+
+
+def _version(document: Any) -> str:
+    return str(document["version"])
+
+
+def _digests(document: Any) -> dict[str, str]:
+    """Give canonical names to digests; "" for what another machine serves, and for names that differ only in case."""
+    digests: dict[str, str] = {}
+    for row in document["models"] or []:
+        model = names.canonical(row["name"])
+        if model is None:
+            continue
+        remote = row.get("remote_host") or row.get("remote_model") or names.is_remote(row["name"])
+        digests[model] = "" if remote or model in digests else str(row["digest"])
+    return digests

@@ -1,0 +1,212 @@
+"""Ollama over HTTP/1.1, by aiohttp's client with all its helpfulness turned off.
+
+What is asked is what the client asked: no header of aiohttp's own, no re-quoted target, no redirect followed, nothing
+decompressed, no cookies, no proxy from the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy.errors import ClientLeft, ProxyError, too_late, unreachable
+from proxy.policy.breaker import Breaker
+from proxy.policy.fields import authority
+from proxy.policy.messages import Fields, Request, ResponseHead, first
+from proxy.ports import Body, Clock, Health, Observer, Part
+
+_NOT_OURS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+_MAX_LINE: Final = 32_768
+_READ_BUFFER: Final = 65_536
+
+
+class _Answer:
+    """See ports.Answer."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        lines = response.raw_headers
+        self.head = ResponseHead(status=response.status, reason=response.reason or "", fields=lines)
+        self.length = _length(lines)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        content = self._response.content
+        try:
+            while not content.at_eof():
+                chunk, _ = await content.readchunk()
+                if chunk:
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise unreachable("Ollama broke off in the middle of its answer") from error
+
+
+def _length(lines: Fields) -> int | None:
+    if first(lines, b"transfer-encoding") is not None:
+        return None
+    value = first(lines, b"content-length")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+class Ollama:
+    """See ports.Upstream. `url` has no path; times are seconds, `deadline` None waits for ever for the head."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout: float,
+        deadline: float | None,
+        clock: Clock,
+        observe: Observer,
+    ) -> None:
+        base = URL(url)
+        self.name = authority(url)
+        self.reachable: bool | None = None
+        self._origin: dict[str, Any] = {"scheme": base.scheme, "host": base.host or "", "port": base.port}
+        self._connect_timeout = connect_timeout
+        self._deadline = deadline
+        self._clock = clock
+        self._observe = observe
+        self._silence = Breaker(threshold=1, pause=1.0)
+        self._reused = aiohttp.TraceConfig()
+        self._reused.on_connection_reuseconn.append(_note_reuse)
+        self._session = self._new_session(fresh=False)
+        self._fresh = self._new_session(fresh=True)
+
+    def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=fresh),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_NOT_OURS,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout, sock_read=None),
+            trust_env=False,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            trace_configs=[] if fresh else [self._reused],
+        )
+        session._retry_connection = False  # noqa: SLF001 - it would send a request a third time; there is no argument
+        return session
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+        await self._fresh.close()
+
+    @asynccontextmanager
+    async def ask(self, request: Request, body: Body) -> AsyncIterator[_Answer]:
+        """See ports.Upstream."""
+        response = await self._head(request, body)
+        complete = False
+        try:
+            yield _Answer(response)
+            complete = response.content.at_eof()
+        finally:
+            if complete:
+                response.release()
+            else:
+                response.close()
+
+    async def _head(self, request: Request, body: Body) -> aiohttp.ClientResponse:
+        now = self._clock.monotonic()
+        if not self._silence.allows(now):
+            raise unreachable(f"Ollama at {self.name} does not answer")
+        try:
+            async with asyncio.timeout(self._deadline) as deadline:
+                response = await self._send(request, body)
+        except TimeoutError as error:
+            if deadline.expired() and self._deadline is not None:
+                raise too_late(self._deadline) from error
+            raise self._failed(error) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(error) from error
+        self._silence.succeeded()
+        self._told(well=True)
+        return response
+
+    async def _send(self, request: Request, body: Body) -> aiohttp.ClientResponse:
+        """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
+        trace = _Trace()
+        upload = None if body is None or isinstance(body, bytes) else _Upload(body)
+        try:
+            return await self._request(self._session, request, upload.read() if upload else body, trace)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if upload is not None and upload.failure is not None:
+                raise upload.failure from error
+            if isinstance(error, aiohttp.ClientConnectorError) or upload is not None or not trace.reused:
+                raise
+        except aiohttp.ClientError as error:
+            if upload is not None and upload.failure is not None:
+                raise upload.failure from error
+            raise
+        return await self._request(self._fresh, request, body, trace)
+
+    async def _request(
+        self, session: aiohttp.ClientSession, request: Request, body: Any, trace: _Trace
+    ) -> aiohttp.ClientResponse:
+        return await session.request(
+            request.method,
+            URL.build(**self._origin, path=request.target, encoded=True),
+            headers=CIMultiDict(
+                (name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in request.fields
+            ),
+            data=body,
+            allow_redirects=False,
+            trace_request_ctx=trace,
+        )
+
+    def _failed(self, error: Exception) -> ProxyError:
+        """Say what happened, without a word of what was sent or received."""
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                self._silence.failed(self._clock.monotonic())
+                failure = unreachable(f"Ollama at {self.name} does not answer")
+            case aiohttp.ClientConnectorError():
+                failure = unreachable(f"Ollama at {self.name} cannot be reached: {error.strerror or 'no address'}")
+            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+                failure = unreachable("Ollama closed the connection before it answered")
+            case _:
+                return unreachable("Ollama's answer is not valid HTTP")
+        self._told(well=False, reason=failure.message)
+        return failure
+
+    def _told(self, *, well: bool, reason: str = "") -> None:
+        if self.reachable is not well:
+            self.reachable = well
+            self._observe(Health(part=Part.UPSTREAM, well=well, name=f"Ollama at {self.name}", reason=reason))
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What aiohttp tells of one request: whether its connection had served another before."""
+
+    reused: bool = False
+
+
+class _Upload:
+    """A request body on its way through; remembers whether it was the client that failed."""
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+        self.failure: ClientLeft | None = None
+
+    async def read(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._body:
+                yield chunk
+        except ClientLeft as error:
+            self.failure = error
+            raise
+
+
+async def _note_reuse(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.reused = True

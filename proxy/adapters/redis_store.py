@@ -1,0 +1,249 @@
+"""The store in Redis or Valkey, through redis-py. A fault of it costs a client nothing but the speed-up.
+
+Keys: `ocp:1:generation` holds a random token, `ocp:1:e:⟨generation⟩:⟨key⟩` an entry. A lookup reads both in one
+command with the generation that this process saw last; where that is no longer the current one it looks again. An entry
+is written under the generation that its request saw, so what was asked before a clear is never found after it. An
+absent generation (a new Redis, an eviction) is replaced by a new one: that costs misses and revives nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from proxy.adapters.codec import decode, encode
+from proxy.policy.breaker import Breaker
+from proxy.policy.messages import StoredResponse
+from proxy.ports import Clock, Health, KeyCount, Lookup, Observer, Part
+from proxy.tasks import Tasks
+
+PREFIX: Final = "ocp:1:"
+GENERATION: Final = PREFIX + "generation"
+
+_CONNECT: Final = 0.1
+_READ: Final = 0.25
+_LOOKUP: Final = 0.3
+_WRITE: Final = 2.0
+_CONNECTIONS: Final = 64
+_WRITERS: Final = 8
+_MAX_WAITING: Final = 128 * 1024 * 1024
+_SCAN: Final = 1000
+_EXACT_UP_TO: Final = 10_000
+_RECOUNT: Final = 30.0
+_FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
+
+T = TypeVar("T")
+
+
+class RedisStore:
+    """See ports.Store. `name` says in log and health which server this is, without its password."""
+
+    def __init__(self, url: str, *, name: str, clock: Clock, observe: Observer, tasks: Tasks) -> None:
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            timeout=_CONNECT,
+            max_connections=_CONNECTIONS,
+            socket_connect_timeout=_CONNECT,
+            socket_timeout=_READ,
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            health_check_interval=0,
+        )
+        self._redis: Any = redis.Redis.from_pool(pool)
+        self.name = name
+        self._clock = clock
+        self._observe = observe
+        self._tasks = tasks
+        self._generation = ""
+        self._reads = Breaker(threshold=5, pause=1.0)
+        self._writes = Breaker(threshold=5, pause=1.0)
+        self._well: dict[Part, bool] = {}
+        self._writers = asyncio.Semaphore(_WRITERS)
+        self._waiting = 0
+        self._counted: tuple[int, float] | None = None
+        self._counting: asyncio.Task[None] | None = None
+        self.errors = 0
+        self.dropped = 0
+        self.damaged = 0
+
+    @property
+    def well(self) -> bool:
+        """Whether the last operations succeeded."""
+        return all(self._well.values())
+
+    async def ping(self) -> bool:
+        """Say whether the server answers; observed like every operation."""
+        return await self._read(lambda: self._redis.ping(), None) is not None  # noqa: PLW0108 - a new awaitable each try
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._redis.aclose()
+
+    async def get(self, key: str) -> Lookup:
+        """See ports.Store."""
+        found = await self._read(lambda: self._look(key), None)
+        if found is None:
+            return Lookup(entry=None, generation=None)
+        generation, value = found
+        entry = decode(key, value) if value is not None else None
+        if value is not None and entry is None:
+            self.damaged += 1
+            self._tasks.spawn(self.delete(key), f"remove damaged {key[:8]}")
+        return Lookup(entry=entry, generation=generation)
+
+    async def _look(self, key: str) -> tuple[str, bytes | None]:
+        """Give the current generation and the entry under it; one command, unless the generation is new to us."""
+        for _ in range(3):
+            generation = self._generation
+            current, value = await self._redis.mget(GENERATION, _entry(generation, key))
+            if current is None:
+                fresh = secrets.token_hex(16)
+                await self._redis.set(GENERATION, fresh, nx=True)
+                current = await self._redis.get(GENERATION) or b""
+            self._generation = current.decode("latin-1")
+            if self._generation == generation:
+                return generation, value
+        return self._generation, None
+
+    async def put(self, key: str, entry: StoredResponse, generation: str) -> bool:
+        """See ports.Store. Waits for its turn; over too many waiting bytes the entry is dropped."""
+        value = encode(key, entry)
+        if self._waiting + len(value) > _MAX_WAITING or entry.lifetime <= 0:
+            self.dropped += 1
+            return False
+        self._waiting += len(value)
+        try:
+            async with self._writers:
+                name = _entry(generation, key)
+                return bool(await self._write(lambda: self._redis.set(name, value, ex=entry.lifetime)))
+        finally:
+            self._waiting -= len(value)
+
+    async def delete(self, key: str) -> None:
+        """See ports.Store."""
+        name = _entry(self._generation, key)
+        await self._write(lambda: self._redis.unlink(name))
+
+    async def clear(self) -> int | None:
+        """See ports.Store. The old generation's entries are removed in the background."""
+        count = await self.count()
+        old = self._generation
+        fresh = secrets.token_hex(16)
+        if not await self._write(lambda: self._redis.set(GENERATION, fresh)):
+            return None
+        self._generation = fresh
+        self._counted = (0, self._clock.monotonic())
+        self._tasks.spawn(self._sweep(old), "sweep the old generation")
+        return count.keys if count is not None else 0
+
+    async def count(self) -> KeyCount | None:
+        """See ports.Store. Exact up to 10,000 keys; beyond that at most 30 s old."""
+        found = await self._read(self._count_some, None, deadline=_WRITE)
+        if found is None:
+            return None
+        if found >= 0:
+            self._counted = (found, self._clock.monotonic())
+            return KeyCount(keys=found, age=0.0)
+        now = self._clock.monotonic()
+        if self._counting is None and (self._counted is None or now - self._counted[1] > _RECOUNT / 2):
+            self._counting = self._tasks.spawn(self._count_all(), "count entries")
+            self._counting.add_done_callback(self._counting_ended)
+        if self._counted is None and self._counting is not None:
+            await asyncio.wait({self._counting})
+        if self._counted is None:
+            return None
+        keys, at = self._counted
+        return KeyCount(keys=keys, age=max(0.0, now - at))
+
+    async def _count_some(self) -> int:
+        """Give the count, or -1 when the server holds more than can be counted at once."""
+        if not self._generation:
+            await self._look("0" * 64)
+        if await self._redis.dbsize() > _EXACT_UP_TO:
+            return -1
+        return await self._scan(self._generation, None)
+
+    async def _count_all(self) -> None:
+        generation = self._generation
+        try:
+            keys = await self._scan(generation, None)
+        except _FAILURES:
+            return
+        if generation == self._generation:
+            self._counted = (keys, self._clock.monotonic())
+
+    def _counting_ended(self, _task: asyncio.Task[None]) -> None:
+        self._counting = None
+
+    async def _sweep(self, generation: str) -> None:
+        try:
+            await self._scan(generation, lambda names: self._redis.unlink(*names))
+        except _FAILURES:
+            return  # what is left is never found, and goes with its lifetime
+
+    async def _scan(self, generation: str, each: Callable[[list[bytes]], Awaitable[Any]] | None) -> int:
+        """Go through the names of one generation, each once; give how many there are."""
+        seen: set[bytes] = set()
+        cursor = 0
+        while True:
+            cursor, names = await self._redis.scan(cursor, match=_entry(generation, "*"), count=_SCAN)
+            seen.update(names)
+            if each is not None and names:
+                await each(names)
+            if not cursor:
+                return len(seen)
+
+    async def _read(self, operation: Callable[[], Awaitable[T]], fallback: T, *, deadline: float = _LOOKUP) -> T:
+        return await self._guarded(Part.STORE, self._reads, operation, fallback, deadline)
+
+    async def _write(self, operation: Callable[[], Awaitable[T]]) -> T | None:
+        return await self._guarded(Part.STORE_WRITES, self._writes, operation, None, _WRITE)
+
+    async def _guarded(
+        self,
+        part: Part,
+        breaker: Breaker,
+        operation: Callable[[], Awaitable[T]],
+        fallback: T,
+        deadline: float,
+    ) -> T:
+        """Run one operation within its deadline and its breaker; any failure gives the fallback."""
+        if not breaker.allows(self._clock.monotonic()):
+            return fallback
+        try:
+            async with asyncio.timeout(deadline):
+                result = await operation()
+        except _FAILURES as error:
+            self.errors += 1
+            breaker.failed(self._clock.monotonic())
+            self._told(part, well=False, reason=_kind(error))
+            return fallback
+        breaker.succeeded()
+        self._told(part, well=True)
+        return result
+
+    def _told(self, part: Part, *, well: bool, reason: str = "") -> None:
+        known = self._well.get(part)
+        self._well[part] = well
+        if known is well or (known is None and part is Part.STORE_WRITES and well):
+            return
+        self._observe(Health(part=part, well=well, name=self.name, reason=reason))
+
+
+def _entry(generation: str, key: str) -> str:
+    return f"{PREFIX}e:{generation}:{key}"
+
+
+def _kind(error: BaseException) -> str:
+    """Name an error without its text, which can hold an address with a password; Redis's own first word is safe."""
+    if isinstance(error, ResponseError):
+        word = str(error).split(" ", 1)[0].strip(":")
+        return word if word.isupper() and word.isalpha() else "ERR"
+    return type(error).__name__

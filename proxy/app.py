@@ -1,0 +1,289 @@
+"""The composition root: opens every part, joins them, and closes them in reverse order. It alone may import all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
+from urllib.parse import urlsplit
+
+from proxy import __version__
+from proxy.adapters.admin import Access, Admin
+from proxy.adapters.listener import Listener
+from proxy.adapters.log import Log, Style
+from proxy.adapters.memory_store import MemoryStore
+from proxy.adapters.metrics import Metrics
+from proxy.adapters.models import OllamaModels
+from proxy.adapters.ollama import Ollama
+from proxy.adapters.private_redis import PrivateRedis, find_server
+from proxy.adapters.redis_store import RedisStore
+from proxy.exchange import Exchanges
+from proxy.policy.messages import Request
+from proxy.policy.rules import Rules
+from proxy.ports import Client, Event, Health, Observer, Part, Store, fan_out
+from proxy.settings import (
+    DEFAULT_UPSTREAM,
+    Settings,
+    SettingsError,
+    host_and_port,
+    is_loopback,
+    ollama_host,
+    same_listener,
+)
+from proxy.tasks import Tasks
+
+_LAST_STORES = 2.0
+_MIB = 1024 * 1024
+
+
+class SystemClock:
+    """See ports.Clock."""
+
+    def now(self) -> float:
+        """Give Unix time."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Give a time that only measures."""
+        return time.monotonic()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A proxy that accepts connections at `url`."""
+
+    url: str
+    listener: Listener
+    metrics: Metrics
+    store: Store
+    log: Log
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ChosenStore:
+    store: Store
+    name: str
+    well: Callable[[], Awaitable[bool]]
+
+
+def bind(listen: str) -> socket.socket:
+    """Give a socket bound to HOST:PORT; raises SettingsError where that cannot be had."""
+    host, port = host_and_port(listen)
+    try:
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        dual = family == socket.AF_INET6 and host in ("", "::") and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+    except OSError as error:
+        text = f"listen: {listen!r} cannot be listened on: {error.strerror}; choose another HOST:PORT with --listen"
+        raise SettingsError(text) from None
+
+
+@asynccontextmanager
+async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Running]:
+    """Run the proxy on a bound socket until the block ends; then drain, and close everything."""
+    clock = SystemClock()
+    log = Log(stream, style=_style(settings, stream), development=settings.development, clock=clock)
+    metrics = Metrics()
+    observe: Observer = fan_out((metrics, log))
+    async with AsyncExitStack() as stack:
+        tasks = Tasks()
+        url = _url_of(sock)
+        upstream_url = _upstream_url(settings, url, log)
+        log.say(f"ollama-cache-proxy {__version__} listens on {url}, in front of Ollama at {upstream_url}")
+        chosen = await _open_store(settings, stack, clock=clock, observe=observe, tasks=tasks, log=log)
+        upstream = Ollama(
+            upstream_url,
+            connect_timeout=settings.connect_timeout,
+            deadline=settings.upstream_timeout,
+            clock=clock,
+            observe=observe,
+        )
+        stack.push_async_callback(upstream.close)
+        models = OllamaModels(upstream, clock=clock, tasks=tasks)
+        stack.callback(models.close)
+        stack.push_async_callback(tasks.close, _LAST_STORES)
+        exchanges = Exchanges(
+            rules=_rules(settings),
+            store=chosen.store,
+            upstream=upstream,
+            models=models,
+            clock=clock,
+            observe=observe,
+            tasks=tasks,
+        )
+        admin = Admin(
+            store=chosen.store,
+            store_name=lambda: chosen.name,
+            store_well=chosen.well,
+            upstream=upstream,
+            counts=lambda: (metrics.hits, metrics.misses),
+            render=metrics.render,
+            serving=lambda: not listener.draining,
+            access=Access(loopback=_on_loopback(settings), token=_secret(settings.admin_token)),
+            clock=clock,
+        )
+
+        async def handle(request: Request, client: Client) -> None:
+            if admin.owns(request) and exchanges.admits(request):
+                await admin.serve(request, client)
+            else:
+                await exchanges.serve(request, client)
+
+        listener = Listener(
+            handle,
+            clock=clock,
+            head_timeout=settings.head_timeout,
+            body_timeout=settings.body_timeout,
+            max_connections=settings.max_connections,
+            failed=lambda name: log.say(f"an error of the proxy's own ended a request: {name}", warning=True),
+        )
+        await listener.start(sock)
+        stack.push_async_callback(listener.drain, settings.drain_timeout)
+        tasks.spawn(_greet(upstream, log), "look for Ollama")
+        yield Running(
+            url=url,
+            listener=listener,
+            metrics=metrics,
+            store=chosen.store,
+            log=log,
+            settings=settings,
+        )
+
+
+async def _greet(upstream: Ollama, log: Log) -> None:
+    """Say at the start whether Ollama is there; the line of its health is the good news."""
+    request = Request(method="GET", target="/api/version", fields=())
+    try:
+        async with upstream.ask(request, None):
+            return
+    except Exception:  # noqa: BLE001 - the line says all there is; requests get their own 502
+        log.say(
+            f"No Ollama answers at {upstream.name} yet. Requests for it get a 502 until one does: start it with"
+            " `ollama serve`, name another with --upstream, or see what this does with `ollama-cache-proxy demo`",
+            warning=True,
+        )
+
+
+def _rules(settings: Settings) -> Rules:
+    hostname = socket.gethostname()
+    return Rules(
+        ttl_completion=settings.ttl_completion,
+        ttl_embedding=settings.ttl_embedding,
+        max_ttl=settings.max_ttl,
+        max_request_bytes=settings.max_request_bytes,
+        max_entry_bytes=settings.max_entry_bytes,
+        max_list_bytes=settings.max_list_bytes,
+        linger=settings.linger,
+        epoch=settings.epoch,
+        guard_host=_on_loopback(settings),
+        hostname=hostname,
+        local_addresses=_own_addresses(hostname),
+    )
+
+
+def _own_addresses(hostname: str) -> frozenset[str]:
+    try:
+        return frozenset(str(found[4][0]) for found in socket.getaddrinfo(hostname, None))
+    except OSError:
+        return frozenset()
+
+
+def _on_loopback(settings: Settings) -> bool:
+    return is_loopback(host_and_port(settings.listen)[0])
+
+
+def _url_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _upstream_url(settings: Settings, own: str, log: Log) -> str:
+    """Choose Ollama's URL as DESIGN names it, and never this proxy itself."""
+    listen = own.removeprefix("http://")
+    if settings.upstream is not None:
+        if same_listener(settings.upstream, listen):
+            text = f"upstream: {settings.upstream!r} is not allowed: it is the proxy's own address"
+            raise SettingsError(text)
+        return settings.upstream
+    named = os.environ.get("OLLAMA_HOST", "")
+    if named.strip():
+        url = ollama_host(named)
+        if not same_listener(url, listen):
+            return url
+        log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {DEFAULT_UPSTREAM}")
+    return DEFAULT_UPSTREAM
+
+
+async def _open_store(  # noqa: PLR0913 - what a store is made of
+    settings: Settings, stack: AsyncExitStack, *, clock: SystemClock, observe: Observer, tasks: Tasks, log: Log
+) -> _ChosenStore:
+    """Choose and open the store, and say what the choice means."""
+
+    async def connect(url: str) -> _ChosenStore:
+        store = RedisStore(url, name="Redis", clock=clock, observe=observe, tasks=tasks)
+        stack.push_async_callback(store.close)
+        await store.ping()
+        return _ChosenStore(store=store, name=_public(url), well=store.ping)
+
+    url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
+    if settings.store == "redis" or (settings.store == "auto" and url):
+        if not url:
+            text = "store: 'redis' is not allowed without a redis_url"
+            raise SettingsError(text)
+        chosen = await _named(connect, url)
+        log.say(f"Store: {chosen.name}, shared with every proxy that uses it; it decides what is kept over a restart")
+        return chosen
+    if settings.store in ("auto", "private"):
+        binary = find_server()
+        if binary is not None:
+            private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
+            stack.push_async_callback(private.close)
+            if await private.start():
+                chosen = await connect(private.url)
+                size = settings.private_redis_bytes // _MIB
+                log.say(f"Store: {private.name}, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
+                return _ChosenStore(store=chosen.store, name=private.name, well=chosen.well)
+        if settings.store == "private":
+            text = "store: 'private' is not allowed: neither valkey-server nor redis-server could be started"
+            raise SettingsError(text)
+    memory = MemoryStore(settings.memory_bytes, clock=clock)
+    size = settings.memory_bytes // _MIB
+    log.say(f"Store: this process's memory, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
+    health: Event = Health(part=Part.STORE, well=True, name="memory")
+    observe(health)
+    return _ChosenStore(store=memory, name="memory", well=_always)
+
+
+async def _named(connect: Callable[[str], Awaitable[_ChosenStore]], url: str) -> _ChosenStore:
+    try:
+        return await connect(url)
+    except (ValueError, TypeError):
+        text = "redis_url: (hidden) is not allowed: must be a URL such as redis://127.0.0.1:6379/0"
+        raise SettingsError(text) from None
+
+
+async def _always() -> bool:
+    return True
+
+
+def _public(url: str) -> str:
+    """Give a Redis URL without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _secret(value: Any) -> str:
+    return "" if value is None else value.get_secret_value().strip()
+
+
+def _style(settings: Settings, stream: TextIO) -> Style:
+    if settings.log != "auto":
+        return Style(settings.log)
+    colourful = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Style.COLOUR if colourful else Style.PLAIN

@@ -1,0 +1,1 @@
+"""The command line: main.py reads it, every other module is one command with `add` and `run`."""

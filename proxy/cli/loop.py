@@ -1,0 +1,37 @@
+"""Running a coroutine as a command does: on uvloop where there is one, ended by signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, on uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+async def until_signalled() -> None:
+    """Wait for SIGINT or SIGTERM; a second one ends the process at once, with the status 128 + its number."""
+    asked = asyncio.Event()
+
+    def handle(number: int) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        asked.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows: Ctrl-C ends the loop with KeyboardInterrupt
+            loop.add_signal_handler(number, handle, number)
+    await asked.wait()

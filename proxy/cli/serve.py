@@ -1,0 +1,59 @@
+"""`ollama-cache-proxy serve`: run the proxy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from proxy.app import bind, running
+from proxy.cli.loop import run as run_loop
+from proxy.cli.loop import until_signalled
+from proxy.settings import Settings, SettingsError, load
+
+_WRONG_SETTING = 2
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve",
+        help="run the proxy",
+        description="Run the proxy until SIGINT or SIGTERM. Every option is also a setting of the environment and of"
+        " the TOML file; the command line wins over the environment, and that over the file.",
+        epilog="example: ollama-cache-proxy serve --listen 127.0.0.1:5000 --upstream http://gpu-server:11434",
+    )
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="address to listen on (default 127.0.0.1:11435; OCP_LISTEN)"
+    )
+    parser.add_argument(
+        "--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST or port 11434 here; OCP_UPSTREAM)"
+    )
+    parser.add_argument("--redis-url", metavar="URL", help="Redis or Valkey (default: a private one; OCP_REDIS_URL)")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings (OCP_CONFIG)")
+    parser.add_argument("--log", choices=("auto", "plain", "colour", "json"), help="how the log looks (OCP_LOG)")
+    parser.add_argument(
+        "--development", action="store_true", default=None, help="log every request, and why it was passed on"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    names = ("listen", "upstream", "redis_url", "log", "development")
+    try:
+        settings = load(arguments.config, {name: getattr(arguments, name) for name in names})
+        run_loop(_serve(settings))
+    except SettingsError as error:
+        sys.stderr.write(f"ollama-cache-proxy: {error}\n")
+        return _WRONG_SETTING
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    with bind(settings.listen) as sock:
+        async with running(settings, sock) as proxy:
+            await until_signalled()
+            proxy.log.say("Ending: what is in progress is finished first (a second signal ends at once)")

@@ -1,0 +1,314 @@
+"""One request from top to bottom. This file alone decides what happens in which order; policy/ decides what.
+
+    admit -> classify -> identify -> key -> lookup -> reuse -+- Hit ------> respond
+                 |                                           +- Forward --> flight (fetch.py) -> respond, store
+                 +- Bypass --> relayed chunk by chunk
+
+Each exchange ends in one frozen `Exchange`, which metrics, log and statistics observe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from proxy.errors import ClientLeft, ProxyError, Source
+from proxy.fetch import Fetched, Fetcher, Overflow, Question, Whole
+from proxy.flights import Flight, Flights, Seat
+from proxy.policy import classify, endpoints, fields
+from proxy.policy.classify import Bypass, Candidate
+from proxy.policy.endpoints import Endpoint
+from proxy.policy.key import Scope, cache_key
+from proxy.policy.messages import Request, ResponseHead
+from proxy.policy.replies import reply
+from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives, reuse
+from proxy.policy.rules import Rules
+from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from proxy.ports import Client, Clock, Exchange, Models, Observer, Store, Upstream
+from proxy.tasks import Tasks
+
+_SERVER_ERROR = 500
+_MAX_NAMING_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How an exchange went, without what `serve` measures. See `ports.Exchange`."""
+
+    cache: CacheStatus
+    status: int = 0
+    model: str = ""
+    key: str = ""
+    upstream_seconds: float | None = None
+    saved_seconds: float = 0.0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    error: Source | None = None
+
+
+_CUT_OFF = Outcome(cache=bypass(Detail.CLIENT_LEFT), error=Source.CLIENT)
+
+
+class Exchanges:
+    """Serves requests; one instance a process."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
+        self,
+        *,
+        rules: Rules,
+        store: Store,
+        upstream: Upstream,
+        models: Models,
+        clock: Clock,
+        observe: Observer,
+        tasks: Tasks,
+    ) -> None:
+        self._rules = rules
+        self._store = store
+        self._upstream = upstream
+        self._models = models
+        self._clock = clock
+        self._observe = observe
+        self._fetcher = Fetcher(
+            rules=rules,
+            store=store,
+            upstream=upstream,
+            models=models,
+            clock=clock,
+            observe=observe,
+            tasks=tasks,
+        )
+        self._flights: Flights[Fetched] = Flights(tasks)
+
+    async def serve(self, request: Request, client: Client) -> None:
+        """Answer one request, and observe how that went, however it ends."""
+        begun = self._clock.monotonic()
+        endpoint, exact = endpoints.find(request.method, request.target)
+        outcome = _CUT_OFF
+        try:
+            outcome = await self._answer(endpoint, request, client, exact=exact)
+        except ClientLeft:
+            client.abort()
+        finally:
+            at = client.first_byte_at
+            self._observe(
+                Exchange(
+                    method=request.method,
+                    operation=endpoint.operation,
+                    model=outcome.model,
+                    cache=outcome.cache,
+                    status=outcome.status,
+                    key=outcome.key,
+                    seconds=self._clock.monotonic() - begun,
+                    first_byte=None if at is None else at - begun,
+                    upstream_seconds=outcome.upstream_seconds,
+                    saved_seconds=outcome.saved_seconds,
+                    bytes_sent=client.sent,
+                    prompt_tokens=outcome.prompt_tokens,
+                    output_tokens=outcome.output_tokens,
+                    error=outcome.error,
+                ),
+            )
+
+    def admits(self, request: Request) -> bool:
+        """Apply Ollama's Host rule, where the listener is on loopback; it holds for the admin routes too."""
+        rules = self._rules
+        return not rules.guard_host or fields.allowed_host(
+            request.fields,
+            hostname=rules.hostname,
+            local_addresses=rules.local_addresses,
+        )
+
+    async def _answer(self, endpoint: Endpoint, request: Request, client: Client, *, exact: bool) -> Outcome:
+        if not self.admits(request):
+            return await self._refuse(client, 403, None, Outcome(cache=bypass(Detail.HOST)))
+        if fields.looped(request.fields):
+            text = "the request came back to the proxy: its upstream is the proxy itself"
+            return await self._refuse(client, 508, text, Outcome(cache=bypass(Detail.LOOP)))
+        wishes = directives(request.fields, max_ttl=self._rules.max_ttl)
+        body: bytes | None = None
+        found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, exact=exact)
+        if found is None:
+            body = await client.body(self._rules.max_request_bytes)
+            found = Bypass(detail=Detail.TOO_LARGE) if body is None else classify.by_body(endpoint, body)
+        match found:
+            case Bypass() if endpoint.changes:
+                return await self._change(endpoint, request, client, found)
+            case Bypass():
+                return await self._relay(request, client, body, found)
+            case Candidate():
+                return await self._reuse(found, request, client, body or b"", wishes)
+            case never:
+                assert_never(never)
+
+    async def _reuse(
+        self,
+        candidate: Candidate,
+        request: Request,
+        client: Client,
+        body: bytes,
+        wishes: Directives,
+    ) -> Outcome:
+        identity = await self._models.identify(candidate.model)
+        if identity is None:
+            found = Bypass(detail=Detail.NO_DIGEST, model=candidate.model)
+            return await self._relay(request, client, body, found)
+        scope = Scope(
+            digest=identity.digest,
+            version=identity.version,
+            epoch=self._rules.epoch,
+            namespace=wishes.namespace,
+        )
+        key = cache_key(candidate, scope, fields.without_own_origin(request.fields))
+        lookup = await self._store.get(key)
+        question = Question(
+            request=request,
+            body=body,
+            wishes=wishes,
+            candidate=candidate,
+            identity=identity,
+            key=key,
+            generation=lookup.generation,
+        )
+        match reuse(lookup.entry, wishes, self._clock.now()):
+            case Hit() as hit:
+                return await self._hit(question, client, hit)
+            case Forward(reason=reason):
+                return await self._forward(question, client, reason)
+            case Refuse():
+                text = "nothing fresh is stored, and only-if-cached was asked for"
+                cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
+                return await self._refuse(client, 504, text, Outcome(cache=cache, model=candidate.model, key=key))
+            case never:
+                assert_never(never)
+
+    async def _hit(self, question: Question, client: Client, hit: Hit) -> Outcome:
+        entry = hit.entry
+        cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=_remark(question))
+        lines = fields.hit_fields(entry.fields, len(entry.body), hit.age, cache)
+        await client.send(ResponseHead(status=entry.status, reason=entry.reason, fields=lines), entry.body)
+        return Outcome(
+            cache=cache,
+            status=entry.status,
+            model=question.candidate.model,
+            key=question.key,
+            saved_seconds=entry.took,
+            prompt_tokens=entry.prompt_tokens,
+            output_tokens=entry.output_tokens,
+        )
+
+    async def _forward(self, question: Question, client: Client, reason: FwdReason) -> Outcome:
+        """Wait for the flight of this key where there is one, else start it.
+
+        After a failure those who only waited ask for themselves. `no-cache` joins no flight that began before it.
+        """
+        joined = None if question.wishes.no_cache else self._flights.join(question.key)
+        if joined is not None:
+            with joined.seat() as seat:
+                answer = await _usable(joined)
+                if answer is not None:
+                    cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=_remark(question))
+                    return await self._deliver(question, client, answer, seat, cache)
+        flight = self._flights.launch(
+            question.key,
+            lambda flight: self._fetcher.fetch(question, flight),
+            linger=self._rules.lingers(question.candidate.endpoint),
+            alone=joined is not None,
+        )
+        with flight.seat() as seat:
+            try:
+                answer = await flight.answer()
+            except ProxyError as error:
+                cache = CacheStatus(result=Result.MISS, fwd=reason)
+                return await self._apologise(
+                    error, client, Outcome(cache=cache, model=question.candidate.model, key=question.key)
+                )
+            ttl = answer.ttl if isinstance(answer, Whole) else None
+            detail = answer.detail if isinstance(answer, Whole) else Detail.ANSWER_TOO_LARGE
+            cache = CacheStatus(
+                result=Result.MISS, fwd=reason, stored=ttl is not None, ttl=ttl, detail=detail or _remark(question)
+            )
+            return await self._deliver(question, client, answer, seat, cache)
+
+    async def _deliver(
+        self, question: Question, client: Client, answer: Fetched, seat: Seat, cache: CacheStatus
+    ) -> Outcome:
+        head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
+        outcome = Outcome(cache=cache, status=head.status, model=question.candidate.model, key=question.key)
+        match answer:
+            case Whole(length=None):
+                await client.begin(head, None)
+                for chunk in answer.chunks:
+                    await client.write(chunk)
+                await client.finish()
+            case Whole():
+                await client.send(head, b"".join(answer.chunks))
+            case Overflow():
+                await client.begin(head, answer.length)
+                try:
+                    async for chunk in answer.tail.read(seat):
+                        await client.write(chunk)
+                except ProxyError as error:
+                    return await self._apologise(error, client, outcome)
+                await client.finish()
+                return outcome
+            case never:
+                assert_never(never)
+        return replace(
+            outcome,
+            upstream_seconds=None if cache.collapsed else answer.seconds,
+            prompt_tokens=answer.prompt_tokens,
+            output_tokens=answer.output_tokens,
+        )
+
+    async def _change(self, endpoint: Endpoint, request: Request, client: Client, found: Bypass) -> Outcome:
+        """Pass on what changes a model; until its new digest is known, no answer of that model is reused or kept."""
+        body = await client.body(_MAX_NAMING_BYTES)
+        change = self._models.change_begins(classify.changed_model(endpoint, body))
+        try:
+            return await self._relay(request, client, body, found)
+        finally:
+            self._models.change_ends(change)
+
+    async def _relay(self, request: Request, client: Client, body: bytes | None, found: Bypass) -> Outcome:
+        """Pass a request on as it came, and the answer as it comes."""
+        begun = self._clock.monotonic()
+        outcome = Outcome(cache=bypass(found.detail), model=found.model)
+        forwarded = replace(request, fields=fields.forwarded_request(request.fields))
+        source = client.stream() if body is None else body or None
+        try:
+            async with self._upstream.ask(forwarded, source) as answer:
+                head = replace(answer.head, fields=fields.forwarded_response(answer.head, outcome.cache))
+                await client.begin(head, answer.length)
+                async for chunk in answer.chunks():
+                    await client.write(chunk)
+        except ProxyError as error:
+            return await self._apologise(error, client, outcome)
+        await client.finish()
+        return replace(outcome, status=head.status, upstream_seconds=self._clock.monotonic() - begun)
+
+    async def _apologise(self, error: ProxyError, client: Client, outcome: Outcome) -> Outcome:
+        """Tell the client what went wrong, or reset its connection where a head has already gone out."""
+        outcome = replace(outcome, error=error.source)
+        if client.first_byte_at is None:
+            return await self._refuse(client, error.status, error.message, outcome)
+        client.abort()
+        return replace(outcome, status=error.status)
+
+    async def _refuse(self, client: Client, status: int, message: str | None, outcome: Outcome) -> Outcome:
+        """Send an answer of the proxy's own."""
+        await client.send(*reply(status, message, outcome.cache, self._clock.now()))
+        return replace(outcome, status=status)
+
+
+async def _usable(flight: Flight[Fetched]) -> Fetched | None:
+    """Give another's answer; None after a failure, since that may have been of its making alone."""
+    try:
+        answer = await flight.answer()
+    except ProxyError:
+        return None
+    return answer if answer.head.status < _SERVER_ERROR else None
+
+
+def _remark(question: Question) -> Detail | None:
+    return Detail.TTL_IGNORED if question.wishes.ttl_ignored else None

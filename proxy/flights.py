@@ -1,0 +1,212 @@
+"""Collapsed forwarding (RFC 9111, section 4, last paragraphs): one upstream request for N equal ones.
+
+A flight belongs to itself, not to its first client. Each client takes a seat; when the last seat is left before the
+answer is complete, the flight is cancelled, at once or after `linger` seconds. A flight stays joinable until its work
+has ended, the store included, so that no request can fall between the answer and the entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from proxy.errors import ProxyError, unreachable
+from proxy.tasks import Tasks
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One client's place; `position` counts the chunks of an over-large answer that it has taken."""
+
+    position: int = 0
+
+
+class Flight(Generic[T]):
+    """One upstream request and those who wait for it."""
+
+    def __init__(self, linger: float) -> None:
+        self.joinable = True
+        self._linger = linger
+        self._seats: set[Seat] = set()
+        self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tail: Tail | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def seat(self) -> Iterator[Seat]:
+        """Take part until the block ends; the last one to leave an unfinished flight ends it."""
+        seat = Seat()
+        self._seats.add(seat)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            yield seat
+        finally:
+            self._seats.discard(seat)
+            if self._tail is not None:
+                self._tail.trim()
+            if not self._seats and not self._complete:
+                self._abandon()
+
+    async def answer(self) -> T:
+        """Wait for the answer; raises the ProxyError that ended the flight instead."""
+        return await asyncio.shield(self._answer)
+
+    def publish(self, answer: T) -> None:
+        """Give all who wait their answer."""
+        self._answer.set_result(answer)
+
+    def fail(self, error: ProxyError) -> None:
+        """Tell all who wait that there is no answer; without effect where there is one."""
+        if not self._answer.done():
+            self._answer.set_exception(error)
+            self._answer.exception()  # nobody may be left to look at it
+
+    def overflow(self, limit: int) -> Tail:
+        """Begin an answer whose rest is still coming: nobody may join from now on, nothing is worth finishing alone."""
+        self.joinable = False
+        self._linger = 0.0
+        self._tail = Tail(limit, self._seats)
+        return self._tail
+
+    def started(self, task: asyncio.Task[None]) -> None:
+        """Know the task that does the work."""
+        self._task = task
+
+    def landed(self) -> None:
+        """Know that the work has ended, however it did."""
+        self.joinable = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self.fail(unreachable("the request to Ollama was cancelled"))
+
+    @property
+    def _complete(self) -> bool:
+        return self._answer.done() and (self._tail is None or self._tail.ended)
+
+    def _abandon(self) -> None:
+        if self._linger > 0:
+            self._timer = asyncio.get_running_loop().call_later(self._linger, self._cancel)
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        self.joinable = False
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Tail:
+    """The rest of an answer that is too large to keep, read at the pace of its slowest reader.
+
+    At most `limit` bytes wait for that one. `seats` is the flight's own set: its readers, fewer and fewer.
+    """
+
+    def __init__(self, limit: int, seats: set[Seat]) -> None:
+        self.ended = False
+        self._limit = limit
+        self._seats = seats
+        self._chunks: deque[bytes] = deque()
+        self._first = 0
+        self._held = 0
+        self._error: ProxyError | None = None
+        self._moved = asyncio.Event()
+
+    def trim(self) -> None:
+        """Drop what every reader that is left has taken, and wake whoever waits."""
+        behind = min((seat.position for seat in self._seats), default=self._first + len(self._chunks))
+        while self._chunks and self._first < behind:
+            self._held -= len(self._chunks.popleft())
+            self._first += 1
+        self._wake()
+
+    async def feed(self, chunks: AsyncIterator[bytes]) -> None:
+        """Take all of `chunks`; an error goes to the readers."""
+        self._error = unreachable("the request to Ollama was cancelled")
+        try:
+            async for chunk in chunks:
+                while self._held > self._limit:
+                    await self._moved.wait()
+                self._chunks.append(chunk)
+                self._held += len(chunk)
+                self._wake()
+            self._error = None
+        except ProxyError as error:
+            self._error = error
+        finally:
+            self.ended = True
+            self._wake()
+
+    async def read(self, seat: Seat) -> AsyncIterator[bytes]:
+        """Give the chunks from the first to the last; raises ProxyError when the answer broke off."""
+        while True:
+            while (offset := seat.position - self._first) < len(self._chunks):
+                chunk = self._chunks[offset]
+                seat.position += 1
+                self.trim()
+                yield chunk
+            if self.ended:
+                break
+            await self._moved.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+class Flights(Generic[T]):
+    """The flights under way, by key."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._current: dict[str, Flight[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def join(self, key: str) -> Flight[T] | None:
+        """Give the flight for `key` that can still be joined, or None."""
+        flight = self._current.get(key)
+        return flight if flight is not None and flight.joinable else None
+
+    def launch(
+        self,
+        key: str,
+        work: Callable[[Flight[T]], Coroutine[Any, Any, None]],
+        *,
+        linger: float = 0.0,
+        alone: bool = False,
+    ) -> Flight[T]:
+        """Start a flight; others may join it under `key`, unless it flies `alone`.
+
+        A later flight of the same key takes the place of an earlier one. A ProxyError of `work` goes to those who wait.
+        """
+        flight: Flight[T] = Flight(linger)
+        if not alone:
+            self._current[key] = flight
+        task = self._tasks.spawn(_fly(flight, work), f"flight {key[:8]}")
+        task.add_done_callback(lambda _: self._land(key, flight))  # a task can be cancelled before its first step
+        flight.started(task)
+        return flight
+
+    def _land(self, key: str, flight: Flight[T]) -> None:
+        if self._current.get(key) is flight:
+            del self._current[key]
+        flight.landed()
+
+
+async def _fly(flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, None]]) -> None:
+    try:
+        await work(flight)
+    except ProxyError as error:
+        flight.fail(error)

@@ -1,0 +1,5 @@
+"""Decisions about requests and answers: pure functions over frozen values.
+
+Nothing in here waits, reads a clock, draws a random number, logs or opens anything. Imports stay within the standard
+library, orjson and this package, so every rule can be tested by a table.
+"""

@@ -1,0 +1,165 @@
+"""Ollama's routes, described once: what each one is, and what of it may be reused.
+
+A request that matches no row is `OTHER`, and is passed on. Field names are those of Ollama's request types
+(`api/types.go`, `openai/openai.go`, 0.24); they serve to find names that Ollama would take for one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+
+class Kind(Enum):
+    """What an endpoint answers with."""
+
+    COMPLETION = "completion"
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    NONE = "none"
+
+
+class Reuse(Enum):
+    """Whether answers may be reused: always, only when a setting says so, or never."""
+
+    YES = "yes"
+    OPT_IN = "opt-in"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One route.
+
+    `operation` is its name in keys, metrics and log; `stream_default` says what an absent `stream` means (None: it
+    never streams); `prompt` names the field that holds what is asked; `options` the member whose names are sorted too;
+    `inert` the fields that change no answer; `known` all the names that Ollama reads; `changes` the fields that may
+    name a model that success changes, first one wins.
+    """
+
+    method: str
+    path: str
+    operation: str
+    kind: Kind = Kind.NONE
+    reuse: Reuse = Reuse.NEVER
+    stream_default: bool | None = None
+    prompt: str = ""
+    options: str = ""
+    inert: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+    changes: tuple[str, ...] = ()
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NAMING: Final = _names("model name source destination")
+
+OTHER: Final = Endpoint(method="", path="", operation="other")
+
+ENDPOINTS: Final = (
+    Endpoint(
+        method="POST",
+        path="/api/generate",
+        operation="generate",
+        kind=Kind.COMPLETION,
+        reuse=Reuse.YES,
+        stream_default=True,
+        prompt="prompt",
+        options="options",
+        inert=_names("keep_alive stream"),
+        known=_names(
+            "model prompt suffix system template context stream raw format keep_alive images options think truncate"
+            " shift _debug_render_only logprobs top_logprobs width height steps",
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/embed",
+        operation="embed",
+        kind=Kind.EMBEDDING,
+        reuse=Reuse.YES,
+        prompt="input",
+        options="options",
+        inert=_names("keep_alive"),
+        known=_names("model input keep_alive truncate dimensions options"),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/embeddings",
+        operation="embeddings",
+        kind=Kind.EMBEDDING,
+        reuse=Reuse.YES,
+        prompt="prompt",
+        options="options",
+        inert=_names("keep_alive"),
+        known=_names("model prompt keep_alive options"),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/embeddings",
+        operation="v1-embeddings",
+        kind=Kind.EMBEDDING,
+        reuse=Reuse.YES,
+        prompt="input",
+        inert=_names("user"),
+        known=_names("model input dimensions encoding_format"),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/chat",
+        operation="chat",
+        kind=Kind.CHAT,
+        reuse=Reuse.OPT_IN,
+        stream_default=True,
+        prompt="messages",
+        options="options",
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/chat/completions",
+        operation="v1-chat",
+        kind=Kind.CHAT,
+        reuse=Reuse.OPT_IN,
+        stream_default=False,
+        prompt="messages",
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/completions",
+        operation="v1-completions",
+        kind=Kind.COMPLETION,
+        reuse=Reuse.OPT_IN,
+        stream_default=False,
+        prompt="prompt",
+    ),
+    Endpoint(method="POST", path="/v1/responses", operation="v1-responses", kind=Kind.CHAT, stream_default=False),
+    Endpoint(method="POST", path="/v1/messages", operation="v1-messages", kind=Kind.CHAT, stream_default=False),
+    Endpoint(method="POST", path="/api/pull", operation="pull", known=_NAMING, changes=("model", "name")),
+    Endpoint(method="POST", path="/api/create", operation="create", known=_NAMING, changes=("model", "name")),
+    Endpoint(method="POST", path="/api/copy", operation="copy", known=_NAMING, changes=("destination",)),
+    Endpoint(method="DELETE", path="/api/delete", operation="delete", known=_NAMING, changes=("model", "name")),
+    Endpoint(method="POST", path="/api/push", operation="push", stream_default=True),
+    Endpoint(method="POST", path="/api/show", operation="show"),
+    Endpoint(method="GET", path="/api/tags", operation="tags"),
+    Endpoint(method="GET", path="/api/ps", operation="ps"),
+    Endpoint(method="GET", path="/api/version", operation="version"),
+    Endpoint(method="GET", path="/v1/models", operation="v1-models"),
+)
+
+_BY_ROUTE: Final = {(row.method, row.path): row for row in ENDPOINTS}
+
+
+def find(method: str, target: str) -> tuple[Endpoint, bool]:
+    """Give the row that Ollama's router would choose, and whether the target is spelled exactly as its path.
+
+    The path is decoded and its query ignored, as Ollama does; only an exact spelling makes a candidate.
+    """
+    exact = _BY_ROUTE.get((method, target))
+    if exact is not None:
+        return exact, True
+    path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
+    return _BY_ROUTE.get((method, path), OTHER), False

@@ -1,0 +1,65 @@
+"""The cache key: SHA-256 over length-framed parts, so that no two different lists of parts give the same bytes.
+
+The parts, in order: schema, operation, namespace, model digest, Ollama's version, epoch, a hash of Authorization,
+Origin, and the normalised body. Names are sorted at the top level and inside the options; every other value keeps its
+members' order, since in `format` and `tools` the order changes the answer. What we do not know stays in: an unknown
+field splits the cache and never merges it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from proxy.policy.classify import Candidate
+from proxy.policy.endpoints import Endpoint
+from proxy.policy.messages import Fields, values
+
+SCHEMA: Final = b"1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What an answer depends on beside the request's body. `digest` and `version` are Ollama's own texts."""
+
+    digest: str
+    version: str
+    epoch: str = ""
+    namespace: str = ""
+
+
+def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
+    """Give the key in 64 hexadecimal digits. `fields` are the request's, with an Origin of our own already removed."""
+    authorization = b"\n".join(values(fields, b"authorization"))
+    return _framed(
+        SCHEMA,
+        candidate.endpoint.operation.encode(),
+        scope.namespace.encode(),
+        scope.digest.encode(),
+        scope.version.encode(),
+        scope.epoch.encode(),
+        hashlib.sha256(authorization).digest() if authorization else b"",
+        b"\n".join(values(fields, b"origin")),
+        normalised(candidate.endpoint, candidate.document),
+    )
+
+
+def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
+    """Give the body as JSON without the inert fields, names sorted at the top level and inside the options."""
+    body = {name: document[name] for name in sorted(document) if name not in endpoint.inert}
+    options = body.get(endpoint.options)
+    if isinstance(options, dict):
+        body[endpoint.options] = {name: options[name] for name in sorted(options)}
+    return orjson.dumps(body)
+
+
+def _framed(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(struct.pack(">Q", len(part)))
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,34 @@
+"""Model names as Ollama resolves them (`types/model/name.go`, 0.24).
+
+A name has up to four parts, host/namespace/model:tag; what is missing is filled in with Ollama's defaults, and parts
+compare without regard to case. A spelling that does not follow these rules resolves to nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_NAMESPACE: Final = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"
+_HOST: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}"
+_NAME: Final = re.compile(
+    rf"(?:(?:(?P<host>{_HOST})/)?(?P<namespace>{_NAMESPACE})/)?(?P<model>{_PART})(?::(?P<tag>{_PART}))?"
+)
+
+REMOTE_SUFFIXES: Final = (":cloud", "-cloud")
+
+
+def canonical(name: str) -> str | None:
+    """Give the full lower-case spelling of a model's name, or None for a spelling that is not understood."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    host = match["host"] or "registry.ollama.ai"
+    namespace = match["namespace"] or "library"
+    return f"{host}/{namespace}/{match['model']}:{match['tag'] or 'latest'}".lower()
+
+
+def is_remote(name: str) -> bool:
+    """Whether the name itself says that another machine answers (Ollama's cloud models)."""
+    return name.lower().endswith(REMOTE_SUFFIXES)

@@ -1,0 +1,230 @@
+"""What one exchange needs of the world, as Protocols, and the facts that it gives back.
+
+Adapters implement the Protocols; exchange.py, flights.py and the adapters know only these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from proxy.errors import Source
+from proxy.policy.messages import Fields, Request, ResponseHead, StoredResponse
+from proxy.policy.status import CacheStatus
+
+
+class Clock(Protocol):
+    """Time, in seconds: `now` is Unix time, `monotonic` only measures."""
+
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+
+
+class Client(Protocol):
+    """The client's side of one exchange.
+
+    `length` is the Content-Length that the head announces, None for a body of unknown length. Each `write` goes out at
+    once, as one chunk where the body is chunked, and waits while the client reads too slowly. Every method but `abort`
+    may raise ClientLeft.
+    """
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """Monotonic time of the first byte of the answer; None before."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the answer's body so far."""
+
+    async def body(self, limit: int) -> bytes | None:
+        """Read the whole body; None when it is larger than `limit` bytes, and then `stream` gives all of it."""
+
+    def stream(self) -> AsyncIterator[bytes] | None:
+        """Give the body as it arrives, what `body` read included; None for a request without one."""
+
+    async def begin(self, head: ResponseHead, length: int | None) -> None: ...
+    async def write(self, chunk: bytes) -> None: ...
+    async def finish(self) -> None: ...
+    async def send(self, head: ResponseHead, body: bytes) -> None:
+        """Send a whole answer in one piece; `head` already says its Content-Length."""
+
+    def abort(self) -> None:
+        """End with a reset, so that no one can take what was sent for a whole answer."""
+
+
+class Answer(Protocol):
+    """Ollama's answer while it arrives. `length` is its Content-Length, None where it is not known ahead."""
+
+    head: ResponseHead
+    length: int | None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
+
+
+Body: TypeAlias = bytes | AsyncIterator[bytes] | None
+
+
+class Upstream(Protocol):
+    """Ollama. Leaving the context early closes the connection, which makes Ollama stop generating."""
+
+    def ask(self, request: Request, body: Body) -> AbstractAsyncContextManager[Answer]:
+        """Send a request whose fields are already those for the upstream; raises ProxyError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """What the store said: the entry or None, and the generation that a later `put` has to carry.
+
+    `generation` None means that the store did not answer.
+    """
+
+    entry: StoredResponse | None
+    generation: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyCount:
+    """How many entries of the current generation there are, and how old that figure is in seconds (0: exact)."""
+
+    keys: int
+    age: float
+
+
+class Store(Protocol):
+    """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline."""
+
+    async def get(self, key: str) -> Lookup: ...
+    async def put(self, key: str, entry: StoredResponse, generation: str) -> bool:
+        """Keep an entry for its lifetime, where the generation is still current; whether it was kept."""
+
+    async def delete(self, key: str) -> None: ...
+
+    async def clear(self) -> int | None:
+        """Start a new generation; how many entries the old one held, None when the store did not answer."""
+
+    async def count(self) -> KeyCount | None: ...
+
+
+class Stability(Protocol):
+    """Whether a model has stayed what it was since a digest was handed out."""
+
+    def unchanged(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a model's name stands for now: its digest and Ollama's version, and a look at whether that still holds."""
+
+    model: str
+    digest: str
+    version: str
+    stability: Stability
+
+
+class Models(Protocol):
+    """Model names to digests, kept fresh."""
+
+    async def identify(self, name: str) -> Identity | None:
+        """Give what `name` stands for; None when that is not known."""
+
+    def change_begins(self, name: str | None) -> object:
+        """A request that changes this model (None: some model) goes upstream; returns a token for `change_ends`."""
+
+    def change_ends(self, token: object) -> None: ...
+
+    def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
+        """Call `withdraw` if the first look begun after this moment shows another digest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One exchange, ended. Times are seconds; `upstream_seconds` is None where Ollama was not asked.
+
+    `status` is 0 where no head was sent. `key` is empty for a bypass. Tokens and `saved_seconds` of a hit are those of
+    the stored answer.
+    """
+
+    method: str
+    operation: str
+    model: str
+    cache: CacheStatus
+    status: int
+    key: str = ""
+    seconds: float
+    first_byte: float | None
+    upstream_seconds: float | None = None
+    saved_seconds: float = 0.0
+    bytes_sent: int
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    error: Source | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An entry has reached the store. `ttl` is in seconds, `size` in bytes."""
+
+    key: str
+    operation: str
+    model: str
+    ttl: int
+    size: int
+
+
+class Part(Enum):
+    """A neighbour whose health is watched."""
+
+    STORE = "store"
+    STORE_WRITES = "store-writes"
+    UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A neighbour became well or unwell; said once a change. `reason` holds no secret and nothing of a request."""
+
+    part: Part
+    well: bool
+    name: str
+    reason: str = ""
+
+
+Event: TypeAlias = Exchange | Stored | Health
+Observer: TypeAlias = Callable[[Event], None]
+
+
+def fan_out(observers: Sequence[Observer]) -> Observer:
+    """Give one observer that tells all of these."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
+
+
+__all__ = [
+    "Answer",
+    "Body",
+    "Client",
+    "Clock",
+    "Event",
+    "Exchange",
+    "Fields",
+    "Health",
+    "Identity",
+    "KeyCount",
+    "Lookup",
+    "Models",
+    "Observer",
+    "Part",
+    "Stability",
+    "Store",
+    "Stored",
+    "Upstream",
+    "fan_out",
+]

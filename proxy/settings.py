@@ -1,0 +1,215 @@
+"""One typed model of every setting: TOML file < environment (OCP_*) < command line.
+
+`load` gives the settings or a `SettingsError` of one line that names the setting, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_LISTEN: Final = "127.0.0.1:11435"
+DEFAULT_UPSTREAM: Final = "http://127.0.0.1:11434"
+_MIB: Final = 1024 * 1024
+_MAX_PORT: Final = 65_535
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+WholeSeconds = Annotated[int, Field(ge=0, le=31_536_000)]
+Bytes = Annotated[int, Field(ge=1024, le=1 << 40)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text is one line for the person who set it, and holds no secret."""
+
+
+class Settings(BaseSettings):
+    """All settings. Times are seconds, sizes bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="OCP_", extra="forbid", frozen=True, env_ignore_empty=True)
+
+    listen: str = Field(DEFAULT_LISTEN, description="Address and port to listen on, as HOST:PORT.")
+    upstream: str | None = Field(None, description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434.")
+    store: Literal["auto", "redis", "private", "memory"] = Field(
+        "auto",
+        description="Where entries are kept: auto is redis_url, REDIS_URL, a private server or memory, in this order.",
+    )
+    redis_url: SecretStr | None = Field(None, description="Redis or Valkey, as redis://, rediss:// or unix:// URL.")
+    private_redis_bytes: Bytes = Field(512 * _MIB, description="What a private server may hold.")
+    memory_bytes: Bytes = Field(256 * _MIB, description="What the memory store may hold.")
+    ttl_completion: WholeSeconds = Field(3600, description="How long completions are fresh.")
+    ttl_embedding: WholeSeconds = Field(86_400, description="How long embeddings are fresh.")
+    max_ttl: WholeSeconds = Field(604_800, description="The largest X-Cache-TTL that a request may ask for.")
+    max_request_bytes: Bytes = Field(8 * _MIB, description="Larger requests are passed on and not cached.")
+    max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are passed on and not cached.")
+    max_list_bytes: Bytes = Field(64 * _MIB, description="Larger embeddings answers are passed on and not cached.")
+    epoch: str = Field("", description="Part of every key: change it when Ollama's settings or hardware change.")
+    linger: Seconds = Field(60.0, description="How long embeddings that nobody waits for any more may go on.")
+    connect_timeout: Seconds = Field(5.0, description="How long to wait for Ollama to take a connection.")
+    upstream_timeout: Seconds | None = Field(None, description="How long to wait for an answer's head; off by default.")
+    head_timeout: Seconds = Field(20.0, description="How long a client may take to send the head of a request.")
+    body_timeout: Seconds = Field(60.0, description="How long a client may pause within the body of a request.")
+    drain_timeout: Seconds = Field(30.0, description="How long requests may take to end after SIGTERM.")
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(4096, description="Clients connected at once.")
+    admin_token: SecretStr | None = Field(None, description="Needed to clear on a listener that is not on loopback.")
+    log: Literal["auto", "plain", "colour", "json"] = Field("auto", description="How the log looks.")
+    development: bool = Field(default=False, description="Log more: what was passed on, and why.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources, the strongest first."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_config_file)
+
+    @field_validator("listen")
+    @classmethod
+    def _listen(cls, value: str) -> str:
+        host_and_port(value)
+        return value
+
+    @field_validator("upstream")
+    @classmethod
+    def _upstream(cls, value: str | None) -> str | None:
+        return None if value is None else http_url(value)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
+            text = "must begin with redis://, rediss:// or unix://"
+            raise ValueError(text)
+        return value
+
+
+_config_file: Path | None = None
+
+
+def load(config: str | None, overrides: dict[str, Any]) -> Settings:
+    """Give the settings; `config` names a TOML file, `overrides` come from the command line (None: not given)."""
+    global _config_file  # noqa: PLW0603 - pydantic-settings builds its sources from the class alone
+    path = config or os.environ.get("OCP_CONFIG") or None
+    _config_file = Path(path) if path else None
+    if _config_file is not None and not _config_file.is_file():
+        text = f"config: {path} is not a file"
+        raise SettingsError(text)
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = f"config: {path} is not valid TOML: {error}"
+        raise SettingsError(text) from None
+    finally:
+        _config_file = None
+
+
+_SECRETS: Final = frozenset({"redis_url", "admin_token"})
+
+
+def _one_line(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; see config/ollama-cache-proxy.toml for those there are"
+    value = "(hidden)" if name in _SECRETS else repr(problem["input"])
+    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{name}: {value} is not allowed: {allowed}"
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Split HOST:PORT; raises ValueError. An empty host means every address."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > _MAX_PORT or (":" in host and not host.startswith("[")):
+        message = "must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:11435 or [::1]:11435"
+        raise ValueError(message)
+    return host.strip("[]"), int(port)
+
+
+def http_url(text: str) -> str:
+    """Check an http(s) URL without path and give it without a slash at its end; raises ValueError."""
+    message = "must be an http:// or https:// URL of host and port, such as http://127.0.0.1:11434"
+    try:
+        parts = urlsplit(text.rstrip("/"))
+        port = parts.port
+    except ValueError:
+        raise ValueError(message) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
+        raise ValueError(message)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port or {'http': 80, 'https': 443}[parts.scheme]}"
+
+
+def ollama_host(value: str) -> str:
+    """Give the URL that Ollama's own tools would connect to for this OLLAMA_HOST (`envconfig/config.go`, 0.24)."""
+    scheme, found, rest = value.strip().strip("\"'").partition("://")
+    if not found:
+        scheme, rest = "http", scheme
+    default = {"http": "80", "https": "443"}[scheme] if found and scheme in ("http", "https") else "11434"
+    host, port = _split(rest.partition("/")[0])
+    host = host or "127.0.0.1"
+    if port is None or not port.isdigit() or int(port) > _MAX_PORT:
+        port = default
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004 - IP's own number
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Split host and port as Go does: a bare IPv6 address has no port."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return host, rest[1:] if rest.startswith(":") else None
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        return host, port
+    return text, None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def same_listener(url: str, listen: str) -> bool:
+    """Whether a URL names the listener itself."""
+    parts = urlsplit(url)
+    host, port = host_and_port(listen)
+    if parts.port != port or port == 0:
+        return False
+    theirs = _addresses(parts.hostname or "")
+    ours = _addresses(host)
+    everywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    return bool(theirs & ours) or (everywhere and any(is_loopback(address) for address in theirs))
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host or None, None)}
+    except OSError:
+        return {host}

@@ -1,0 +1,36 @@
+"""Work that outlives the request that began it. Every background task in the project is started here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Tasks:
+    """A set of running tasks with an end: `close` waits for them, then cancels what is left."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start `work`; an exception that it lets out goes to the event loop's exception handler."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": f"background task {task.get_name()} failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
+
+    async def close(self, grace: float) -> None:
+        """Wait up to `grace` seconds for what is running, then cancel it and wait for that."""
+        if self._running and grace > 0:
+            await asyncio.wait(self._running, timeout=grace)
+        for task in tuple(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
