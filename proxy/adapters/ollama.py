@@ -26,6 +26,7 @@ from proxy.ports import Body, Clock, Health, Observer, Part
 _NOT_OURS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _MAX_LINE: Final = 32_768
 _READ_BUFFER: Final = 65_536
+_PIECE: Final = 65_536
 
 
 class _Answer:
@@ -36,14 +37,23 @@ class _Answer:
         lines = response.raw_headers
         self.head = ResponseHead(status=response.status, reason=response.reason or "", fields=lines)
         self.length = _length(lines)
+        self._chunked = first(lines, b"transfer-encoding") is not None
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        """See ports.Answer. A chunk of Ollama's is one piece up to 64 KiB, in however many reads it comes."""
         content = self._response.content
+        parts: list[bytes] = []
+        size = 0
         try:
             while not content.at_eof():
-                chunk, _ = await content.readchunk()
-                if chunk:
-                    yield chunk
+                part, ends = await content.readchunk()
+                if part:
+                    parts.append(part)
+                    size += len(part)
+                if parts and (ends or not self._chunked or size >= _PIECE):
+                    yield b"".join(parts)
+                    parts.clear()
+                    size = 0
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable("Ollama broke off in the middle of its answer") from error
 

@@ -1,0 +1,62 @@
+"""Prompts as a template makes them of turns.
+
+Of Go's templates only the plain variables `.System`, `.Prompt` and `.Response` are filled in; any other action is
+dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One message: `role` is system, user, assistant or tool."""
+
+    role: str
+    text: str
+    images: tuple[bytes, ...] = ()
+
+
+def _with_images(turns: tuple[Turn, ...]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    seen = 0
+    for turn in turns:
+        prefix, text = "", turn.text
+        for _ in turn.images:
+            mark, seen = f"[img-{seen}]", seen + 1
+            if "[img]" in text:
+                text = text.replace("[img]", mark, 1)
+            else:
+                prefix += mark
+        rows.append((turn.role, prefix + text))
+    return rows
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    if ".Response" not in template:
+        template += "{{ .Response }}"
+    return _ACTION.sub(lambda found: values.get(found[1], ""), template)
+
+
+def render(template: str, turns: tuple[Turn, ...]) -> str:
+    """Return the prompt of some turns: the template once for each exchange, one after the other."""
+    template = template or "{{ .System }}{{ .Prompt }}"
+    parts: list[str] = []
+    values: dict[str, str] = {}
+    for role, text in _with_images(turns):
+        slot = {"system": ".System", "assistant": ".Response"}.get(role, ".Prompt")
+        after = {
+            ".System": (".System", ".Prompt", ".Response"),
+            ".Prompt": (".Prompt", ".Response"),
+            ".Response": (".Response",),
+        }
+        if any(name in values for name in after[slot]):
+            parts.append(_fill(template, values))
+            values = {}
+        values[slot] = text
+    parts.append(_fill(template, values))
+    return "".join(parts)

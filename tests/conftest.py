@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from proxy.simulator import Behaviour, Simulator
+from tests.support.servers import Proxy, RedisServer, proxy_before
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--ollama", metavar="URL", help="also hold the proxy against a real Ollama with the recorded models"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a real Ollama, where none was named."""
+    if not config.getoption("--ollama"):
+        real = [item for item in items if "real_ollama" in item.keywords]
+        config.hook.pytest_deselected(items=real)
+        items[:] = [item for item in items if item not in real]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person who runs the tests has set must not change what they see."""
+    for name in list(os.environ):
+        if name.startswith("OCP_") or name in ("OLLAMA_HOST", "REDIS_URL", "NO_COLOR"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    server = RedisServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> RedisServer:
+    """A real server, empty."""
+    redis_process.client().flushall()
+    return redis_process
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """An Ollama that answers at once."""
+    async with Simulator(Behaviour(completion_delay=0, embedding_delay=0)) as running:
+        yield running
+
+
+@pytest.fixture
+async def proxy(simulator: Simulator, redis_server: RedisServer) -> AsyncIterator[Proxy]:
+    """A proxy before the simulator, with a real Redis or Valkey."""
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as running:
+        yield running

@@ -1,0 +1,106 @@
+"""Real neighbours for tests: a Redis or Valkey process, and a proxy in this process."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from proxy.adapters.private_redis import find_server
+from proxy.app import Running, bind, running
+from proxy.settings import load
+
+STARTS_WITHIN = 10.0
+
+
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class RedisServer:
+    """A redis-server or valkey-server of the tests' own on loopback, that can be stopped, killed and started again."""
+
+    def __init__(self, *arguments: str) -> None:
+        binary = find_server()
+        assert binary is not None, "the tests need the `server` extra, or a redis-server on the PATH"
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = tempfile.mkdtemp(prefix="ocp-test-")
+        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *arguments]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, cwd=self._folder, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + STARTS_WITHIN
+        while time.monotonic() < deadline:
+            try:
+                self.client().ping()
+            except (redis.ConnectionError, redis.ResponseError):
+                time.sleep(0.01)
+            else:
+                return
+        raise AssertionError("the server did not start")
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class Proxy:
+    """A proxy in this process; `log` holds its lines."""
+
+    running: Running
+    log: io.StringIO
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+
+@asynccontextmanager
+async def proxy_before(upstream: str, **settings: Any) -> AsyncIterator[Proxy]:
+    """Run a proxy in front of `upstream`; with the memory store unless `settings` say otherwise."""
+    settings.setdefault("store", "redis" if "redis_url" in settings else "memory")
+    settings.setdefault("listen", "127.0.0.1:0")
+    settings.setdefault("drain_timeout", 5)
+    settings.setdefault("development", True)
+    loaded = load(None, {"upstream": upstream, **settings})
+    log = io.StringIO()
+    with bind(loaded.listen) as sock:
+        async with running(loaded, sock, stream=log) as proxy:
+            yield Proxy(proxy, log)
+
+
+def data(name: str) -> Path:
+    """Give the path of a file of the tests' data."""
+    return Path(__file__).parents[1] / "data" / name
