@@ -25,7 +25,7 @@ from proxy.adapters.redis_store import RedisStore
 from proxy.exchange import Exchanges
 from proxy.policy.messages import Request
 from proxy.policy.rules import Rules
-from proxy.ports import Client, Event, Health, Observer, Part, Store, fan_out
+from proxy.ports import Client, Health, Observer, Part, Store, fan_out
 from proxy.settings import (
     DEFAULT_UPSTREAM,
     Settings,
@@ -59,6 +59,7 @@ class Running:
 
     url: str
     listener: Listener
+    exchanges: Exchanges
     metrics: Metrics
     store: Store
     log: Log
@@ -90,6 +91,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
     clock = SystemClock()
     log = Log(stream, style=_style(settings, stream), development=settings.development, clock=clock)
     metrics = Metrics()
+    metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
     observe: Observer = fan_out((metrics, log))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
@@ -149,6 +151,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         yield Running(
             url=url,
             listener=listener,
+            exchanges=exchanges,
             metrics=metrics,
             store=chosen.store,
             log=log,
@@ -255,8 +258,6 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
     memory = MemoryStore(settings.memory_bytes, clock=clock)
     size = settings.memory_bytes // _MIB
     log.say(f"Store: this process's memory, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
-    health: Event = Health(part=Part.STORE, well=True, name="memory")
-    observe(health)
     return _ChosenStore(store=memory, name="memory", well=_always)
 
 

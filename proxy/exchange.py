@@ -28,7 +28,6 @@ from proxy.ports import Client, Clock, Exchange, Models, Observer, Store, Upstre
 from proxy.tasks import Tasks
 
 _SERVER_ERROR = 500
-_MAX_NAMING_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +109,11 @@ class Exchanges:
                 ),
             )
 
+    @property
+    def waiting(self) -> int:
+        """How many clients wait for an answer that others can join."""
+        return self._flights.waiting
+
     def admits(self, request: Request) -> bool:
         """Apply Ollama's Host rule, where the listener is on loopback; it holds for the admin routes too."""
         rules = self._rules
@@ -128,12 +132,13 @@ class Exchanges:
         wishes = directives(request.fields, max_ttl=self._rules.max_ttl)
         body: bytes | None = None
         found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, exact=exact)
-        if found is None:
+        if endpoint is not endpoints.OTHER:  # what we do not know, uploads among it, is never held in memory
             body = await client.body(self._rules.max_request_bytes)
+        if found is None:
             found = Bypass(detail=Detail.TOO_LARGE) if body is None else classify.by_body(endpoint, body)
         match found:
             case Bypass() if endpoint.changes:
-                return await self._change(endpoint, request, client, found)
+                return await self._change(endpoint, request, client, body, found)
             case Bypass():
                 return await self._relay(request, client, body, found)
             case Candidate():
@@ -261,9 +266,10 @@ class Exchanges:
             output_tokens=answer.output_tokens,
         )
 
-    async def _change(self, endpoint: Endpoint, request: Request, client: Client, found: Bypass) -> Outcome:
+    async def _change(
+        self, endpoint: Endpoint, request: Request, client: Client, body: bytes | None, found: Bypass
+    ) -> Outcome:
         """Pass on what changes a model; until its new digest is known, no answer of that model is reused or kept."""
-        body = await client.body(_MAX_NAMING_BYTES)
         change = self._models.change_begins(classify.changed_model(endpoint, body))
         try:
             return await self._relay(request, client, body, found)

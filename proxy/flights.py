@@ -56,6 +56,11 @@ class Flight(Generic[T]):
             if not self._seats and not self._complete:
                 self._abandon()
 
+    @property
+    def seats(self) -> int:
+        """How many wait."""
+        return len(self._seats)
+
     async def answer(self) -> T:
         """Wait for the answer; raises the ProxyError that ended the flight instead."""
         return await asyncio.shield(self._answer)
@@ -171,8 +176,10 @@ class Flights(Generic[T]):
         self._tasks = tasks
         self._current: dict[str, Flight[T]] = {}
 
-    def __len__(self) -> int:
-        return len(self._current)
+    @property
+    def waiting(self) -> int:
+        """How many clients wait in flights that others can join."""
+        return sum(flight.seats for flight in self._current.values())
 
     def join(self, key: str) -> Flight[T] | None:
         """Give the flight for `key` that can still be joined, or None."""

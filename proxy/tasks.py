@@ -12,16 +12,21 @@ class Tasks:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
+        self._endless: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Start `work`; an exception that it lets out goes to the event loop's exception handler."""
+    def spawn(self, work: Coroutine[Any, Any, None], name: str, *, endless: bool = False) -> asyncio.Task[None]:
+        """Start `work`; an exception that it lets out goes to the event loop's exception handler.
+
+        What is `endless` is not worth waiting for at the end.
+        """
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._running.add(task)
+        (self._endless if endless else self._running).add(task)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
+        self._endless.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             context = {"message": f"background task {task.get_name()} failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
@@ -30,7 +35,8 @@ class Tasks:
         """Wait up to `grace` seconds for what is running, then cancel it and wait for that."""
         if self._running and grace > 0:
             await asyncio.wait(self._running, timeout=grace)
-        for task in tuple(self._running):
+        left = self._running | self._endless
+        for task in left:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        if left:
+            await asyncio.wait(left)

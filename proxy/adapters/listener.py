@@ -282,6 +282,8 @@ class Listener:
         self._in_progress = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._server = web.Server(self._handle, handler_cancellation=True)
         self._sockets: asyncio.Server | None = None
 
@@ -290,11 +292,14 @@ class Listener:
         if self._connections >= self._max_connections:
             return False
         self._connections += 1
+        self._empty.clear()
         return True
 
     def closed(self) -> None:
         """Count a connection out."""
         self._connections -= 1
+        if not self._connections:
+            self._empty.set()
 
     async def start(self, sock: socket.socket) -> None:
         """Accept connections on a bound socket."""
@@ -311,8 +316,10 @@ class Listener:
         if self._sockets is not None:
             self._sockets.close()
         with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._empty.wait()
+        with suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                await asyncio.sleep(grace if self._connections else 0)
                 while self._in_progress:
                     await self._idle.wait()
         await self._server.shutdown(0.0)

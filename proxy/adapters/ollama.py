@@ -166,9 +166,7 @@ class Ollama:
         return await session.request(
             request.method,
             URL.build(**self._origin, path=request.target, encoded=True),
-            headers=CIMultiDict(
-                (name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in request.fields
-            ),
+            headers=_headers(request.fields),
             data=body,
             allow_redirects=False,
             trace_request_ctx=trace,
@@ -200,6 +198,16 @@ class _Trace:
     """What aiohttp tells of one request: whether its connection had served another before."""
 
     reused: bool = False
+
+
+def _headers(lines: Fields) -> CIMultiDict[str]:
+    """Give the fields as aiohttp wants them; of lines whose names differ in case it would keep only the last."""
+    spelled: dict[bytes, str] = {}
+    headers: CIMultiDict[str] = CIMultiDict()
+    for name, value in lines:
+        key = spelled.setdefault(name.lower(), name.decode("latin-1"))
+        headers.add(key, value.decode("utf-8", "surrogateescape"))
+    return headers
 
 
 class _Upload:

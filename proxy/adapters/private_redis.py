@@ -67,7 +67,7 @@ class PrivateRedis:
     async def start(self) -> bool:
         """Start the child; whether it accepts connections in time."""
         await self._spawn()
-        self._tasks.spawn(self._keep(), "keep the private store alive")
+        self._tasks.spawn(self._keep(), "keep the private store alive", endless=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(_STARTS_WITHIN):
                 while not await self._accepts():  # noqa: ASYNC110

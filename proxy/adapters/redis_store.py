@@ -160,7 +160,7 @@ class RedisStore:
         if self._counted is None:
             return None
         keys, at = self._counted
-        return KeyCount(keys=keys, age=max(0.0, now - at))
+        return KeyCount(keys=keys, age=self._clock.monotonic() - at)
 
     async def _count_some(self) -> int:
         """Give the count, or -1 when the server holds more than can be counted at once."""
@@ -243,7 +243,7 @@ def _entry(generation: str, key: str) -> str:
 
 def _kind(error: BaseException) -> str:
     """Name an error without its text, which can hold an address with a password; Redis's own first word is safe."""
-    if isinstance(error, ResponseError):
+    if type(error) is ResponseError:
         word = str(error).split(" ", 1)[0].strip(":")
         return word if word.isupper() and word.isalpha() else "ERR"
     return type(error).__name__

@@ -1,0 +1,107 @@
+"""The house keeps its rules: imports point one way, and every module has its test."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path for path in (ROOT / "proxy").rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+CORE = {"proxy.exchange", "proxy.fetch", "proxy.flights", "proxy.tasks", "proxy.errors", "proxy.ports"}
+PURE_LIBRARY = {"orjson", "proxy"}
+IMPURE = {"asyncio", "logging", "time", "random", "secrets", "socket", "os", "threading", "subprocess"}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    return {name for name in imports(path) if name.split(".")[0] == "proxy"}
+
+
+def part(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:  # noqa: C901 - a table of rules
+    name = name_of(path)
+    parts = {part(imported) for imported in ours(path)} - {"proxy"}
+    match part(name):
+        case "proxy.policy":
+            assert parts <= {"proxy.policy"}
+            assert not imports(path) & IMPURE
+            assert not [
+                node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.AsyncFunctionDef)
+            ]
+        case "proxy.errors" | "proxy.tasks":
+            assert not parts
+        case "proxy.ports":
+            assert parts <= {"proxy.policy", "proxy.errors"}
+        case "proxy.flights" | "proxy.fetch" | "proxy.exchange":
+            assert parts <= {"proxy.policy"} | CORE
+        case "proxy.adapters":
+            allowed = {"proxy.policy", "proxy.ports", "proxy.errors", "proxy.tasks"}
+            others = {imported for imported in ours(path) if imported.startswith("proxy.adapters.")}
+            if name == "proxy.adapters.redis_store":
+                others = {imported for imported in others if not imported.startswith("proxy.adapters.codec")}
+            assert not others
+            assert parts <= allowed | {"proxy.__version__", "proxy.adapters"}
+        case "proxy.simulator":
+            assert parts <= {"proxy.simulator"}
+        case "proxy.settings":
+            assert not parts
+        case "proxy.app":
+            assert not parts & {"proxy.cli", "proxy.simulator"}
+        case "proxy.cli":
+            assert parts <= {"proxy.cli", "proxy.app", "proxy.settings", "proxy.simulator", "proxy.__version__"}
+        case other:
+            pytest.fail(f"{other} has no place in the house")
+
+
+TESTED_TOGETHER = {
+    "proxy/adapters/listener.py": "tests/wire/test_passthrough.py",
+    "proxy/adapters/ollama.py": "tests/wire/test_passthrough.py",
+    "proxy/adapters/models.py": "tests/cache/test_models.py",
+    "proxy/adapters/redis_store.py": "tests/faults/test_store_faults.py",
+    "proxy/adapters/private_redis.py": "tests/cli/test_serve.py",
+    "proxy/adapters/admin.py": "tests/test_admin.py",
+    "proxy/exchange.py": "tests/cache/test_reuse.py",
+    "proxy/fetch.py": "tests/cache/test_reuse.py",
+    "proxy/app.py": "tests/cli/test_serve.py",
+    "proxy/ports.py": "tests/test_ports.py",
+    "proxy/errors.py": "tests/wire/test_passthrough.py",
+    "proxy/cli/main.py": "tests/cli/test_serve.py",
+    "proxy/cli/loop.py": "tests/cli/test_serve.py",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_has_its_test(path: Path) -> None:
+    inside = path.relative_to(ROOT / "proxy")
+    if inside.parts[0] == "simulator":
+        assert (ROOT / "tests" / "simulator" / "test_recorded.py").is_file()
+        return
+    together = TESTED_TOGETHER.get(f"proxy/{inside.as_posix()}")
+    own = ROOT / "tests" / inside.parent / f"test_{inside.name}"
+    assert (ROOT / together if together else own).is_file(), f"{inside} has no test file"
+
+
+def test_no_line_names_a_path_of_a_machine() -> None:
+    for path in (ROOT / "proxy").rglob("*.py"):
+        assert not {"/root/", "/home/", "/work/"} & {
+            word for word in ("/root/", "/home/", "/work/") if word in path.read_text()
+        }
