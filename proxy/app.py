@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from proxy.adapters.models import OllamaModels
 from proxy.adapters.ollama import Ollama
 from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.redis_store import RedisStore
+from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
 from proxy.policy.messages import Request
 from proxy.policy.rules import Rules
@@ -147,7 +148,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         )
         await listener.start(sock)
         stack.push_async_callback(listener.drain, settings.drain_timeout)
-        tasks.spawn(_greet(upstream, log), "look for Ollama")
+        tasks.spawn(_greet(upstream), "look for Ollama")
         yield Running(
             url=url,
             listener=listener,
@@ -159,18 +160,11 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         )
 
 
-async def _greet(upstream: Ollama, log: Log) -> None:
-    """Say at the start whether Ollama is there; the line of its health is the good news."""
-    request = Request(method="GET", target="/api/version", fields=())
-    try:
-        async with upstream.ask(request, None):
-            return
-    except Exception:  # noqa: BLE001 - the line says all there is; requests get their own 502
-        log.say(
-            f"No Ollama answers at {upstream.name} yet. Requests for it get a 502 until one does: start it with"
-            " `ollama serve`, name another with --upstream, or see what this does with `ollama-cache-proxy demo`",
-            warning=True,
-        )
+async def _greet(upstream: Ollama) -> None:
+    """Look for Ollama at the start: the log says what was found."""
+    with suppress(ProxyError):
+        async with upstream.ask(Request(method="GET", target="/api/version", fields=()), None):
+            pass
 
 
 def _rules(settings: Settings) -> Rules:

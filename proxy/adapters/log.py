@@ -14,6 +14,7 @@ from proxy.ports import Clock, Event, Exchange, Health, Part, Stored
 
 TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
+_START_IT: Final = "start it with `ollama serve`, or name another with --upstream"
 _RED, _GREEN, _YELLOW, _BLUE, _DIM, _PLAIN = ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[34m", "\x1b[2m", "\x1b[0m")
 _SERVER_ERROR: Final = 500
 _MAX_LETTERS: Final = 80
@@ -80,6 +81,8 @@ class Log:
         what = {Part.STORE: "", Part.STORE_WRITES: " for writing", Part.UPSTREAM: ""}[event.part]
         if event.well:
             self._line(_GREEN, f"✅ Connected to {event.name}{what}")
+        elif event.part is Part.UPSTREAM:
+            self._line(_RED, f"⚠️  {event.reason}; what needs it gets a 502 until it answers ({_START_IT})")
         else:
             self._line(_RED, f"⚠️  Lost {event.name}{what}: {event.reason}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -19,12 +20,23 @@ _BUCKETS: Final = (
 _MAX_MODELS: Final = 50
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What docs/metrics.md says of one metric."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
 class Metrics:
     """Observes, and renders on request. Its hit and miss counts are those of `GET /api/cache/stats`."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each series says nothing here
         self.registry = CollectorRegistry()
+        self.described: list[Description] = []
         self.hits = 0
         self.misses = 0
         self._models: set[str] = set()
@@ -107,10 +119,17 @@ class Metrics:
         return name
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        self._describe(name + "_total", "counter", text, labels)
         return Counter(_PREFIX + name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        self._describe(name, "gauge", text, labels)
         return Gauge(_PREFIX + name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(_PREFIX + name, text, ("endpoint", "cache"), registry=self.registry, buckets=_BUCKETS)
+        labels = ("endpoint", "cache")
+        self._describe(name, "histogram", text, labels)
+        return Histogram(_PREFIX + name, text, labels, registry=self.registry, buckets=_BUCKETS)
+
+    def _describe(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> None:
+        self.described.append(Description(name=_PREFIX + name, kind=kind, labels=labels, text=text))

@@ -79,7 +79,7 @@ async def _demo(console: Console) -> None:
 
 async def _show(console: Console, url: str) -> None:
     table = Table(title="The same request, twice")
-    for column in ("", "First", "Again", "Same bytes", "Cache-Status of the second"):
+    for column in ("", "First", "Again", "Same bytes", "Again, says the cache"):
         table.add_column(column, justify="right" if column in ("First", "Again") else "left")
     async with aiohttp.ClientSession(url) as session:
         for question in _QUESTIONS:
@@ -112,7 +112,7 @@ async def _ask(session: aiohttp.ClientSession, question: _Question) -> _Seen:
     return _Seen(
         seconds=time.perf_counter() - begun,
         body=body,
-        cache_status=response.headers.get("Cache-Status", ""),
+        cache_status=response.headers.get("Cache-Status", "").partition("; ")[2],
     )
 
 

@@ -103,8 +103,10 @@ async def test_the_private_store_goes_with_the_proxy(
 async def test_an_ollama_that_is_not_there_is_one_clear_line() -> None:
     port = free_port()
     async with serve("--listen", "127.0.0.1:0", "--upstream", f"http://127.0.0.1:{port}") as command:
-        line = await command.line(lambda line: "No Ollama answers" in line)
-        assert f"127.0.0.1:{port}" in line
+        line = await command.line(lambda line: "cannot be reached" in line)
+        assert f"Ollama at 127.0.0.1:{port} cannot be reached" in line
+        assert "--upstream" in line
+        assert sum(f":{port}" in line for line in command.lines) == 2, "the first line, and this one"
         assert command.process.returncode is None
         url = command.lines[0].split("listens on ")[1].split(",")[0]
         assert (await ask(url, "GET", "/healthz")).status == 200

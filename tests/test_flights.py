@@ -1,0 +1,698 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from contextlib import ExitStack
+
+import pytest
+
+from proxy.errors import ProxyError, Source, unreachable
+from proxy.flights import Flight, Flights, Seat, Tail
+from proxy.tasks import Tasks
+
+
+async def turns(count: int = 10) -> None:
+    """Let every task that can go on do so."""
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        turn = loop.create_future()
+        loop.call_soon(turn.set_result, None)
+        await turn
+
+
+@pytest.fixture
+async def tasks():
+    tasks = Tasks()
+    yield tasks
+    await tasks.close(0)
+
+
+@pytest.fixture
+def flights(tasks):
+    return Flights(tasks)
+
+
+@pytest.fixture
+async def reports():
+    """What reached the event loop's exception handler."""
+    seen: list[dict] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: seen.append(context))
+    yield seen
+    loop.set_exception_handler(None)
+
+
+class Work:
+    """Publishes when it is let, then goes on as if it stored the answer, until it is let end."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.begun = asyncio.Event()
+        self.may_publish = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self, flight: Flight[str]) -> None:
+        self.calls += 1
+        self.begun.set()
+        try:
+            await self.may_publish.wait()
+            if self.error is not None:
+                raise self.error
+            flight.publish("answer")
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    def finish(self) -> None:
+        self.may_publish.set()
+        self.may_end.set()
+
+
+def doomed(flight: Flight) -> bool:
+    """Whether its work has been told to end."""
+    return flight._task.cancelling() > 0
+
+
+def under_way(flights: Flights) -> int:
+    return len(flights._current)
+
+
+async def landed(flight: Flight) -> None:
+    await asyncio.wait([flight._task])
+    await turns(2)
+
+
+async def take_part(flight: Flight[str]) -> str:
+    with flight.seat():
+        return await flight.answer()
+
+
+# one work for many
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+async def test_n_equal_requests_make_one(flights, count):
+    work = Work()
+
+    async def client() -> str:
+        flight = flights.join("key") or flights.launch("key", work)
+        return await take_part(flight)
+
+    clients = [asyncio.ensure_future(client()) for _ in range(count)]
+    await work.begun.wait()
+    await turns()
+    assert under_way(flights) == 1
+    work.finish()
+    assert await asyncio.gather(*clients) == ["answer"] * count
+    assert work.calls == 1
+
+
+async def test_another_key_is_another_flight(flights):
+    one, two = Work(), Work()
+    first, second = flights.launch("a", one), flights.launch("b", two)
+    assert flights.join("a") is first
+    assert flights.join("b") is second
+    assert flights.join("c") is None
+    assert under_way(flights) == 2
+    two.finish()
+    assert await take_part(second) == "answer"
+    assert not one.may_publish.is_set()
+    assert not doomed(first)
+
+
+async def test_a_flight_is_gone_when_its_work_has_ended(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    work.finish()
+    assert await take_part(flight) == "answer"
+    await landed(flight)
+    assert flights.join("key") is None
+    assert under_way(flights) == 0
+    assert not flight.joinable
+
+
+async def test_it_can_be_joined_until_its_work_has_ended_the_store_included(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    work.may_publish.set()
+    assert await take_part(flight) == "answer"
+    assert flights.join("key") is flight
+    assert await take_part(flights.join("key")) == "answer"
+    assert not doomed(flight)
+    work.may_end.set()
+    await landed(flight)
+    assert not work.cancelled.is_set()
+    assert flights.join("key") is None
+
+
+async def test_the_clients_that_wait_are_counted(flights):
+    shared, alone = Work(), Work()
+    flight = flights.launch("key", shared)
+    apart = flights.launch("key", alone, alone=True)
+    assert flights.waiting == 0
+    with flight.seat(), apart.seat():
+        assert flights.waiting == 1
+        with flights.join("key").seat():
+            assert flights.waiting == 2
+        assert flights.waiting == 1
+        shared.finish()
+        alone.finish()
+        await landed(flight)
+        assert flights.waiting == 0
+
+
+# leaving
+
+
+async def test_the_first_to_leave_does_not_end_it(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    first, second = flight.seat(), flight.seat()
+    with second:
+        with first:
+            await work.begun.wait()
+        assert not doomed(flight)
+        assert flights.join("key") is flight
+        work.finish()
+        assert await flight.answer() == "answer"
+
+
+async def test_the_last_to_leave_ends_it_at_once(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    with ExitStack() as seats:
+        for _ in range(3):
+            seats.enter_context(flight.seat())
+        await work.begun.wait()
+        assert not doomed(flight)
+    assert doomed(flight)
+    assert flights.join("key") is None
+    await landed(flight)
+    assert work.cancelled.is_set()
+    assert under_way(flights) == 0
+
+
+async def test_a_client_that_is_cancelled_leaves(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    clients = [asyncio.ensure_future(take_part(flight)) for _ in range(2)]
+    await work.begun.wait()
+    await turns()
+    clients[0].cancel()
+    await asyncio.wait([clients[0]])
+    assert clients[0].cancelled()
+    assert not doomed(flight)
+    clients[1].cancel()
+    await asyncio.wait([clients[1]])
+    assert doomed(flight)
+    await work.cancelled.wait()
+
+
+async def test_a_client_that_is_cancelled_takes_the_answer_from_no_other(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    clients = [asyncio.ensure_future(take_part(flight)) for _ in range(3)]
+    await turns()
+    clients[1].cancel()
+    await turns()
+    work.finish()
+    done = await asyncio.gather(*clients, return_exceptions=True)
+    assert [done[0], done[2]] == ["answer", "answer"]
+    assert isinstance(done[1], asyncio.CancelledError)
+
+
+async def test_whoever_leaves_after_the_answer_ends_nothing(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    with flight.seat():
+        work.may_publish.set()
+        await flight.answer()
+    assert not doomed(flight)
+    assert flight._timer is None
+    work.may_end.set()
+    await landed(flight)
+    assert not work.cancelled.is_set()
+
+
+async def test_with_a_linger_the_last_to_leave_does_not_end_it_and_it_is_finished(flights):
+    work = Work()
+    flight = flights.launch("key", work, linger=600)
+    with flight.seat():
+        await work.begun.wait()
+    assert not doomed(flight)
+    assert flights.join("key") is flight
+    timer = flight._timer
+    assert not timer.cancelled()
+    work.finish()
+    await landed(flight)
+    assert timer.cancelled()
+    assert not work.cancelled.is_set()
+    assert await flight.answer() == "answer"
+
+
+async def test_after_the_linger_it_is_ended(flights):
+    work = Work()
+    flight = flights.launch("key", work, linger=0.001)
+    with flight.seat():
+        await work.begun.wait()
+    await work.cancelled.wait()
+    assert flights.join("key") is None
+    with pytest.raises(ProxyError):
+        await flight.answer()
+
+
+async def test_whoever_joins_within_the_linger_keeps_it(flights):
+    work = Work()
+    flight = flights.launch("key", work, linger=600)
+    with flight.seat():
+        await work.begun.wait()
+    timer = flight._timer
+    with flights.join("key").seat():
+        assert timer.cancelled()
+        assert flight._timer is None
+        work.finish()
+        assert await flight.answer() == "answer"
+
+
+async def test_the_linger_begins_anew_with_each_last_one(flights):
+    work = Work()
+    flight = flights.launch("key", work, linger=600)
+    timers = []
+    for _ in range(3):
+        with flight.seat(), flight.seat():
+            assert flight._timer is None
+        timers.append(flight._timer)
+    assert len(set(timers)) == 3
+    assert [timer.cancelled() for timer in timers] == [True, True, False]
+    assert not doomed(flight)
+
+
+# failing
+
+
+async def test_an_error_goes_to_all_who_wait(flights):
+    work = Work()
+    work.error = ProxyError(Source.UPSTREAM_DEADLINE, 504, "late")
+    flight = flights.launch("key", work)
+    clients = [asyncio.ensure_future(take_part(flight)) for _ in range(5)]
+    await turns()
+    work.finish()
+    outcomes = await asyncio.gather(*clients, return_exceptions=True)
+    assert outcomes == [work.error] * 5
+    await landed(flight)
+    assert under_way(flights) == 0
+
+
+async def test_an_error_that_nobody_waits_for_is_no_report(flights, reports):
+    work = Work()
+    work.error = unreachable("gone")
+    flight = flights.launch("key", work, linger=600)
+    with flight.seat():
+        await work.begun.wait()
+    work.finish()
+    await landed(flight)
+    del flight
+    gc.collect()
+    assert reports == []
+
+
+async def test_a_late_error_does_not_take_the_answer_back(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    work.may_publish.set()
+    assert await take_part(flight) == "answer"
+    flight.fail(unreachable("late"))
+    flight.landed()
+    assert await flight.answer() == "answer"
+
+
+async def test_work_that_ends_without_an_answer_is_an_error_to_all(flights):
+    async def nothing(_flight: Flight[str]) -> None:
+        return
+
+    flight = flights.launch("key", nothing)
+    clients = [asyncio.ensure_future(take_part(flight)) for _ in range(3)]
+    for outcome in await asyncio.gather(*clients, return_exceptions=True):
+        assert isinstance(outcome, ProxyError)
+        assert (outcome.source, outcome.status) == (Source.UPSTREAM, 502)
+
+
+async def test_a_fault_of_the_work_is_an_error_to_all_and_is_reported(flights, reports):
+    work = Work()
+    work.error = ZeroDivisionError("oops")
+    flight = flights.launch("key", work)
+    clients = [asyncio.ensure_future(take_part(flight)) for _ in range(2)]
+    await turns()
+    work.finish()
+    outcomes = await asyncio.gather(*clients, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ProxyError, ProxyError]
+    assert [report["exception"] for report in reports] == [work.error]
+    assert under_way(flights) == 0
+
+
+async def test_when_all_tasks_are_closed_those_who_wait_get_an_error(flights, tasks):
+    work = Work()
+    flight = flights.launch("key", work)
+    client = asyncio.ensure_future(take_part(flight))
+    await work.begun.wait()
+    await tasks.close(0)
+    with pytest.raises(ProxyError) as caught:
+        await client
+    assert caught.value.status == 502
+    assert under_way(flights) == 0
+
+
+async def test_work_that_is_cancelled_before_its_first_step_is_an_error_to_all(flights, reports):
+    work = Work()
+    flight = flights.launch("key", work)
+    flight._task.cancel()
+    with pytest.raises(ProxyError):
+        await take_part(flight)
+    assert work.calls == 0
+    assert under_way(flights) == 0
+    assert not flight.joinable
+    assert reports == []
+
+
+async def test_a_seat_taken_and_left_before_the_first_step_ends_the_flight(flights):
+    work = Work()
+    flight = flights.launch("key", work)
+    with flight.seat():
+        pass
+    assert flights.join("key") is None
+    await landed(flight)
+    assert work.calls == 0
+    assert under_way(flights) == 0
+
+
+# several flights of one key
+
+
+async def test_a_later_flight_takes_the_place_of_an_earlier(flights):
+    one, two = Work(), Work()
+    first = flights.launch("key", one)
+    second = flights.launch("key", two)
+    assert flights.join("key") is second
+    assert under_way(flights) == 1
+    one.finish()
+    assert await take_part(first) == "answer"
+    await landed(first)
+    assert flights.join("key") is second
+    two.finish()
+    assert await take_part(second) == "answer"
+    await landed(second)
+    assert under_way(flights) == 0
+
+
+async def test_who_waits_for_an_earlier_flight_still_gets_its_answer(flights):
+    one, two = Work(), Work()
+    first = flights.launch("key", one)
+    with first.seat():
+        second = flights.launch("key", two)
+        with second.seat():
+            two.finish()
+            assert await second.answer() == "answer"
+        assert not doomed(first)
+        one.finish()
+        assert await first.answer() == "answer"
+
+
+async def test_a_flight_alone_is_joined_by_nobody(flights):
+    work = Work()
+    flight = flights.launch("key", work, alone=True)
+    assert flights.join("key") is None
+    assert under_way(flights) == 0
+    work.finish()
+    assert await take_part(flight) == "answer"
+
+
+async def test_a_flight_alone_takes_nobodys_place(flights):
+    one, two = Work(), Work()
+    shared = flights.launch("key", one)
+    alone = flights.launch("key", two, alone=True)
+    assert flights.join("key") is shared
+    two.finish()
+    assert await take_part(alone) == "answer"
+    await landed(alone)
+    assert flights.join("key") is shared
+    assert not doomed(shared)
+
+
+async def test_a_flight_alone_ends_when_its_client_leaves(flights):
+    work = Work()
+    flight = flights.launch("key", work, alone=True)
+    with flight.seat():
+        await work.begun.wait()
+    await work.cancelled.wait()
+
+
+# an answer that is too large to keep
+
+
+class Chunks:
+    """Chunks that arrive when they are let; `given` counts those that were taken."""
+
+    def __init__(self, *chunks: bytes, error: Exception | None = None) -> None:
+        self.given = 0
+        self._chunks = chunks
+        self._error = error
+
+    async def __aiter__(self):
+        for chunk in self._chunks:
+            self.given += 1
+            yield chunk
+        if self._error is not None:
+            raise self._error
+
+
+def overflowing(limit: int, source):
+    """Work whose answer is the tail of `source`."""
+
+    async def work(flight: Flight[Tail]) -> None:
+        await turns()  # all who take part do so before
+        tail = flight.overflow(limit)
+        flight.publish(tail)
+        await tail.feed(aiter(source))
+
+    return work
+
+
+async def read_all(tail: Tail, seat: Seat) -> bytes:
+    return b"".join([chunk async for chunk in tail.read(seat)])
+
+
+async def test_nobody_may_join_an_answer_that_is_not_kept(flights):
+    flight = flights.launch("key", overflowing(100, Chunks(b"a" * 10, b"b" * 200, b"c")))
+    with flight.seat() as seat:
+        tail = await flight.answer()
+        assert flights.join("key") is None
+        assert await read_all(tail, seat) == b"a" * 10 + b"b" * 200 + b"c"
+
+
+async def test_every_reader_gets_every_byte_at_its_own_pace(flights):
+    chunks = [bytes([number]) * 7 for number in range(60)]
+    flight = flights.launch("key", overflowing(20, Chunks(*chunks)))
+
+    async def client(pause: int) -> bytes:
+        with flight.seat() as seat:
+            tail = await flight.answer()
+            got = []
+            async for chunk in tail.read(seat):
+                got.append(chunk)
+                await turns(pause)
+            return b"".join(got)
+
+    assert await asyncio.gather(*(client(pause) for pause in (0, 0, 1, 3, 9))) == [b"".join(chunks)] * 5
+
+
+async def test_the_slowest_reader_bounds_what_is_held(flights):
+    limit, size = 100, 10
+    source = Chunks(*[bytes([number]) * size for number in range(250)])
+    flight = flights.launch("key", overflowing(limit, source))
+    with flight.seat() as fast, flight.seat() as slow:
+        tail = await flight.answer()
+        slow_reader = aiter(tail.read(slow))
+        first = await anext(slow_reader)
+        assert first == b"\0" * size
+        reader = asyncio.ensure_future(read_all(tail, fast))
+        await turns(50)
+        most = limit // size + 3
+        assert source.given <= most
+        for step in range(1, 50):
+            assert await anext(slow_reader) == bytes([step]) * size
+            await turns()
+            assert source.given <= step + most
+            assert tail._held <= limit + size
+        assert not reader.done()
+        await slow_reader.aclose()
+
+
+async def test_a_reader_that_leaves_frees_what_was_held_for_it(flights):
+    source = Chunks(*[b"x" * 10] * 100)
+    flight = flights.launch("key", overflowing(50, source))
+    with flight.seat() as fast:
+        with flight.seat():
+            tail = await flight.answer()
+            reader = asyncio.ensure_future(read_all(tail, fast))
+            await turns(50)
+            stuck_at = source.given
+            await turns(50)
+            assert source.given == stuck_at < 100
+            assert not reader.done()
+        assert await reader == b"x" * 1000
+    assert tail._held == 0
+    assert not tail._chunks
+
+
+async def test_when_all_readers_have_left_it_is_ended_even_with_a_linger(flights):
+    never = asyncio.Event()
+
+    async def chunks():
+        yield b"first"
+        await never.wait()
+
+    async def work(flight: Flight[Tail]) -> None:
+        tail = flight.overflow(10)
+        flight.publish(tail)
+        await tail.feed(chunks())
+
+    flight = flights.launch("key", work, linger=600)
+    with flight.seat() as seat:
+        tail = await flight.answer()
+        reader = aiter(tail.read(seat))
+        assert await anext(reader) == b"first"
+        await reader.aclose()
+        assert not doomed(flight)
+    assert doomed(flight)
+    await landed(flight)
+    assert under_way(flights) == 0
+
+
+async def test_a_reader_that_waits_wakes_when_a_chunk_comes(flights):
+    arriving: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def chunks():
+        while chunk := await arriving.get():
+            yield chunk
+
+    async def work(flight: Flight[Tail]) -> None:
+        tail = flight.overflow(10)
+        flight.publish(tail)
+        await tail.feed(chunks())
+
+    flight = flights.launch("key", work)
+    with flight.seat() as seat:
+        tail = await flight.answer()
+        reader = aiter(tail.read(seat))
+        for expected in (b"one", b"two", b"three"):
+            waiting = asyncio.ensure_future(anext(reader))
+            await turns()
+            assert not waiting.done()
+            arriving.put_nowait(expected)
+            assert await waiting == expected
+        arriving.put_nowait(b"")
+        with pytest.raises(StopAsyncIteration):
+            await anext(reader)
+
+
+async def test_whoever_begins_to_read_after_the_end_gets_everything(flights):
+    flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", b"c")))
+    with flight.seat() as seat:
+        tail = await flight.answer()
+        await landed(flight)
+        assert tail.ended
+        assert await read_all(tail, seat) == b"abc"
+
+
+async def test_an_error_reaches_every_reader_after_what_was_sent(flights):
+    error = unreachable("broke off")
+    flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", error=error)))
+
+    async def client() -> list:
+        got: list = []
+        with flight.seat() as seat:
+            tail = await flight.answer()
+            reader = aiter(tail.read(seat))
+            try:
+                while True:
+                    got.append(await anext(reader))
+            except ProxyError as seen:
+                got.append(seen)
+        return got
+
+    assert await asyncio.gather(*(client() for _ in range(3))) == [[b"a", b"b", error]] * 3
+
+
+async def test_a_fault_within_the_answer_is_an_error_to_its_readers_and_is_reported(flights, reports):
+    fault = ZeroDivisionError("oops")
+    flight = flights.launch("key", overflowing(100, Chunks(b"a", error=fault)))
+    with flight.seat() as seat:
+        tail = await flight.answer()
+        reader = aiter(tail.read(seat))
+        assert await anext(reader) == b"a"
+        with pytest.raises(ProxyError):
+            await anext(reader)
+    assert [report["exception"] for report in reports] == [fault]
+
+
+async def test_readers_of_an_answer_whose_request_is_cancelled_get_an_error(flights, tasks):
+    never = asyncio.Event()
+
+    async def chunks():
+        yield b"a"
+        await never.wait()
+
+    async def work(flight: Flight[Tail]) -> None:
+        tail = flight.overflow(100)
+        flight.publish(tail)
+        await tail.feed(chunks())
+
+    flight = flights.launch("key", work)
+    with flight.seat() as seat:
+        tail = await flight.answer()
+        reader = aiter(tail.read(seat))
+        assert await anext(reader) == b"a"
+        await tasks.close(0)
+        with pytest.raises(ProxyError) as caught:
+            await anext(reader)
+        assert caught.value.status == 502
+
+
+async def test_an_empty_rest_ends_at_once(flights):
+    flight = flights.launch("key", overflowing(100, Chunks()))
+    with flight.seat() as seat:
+        assert await read_all(await flight.answer(), seat) == b""
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_readers_that_come_go_and_tarry_never_lose_a_byte(flights, seed):
+    rng = random.Random(seed)
+    chunks = [rng.randbytes(rng.randrange(1, 40)) for _ in range(80)]
+    limit = rng.choice([1, 30, 200, 10_000])
+    largest = max(map(len, chunks))
+    flight = flights.launch("key", overflowing(limit, Chunks(*chunks)))
+
+    async def client(stay: int, paces: list[int]) -> tuple[int, bytes]:
+        got = b""
+        with flight.seat() as seat:
+            tail = await flight.answer()
+            reader = aiter(tail.read(seat))
+            taken = 0
+            async for chunk in reader:
+                got += chunk
+                taken += 1
+                assert tail._held <= limit + largest
+                if taken == stay:
+                    break
+                await turns(rng.choice(paces))
+            await reader.aclose()
+        return stay, got
+
+    plans = [(len(chunks) + 1, [0]), *((rng.randrange(1, 100), [0, 1, 2, 5]) for _ in range(6))]
+    for stay, got in await asyncio.gather(*(client(*plan) for plan in plans)):
+        assert got == b"".join(chunks[:stay])
+    assert (await flight.answer())._held == 0

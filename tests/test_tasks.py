@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.tasks import Tasks
+
+
+@pytest.fixture
+async def reports():
+    """What reached the event loop's exception handler."""
+    seen: list[dict] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: seen.append(context))
+    yield seen
+    loop.set_exception_handler(None)
+
+
+async def forever(begun: asyncio.Event) -> None:
+    begun.set()
+    await asyncio.Event().wait()
+
+
+async def test_work_runs_under_its_name():
+    names = []
+
+    async def work() -> None:
+        names.append(asyncio.current_task().get_name())
+
+    await Tasks().spawn(work(), "by name")
+    assert names == ["by name"]
+
+
+async def test_an_exception_goes_to_the_loops_handler_and_nowhere_else(reports):
+    error = RuntimeError("boom")
+
+    async def work() -> None:
+        raise error
+
+    tasks = Tasks()
+    task = tasks.spawn(work(), "fails")
+    await asyncio.wait([task])
+    assert [(report["message"], report["exception"], report["task"]) for report in reports] == [
+        ("background task fails failed", error, task)
+    ]
+    await tasks.close(0)
+    assert len(reports) == 1
+
+
+async def test_a_cancelled_task_is_no_failure(reports):
+    begun = asyncio.Event()
+    task = Tasks().spawn(forever(begun), "x")
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert reports == []
+
+
+async def test_one_failure_leaves_the_others_alone(reports):
+    async def fails() -> None:
+        raise ValueError
+
+    begun = asyncio.Event()
+    tasks = Tasks()
+    other = tasks.spawn(forever(begun), "goes on")
+    await asyncio.wait([tasks.spawn(fails(), "fails")])
+    assert begun.is_set()
+    assert not other.done()
+    await tasks.close(0)
+    assert other.cancelled()
+    assert len(reports) == 1
+
+
+async def test_close_waits_for_what_ends_in_time():
+    may_end = asyncio.Event()
+    ended = []
+
+    async def work() -> None:
+        await may_end.wait()
+        ended.append(True)
+
+    tasks = Tasks()
+    tasks.spawn(work(), "x")
+    asyncio.get_running_loop().call_soon(may_end.set)
+    await tasks.close(60)
+    assert ended == [True]
+
+
+async def test_close_cancels_what_is_left_after_the_grace():
+    begun = asyncio.Event()
+    tasks = Tasks()
+    task = tasks.spawn(forever(begun), "x")
+    await tasks.close(0.001)
+    assert begun.is_set()
+    assert task.cancelled()
+
+
+async def test_close_without_grace_cancels_at_once_even_what_has_not_begun():
+    begun = asyncio.Event()
+    tasks = Tasks()
+    task = tasks.spawn(forever(begun), "x")
+    await tasks.close(0)
+    assert not begun.is_set()
+    assert task.cancelled()
+
+
+async def test_close_waits_until_cancelled_work_has_cleaned_up():
+    begun, cleaned = asyncio.Event(), []
+
+    async def work() -> None:
+        try:
+            await forever(begun)
+        finally:
+            turn = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(turn.set_result, None)
+            await turn
+            cleaned.append(True)
+
+    tasks = Tasks()
+    tasks.spawn(work(), "x")
+    await begun.wait()
+    await tasks.close(0)
+    assert cleaned == [True]
+
+
+async def test_what_is_spawned_while_closing_is_cancelled_too():
+    tasks, later = Tasks(), []
+
+    async def work() -> None:
+        later.append(tasks.spawn(forever(asyncio.Event()), "child"))
+
+    tasks.spawn(work(), "parent")
+    await tasks.close(0.001)
+    assert [task.cancelled() for task in later] == [True]
+
+
+async def test_close_of_nothing_ends_at_once_and_can_be_repeated():
+    tasks = Tasks()
+    await tasks.close(60)
+    await tasks.close(60)
+    await tasks.close(0)
