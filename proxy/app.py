@@ -32,6 +32,7 @@ from proxy.settings import (
     Settings,
     SettingsError,
     host_and_port,
+    http_url,
     is_loopback,
     ollama_host,
     same_listener,
@@ -97,6 +98,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         url = _url_of(sock)
+        loopback = is_loopback(sock.getsockname()[0])
         upstream_url = _upstream_url(settings, url, log)
         log.say(f"ollama-cache-proxy {__version__} listens on {url}, in front of Ollama at {upstream_url}")
         chosen = await _open_store(settings, stack, clock=clock, observe=observe, tasks=tasks, log=log)
@@ -112,7 +114,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         stack.callback(models.close)
         stack.push_async_callback(tasks.close, _LAST_STORES)
         exchanges = Exchanges(
-            rules=_rules(settings),
+            rules=_rules(settings, loopback=loopback),
             store=chosen.store,
             upstream=upstream,
             models=models,
@@ -128,7 +130,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             counts=lambda: (metrics.hits, metrics.misses),
             render=metrics.render,
             serving=lambda: not listener.draining,
-            access=Access(loopback=_on_loopback(settings), token=_secret(settings.admin_token)),
+            access=Access(loopback=loopback, token=_secret(settings.admin_token)),
             clock=clock,
         )
 
@@ -167,7 +169,7 @@ async def _greet(upstream: Ollama) -> None:
             pass
 
 
-def _rules(settings: Settings) -> Rules:
+def _rules(settings: Settings, *, loopback: bool) -> Rules:
     hostname = socket.gethostname()
     return Rules(
         ttl_completion=settings.ttl_completion,
@@ -178,7 +180,7 @@ def _rules(settings: Settings) -> Rules:
         max_list_bytes=settings.max_list_bytes,
         linger=settings.linger,
         epoch=settings.epoch,
-        guard_host=_on_loopback(settings),
+        guard_host=loopback,
         hostname=hostname,
         local_addresses=_own_addresses(hostname),
     )
@@ -189,10 +191,6 @@ def _own_addresses(hostname: str) -> frozenset[str]:
         return frozenset(str(found[4][0]) for found in socket.getaddrinfo(hostname, None))
     except OSError:
         return frozenset()
-
-
-def _on_loopback(settings: Settings) -> bool:
-    return is_loopback(host_and_port(settings.listen)[0])
 
 
 def _url_of(sock: socket.socket) -> str:
@@ -210,7 +208,10 @@ def _upstream_url(settings: Settings, own: str, log: Log) -> str:
         return settings.upstream
     named = os.environ.get("OLLAMA_HOST", "")
     if named.strip():
-        url = ollama_host(named)
+        try:
+            url = http_url(ollama_host(named))
+        except ValueError as error:
+            raise SettingsError(f"OLLAMA_HOST: {named!r} is not allowed: {error}") from None
         if not same_listener(url, listen):
             return url
         log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {DEFAULT_UPSTREAM}")

@@ -28,6 +28,7 @@ from proxy.ports import Client, Clock, Exchange, Models, Observer, Store, Upstre
 from proxy.tasks import Tasks
 
 _SERVER_ERROR = 500
+_MAX_NAME = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ class Exchanges:
                 Exchange(
                     method=request.method,
                     operation=endpoint.operation,
-                    model=outcome.model,
+                    model=outcome.model[:_MAX_NAME],
                     cache=outcome.cache,
                     status=outcome.status,
                     key=outcome.key,
@@ -130,6 +131,7 @@ class Exchanges:
             text = "the request came back to the proxy: its upstream is the proxy itself"
             return await self._refuse(client, 508, text, Outcome(cache=bypass(Detail.LOOP)))
         wishes = directives(request.fields, max_ttl=self._rules.max_ttl)
+        forwarded = replace(request, fields=fields.forwarded_request(request.fields))
         body: bytes | None = None
         found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, exact=exact)
         if endpoint is not endpoints.OTHER:  # what we do not know, uploads among it, is never held in memory
@@ -138,11 +140,11 @@ class Exchanges:
             found = Bypass(detail=Detail.TOO_LARGE) if body is None else classify.by_body(endpoint, body)
         match found:
             case Bypass() if endpoint.changes:
-                return await self._change(endpoint, request, client, body, found)
+                return await self._change(endpoint, forwarded, client, body, found)
             case Bypass():
-                return await self._relay(request, client, body, found)
+                return await self._relay(forwarded, client, body, found)
             case Candidate():
-                return await self._reuse(found, request, client, body or b"", wishes)
+                return await self._reuse(found, forwarded, client, body or b"", wishes)
             case never:
                 assert_never(never)
 
@@ -164,7 +166,7 @@ class Exchanges:
             epoch=self._rules.epoch,
             namespace=wishes.namespace,
         )
-        key = cache_key(candidate, scope, fields.without_own_origin(request.fields))
+        key = cache_key(candidate, scope, request.fields)
         lookup = await self._store.get(key)
         question = Question(
             request=request,
@@ -277,13 +279,12 @@ class Exchanges:
             self._models.change_ends(change)
 
     async def _relay(self, request: Request, client: Client, body: bytes | None, found: Bypass) -> Outcome:
-        """Pass a request on as it came, and the answer as it comes."""
+        """Pass a request on as it came, and the answer as it comes; its fields are those for Ollama."""
         begun = self._clock.monotonic()
         outcome = Outcome(cache=bypass(found.detail), model=found.model)
-        forwarded = replace(request, fields=fields.forwarded_request(request.fields))
         source = client.stream() if body is None else body or None
         try:
-            async with self._upstream.ask(forwarded, source) as answer:
+            async with self._upstream.ask(request, source) as answer:
                 head = replace(answer.head, fields=fields.forwarded_response(answer.head, outcome.cache))
                 await client.begin(head, answer.length)
                 async for chunk in answer.chunks():

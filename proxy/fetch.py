@@ -26,7 +26,8 @@ from proxy.tasks import Tasks
 class Question:
     """A candidate with all that is needed to ask Ollama for it and to keep the answer.
 
-    `generation` is that of the store when it was asked, None where it did not answer.
+    The fields of `request` are those for Ollama, so that the key sees what Ollama sees. `generation` is that of the
+    store when it was asked, None where it did not answer.
     """
 
     request: Request
@@ -93,8 +94,7 @@ class Fetcher:
         """Ask, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
-        request = replace(question.request, fields=fields.forwarded_request(question.request.fields))
-        async with self._upstream.ask(request, question.body) as answer:
+        async with self._upstream.ask(question.request, question.body) as answer:
             chunks: list[bytes] = []
             size = 0
             arriving = answer.chunks()

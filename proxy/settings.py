@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import tomllib
 from pathlib import Path
@@ -115,13 +116,16 @@ def load(config: str | None, overrides: dict[str, Any]) -> Settings:
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        text = f"config: {path} is not valid TOML: {error}"
-        raise SettingsError(text) from None
+        raise SettingsError(f"config: {path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
     finally:
         _config_file = None
 
 
 _SECRETS: Final = frozenset({"redis_url", "admin_token"})
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+_LISTEN: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
 
 
 def _one_line(error: ValidationError) -> str:
@@ -129,43 +133,48 @@ def _one_line(error: ValidationError) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting; see config/ollama-cache-proxy.toml for those there are"
-    value = "(hidden)" if name in _SECRETS else repr(problem["input"])
+    given = problem["input"]
+    hidden = name in _SECRETS or not isinstance(given, str | int | float) or "@" in str(given)
+    value = "(hidden)" if hidden else repr(given)
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}: {value} is not allowed: {allowed}"
 
 
 def host_and_port(text: str) -> tuple[str, int]:
     """Split HOST:PORT; raises ValueError. An empty host means every address."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > _MAX_PORT or (":" in host and not host.startswith("[")):
-        message = "must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:11435 or [::1]:11435"
-        raise ValueError(message)
-    return host.strip("[]"), int(port)
+    match = _LISTEN.fullmatch(text)
+    if match is None or int(match["port"]) > _MAX_PORT:
+        raise ValueError("must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:11435 or [::1]:11435")
+    return match["host"].strip("[]"), int(match["port"])
 
 
 def http_url(text: str) -> str:
-    """Check an http(s) URL without path and give it without a slash at its end; raises ValueError."""
-    message = "must be an http:// or https:// URL of host and port, such as http://127.0.0.1:11434"
+    """Check an http(s) URL and give it with its port and without a slash at its end; raises ValueError."""
+    message = (
+        "must be an http:// or https:// URL of host and port, without user or query, such as http://127.0.0.1:11434"
+    )
     try:
         parts = urlsplit(text.rstrip("/"))
         port = parts.port
     except ValueError:
         raise ValueError(message) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or set(text) & set("?# "):
         raise ValueError(message)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port or {'http': 80, 'https': 443}[parts.scheme]}"
+    return f"{parts.scheme}://{host}:{port or {'http': 80, 'https': 443}[parts.scheme]}{parts.path}"
 
 
 def ollama_host(value: str) -> str:
     """Give the URL that Ollama's own tools would connect to for this OLLAMA_HOST (`envconfig/config.go`, 0.24)."""
-    scheme, found, rest = value.strip().strip("\"'").partition("://")
+    text = value.strip().strip("\"'").strip()
+    scheme, found, rest = text.partition("://")
     if not found:
-        scheme, rest = "http", scheme
-    default = {"http": "80", "https": "443"}[scheme] if found and scheme in ("http", "https") else "11434"
-    host, port = _split(rest.partition("/")[0])
+        scheme, rest = ("https", "ollama.com:443") if text == "ollama.com" else ("http", text)
+    default = {"http": "80", "https": "443"}.get(scheme, "11434") if found else "11434"
+    authority, slash, path = rest.partition("/")
+    host, port = _split(authority)
     host = host or "127.0.0.1"
-    if port is None or not port.isdigit() or int(port) > _MAX_PORT:
+    if port is None or _PORT.fullmatch(port) is None or int(port) > _MAX_PORT:
         port = default
     try:
         address = ipaddress.ip_address(host)
@@ -174,7 +183,7 @@ def ollama_host(value: str) -> str:
     else:
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"  # noqa: PLR2004 - IP's own number
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{slash}{path}".rstrip("/")
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -193,13 +202,16 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
 
 
 def same_listener(url: str, listen: str) -> bool:
     """Whether a URL names the listener itself."""
-    parts = urlsplit(url)
     host, port = host_and_port(listen)
+    try:
+        parts = urlsplit(http_url(url))
+    except ValueError:
+        return False
     if parts.port != port or port == 0:
         return False
     theirs = _addresses(parts.hostname or "")

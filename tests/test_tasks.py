@@ -141,3 +141,26 @@ async def test_close_of_nothing_ends_at_once_and_can_be_repeated():
     await tasks.close(60)
     await tasks.close(60)
     await tasks.close(0)
+
+
+async def test_close_does_not_wait_for_what_is_endless():
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), []
+
+    async def work() -> None:
+        await may_end.wait()
+        ended.append(True)
+
+    tasks = Tasks()
+    endless = tasks.spawn(forever(begun), "endless", endless=True)
+    tasks.spawn(work(), "x")
+    asyncio.get_running_loop().call_soon(may_end.set)
+    await tasks.close(60)
+    assert ended == [True]
+    assert endless.cancelled()
+
+
+async def test_with_nothing_but_endless_work_close_cancels_at_once():
+    tasks = Tasks()
+    endless = tasks.spawn(forever(asyncio.Event()), "endless", endless=True)
+    await tasks.close(60)
+    assert endless.cancelled()

@@ -58,5 +58,5 @@ def decode(key: str, value: bytes) -> StoredResponse | None:
         about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
         lines = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about.pop("fields"))
         return StoredResponse(fields=lines, body=value[start:], **about)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -66,7 +66,10 @@ def _length(lines: Fields) -> int | None:
 
 
 class Ollama:
-    """See ports.Upstream. `url` has no path; times are seconds, `deadline` None waits for ever for the head."""
+    """See ports.Upstream. A path in `url` goes before every target.
+
+    Times are seconds; `deadline` None waits for the head of an answer for ever.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Ollama:
         self.name = authority(url)
         self.reachable: bool | None = None
         self._origin: dict[str, Any] = {"scheme": base.scheme, "host": base.host or "", "port": base.port}
+        self._prefix = base.raw_path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._deadline = deadline
         self._clock = clock
@@ -165,7 +169,7 @@ class Ollama:
     ) -> aiohttp.ClientResponse:
         return await session.request(
             request.method,
-            URL.build(**self._origin, path=request.target, encoded=True),
+            URL.build(**self._origin, path=self._prefix + request.target, encoded=True),
             headers=_headers(request.fields),
             data=body,
             allow_redirects=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -35,12 +34,20 @@ class Bypass:
 Classification: TypeAlias = Candidate | Bypass
 
 _DURATION: Final = re.compile(
-    r"[+-]?(?:0|(?:(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:ns|us|µs|μs|ms|s|m|h)){1,8})"
+    r"[+-]?(?:0|(?:(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:ns|us|µs|μs|ms|s|m|h)){1,8})"
 )
-_NONZERO: Final = re.compile(r"[1-9]")
-_HOURS: Final = re.compile(r"([0-9]+)(?:\.[0-9]*)?h")
-_MAX_HOURS: Final = 100_000
-_NANOSECOND: Final = 1e-9
+_PARTS: Final = re.compile(r"([0-9]*)\.?([0-9]*)(ns|us|µs|μs|ms|s|m|h)")
+_NANOSECONDS: Final = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
+_INT64: Final = 2**63
 
 
 def by_head(endpoint: Endpoint, request: Request, wishes: Directives, *, exact: bool) -> Bypass | None:
@@ -83,7 +90,7 @@ def by_body(endpoint: Endpoint, body: bytes) -> Classification:
     items = _items(endpoint, read)
     if isinstance(items, Detail):
         return Bypass(detail=items, model=model)
-    detail = _streaming(endpoint, read) or _inert(endpoint, read)
+    detail = _streaming(endpoint, read) or _inert(endpoint, read) or _raw(read, body)
     if detail is not None:
         return Bypass(detail=detail, model=model)
     return Candidate(endpoint=endpoint, model=model, document=read, items=items)
@@ -124,6 +131,16 @@ def _inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
     return None
 
 
+_ESCAPED: Final = re.compile(rb"\\u00(?:6[aAeEfF]|73)")
+
+
+def _raw(document: dict[str, Any], body: bytes) -> Detail | None:
+    """Ollama compares a `format` of text byte for byte, so "json" spelled with escapes is another one."""
+    if isinstance(document.get("format"), str) and _ESCAPED.search(body) is not None:
+        return Detail.FIELD_TYPE
+    return None
+
+
 def _keeps(keep_alive: object) -> bool:
     """Whether `keep_alive` is valid and no command to unload: null, a number other than 0, or a Go duration."""
     if keep_alive is None:
@@ -131,12 +148,18 @@ def _keeps(keep_alive: object) -> bool:
     if isinstance(keep_alive, bool):
         return False
     if isinstance(keep_alive, int | float):
-        return math.isfinite(keep_alive) and _NANOSECOND <= abs(keep_alive) <= _MAX_HOURS * 3600
-    if not isinstance(keep_alive, str) or _DURATION.fullmatch(keep_alive) is None:
-        return False
-    if any(int(hours) > _MAX_HOURS for hours in _HOURS.findall(keep_alive)):
-        return False  # near what Go's int64 of nanoseconds holds
-    return _NONZERO.search(keep_alive) is not None
+        return keep_alive < 0 or 1 <= keep_alive * 1e9 < _INT64
+    return isinstance(keep_alive, str) and 0 < _nanoseconds(keep_alive) < _INT64
+
+
+def _nanoseconds(duration: str) -> int:
+    """Give the size of a Go duration (`time.ParseDuration`), fractions of a nanosecond cut off; 0 for no duration."""
+    if _DURATION.fullmatch(duration) is None:
+        return 0
+    return sum(
+        int(whole or 0) * (unit := _NANOSECONDS[name]) + int(part or 0) * unit // 10 ** len(part)
+        for whole, part, name in _PARTS.findall(duration)
+    )
 
 
 def is_embedding(endpoint: Endpoint) -> bool:

@@ -7,6 +7,7 @@ Host and Origin (`server/routes.go`, 0.24).
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -111,8 +112,14 @@ def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[st
     except ValueError:
         name = name.lower()
         return name in ("", "localhost", hostname.lower()) or name.endswith((".localhost", ".local", ".internal"))
-    return address.is_loopback or address.is_unspecified or _is_private(address) or str(address) in local_addresses
+    if address.is_unspecified or str(address) in local_addresses:
+        return True
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = mapped or address
+    return address.is_loopback or _is_private(address)
 
+
+_HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^:\[\]]*)):[^:\[\]]*")
 
 _PRIVATE: Final = tuple(
     ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
@@ -125,12 +132,9 @@ def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _host_part(host: str) -> str:
-    """Split off the port as Go's net.SplitHostPort does: brackets for IPv6, exactly one colon otherwise."""
-    if host.startswith("["):
-        inside, closed, rest = host[1:].partition("]")
-        return inside if closed and rest.startswith(":") else host
-    name, colon, _ = host.partition(":")
-    return name if colon and host.count(":") == 1 else host
+    """Split off the port as Go's net.SplitHostPort does; what that refuses stays whole."""
+    match = _HOST_AND_PORT.fullmatch(host)
+    return host if match is None else match["bracketed"] if match["bracketed"] is not None else match["plain"]
 
 
 def authority(url: str) -> str:

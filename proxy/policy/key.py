@@ -33,7 +33,7 @@ class Scope:
 
 
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
-    """Give the key in 64 hexadecimal digits. `fields` are the request's, with an Origin of our own already removed."""
+    """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see."""
     authorization = b"\n".join(values(fields, b"authorization"))
     return _framed(
         SCHEMA,

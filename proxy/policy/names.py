@@ -17,12 +17,14 @@ _NAME: Final = re.compile(
 )
 
 REMOTE_SUFFIXES: Final = (":cloud", "-cloud")
+_LOCAL: Final = "local"
+"""A tag that is none: Ollama takes it off and answers with the model of the rest (`internal/modelref`)."""
 
 
 def canonical(name: str) -> str | None:
     """Give the full lower-case spelling of a model's name, or None for a spelling that is not understood."""
     match = _NAME.fullmatch(name)
-    if match is None:
+    if match is None or (match["tag"] or "").lower() == _LOCAL:
         return None
     host = match["host"] or "registry.ollama.ai"
     namespace = match["namespace"] or "library"

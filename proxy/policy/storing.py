@@ -72,27 +72,38 @@ def _directive_names(head: ResponseHead) -> set[bytes]:
 
 
 def _completion(document: dict[str, Any]) -> Storing:
-    if document.get("done") is not True or document.get("done_reason") not in _COMPLETE:
+    reason = document.get("done_reason")
+    if document.get("done") is not True or not isinstance(reason, str) or reason not in _COMPLETE:
         return NotStorable(detail=Detail.INCOMPLETE)
     return Storable(prompt_tokens=_count(document, "prompt_eval_count"), output_tokens=_count(document, "eval_count"))
 
 
 def _vectors(candidate: Candidate, document: dict[str, Any]) -> Storing:
     vectors: Any
+    usage: Any
     match candidate.endpoint.operation:
         case "embed":
             vectors, usage, name = document.get("embeddings"), document, "prompt_eval_count"
         case "v1-embeddings":
             rows = document.get("data")
-            vectors = [row.get("embedding") if isinstance(row, dict) else None for row in rows] if rows else None
-            usage, name = document.get("usage") or {}, "prompt_tokens"
+            vectors = [_member(row, "embedding") for row in rows] if isinstance(rows, list) else None
+            usage, name = document.get("usage"), "prompt_tokens"
         case _:
             vectors, usage, name = [document.get("embedding")], document, "prompt_eval_count"
-    if not isinstance(vectors, list) or len(vectors) != candidate.items or not all(vectors):
+    if not isinstance(vectors, list) or len(vectors) != candidate.items or not all(map(_is_vector, vectors)):
         return NotStorable(detail=Detail.ANSWER_COUNT)
     return Storable(prompt_tokens=_count(usage, name), output_tokens=None)
 
 
+def _is_vector(value: Any) -> bool:
+    """Whether this is a vector: numbers, or the base64 text of some; never nothing."""
+    return isinstance(value, list | str) and bool(value)
+
+
+def _member(document: Any, name: str) -> Any:
+    return document.get(name) if isinstance(document, dict) else None
+
+
 def _count(document: Any, name: str) -> int | None:
-    value = document.get(name) if isinstance(document, dict) else None
+    value = _member(document, name)
     return value if type(value) is int and value >= 0 else None

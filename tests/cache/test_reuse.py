@@ -290,6 +290,27 @@ async def test_hits_go_on_while_ollama_is_down(redis_server: RedisServer) -> Non
             assert (missed.status, missed.field("X-Cache")) == (502, "MISS")
 
 
+async def test_the_name_of_a_model_does_not_fill_log_and_metrics(proxy: Proxy) -> None:
+    await post(proxy.url, "/api/generate", GENERATE | {"model": "m" * 100_000})
+    assert len(proxy.log.getvalue()) < 2000
+    assert len((await ask(proxy.url, "GET", "/metrics")).body) < 50_000
+
+
+@pytest.mark.parametrize("fields", [{"Origin": "http://evil.example"}, {"Authorization": "Bearer x"}], ids=str)
+async def test_a_field_that_connection_takes_off_is_not_in_the_key(
+    fields: dict[str, str], proxy: Proxy, simulator: Simulator
+) -> None:
+    """Ollama does not see it, so the answer is the one for requests without it, and for those alone."""
+    (name,) = fields
+    plain = await post(proxy.url, "/api/generate", GENERATE)
+    taken_off = await post(proxy.url, "/api/generate", GENERATE, Connection=name, **fields)
+    assert taken_off.body == plain.body
+    assert all(line[0] != name.encode() for request in simulator.received for line in request.fields)
+    with_it = await post(proxy.url, "/api/generate", GENERATE, **fields)
+    assert with_it.field("X-Cache") == "MISS"
+    assert with_it.status == (403 if "Origin" in fields else 200)
+
+
 async def test_log_lines(proxy: Proxy) -> None:
     for _ in range(2):
         await post(

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import binascii
+import struct
+from dataclasses import replace
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.adapters.codec import MAGIC, decode, encode
+from proxy.policy.messages import StoredResponse
+
+KEY = "ab" * 32
+OTHER = "ac" + "ab" * 31
+ENTRY = StoredResponse(
+    status=200,
+    reason="OK",
+    fields=((b"Content-Type", b"application/json"), (b"Vary", b"Origin")),
+    body=b'{"response":"hello","done":true}',
+    stored_at=1_700_000_000.25,
+    lifetime=3600,
+    took=1.5,
+    operation="generate",
+    model="registry.ollama.ai/library/tiny:latest",
+    category="batch",
+    namespace="team",
+    prompt_tokens=7,
+    output_tokens=None,
+)
+
+numbers = st.floats(min_value=0, max_value=1e12)
+tokens = st.none() | st.integers(min_value=0, max_value=2**53)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+entries = st.builds(
+    StoredResponse,
+    status=st.integers(min_value=100, max_value=599),
+    reason=texts,
+    fields=st.lists(st.tuples(st.binary(max_size=10), st.binary(max_size=30)), max_size=5).map(tuple),
+    body=st.binary(max_size=300),
+    stored_at=numbers,
+    lifetime=st.integers(min_value=0, max_value=2**40),
+    took=numbers,
+    operation=texts,
+    model=texts,
+    category=texts,
+    namespace=texts,
+    prompt_tokens=tokens,
+    output_tokens=tokens,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(entry=entries, key=st.binary(min_size=32, max_size=32).map(bytes.hex))
+def test_an_entry_comes_back_as_it_went(entry, key):
+    assert decode(key, encode(key, entry)) == entry
+
+
+def test_a_body_of_any_bytes_comes_back():
+    entry = replace(ENTRY, body=bytes(range(256)) * 4096)
+    assert decode(KEY, encode(KEY, entry)) == entry
+
+
+def test_the_form_is_what_the_head_of_the_module_says():
+    value = encode(KEY, ENTRY)
+    length = int.from_bytes(value[40:44], "big")
+    assert value[:4] == b"OCP1"
+    assert int.from_bytes(value[4:8], "big") == binascii.crc32(value[8:])
+    assert value[8:40].hex() == KEY
+    assert orjson.loads(value[44 : 44 + length])["status"] == 200
+    assert value[44 + length :] == ENTRY.body
+
+
+def test_a_change_of_any_single_bit_is_seen():
+    value = encode(KEY, ENTRY)
+    for at in range(len(value)):
+        for bit in range(8):
+            damaged = bytearray(value)
+            damaged[at] ^= 1 << bit
+            assert decode(KEY, bytes(damaged)) is None, (at, bit)
+
+
+def test_a_value_that_is_cut_off_anywhere_is_none():
+    value = encode(KEY, ENTRY)
+    for length in range(len(value)):
+        assert decode(KEY, value[:length]) is None, length
+
+
+def test_a_value_with_more_after_it_is_none():
+    value = encode(KEY, ENTRY)
+    for more in (b"\0", b"x", b"\n", value):
+        assert decode(KEY, value + more) is None
+
+
+def test_a_value_under_another_key_is_none():
+    assert decode(OTHER, encode(KEY, ENTRY)) is None
+    assert decode(KEY, encode(OTHER, ENTRY)) is None
+
+
+def test_the_case_of_a_keys_digits_does_not_count():
+    assert decode(KEY.upper(), encode(KEY, ENTRY)) == ENTRY
+
+
+@pytest.mark.parametrize("magic", [b"OCP0", b"OCP2", b"ocp1", b"\0\0\0\0"])
+def test_a_value_of_another_version_is_none(magic):
+    assert magic != MAGIC
+    assert decode(KEY, magic + encode(KEY, ENTRY)[4:]) is None
+
+
+@pytest.mark.parametrize("value", [b"", b"x", b"OCP1", b"\0" * 44, b"x" * 1000, b"OCP1" + b"\0" * 100])
+def test_a_foreign_value_is_none(value):
+    assert decode(KEY, value) is None
+
+
+def sealed(text: bytes, *, length: int | None = None, body: bytes = b"body") -> bytes:
+    """A value whose check is right, whatever it holds."""
+    checked = bytes.fromhex(KEY) + struct.pack(">I", len(text) if length is None else length) + text + body
+    return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
+
+
+ABOUT = orjson.loads(encode(KEY, replace(ENTRY, body=b""))[44:])
+
+
+def about(**changes: object) -> bytes:
+    return orjson.dumps(ABOUT | changes)
+
+
+def test_a_sealed_value_of_the_right_form_is_an_entry():
+    assert decode(KEY, sealed(about(), body=ENTRY.body)) == ENTRY
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(sealed(b""), id="no JSON"),
+        pytest.param(sealed(b"{"), id="broken JSON"),
+        pytest.param(sealed(b"{}"), id="an empty object"),
+        pytest.param(sealed(b"[]"), id="an array"),
+        pytest.param(sealed(b"5"), id="a number"),
+        pytest.param(sealed(b"null"), id="null"),
+        pytest.param(sealed(b'"text"'), id="a text"),
+        pytest.param(sealed(about(), length=2**32 - 1), id="a length beyond the end"),
+        pytest.param(sealed(about(), length=3), id="a length too short"),
+        pytest.param(sealed(about(), length=0), id="a length of zero"),
+        pytest.param(sealed(about(unknown=1)), id="a member too many"),
+        pytest.param(sealed(orjson.dumps({k: v for k, v in ABOUT.items() if k != "model"})), id="a member too few"),
+        pytest.param(sealed(orjson.dumps({k: v for k, v in ABOUT.items() if k != "fields"})), id="no fields"),
+        pytest.param(sealed(about(fields=None)), id="fields of null"),
+        pytest.param(sealed(about(fields=5)), id="fields of a number"),
+        pytest.param(sealed(about(fields=[["a"]])), id="a field without a value"),
+        pytest.param(sealed(about(fields=[["a", "b", "c"]])), id="a field of three"),
+        pytest.param(sealed(about(fields=[[1, 2]])), id="a field of numbers"),
+        pytest.param(sealed(about(fields=[["a", "☃"]])), id="a field that is no byte"),
+    ],
+)
+def test_a_sealed_value_of_another_form_is_none(value):
+    assert decode(KEY, value) is None

@@ -1,0 +1,496 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from proxy.policy.classify import Bypass, Candidate, by_body, by_head, changed_model, is_embedding
+from proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, find
+from proxy.policy.messages import Request
+from proxy.policy.reuse import NO_DIRECTIVES, Directives
+from proxy.policy.status import Detail
+
+GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
+REUSED = (GENERATE, EMBED, EMBEDDINGS, V1)
+PLAIN = {
+    GENERATE: {"model": "m", "prompt": "p", "stream": False},
+    EMBED: {"model": "m", "input": "p"},
+    EMBEDDINGS: {"model": "m", "prompt": "p"},
+    V1: {"model": "m", "input": "p"},
+}
+
+
+def row(path: str, method: str = "POST"):
+    return find(method, path)[0]
+
+
+def classified(path: str, changes: dict | None = None, *, without: tuple[str, ...] = ()):
+    document = {name: value for name, value in (PLAIN[path] | (changes or {})).items() if name not in without}
+    return by_body(row(path), json.dumps(document).encode())
+
+
+def verdict(path: str, changes: dict | None = None, *, without: tuple[str, ...] = ()) -> Detail | None:
+    outcome = classified(path, changes, without=without)
+    return outcome.detail if isinstance(outcome, Bypass) else None
+
+
+each_reused = pytest.mark.parametrize("path", REUSED)
+
+
+# by its head
+
+
+def by_fields(path: str, *fields: tuple[bytes, bytes], exact: bool = True, wishes: Directives = NO_DIRECTIVES):
+    return by_head(row(path), Request(method="POST", target=path, fields=fields), wishes, exact=exact)
+
+
+@each_reused
+def test_a_plain_head_bars_nothing(path):
+    fields = (
+        (b"Host", b"h"),
+        (b"Content-Type", b"application/x-www-form-urlencoded"),
+        (b"Authorization", b"Bearer t"),
+        (b"Accept-Encoding", b"gzip"),
+        (b"Cache-Control", b"no-cache"),
+        (b"If-Range", b"x"),
+        (b"X-Cookie", b"x"),
+    )
+    assert by_fields(path, *fields) is None
+
+
+@each_reused
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        (b"Content-Encoding", Detail.CONTENT_ENCODING),
+        (b"CONTENT-ENCODING", Detail.CONTENT_ENCODING),
+        (b"range", Detail.RANGE),
+        (b"Range", Detail.RANGE),
+        (b"Cookie", Detail.COOKIE),
+        (b"cOOKIE", Detail.COOKIE),
+    ],
+    ids=lambda value: value.decode() if isinstance(value, bytes) else None,
+)
+@pytest.mark.parametrize("value", [b"x", b""], ids=["set", "empty"])
+def test_one_field_bars_a_head(path, name, detail, value):
+    assert by_fields(path, (b"Host", b"h"), (name, value)) == Bypass(detail=detail)
+
+
+@each_reused
+@pytest.mark.parametrize(
+    ("wishes", "detail"),
+    [
+        (Directives(no_store=True), Detail.NO_STORE),
+        (Directives(no_store=True, ttl=0), Detail.NO_STORE),
+        (Directives(no_cache=True), None),
+        (Directives(only_if_cached=True, max_age=0, ttl_ignored=True), None),
+    ],
+)
+def test_of_the_wishes_only_no_store_bars_a_head(path, wishes, detail):
+    outcome = by_fields(path, wishes=wishes)
+    assert outcome == (None if detail is None else Bypass(detail=detail))
+
+
+@each_reused
+def test_another_spelling_of_the_target_is_passed_on(path):
+    assert by_fields(path, exact=False) == Bypass(detail=Detail.SPELLING)
+    assert by_fields(path, (b"Cookie", b"a"), exact=False) == Bypass(detail=Detail.SPELLING)
+
+
+@pytest.mark.parametrize("endpoint", [*ENDPOINTS, OTHER], ids=lambda endpoint: endpoint.operation)
+def test_only_four_routes_are_reused_by_default(endpoint):
+    request = Request(method=endpoint.method, target=endpoint.path, fields=())
+    outcome = by_head(endpoint, request, NO_DIRECTIVES, exact=True)
+    if endpoint.path in REUSED:
+        assert outcome is None
+    elif endpoint.operation in ("chat", "v1-chat", "v1-completions"):
+        assert outcome == Bypass(detail=Detail.OPT_IN)
+    else:
+        assert outcome == Bypass(detail=Detail.ENDPOINT)
+
+
+# by its body
+
+
+@each_reused
+def test_a_plain_body_is_a_candidate(path):
+    assert classified(path) == Candidate(endpoint=row(path), model="m", document=PLAIN[path], items=1)
+
+
+@each_reused
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        (b"", Detail.NOT_JSON),
+        (b"[]", Detail.NOT_AN_OBJECT),
+        (b'{"model":"a","model":"b"}', Detail.DUPLICATE_NAME),
+        (b'{"MODEL":"a"}', Detail.AMBIGUOUS_NAME),
+        (b'{"model":"a","x":18446744073709551616}', Detail.NUMBER),
+        (b'{"model":"a","x":' + b"[" * 64 + b"]" * 64 + b"}", Detail.DEPTH),
+    ],
+    ids=lambda value: value.value if isinstance(value, Detail) else None,
+)
+def test_a_body_that_cannot_be_trusted_is_passed_on_without_a_model(path, text, detail):
+    assert by_body(row(path), text) == Bypass(detail=detail)
+
+
+@each_reused
+@pytest.mark.parametrize("model", [None, "", 1, True, ["m"], {"name": "m"}], ids=repr)
+def test_without_a_model_it_is_passed_on(path, model):
+    assert classified(path, {"model": model}) == Bypass(detail=Detail.NO_MODEL)
+
+
+@each_reused
+def test_with_no_model_at_all_it_is_passed_on(path):
+    assert classified(path, {"name": "m"}, without=("model",)) == Bypass(detail=Detail.NO_MODEL)
+
+
+@each_reused
+@pytest.mark.parametrize("model", ["gpt:cloud", "gpt:20b-cloud", "GPT:CLOUD", "me/gpt:20b:cloud", "gpt-cloud"])
+def test_a_model_of_another_machine_is_passed_on_under_its_name(path, model):
+    assert classified(path, {"model": model}) == Bypass(detail=Detail.REMOTE_MODEL, model=model)
+
+
+@each_reused
+@pytest.mark.parametrize("model", ["m", "m:latest", "M", "cloud", "cloud:latest", "h/n/m:t", " m "])
+def test_the_spelling_of_the_model_is_kept(path, model):
+    outcome = classified(path, {"model": model})
+    assert isinstance(outcome, Candidate)
+    assert outcome.model == model
+
+
+@each_reused
+@pytest.mark.parametrize(
+    "changes", [{"custom": 1}, {"Custom": None}, {"options": {"X": 1}}, {"dimensions": 5}, {"raw": 1}]
+)
+def test_what_is_not_looked_at_does_not_bar_a_body(path, changes):
+    outcome = classified(path, changes)
+    assert isinstance(outcome, Candidate)
+    assert outcome.document == PLAIN[path] | changes
+
+
+# stream
+
+UNSET = object()
+
+
+@pytest.mark.parametrize(
+    ("stream", "detail"),
+    [
+        (False, None),
+        (True, Detail.STREAM),
+        (None, Detail.STREAM),
+        (UNSET, Detail.STREAM),
+        ("false", Detail.FIELD_TYPE),
+        ("", Detail.FIELD_TYPE),
+        (0, Detail.FIELD_TYPE),
+        (1, Detail.FIELD_TYPE),
+        (0.0, Detail.FIELD_TYPE),
+        ([], Detail.FIELD_TYPE),
+        ({}, Detail.FIELD_TYPE),
+    ],
+    ids=lambda value: "unset" if value is UNSET else None,
+)
+def test_generate_streams_unless_it_says_false(stream, detail):
+    if stream is UNSET:
+        assert verdict(GENERATE, without=("stream",)) is detail
+    else:
+        assert verdict(GENERATE, {"stream": stream}) is detail
+
+
+@pytest.mark.parametrize("path", [EMBED, EMBEDDINGS, V1])
+@pytest.mark.parametrize("stream", [False, True, None, "yes", 0], ids=repr)
+def test_embeddings_never_stream_whatever_they_say(path, stream):
+    assert verdict(path, {"stream": stream}) is None
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize(
+    ("stream", "detail"),
+    [
+        (UNSET, None),
+        (None, None),
+        (False, None),
+        (True, Detail.STREAM),
+        ("no", Detail.FIELD_TYPE),
+        (1, Detail.FIELD_TYPE),
+    ],
+    ids=lambda value: "unset" if value is UNSET else None,
+)
+def test_a_route_of_openai_streams_only_when_it_says_true(path, stream, detail):
+    endpoint = row(path)
+    document = {"model": "m", endpoint.prompt: "p"} | ({} if stream is UNSET else {"stream": stream})
+    outcome = by_body(endpoint, json.dumps(document).encode())
+    assert (outcome.detail if isinstance(outcome, Bypass) else None) is detail
+
+
+# what is asked
+
+
+@pytest.mark.parametrize("path", [GENERATE, EMBEDDINGS])
+@pytest.mark.parametrize(
+    ("prompt", "detail"),
+    [
+        ("p", None),
+        (" ", None),
+        ("\0", None),
+        ("", Detail.NO_PROMPT),
+        (None, Detail.NO_PROMPT),
+        (0, Detail.FIELD_TYPE),
+        (False, Detail.FIELD_TYPE),
+        (["p"], Detail.FIELD_TYPE),
+        ([], Detail.FIELD_TYPE),
+        ({}, Detail.FIELD_TYPE),
+    ],
+    ids=repr,
+)
+def test_a_prompt_is_a_text_that_is_not_empty(path, prompt, detail):
+    assert verdict(path, {"prompt": prompt}) is detail
+
+
+@pytest.mark.parametrize("path", [EMBED, V1])
+@pytest.mark.parametrize(
+    ("question", "items"),
+    [("p", 1), (["p"], 1), (["p", "q"], 2), (["p", "p", " "], 3), (["p"] * 1000, 1000)],
+    ids=["text", "list of one", "two", "three", "a thousand"],
+)
+def test_an_input_is_a_text_or_a_list_of_texts(path, question, items):
+    outcome = classified(path, {"input": question})
+    assert isinstance(outcome, Candidate)
+    assert outcome.items == items
+
+
+@pytest.mark.parametrize("path", [EMBED, V1])
+@pytest.mark.parametrize(
+    ("question", "detail"),
+    [
+        ("", Detail.NO_PROMPT),
+        (None, Detail.NO_PROMPT),
+        ([], Detail.NO_PROMPT),
+        (0, Detail.FIELD_TYPE),
+        (True, Detail.FIELD_TYPE),
+        ({}, Detail.FIELD_TYPE),
+        ([""], Detail.FIELD_TYPE),
+        (["p", ""], Detail.FIELD_TYPE),
+        (["p", None], Detail.FIELD_TYPE),
+        (["p", 1], Detail.FIELD_TYPE),
+        ([1, 2], Detail.FIELD_TYPE),
+        ([[1, 2]], Detail.FIELD_TYPE),
+        ([["p"]], Detail.FIELD_TYPE),
+        ([{"text": "p"}], Detail.FIELD_TYPE),
+    ],
+    ids=repr,
+)
+def test_any_other_input_is_passed_on(path, question, detail):
+    assert verdict(path, {"input": question}) is detail
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [(GENERATE, "prompt"), (EMBED, "input"), (EMBEDDINGS, "prompt"), (V1, "input")]
+)
+def test_with_nothing_asked_it_is_a_command_and_keeps_its_model(path, name):
+    assert classified(path, without=(name,)) == Bypass(detail=Detail.NO_PROMPT, model="m")
+
+
+def test_a_command_to_unload_is_one_however_long_it_is_to_be_kept():
+    assert verdict(GENERATE, {"prompt": "", "keep_alive": 0}) is Detail.NO_PROMPT
+
+
+# keep_alive: what Ollama answers was taken from its own rule (api/types.go, 0.24, over Go's time.ParseDuration)
+
+KEPT = [
+    *("null", "1", "-1", "300", "0.5", "1e3", "1e-9", "5E0", "86400", "-0.5"),
+    *('"5m"', '"1h30m"', '"1.5h"', '".5s"', '"1.s"', '"+5m"', '"-5m"', '"-1s"', '"24h"', '"1ms"', '"1m1ms"'),
+    *('"10ns"', '"10us"', '"10\u00b5s"', '"10\u03bcs"', '"10\\u00b5s"', '"10\\u03bcs"', '"000000005m"'),
+    *('"1h1h1h1h1h1h1h1h"', '"0h1s"', '"0.000000001s"', '"100000h"', '"999999999s"', '"5\\u006d"'),
+]
+UNLOADS = [
+    *("0", "-0", "0.0", "-0.0", "0e5", "1e-10", "0.9e-9", "1e-400"),
+    *('"0"', '"+0"', '"-0"', '"0s"', '"-0s"', '"0h0m0.000s"', '"+0.0h"', '".0s"', '"0.s"'),
+    *('"0.1ns"', '"0.9ns"', '".5ns"', '"0.0001us"', '"0.0001µs"', '"0.0000001ms"', '"0.0000000001s"', '"0.1ns0.9ns"'),
+    *('"-0.1ns"', '"0s0.5ns"'),
+]
+INVALID = [
+    *("true", "false", "[]", "{}", '["5m"]', '""', '" "', '"banana"', '"forever"', '"NaN"', '"∞"', '"null"'),
+    *(
+        '"1"',
+        '"-1"',
+        '"00"',
+        '"300"',
+        '"1e3"',
+        '"1e3s"',
+        '"1.5"',
+        '"."',
+        '".s"',
+        '"s"',
+        '"-"',
+        '"+"',
+        '"+-5m"',
+        '"--5m"',
+    ),
+    *('"5 m"', '" 5m"', '"5m "', '"5m\\n"', '"5m\\u0000"', '"5M"', '"5H"', '"5mS"', '"1d"', '"1w"', '"5min"', '"5sec"'),
+    *('"5m5"', '"5m-5s"', '"1.5.5s"', '"0x5m"', '"1_0s"', '"1,5s"', '"\u0665m"', '"\uff15m"', '"5\u1e3fs"', '"5µ"'),
+    *(
+        '"2562048h"',
+        '"-2562048h"',
+        '"9223372037s"',
+        '"9999999999s"',
+        '"99999999999999999999h"',
+        '"9223372036854775809ns"',
+    ),
+    *(
+        '"153722868m"',
+        '"999999999m"',
+        '"-999999999m"',
+        '"153722868m0s"',
+        '"150000000m150000000m"',
+        '"100000h153000000m"',
+    ),
+]
+with_keep_alive = pytest.mark.parametrize("path", [GENERATE, EMBED, EMBEDDINGS])
+
+
+def with_raw(path: str, name: str, value: str):
+    text = json.dumps(PLAIN[path])[:-1] + f', "{name}": {value}}}'
+    return by_body(row(path), text.encode())
+
+
+@with_keep_alive
+@pytest.mark.parametrize("value", KEPT)
+def test_a_model_that_is_to_stay_loaded_may_be_answered_for(path, value):
+    assert isinstance(with_raw(path, "keep_alive", value), Candidate)
+
+
+@with_keep_alive
+@pytest.mark.parametrize("value", UNLOADS)
+def test_a_keep_alive_that_unloads_the_model_is_asked_of_ollama(path, value):
+    assert with_raw(path, "keep_alive", value) == Bypass(detail=Detail.KEEP_ALIVE, model="m")
+
+
+@with_keep_alive
+@pytest.mark.parametrize("value", INVALID)
+def test_a_keep_alive_that_ollama_refuses_is_asked_of_ollama(path, value):
+    assert with_raw(path, "keep_alive", value) == Bypass(detail=Detail.KEEP_ALIVE, model="m")
+
+
+@with_keep_alive
+@pytest.mark.parametrize("value", ["1e10", "-1e10", "9007199254740992", "-1e-10", '"2562047h"', '"9223372036s"'])
+def test_a_keep_alive_at_the_edge_of_what_go_holds_may_be_passed_on_but_is_never_refused(path, value):
+    outcome = with_raw(path, "keep_alive", value)
+    assert isinstance(outcome, Candidate) or outcome == Bypass(detail=Detail.KEEP_ALIVE, model="m")
+
+
+@pytest.mark.parametrize("value", ["0", '"banana"', "true", '"5m"'])
+def test_ollama_does_not_read_keep_alive_on_the_route_of_openai(value):
+    outcome = with_raw(V1, "keep_alive", value)
+    assert isinstance(outcome, Candidate)
+    assert "keep_alive" in outcome.document
+
+
+# encoding_format
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        ("null", None),
+        ('""', None),
+        ('"float"', None),
+        ('"base64"', None),
+        ('"bas\\u006564"', None),
+        ('"banana"', Detail.ENCODING_FORMAT),
+        ('"float "', Detail.ENCODING_FORMAT),
+        ("0", Detail.ENCODING_FORMAT),
+        ("false", Detail.ENCODING_FORMAT),
+        ("[]", Detail.ENCODING_FORMAT),
+        ('["float"]', Detail.ENCODING_FORMAT),
+        ("{}", Detail.ENCODING_FORMAT),
+    ],
+)
+def test_an_encoding_format_that_ollama_refuses_is_asked_of_ollama(value, detail):
+    outcome = with_raw(V1, "encoding_format", value)
+    assert (outcome.detail if isinstance(outcome, Bypass) else None) is detail
+
+
+@pytest.mark.parametrize("path", [GENERATE, EMBED, EMBEDDINGS])
+def test_elsewhere_an_encoding_format_means_nothing(path):
+    assert isinstance(with_raw(path, "encoding_format", '"banana"'), Candidate)
+
+
+# several at once: one reason, the same each time
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "detail"),
+    [
+        (GENERATE, {"model": "", "prompt": ""}, Detail.NO_MODEL),
+        (GENERATE, {"model": "x:cloud", "prompt": ""}, Detail.REMOTE_MODEL),
+        (GENERATE, {"prompt": "", "stream": True}, Detail.NO_PROMPT),
+        (GENERATE, {"stream": True, "keep_alive": 0}, Detail.STREAM),
+        (V1, {"input": [], "encoding_format": "x"}, Detail.NO_PROMPT),
+    ],
+    ids=["model", "remote", "prompt", "stream", "input"],
+)
+def test_of_several_reasons_the_first_is_given(path, changes, detail):
+    assert verdict(path, changes) is detail
+
+
+@pytest.mark.parametrize("endpoint", [*ENDPOINTS, OTHER], ids=lambda endpoint: endpoint.operation)
+def test_embeddings_are_what_answers_with_vectors(endpoint):
+    assert is_embedding(endpoint) is (endpoint.kind is Kind.EMBEDDING)
+
+
+# changes of a model
+
+PULL, CREATE, COPY, DELETE = (
+    row("/api/pull"),
+    row("/api/create"),
+    row("/api/copy"),
+    row("/api/delete", "DELETE"),
+)
+FULL = "registry.ollama.ai/library/tiny:latest"
+
+
+@pytest.mark.parametrize("endpoint", [PULL, CREATE, DELETE], ids=lambda endpoint: endpoint.operation)
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(b'{"model":"tiny"}', FULL, id="model"),
+        pytest.param(b'{"name":"TINY:latest"}', FULL, id="name"),
+        pytest.param(b'{"model":"tiny","name":"other"}', FULL, id="model before name"),
+        pytest.param(b'{"model":"","name":"tiny"}', FULL, id="an empty model gives way"),
+        pytest.param(b'{"model":null,"name":"tiny"}', FULL, id="so does null"),
+        pytest.param(b'{"model":"tiny","stream":true,"source":"x","destination":"y"}', FULL, id="with more"),
+        pytest.param(b'{"model":"no such name"}', None, id="a spelling that is not understood"),
+        pytest.param(b'{"model":7,"name":"tiny"}', None, id="no text"),
+        pytest.param(b'{"model":["tiny"]}', None, id="a list"),
+        pytest.param(b"{}", None, id="no name"),
+        pytest.param(b'{"MODEL":"tiny"}', None, id="in another case"),
+        pytest.param(b'{"model":"a","model":"tiny"}', None, id="twice"),
+        pytest.param(b'{"model":"tiny"}{}', None, id="with more after it"),
+        pytest.param(b"not JSON", None, id="not JSON"),
+        pytest.param(b"", None, id="empty"),
+        pytest.param(None, None, id="too large to look at"),
+    ],
+)
+def test_a_change_is_of_the_model_that_the_body_names(endpoint, body, expected):
+    assert changed_model(endpoint, body) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(b'{"source":"a","destination":"tiny"}', FULL, id="the destination"),
+        pytest.param(b'{"source":"tiny"}', None, id="not the source"),
+        pytest.param(b'{"source":"a","destination":"b","DESTINATION":"tiny"}', None, id="in another case"),
+        pytest.param(b'{"model":"tiny"}', None, id="nor the model"),
+    ],
+)
+def test_a_copy_changes_its_destination(body, expected):
+    assert changed_model(COPY, body) == expected
+
+
+@pytest.mark.parametrize("endpoint", [PULL, DELETE], ids=lambda endpoint: endpoint.operation)
+def test_a_pull_or_delete_of_the_tag_local_may_be_of_any_model(endpoint):
+    """Ollama takes `:local` off before it resolves the name, so it is another model that changes."""
+    assert changed_model(endpoint, b'{"model":"tiny:local"}') is None

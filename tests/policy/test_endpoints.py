@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pytest
+
+from proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Reuse, find
+
+REUSED = {"generate", "embed", "embeddings", "v1-embeddings"}
+OPT_IN = {"chat", "v1-chat", "v1-completions"}
+CHANGES = {
+    "pull": ("model", "name"),
+    "create": ("model", "name"),
+    "copy": ("destination",),
+    "delete": ("model", "name"),
+}
+STREAMS = {
+    "generate": True,
+    "chat": True,
+    "push": True,
+    "v1-chat": False,
+    "v1-completions": False,
+    "v1-responses": False,
+    "v1-messages": False,
+}
+ROUTES = [
+    ("POST", "/api/generate", "generate", Kind.COMPLETION),
+    ("POST", "/api/embed", "embed", Kind.EMBEDDING),
+    ("POST", "/api/embeddings", "embeddings", Kind.EMBEDDING),
+    ("POST", "/v1/embeddings", "v1-embeddings", Kind.EMBEDDING),
+    ("POST", "/api/chat", "chat", Kind.CHAT),
+    ("POST", "/v1/chat/completions", "v1-chat", Kind.CHAT),
+    ("POST", "/v1/completions", "v1-completions", Kind.COMPLETION),
+    ("POST", "/v1/responses", "v1-responses", Kind.CHAT),
+    ("POST", "/v1/messages", "v1-messages", Kind.CHAT),
+    ("POST", "/api/pull", "pull", Kind.NONE),
+    ("POST", "/api/create", "create", Kind.NONE),
+    ("POST", "/api/copy", "copy", Kind.NONE),
+    ("DELETE", "/api/delete", "delete", Kind.NONE),
+    ("POST", "/api/push", "push", Kind.NONE),
+    ("POST", "/api/show", "show", Kind.NONE),
+    ("GET", "/api/tags", "tags", Kind.NONE),
+    ("GET", "/api/ps", "ps", Kind.NONE),
+    ("GET", "/api/version", "version", Kind.NONE),
+    ("GET", "/v1/models", "v1-models", Kind.NONE),
+]
+READ_BY_OLLAMA = {
+    "generate": "model prompt suffix system template context stream raw format keep_alive images options think truncate"
+    " shift _debug_render_only logprobs top_logprobs width height steps",
+    "embed": "model input keep_alive truncate dimensions options",
+    "embeddings": "model prompt keep_alive options",
+    "v1-embeddings": "model input dimensions encoding_format",
+}
+INERT = {
+    "generate": {"keep_alive", "stream"},
+    "embed": {"keep_alive"},
+    "embeddings": {"keep_alive"},
+    "v1-embeddings": {"user"},
+}
+
+each = pytest.mark.parametrize("row", ENDPOINTS, ids=lambda row: row.operation)
+
+
+@pytest.mark.parametrize(("method", "path", "operation", "kind"), ROUTES, ids=[route[2] for route in ROUTES])
+def test_a_route_is_found_by_its_exact_spelling(method, path, operation, kind):
+    row, exact = find(method, path)
+    assert (row.method, row.path, row.operation, row.kind, exact) == (method, path, operation, kind, True)
+
+
+def test_the_table_holds_these_routes_and_no_other():
+    assert [(row.method, row.path, row.operation, row.kind) for row in ENDPOINTS] == ROUTES
+    assert len({row.operation for row in (*ENDPOINTS, OTHER)}) == len(ENDPOINTS) + 1
+
+
+@each
+def test_only_these_are_reused(row):
+    expected = Reuse.YES if row.operation in REUSED else Reuse.OPT_IN if row.operation in OPT_IN else Reuse.NEVER
+    assert row.reuse is expected
+
+
+@each
+def test_only_these_change_a_model(row):
+    assert row.changes == CHANGES.get(row.operation, ())
+    assert set(row.changes) <= row.known
+
+
+@each
+def test_the_meaning_of_an_absent_stream_is_ollamas(row):
+    assert row.stream_default is STREAMS.get(row.operation)
+
+
+@each
+def test_the_names_that_ollama_reads_are_known(row):
+    assert row.known >= set(READ_BY_OLLAMA.get(row.operation, "").split())
+    assert all(name == name.lower() and name.isascii() for name in row.known)
+
+
+@each
+def test_only_what_changes_no_answer_is_inert(row):
+    assert row.inert == INERT.get(row.operation, frozenset())
+
+
+@each
+def test_what_is_reused_names_its_prompt_and_model_among_what_is_known(row):
+    if row.reuse is Reuse.YES:
+        assert {"model", row.prompt} <= row.known
+        assert not row.options or row.options in row.known
+        assert row.inert.isdisjoint({"model", row.prompt, row.options})
+    else:
+        assert row.inert == frozenset()
+
+
+def test_what_is_not_known_is_passed_on():
+    assert OTHER.reuse is Reuse.NEVER
+    assert OTHER.changes == ()
+    assert OTHER.kind is Kind.NONE
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "operation"),
+    [
+        pytest.param("POST", "/api/generate?x=1", "generate", id="query"),
+        pytest.param("POST", "/api/generate?", "generate", id="empty query"),
+        pytest.param("POST", "/api/%67enerate", "generate", id="escaped letter"),
+        pytest.param("POST", "/api%2Fgenerate", "generate", id="escaped slash, as Ollama's router decodes it"),
+        pytest.param("POST", "/api%2fgenerate?a?b", "generate", id="both"),
+        pytest.param("DELETE", "/api/%64elete?force", "delete", id="change in another spelling"),
+        pytest.param("POST", "/api/generate%3Fx=1", "other", id="an escaped question mark is no query"),
+        pytest.param("POST", "/api/%2567enerate", "other", id="decoded once only"),
+        pytest.param("POST", "/api/generate/", "other", id="slash at the end"),
+        pytest.param("POST", "//api/generate", "other", id="two slashes"),
+        pytest.param("POST", "/api/../api/generate", "other", id="dots"),
+        pytest.param("POST", "/API/generate", "other", id="upper case"),
+        pytest.param("POST", "/api/generat%C3%A9", "other", id="not ASCII"),
+        pytest.param("POST", "/api/%zzgenerate", "other", id="escape that is none"),
+        pytest.param("POST", "", "other", id="empty"),
+        pytest.param("OPTIONS", "*", "other", id="asterisk-form"),
+    ],
+)
+def test_another_spelling_is_never_exact(method, target, operation):
+    row, exact = find(method, target)
+    assert (row.operation, exact) == (operation, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/api/generate"),
+        ("post", "/api/generate"),
+        ("HEAD", "/api/tags"),
+        ("OPTIONS", "/api/generate"),
+        ("POST", "/api/delete"),
+        ("GET", "/"),
+        ("POST", "/api/blobs/sha256:0"),
+    ],
+)
+def test_another_method_or_path_is_other(method, target):
+    assert find(method, target) == (OTHER, False)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from proxy.policy.messages import Request, ResponseHead, StoredResponse, first, members, values
+
+LINES = (
+    (b"Host", b"a"),
+    (b"X-Thing", b"One, TWO"),
+    (b"x-thing", b""),
+    (b"X-THING", b' three ,, four="x",\t'),
+    (b"X-Thing-Too", b"no"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param(b"host", [b"a"], id="one line"),
+        pytest.param(b"x-thing", [b"One, TWO", b"", b' three ,, four="x",\t'], id="all lines in order, bytes as sent"),
+        pytest.param(b"x-thin", [], id="a prefix is another name"),
+        pytest.param(b"absent", [], id="absent"),
+    ],
+)
+def test_values_are_those_of_every_line_whatever_the_case_of_its_name(name, expected):
+    assert values(LINES, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param(b"x-thing", b"One, TWO", id="the first of several"),
+        pytest.param(b"x-thing-too", b"no", id="the only one"),
+        pytest.param(b"absent", None, id="absent"),
+    ],
+)
+def test_first_is_the_first_line_or_none(name, expected):
+    assert first(LINES, name) == expected
+
+
+def test_first_tells_an_empty_value_from_none():
+    assert first(((b"A", b""),), b"a") == b""
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param(LINES, [b"one", b"two", b"three", b'four="x"'], id="over all lines, lower case, trimmed"),
+        pytest.param(((b"X-Thing", b""),), [], id="an empty line has none"),
+        pytest.param(((b"X-Thing", b" , ,\t,"),), [], id="empty members do not count"),
+        pytest.param((), [], id="no line at all"),
+    ],
+)
+def test_members_are_those_of_a_comma_separated_list(fields, expected):
+    assert members(fields, b"x-thing") == expected
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(Request(method="GET", target="/", fields=()), id="request"),
+        pytest.param(ResponseHead(status=200, reason="OK", fields=()), id="head"),
+        pytest.param(
+            StoredResponse(
+                status=200,
+                reason="OK",
+                fields=(),
+                body=b"",
+                stored_at=0.0,
+                lifetime=1,
+                took=0.0,
+                operation="generate",
+                model="m",
+                category="",
+                namespace="",
+                prompt_tokens=None,
+                output_tokens=None,
+            ),
+            id="entry",
+        ),
+    ],
+)
+def test_messages_cannot_be_changed(message):
+    with pytest.raises(FrozenInstanceError):
+        message.fields = ((b"A", b"b"),)
+    assert message.fields == ()

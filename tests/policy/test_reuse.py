@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+
+from proxy.policy.messages import StoredResponse
+from proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, directives, reuse
+from proxy.policy.status import FwdReason
+
+MAX_TTL = 1000
+STRICTEST = 2**31
+
+
+def cc(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((b"Cache-Control", value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param((), NO_DIRECTIVES, id="no field"),
+        pytest.param(((b"Host", b"h"), (b"Accept", b"no-store")), NO_DIRECTIVES, id="no field of these"),
+        pytest.param(cc(b""), NO_DIRECTIVES, id="empty"),
+        pytest.param(cc(b"no-cache"), Directives(no_cache=True), id="no-cache"),
+        pytest.param(cc(b"NO-Cache"), Directives(no_cache=True), id="case does not count"),
+        pytest.param(cc(b"no-store"), Directives(no_store=True), id="no-store"),
+        pytest.param(cc(b"only-if-cached"), Directives(only_if_cached=True), id="only-if-cached"),
+        pytest.param(cc(b"max-age=60"), Directives(max_age=60), id="max-age"),
+        pytest.param(cc(b"max-age=0"), Directives(max_age=0), id="max-age of zero"),
+        pytest.param(cc(b'max-age="60"'), Directives(max_age=60), id="quoted"),
+        pytest.param(cc(b"max-age = 60"), Directives(max_age=60), id="spaces"),
+        pytest.param(cc(b"Max-Age=007"), Directives(max_age=7), id="leading zeros"),
+        pytest.param(cc(b"max-age"), Directives(max_age=0), id="max-age without an argument"),
+        pytest.param(cc(b"max-age="), Directives(max_age=0), id="max-age with an empty one"),
+        pytest.param(cc(b"max-age=soon"), Directives(max_age=0), id="max-age of no number"),
+        pytest.param(cc(b"max-age=-5"), Directives(max_age=0), id="max-age below zero"),
+        pytest.param(cc(b"max-age=1.5"), Directives(max_age=0), id="max-age of a fraction"),
+        pytest.param(cc("max-age=٥".encode()), Directives(max_age=0), id="a digit that is not ASCII"),
+        pytest.param(cc(b"max-age=60, max-age=10"), Directives(max_age=60), id="the first of two"),
+        pytest.param(cc(b"min-fresh=5"), Directives(min_fresh=5), id="min-fresh"),
+        pytest.param(cc(b"min-fresh"), Directives(min_fresh=STRICTEST), id="min-fresh without an argument"),
+        pytest.param(cc(b"min-fresh=x"), Directives(min_fresh=STRICTEST), id="min-fresh of no number"),
+        pytest.param(cc(b"min-fresh=99999999999"), Directives(min_fresh=STRICTEST), id="min-fresh beyond any life"),
+        pytest.param(cc(b"max-stale"), NO_DIRECTIVES, id="max-stale has no effect"),
+        pytest.param(cc(b"max-stale=60"), NO_DIRECTIVES, id="max-stale with an argument has none either"),
+        pytest.param(cc(b"no-transform, x=y"), NO_DIRECTIVES, id="what is not known"),
+        pytest.param(cc(b"no-cached, xno-store, no-store-x"), NO_DIRECTIVES, id="names that only look alike"),
+        pytest.param(
+            cc(b"no-cache,max-age=3", b" only-if-cached ,min-fresh=2"),
+            Directives(no_cache=True, max_age=3, only_if_cached=True, min_fresh=2),
+            id="several, over two lines",
+        ),
+        pytest.param(((b"Pragma", b"no-cache"),), Directives(no_cache=True), id="Pragma"),
+        pytest.param(((b"PRAGMA", b"x, No-Cache"),), Directives(no_cache=True), id="Pragma with more"),
+        pytest.param((*cc(b"max-age=9"), (b"Pragma", b"no-cache")), Directives(max_age=9), id="Pragma gives way"),
+        pytest.param((*cc(b""), (b"Pragma", b"no-cache")), Directives(no_cache=True), id="but not to nothing"),
+        pytest.param(((b"X-Cache-TTL", b"60"),), Directives(ttl=60), id="ttl"),
+        pytest.param(((b"x-cache-ttl", b"1000"),), Directives(ttl=1000), id="ttl at the limit"),
+        pytest.param(((b"X-Cache-TTL", b"1001"),), Directives(ttl_ignored=True), id="ttl over the limit"),
+        pytest.param(((b"X-Cache-TTL", b"0"),), Directives(ttl=0, no_store=True), id="ttl of zero is no-store"),
+        pytest.param(((b"X-Cache-TTL", b"000"),), Directives(ttl=0, no_store=True), id="so are many zeros"),
+        *(
+            pytest.param(((b"X-Cache-TTL", text),), Directives(ttl_ignored=True), id=f"ttl {text!r}")
+            for text in (b"", b"-1", b"+1", b"1.5", b"1e2", b"60s", b"a", b" 1", b"0x1", b"99999999999", b"\xb2")
+        ),
+        pytest.param(((b"X-Cache-TTL", b"5"), (b"X-Cache-TTL", b"6")), Directives(ttl=5), id="the first ttl of two"),
+        pytest.param(((b"X-Cache-Category", b"batch-7"),), Directives(category="batch-7"), id="category"),
+        pytest.param(((b"X-Cache-Category", b"a" * 32),), Directives(category="a" * 32), id="category of 32 letters"),
+        pytest.param(((b"X-Cache-Category", b""),), NO_DIRECTIVES, id="an empty category is none"),
+        *(
+            pytest.param(((b"X-Cache-Category", text),), Directives(category="other"), id=f"category {text!r}")
+            for text in (b"A", b"a b", b"a_b", b"a\n", b"a" * 33, b"\xc3\xa9", b'"a"')
+        ),
+        pytest.param(((b"X-Cache-Namespace", b"team/A 1"),), Directives(namespace="team/A 1"), id="namespace as sent"),
+        pytest.param(
+            ((b"X-Cache-Namespace", b"\xc3\xa9\xff"),), Directives(namespace="Ã©ÿ"), id="its bytes one by one"
+        ),
+        pytest.param(
+            (*cc(b"no-store"), (b"X-Cache-TTL", b"5")), Directives(no_store=True, ttl=5), id="no-store with a ttl"
+        ),
+    ],
+)
+def test_wishes_are_read(fields, expected):
+    assert directives(fields, max_ttl=MAX_TTL) == expected
+
+
+def entry(stored_at: float = 1000.0, lifetime: int = 100) -> StoredResponse:
+    return StoredResponse(
+        status=200,
+        reason="OK",
+        fields=(),
+        body=b"{}",
+        stored_at=stored_at,
+        lifetime=lifetime,
+        took=1.0,
+        operation="generate",
+        model="m",
+        category="",
+        namespace="",
+        prompt_tokens=1,
+        output_tokens=1,
+    )
+
+
+MISS, REQUEST, STALE = (Forward(reason=reason) for reason in (FwdReason.MISS, FwdReason.REQUEST, FwdReason.STALE))
+
+
+@pytest.mark.parametrize(
+    ("now", "wishes", "expected"),
+    [
+        pytest.param(1000.0, {}, (0, 100), id="new"),
+        pytest.param(1000.999, {}, (0, 100), id="age in whole seconds"),
+        pytest.param(1001.0, {}, (1, 99), id="a second old"),
+        pytest.param(1099.9, {}, (99, 1), id="the last second"),
+        pytest.param(1100.0, {}, STALE, id="at the end of its life"),
+        pytest.param(5000.0, {}, STALE, id="long after"),
+        pytest.param(900.0, {}, (0, 100), id="the clock went backwards"),
+        pytest.param(-1e9, {}, (0, 100), id="far backwards"),
+        pytest.param(1010.0, {"no_cache": True}, REQUEST, id="no-cache"),
+        pytest.param(1100.0, {"no_cache": True}, REQUEST, id="no-cache and stale"),
+        pytest.param(1010.0, {"max_age": 10}, (10, 90), id="max-age just kept"),
+        pytest.param(1011.0, {"max_age": 10}, REQUEST, id="max-age exceeded"),
+        pytest.param(1001.0, {"max_age": 0}, REQUEST, id="max-age of zero"),
+        pytest.param(1010.0, {"min_fresh": 90}, (10, 90), id="min-fresh just kept"),
+        pytest.param(1010.0, {"min_fresh": 91}, REQUEST, id="min-fresh missed"),
+        pytest.param(1000.0, {"min_fresh": STRICTEST}, REQUEST, id="min-fresh not understood"),
+        pytest.param(1010.0, {"only_if_cached": True}, (10, 90), id="only-if-cached, and it is"),
+        pytest.param(1100.0, {"only_if_cached": True}, Refuse.ONLY_IF_CACHED, id="only-if-cached and stale"),
+        pytest.param(1010.0, {"only_if_cached": True, "max_age": 1}, Refuse.ONLY_IF_CACHED, id="and too old"),
+        pytest.param(
+            1010.0, {"only_if_cached": True, "min_fresh": 99}, Refuse.ONLY_IF_CACHED, id="and not fresh enough"
+        ),
+        pytest.param(1010.0, {"only_if_cached": True, "no_cache": True}, Refuse.ONLY_IF_CACHED, id="and no-cache"),
+        pytest.param(1010.0, {"ttl": 5}, (10, 90), id="a ttl is for storing, not for reading"),
+    ],
+)
+def test_an_entry_answers_only_while_it_may(now, wishes, expected):
+    stored = entry()
+    outcome = reuse(stored, Directives(**wishes), now)
+    if isinstance(expected, tuple):
+        age, ttl = expected
+        assert outcome == Hit(entry=stored, age=age, ttl=ttl)
+        assert outcome.entry is stored
+    else:
+        assert outcome == expected
+
+
+@pytest.mark.parametrize(
+    ("wishes", "expected"),
+    [
+        pytest.param({}, MISS, id="plain"),
+        pytest.param({"no_cache": True}, REQUEST, id="no-cache"),
+        pytest.param({"max_age": 0, "min_fresh": 5}, MISS, id="limits do not matter"),
+        pytest.param({"only_if_cached": True}, Refuse.ONLY_IF_CACHED, id="only-if-cached"),
+        pytest.param({"only_if_cached": True, "no_cache": True}, Refuse.ONLY_IF_CACHED, id="both"),
+    ],
+)
+def test_without_an_entry_ollama_is_asked_or_nobody(wishes, expected):
+    assert reuse(None, Directives(**wishes), 0.0) == expected
+
+
+def test_an_entry_of_no_lifetime_is_never_fresh():
+    assert reuse(entry(lifetime=0), NO_DIRECTIVES, 1000.0) == STALE
