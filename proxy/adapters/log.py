@@ -9,6 +9,7 @@ from typing import Any, Final, TextIO
 
 import orjson
 
+from proxy.errors import Source
 from proxy.policy.status import Result
 from proxy.ports import Clock, Event, Exchange, Health, Part, Stored
 
@@ -64,9 +65,12 @@ class Log:
         took = f"{event.seconds * 1000:.1f} ms"
         more = (event.model, event.operation, took)
         cache = event.cache
-        if event.error is not None or event.status >= _SERVER_ERROR:
+        if event.error is Source.CLIENT:
+            if self._development:
+                self._line(_DIM, "👋 LEFT: the client closed first", *more, f"{event.bytes_sent} B")
+        elif event.error is not None or event.status >= _SERVER_ERROR:
             why = event.error.value if event.error is not None else cache.result.value
-            self._line(_RED, f"⚠️  {event.status or 'cut off'}: {why}", *more)
+            self._line(_RED, f"⚠️  {event.status}: {why}", *more)
         elif cache.result is Result.HIT:
             how = " (collapsed)" if cache.collapsed else ""
             self._line(_GREEN, f"✅ HIT: {_short(event.key)}{how}", *more)

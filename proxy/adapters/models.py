@@ -158,19 +158,17 @@ class OllamaModels:
         return None if failed and not self._unreachable else self._table
 
     async def _look_again(self) -> None:
-        if self._looking is not None:  # begun before the change ended: what it sees may be the old state
+        if (
+            self._looking is not None and not self._looking.done()
+        ):  # begun before the change ended: what it sees may be the old state
             await asyncio.wait({self._looking})
         await asyncio.shield(self._look())
 
     def _look(self) -> asyncio.Task[None]:
         """Join the look under way, or begin one."""
-        if self._looking is None:
+        if self._looking is None or self._looking.done():
             self._looking = self._tasks.spawn(self._look_once(), "look at models")
-            self._looking.add_done_callback(self._looked)
         return self._looking
-
-    def _looked(self, _task: asyncio.Task[None]) -> None:
-        self._looking = None
 
     async def _look_once(self) -> None:
         begun = self._clock.monotonic()

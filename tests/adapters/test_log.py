@@ -73,9 +73,6 @@ def failed(**changes) -> Exchange:
             id="too late",
         ),
         pytest.param(failed(status=500), "⚠️  500: MISS  tiny  generate  12.3 ms", id="an error of Ollama's own"),
-        pytest.param(
-            failed(status=0, error=Source.CLIENT), "⚠️  cut off: client  tiny  generate  12.3 ms", id="client left"
-        ),
         pytest.param(Health(part=Part.STORE, well=True, name="Redis"), "✅ Connected to Redis", id="store is well"),
         pytest.param(
             Health(part=Part.STORE_WRITES, well=True, name="Redis"),
@@ -148,6 +145,14 @@ def test_a_models_name_moves_no_cursor_and_breaks_no_line(style, model):
         assert "\r" not in text
         assert "\x07" not in text
         assert "\x1b[2J" not in text
+
+
+def test_a_client_that_leaves_is_of_interest_to_developers_only():
+    left = failed(status=0, error=Source.CLIENT)
+    assert written(left) == ""
+    assert written(left, development=True).startswith(
+        "[AI Cache] 👋 LEFT: the client closed first  tiny  generate  12.3 ms"
+    )
 
 
 def test_letters_of_any_script_are_shown():

@@ -1,0 +1,49 @@
+"""Policy of the model table that takes a fake upstream to provoke; the rest is in tests/cache/test_models.py."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+from proxy.adapters.models import OllamaModels
+from proxy.app import SystemClock
+from proxy.tasks import Tasks
+
+
+class Upstream:
+    """Answers tags and version, and opens `ended` in the same turn of the loop in which a look ends."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.get_running_loop().create_future()
+        self.looks = 0
+
+    @asynccontextmanager
+    async def ask(self, request, body):
+        document = b'{"models":[]}' if request.target == "/api/tags" else b'{"version":"0.24.0"}'
+
+        async def chunks():
+            yield document
+
+        yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
+        if request.target == "/api/version":
+            self.looks += 1
+            if not self.ended.done():
+                self.ended.set_result(None)
+
+
+async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
+    """It joined the look that had ended, for ever, without letting anything else run."""
+    upstream = Upstream()
+    models = OllamaModels(upstream, clock=SystemClock(), tasks=Tasks())
+
+    async def request():
+        await upstream.ended
+        return await models.identify("missing")
+
+    waiting = asyncio.create_task(request())
+    await asyncio.sleep(0)
+    models._look()
+    assert await waiting is None
+    assert upstream.looks == 2
+    models.close()
