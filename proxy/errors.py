@@ -11,7 +11,6 @@ class Source(Enum):
     UPSTREAM = "upstream"
     UPSTREAM_DEADLINE = "upstream-deadline"
     CLIENT = "client"
-    PROXY = "proxy"
 
 
 class ProxyError(Exception):

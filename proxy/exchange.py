@@ -142,7 +142,8 @@ class Exchanges:
             case Bypass() if endpoint.changes:
                 return await self._change(endpoint, forwarded, client, body, found)
             case Bypass():
-                return await self._relay(forwarded, client, body, found)
+                repeatable = endpoint is not endpoints.OTHER
+                return await self._relay(forwarded, client, body, found, repeatable=repeatable)
             case Candidate():
                 return await self._reuse(found, forwarded, client, body or b"", wishes)
             case never:
@@ -159,7 +160,7 @@ class Exchanges:
         identity = await self._models.identify(candidate.model)
         if identity is None:
             found = Bypass(detail=Detail.NO_DIGEST, model=candidate.model)
-            return await self._relay(request, client, body, found)
+            return await self._relay(request, client, body, found, repeatable=True)
         scope = Scope(
             digest=identity.digest,
             version=identity.version,
@@ -209,7 +210,8 @@ class Exchanges:
 
         After a failure those who only waited ask for themselves. `no-cache` joins no flight that began before it.
         """
-        joined = None if question.wishes.no_cache else self._flights.join(question.key)
+        name = f"{question.generation}:{question.key}"  # what a clear has ended is not joined after it
+        joined = None if question.wishes.no_cache else self._flights.join(name)
         if joined is not None:
             with joined.seat() as seat:
                 answer = await _usable(joined)
@@ -217,7 +219,7 @@ class Exchanges:
                     cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=_remark(question))
                     return await self._deliver(question, client, answer, seat, cache)
         flight = self._flights.launch(
-            question.key,
+            name,
             lambda flight: self._fetcher.fetch(question, flight),
             linger=self._rules.lingers(question.candidate.endpoint),
             alone=joined is not None,
@@ -278,13 +280,15 @@ class Exchanges:
         finally:
             self._models.change_ends(change)
 
-    async def _relay(self, request: Request, client: Client, body: bytes | None, found: Bypass) -> Outcome:
+    async def _relay(
+        self, request: Request, client: Client, body: bytes | None, found: Bypass, *, repeatable: bool = False
+    ) -> Outcome:
         """Pass a request on as it came, and the answer as it comes; its fields are those for Ollama."""
         begun = self._clock.monotonic()
         outcome = Outcome(cache=bypass(found.detail), model=found.model)
         source = client.stream() if body is None else body or None
         try:
-            async with self._upstream.ask(request, source) as answer:
+            async with self._upstream.ask(request, source, repeatable=repeatable) as answer:
                 head = replace(answer.head, fields=fields.forwarded_response(answer.head, outcome.cache))
                 await client.begin(head, answer.length)
                 async for chunk in answer.chunks():

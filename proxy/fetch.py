@@ -94,7 +94,7 @@ class Fetcher:
         """Ask, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
-        async with self._upstream.ask(question.request, question.body) as answer:
+        async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
             chunks: list[bytes] = []
             size = 0
             arriving = answer.chunks()
@@ -133,13 +133,16 @@ class Fetcher:
         if not question.identity.stability.unchanged():
             return Detail.MODEL_CHANGED
         endpoint, wishes = question.candidate.endpoint, question.wishes
+        lifetime = self._rules.lifetime(endpoint) if wishes.ttl is None else wishes.ttl
+        if lifetime <= 0:
+            return Detail.NO_STORE
         return StoredResponse(
             status=whole.head.status,
             reason=whole.head.reason,
             fields=fields.replayed(whole.head.fields),
             body=body,
             stored_at=self._clock.now(),
-            lifetime=self._rules.lifetime(endpoint) if wishes.ttl is None else wishes.ttl,
+            lifetime=lifetime,
             took=whole.seconds,
             operation=endpoint.operation,
             model=question.identity.model,
@@ -150,13 +153,19 @@ class Fetcher:
         )
 
     async def _keep(self, question: Question, entry: StoredResponse) -> None:
-        key = question.key
+        key, generation = question.key, question.generation or ""
+        withdrawn = False
 
         def withdraw() -> None:
-            self._tasks.spawn(self._store.delete(key), f"withdraw {key[:8]}")
+            nonlocal withdrawn
+            withdrawn = True
+            self._tasks.spawn(self._store.delete(key, generation), f"withdraw {key[:8]}")
 
         self._models.confirm(question.identity, withdraw)
-        if await self._store.put(key, entry, question.generation or ""):
+        kept = await self._store.put(key, entry, generation)
+        if withdrawn:  # while the entry was on its way: what was deleted then was not yet there
+            await self._store.delete(key, generation)
+        elif kept:
             self._observe(
                 Stored(
                     key=key,

@@ -80,6 +80,8 @@ class Flight(Generic[T]):
         self.joinable = False
         self._linger = 0.0
         self._tail = Tail(limit, self._seats)
+        if not self._seats:
+            self._cancel()
         return self._tail
 
     def started(self, task: asyncio.Task[None]) -> None:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol, TypeAlias
 
 from proxy.errors import Source
-from proxy.policy.messages import Fields, Request, ResponseHead, StoredResponse
+from proxy.policy.messages import Request, ResponseHead, StoredResponse
 from proxy.policy.status import CacheStatus
 
 
@@ -71,8 +71,12 @@ Body: TypeAlias = bytes | AsyncIterator[bytes] | None
 class Upstream(Protocol):
     """Ollama. Leaving the context early closes the connection, which makes Ollama stop generating."""
 
-    def ask(self, request: Request, body: Body) -> AbstractAsyncContextManager[Answer]:
-        """Send a request whose fields are already those for the upstream; raises ProxyError."""
+    def ask(self, request: Request, body: Body, *, repeatable: bool = False) -> AbstractAsyncContextManager[Answer]:
+        """Send a request whose fields are already those for the upstream; raises ProxyError.
+
+        A request is sent once more if a pooled connection closes before any byte of the answer; one that is
+        `repeatable` also where that is only likely.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,7 @@ class Store(Protocol):
     async def put(self, key: str, entry: StoredResponse, generation: str) -> bool:
         """Keep an entry for its lifetime, where the generation is still current; whether it was kept."""
 
-    async def delete(self, key: str) -> None: ...
+    async def delete(self, key: str, generation: str) -> None: ...
 
     async def clear(self) -> int | None:
         """Start a new generation; how many entries the old one held, None when the store did not answer."""
@@ -175,6 +179,21 @@ class Stored:
     size: int
 
 
+class Fault(Enum):
+    """What can go wrong with the store, as a metric names it."""
+
+    FAILED = "failed"
+    DAMAGED = "damaged"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFault:
+    """An operation of the store failed, an entry was damaged, or one was dropped because too many were waiting."""
+
+    kind: Fault
+
+
 class Part(Enum):
     """A neighbour whose health is watched."""
 
@@ -193,7 +212,7 @@ class Health:
     reason: str = ""
 
 
-Event: TypeAlias = Exchange | Stored | Health
+Event: TypeAlias = Exchange | Stored | StoreFault | Health
 Observer: TypeAlias = Callable[[Event], None]
 
 
@@ -205,26 +224,3 @@ def fan_out(observers: Sequence[Observer]) -> Observer:
             observer(event)
 
     return observe
-
-
-__all__ = [
-    "Answer",
-    "Body",
-    "Client",
-    "Clock",
-    "Event",
-    "Exchange",
-    "Fields",
-    "Health",
-    "Identity",
-    "KeyCount",
-    "Lookup",
-    "Models",
-    "Observer",
-    "Part",
-    "Stability",
-    "Store",
-    "Stored",
-    "Upstream",
-    "fan_out",
-]

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+
+try:
+    import uvloop
+except ImportError:  # Windows
+    uvloop = None
 
 from proxy.simulator import Behaviour, Simulator
 from tests.support.servers import Proxy, RedisServer, proxy_before
@@ -13,6 +20,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--ollama", metavar="URL", help="also hold the proxy against a real Ollama with the recorded models"
     )
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """Tests run on uvloop, as the command does; what is about sockets runs on asyncio's own loop too."""
+    if uvloop is None:
+        return {"asyncio": asyncio.new_event_loop}
+    both = item.path.parent.name in ("wire", "faults")
+    return {"uvloop": uvloop.new_event_loop} | ({"asyncio": asyncio.new_event_loop} if both else {})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

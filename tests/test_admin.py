@@ -78,8 +78,15 @@ async def test_who_may_clear_on_a_listener_that_others_reach(simulator: Simulato
         for token, status in (("secret", 200), ("wrong", 401), ("", 401), ("sécret".encode().decode("latin-1"), 401)):
             fields = {"Authorization": f"Bearer {token}"}
             assert (await ask(url, *CHANGE, fields=fields)).status == status
+        for value, status in (("bearer secret", 200), ("secret", 401), ("Basic secret", 401)):
+            assert (await ask(url, *CHANGE, fields={"Authorization": value})).status == status
         assert (await ask(url, *CHANGE)).field("WWW-Authenticate") == 'Bearer realm="ollama-cache-proxy"'
         assert (await ask(url, *CHANGE, fields={"Authorization": "Bearer secret", "Origin": "http://x"})).status == 403
+
+
+async def test_metrics_in_a_version_that_is_none(proxy: Proxy) -> None:
+    accept = {"Accept": "application/openmetrics-text;version=abc"}
+    assert (await ask(proxy.url, "GET", "/metrics", fields=accept)).status == 200
 
 
 async def test_metrics_parse_and_tell_what_happened(proxy: Proxy) -> None:

@@ -120,8 +120,8 @@ class Admin:
             return None
         if not self._access.token:
             return _error(403, "set OCP_ADMIN_TOKEN to allow changes on a listener that is not on loopback")
-        given = (first(request.fields, b"authorization") or b"").removeprefix(b"Bearer ")
-        if not hmac.compare_digest(given, self._access.token.encode()):
+        scheme, _, given = (first(request.fields, b"authorization") or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given, self._access.token.encode()):
             challenge = ((b"WWW-Authenticate", b'Bearer realm="ollama-cache-proxy"'),)
             return _Answer(status=401, body=_json({"error": "the admin token is missing or wrong"}), fields=challenge)
         return None

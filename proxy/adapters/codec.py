@@ -29,7 +29,7 @@ def encode(key: str, entry: StoredResponse) -> bytes:
     """Give the bytes of an entry; `key` is in hexadecimal digits."""
     about = {
         "status": entry.status,
-        "reason": entry.reason,
+        "reason": entry.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
         "fields": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in entry.fields],
         "stored_at": entry.stored_at,
         "lifetime": entry.lifetime,
@@ -56,6 +56,7 @@ def decode(key: str, value: bytes) -> StoredResponse | None:
     start = _HEAD.size + length
     try:
         about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
+        about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
         lines = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about.pop("fields"))
         return StoredResponse(fields=lines, body=value[start:], **about)
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):

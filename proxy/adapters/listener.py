@@ -12,15 +12,16 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
 from proxy.errors import ClientLeft
+from proxy.policy.fields import with_host
 from proxy.policy.messages import Request, ResponseHead
-from proxy.policy.target import origin_form
+from proxy.policy.target import split
 from proxy.ports import Client, Clock
 
 Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
@@ -28,10 +29,13 @@ Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _MAX_LINE: Final = 32_768
 _JOIN_UP_TO: Final = 65_536
+_AT_ONCE: Final = 0.01
+"""Seconds; to aiohttp, 0 means for ever."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
 )
+_NOT_IMPLEMENTED: Final = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
 
@@ -62,10 +66,11 @@ class _HttpClient:
         self._writer = request.writer
         self._transport = request.transport
         self._held: list[bytes] = []
-        self._expects = request.headers.get("Expect", "").lower() == "100-continue"
+        self._old = request.version < HttpVersion11
+        self._expects = not self._old and request.headers.get("Expect", "").lower() == "100-continue"
         self._chunked = False
         self._bodyless = False
-        self.keep_alive = request.keep_alive
+        self.keep_alive = request.keep_alive and "Upgrade" not in request.headers  # aiohttp loses what follows those
         self.first_byte_at: float | None = None
         self.sent = 0
         self.ended = False
@@ -113,7 +118,7 @@ class _HttpClient:
 
     async def begin(self, head: ResponseHead, length: int | None) -> None:
         self._write(self._head(head, length))
-        await self._writer.drain()
+        await self._flush()
 
     async def write(self, chunk: bytes) -> None:
         if self._bodyless:
@@ -127,10 +132,7 @@ class _HttpClient:
             self._write(b"%x\r\n" % len(chunk))
             self._write(chunk)
             self._write(b"\r\n")
-        try:
-            await self._writer.drain()
-        except ConnectionError as error:
-            raise ClientLeft from error
+        await self._flush()
 
     async def finish(self) -> None:
         if self._chunked:
@@ -145,10 +147,13 @@ class _HttpClient:
             self.sent += len(body)
             self._write(lines + body)
         self.ended = True
-        try:
-            await self._writer.drain()
-        except ConnectionError as error:
-            raise ClientLeft from error
+        await self._flush()
+
+    def refuse(self, answer: bytes) -> None:
+        """Send a whole answer that closes the connection."""
+        self.keep_alive = False
+        self.ended = True
+        self._write(answer)
 
     def abort(self) -> None:
         self.keep_alive = False
@@ -163,12 +168,12 @@ class _HttpClient:
 
     def _head(self, head: ResponseHead, length: int | None) -> bytes:
         """Frame the answer (RFC 9112, section 6) and give its head as bytes."""
-        old = self._request.version < HttpVersion11
+        old = self._old
         self._bodyless = self._request.method == "HEAD" or head.status in _NO_BODY_STATUS
         self._chunked = length is None and not self._bodyless and not old
         if self._listener.draining or not self._request.content.is_eof() or (old and length is None):
             self.keep_alive = False
-        lines = [f"HTTP/1.{0 if old else 1} {head.status} {head.reason}".encode("latin-1", "replace")]
+        lines = [f"HTTP/1.{0 if old else 1} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
         lines += [b"%b: %b" % line for line in head.fields]
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked")
@@ -178,6 +183,13 @@ class _HttpClient:
             lines.append(b"Connection: keep-alive")
         self.first_byte_at = self._listener.clock.monotonic()
         return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    async def _flush(self) -> None:
+        """Wait while the client reads too slowly."""
+        try:
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise ClientLeft from error
 
     def _write(self, data: bytes) -> None:
         transport = self._transport
@@ -208,8 +220,7 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
         self._counted = self._listener.opened()
         if not self._counted:
-            assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker; asyncio's streams are
-            transport.write(_FULL)
+            cast("asyncio.Transport", transport).write(_FULL)  # uvloop's are transports without the name
             self.force_close()
             return
         self._await_head()
@@ -226,7 +237,7 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
         if self._request_count != before:
             self._head_came()
-        elif self._head_timer is None and not self._request_in_progress and not self._messages:
+        elif self._head_timer is None and self._waiter is not None and not self._waiter.done():
             self._await_head()
 
     def _await_head(self) -> None:
@@ -322,16 +333,19 @@ class Listener:
             async with asyncio.timeout(patience):
                 while self._in_progress:
                     await self._idle.wait()
-        await self._server.shutdown(0.0)
+        await self._server.shutdown(_AT_ONCE)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         client = _HttpClient(request, self)
         self._in_progress += 1
         self._idle.clear()
         try:
-            target = origin_form(request.raw_path)
-            head = Request(method=request.method, target=target, fields=request.raw_headers)
-            await self._handler(head, client)
+            if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+                client.refuse(_NOT_IMPLEMENTED)
+            else:
+                target, authority = split(request.raw_path)
+                lines = request.raw_headers if authority is None else with_host(request.raw_headers, authority)
+                await self._handler(Request(method=request.method, target=target, fields=lines), client)
         except ClientLeft:
             client.abort()
         except Exception as error:  # noqa: BLE001 - the last resort: a reset, and the name of the error in the log

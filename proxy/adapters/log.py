@@ -11,7 +11,7 @@ import orjson
 
 from proxy.errors import Source
 from proxy.policy.status import Result
-from proxy.ports import Clock, Event, Exchange, Health, Part, Stored
+from proxy.ports import Clock, Event, Exchange, Health, Part, Stored, StoreFault
 
 TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
@@ -51,6 +51,8 @@ class Log:
                 self._line(
                     _BLUE, f"💾 Cached: {_short(event.key)} (TTL: {event.ttl}s)", event.model, event.operation, size
                 )
+            case StoreFault():
+                pass  # its health says so once
             case Health():
                 self._health(event)
 

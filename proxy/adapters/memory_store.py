@@ -48,7 +48,7 @@ class MemoryStore:
             self.evicted += 1
         return True
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: str, generation: str) -> None:  # noqa: ARG002 - there is only the current one
         """See ports.Store."""
         self._remove(key)
 

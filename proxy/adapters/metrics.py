@@ -10,7 +10,7 @@ from prometheus_client.exposition import choose_encoder
 
 from proxy import __version__
 from proxy.policy.status import Result
-from proxy.ports import Event, Exchange, Health, Part, Stored
+from proxy.ports import Event, Exchange, Health, Part, Stored, StoreFault
 
 _PREFIX: Final = "ollama_cache_proxy_"
 _BUCKETS: Final = (
@@ -60,6 +60,7 @@ class Metrics:
         self._stored_bytes = self._counter("stored_bytes", "Bytes of bodies that reached the store.", "endpoint")
         self._saved = self._counter("saved_seconds", "Seconds of Ollama's time that hits did not need.", "endpoint")
         self._errors = self._counter("errors", "Exchanges that failed, by whose fault.", "source")
+        self._faults = self._counter("store_faults", "Operations that failed, entries damaged or dropped.", "kind")
         self._up = self._gauge("upstream_up", "Whether Ollama answered last time (1) or not (0).")
         self._store_up = self._gauge("store_up", "Whether the store answered last time (1) or not (0).")
         self._writes_up = self._gauge("store_writes_up", "Whether the store took the last entry (1) or not (0).")
@@ -78,19 +79,25 @@ class Metrics:
             case Stored():
                 self._stores.labels(event.operation).inc()
                 self._stored_bytes.labels(event.operation).inc(event.size)
+            case StoreFault():
+                self._faults.labels(event.kind.value).inc()
             case Health():
                 self._parts[event.part].set(1 if event.well else 0)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Give body and Content-Type, in OpenMetrics where `accept` asks for it."""
-        encoder, content_type = choose_encoder(accept)
+        try:
+            encoder, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no version
+            encoder, content_type = choose_encoder("")
         return encoder(self.registry), content_type
 
     def _exchange(self, event: Exchange) -> None:
         cache = event.cache
         result = cache.result.value.lower()
         operation = event.operation
-        self._requests.labels(operation, self._model(event.model), result, str(event.status)).inc()
+        model = "" if cache.result is Result.BYPASS else self._model(event.model)  # a bypass may name anything
+        self._requests.labels(operation, model, result, str(event.status)).inc()
         self._seconds.labels(operation, result).observe(event.seconds)
         if event.first_byte is not None:
             self._first.labels(operation, result).observe(event.first_byte)
@@ -110,7 +117,7 @@ class Metrics:
                 self._bypasses.labels(operation, cache.detail.value if cache.detail is not None else "").inc()
 
     def _model(self, name: str) -> str:
-        """Bound the label: what clients send must not fill the memory of whoever scrapes."""
+        """Bound the label: many models must not fill the memory of whoever scrapes."""
         if name in self._models or not name:
             return name
         if len(self._models) >= _MAX_MODELS:

@@ -24,7 +24,6 @@ POLL: Final = 5.0
 STALE: Final = 10.0
 PATIENCE: Final = 1.0
 _OK: Final = 200
-_DEADLINE: Final = 5.0
 
 ANY: Final = "*"
 """Stands for every model, where a change did not say which one it is about."""
@@ -68,10 +67,11 @@ class _Watch:
 
 
 class OllamaModels:
-    """See ports.Models."""
+    """See ports.Models. A look may take `deadline` seconds, longer than a connection: silence is not slowness."""
 
-    def __init__(self, upstream: Upstream, *, clock: Clock, tasks: Tasks) -> None:
+    def __init__(self, upstream: Upstream, *, deadline: float, clock: Clock, tasks: Tasks) -> None:
         self._upstream = upstream
+        self._deadline = deadline
         self._clock = clock
         self._tasks = tasks
         self._table: _Table | None = None
@@ -153,7 +153,8 @@ class OllamaModels:
                     if self._failed_at > before:
                         break
         except TimeoutError:
-            return None
+            if not self._unreachable:
+                return None
         failed = self._table is None or self._failed_at > self._table.begun
         return None if failed and not self._unreachable else self._table
 
@@ -173,7 +174,7 @@ class OllamaModels:
     async def _look_once(self) -> None:
         begun = self._clock.monotonic()
         try:
-            async with asyncio.timeout(_DEADLINE):
+            async with asyncio.timeout(self._deadline):
                 tags, version = await self._get("/api/tags"), await self._get("/api/version")
             table = _Table(begun=begun, version=_version(version), digests=_digests(tags))
         except ProxyError:
@@ -182,7 +183,7 @@ class OllamaModels:
         except (TimeoutError, ValueError, KeyError, TypeError, AttributeError):  # slow, or no answer of Ollama's
             self._failed_at, self._unreachable = begun, False
             return
-        self._table = table
+        self._table, self._unreachable = table, False
         self._changes = [change for change in self._changes if change.ended is None or change.ended >= begun]
         self._settle(table)
 

@@ -7,7 +7,7 @@ decompressed, no cookies, no proxy from the environment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -117,9 +117,9 @@ class Ollama:
         await self._fresh.close()
 
     @asynccontextmanager
-    async def ask(self, request: Request, body: Body) -> AsyncIterator[_Answer]:
+    async def ask(self, request: Request, body: Body, *, repeatable: bool = False) -> AsyncIterator[_Answer]:
         """See ports.Upstream."""
-        response = await self._head(request, body)
+        response = await self._head(request, body, repeatable=repeatable)
         complete = False
         try:
             yield _Answer(response)
@@ -130,13 +130,19 @@ class Ollama:
             else:
                 response.close()
 
-    async def _head(self, request: Request, body: Body) -> aiohttp.ClientResponse:
+    async def _head(self, request: Request, body: Body, *, repeatable: bool) -> aiohttp.ClientResponse:
         now = self._clock.monotonic()
         if not self._silence.allows(now):
             raise unreachable(f"Ollama at {self.name} does not answer")
+        seconds = self._deadline
+        source = body if body is None or isinstance(body, bytes) else _Upload(body)
         try:
-            async with asyncio.timeout(self._deadline) as deadline:
-                response = await self._send(request, body)
+            async with asyncio.timeout(None if isinstance(source, _Upload) else seconds) as deadline:
+                if isinstance(source, _Upload) and seconds is not None:  # it is Ollama's time, not the client's
+                    source.then(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
+                response = await self._send(request, source, repeatable=repeatable)
+                if isinstance(source, _Upload):
+                    source.then(_nothing)
         except TimeoutError as error:
             if deadline.expired() and self._deadline is not None:
                 raise too_late(self._deadline) from error
@@ -147,21 +153,19 @@ class Ollama:
         self._told(well=True)
         return response
 
-    async def _send(self, request: Request, body: Body) -> aiohttp.ClientResponse:
+    async def _send(
+        self, request: Request, body: bytes | _Upload | None, *, repeatable: bool
+    ) -> aiohttp.ClientResponse:
         """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
         trace = _Trace()
-        upload = None if body is None or isinstance(body, bytes) else _Upload(body)
+        upload = body if isinstance(body, _Upload) else None
         try:
             return await self._request(self._session, request, upload.read() if upload else body, trace)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if upload is not None and upload.failure is not None:
-                raise upload.failure from error
-            if isinstance(error, aiohttp.ClientConnectorError) or upload is not None or not trace.reused:
-                raise
         except aiohttp.ClientError as error:
             if upload is not None and upload.failure is not None:
                 raise upload.failure from error
-            raise
+            if upload is not None or not trace.reused or not _unanswered(error, repeatable=repeatable):
+                raise
         return await self._request(self._fresh, request, body, trace)
 
     async def _request(
@@ -219,15 +223,40 @@ class _Upload:
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
+        self._then = _nothing
         self.failure: ClientLeft | None = None
 
+    def then(self, call: Callable[[], None]) -> None:
+        """Call this when the body has been read to its end."""
+        self._then = call
+
     async def read(self) -> AsyncIterator[bytes]:
+        """Give the body; first nothing, which makes aiohttp send the head before there is a byte of it."""
+        yield b""
         try:
             async for chunk in self._body:
                 yield chunk
         except ClientLeft as error:
             self.failure = error
             raise
+        self._then()
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _unanswered(error: aiohttp.ClientError, *, repeatable: bool) -> bool:
+    """Whether a connection closed before any byte of an answer came.
+
+    aiohttp keeps what had come in the place of the message. Of a reset it keeps nothing: then only what may be asked
+    twice counts as unanswered.
+    """
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)
+    return (
+        repeatable and isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError)
+    )
 
 
 async def _note_reuse(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:

@@ -67,12 +67,13 @@ class PrivateRedis:
     async def start(self) -> bool:
         """Start the child; whether it accepts connections in time."""
         await self._spawn()
-        self._tasks.spawn(self._keep(), "keep the private store alive", endless=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(_STARTS_WITHIN):
                 while not await self._accepts():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)  # another process's socket tells nobody
-                return True
+            self._tasks.spawn(self._keep(), "keep the private store alive", endless=True)
+            return True
+        await self.close()
         return False
 
     async def close(self) -> None:
@@ -116,7 +117,8 @@ class PrivateRedis:
             if self._closing:
                 return
             await asyncio.sleep(_RESTART_AFTER)
-            await self._spawn()
+            with suppress(OSError):  # out of memory or descriptors: the ended shell brings us back here
+                await self._spawn()
 
     async def _accepts(self) -> bool:
         try:

@@ -9,6 +9,7 @@ absent generation (a new Redis, an eviction) is replaced by a new one: that cost
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -22,7 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from proxy.adapters.codec import decode, encode
 from proxy.policy.breaker import Breaker
 from proxy.policy.messages import StoredResponse
-from proxy.ports import Clock, Health, KeyCount, Lookup, Observer, Part
+from proxy.ports import Clock, Fault, Health, KeyCount, Lookup, Observer, Part, StoreFault
 from proxy.tasks import Tasks
 
 PREFIX: Final = "ocp:1:"
@@ -37,6 +38,7 @@ _WRITERS: Final = 8
 _MAX_WAITING: Final = 128 * 1024 * 1024
 _SCAN: Final = 1000
 _EXACT_UP_TO: Final = 10_000
+_TURNS_AT_ONCE: Final = 60
 _RECOUNT: Final = 30.0
 _FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
 
@@ -69,14 +71,6 @@ class RedisStore:
         self._waiting = 0
         self._counted: tuple[int, float] | None = None
         self._counting: asyncio.Task[None] | None = None
-        self.errors = 0
-        self.dropped = 0
-        self.damaged = 0
-
-    @property
-    def well(self) -> bool:
-        """Whether the last operations succeeded."""
-        return all(self._well.values())
 
     async def ping(self) -> bool:
         """Say whether the server answers; observed like every operation."""
@@ -94,8 +88,8 @@ class RedisStore:
         generation, value = found
         entry = decode(key, value) if value is not None else None
         if value is not None and entry is None:
-            self.damaged += 1
-            self._tasks.spawn(self.delete(key), f"remove damaged {key[:8]}")
+            self._observe(StoreFault(kind=Fault.DAMAGED))
+            self._tasks.spawn(self.delete(key, generation), f"remove damaged {key[:8]}")
         return Lookup(entry=entry, generation=generation)
 
     async def _look(self, key: str) -> tuple[str, bytes | None]:
@@ -115,8 +109,8 @@ class RedisStore:
     async def put(self, key: str, entry: StoredResponse, generation: str) -> bool:
         """See ports.Store. Waits for its turn; over too many waiting bytes the entry is dropped."""
         value = encode(key, entry)
-        if self._waiting + len(value) > _MAX_WAITING or entry.lifetime <= 0:
-            self.dropped += 1
+        if self._waiting + len(value) > _MAX_WAITING:
+            self._observe(StoreFault(kind=Fault.DROPPED))
             return False
         self._waiting += len(value)
         try:
@@ -126,32 +120,38 @@ class RedisStore:
         finally:
             self._waiting -= len(value)
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, key: str, generation: str) -> None:
         """See ports.Store."""
-        name = _entry(self._generation, key)
+        name = _entry(generation, key)
         await self._write(lambda: self._redis.unlink(name))
 
     async def clear(self) -> int | None:
         """See ports.Store. The old generation's entries are removed in the background."""
         count = await self.count()
-        old = self._generation
         fresh = secrets.token_hex(16)
-        if not await self._write(lambda: self._redis.set(GENERATION, fresh)):
+        swapped = await self._write(lambda: self._swap(fresh))
+        if swapped is None:
             return None
         self._generation = fresh
         self._counted = (0, self._clock.monotonic())
-        self._tasks.spawn(self._sweep(old), "sweep the old generation")
+        if swapped:
+            self._tasks.spawn(self._sweep(swapped), "sweep the old generation")
         return count.keys if count is not None else 0
+
+    async def _swap(self, fresh: str) -> str:
+        """Make `fresh` the generation; gives the one before, or nothing."""
+        old = await self._redis.set(GENERATION, fresh, get=True)
+        return "" if old is None else old.decode("latin-1")
 
     async def count(self) -> KeyCount | None:
         """See ports.Store. Exact up to 10,000 keys; beyond that at most 30 s old."""
         found = await self._read(self._count_some, None, deadline=_WRITE)
         if found is None:
             return None
-        if found >= 0:
-            self._counted = (found, self._clock.monotonic())
-            return KeyCount(keys=found, age=0.0)
         now = self._clock.monotonic()
+        if found >= 0:
+            self._counted = (found, now)
+            return KeyCount(keys=found, age=0.0)
         if self._counting is None and (self._counted is None or now - self._counted[1] > _RECOUNT / 2):
             self._counting = self._tasks.spawn(self._count_all(), "count entries")
             self._counting.add_done_callback(self._counting_ended)
@@ -163,12 +163,10 @@ class RedisStore:
         return KeyCount(keys=keys, age=self._clock.monotonic() - at)
 
     async def _count_some(self) -> int:
-        """Give the count, or -1 when the server holds more than can be counted at once."""
-        if not self._generation:
-            await self._look("0" * 64)
-        if await self._redis.dbsize() > _EXACT_UP_TO:
-            return -1
-        return await self._scan(self._generation, None)
+        """Give the count of the current generation, or -1 where that is too much to be looked through at once."""
+        await self._look("0" * 64)
+        found = await self._scan(self._generation, None, at_once=True)
+        return -1 if found is None else found
 
     async def _count_all(self) -> None:
         generation = self._generation
@@ -176,7 +174,7 @@ class RedisStore:
             keys = await self._scan(generation, None)
         except _FAILURES:
             return
-        if generation == self._generation:
+        if keys is not None and generation == self._generation:
             self._counted = (keys, self._clock.monotonic())
 
     def _counting_ended(self, _task: asyncio.Task[None]) -> None:
@@ -188,17 +186,25 @@ class RedisStore:
         except _FAILURES:
             return  # what is left is never found, and goes with its lifetime
 
-    async def _scan(self, generation: str, each: Callable[[list[bytes]], Awaitable[Any]] | None) -> int:
-        """Go through the names of one generation, each once; give how many there are."""
+    async def _scan(
+        self, generation: str, each: Callable[[list[bytes]], Awaitable[Any]] | None, *, at_once: bool = False
+    ) -> int | None:
+        """Go through the names of one generation; give how many there are, or None where `at_once` was too much.
+
+        Others may keep names in the same database: those cost time too.
+        """
         seen: set[bytes] = set()
         cursor = 0
-        while True:
+        for turn in itertools.count():
             cursor, names = await self._redis.scan(cursor, match=_entry(generation, "*"), count=_SCAN)
             seen.update(names)
             if each is not None and names:
                 await each(names)
             if not cursor:
                 return len(seen)
+            if at_once and (len(seen) > _EXACT_UP_TO or turn >= _TURNS_AT_ONCE):
+                return None
+        raise AssertionError  # a count does not end
 
     async def _read(self, operation: Callable[[], Awaitable[T]], fallback: T, *, deadline: float = _LOOKUP) -> T:
         return await self._guarded(Part.STORE, self._reads, operation, fallback, deadline)
@@ -221,7 +227,7 @@ class RedisStore:
             async with asyncio.timeout(deadline):
                 result = await operation()
         except _FAILURES as error:
-            self.errors += 1
+            self._observe(StoreFault(kind=Fault.FAILED))
             breaker.failed(self._clock.monotonic())
             self._told(part, well=False, reason=_kind(error))
             return fallback

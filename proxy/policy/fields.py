@@ -81,6 +81,12 @@ def hit_fields(stored: Fields, length: int, age: int, status: CacheStatus) -> Fi
     )
 
 
+def with_host(fields: Fields, authority: str) -> Fields:
+    """Put an absolute target's authority in the place of Host (RFC 9112, section 3.2.2)."""
+    rest = tuple(line for line in fields if line[0].lower() != b"host")
+    return ((b"Host", authority.encode("latin-1", "replace")), *rest)
+
+
 def looped(fields: Fields) -> bool:
     """Whether the request has been through this proxy before (RFC 9110, section 7.6.3)."""
     return any(_PSEUDONYM in member.split() for member in members(fields, b"via"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 
-def origin_form(target: str) -> str:
-    """Give the target as an origin server expects it: of an absolute-form, what follows the authority."""
+def split(target: str) -> tuple[str, str | None]:
+    """Give the target as an origin server expects it, and the authority of an absolute-form, which goes before Host."""
     scheme, found, rest = target.partition("://")
     if not found or scheme.lower() not in ("http", "https"):
-        return target
-    slash = rest.find("/")
-    query = rest.find("?")
-    if slash < 0 or 0 <= query < slash:
-        return "/" + rest[query:] if query >= 0 else "/"
-    return rest[slash:]
+        return target, None
+    end = min((at for mark in "/?" if (at := rest.find(mark)) >= 0), default=len(rest))
+    path = rest[end:]
+    return path if path.startswith("/") else "/" + path, rest[:end]

@@ -147,9 +147,9 @@ async def test_delete_takes_one_out(clock):
     store = room_for(5, clock)
     await put(store, "a", entry(10))
     await put(store, "b", entry(10))
-    await store.delete("a")
-    await store.delete("a")
-    await store.delete("unknown")
+    await store.delete("a", "any")
+    await store.delete("a", "any")
+    await store.delete("unknown", "any")
     assert await keys(store, "ab") == "b"
     assert store.held == 10 + OVERHEAD
 

@@ -6,8 +6,10 @@ import asyncio
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
+from proxy.adapters import models as module
 from proxy.adapters.models import OllamaModels
 from proxy.app import SystemClock
+from proxy.errors import unreachable
 from proxy.tasks import Tasks
 
 
@@ -35,7 +37,7 @@ class Upstream:
 async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
     """It joined the look that had ended, for ever, without letting anything else run."""
     upstream = Upstream()
-    models = OllamaModels(upstream, clock=SystemClock(), tasks=Tasks())
+    models = OllamaModels(upstream, deadline=5, clock=SystemClock(), tasks=Tasks())
 
     async def request():
         await upstream.ended
@@ -47,3 +49,35 @@ async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
     assert await waiting is None
     assert upstream.looks == 2
     models.close()
+
+
+async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(monkeypatch):
+    """A look that waits for a connection is silence, not slowness, also while it lasts longer than anyone's patience."""
+    monkeypatch.setattr(module, "STALE", 0.0)
+    monkeypatch.setattr(module, "POLL", 0.0)
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    silent = False
+
+    class Silent(Upstream):
+        @asynccontextmanager
+        async def ask(self, request, body):
+            if silent:
+                await asyncio.sleep(0.15)
+                raise unreachable("silent")
+            tags = b'{"models":[{"name":"tiny","digest":"d"}]}'
+
+            async def chunks():
+                yield tags if request.target == "/api/tags" else b'{"version":"0.24.0"}'
+
+            yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
+
+    tasks = Tasks()
+    models = OllamaModels(Silent(), deadline=5, clock=SystemClock(), tasks=tasks)
+    assert (await models.identify("tiny")).digest == "d"
+    silent = True
+    assert await models.identify("tiny") is None, "nothing is known yet: it may only be slow"
+    await asyncio.sleep(0.2)
+    for _ in range(3):
+        assert (await models.identify("tiny")).digest == "d"
+    models.close()
+    await tasks.close(1)

@@ -106,6 +106,29 @@ async def test_an_entry_kept_under_a_digest_that_had_gone_is_removed(
         assert stale.field("X-Cache") == "MISS"
 
 
+async def test_an_entry_that_is_withdrawn_while_it_is_on_its_way_to_the_store(
+    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+) -> None:
+    monkeypatch.setattr(models, "POLL", 0.05)
+    monkeypatch.setattr(models, "STALE", 0.1)
+    async with proxy_before(simulator.url) as proxy:
+        await generate(proxy, "tiny2")
+        store, may_go = proxy.running.store, asyncio.Event()
+        put = store.put
+
+        async def late(key: str, entry: Any, generation: str) -> bool:
+            await may_go.wait()
+            return await put(key, entry, generation)
+
+        monkeypatch.setattr(store, "put", late)
+        simulator.models.replace("tiny")
+        await generate(proxy, "tiny")
+        await asyncio.sleep(0.3)  # several looks
+        may_go.set()
+        await asyncio.sleep(0.05)
+        assert (await store.count()).keys == 1, "only the entry of tiny2 is left"
+
+
 async def test_a_table_that_cannot_be_had_is_no_reason_to_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "PATIENCE", 0.05)
     async with Simulator(Behaviour(completion_delay=0)) as simulator:

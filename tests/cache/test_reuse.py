@@ -268,6 +268,47 @@ async def test_what_was_asked_before_a_clear_is_not_found_after_it(proxy: Proxy,
     assert (await post(proxy.url, "/api/generate", GENERATE)).field("X-Cache") == "MISS"
 
 
+async def test_a_flight_that_a_clear_has_ended_is_not_joined(proxy: Proxy, simulator: Simulator) -> None:
+    simulator.gate.close()
+    before = asyncio.create_task(post(proxy.url, "/api/generate", GENERATE))
+    await simulator.arrived(1)
+    await ask(proxy.url, "POST", "/api/cache/clear")
+    after = asyncio.create_task(post(proxy.url, "/api/generate", GENERATE))
+    await simulator.arrived(2)
+    simulator.gate.open()
+    assert [(await task).field("X-Cache") for task in (before, after)] == ["MISS", "MISS"]
+
+
+async def test_a_lifetime_of_nothing_is_not_kept(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, ttl_completion=0) as proxy:
+        answer = await post(proxy.url, "/api/generate", GENERATE)
+        assert answer.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=no-store"
+
+
+async def test_a_reason_phrase_of_any_bytes_is_kept(redis_server: RedisServer) -> None:
+    answer = whole(b'{"done":true,"done_reason":"stop"}', status="200 Gr\xfcn").decode().encode("latin-1")
+    async with byte_upstream(answering(answer)) as upstream:
+        async with proxy_before(upstream.url, redis_url=redis_server.url) as proxy:
+            for result in ("MISS", "HIT"):
+                seen = await post(proxy.url, "/api/generate", GENERATE)
+                assert (seen.status_line, seen.field("X-Cache")) == ("HTTP/1.1 200 Gr\xfcn", result)
+
+
+async def test_counts_are_those_of_the_generation_that_another_proxy_began(
+    simulator: Simulator, redis_server: RedisServer
+) -> None:
+    async with (
+        proxy_before(simulator.url, redis_url=redis_server.url) as one,
+        proxy_before(simulator.url, redis_url=redis_server.url) as other,
+    ):
+        await post(other.url, "/api/generate", GENERATE)
+        await ask(one.url, "POST", "/api/cache/clear")
+        await post(one.url, "/api/generate", GENERATE)
+        assert (await stats(other))["keys"] == 1
+        assert json.loads((await ask(other.url, "POST", "/api/cache/clear")).body) == {"cleared": 1}
+        await until(lambda: not redis_server.client().keys("ocp:1:e:*"))
+
+
 async def test_two_proxies_share_one_redis(simulator: Simulator, redis_server: RedisServer) -> None:
     async with (
         proxy_before(simulator.url, redis_url=redis_server.url) as one,

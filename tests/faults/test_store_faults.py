@@ -161,13 +161,22 @@ async def test_a_key_of_a_foreign_type_is_a_miss(server: RedisServer, simulator:
         assert (await generate(proxy)).field("X-Cache") == "HIT"
 
 
+async def test_names_of_others_in_the_database_are_not_counted(redis_server: RedisServer, simulator: Simulator) -> None:
+    redis_server.client().mset({f"other {number}": "x" for number in range(20_000)})
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+        await generate(proxy)
+        stats = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
+        assert (stats["keys"], "keysAge" in stats) == (1, False)
+
+
 async def test_counts_beyond_what_is_counted_at_once_say_their_age(
     monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, simulator: Simulator
 ) -> None:
     monkeypatch.setattr(redis_store, "_EXACT_UP_TO", 2)
+    monkeypatch.setattr(redis_store, "_SCAN", 1)
     async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
-        for number in range(5):
+        for number in range(20):
             await generate(proxy, str(number))
         stats = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
-        assert stats["keys"] == 5
+        assert stats["keys"] == 20
         assert 0 <= stats["keysAge"] <= 30

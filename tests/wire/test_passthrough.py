@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import os
+from contextlib import suppress
 
 import pytest
 
@@ -429,6 +430,105 @@ async def test_a_hundred_who_wait_are_in_nobodys_way() -> None:
         assert (await asyncio.wait_for(ask(proxy.url, "GET", "/x"), 10)).status == 200
         for connection in waiting:
             connection.close()
+
+
+async def test_a_body_that_comes_after_its_head_is_no_slow_head(simulator: Simulator) -> None:
+    """The deadline for heads once ran on while the request was answered, and cut long generations."""
+    async with proxy_before(simulator.url, head_timeout=0.05) as proxy:
+        simulator.gate.close()
+        connections = [await RawConnection.open(proxy.url) for _ in range(6)]
+        for connection in connections:
+            connection.writer.write(
+                b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(CHAT)
+            )
+            await asyncio.sleep(0)
+            connection.writer.write(CHAT)
+        await simulator.arrived(6)
+        await asyncio.sleep(0.1)  # twice the deadline
+        simulator.gate.open()
+        for connection in connections:
+            assert (await connection.answer()).status == 200
+            connection.close()
+
+
+async def test_an_answer_that_comes_before_any_byte_of_the_body() -> None:
+    async def script(talk: Conversation) -> None:
+        await talk.write(whole(b"{}", status="404 Not Found"))
+        await talk.reader.readexactly(1)
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
+        async with await RawConnection.open(proxy.url) as connection:
+            connection.writer.write(b"POST /api/nope HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000\r\n\r\n")
+            assert (await asyncio.wait_for(connection.answer(), 5)).status == 404
+
+
+async def test_a_request_of_which_part_was_answered_is_not_sent_again() -> None:
+    """A deletion that had succeeded was asked for again, and then there was nothing to delete."""
+    served = 0
+
+    async def script(talk: Conversation) -> None:
+        nonlocal served
+        await talk.read_body()
+        served += 1
+        if served == 2:
+            await talk.write(b"HTTP/1.1 200")
+            raise ConnectionResetError
+        await talk.write(OK)
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
+        for status in (200, 502):
+            assert (await ask(proxy.url, "DELETE", "/api/delete", body=b'{"model":"tiny"}')).status == status
+        assert served == 2
+
+
+async def test_upstream_timeout_does_not_count_the_upload() -> None:
+    async with byte_upstream(answering(OK)) as upstream, proxy_before(upstream.url, upstream_timeout=0.1) as proxy:
+        async with await RawConnection.open(proxy.url) as connection:
+            connection.writer.write(b"POST /api/blobs/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nab")
+            await asyncio.sleep(0.3)
+            connection.writer.write(b"cd")
+            assert (await connection.answer()).status == 200
+
+
+async def test_an_absolute_target_names_the_host_that_counts(proxy: Proxy) -> None:
+    for target, host, status in (("evil.example", "localhost", b"403"), ("localhost", "evil.example", b"200")):
+        data = f"GET http://{target}/api/version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        assert (await raw(proxy.url, data.encode())).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_coded_body_is_not_passed_on_without_its_coding(proxy: Proxy, simulator: Simulator) -> None:
+    data = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+    assert (await raw(proxy.url, data)).startswith(b"HTTP/1.1 501 ")
+    assert not [request for request in simulator.received if request.method == "POST"]
+
+
+async def test_an_upgrade_is_answered_plainly_and_ends_the_connection(proxy: Proxy) -> None:
+    """What follows in the same segment is lost by the parser: the client has to see that it must ask again."""
+    data = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    answer = await raw(proxy.url, data * 2)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"Connection: close" in answer
+
+
+async def test_http_1_0_is_not_told_to_continue(proxy: Proxy) -> None:
+    data = b"POST /api/show HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 16\r\n\r\n" + b'{"model":"tiny"}'
+    assert (await raw(proxy.url, data)).startswith(b"HTTP/1.0 200 ")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_draining_ends_although_a_client_stays(busy: bool, simulator: Simulator) -> None:
+    """An idle connection, or a stream that goes on, once kept the proxy from ending for ever."""
+    async with proxy_before(simulator.url) as proxy, await RawConnection.open(proxy.url) as connection:
+        connection.send("GET", "/api/version")
+        await connection.answer()
+        if busy:
+            simulator.gate.close()
+            connection.send("POST", "/api/chat", body=CHAT)
+            await simulator.arrived(1)
+        await asyncio.wait_for(proxy.running.listener.drain(0.05), 5)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(connection.reader.read(), 5) == b""
+        simulator.gate.open()
 
 
 async def test_pipelined_requests_are_answered_in_order(proxy: Proxy) -> None:
