@@ -4,6 +4,7 @@
     app.py         composition root: opens and closes everything
     exchange.py    one request from top to bottom: start reading here
     fetch.py       asking Ollama for an answer that others may wait for too, and keeping it
+    lists.py       lists of texts, embedded item by item
     flights.py     collapsed forwarding: one upstream request for N equal ones
     ports.py       what an exchange needs of the world, and the facts it gives back
     errors.py      what can go wrong on the way, and by whose fault

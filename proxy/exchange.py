@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from proxy.errors import ClientLeft, ProxyError, Source
-from proxy.fetch import Fetched, Fetcher, Overflow, Question, Whole
+from proxy.fetch import Fetched, Overflow, Question, Whole
 from proxy.flights import Flight, Flights, Seat
-from proxy.policy import classify, endpoints, fields
+from proxy.lists import ListFetcher, ListQuestion
+from proxy.policy import classify, embeddings, endpoints, fields
 from proxy.policy.classify import Bypass, Candidate
 from proxy.policy.endpoints import Endpoint
 from proxy.policy.key import Scope, cache_key
@@ -24,7 +25,7 @@ from proxy.policy.replies import reply
 from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives, reuse
 from proxy.policy.rules import Rules
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.ports import Client, Clock, Exchange, Models, Observer, Store, Upstream
+from proxy.ports import Client, Clock, Exchange, Lookups, Models, Observer, Store, Upstream
 from proxy.tasks import Tasks
 
 _SERVER_ERROR = 500
@@ -41,6 +42,8 @@ class Outcome:
     key: str = ""
     upstream_seconds: float | None = None
     saved_seconds: float = 0.0
+    items: int = 0
+    items_known: int = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     error: Source | None = None
@@ -69,7 +72,7 @@ class Exchanges:
         self._models = models
         self._clock = clock
         self._observe = observe
-        self._fetcher = Fetcher(
+        self._fetcher = ListFetcher(
             rules=rules,
             store=store,
             upstream=upstream,
@@ -103,6 +106,8 @@ class Exchanges:
                     first_byte=None if at is None else at - begun,
                     upstream_seconds=outcome.upstream_seconds,
                     saved_seconds=outcome.saved_seconds,
+                    items=outcome.items,
+                    items_known=outcome.items_known,
                     bytes_sent=client.sent,
                     prompt_tokens=outcome.prompt_tokens,
                     output_tokens=outcome.output_tokens,
@@ -168,6 +173,23 @@ class Exchanges:
             namespace=wishes.namespace,
         )
         key = cache_key(candidate, scope, request.fields)
+        batch = embeddings.batch(candidate)
+        if batch is not None:
+            keys = {text: embeddings.item_key(batch, text, scope, request.fields) for text in batch.unique}
+            lookups = await self._store.get_many(tuple(keys.values()))
+            listed = ListQuestion(
+                request=request,
+                body=body,
+                wishes=wishes,
+                candidate=candidate,
+                identity=identity,
+                key=key,
+                generation=lookups.generation,
+                batch=batch,
+                keys=keys,
+                known={},
+            )
+            return await self._reuse_list(listed, client, lookups)
         lookup = await self._store.get(key)
         question = Question(
             request=request,
@@ -184,11 +206,55 @@ class Exchanges:
             case Forward(reason=reason):
                 return await self._forward(question, client, reason)
             case Refuse():
-                text = "nothing fresh is stored, and only-if-cached was asked for"
-                cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
-                return await self._refuse(client, 504, text, Outcome(cache=cache, model=candidate.model, key=key))
+                return await self._only_if_cached(question, client)
             case never:
                 assert_never(never)
+
+    async def _reuse_list(self, question: ListQuestion, client: Client, found: Lookups) -> Outcome:
+        """Answer a list from its items, or forward what is missing of it."""
+        now = self._clock.now()
+        wishes = replace(question.wishes, only_if_cached=False)  # that is about the list, not about each text
+        outcomes = dict(zip(question.keys, (reuse(entry, wishes, now) for entry in found.entries), strict=True))
+        hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
+        items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
+        missing = embeddings.missing(question.batch, items)
+        if not missing:
+            return await self._list_hit(replace(question, known=items), client, hits)
+        if question.wishes.only_if_cached:
+            return await self._only_if_cached(question, client)
+        known = {text: item for text, item in items.items() if text not in missing}
+        refused = (outcomes[text] for text in missing)
+        reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)
+        return await self._forward(replace(question, known=known), client, reason)
+
+    async def _list_hit(self, question: ListQuestion, client: Client, hits: dict[str, Hit]) -> Outcome:
+        """Join a list of which every text is known; its age is that of the oldest item."""
+        joined = embeddings.join(question.batch, question.known)
+        entries = [hits[text].entry for text in question.batch.unique]
+        ttl = min(hit.ttl for hit in hits.values())
+        age = max(hit.age for hit in hits.values())
+        detail = Detail.ESTIMATED_USAGE if joined.estimated else _remark(question)
+        cache = CacheStatus(result=Result.HIT, ttl=ttl, detail=detail)
+        kind = (b"Content-Type", embeddings.content_type(question.batch))
+        stored = tuple(kind if line[0].lower() == b"content-type" else line for line in entries[0].fields)
+        head = ResponseHead(status=200, reason="OK", fields=fields.hit_fields(stored, len(joined.body), age, cache))
+        await client.send(head, joined.body)
+        return Outcome(
+            cache=cache,
+            status=200,
+            model=question.candidate.model,
+            key=question.key,
+            saved_seconds=sum(entry.took for entry in entries),
+            prompt_tokens=sum(item.tokens for item in question.known.values()),
+            items=len(question.batch.texts),
+            items_known=len(question.batch.texts),
+        )
+
+    async def _only_if_cached(self, question: Question, client: Client) -> Outcome:
+        text = "nothing fresh is stored, and only-if-cached was asked for"
+        cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
+        outcome = Outcome(cache=cache, model=question.candidate.model, key=question.key)
+        return await self._refuse(client, 504, text, outcome)
 
     async def _hit(self, question: Question, client: Client, hit: Hit) -> Outcome:
         entry = hit.entry
@@ -220,7 +286,7 @@ class Exchanges:
                     return await self._deliver(question, client, answer, seat, cache)
         flight = self._flights.launch(
             name,
-            lambda flight: self._fetcher.fetch(question, flight),
+            lambda flight: self._fetcher.work(question, flight),
             linger=self._rules.lingers(question.candidate.endpoint),
             alone=joined is not None,
         )
@@ -229,21 +295,23 @@ class Exchanges:
                 answer = await flight.answer()
             except ProxyError as error:
                 cache = CacheStatus(result=Result.MISS, fwd=reason)
-                return await self._apologise(
-                    error, client, Outcome(cache=cache, model=question.candidate.model, key=question.key)
-                )
-            ttl = answer.ttl if isinstance(answer, Whole) else None
-            detail = answer.detail if isinstance(answer, Whole) else Detail.ANSWER_TOO_LARGE
-            cache = CacheStatus(
-                result=Result.MISS, fwd=reason, stored=ttl is not None, ttl=ttl, detail=detail or _remark(question)
-            )
-            return await self._deliver(question, client, answer, seat, cache)
+                outcome = Outcome(cache=cache, model=question.candidate.model, key=question.key)
+                return await self._apologise(error, client, outcome)
+            return await self._deliver(question, client, answer, seat, _asked(question, answer, reason))
 
     async def _deliver(
         self, question: Question, client: Client, answer: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
         head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
-        outcome = Outcome(cache=cache, status=head.status, model=question.candidate.model, key=question.key)
+        known, of = _texts(question)
+        outcome = Outcome(
+            cache=cache,
+            status=head.status,
+            model=question.candidate.model,
+            key=question.key,
+            items=of,
+            items_known=of if cache.collapsed else known,
+        )
         match answer:
             case Whole(length=None):
                 await client.begin(head, None)
@@ -319,6 +387,30 @@ async def _usable(flight: Flight[Fetched]) -> Fetched | None:
     except ProxyError:
         return None
     return answer if answer.head.status < _SERVER_ERROR else None
+
+
+def _asked(question: Question, answer: Fetched, reason: FwdReason) -> CacheStatus:
+    """Say of an answer that Ollama was asked for whether it is kept, and whether all of it was asked for."""
+    known, of = _texts(question)
+    remark = Detail.ITEMS if 0 < known < of else _remark(question)
+    if isinstance(answer, Overflow):
+        return CacheStatus(result=Result.MISS, fwd=reason, detail=Detail.ANSWER_TOO_LARGE)
+    return CacheStatus(
+        result=Result.MISS,
+        fwd=reason,
+        stored=answer.ttl is not None,
+        ttl=answer.ttl,
+        detail=answer.detail or (Detail.ESTIMATED_USAGE if answer.estimated else remark),
+        known=known,
+        of=of,
+    )
+
+
+def _texts(question: Question) -> tuple[int, int]:
+    """Give how many texts of a list are known, and how many there are; nothing for what is no list."""
+    if not isinstance(question, ListQuestion):
+        return 0, 0
+    return question.known_texts, len(question.batch.texts)
 
 
 def _remark(question: Question) -> Detail | None:

@@ -18,7 +18,7 @@ from proxy.policy.reuse import Directives
 from proxy.policy.rules import Rules
 from proxy.policy.status import Detail
 from proxy.policy.storing import NotStorable
-from proxy.ports import Clock, Identity, Models, Observer, Store, Stored, Upstream
+from proxy.ports import Clock, Entries, Identity, Models, Observer, Store, Stored, Upstream
 from proxy.tasks import Tasks
 
 
@@ -44,6 +44,7 @@ class Whole:
     """A complete answer, in the chunks that it came in.
 
     `seconds` is how long Ollama took. `ttl` is the lifetime of what is being stored, in seconds, or None with `detail`.
+    `estimated` says that the token count of a joined list is a sum with apportioned parts.
     """
 
     head: ResponseHead
@@ -54,6 +55,7 @@ class Whole:
     detail: Detail | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,35 @@ class Fetcher:
 
     async def fetch(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
+        whole = await self.ask(question, flight)
+        if whole is None:
+            return
+        body = b"".join(whole.chunks)
+        verdict = storing.storable(question.candidate, whole.head, body)
+        detail = verdict.detail if isinstance(verdict, NotStorable) else self.bar(question)
+        if isinstance(verdict, NotStorable) or detail is not None:
+            flight.publish(replace(whole, detail=detail))
+            return
+        entry = self.entry(
+            question,
+            whole,
+            body=body,
+            took=whole.seconds,
+            prompt_tokens=verdict.prompt_tokens,
+            output_tokens=verdict.output_tokens,
+        )
+        flight.publish(
+            replace(
+                whole,
+                ttl=entry.lifetime,
+                prompt_tokens=entry.prompt_tokens,
+                output_tokens=entry.output_tokens,
+            ),
+        )
+        await self.keep(question, ((question.key, entry),))
+
+    async def ask(self, question: Question, flight: Flight[Fetched]) -> Whole | None:
+        """Ask for all of it; None where the answer was over the limit, and has been relayed."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
@@ -105,74 +136,89 @@ class Fetcher:
                     tail = flight.overflow(limit)
                     flight.publish(Overflow(head=answer.head, length=answer.length, tail=tail))
                     await tail.feed(_resumed(chunks, arriving))
-                    return
+                    return None
         seconds = self._clock.monotonic() - begun
-        whole = Whole(head=answer.head, length=answer.length, chunks=tuple(chunks), seconds=seconds)
-        entry = self._entry(question, whole)
-        if isinstance(entry, Detail):
-            flight.publish(replace(whole, detail=entry))
-            return
-        flight.publish(
-            replace(
-                whole,
-                ttl=entry.lifetime,
-                prompt_tokens=entry.prompt_tokens,
-                output_tokens=entry.output_tokens,
-            ),
-        )
-        await self._keep(question, entry)
+        return Whole(head=answer.head, length=answer.length, chunks=tuple(chunks), seconds=seconds)
 
-    def _entry(self, question: Question, whole: Whole) -> StoredResponse | Detail:
-        """Give what is to be kept, or why nothing is."""
-        body = b"".join(whole.chunks)
-        verdict = storing.storable(question.candidate, whole.head, body)
-        if isinstance(verdict, NotStorable):
-            return verdict.detail
+    async def ask_bounded(self, question: Question, request: Request, body: bytes) -> Whole | None:
+        """Ask for something else than the caller did; None where the answer is over the limit."""
+        begun = self._clock.monotonic()
+        limit = self._rules.max_answer(question.candidate.endpoint)
+        async with self._upstream.ask(request, body, repeatable=True) as answer:
+            chunks: list[bytes] = []
+            size = 0
+            async for chunk in answer.chunks():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    return None
+        seconds = self._clock.monotonic() - begun
+        return Whole(head=answer.head, length=answer.length, chunks=tuple(chunks), seconds=seconds)
+
+    def bar(self, question: Question) -> Detail | None:
+        """Say why no answer to this question may be kept now, whatever it is, or None."""
         if question.generation is None:
             return Detail.STORE_UNAVAILABLE
         if not question.identity.stability.unchanged():
             return Detail.MODEL_CHANGED
-        endpoint, wishes = question.candidate.endpoint, question.wishes
-        lifetime = self._rules.lifetime(endpoint) if wishes.ttl is None else wishes.ttl
-        if lifetime <= 0:
-            return Detail.NO_STORE
+        return Detail.NO_STORE if self.lifetime(question) <= 0 else None
+
+    def lifetime(self, question: Question) -> int:
+        """Give the lifetime of what is kept for this question, in seconds."""
+        ttl = question.wishes.ttl
+        return self._rules.lifetime(question.candidate.endpoint) if ttl is None else ttl
+
+    def entry(  # noqa: PLR0913 - what an entry is made of beside its question
+        self,
+        question: Question,
+        whole: Whole,
+        *,
+        body: bytes,
+        took: float,
+        prompt_tokens: int | None,
+        output_tokens: int | None,
+    ) -> StoredResponse:
+        """Give what is kept of an answer."""
         return StoredResponse(
             status=whole.head.status,
             reason=whole.head.reason,
             fields=fields.replayed(whole.head.fields),
             body=body,
             stored_at=self._clock.now(),
-            lifetime=lifetime,
-            took=whole.seconds,
-            operation=endpoint.operation,
+            lifetime=self.lifetime(question),
+            took=took,
+            operation=question.candidate.endpoint.operation,
             model=question.identity.model,
-            category=wishes.category,
-            namespace=wishes.namespace,
-            prompt_tokens=verdict.prompt_tokens,
-            output_tokens=verdict.output_tokens,
+            category=question.wishes.category,
+            namespace=question.wishes.namespace,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
         )
 
-    async def _keep(self, question: Question, entry: StoredResponse) -> None:
-        key, generation = question.key, question.generation or ""
+    async def keep(self, question: Question, entries: Entries) -> None:
+        """Put entries into the store, and take them out again should the model turn out to be another."""
+        generation = question.generation or ""
+        keys = [key for key, _ in entries]
         withdrawn = False
 
         def withdraw() -> None:
             nonlocal withdrawn
             withdrawn = True
-            self._tasks.spawn(self._store.delete(key, generation), f"withdraw {key[:8]}")
+            self._tasks.spawn(self._store.delete(keys, generation), f"withdraw {question.key[:8]}")
 
         self._models.confirm(question.identity, withdraw)
-        kept = await self._store.put(key, entry, generation)
-        if withdrawn:  # while the entry was on its way: what was deleted then was not yet there
-            await self._store.delete(key, generation)
+        kept = await self._store.put(entries, generation)
+        if withdrawn:  # while the entries were on their way: what was deleted then was not yet there
+            await self._store.delete(keys, generation)
         elif kept:
             self._observe(
                 Stored(
-                    key=key,
-                    operation=entry.operation,
+                    key=question.key,
+                    operation=question.candidate.endpoint.operation,
                     model=question.candidate.model,
-                    ttl=entry.lifetime,
-                    size=len(entry.body),
+                    ttl=self.lifetime(question),
+                    size=sum(len(entry.body) for _, entry in entries),
+                    entries=len(entries),
                 ),
             )
 

@@ -91,6 +91,18 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lookups:
+    """A Lookup of several keys at once, in their order."""
+
+    entries: tuple[StoredResponse | None, ...]
+    generation: str | None
+
+
+Entries: TypeAlias = Sequence[tuple[str, StoredResponse]]
+"""Keys, and what to keep under them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyCount:
     """How many entries of the current generation there are, and how old that figure is in seconds (0: exact)."""
 
@@ -102,10 +114,11 @@ class Store(Protocol):
     """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline."""
 
     async def get(self, key: str) -> Lookup: ...
-    async def put(self, key: str, entry: StoredResponse, generation: str) -> bool:
-        """Keep an entry for its lifetime, where the generation is still current; whether it was kept."""
+    async def get_many(self, keys: Sequence[str]) -> Lookups: ...
+    async def put(self, entries: Entries, generation: str) -> bool:
+        """Keep entries for their lifetimes, where the generation is still current; whether all were kept."""
 
-    async def delete(self, key: str, generation: str) -> None: ...
+    async def delete(self, keys: Sequence[str], generation: str) -> None: ...
 
     async def clear(self) -> int | None:
         """Start a new generation; how many entries the old one held, None when the store did not answer."""
@@ -148,6 +161,8 @@ class Models(Protocol):
 class Exchange:
     """One exchange, ended. Times are seconds; `upstream_seconds` is None where Ollama was not asked.
 
+    `items` counts the texts of a list of embeddings, `items_known` those of them that the store knew.
+
     `status` is 0 where no head was sent. `key` is empty for a bypass. Tokens and `saved_seconds` of a hit are those of
     the stored answer.
     """
@@ -162,6 +177,8 @@ class Exchange:
     first_byte: float | None
     upstream_seconds: float | None = None
     saved_seconds: float = 0.0
+    items: int = 0
+    items_known: int = 0
     bytes_sent: int
     prompt_tokens: int | None = None
     output_tokens: int | None = None
@@ -170,13 +187,14 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """An entry has reached the store. `ttl` is in seconds, `size` in bytes."""
+    """Entries have reached the store: one, or one for each text of a list. `ttl` is in seconds, `size` in bytes."""
 
     key: str
     operation: str
     model: str
     ttl: int
     size: int
+    entries: int = 1
 
 
 class Fault(Enum):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for path in (ROOT / "proxy").rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
-CORE = {"proxy.exchange", "proxy.fetch", "proxy.flights", "proxy.tasks", "proxy.errors", "proxy.ports"}
+CORE = {"proxy.exchange", "proxy.fetch", "proxy.flights", "proxy.lists", "proxy.tasks", "proxy.errors", "proxy.ports"}
 PURE_LIBRARY = {"orjson", "proxy"}
 IMPURE = {"asyncio", "logging", "time", "random", "secrets", "socket", "os", "threading", "subprocess"}
 
@@ -51,7 +51,7 @@ def test_imports_point_one_way(path: Path) -> None:  # noqa: C901 - a table of r
             assert not parts
         case "proxy.ports":
             assert parts <= {"proxy.policy", "proxy.errors"}
-        case "proxy.flights" | "proxy.fetch" | "proxy.exchange":
+        case "proxy.flights" | "proxy.fetch" | "proxy.lists" | "proxy.exchange":
             assert parts <= {"proxy.policy"} | CORE
         case "proxy.adapters":
             allowed = {"proxy.policy", "proxy.ports", "proxy.errors", "proxy.tasks"}
@@ -81,6 +81,7 @@ TESTED_TOGETHER = {
     "proxy/adapters/admin.py": "tests/test_admin.py",
     "proxy/exchange.py": "tests/cache/test_reuse.py",
     "proxy/fetch.py": "tests/cache/test_reuse.py",
+    "proxy/lists.py": "tests/cache/test_lists.py",
     "proxy/app.py": "tests/cli/test_serve.py",
     "proxy/ports.py": "tests/test_ports.py",
     "proxy/errors.py": "tests/wire/test_passthrough.py",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 from proxy.policy.messages import StoredResponse
-from proxy.ports import Clock, KeyCount, Lookup
+from proxy.ports import Clock, Entries, KeyCount, Lookup, Lookups
 
 _OVERHEAD: Final = 1024
 """What an entry takes beside its body, in bytes: fields, names, the dictionary's own."""
@@ -35,10 +36,21 @@ class MemoryStore:
                 self._entries.move_to_end(key)
         return Lookup(entry=entry, generation=self._generation)
 
-    async def put(self, key: str, entry: StoredResponse, generation: str) -> bool:
+    async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store."""
+        found = [await self.get(key) for key in keys]
+        return Lookups(entries=tuple(lookup.entry for lookup in found), generation=self._generation)
+
+    async def put(self, entries: Entries, generation: str) -> bool:
+        """See ports.Store."""
+        if generation != self._generation:
+            return False
+        kept = [self._keep(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
+        return all(kept)
+
+    def _keep(self, key: str, entry: StoredResponse) -> bool:
         size = len(entry.body) + _OVERHEAD
-        if generation != self._generation or size > self._capacity:
+        if size > self._capacity:
             return False
         self._remove(key)
         self._entries[key] = entry
@@ -48,9 +60,10 @@ class MemoryStore:
             self.evicted += 1
         return True
 
-    async def delete(self, key: str, generation: str) -> None:  # noqa: ARG002 - there is only the current one
+    async def delete(self, keys: Sequence[str], generation: str) -> None:  # noqa: ARG002 - there is only the current one
         """See ports.Store."""
-        self._remove(key)
+        for key in keys:
+            self._remove(key)
 
     async def clear(self) -> int:
         """See ports.Store."""

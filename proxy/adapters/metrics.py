@@ -58,6 +58,9 @@ class Metrics:
         )
         self._stores = self._counter("stores", "Entries that reached the store.", "endpoint")
         self._stored_bytes = self._counter("stored_bytes", "Bytes of bodies that reached the store.", "endpoint")
+        self._items = self._counter(
+            "items", "Texts of lists of embeddings, by whether they were known.", "endpoint", "cache"
+        )
         self._saved = self._counter("saved_seconds", "Seconds of Ollama's time that hits did not need.", "endpoint")
         self._errors = self._counter("errors", "Exchanges that failed, by whose fault.", "source")
         self._faults = self._counter("store_faults", "Operations that failed, entries damaged or dropped.", "kind")
@@ -77,7 +80,7 @@ class Metrics:
             case Exchange():
                 self._exchange(event)
             case Stored():
-                self._stores.labels(event.operation).inc()
+                self._stores.labels(event.operation).inc(event.entries)
                 self._stored_bytes.labels(event.operation).inc(event.size)
             case StoreFault():
                 self._faults.labels(event.kind.value).inc()
@@ -101,6 +104,9 @@ class Metrics:
         self._seconds.labels(operation, result).observe(event.seconds)
         if event.first_byte is not None:
             self._first.labels(operation, result).observe(event.first_byte)
+        if event.items:
+            self._items.labels(operation, "hit").inc(event.items_known)
+            self._items.labels(operation, "miss").inc(event.items - event.items_known)
         if event.error is not None:
             self._errors.labels(event.error.value).inc()
         match cache.result:

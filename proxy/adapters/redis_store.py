@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import redis.asyncio as redis
@@ -22,8 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from proxy.adapters.codec import decode, encode
 from proxy.policy.breaker import Breaker
-from proxy.policy.messages import StoredResponse
-from proxy.ports import Clock, Fault, Health, KeyCount, Lookup, Observer, Part, StoreFault
+from proxy.ports import Clock, Entries, Fault, Health, KeyCount, Lookup, Lookups, Observer, Part, StoreFault
 from proxy.tasks import Tasks
 
 PREFIX: Final = "ocp:1:"
@@ -32,6 +31,8 @@ GENERATION: Final = PREFIX + "generation"
 _CONNECT: Final = 0.1
 _READ: Final = 0.25
 _LOOKUP: Final = 0.3
+_LOOKUP_EACH: Final = 0.002
+_AT_ONCE: Final = 64
 _WRITE: Final = 2.0
 _CONNECTIONS: Final = 64
 _WRITERS: Final = 8
@@ -82,48 +83,77 @@ class RedisStore:
 
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""
-        found = await self._read(lambda: self._look(key), None)
-        if found is None:
-            return Lookup(entry=None, generation=None)
-        generation, value = found
-        entry = decode(key, value) if value is not None else None
-        if value is not None and entry is None:
-            self._observe(StoreFault(kind=Fault.DAMAGED))
-            self._tasks.spawn(self.delete(key, generation), f"remove damaged {key[:8]}")
-        return Lookup(entry=entry, generation=generation)
+        found = await self.get_many((key,))
+        return Lookup(entry=found.entries[0], generation=found.generation)
 
-    async def _look(self, key: str) -> tuple[str, bytes | None]:
-        """Give the current generation and the entry under it; one command, unless the generation is new to us."""
+    async def get_many(self, keys: Sequence[str]) -> Lookups:
+        """See ports.Store. A long list takes several commands, and may take longer."""
+        deadline = _LOOKUP + _LOOKUP_EACH * len(keys)
+        found = await self._read(lambda: self._look(keys), None, deadline=deadline)
+        if found is None:
+            return Lookups(entries=(None,) * len(keys), generation=None)
+        generation, values = found
+        entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
+        damaged = [
+            key for key, value, entry in zip(keys, values, entries, strict=True) if value is not None and not entry
+        ]
+        if damaged:
+            self._observe(StoreFault(kind=Fault.DAMAGED))
+            self._tasks.spawn(self.delete(damaged, generation), f"remove damaged {damaged[0][:8]}")
+        return Lookups(entries=entries, generation=generation)
+
+    async def _look(self, keys: Sequence[str]) -> tuple[str, list[bytes | None]]:
+        """Give the current generation and the entries under it; one command, unless the generation is new to us."""
         for _ in range(3):
             generation = self._generation
-            current, value = await self._redis.mget(GENERATION, _entry(generation, key))
+            names = [_entry(generation, key) for key in keys]
+            current, *values = await self._redis.mget(GENERATION, *names[:_AT_ONCE])
             if current is None:
                 fresh = secrets.token_hex(16)
                 await self._redis.set(GENERATION, fresh, nx=True)
                 current = await self._redis.get(GENERATION) or b""
             self._generation = current.decode("latin-1")
             if self._generation == generation:
-                return generation, value
-        return self._generation, None
+                for start in range(_AT_ONCE, len(names), _AT_ONCE):
+                    values += await self._redis.mget(names[start : start + _AT_ONCE])
+                return generation, values
+        return self._generation, [None] * len(keys)
 
-    async def put(self, key: str, entry: StoredResponse, generation: str) -> bool:
-        """See ports.Store. Waits for its turn; over too many waiting bytes the entry is dropped."""
-        value = encode(key, entry)
-        if self._waiting + len(value) > _MAX_WAITING:
+    async def put(self, entries: Entries, generation: str) -> bool:
+        """See ports.Store. Waits for its turn; over too many waiting bytes the entries are dropped."""
+        values = [(_entry(generation, key), encode(key, entry), entry.lifetime) for key, entry in entries]
+        size = sum(len(value) for _, value, _ in values)
+        if self._waiting + size > _MAX_WAITING:
             self._observe(StoreFault(kind=Fault.DROPPED))
             return False
-        self._waiting += len(value)
+        self._waiting += size
         try:
             async with self._writers:
-                name = _entry(generation, key)
-                return bool(await self._write(lambda: self._redis.set(name, value, ex=entry.lifetime)))
+                for start in range(0, len(values), _AT_ONCE):
+                    if not await self._set(values[start : start + _AT_ONCE]):
+                        return False
         finally:
-            self._waiting -= len(value)
+            self._waiting -= size
+        return True
 
-    async def delete(self, key: str, generation: str) -> None:
+    async def _set(self, values: list[tuple[str, bytes, int]]) -> bool:
+        """Write some entries in one round trip."""
+
+        async def write() -> bool:
+            if len(values) == 1:
+                ((name, value, lifetime),) = values
+                return bool(await self._redis.set(name, value, ex=lifetime))
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for name, value, lifetime in values:
+                    pipeline.set(name, value, ex=lifetime)
+                return all(await pipeline.execute())
+
+        return bool(await self._write(write))
+
+    async def delete(self, keys: Sequence[str], generation: str) -> None:
         """See ports.Store."""
-        name = _entry(generation, key)
-        await self._write(lambda: self._redis.unlink(name))
+        names = [_entry(generation, key) for key in keys]
+        await self._write(lambda: self._redis.unlink(*names))
 
     async def clear(self) -> int | None:
         """See ports.Store. The old generation's entries are removed in the background."""
@@ -164,7 +194,7 @@ class RedisStore:
 
     async def _count_some(self) -> int:
         """Give the count of the current generation, or -1 where that is too much to be looked through at once."""
-        await self._look("0" * 64)
+        await self._look(())
         found = await self._scan(self._generation, None, at_once=True)
         return -1 if found is None else found
 

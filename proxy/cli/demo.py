@@ -38,7 +38,7 @@ _QUESTIONS = (
     _Question(
         title="Embedding",
         path="/api/embed",
-        body={"model": "all-minilm", "input": ["def add(a, b): return a + b", "print(add(1, 2))"]},
+        body={"model": "all-minilm", "input": "def add(a, b): return a + b"},
     ),
     _Question(
         title="Chat",

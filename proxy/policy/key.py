@@ -35,7 +35,7 @@ class Scope:
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see."""
     authorization = b"\n".join(values(fields, b"authorization"))
-    return _framed(
+    return framed(
         SCHEMA,
         candidate.endpoint.operation.encode(),
         scope.namespace.encode(),
@@ -57,7 +57,8 @@ def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
     return orjson.dumps(body)
 
 
-def _framed(*parts: bytes) -> str:
+def framed(*parts: bytes) -> str:
+    """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(struct.pack(">Q", len(part)))

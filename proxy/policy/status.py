@@ -77,11 +77,18 @@ class Detail(Enum):
     LOOP = "loop"
     # a field of ours with a value that is not understood
     TTL_IGNORED = "ttl-ignored"
+    # of a list of embeddings
+    ITEMS = "items"
+    ESTIMATED_USAGE = "estimated-usage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStatus:
-    """One member of the Cache-Status list. `ttl` is in seconds, of a hit or of what is being stored."""
+    """One member of the Cache-Status list.
+
+    `ttl` is in seconds, of a hit or of what is being stored. `known` and `of` count the texts of a list of which some
+    were known.
+    """
 
     result: Result
     fwd: FwdReason | None = None
@@ -89,6 +96,8 @@ class CacheStatus:
     collapsed: bool = False
     ttl: int | None = None
     detail: Detail | None = None
+    known: int = 0
+    of: int = 0
 
     def render(self) -> bytes:
         """Give the value of the field, as RFC 9211, section 2, orders its parameters."""
@@ -105,6 +114,8 @@ class CacheStatus:
             parts.append(f"ttl={self.ttl}")
         if self.detail is not None:
             parts.append(f"detail={self.detail.value}")
+        if 0 < self.known < self.of:
+            parts.append(f"known={self.known}; of={self.of}")
         return "; ".join(parts).encode()
 
 

@@ -49,7 +49,7 @@ def room_for(count: int, clock: Clock, size: int = 0) -> MemoryStore:
 
 async def put(store: MemoryStore, key: str, value: StoredResponse) -> bool:
     generation = (await store.get(key)).generation
-    return await store.put(key, value, generation)
+    return await store.put([(key, value)], generation)
 
 
 async def keys(store: MemoryStore, names: str) -> str:
@@ -100,7 +100,7 @@ async def test_a_put_counts_as_a_use(clock):
     for name in "aba":
         await put(store, name, entry())
     generation = (await store.get("none")).generation
-    await store.put("c", entry(), generation)
+    await store.put([("c", entry())], generation)
     assert await keys(store, "abc") == "ac"
 
 
@@ -147,9 +147,9 @@ async def test_delete_takes_one_out(clock):
     store = room_for(5, clock)
     await put(store, "a", entry(10))
     await put(store, "b", entry(10))
-    await store.delete("a", "any")
-    await store.delete("a", "any")
-    await store.delete("unknown", "any")
+    await store.delete(["a"], "any")
+    await store.delete(["a"], "any")
+    await store.delete(["unknown"], "any")
     assert await keys(store, "ab") == "b"
     assert store.held == 10 + OVERHEAD
 
@@ -168,7 +168,7 @@ async def test_what_was_asked_before_a_clear_is_not_kept_after_it(clock):
     store = room_for(5, clock)
     generation = (await store.get("a")).generation
     await store.clear()
-    assert await store.put("a", entry(), generation) is False
+    assert await store.put([("a", entry())], generation) is False
     assert await keys(store, "a") == ""
     assert store.held == 0
     assert await put(store, "a", entry()) is True
@@ -177,7 +177,7 @@ async def test_what_was_asked_before_a_clear_is_not_kept_after_it(clock):
 @pytest.mark.parametrize("generation", ["", "0" * 32, "unknown"])
 async def test_another_generation_is_not_kept(clock, generation):
     store = room_for(5, clock)
-    assert await store.put("a", entry(), generation) is False
+    assert await store.put([("a", entry())], generation) is False
 
 
 async def test_expired_entries_are_not_counted(clock):

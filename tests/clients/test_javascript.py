@@ -53,7 +53,7 @@ SCRIPTS = {
         "respond": "v1-responses bypass, v1-responses bypass",
         "embed a text": "v1-embeddings miss, v1-embeddings hit",
         "embed a list": "v1-embeddings miss, v1-embeddings hit",
-        "embed as floats": "v1-embeddings miss, v1-embeddings hit",
+        "embed as floats": "v1-embeddings hit, v1-embeddings hit",
         "a missing model": "v1-chat bypass, v1-chat bypass, v1-completions bypass, v1-responses bypass, v1-embeddings bypass",
     },
 }

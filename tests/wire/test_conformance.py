@@ -65,6 +65,8 @@ async def send(url: str, case: dict[str, Any]) -> RawAnswer:
 
 
 def compare(direct: RawAnswer, through: RawAnswer, *, hit: bool) -> None:
+    """A list that is joined from known and asked texts is framed as a hit is."""
+    hit = hit or "; detail=items;" in (through.field("Cache-Status") or "")
     assert through.status_line == direct.status_line
     assert own_head(through) == own_head(direct)
     assert settled(through.body) == settled(direct.body)
@@ -115,7 +117,8 @@ async def test_what_was_a_hit_the_second_time(pairs: Pairs) -> None:
 async def test_a_hit_repeats_the_bytes_of_its_miss(pairs: Pairs) -> None:
     for name in HITS:
         (_, first), (_, again) = pairs[name]
-        assert again.body == first.body, name
+        listed = name.startswith(("embed_", "v1_"))  # of a joined list the durations are those of its first text
+        assert again.body == first.body or (listed and settled(again.body) == settled(first.body)), name
         assert again.field("Date") == first.field("Date"), name
 
 

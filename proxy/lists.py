@@ -1,0 +1,139 @@
+"""Lists of texts, embedded item by item: only what is not known is asked of Ollama, in one request.
+
+The answer is joined from items in the caller's order. Whatever cannot be joined with certainty is asked anew as a
+whole, and not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from proxy.fetch import Fetched, Fetcher, Question, Whole
+from proxy.flights import Flight
+from proxy.policy import storing
+from proxy.policy.embeddings import Batch, Item, encode, join, missing, split, upstream_body
+from proxy.policy.messages import Fields, Request
+from proxy.policy.status import Detail
+from proxy.policy.storing import OK, NotStorable
+
+_LENGTH = b"content-length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListQuestion(Question):
+    """A question that is a list. `keys` are the item keys by text, `known` the items that the store had and may use."""
+
+    batch: Batch
+    keys: Mapping[str, str]
+    known: Mapping[str, Item]
+
+    @property
+    def known_texts(self) -> int:
+        """How many of the caller's texts are known, duplicates counted."""
+        return sum(text in self.known for text in self.batch.texts)
+
+
+class ListFetcher(Fetcher):
+    """Does the work of flights for lists too."""
+
+    async def work(self, question: Question, flight: Flight[Fetched]) -> None:
+        """Do what the question takes."""
+        if isinstance(question, ListQuestion):
+            await self.fetch_list(question, flight)
+        else:
+            await self.fetch(question, flight)
+
+    async def fetch_list(self, question: ListQuestion, flight: Flight[Fetched]) -> None:
+        """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
+        texts = missing(question.batch, question.known)
+        if texts == question.batch.texts and not question.batch.base64:
+            await self._fetch_all(question, flight, texts)
+        else:
+            await self._fetch_part(question, flight, texts)
+
+    async def _fetch_all(self, question: ListQuestion, flight: Flight[Fetched], texts: tuple[str, ...]) -> None:
+        """Ask as the caller asked, and hand on the answer as it came."""
+        whole = await self.ask(question, flight)
+        if whole is None:
+            return
+        items = self._cut(question, whole, texts)
+        detail = items if isinstance(items, Detail) else self.bar(question)
+        if isinstance(items, Detail) or detail is not None:
+            flight.publish(replace(whole, detail=detail))
+            return
+        tokens = sum(item.tokens for item in items)
+        flight.publish(replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens))
+        await self._keep_items(question, whole, texts, items)
+
+    async def _fetch_part(self, question: ListQuestion, flight: Flight[Fetched], texts: tuple[str, ...]) -> None:
+        """Ask for some texts, and join their items with those that are known."""
+        lines = _without_length(question.request.fields)
+        request = Request(method=question.request.method, target=question.request.target, fields=lines)
+        part = await self.ask_bounded(question, request, upstream_body(question.batch, texts))
+        if part is not None and part.head.status != OK:  # one bad text fails the list, as Ollama does
+            flight.publish(replace(part, detail=Detail.STATUS))
+            return
+        items = Detail.ANSWER_TOO_LARGE if part is None else self._cut(question, part, texts)
+        if part is None or isinstance(items, Detail) or not question.identity.stability.unchanged():
+            await self._fetch_unkept(question, flight)
+            return
+        durations = (items[0].total_duration, items[0].load_duration)
+        joined = join(question.batch, {**question.known, **dict(zip(texts, items, strict=True))}, durations=durations)
+        length = (b"Content-Length", str(len(joined.body)).encode())
+        head = replace(part.head, fields=(*_without_length(part.head.fields), length))
+        detail = self.bar(question)
+        whole = Whole(
+            head=head,
+            length=len(joined.body),
+            chunks=(joined.body,),
+            seconds=part.seconds,
+            ttl=None if detail else self.lifetime(question),
+            detail=detail,
+            prompt_tokens=sum(item.tokens for item in items),
+            estimated=joined.estimated,
+        )
+        flight.publish(whole)
+        if detail is None:
+            await self._keep_items(question, part, texts, items)
+
+    async def _fetch_unkept(self, question: ListQuestion, flight: Flight[Fetched]) -> None:
+        """Ask as the caller asked: what came of the part could not be joined."""
+        whole = await self.ask(question, flight)
+        if whole is not None:
+            flight.publish(replace(whole, detail=Detail.ANSWER_COUNT))
+
+    def _cut(self, question: ListQuestion, whole: Whole, texts: tuple[str, ...]) -> tuple[Item, ...] | Detail:
+        """Give the items of an answer to a request for `texts`, or why it has none that can be relied on."""
+        body = b"".join(whole.chunks)
+        verdict = storing.storable(replace(question.candidate, items=len(texts)), whole.head, body)
+        if isinstance(verdict, NotStorable):
+            return verdict.detail
+        items = split(question.batch, texts, body)
+        if items is None:
+            return Detail.ANSWER_COUNT
+        measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
+        return tuple(replace(item, total_duration=item.total_duration or measured) for item in items)
+
+    async def _keep_items(
+        self, question: ListQuestion, whole: Whole, texts: tuple[str, ...], items: tuple[Item, ...]
+    ) -> None:
+        entries = [
+            (
+                question.keys[text],
+                self.entry(
+                    question,
+                    whole,
+                    body=encode(item),
+                    took=whole.seconds / len(items),
+                    prompt_tokens=item.tokens,
+                    output_tokens=None,
+                ),
+            )
+            for text, item in zip(texts, items, strict=True)
+        ]
+        await self.keep(question, entries)
+
+
+def _without_length(fields: Fields) -> Fields:
+    return tuple(line for line in fields if line[0].lower() != _LENGTH)

@@ -1,0 +1,342 @@
+"""Embeddings item by item: split an answer into items, join items into an answer.
+
+An item is one text's vector. It is found by its own key through either route, `/api/embed` or `/v1/embeddings`, so a
+list costs Ollama only the texts that nobody asked for before. Numbers stay the bytes that Ollama wrote. What is cut up
+must be exactly of the form that Ollama 0.24 writes (`EmbedHandler`, `EmbedWriter`): the pieces, joined again, must give
+the same bytes, or nothing is kept. `/api/embeddings` has no part in this: its vectors are others.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from proxy.policy.classify import Candidate
+from proxy.policy.key import SCHEMA, Scope, framed
+from proxy.policy.messages import Fields, values
+
+_EMBED: Final = "embed"
+_V1: Final = "v1-embeddings"
+_INT64: Final = 2**63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A candidate seen as a list of texts.
+
+    `texts` are in the caller's order, duplicates included, and a single string is one text; `unique` holds each once,
+    in the order of first appearance. `base64` is true where /v1 asks for `encoding_format` "base64".
+    """
+
+    candidate: Candidate
+    texts: tuple[str, ...]
+    unique: tuple[str, ...]
+    base64: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """What is kept of one text.
+
+    `vector` is the JSON text of its numbers as Ollama wrote it, brackets included; `tokens` its prompt tokens, `exact`
+    false where they were apportioned. The durations are in nanoseconds, of the whole request that it came with; 0 where
+    the answer named none, as those of /v1 do.
+    """
+
+    vector: bytes
+    tokens: int
+    exact: bool
+    total_duration: int
+    load_duration: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """An answer put together. `estimated` says that its token count is a sum with apportioned parts."""
+
+    body: bytes
+    estimated: bool
+
+
+def batch(candidate: Candidate) -> Batch | None:
+    """See a candidate as a list of texts, or give None for an endpoint that has no items."""
+    if candidate.endpoint.operation not in _CONTENT_TYPE:
+        return None
+    given = candidate.document[candidate.endpoint.prompt]
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    return Batch(
+        candidate=candidate,
+        texts=texts,
+        unique=tuple(dict.fromkeys(texts)),
+        base64=_is_v1(candidate) and candidate.document.get("encoding_format") == "base64",
+    )
+
+
+_CONTENT_TYPE: Final = {_EMBED: b"application/json; charset=utf-8", _V1: b"application/json"}
+
+
+def content_type(batch: Batch) -> bytes:
+    """Give the Content-Type of the route's answers: gin's own, and the one that `EmbedWriter` sets."""
+    return _CONTENT_TYPE[batch.candidate.endpoint.operation]
+
+
+def _is_v1(candidate: Candidate) -> bool:
+    return candidate.endpoint.operation == _V1
+
+
+# What is asked
+
+
+_RENDERINGS: Final = frozenset({"model", "input"})
+_UNREAD_BY_V1: Final = frozenset({"truncate", "options", "keep_alive", "encoding_format"})
+
+
+def item_key(batch: Batch, text: str, scope: Scope, fields: Fields) -> str:
+    """Give the key of one text in 64 hexadecimal digits. `fields` are those that Ollama will see.
+
+    The digest stands for the model, however it is spelled.
+    """
+    authorization = b"\n".join(values(fields, b"authorization"))
+    return framed(
+        SCHEMA,
+        b"embed-item",
+        scope.namespace.encode(),
+        scope.digest.encode(),
+        scope.version.encode(),
+        scope.epoch.encode(),
+        hashlib.sha256(authorization).digest() if authorization else b"",
+        b"\n".join(values(fields, b"origin")),
+        _normalised(batch.candidate),
+        text.encode(),
+    )
+
+
+def _normalised(candidate: Candidate) -> bytes:
+    """Give what changes a vector beside the text, as JSON: names sorted at the top level and inside the options.
+
+    `EmbeddingsMiddleware` hands on model, input and dimensions only, so for /v1 the other known fields count as absent.
+    """
+    without = _RENDERINGS | candidate.endpoint.inert | (_UNREAD_BY_V1 if _is_v1(candidate) else frozenset())
+    document = candidate.document
+    rest = {
+        name: document[name]
+        for name in sorted(document)
+        if name not in without and not _is_default(name, document[name])
+    }
+    if isinstance(options := rest.get("options"), dict):
+        rest["options"] = {name: options[name] for name in sorted(options)}
+    return orjson.dumps(rest)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether a field says what its absence says. Types count: Ollama refuses `"dimensions": 0.0`."""
+    match name:
+        case "truncate":
+            return value is None or value is True
+        case "dimensions":
+            return value is None or (type(value) is int and value == 0)
+        case "options":
+            return value is None or value == {}
+        case _:
+            return False
+
+
+def missing(batch: Batch, known: Mapping[str, Item]) -> tuple[str, ...]:
+    """Give the unique texts, in order, without an item that may be used.
+
+    A single text is answered only with an exact count, since there the count is Ollama's to the token.
+    """
+    single = len(batch.texts) == 1
+    return tuple(text for text in batch.unique if (item := known.get(text)) is None or (single and not item.exact))
+
+
+def upstream_body(batch: Batch, texts: tuple[str, ...]) -> bytes:
+    """Give the request that asks Ollama for these texts only, as numbers: the caller's document, its order kept."""
+    without = "encoding_format" if _is_v1(batch.candidate) else None
+    document = {name: value for name, value in batch.candidate.document.items() if name != without}
+    return orjson.dumps(document | {batch.candidate.endpoint.prompt: texts})
+
+
+# Splitting
+
+
+_VECTOR: Final = re.compile(rb"\[[0-9e+.,-]+\]")
+
+
+def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
+    """Cut Ollama's complete 200 answer to a request for `texts` into one item for each, or None.
+
+    `body` is in the form of the batch's route, with numbers and not base64. None means that it is not exactly of the
+    recorded form, and then nothing of it may be kept or joined.
+    """
+    measures = _measures(batch, body)
+    vectors = _VECTOR.findall(body)
+    if measures is None or len(vectors) != len(texts) or not all(map(_is_vector, vectors)):
+        return None
+    if _rendered(batch.candidate, vectors, measures) != body:
+        return None
+    return tuple(
+        Item(
+            vector=vector,
+            tokens=tokens,
+            exact=len(texts) == 1,
+            total_duration=measures.total_duration,
+            load_duration=measures.load_duration,
+        )
+        for vector, tokens in zip(vectors, _apportioned(measures.tokens, texts), strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measures:
+    """What an answer says of itself: prompt tokens, and durations in nanoseconds, 0 where it names none."""
+
+    tokens: int
+    total_duration: int
+    load_duration: int
+
+
+def _measures(batch: Batch, body: bytes) -> _Measures | None:
+    """Read the members behind the last vector; the comparison with the whole body judges the rest of the form."""
+    behind = body.rfind(b"]") + 2
+    try:
+        rest = orjson.loads(b"{" + body[behind:])
+    except orjson.JSONDecodeError:
+        return None
+    usage, name = (rest.get("usage"), "prompt_tokens") if _is_v1(batch.candidate) else (rest, "prompt_eval_count")
+    tokens: Any = usage.get(name) if isinstance(usage, dict) else None
+    total, load = (rest.get(duration, 0) for duration in ("total_duration", "load_duration"))
+    if not all(type(number) is int and 0 <= number < _INT64 for number in (tokens, total, load)):
+        return None
+    return _Measures(tokens=tokens, total_duration=total, load_duration=load)
+
+
+def _is_vector(text: bytes) -> bool:
+    """Whether this is a JSON list of numbers, at least one, each within the range of Go's float32."""
+    try:
+        return _VECTOR.fullmatch(text) is not None and bool(_float32(orjson.loads(text)))
+    except (orjson.JSONDecodeError, OverflowError):
+        return False
+
+
+def _apportioned(tokens: int, texts: tuple[str, ...]) -> list[int]:
+    """Share out the tokens by the texts' lengths in characters: largest remainders first, then the earlier text."""
+    whole = sum(map(len, texts))
+    shares = [divmod(tokens * len(text), whole) for text in texts]
+    counts = [share for share, _ in shares]
+    order = sorted(range(len(texts)), key=lambda place: -shares[place][1])
+    for place in order[: tokens - sum(counts)]:
+        counts[place] += 1
+    return counts
+
+
+# Joining
+
+
+def join(batch: Batch, items: Mapping[str, Item], *, durations: tuple[int, int] | None = None) -> Joined:
+    """Render the answer for the caller's texts, in the form of the caller's route.
+
+    There must be an item for every text. `durations` are the total and the load time of the upstream part in
+    nanoseconds; without one, the answer tells those of the first text's item.
+    """
+    first = items[batch.texts[0]]
+    total, load = durations or (first.total_duration, first.load_duration)
+    form = _base64 if batch.base64 else _as_it_is
+    vectors = {text: form(items[text].vector) for text in batch.unique}
+    measures = _Measures(
+        tokens=sum(items[text].tokens for text in batch.texts), total_duration=total, load_duration=load
+    )
+    return Joined(
+        body=_rendered(batch.candidate, (vectors[text] for text in batch.texts), measures),
+        estimated=not all(items[text].exact for text in batch.unique),
+    )
+
+
+def _rendered(candidate: Candidate, vectors: Iterable[bytes], measures: _Measures) -> bytes:
+    """Write an answer as Ollama does: `api.EmbedResponse`, or `openai.EmbeddingList` with its line end."""
+    model = _string(candidate.model)
+    if _is_v1(candidate):
+        rows = (b'{"object":"embedding","embedding":%b,"index":%d}' % (text, at) for at, text in enumerate(vectors))
+        usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (measures.tokens, measures.tokens)
+        return b'{"object":"list","data":[%b],"model":%b,"usage":%b}\n' % (b",".join(rows), model, usage)
+    numbers = (
+        (b"total_duration", measures.total_duration),
+        (b"load_duration", measures.load_duration),
+        (b"prompt_eval_count", measures.tokens),
+    )
+    told = b"".join(b',"%b":%d' % (name, number) for name, number in numbers if number)  # Go's omitempty
+    return b'{"model":%b,"embeddings":[%b]%b}' % (model, b",".join(vectors), told)
+
+
+_ESCAPES: Final = (
+    (b"<", b"\\u003c"),
+    (b">", b"\\u003e"),
+    (b"&", b"\\u0026"),
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+)
+
+
+def _string(text: str) -> bytes:
+    """Write a JSON string as Go's encoding/json does, which is orjson's way but for what HTML would misread."""
+    written = orjson.dumps(text)
+    for plain, escaped in _ESCAPES:
+        written = written.replace(plain, escaped)
+    return written
+
+
+def _as_it_is(vector: bytes) -> bytes:
+    return vector
+
+
+_MARKS: Final = (b"-0,", b"-0]", b"7.038531e-26")
+_AMISS: Final = {
+    b"-0": -0.0,  # orjson reads an integer, which has no sign
+    b"7.038531e-26": struct.unpack(">f", b"\x15\xae\x43\xfd")[0],  # the float32 that a way through float64 misses
+    b"-7.038531e-26": struct.unpack(">f", b"\x95\xae\x43\xfd")[0],
+}
+
+
+def _base64(vector: bytes) -> bytes:
+    """Write a vector as `floatsToBase64` does: a JSON string with the base64 of little-endian float32."""
+    numbers: list[float] = orjson.loads(vector)
+    if any(mark in vector for mark in _MARKS):
+        texts = vector[1:-1].split(b",")
+        numbers = [_AMISS.get(text, number) for text, number in zip(texts, numbers, strict=True)]
+    return b'"%b"' % base64.b64encode(_float32(numbers))
+
+
+def _float32(numbers: list[float]) -> bytes:
+    """Pack numbers as little-endian float32; OverflowError says that one is out of range."""
+    return struct.pack(f"<{len(numbers)}f", *numbers)
+
+
+# Keeping
+
+_KEPT: Final = re.compile(
+    rb"item/1 (0|[1-9][0-9]{0,18}) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) (\[.+\])"
+)
+
+
+def encode(item: Item) -> bytes:
+    """Write an item for the body of a store entry: form, tokens, how they are known, durations, vector."""
+    known = b"exact" if item.exact else b"share"
+    return b"item/1 %d %b %d %d %b" % (item.tokens, known, item.total_duration, item.load_duration, item.vector)
+
+
+def decode(data: bytes) -> Item | None:
+    """Read what `encode` wrote, or give None for anything else."""
+    found = _KEPT.fullmatch(data)
+    if found is None:
+        return None
+    tokens, total, load = (int(found[group]) for group in (1, 3, 4))
+    if max(tokens, total, load) >= _INT64 or not _is_vector(found[5]):
+        return None
+    return Item(vector=found[5], tokens=tokens, exact=found[2] == b"exact", total_duration=total, load_duration=load)
