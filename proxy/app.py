@@ -110,7 +110,14 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             observe=observe,
         )
         stack.push_async_callback(upstream.close)
-        models = OllamaModels(upstream, deadline=settings.connect_timeout + 5, clock=clock, tasks=tasks)
+        models = OllamaModels(
+            upstream,
+            chosen.store,
+            name=upstream.name,
+            deadline=settings.connect_timeout + 5,
+            clock=clock,
+            tasks=tasks,
+        )
         stack.callback(models.close)
         stack.push_async_callback(tasks.close, _LAST_STORES)
         exchanges = Exchanges(

@@ -120,6 +120,10 @@ class Store(Protocol):
 
     async def delete(self, keys: Sequence[str], generation: str) -> None: ...
 
+    async def save(self, name: str, value: bytes) -> None:
+        """Keep a value that is no entry, beyond every clear."""
+
+    async def load(self, name: str) -> bytes | None: ...
     async def clear(self) -> int | None:
         """Start a new generation; how many entries the old one held, None when the store did not answer."""
 

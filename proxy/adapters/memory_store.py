@@ -21,6 +21,7 @@ class MemoryStore:
         self._capacity = capacity
         self._clock = clock
         self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._values: dict[str, bytes] = {}
         self._generation = secrets.token_hex(16)
         self.held = 0
         self.evicted = 0
@@ -64,6 +65,14 @@ class MemoryStore:
         """See ports.Store."""
         for key in keys:
             self._remove(key)
+
+    async def save(self, name: str, value: bytes) -> None:
+        """See ports.Store."""
+        self._values[name] = value
+
+    async def load(self, name: str) -> bytes | None:
+        """See ports.Store."""
+        return self._values.get(name)
 
     async def clear(self) -> int:
         """See ports.Store."""

@@ -17,7 +17,7 @@ import orjson
 from proxy.errors import ProxyError
 from proxy.policy import names
 from proxy.policy.messages import Request
-from proxy.ports import Clock, Identity, Upstream
+from proxy.ports import Clock, Identity, Store, Upstream
 from proxy.tasks import Tasks
 
 POLL: Final = 5.0
@@ -67,10 +67,18 @@ class _Watch:
 
 
 class OllamaModels:
-    """See ports.Models. A look may take `deadline` seconds, longer than a connection: silence is not slowness."""
+    """See ports.Models.
 
-    def __init__(self, upstream: Upstream, *, deadline: float, clock: Clock, tasks: Tasks) -> None:
+    What was seen last is kept in the store under `name`. A look may take `deadline` seconds, longer than a connection:
+    silence is not slowness.
+    """
+
+    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
+        self, upstream: Upstream, store: Store, *, name: str, deadline: float, clock: Clock, tasks: Tasks
+    ) -> None:
         self._upstream = upstream
+        self._store = store
+        self._name = f"models:{name}"
         self._deadline = deadline
         self._clock = clock
         self._tasks = tasks
@@ -178,14 +186,29 @@ class OllamaModels:
                 tags, version = await self._get("/api/tags"), await self._get("/api/version")
             table = _Table(begun=begun, version=_version(version), digests=_digests(tags))
         except ProxyError:
+            if self._table is None:
+                self._table = await self._recalled()
             self._failed_at, self._unreachable = begun, True
             return
         except (TimeoutError, ValueError, KeyError, TypeError, AttributeError):  # slow, or no answer of Ollama's
             self._failed_at, self._unreachable = begun, False
             return
+        if self._table is None or (self._table.version, self._table.digests) != (table.version, table.digests):
+            value = orjson.dumps({"version": table.version, "digests": table.digests})
+            self._tasks.spawn(self._store.save(self._name, value), "save the digests")
         self._table, self._unreachable = table, False
         self._changes = [change for change in self._changes if change.ended is None or change.ended >= begun]
         self._settle(table)
+
+    async def _recalled(self) -> _Table | None:
+        """Give the table that was saved last: a proxy that starts while Ollama is down goes on with it."""
+        value = await self._store.load(self._name)
+        try:
+            saved = orjson.loads(value or b"")
+            digests = {str(model): str(digest) for model, digest in saved["digests"].items()}
+            return _Table(begun=float("-inf"), version=str(saved["version"]), digests=digests)
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            return None
 
     def _settle(self, table: _Table) -> None:
         """Withdraw what was kept under a digest that has gone."""

@@ -1,6 +1,7 @@
 """The store in Redis or Valkey, through redis-py. A fault of it costs a client nothing but the speed-up.
 
-Keys: `ocp:1:generation` holds a random token, `ocp:1:e:⟨generation⟩:⟨key⟩` an entry. A lookup reads both in one
+Keys: `ocp:1:generation` holds a random token, `ocp:1:e:⟨generation⟩:⟨key⟩` an entry, `ocp:1:models:⟨Ollama⟩` the
+digests that were seen last. A lookup reads both in one
 command with the generation that this process saw last; where that is no longer the current one it looks again. An entry
 is written under the generation that its request saw, so what was asked before a clear is never found after it. An
 absent generation (a new Redis, an eviction) is replaced by a new one: that costs misses and revives nothing.
@@ -154,6 +155,14 @@ class RedisStore:
         """See ports.Store."""
         names = [_entry(generation, key) for key in keys]
         await self._write(lambda: self._redis.unlink(*names))
+
+    async def save(self, name: str, value: bytes) -> None:
+        """See ports.Store."""
+        await self._write(lambda: self._redis.set(PREFIX + name, value))
+
+    async def load(self, name: str) -> bytes | None:
+        """See ports.Store."""
+        return await self._read(lambda: self._redis.get(PREFIX + name), None)
 
     async def clear(self) -> int | None:
         """See ports.Store. The old generation's entries are removed in the background."""

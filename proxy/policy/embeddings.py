@@ -9,7 +9,6 @@ the same bytes, or nothing is kept. `/api/embeddings` has no part in this: its v
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -19,8 +18,8 @@ from typing import Any, Final
 import orjson
 
 from proxy.policy.classify import Candidate
-from proxy.policy.key import SCHEMA, Scope, framed
-from proxy.policy.messages import Fields, values
+from proxy.policy.key import Scope, framed, scoped
+from proxy.policy.messages import Fields
 
 _EMBED: Final = "embed"
 _V1: Final = "v1-embeddings"
@@ -103,19 +102,7 @@ def item_key(batch: Batch, text: str, scope: Scope, fields: Fields) -> str:
 
     The digest stands for the model, however it is spelled.
     """
-    authorization = b"\n".join(values(fields, b"authorization"))
-    return framed(
-        SCHEMA,
-        b"embed-item",
-        scope.namespace.encode(),
-        scope.digest.encode(),
-        scope.version.encode(),
-        scope.epoch.encode(),
-        hashlib.sha256(authorization).digest() if authorization else b"",
-        b"\n".join(values(fields, b"origin")),
-        _normalised(batch.candidate),
-        text.encode(),
-    )
+    return framed(*scoped("embed-item", scope, fields), _normalised(batch.candidate), text.encode())
 
 
 def _normalised(candidate: Candidate) -> bytes:

@@ -34,17 +34,22 @@ class Scope:
 
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see."""
+    body = normalised(candidate.endpoint, candidate.document)
+    return framed(*scoped(candidate.endpoint.operation, scope, fields), body)
+
+
+def scoped(kind: str, scope: Scope, fields: Fields) -> tuple[bytes, ...]:
+    """Give the parts of a key of some kind that do not come from the request's body."""
     authorization = b"\n".join(values(fields, b"authorization"))
-    return framed(
+    return (
         SCHEMA,
-        candidate.endpoint.operation.encode(),
+        kind.encode(),
         scope.namespace.encode(),
         scope.digest.encode(),
         scope.version.encode(),
         scope.epoch.encode(),
         hashlib.sha256(authorization).digest() if authorization else b"",
         b"\n".join(values(fields, b"origin")),
-        normalised(candidate.endpoint, candidate.document),
     )
 
 

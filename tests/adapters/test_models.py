@@ -7,10 +7,15 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 from proxy.adapters import models as module
+from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.models import OllamaModels
 from proxy.app import SystemClock
 from proxy.errors import unreachable
 from proxy.tasks import Tasks
+
+
+def memory() -> MemoryStore:
+    return MemoryStore(1 << 20, clock=SystemClock())
 
 
 class Upstream:
@@ -37,7 +42,7 @@ class Upstream:
 async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
     """It joined the look that had ended, for ever, without letting anything else run."""
     upstream = Upstream()
-    models = OllamaModels(upstream, deadline=5, clock=SystemClock(), tasks=Tasks())
+    models = OllamaModels(upstream, memory(), name="x", deadline=5, clock=SystemClock(), tasks=Tasks())
 
     async def request():
         await upstream.ended
@@ -72,7 +77,7 @@ async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(mon
             yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
 
     tasks = Tasks()
-    models = OllamaModels(Silent(), deadline=5, clock=SystemClock(), tasks=tasks)
+    models = OllamaModels(Silent(), memory(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
     assert (await models.identify("tiny")).digest == "d"
     silent = True
     assert await models.identify("tiny") is None, "nothing is known yet: it may only be slow"

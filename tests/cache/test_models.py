@@ -11,7 +11,7 @@ import pytest
 from proxy.adapters import models
 from proxy.simulator import Behaviour, Fault, Simulator
 from tests.support.rawhttp import RawAnswer, ask
-from tests.support.servers import Proxy, proxy_before
+from tests.support.servers import Proxy, RedisServer, proxy_before
 
 GENERATE = {"model": "tiny", "prompt": "why", "stream": False, "options": {"temperature": 0}}
 
@@ -127,6 +127,26 @@ async def test_an_entry_that_is_withdrawn_while_it_is_on_its_way_to_the_store(
         may_go.set()
         await asyncio.sleep(0.05)
         assert (await store.count()).keys == 1, "only the entry of tiny2 is left"
+
+
+async def test_a_proxy_that_starts_while_ollama_is_down_has_its_hits(redis_server: RedisServer) -> None:
+    async with Simulator(Behaviour(completion_delay=0)) as simulator:
+        url = simulator.url
+        async with proxy_before(url, redis_url=redis_server.url) as proxy:
+            before = await generate(proxy)
+    async with proxy_before(url, redis_url=redis_server.url) as proxy:
+        after = await generate(proxy)
+        assert (after.field("X-Cache"), after.body) == ("HIT", before.body)
+        assert (await generate(proxy, "tiny2")).status == 502
+        assert json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["keys"] == 1
+
+
+@pytest.mark.parametrize("saved", [b"", b"{", b"[]", b'{"version":1}', b'{"version":"1","digests":[]}'])
+async def test_saved_digests_that_are_damaged_are_none(saved: bytes, redis_server: RedisServer) -> None:
+    url = "http://127.0.0.1:1"
+    redis_server.client().set("ocp:1:models:127.0.0.1:1", saved)
+    async with proxy_before(url, redis_url=redis_server.url) as proxy:
+        assert (await generate(proxy)).status == 502
 
 
 async def test_a_table_that_cannot_be_had_is_no_reason_to_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
