@@ -24,6 +24,7 @@ from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.redis_store import RedisStore
 from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
+from proxy.fetch import Neighbours
 from proxy.policy.messages import Request
 from proxy.policy.rules import Rules
 from proxy.ports import Client, Health, Observer, Part, Store, fan_out
@@ -121,13 +122,15 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         stack.callback(models.close)
         stack.push_async_callback(tasks.close, _LAST_STORES)
         exchanges = Exchanges(
-            rules=_rules(settings, loopback=loopback),
-            store=chosen.store,
-            upstream=upstream,
-            models=models,
-            clock=clock,
-            observe=observe,
-            tasks=tasks,
+            Neighbours(
+                rules=_rules(settings, loopback=loopback),
+                store=chosen.store,
+                upstream=upstream,
+                models=models,
+                clock=clock,
+                observe=observe,
+                tasks=tasks,
+            )
         )
         admin = Admin(
             store=chosen.store,

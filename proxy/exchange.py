@@ -13,20 +13,19 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from proxy.errors import ClientLeft, ProxyError, Source
-from proxy.fetch import Fetched, Overflow, Question, Whole
+from proxy.fetch import Fetched, Listing, Neighbours, Overflow, Question, Whole
 from proxy.flights import Flight, Flights, Seat
-from proxy.lists import ListFetcher, ListQuestion
+from proxy.lists import ListFetcher
 from proxy.policy import classify, embeddings, endpoints, fields
 from proxy.policy.classify import Bypass, Candidate
+from proxy.policy.embeddings import Batch
 from proxy.policy.endpoints import Endpoint
 from proxy.policy.key import Scope, cache_key
 from proxy.policy.messages import Request, ResponseHead
 from proxy.policy.replies import reply
 from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives, reuse
-from proxy.policy.rules import Rules
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.ports import Client, Clock, Exchange, Lookups, Models, Observer, Store, Upstream
-from proxy.tasks import Tasks
+from proxy.ports import Client, Exchange
 
 _SERVER_ERROR = 500
 _MAX_NAME = 80
@@ -55,33 +54,15 @@ _CUT_OFF = Outcome(cache=bypass(Detail.CLIENT_LEFT), error=Source.CLIENT)
 class Exchanges:
     """Serves requests; one instance a process."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
-        self,
-        *,
-        rules: Rules,
-        store: Store,
-        upstream: Upstream,
-        models: Models,
-        clock: Clock,
-        observe: Observer,
-        tasks: Tasks,
-    ) -> None:
-        self._rules = rules
-        self._store = store
-        self._upstream = upstream
-        self._models = models
-        self._clock = clock
-        self._observe = observe
-        self._fetcher = ListFetcher(
-            rules=rules,
-            store=store,
-            upstream=upstream,
-            models=models,
-            clock=clock,
-            observe=observe,
-            tasks=tasks,
-        )
-        self._flights: Flights[Fetched] = Flights(tasks)
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._rules = neighbours.rules
+        self._store = neighbours.store
+        self._upstream = neighbours.upstream
+        self._models = neighbours.models
+        self._clock = neighbours.clock
+        self._observe = neighbours.observe
+        self._fetcher = ListFetcher(neighbours)
+        self._flights: Flights[Fetched] = Flights(neighbours.tasks)
 
     async def serve(self, request: Request, client: Client) -> None:
         """Answer one request, and observe how that went, however it ends."""
@@ -173,33 +154,12 @@ class Exchanges:
             namespace=wishes.namespace,
         )
         key = cache_key(candidate, scope, request.fields)
+        question = Question(request=request, body=body, wishes=wishes, candidate=candidate, identity=identity, key=key)
         batch = embeddings.batch(candidate)
         if batch is not None:
-            keys = {text: embeddings.item_key(batch, text, scope, request.fields) for text in batch.unique}
-            lookups = await self._store.get_many(tuple(keys.values()))
-            listed = ListQuestion(
-                request=request,
-                body=body,
-                wishes=wishes,
-                candidate=candidate,
-                identity=identity,
-                key=key,
-                generation=lookups.generation,
-                batch=batch,
-                keys=keys,
-                known={},
-            )
-            return await self._reuse_list(listed, client, lookups)
+            return await self._reuse_list(question, batch, scope, client)
         lookup = await self._store.get(key)
-        question = Question(
-            request=request,
-            body=body,
-            wishes=wishes,
-            candidate=candidate,
-            identity=identity,
-            key=key,
-            generation=lookup.generation,
-        )
+        question = replace(question, generation=lookup.generation)
         match reuse(lookup.entry, wishes, self._clock.now()):
             case Hit() as hit:
                 return await self._hit(question, client, hit)
@@ -210,32 +170,36 @@ class Exchanges:
             case never:
                 assert_never(never)
 
-    async def _reuse_list(self, question: ListQuestion, client: Client, found: Lookups) -> Outcome:
+    async def _reuse_list(self, question: Question, batch: Batch, scope: Scope, client: Client) -> Outcome:
         """Answer a list from its items, or forward what is missing of it."""
-        now = self._clock.now()
-        wishes = replace(question.wishes, only_if_cached=False)  # that is about the list, not about each text
-        outcomes = dict(zip(question.keys, (reuse(entry, wishes, now) for entry in found.entries), strict=True))
+        keys = {text: embeddings.item_key(batch, text, scope, question.request.fields) for text in batch.unique}
+        found = await self._store.get_many(tuple(keys.values()))
+        wishes, now = replace(question.wishes, only_if_cached=False), self._clock.now()
+        outcomes = dict(zip(keys, (reuse(entry, wishes, now) for entry in found.entries), strict=True))
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
         items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
-        missing = embeddings.missing(question.batch, items)
+        missing = embeddings.missing(batch, items)
+        known = {text: item for text, item in items.items() if text not in missing}
+        listing = Listing(batch=batch, keys=keys, known=known)
+        question = replace(question, generation=found.generation, listing=listing)
         if not missing:
-            return await self._list_hit(replace(question, known=items), client, hits)
+            return await self._list_hit(question, listing, client, hits)
         if question.wishes.only_if_cached:
             return await self._only_if_cached(question, client)
-        known = {text: item for text, item in items.items() if text not in missing}
         refused = (outcomes[text] for text in missing)
         reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)
-        return await self._forward(replace(question, known=known), client, reason)
+        return await self._forward(question, client, reason)
 
-    async def _list_hit(self, question: ListQuestion, client: Client, hits: dict[str, Hit]) -> Outcome:
+    async def _list_hit(self, question: Question, listing: Listing, client: Client, hits: dict[str, Hit]) -> Outcome:
         """Join a list of which every text is known; its age is that of the oldest item."""
-        joined = embeddings.join(question.batch, question.known)
-        entries = [hits[text].entry for text in question.batch.unique]
+        batch = listing.batch
+        joined = embeddings.join(batch, listing.known)
+        entries = [hits[text].entry for text in batch.unique]
         ttl = min(hit.ttl for hit in hits.values())
         age = max(hit.age for hit in hits.values())
         detail = Detail.ESTIMATED_USAGE if joined.estimated else _remark(question)
         cache = CacheStatus(result=Result.HIT, ttl=ttl, detail=detail)
-        kind = (b"Content-Type", embeddings.content_type(question.batch))
+        kind = (b"Content-Type", embeddings.content_type(batch))
         stored = tuple(kind if line[0].lower() == b"content-type" else line for line in entries[0].fields)
         head = ResponseHead(status=200, reason="OK", fields=fields.hit_fields(stored, len(joined.body), age, cache))
         await client.send(head, joined.body)
@@ -245,9 +209,9 @@ class Exchanges:
             model=question.candidate.model,
             key=question.key,
             saved_seconds=sum(entry.took for entry in entries),
-            prompt_tokens=sum(item.tokens for item in question.known.values()),
-            items=len(question.batch.texts),
-            items_known=len(question.batch.texts),
+            prompt_tokens=sum(listing.known[text].tokens for text in batch.texts),
+            items=len(batch.texts),
+            items_known=len(batch.texts),
         )
 
     async def _only_if_cached(self, question: Question, client: Client) -> Outcome:
@@ -408,9 +372,8 @@ def _asked(question: Question, answer: Fetched, reason: FwdReason) -> CacheStatu
 
 def _texts(question: Question) -> tuple[int, int]:
     """Give how many texts of a list are known, and how many there are; nothing for what is no list."""
-    if not isinstance(question, ListQuestion):
-        return 0, 0
-    return question.known_texts, len(question.batch.texts)
+    listing = question.listing
+    return (0, 0) if listing is None else (listing.known_texts, len(listing.batch.texts))
 
 
 def _remark(question: Question) -> Detail | None:

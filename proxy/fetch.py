@@ -6,13 +6,14 @@ is over the limit is relayed from there on, and never kept.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from proxy.flights import Flight, Tail
 from proxy.policy import fields, storing
 from proxy.policy.classify import Candidate
+from proxy.policy.embeddings import Batch, Item
 from proxy.policy.messages import Request, ResponseHead, StoredResponse
 from proxy.policy.reuse import Directives
 from proxy.policy.rules import Rules
@@ -20,6 +21,33 @@ from proxy.policy.status import Detail
 from proxy.policy.storing import NotStorable
 from proxy.ports import Clock, Entries, Identity, Models, Observer, Store, Stored, Upstream
 from proxy.tasks import Tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """What serving takes, joined once by the composition root."""
+
+    rules: Rules
+    store: Store
+    upstream: Upstream
+    models: Models
+    clock: Clock
+    observe: Observer
+    tasks: Tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """A question that is a list of texts. `keys` are the item keys by text, `known` the items that may be used."""
+
+    batch: Batch
+    keys: Mapping[str, str]
+    known: Mapping[str, Item]
+
+    @property
+    def known_texts(self) -> int:
+        """How many of the caller's texts are known, duplicates counted."""
+        return sum(text in self.known for text in self.batch.texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +64,8 @@ class Question:
     candidate: Candidate
     identity: Identity
     key: str
-    generation: str | None
+    generation: str | None = None
+    listing: Listing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,24 +102,14 @@ Fetched: TypeAlias = Whole | Overflow
 class Fetcher:
     """Does the work of flights."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
-        self,
-        *,
-        rules: Rules,
-        store: Store,
-        upstream: Upstream,
-        models: Models,
-        clock: Clock,
-        observe: Observer,
-        tasks: Tasks,
-    ) -> None:
-        self._rules = rules
-        self._store = store
-        self._upstream = upstream
-        self._models = models
-        self._clock = clock
-        self._observe = observe
-        self._tasks = tasks
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._rules = neighbours.rules
+        self._store = neighbours.store
+        self._upstream = neighbours.upstream
+        self._models = neighbours.models
+        self._clock = neighbours.clock
+        self._observe = neighbours.observe
+        self._tasks = neighbours.tasks
 
     async def fetch(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask, publish, keep. Raises ProxyError, which the flight hands to those who wait."""

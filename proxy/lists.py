@@ -7,12 +7,12 @@ whole, and not kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from proxy.fetch import Fetched, Fetcher, Question, Whole
+from proxy.fetch import Fetched, Fetcher, Listing, Question, Whole
 from proxy.flights import Flight
 from proxy.policy import storing
-from proxy.policy.embeddings import Batch, Item, encode, join, missing, split, upstream_body
+from proxy.policy.embeddings import Item, encode, join, missing, split, upstream_body
 from proxy.policy.messages import Fields, Request
 from proxy.policy.status import Detail
 from proxy.policy.storing import OK, NotStorable
@@ -20,66 +20,56 @@ from proxy.policy.storing import OK, NotStorable
 _LENGTH = b"content-length"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListQuestion(Question):
-    """A question that is a list. `keys` are the item keys by text, `known` the items that the store had and may use."""
-
-    batch: Batch
-    keys: Mapping[str, str]
-    known: Mapping[str, Item]
-
-    @property
-    def known_texts(self) -> int:
-        """How many of the caller's texts are known, duplicates counted."""
-        return sum(text in self.known for text in self.batch.texts)
-
-
 class ListFetcher(Fetcher):
     """Does the work of flights for lists too."""
 
     async def work(self, question: Question, flight: Flight[Fetched]) -> None:
         """Do what the question takes."""
-        if isinstance(question, ListQuestion):
-            await self.fetch_list(question, flight)
-        else:
+        if question.listing is None:
             await self.fetch(question, flight)
-
-    async def fetch_list(self, question: ListQuestion, flight: Flight[Fetched]) -> None:
-        """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
-        texts = missing(question.batch, question.known)
-        if texts == question.batch.texts and not question.batch.base64:
-            await self._fetch_all(question, flight, texts)
         else:
-            await self._fetch_part(question, flight, texts)
+            await self.fetch_list(question, question.listing, flight)
 
-    async def _fetch_all(self, question: ListQuestion, flight: Flight[Fetched], texts: tuple[str, ...]) -> None:
+    async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
+        """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
+        texts = missing(listing.batch, listing.known)
+        if texts == listing.batch.texts and not listing.batch.base64:
+            await self._fetch_all(question, listing, flight)
+        else:
+            await self._fetch_part(question, listing, flight, texts)
+
+    async def _fetch_all(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
         """Ask as the caller asked, and hand on the answer as it came."""
         whole = await self.ask(question, flight)
         if whole is None:
             return
-        items = self._cut(question, whole, texts)
+        texts = listing.batch.texts
+        items = self._cut(question, listing, whole, texts)
         detail = items if isinstance(items, Detail) else self.bar(question)
         if isinstance(items, Detail) or detail is not None:
             flight.publish(replace(whole, detail=detail))
             return
         tokens = sum(item.tokens for item in items)
         flight.publish(replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens))
-        await self._keep_items(question, whole, texts, items)
+        await self._keep_items(question, listing, whole, dict(zip(texts, items, strict=True)))
 
-    async def _fetch_part(self, question: ListQuestion, flight: Flight[Fetched], texts: tuple[str, ...]) -> None:
+    async def _fetch_part(
+        self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
+    ) -> None:
         """Ask for some texts, and join their items with those that are known."""
         lines = _without_length(question.request.fields)
         request = Request(method=question.request.method, target=question.request.target, fields=lines)
-        part = await self.ask_bounded(question, request, upstream_body(question.batch, texts))
+        part = await self.ask_bounded(question, request, upstream_body(listing.batch, texts))
         if part is not None and part.head.status != OK:  # one bad text fails the list, as Ollama does
             flight.publish(replace(part, detail=Detail.STATUS))
             return
-        items = Detail.ANSWER_TOO_LARGE if part is None else self._cut(question, part, texts)
+        items = Detail.ANSWER_TOO_LARGE if part is None else self._cut(question, listing, part, texts)
         if part is None or isinstance(items, Detail) or not question.identity.stability.unchanged():
             await self._fetch_unkept(question, flight)
             return
         durations = (items[0].total_duration, items[0].load_duration)
-        joined = join(question.batch, {**question.known, **dict(zip(texts, items, strict=True))}, durations=durations)
+        asked = dict(zip(texts, items, strict=True))
+        joined = join(listing.batch, {**listing.known, **asked}, durations=durations)
         length = (b"Content-Length", str(len(joined.body)).encode())
         head = replace(part.head, fields=(*_without_length(part.head.fields), length))
         detail = self.bar(question)
@@ -95,42 +85,38 @@ class ListFetcher(Fetcher):
         )
         flight.publish(whole)
         if detail is None:
-            await self._keep_items(question, part, texts, items)
+            await self._keep_items(question, listing, part, asked)
 
-    async def _fetch_unkept(self, question: ListQuestion, flight: Flight[Fetched]) -> None:
+    async def _fetch_unkept(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask as the caller asked: what came of the part could not be joined."""
         whole = await self.ask(question, flight)
         if whole is not None:
             flight.publish(replace(whole, detail=Detail.ANSWER_COUNT))
 
-    def _cut(self, question: ListQuestion, whole: Whole, texts: tuple[str, ...]) -> tuple[Item, ...] | Detail:
+    def _cut(
+        self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...]
+    ) -> tuple[Item, ...] | Detail:
         """Give the items of an answer to a request for `texts`, or why it has none that can be relied on."""
         body = b"".join(whole.chunks)
         verdict = storing.storable(replace(question.candidate, items=len(texts)), whole.head, body)
         if isinstance(verdict, NotStorable):
             return verdict.detail
-        items = split(question.batch, texts, body)
+        items = split(listing.batch, texts, body)
         if items is None:
             return Detail.ANSWER_COUNT
         measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
         return tuple(replace(item, total_duration=item.total_duration or measured) for item in items)
 
-    async def _keep_items(
-        self, question: ListQuestion, whole: Whole, texts: tuple[str, ...], items: tuple[Item, ...]
-    ) -> None:
+    async def _keep_items(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> None:
+        took = whole.seconds / len(items)
         entries = [
             (
-                question.keys[text],
+                listing.keys[text],
                 self.entry(
-                    question,
-                    whole,
-                    body=encode(item),
-                    took=whole.seconds / len(items),
-                    prompt_tokens=item.tokens,
-                    output_tokens=None,
+                    question, whole, body=encode(item), took=took, prompt_tokens=item.tokens, output_tokens=None
                 ),
             )
-            for text, item in zip(texts, items, strict=True)
+            for text, item in items.items()
         ]
         await self.keep(question, entries)
 
