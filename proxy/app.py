@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -42,6 +43,8 @@ from proxy.tasks import Tasks
 
 _LAST_STORES = 2.0
 _MIB = 1024 * 1024
+_OWN_FILES = 128
+"""Files that the proxy opens beside its clients' and Ollama's sockets: the store's connections above all."""
 
 
 class SystemClock:
@@ -96,6 +99,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
     observe: Observer = fan_out((metrics, log))
+    asyncio.get_running_loop().set_exception_handler(_quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         url = _url_of(sock)
@@ -155,7 +159,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             clock=clock,
             head_timeout=settings.head_timeout,
             body_timeout=settings.body_timeout,
-            max_connections=settings.max_connections,
+            max_connections=_connections(settings.max_connections, log),
             failed=lambda name: log.say(f"an error of the proxy's own ended a request: {name}", warning=True),
         )
         await listener.start(sock)
@@ -177,6 +181,39 @@ async def _greet(upstream: Ollama) -> None:
     with suppress(ProxyError):
         async with upstream.ask(Request(method="GET", target="/api/version", fields=()), None):
             pass
+
+
+def _connections(wanted: int, log: Log) -> int:
+    """Bound the clients so that their sockets and as many towards Ollama fit into what a process may open."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    fitting = max(1, (soft - _OWN_FILES) // 2)
+    log.say(f"At most {fitting} clients at once: a process may open {soft} files here (ulimit -n)", warning=True)
+    return fitting
+
+
+def _quiet(log: Log, clock: SystemClock) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Give the event loop a place for its errors: one line a second at most, and no word of what was handled."""
+    said = float("-inf")
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal said
+        if clock.monotonic() - said >= 1:
+            said = clock.monotonic()
+            log.say(f"an error of the proxy's own: {type(context.get('exception')).__name__}", warning=True)
+
+    return handle
 
 
 def _rules(settings: Settings, *, loopback: bool) -> Rules:

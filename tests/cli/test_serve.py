@@ -142,6 +142,28 @@ async def test_a_second_signal_ends_at_once(simulator: Simulator) -> None:
             assert await command.end() == 130
 
 
+async def test_more_clients_than_files_are_refused_cleanly(simulator: Simulator) -> None:
+    limit = "ulimit -n 300; exec "
+    command = f"{limit} {sys.executable} -m proxy serve --listen 127.0.0.1:0 --upstream {simulator.url}"
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", command, stderr=asyncio.subprocess.PIPE)
+    running = Command(process)
+    try:
+        await running.line(lambda line: "At most 86 clients at once" in line)
+        url = (await running.line(lambda line: "listens on" in line)).split("listens on ")[1].split(",")[0]
+        clients = [await RawConnection.open(url) for _ in range(86)]
+        for client in clients:
+            client.send("GET", "/api/version")
+            assert (await client.answer()).status == 200
+        for _ in range(50):
+            assert (await ask(url, "GET", "/api/version")).status == 503
+        for client in clients:
+            client.close()
+        assert not [line for line in running.lines if "Traceback" in line]
+    finally:
+        process.terminate()
+        assert await running.end() == 0
+
+
 WRONG = [
     (["--listen", "nowhere"], {}, "listen", "'nowhere'"),
     (["--listen", "127.0.0.1:99999"], {}, "listen", "'127.0.0.1:99999'"),
