@@ -118,7 +118,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         models = OllamaModels(
             upstream,
             chosen.store,
-            name=upstream.name,
+            name=_machine(upstream_url) + upstream.name,
             deadline=settings.connect_timeout + 5,
             clock=clock,
             tasks=tasks,
@@ -214,6 +214,12 @@ def _quiet(log: Log, clock: SystemClock) -> Callable[[asyncio.AbstractEventLoop,
             log.say(f"an error of the proxy's own: {type(context.get('exception')).__name__}", warning=True)
 
     return handle
+
+
+def _machine(url: str) -> str:
+    """Name this machine where the URL means another Ollama on each: proxies on several may share a Redis."""
+    host = urlsplit(url).hostname or ""
+    return f"{socket.gethostname()}/" if is_loopback(host) else ""
 
 
 def _rules(settings: Settings, *, loopback: bool) -> Rules:

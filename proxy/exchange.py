@@ -178,15 +178,17 @@ class Exchanges:
         outcomes = dict(zip(keys, (reuse(entry, wishes, now) for entry in found.entries), strict=True))
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
         items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
-        missing = embeddings.missing(batch, items)
+        if not embeddings.alike(item.vector for item in items.values()):
+            items = {}  # of two models: one was replaced behind our back a moment ago
+        missing = frozenset(embeddings.missing(batch, items))
         known = {text: item for text, item in items.items() if text not in missing}
         listing = Listing(batch=batch, keys=keys, known=known)
         question = replace(question, generation=found.generation, listing=listing)
-        if not missing:
+        if not missing and embeddings.joined_size(batch, items) <= self._rules.max_list_bytes:
             return await self._list_hit(question, listing, client, hits)
         if question.wishes.only_if_cached:
             return await self._only_if_cached(question, client)
-        refused = (outcomes[text] for text in missing)
+        refused = (outcomes[text] for text in keys if text in missing)
         reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)
         return await self._forward(question, client, reason)
 
@@ -238,10 +240,10 @@ class Exchanges:
     async def _forward(self, question: Question, client: Client, reason: FwdReason) -> Outcome:
         """Wait for the flight of this key where there is one, else start it.
 
-        After a failure those who only waited ask for themselves. `no-cache` joins no flight that began before it.
+        After a failure those who only waited ask for themselves.
         """
         name = f"{question.generation}:{question.key}"  # what a clear has ended is not joined after it
-        joined = None if question.wishes.no_cache else self._flights.join(name)
+        joined = self._flights.join(name) if _joins(question) else None
         if joined is not None:
             with joined.seat() as seat:
                 answer = await _usable(joined)
@@ -267,7 +269,8 @@ class Exchanges:
         self, question: Question, client: Client, answer: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
         head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
-        known, of = _texts(question)
+        of = 0 if question.listing is None else len(question.listing.batch.texts)
+        known = answer.known if isinstance(answer, Whole) else 0
         outcome = Outcome(
             cache=cache,
             status=head.status,
@@ -353,27 +356,31 @@ async def _usable(flight: Flight[Fetched]) -> Fetched | None:
     return answer if answer.head.status < _SERVER_ERROR else None
 
 
+def _joins(question: Question) -> bool:
+    """Whether another's answer will do.
+
+    `no-cache` joins nothing that began before it, nor does a list whose texts must be young: the other may have known
+    some for long.
+    """
+    wishes = question.wishes
+    choosy = wishes.max_age is not None or wishes.min_fresh > 0
+    return not wishes.no_cache and not (choosy and question.listing is not None)
+
+
 def _asked(question: Question, answer: Fetched, reason: FwdReason) -> CacheStatus:
     """Say of an answer that Ollama was asked for whether it is kept, and whether all of it was asked for."""
-    known, of = _texts(question)
-    remark = Detail.ITEMS if 0 < known < of else _remark(question)
     if isinstance(answer, Overflow):
         return CacheStatus(result=Result.MISS, fwd=reason, detail=Detail.ANSWER_TOO_LARGE)
+    remark = Detail.ITEMS if answer.known else _remark(question)
     return CacheStatus(
         result=Result.MISS,
         fwd=reason,
         stored=answer.ttl is not None,
         ttl=answer.ttl,
         detail=answer.detail or (Detail.ESTIMATED_USAGE if answer.estimated else remark),
-        known=known,
-        of=of,
+        known=answer.known,
+        of=0 if question.listing is None else len(question.listing.batch.texts),
     )
-
-
-def _texts(question: Question) -> tuple[int, int]:
-    """Give how many texts of a list are known, and how many there are; nothing for what is no list."""
-    listing = question.listing
-    return (0, 0) if listing is None else (listing.known_texts, len(listing.batch.texts))
 
 
 def _remark(question: Question) -> Detail | None:

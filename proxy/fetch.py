@@ -73,7 +73,8 @@ class Whole:
     """A complete answer, in the chunks that it came in.
 
     `seconds` is how long Ollama took. `ttl` is the lifetime of what is being stored, in seconds, or None with `detail`.
-    `estimated` says that the token count of a joined list is a sum with apportioned parts.
+    `estimated` says that the token count of a joined list is a sum with apportioned parts, `known` how many of its
+    texts were not asked for.
     """
 
     head: ResponseHead
@@ -85,6 +86,7 @@ class Whole:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     estimated: bool = False
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

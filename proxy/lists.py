@@ -12,12 +12,12 @@ from dataclasses import replace
 from proxy.fetch import Fetched, Fetcher, Listing, Question, Whole
 from proxy.flights import Flight
 from proxy.policy import storing
-from proxy.policy.embeddings import Item, encode, join, missing, split, upstream_body
+from proxy.policy.embeddings import Item, alike, encode, join, joined_size, missing, split, upstream_body
 from proxy.policy.messages import Fields, Request
 from proxy.policy.status import Detail
 from proxy.policy.storing import OK, NotStorable
 
-_LENGTH = b"content-length"
+_OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
 
 
 class ListFetcher(Fetcher):
@@ -33,7 +33,9 @@ class ListFetcher(Fetcher):
     async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
         """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
         texts = missing(listing.batch, listing.known)
-        if texts == listing.batch.texts and not listing.batch.base64:
+        if not texts:  # all are known, but the answer would be over the limit
+            await self._fetch_unkept(question, flight, Detail.ANSWER_TOO_LARGE)
+        elif texts == listing.batch.texts and not listing.batch.base64:
             await self._fetch_all(question, listing, flight)
         else:
             await self._fetch_part(question, listing, flight, texts)
@@ -57,21 +59,25 @@ class ListFetcher(Fetcher):
         self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
     ) -> None:
         """Ask for some texts, and join their items with those that are known."""
-        lines = _without_length(question.request.fields)
+        lines = _without_body_fields(question.request.fields)
         request = Request(method=question.request.method, target=question.request.target, fields=lines)
         part = await self.ask_bounded(question, request, upstream_body(listing.batch, texts))
         if part is not None and part.head.status != OK:  # one bad text fails the list, as Ollama does
             flight.publish(replace(part, detail=Detail.STATUS))
             return
         items = Detail.ANSWER_TOO_LARGE if part is None else self._cut(question, listing, part, texts)
-        if part is None or isinstance(items, Detail) or not question.identity.stability.unchanged():
-            await self._fetch_unkept(question, flight)
+        if part is None or isinstance(items, Detail):
+            await self._fetch_unkept(question, flight, items if isinstance(items, Detail) else Detail.ANSWER_TOO_LARGE)
+            return
+        asked = dict(zip(texts, items, strict=True))
+        detail = await self._unjoinable(question, listing, {**listing.known, **asked})
+        if detail is not None:
+            await self._fetch_unkept(question, flight, detail)
             return
         durations = (items[0].total_duration, items[0].load_duration)
-        asked = dict(zip(texts, items, strict=True))
         joined = join(listing.batch, {**listing.known, **asked}, durations=durations)
         length = (b"Content-Length", str(len(joined.body)).encode())
-        head = replace(part.head, fields=(*_without_length(part.head.fields), length))
+        head = replace(part.head, fields=(*_without_body_fields(part.head.fields), length))
         detail = self.bar(question)
         whole = Whole(
             head=head,
@@ -82,16 +88,32 @@ class ListFetcher(Fetcher):
             detail=detail,
             prompt_tokens=sum(item.tokens for item in items),
             estimated=joined.estimated,
+            known=listing.known_texts,
         )
         flight.publish(whole)
         if detail is None:
             await self._keep_items(question, listing, part, asked)
 
-    async def _fetch_unkept(self, question: Question, flight: Flight[Fetched]) -> None:
-        """Ask as the caller asked: what came of the part could not be joined."""
+    async def _unjoinable(self, question: Question, listing: Listing, items: Mapping[str, Item]) -> Detail | None:
+        """Say why these items must not be joined, or None.
+
+        Of one answer Ollama has seen to it that its vectors belong together; between what is known and what was asked
+        the model may have changed behind our back, so its digest is looked at once more.
+        """
+        if joined_size(listing.batch, items) > self._rules.max_list_bytes:
+            return Detail.ANSWER_TOO_LARGE
+        if not alike(item.vector for item in items.values()):
+            return Detail.MODEL_CHANGED
+        same = question.identity.stability.unchanged() and (
+            not listing.known or await self._models.still(question.identity)
+        )
+        return None if same else Detail.MODEL_CHANGED
+
+    async def _fetch_unkept(self, question: Question, flight: Flight[Fetched], detail: Detail) -> None:
+        """Ask as the caller asked: what came of the part could not be joined, for this reason."""
         whole = await self.ask(question, flight)
         if whole is not None:
-            flight.publish(replace(whole, detail=Detail.ANSWER_COUNT))
+            flight.publish(replace(whole, detail=detail))
 
     def _cut(
         self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...]
@@ -105,7 +127,10 @@ class ListFetcher(Fetcher):
         if items is None:
             return Detail.ANSWER_COUNT
         measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
-        return tuple(replace(item, total_duration=item.total_duration or measured) for item in items)
+        return tuple(
+            replace(item, total_duration=item.total_duration or measured, load_duration=item.load_duration or 1)
+            for item in items
+        )
 
     async def _keep_items(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> None:
         took = whole.seconds / len(items)
@@ -121,5 +146,5 @@ class ListFetcher(Fetcher):
         await self.keep(question, entries)
 
 
-def _without_length(fields: Fields) -> Fields:
-    return tuple(line for line in fields if line[0].lower() != _LENGTH)
+def _without_body_fields(fields: Fields) -> Fields:
+    return tuple(line for line in fields if line[0].lower() not in _OF_THE_BODY)

@@ -120,8 +120,8 @@ class Store(Protocol):
 
     async def delete(self, keys: Sequence[str], generation: str) -> None: ...
 
-    async def save(self, name: str, value: bytes) -> None:
-        """Keep a value that is no entry, beyond every clear."""
+    async def save(self, name: str, value: bytes) -> bool:
+        """Keep a value that is no entry, beyond every clear; whether it was kept."""
 
     async def load(self, name: str) -> bytes | None: ...
     async def clear(self) -> int | None:
@@ -151,6 +151,9 @@ class Models(Protocol):
 
     async def identify(self, name: str) -> Identity | None:
         """Give what `name` stands for; None when that is not known."""
+
+    async def still(self, identity: Identity) -> bool:
+        """Look now, and say whether the name still stands for this digest."""
 
     def change_begins(self, name: str | None) -> object:
         """A request that changes this model (None: some model) goes upstream; returns a token for `change_ends`."""

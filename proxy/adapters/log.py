@@ -77,7 +77,8 @@ class Log:
             how = " (collapsed)" if cache.collapsed else ""
             self._line(_GREEN, f"✅ HIT: {_short(event.key)}{how}", *more)
         elif cache.result is Result.MISS:
-            unstored = f"not stored: {cache.detail.value}" if cache.detail is not None else ""
+            why = cache.detail.value if cache.detail is not None else ""
+            unstored = why if cache.stored else f"not stored: {why}" if why else ""
             self._line(_YELLOW, f"❌ MISS: {_short(event.key)}", *more, unstored)
         elif self._development:
             detail = cache.detail.value if cache.detail is not None else ""

@@ -66,9 +66,10 @@ class MemoryStore:
         for key in keys:
             self._remove(key)
 
-    async def save(self, name: str, value: bytes) -> None:
+    async def save(self, name: str, value: bytes) -> bool:
         """See ports.Store."""
         self._values[name] = value
+        return True
 
     async def load(self, name: str) -> bytes | None:
         """See ports.Store."""

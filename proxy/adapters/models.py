@@ -80,6 +80,7 @@ class OllamaModels:
         self._store = store
         self._name = f"models:{name}"
         self._deadline = deadline
+        self._saved = b""
         self._clock = clock
         self._tasks = tasks
         self._table: _Table | None = None
@@ -111,6 +112,13 @@ class OllamaModels:
             return None
         watch = _Watch(self, self.changes_seen)
         return Identity(model=model, digest=digest, version=table.version, stability=watch)
+
+    async def still(self, identity: Identity) -> bool:
+        """See ports.Models."""
+        table = await self._look_since(self._clock.monotonic(), identity.model)
+        if table is None or self._changing(identity.model):
+            return False
+        return (table.digests.get(identity.model), table.version) == (identity.digest, identity.version)
 
     def change_begins(self, name: str | None) -> _Change:
         """See ports.Models; `name` is canonical."""
@@ -193,12 +201,17 @@ class OllamaModels:
         except (TimeoutError, ValueError, KeyError, TypeError, AttributeError):  # slow, or no answer of Ollama's
             self._failed_at, self._unreachable = begun, False
             return
-        if self._table is None or (self._table.version, self._table.digests) != (table.version, table.digests):
-            value = orjson.dumps({"version": table.version, "digests": table.digests})
-            self._tasks.spawn(self._store.save(self._name, value), "save the digests")
+        value = orjson.dumps({"version": table.version, "digests": table.digests})
+        if value != self._saved:
+            self._tasks.spawn(self._save(value), "save the digests")
         self._table, self._unreachable = table, False
         self._changes = [change for change in self._changes if change.ended is None or change.ended >= begun]
         self._settle(table)
+
+    async def _save(self, value: bytes) -> None:
+        """Keep the digests in the store; what fails is tried again after the next look."""
+        if await self._store.save(self._name, value):
+            self._saved = value
 
     async def _recalled(self) -> _Table | None:
         """Give the table that was saved last: a proxy that starts while Ollama is down goes on with it."""

@@ -33,6 +33,7 @@ _CONNECT: Final = 0.1
 _READ: Final = 0.25
 _LOOKUP: Final = 0.3
 _LOOKUP_EACH: Final = 0.002
+_LOOKUP_MOST: Final = 1.0
 _AT_ONCE: Final = 64
 _WRITE: Final = 2.0
 _CONNECTIONS: Final = 64
@@ -89,7 +90,7 @@ class RedisStore:
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store. A long list takes several commands, and may take longer."""
-        deadline = _LOOKUP + _LOOKUP_EACH * len(keys)
+        deadline = min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST)
         found = await self._read(lambda: self._look(keys), None, deadline=deadline)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
@@ -156,9 +157,9 @@ class RedisStore:
         names = [_entry(generation, key) for key in keys]
         await self._write(lambda: self._redis.unlink(*names))
 
-    async def save(self, name: str, value: bytes) -> None:
+    async def save(self, name: str, value: bytes) -> bool:
         """See ports.Store."""
-        await self._write(lambda: self._redis.set(PREFIX + name, value))
+        return bool(await self._write(lambda: self._redis.set(PREFIX + name, value)))
 
     async def load(self, name: str) -> bytes | None:
         """See ports.Store."""

@@ -167,6 +167,8 @@ def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...]
     vectors = _VECTOR.findall(body)
     if measures is None or len(vectors) != len(texts) or not all(map(_is_vector, vectors)):
         return None
+    if not alike(vectors):
+        return None
     if _rendered(batch.candidate, vectors, measures) != body:
         return None
     return tuple(
@@ -214,7 +216,15 @@ def _is_vector(text: bytes) -> bool:
 
 
 def _apportioned(tokens: int, texts: tuple[str, ...]) -> list[int]:
-    """Share out the tokens by the texts' lengths in characters: largest remainders first, then the earlier text."""
+    """Share out the tokens by the texts' lengths in characters, so that none is free where there are enough."""
+    counts = _shared(tokens, texts)
+    if 0 in counts and tokens >= len(texts):
+        return [count + 1 for count in _shared(tokens - len(texts), texts)]
+    return counts
+
+
+def _shared(tokens: int, texts: tuple[str, ...]) -> list[int]:
+    """Share by length: largest remainders first, then the earlier text."""
     whole = sum(map(len, texts))
     shares = [divmod(tokens * len(text), whole) for text in texts]
     counts = [share for share, _ in shares]
@@ -224,7 +234,22 @@ def _apportioned(tokens: int, texts: tuple[str, ...]) -> list[int]:
     return counts
 
 
+def alike(vectors: Iterable[bytes]) -> bool:
+    """Whether vectors have as many numbers each: those of one model have."""
+    return len({vector.count(b",") for vector in vectors}) <= 1
+
+
 # Joining
+
+
+_ROW: Final = 64
+"""What stands around a vector in an answer, in bytes, at most."""
+
+
+def joined_size(batch: Batch, items: Mapping[str, Item]) -> int:
+    """Give about how many bytes a joined answer has, known before it is built: one text may stand there very often."""
+    sizes = {text: len(item.vector) + _ROW for text, item in items.items()}
+    return sum(sizes[text] for text in batch.texts)
 
 
 def join(batch: Batch, items: Mapping[str, Item], *, durations: tuple[int, int] | None = None) -> Joined:

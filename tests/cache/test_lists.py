@@ -180,6 +180,68 @@ async def test_a_model_that_changes_meanwhile_mixes_no_vectors(proxy: Proxy, sim
     assert "stored" not in (answer.field("Cache-Status") or "")
 
 
+def answer(*vectors: str) -> bytes:
+    joined = ",".join(vectors)
+    return f'{{"model":"{MODEL}","embeddings":[{joined}],"total_duration":9,"load_duration":3,"prompt_eval_count":{len(vectors)}}}'.encode()
+
+
+async def test_a_model_replaced_behind_our_back_is_not_mixed_with_what_is_known(
+    proxy: Proxy, simulator: Simulator
+) -> None:
+    """The table is young, so the change would show only in seconds: a join looks once more."""
+    await embed(proxy.url, "a")
+    before = vectors(await embed(proxy.url, "a"))
+    simulator.models.replace(MODEL)
+    joined = await embed(proxy.url, ["a", "b"])
+    assert vectors(joined) == vectors(await embed(simulator.url, ["a", "b"]))
+    assert vectors(joined)[0] != before[0]
+    assert joined.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=model-changed"
+
+
+async def test_vectors_of_two_lengths_are_never_joined() -> None:
+    narrow = True
+
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        count = 1 if isinstance(texts, str) else len(texts)
+        await talk.write(whole(answer(*(["[1,2]" if narrow else "[1,2,3]"] * count))))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, "a")
+        narrow = False
+        await embed(own.url, "b")
+        for texts in (["a", "b"], ["a", "c"]):
+            assert {len(vector) for vector in vectors(await embed(own.url, texts))} == {3}
+
+
+async def test_a_text_that_stands_there_often_is_not_multiplied_without_bound(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, max_list_bytes=100_000) as own:
+        for _ in range(2):
+            seen = await embed(own.url, ["a"] * 100)
+            assert vectors(seen) == vectors(await embed(simulator.url, ["a"] * 100))
+            assert seen.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=answer-too-large"
+        await embed(own.url, "a")
+        assert (await embed(own.url, "a")).field("X-Cache") == "HIT"
+
+
+async def test_a_list_that_must_be_young_joins_nobody(proxy: Proxy, simulator: Simulator) -> None:
+    body = {"model": MODEL, "input": ["a", "b"]}
+    simulator.gate.close()
+    first = asyncio.create_task(post(proxy.url, "/api/embed", body))
+    await simulator.arrived(1)
+    second = asyncio.create_task(post(proxy.url, "/api/embed", body, Cache_Control="max-age=5"))
+    await simulator.arrived(2)
+    simulator.gate.open()
+    assert [(await task).field("X-Cache") for task in (first, second)] == ["MISS", "MISS"]
+
+
+async def test_what_v1_embedded_has_all_the_members_on_the_other_route(proxy: Proxy, simulator: Simulator) -> None:
+    await embed(proxy.url, "a", "/v1/embeddings")
+    seen, direct = await embed(proxy.url, "a"), await embed(simulator.url, "a")
+    assert seen.field("X-Cache") == "HIT"
+    assert list(json.loads(seen.body)) == list(json.loads(direct.body))
+
+
 async def test_a_broken_upstream_is_a_502_and_keeps_nothing(proxy: Proxy, simulator: Simulator) -> None:
     await embed(proxy.url, "a")
     simulator.fault = lambda seen: Fault.RESET_MID_BODY if seen.target == "/api/embed" else None

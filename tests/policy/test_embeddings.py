@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import random
+import re
 import struct
 from typing import Any
 
@@ -527,7 +528,7 @@ GO_BASE64 = (
 
 def test_base64_is_what_go_makes_of_the_same_numbers():
     """Among them 7.038531e-26, the one float32 up to 1 that is another number when read as a float64 first."""
-    items = cut(asking(EMBED, "a", "b"), GO_BODY)
+    items = dict(zip("ab", map(some, re.findall(rb"\[[0-9][^]]*\]|\[-[^]]*\]", GO_BODY)), strict=True))
     joined = join(asking(V1, "a", "b", encoding_format="base64"), items).body
     assert [row["embedding"].encode() for row in json.loads(joined)["data"]] == list(GO_BASE64)
 
@@ -618,8 +619,9 @@ def test_the_shares_hold_the_sum_and_are_near_their_due(seed):
     shares = counts(texts, tokens)
     whole = sum(map(len, texts))
     assert sum(shares) == tokens
-    assert all(abs(share * whole - tokens * len(text)) < whole for share, text in zip(shares, texts, strict=True))
-    assert all(share >= 0 for share in shares)
+    if all(tokens * len(text) >= whole for text in texts):
+        assert all(abs(share * whole - tokens * len(text)) < whole for share, text in zip(shares, texts, strict=True))
+    assert all(share >= (tokens >= len(texts)) for share in shares), "none is free where there are enough"
     assert counts(texts, tokens) == shares
 
 
