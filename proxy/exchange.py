@@ -144,6 +144,8 @@ class Exchanges:
         wishes: Directives,
     ) -> Outcome:
         identity = await self._models.identify(candidate.model)
+        if identity is None and wishes.only_if_cached:
+            return await self._only_if_cached(candidate, client)
         if identity is None:
             found = Bypass(detail=Detail.NO_DIGEST, model=candidate.model)
             return await self._relay(request, client, body, found, repeatable=True)
@@ -166,7 +168,7 @@ class Exchanges:
             case Forward(reason=reason):
                 return await self._forward(question, client, reason)
             case Refuse():
-                return await self._only_if_cached(question, client)
+                return await self._only_if_cached(candidate, client, key)
             case never:
                 assert_never(never)
 
@@ -187,7 +189,7 @@ class Exchanges:
         if not missing and embeddings.joined_size(batch, items) <= self._rules.max_list_bytes:
             return await self._list_hit(question, listing, client, hits)
         if question.wishes.only_if_cached:
-            return await self._only_if_cached(question, client)
+            return await self._only_if_cached(question.candidate, client, question.key)
         refused = (outcomes[text] for text in keys if text in missing)
         reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)
         return await self._forward(question, client, reason)
@@ -216,11 +218,10 @@ class Exchanges:
             items_known=len(batch.texts),
         )
 
-    async def _only_if_cached(self, question: Question, client: Client) -> Outcome:
+    async def _only_if_cached(self, candidate: Candidate, client: Client, key: str = "") -> Outcome:
         text = "nothing fresh is stored, and only-if-cached was asked for"
         cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
-        outcome = Outcome(cache=cache, model=question.candidate.model, key=question.key)
-        return await self._refuse(client, 504, text, outcome)
+        return await self._refuse(client, 504, text, Outcome(cache=cache, model=candidate.model, key=key))
 
     async def _hit(self, question: Question, client: Client, hit: Hit) -> Outcome:
         entry = hit.entry

@@ -132,6 +132,12 @@ async def test_directives(proxy: Proxy, simulator: Simulator) -> None:
         assert all(line[0].lower() != name for request in simulator.received for line in request.fields)
 
 
+async def test_only_if_cached_asks_nobody_about_a_model_that_is_not_known(proxy: Proxy, simulator: Simulator) -> None:
+    answer = await post(proxy.url, "/api/generate", GENERATE | {"model": "nope"}, Cache_Control="only-if-cached")
+    assert (answer.status, answer.field("Cache-Status")) == (504, "ollama-cache-proxy; detail=only-if-cached")
+    assert inferences(simulator) == 0
+
+
 @pytest.mark.parametrize(
     "answer",
     [
