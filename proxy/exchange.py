@@ -270,15 +270,14 @@ class Exchanges:
         self, question: Question, client: Client, answer: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
         head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
-        of = 0 if question.listing is None else len(question.listing.batch.texts)
         known = answer.known if isinstance(answer, Whole) else 0
         outcome = Outcome(
             cache=cache,
             status=head.status,
             model=question.candidate.model,
             key=question.key,
-            items=of,
-            items_known=of if cache.collapsed else known,
+            items=question.texts,
+            items_known=question.texts if cache.collapsed else known,
         )
         match answer:
             case Whole(length=None):
@@ -380,7 +379,7 @@ def _asked(question: Question, answer: Fetched, reason: FwdReason) -> CacheStatu
         ttl=answer.ttl,
         detail=answer.detail or (Detail.ESTIMATED_USAGE if answer.estimated else remark),
         known=answer.known,
-        of=0 if question.listing is None else len(question.listing.batch.texts),
+        of=question.texts,
     )
 
 

@@ -67,6 +67,11 @@ class Question:
     generation: str | None = None
     listing: Listing | None = None
 
+    @property
+    def texts(self) -> int:
+        """How many texts a list has; 0 for what is no list."""
+        return 0 if self.listing is None else len(self.listing.batch.texts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
@@ -147,34 +152,24 @@ class Fetcher:
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
-            chunks: list[bytes] = []
-            size = 0
             arriving = answer.chunks()
-            async for chunk in arriving:
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    tail = flight.overflow(limit)
-                    flight.publish(Overflow(head=answer.head, length=answer.length, tail=tail))
-                    await tail.feed(_resumed(chunks, arriving))
-                    return None
+            chunks, complete = await _collected(arriving, limit)
+            if not complete:
+                tail = flight.overflow(limit)
+                flight.publish(Overflow(head=answer.head, length=answer.length, tail=tail))
+                await tail.feed(_resumed(chunks, arriving))
+                return None
         seconds = self._clock.monotonic() - begun
-        return Whole(head=answer.head, length=answer.length, chunks=tuple(chunks), seconds=seconds)
+        return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
 
     async def ask_bounded(self, question: Question, request: Request, body: bytes) -> Whole | None:
         """Ask for something else than the caller did; None where the answer is over the limit."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(request, body, repeatable=True) as answer:
-            chunks: list[bytes] = []
-            size = 0
-            async for chunk in answer.chunks():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    return None
+            chunks, complete = await _collected(answer.chunks(), limit)
         seconds = self._clock.monotonic() - begun
-        return Whole(head=answer.head, length=answer.length, chunks=tuple(chunks), seconds=seconds)
+        return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds) if complete else None
 
     def bar(self, question: Question) -> Detail | None:
         """Say why no answer to this question may be kept now, whatever it is, or None."""
@@ -244,7 +239,19 @@ class Fetcher:
             )
 
 
-async def _resumed(chunks: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _collected(arriving: AsyncIterator[bytes], limit: int) -> tuple[tuple[bytes, ...], bool]:
+    """Give what came until the end or until it was over `limit` bytes, and whether that was the end."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in arriving:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            return tuple(chunks), False
+    return tuple(chunks), True
+
+
+async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
     async for chunk in rest:

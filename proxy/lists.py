@@ -13,7 +13,7 @@ from proxy.fetch import Fetched, Fetcher, Listing, Question, Whole
 from proxy.flights import Flight
 from proxy.policy import storing
 from proxy.policy.embeddings import Item, alike, encode, join, joined_size, missing, split, upstream_body
-from proxy.policy.messages import Fields, Request
+from proxy.policy.messages import Fields
 from proxy.policy.status import Detail
 from proxy.policy.storing import OK, NotStorable
 
@@ -60,22 +60,27 @@ class ListFetcher(Fetcher):
     ) -> None:
         """Ask for some texts, and join their items with those that are known."""
         lines = _without_body_fields(question.request.fields)
-        request = Request(method=question.request.method, target=question.request.target, fields=lines)
-        part = await self.ask_bounded(question, request, upstream_body(listing.batch, texts))
-        if part is not None and part.head.status != OK:  # one bad text fails the list, as Ollama does
+        part = await self.ask_bounded(
+            question, replace(question.request, fields=lines), upstream_body(listing.batch, texts)
+        )
+        if part is None:
+            await self._fetch_unkept(question, flight, Detail.ANSWER_TOO_LARGE)
+            return
+        if part.head.status != OK:  # one bad text fails the list, as Ollama does
             flight.publish(replace(part, detail=Detail.STATUS))
             return
-        items = Detail.ANSWER_TOO_LARGE if part is None else self._cut(question, listing, part, texts)
-        if part is None or isinstance(items, Detail):
-            await self._fetch_unkept(question, flight, items if isinstance(items, Detail) else Detail.ANSWER_TOO_LARGE)
+        items = self._cut(question, listing, part, texts)
+        if isinstance(items, Detail):
+            await self._fetch_unkept(question, flight, items)
             return
         asked = dict(zip(texts, items, strict=True))
-        detail = await self._unjoinable(question, listing, {**listing.known, **asked})
+        together = {**listing.known, **asked}
+        detail = await self._unjoinable(question, listing, together)
         if detail is not None:
             await self._fetch_unkept(question, flight, detail)
             return
         durations = (items[0].total_duration, items[0].load_duration)
-        joined = join(listing.batch, {**listing.known, **asked}, durations=durations)
+        joined = join(listing.batch, together, durations=durations)
         length = (b"Content-Length", str(len(joined.body)).encode())
         head = replace(part.head, fields=(*_without_body_fields(part.head.fields), length))
         detail = self.bar(question)

@@ -168,18 +168,17 @@ class _HttpClient:
 
     def _head(self, head: ResponseHead, length: int | None) -> bytes:
         """Frame the answer (RFC 9112, section 6) and give its head as bytes."""
-        old = self._old
         self._bodyless = self._request.method == "HEAD" or head.status in _NO_BODY_STATUS
-        self._chunked = length is None and not self._bodyless and not old
-        if self._listener.draining or not self._request.content.is_eof() or (old and length is None):
+        self._chunked = length is None and not self._bodyless and not self._old
+        if self._listener.draining or not self._request.content.is_eof() or (self._old and length is None):
             self.keep_alive = False
-        lines = [f"HTTP/1.{0 if old else 1} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
+        lines = [f"HTTP/1.{0 if self._old else 1} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
         lines += [b"%b: %b" % line for line in head.fields]
         if self._chunked:
             lines.append(b"Transfer-Encoding: chunked")
         if not self.keep_alive:
             lines.append(b"Connection: close")
-        elif old:
+        elif self._old:
             lines.append(b"Connection: keep-alive")
         self.first_byte_at = self._listener.clock.monotonic()
         return b"\r\n".join(lines) + b"\r\n\r\n"

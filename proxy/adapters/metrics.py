@@ -64,11 +64,12 @@ class Metrics:
         self._saved = self._counter("saved_seconds", "Seconds of Ollama's time that hits did not need.", "endpoint")
         self._errors = self._counter("errors", "Exchanges that failed, by whose fault.", "source")
         self._faults = self._counter("store_faults", "Operations that failed, entries damaged or dropped.", "kind")
-        self._up = self._gauge("upstream_up", "Whether Ollama answered last time (1) or not (0).")
-        self._store_up = self._gauge("store_up", "Whether the store answered last time (1) or not (0).")
-        self._writes_up = self._gauge("store_writes_up", "Whether the store took the last entry (1) or not (0).")
-        self._parts = {Part.UPSTREAM: self._up, Part.STORE: self._store_up, Part.STORE_WRITES: self._writes_up}
-        self._writes_up.set(1)
+        self._parts = {
+            Part.UPSTREAM: self._gauge("upstream_up", "Whether Ollama answered last time (1) or not (0)."),
+            Part.STORE: self._gauge("store_up", "Whether the store answered last time (1) or not (0)."),
+            Part.STORE_WRITES: self._gauge("store_writes_up", "Whether the store took the last entry (1) or not (0)."),
+        }
+        self._parts[Part.STORE_WRITES].set(1)
         ratio = self._gauge("hit_ratio", "Hits by hits and misses since the start, 0 to 1.")
         ratio.set_function(lambda: self.hits / ((self.hits + self.misses) or 1))
         info = self._gauge("build_info", "Always 1; the label holds the version.", "version")

@@ -87,7 +87,6 @@ class OllamaModels:
         self._failed_at = float("-inf")
         self._unreachable = False
         self._looking: asyncio.Task[None] | None = None
-        self._look_begun = 0.0
         self._wanted_at = float("-inf")
         self._changes: list[_Change] = []
         self.changes_seen = 0

@@ -113,7 +113,7 @@ class RedisStore:
             if current is None:
                 fresh = secrets.token_hex(16)
                 await self._redis.set(GENERATION, fresh, nx=True)
-                current = await self._redis.get(GENERATION) or b""
+                current = await self._redis.get(GENERATION) or fresh.encode()  # gone again: never find it, then
             self._generation = current.decode("latin-1")
             if self._generation == generation:
                 for start in range(_AT_ONCE, len(names), _AT_ONCE):
