@@ -5,15 +5,16 @@ Adapters implement the Protocols; exchange.py, flights.py and the adapters know 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from proxy.errors import Source
-from proxy.policy.messages import Request, ResponseHead, StoredResponse
-from proxy.policy.status import CacheStatus
+from proxy.policy.messages import Description, Request, ResponseHead, StoredResponse
+from proxy.policy.replies import Reply
+from proxy.policy.status import CacheStatus, Detail
 
 
 class Clock(Protocol):
@@ -21,6 +22,7 @@ class Clock(Protocol):
 
     def now(self) -> float: ...
     def monotonic(self) -> float: ...
+    async def sleep(self, seconds: float) -> None: ...
 
 
 class Client(Protocol):
@@ -47,7 +49,9 @@ class Client(Protocol):
 
     async def begin(self, head: ResponseHead, length: int | None) -> None: ...
     async def write(self, chunk: bytes) -> None: ...
-    async def finish(self) -> None: ...
+    async def finish(self, last: bytes = b"") -> None:
+        """End the body, with its `last` chunk in one piece; who has left by then has had all of the others."""
+
     async def send(self, head: ResponseHead, body: bytes) -> None:
         """Send a whole answer in one piece; `head` already says its Content-Length."""
 
@@ -110,8 +114,26 @@ class KeyCount:
     age: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some entries of the current generation. `cursor` gives the next page; None where there is none.
+
+    Entries that come and go meanwhile may be missing or stand on two pages.
+    """
+
+    entries: tuple[Description, ...]
+    cursor: str | None
+
+
+Matches: TypeAlias = Callable[[Description], bool]
+"""Whether an entry is meant."""
+
+
 class Store(Protocol):
-    """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline."""
+    """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline.
+
+    `page` and `purge` look at every entry and may take as long as that takes; they give None when the store failed.
+    """
 
     async def get(self, key: str) -> Lookup: ...
     async def get_many(self, keys: Sequence[str]) -> Lookups: ...
@@ -120,10 +142,26 @@ class Store(Protocol):
 
     async def delete(self, keys: Sequence[str], generation: str) -> None: ...
 
+    async def describe(self, key: str) -> Description | None: ...
+    async def page(self, cursor: str, limit: int) -> Page | None:
+        """Give about `limit` entries after `cursor` (empty: from the first); raises ValueError for no cursor."""
+
+    async def purge(self, matches: Matches) -> int | None:
+        """Delete the entries of the current generation that match; how many there were."""
+
     async def save(self, name: str, value: bytes) -> bool:
         """Keep a value that is no entry, beyond every clear; whether it was kept."""
 
     async def load(self, name: str) -> bytes | None: ...
+    async def settle(self, name: str, value: bytes) -> bytes | None:
+        """Keep `value` unless there is one under this name; give the one that is kept now."""
+
+    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
+        """Add to named totals, and give all totals; None when the store failed.
+
+        `known` are the totals that the caller saw last: where the store has lost one, that is what is added to.
+        """
+
     async def clear(self) -> int | None:
         """Start a new generation; how many entries the old one held, None when the store did not answer."""
 
@@ -165,30 +203,43 @@ class Models(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """What Ollama did not have to do again: seconds of its time, and tokens."""
+
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+NOTHING: Final = Saved()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """One exchange, ended. Times are seconds; `upstream_seconds` is None where Ollama was not asked.
 
     `items` counts the texts of a list of embeddings, `items_known` those of them that the store knew.
 
-    `status` is 0 where no head was sent. `key` is empty for a bypass. Tokens and `saved_seconds` of a hit are those of
-    the stored answer.
+    `status` is 0 where no head was sent. `key` is empty for a bypass. Tokens are those that Ollama counted for this
+    exchange, None where it was not asked or named none; those of what was known before are in `saved`.
     """
 
     method: str
     operation: str
     model: str
+    category: str = ""
     cache: CacheStatus
     status: int
     key: str = ""
     seconds: float
     first_byte: float | None
     upstream_seconds: float | None = None
-    saved_seconds: float = 0.0
     items: int = 0
     items_known: int = 0
     bytes_sent: int
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    saved: Saved = NOTHING
     error: Source | None = None
 
 
@@ -202,6 +253,20 @@ class Stored:
     ttl: int
     size: int
     entries: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unkept:
+    """A stream has ended and was not kept, for this reason: too late to say so in its head."""
+
+    key: str
+    operation: str
+    model: str
+    detail: Detail
+
+
+Route: TypeAlias = Callable[[Request, bytes], Awaitable[Reply]]
+"""One route of the proxy's own: a request and its whole body to what it answers."""
 
 
 class Fault(Enum):
@@ -237,7 +302,7 @@ class Health:
     reason: str = ""
 
 
-Event: TypeAlias = Exchange | Stored | StoreFault | Health
+Event: TypeAlias = Exchange | Stored | Unkept | StoreFault | Health
 Observer: TypeAlias = Callable[[Event], None]
 
 

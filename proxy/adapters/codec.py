@@ -7,7 +7,7 @@
     JSON, then the body
 
 A value that is anything else decodes to None. Whoever can write to the store can write entries; the checks are against
-damage, not against them.
+damage, not against them. A description is read without the body, and so without the CRC.
 """
 
 from __future__ import annotations
@@ -18,16 +18,29 @@ from typing import Any, Final
 
 import orjson
 
-from proxy.policy.messages import StoredResponse
+from proxy.policy.messages import Description, StoredResponse, described
 
 MAGIC: Final = b"OCP1"
 _HEAD: Final = struct.Struct(">4sI32sI")
 _CHECKED_FROM: Final = 8
+_FORM: Final[dict[str, tuple[type, ...]]] = {
+    "status": (int,),
+    "stored_at": (int, float),
+    "lifetime": (int,),
+    "took": (int, float),
+    "operation": (str,),
+    "model": (str,),
+    "category": (str,),
+    "namespace": (str,),
+    "prompt_tokens": (int, type(None)),
+    "output_tokens": (int, type(None)),
+}
+"""What a description is made of: without the CRC, any of it may be of another type."""
 
 
 def encode(key: str, entry: StoredResponse) -> bytes:
     """Give the bytes of an entry; `key` is in hexadecimal digits."""
-    about = {
+    about: dict[str, Any] = {
         "status": entry.status,
         "reason": entry.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
         "fields": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in entry.fields],
@@ -41,6 +54,10 @@ def encode(key: str, entry: StoredResponse) -> bytes:
         "prompt_tokens": entry.prompt_tokens,
         "output_tokens": entry.output_tokens,
     }
+    if entry.pieces:
+        about["pieces"] = entry.pieces
+    if entry.marks:
+        about["marks"] = dict(entry.marks)
     text = orjson.dumps(about)
     checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.body
     return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
@@ -48,16 +65,56 @@ def encode(key: str, entry: StoredResponse) -> bytes:
 
 def decode(key: str, value: bytes) -> StoredResponse | None:
     """Give the entry, or None for a value that is damaged, of another version or of another key."""
-    if len(value) < _HEAD.size:
+    start = described_by(key, value)
+    if not 0 < start <= len(value):
         return None
-    magic, crc, own, length = _HEAD.unpack_from(value)
-    if magic != MAGIC or own != bytes.fromhex(key) or binascii.crc32(memoryview(value)[_CHECKED_FROM:]) != crc:
+    if int.from_bytes(value[4:_CHECKED_FROM], "big") != binascii.crc32(memoryview(value)[_CHECKED_FROM:]):
         return None
-    start = _HEAD.size + length
+    body = value[start:]
+    return _read(value[_HEAD.size : start], body, len(body))
+
+
+def described_by(key: str, prefix: bytes) -> int:
+    """Say how many of a value's first bytes `decode_description` takes; 0 where they are none of this key's value."""
+    if len(prefix) < _HEAD.size:
+        return 0
+    magic, _, own, length = _HEAD.unpack_from(prefix)
+    return _HEAD.size + length if magic == MAGIC and own.hex() == key.lower() else 0
+
+
+def decode_description(key: str, prefix: bytes, total: int) -> Description | None:
+    """Describe an entry by the first bytes of its value of `total` bytes.
+
+    None where they are too few (see `described_by`), damaged, of another version or of another key.
+    """
+    start = described_by(key, prefix)
+    if not 0 < start <= min(len(prefix), total):
+        return None
+    entry = _read(prefix[_HEAD.size : start], b"", total - start)
+    if entry is None or not all(isinstance(getattr(entry, name), types) for name, types in _FORM.items()):
+        return None
+    return described(key, entry, total - start)
+
+
+def _read(text: bytes, body: bytes, size: int) -> StoredResponse | None:
+    """Give the entry that the JSON and the body make; `size` is that of the body, which may be left out."""
     try:
-        about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
+        about: dict[str, Any] = orjson.loads(text)
         about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
-        lines = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about.pop("fields"))
-        return StoredResponse(fields=lines, body=value[start:], **about)
+        about["fields"] = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about["fields"])
+        if "pieces" in about:
+            about["pieces"] = _pieces(about["pieces"], size)
+        if "marks" in about and not all(isinstance(mark, str) for mark in about["marks"].values()):
+            return None
+        return StoredResponse(body=body, **about)
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+def _pieces(rows: list[list[int]], size: int) -> tuple[tuple[int, int], ...]:
+    """Give the pieces of a body of `size` bytes; raises ValueError or TypeError where they are not."""
+    pieces = tuple([(at, length) for at, length in rows])
+    times, lengths = zip(*pieces, strict=True)
+    if {*map(type, times), *map(type, lengths)} != {int} or min(*times, *lengths) < 0 or sum(lengths) != size:
+        raise ValueError
+    return pieces

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from proxy.policy.messages import StoredResponse
-from proxy.ports import Clock, Entries, KeyCount, Lookup, Lookups
+from proxy.policy.messages import Description, StoredResponse, described
+from proxy.ports import Clock, Entries, KeyCount, Lookup, Lookups, Matches, Page
 
 _OVERHEAD: Final = 1024
 """What an entry takes beside its body, in bytes: fields, names, the dictionary's own."""
@@ -22,20 +23,24 @@ class MemoryStore:
         self._clock = clock
         self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
         self._values: dict[str, bytes] = {}
+        self._totals: dict[str, dict[str, int]] = {}
         self._generation = secrets.token_hex(16)
         self.held = 0
         self.evicted = 0
 
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""
-        entry = self._entries.get(key)
+        entry = self._fresh(key)
         if entry is not None:
-            if entry.stored_at + entry.lifetime <= self._clock.now():
-                self._remove(key)
-                entry = None
-            else:
-                self._entries.move_to_end(key)
+            self._entries.move_to_end(key)
         return Lookup(entry=entry, generation=self._generation)
+
+    def _fresh(self, key: str) -> StoredResponse | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.stored_at + entry.lifetime <= self._clock.now():
+            self._remove(key)
+            return None
+        return entry
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store."""
@@ -66,6 +71,29 @@ class MemoryStore:
         for key in keys:
             self._remove(key)
 
+    async def describe(self, key: str) -> Description | None:
+        """See ports.Store. This is no use of the entry."""
+        return None if self._fresh(key) is None else self._describe(key)
+
+    async def page(self, cursor: str, limit: int) -> Page:
+        """See ports.Store. In the order of the keys; the cursor is the last key of the page before, or any text."""
+        self._expire()
+        keys = heapq.nsmallest(limit + 1, (key for key in self._entries if key > cursor))
+        more = len(keys) > limit
+        return Page(entries=tuple(map(self._describe, keys[:limit])), cursor=keys[limit - 1] if more else None)
+
+    async def purge(self, matches: Matches) -> int:
+        """See ports.Store."""
+        self._expire()
+        meant = [key for key in self._entries if matches(self._describe(key))]
+        for key in meant:
+            self._remove(key)
+        return len(meant)
+
+    def _describe(self, key: str) -> Description:
+        entry = self._entries[key]
+        return described(key, entry, len(entry.body))
+
     async def save(self, name: str, value: bytes) -> bool:
         """See ports.Store."""
         self._values[name] = value
@@ -74,6 +102,17 @@ class MemoryStore:
     async def load(self, name: str) -> bytes | None:
         """See ports.Store."""
         return self._values.get(name)
+
+    async def settle(self, name: str, value: bytes) -> bytes:
+        """See ports.Store."""
+        return self._values.setdefault(name, value)
+
+    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
+        """See ports.Store."""
+        totals = self._totals[name] = {**known, **self._totals.get(name, {})}
+        for field, delta in deltas.items():
+            totals[field] = totals.get(field, 0) + delta
+        return dict(totals)
 
     async def clear(self) -> int:
         """See ports.Store."""

@@ -1,18 +1,20 @@
 """The store in Redis or Valkey, through redis-py. A fault of it costs a client nothing but the speed-up.
 
-Keys: `ocp:1:generation` holds a random token, `ocp:1:e:⟨generation⟩:⟨key⟩` an entry, `ocp:1:models:⟨Ollama⟩` the
-digests that were seen last. A lookup reads both in one
-command with the generation that this process saw last; where that is no longer the current one it looks again. An entry
-is written under the generation that its request saw, so what was asked before a clear is never found after it. An
-absent generation (a new Redis, an eviction) is replaced by a new one: that costs misses and revives nothing.
+Keys: `ocp:1:generation` holds a random token, `ocp:1:e:⟨generation⟩:⟨key⟩` an entry, `ocp:1:⟨name⟩` a value that is no
+entry, or a hash of totals. A lookup reads generation and entries in one command, with the generation that this process
+saw last; where that is no longer the current one it looks again. An entry is written under the generation that its
+request saw, so what was asked before a clear is never found after it. An absent generation (a new Redis, an eviction)
+is replaced by a new one: that costs misses and revives nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import redis.asyncio as redis
@@ -21,9 +23,23 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from proxy.adapters.codec import decode, encode
+from proxy.adapters.codec import decode, decode_description, described_by, encode
 from proxy.policy.breaker import Breaker
-from proxy.ports import Clock, Entries, Fault, Health, KeyCount, Lookup, Lookups, Observer, Part, StoreFault
+from proxy.policy.messages import Description
+from proxy.ports import (
+    Clock,
+    Entries,
+    Fault,
+    Health,
+    KeyCount,
+    Lookup,
+    Lookups,
+    Matches,
+    Observer,
+    Page,
+    Part,
+    StoreFault,
+)
 from proxy.tasks import Tasks
 
 PREFIX: Final = "ocp:1:"
@@ -40,12 +56,33 @@ _CONNECTIONS: Final = 64
 _WRITERS: Final = 8
 _MAX_WAITING: Final = 128 * 1024 * 1024
 _SCAN: Final = 1000
+_TURNS: Final = 60
 _EXACT_UP_TO: Final = 10_000
-_TURNS_AT_ONCE: Final = 60
 _RECOUNT: Final = 30.0
+_RECOUNTED_WITHIN: Final = 0.02
+_PREFIX_BYTES: Final = 2048
+"""So many of a value's first bytes describe most entries."""
+_CURSORS: Final = 2**64
 _FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Count:
+    """What a look at every name found: the entries of `generation`, and how many names of others there were.
+
+    `others` is None where entries of other generations were among them: those go. `at` is monotonic time.
+    """
+
+    generation: str
+    keys: int
+    others: int | None
+    at: float
+
+    def corrected(self, size: int) -> int:
+        """How many entries there are when the database has grown or shrunk to `size` names."""
+        return self.keys if self.others is None else max(0, size - self.others)
 
 
 class RedisStore:
@@ -72,12 +109,16 @@ class RedisStore:
         self._well: dict[Part, bool] = {}
         self._writers = asyncio.Semaphore(_WRITERS)
         self._waiting = 0
-        self._counted: tuple[int, float] | None = None
+        self._count: _Count | None = None
         self._counting: asyncio.Task[None] | None = None
 
     async def ping(self) -> bool:
         """Say whether the server answers; observed like every operation."""
         return await self._read(lambda: self._redis.ping(), None) is not None  # noqa: PLW0108 - a new awaitable each try
+
+    def begin(self) -> None:
+        """Begin to count, so that a large store is counted before someone asks; harmless where no server answers."""
+        self._recount()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -154,8 +195,84 @@ class RedisStore:
 
     async def delete(self, keys: Sequence[str], generation: str) -> None:
         """See ports.Store."""
-        names = [_entry(generation, key) for key in keys]
-        await self._write(lambda: self._redis.unlink(*names))
+        await self._unlink([_entry(generation, key) for key in keys])
+
+    async def _unlink(self, names: list[str]) -> int | None:
+        """Give how many of these were there; None when the store failed."""
+        return await self._write(lambda: self._redis.unlink(*names)) if names else 0
+
+    async def describe(self, key: str) -> Description | None:
+        """See ports.Store."""
+        found = await self._read(lambda: self._describe_one(key), None)
+        return found[0] if found else None
+
+    async def page(self, cursor: str, limit: int) -> Page | None:
+        """See ports.Store. The cursor is SCAN's; among many names of others a page may hold fewer entries, or none."""
+        if cursor and not (cursor.isascii() and cursor.isdigit() and int(cursor) < _CURSORS):
+            raise ValueError(f"{cursor[:32]!r} is no cursor")
+        return await self._read(lambda: self._page(int(cursor or "0"), limit), None, deadline=_WRITE)
+
+    async def purge(self, matches: Matches) -> int | None:
+        """See ports.Store. What was deleted before the store failed stays deleted."""
+        generation = await self._read(self._current, None)
+        if generation is None:
+            return None
+        purged = cursor = 0
+        while True:
+            turn = await self._read(partial(self._turn, generation, cursor, _AT_ONCE), None, deadline=_WRITE)
+            if turn is None:
+                return None
+            cursor, found = turn
+            gone = await self._unlink([_entry(generation, entry.key) for entry in found if matches(entry)])
+            if gone is None:
+                return None
+            purged += gone
+            if not cursor:
+                return purged
+
+    async def _page(self, cursor: int, limit: int) -> Page:
+        generation = await self._current()
+        entries: list[Description] = []
+        count = _AT_ONCE
+        for _ in range(_TURNS):
+            cursor, found = await self._turn(generation, cursor, count)
+            entries += found
+            if not cursor or len(entries) >= limit:
+                break
+            count = _AT_ONCE if found else _SCAN
+        return Page(entries=tuple(entries), cursor=str(cursor) if cursor else None)
+
+    async def _turn(self, generation: str, cursor: int, count: int) -> tuple[int, list[Description]]:
+        """Look at about `count` names; give the next cursor, 0 at the end, and the entries that were among them."""
+        cursor, names = await self._redis.scan(cursor, match=_entry(generation, "*"), count=count)
+        start = len(_entry(generation, ""))
+        return cursor, await self._describe(generation, [name.decode("latin-1")[start:] for name in names])
+
+    async def _describe_one(self, key: str) -> list[Description]:
+        return await self._describe(await self._current(), [key])
+
+    async def _describe(self, generation: str, keys: list[str]) -> list[Description]:
+        """Describe those entries that are there and whole as far as that can be seen."""
+        values = await self._prefixes(generation, dict.fromkeys(keys, _PREFIX_BYTES))
+        needed = {key: described_by(key, prefix) for key, (prefix, _) in values.items()}
+        longer = {key: length for key, length in needed.items() if _PREFIX_BYTES < length <= values[key][1]}
+        values |= await self._prefixes(generation, longer)
+        found = (decode_description(key, prefix, total) for key, (prefix, total) in values.items())
+        return [description for description in found if description is not None]
+
+    async def _prefixes(self, generation: str, lengths: Mapping[str, int]) -> dict[str, tuple[bytes, int]]:
+        """Give so many first bytes of each key's value, and the whole value's length; a foreign type is left out."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for key, length in lengths.items():
+                pipeline.getrange(_entry(generation, key), 0, length - 1)
+                pipeline.strlen(_entry(generation, key))
+            replies = await pipeline.execute(raise_on_error=False)
+        values = zip(lengths, replies[::2], replies[1::2], strict=True)
+        return {key: (prefix, total) for key, prefix, total in values if (type(prefix), type(total)) == (bytes, int)}
+
+    async def _current(self) -> str:
+        """Give the current generation."""
+        return (await self._look(()))[0]
 
     async def save(self, name: str, value: bytes) -> bool:
         """See ports.Store."""
@@ -165,6 +282,45 @@ class RedisStore:
         """See ports.Store."""
         return await self._read(lambda: self._redis.get(PREFIX + name), None)
 
+    async def settle(self, name: str, value: bytes) -> bytes | None:
+        """See ports.Store."""
+        return await self._write(lambda: self._settle(PREFIX + name, value))
+
+    async def _settle(self, name: str, value: bytes) -> bytes | None:
+        kept: bytes | None
+        async with self._redis.pipeline() as pipeline:
+            pipeline.set(name, value, nx=True).get(name)
+            _, kept = await pipeline.execute()
+        return kept
+
+    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
+        """See ports.Store. What failed may have been added all the same, where only the answer was lost."""
+        begun = {field: known[field] for field in deltas if field in known}
+        totals = await self._write(lambda: self._add(PREFIX + name, begun, deltas))
+        if totals is None:
+            return None
+        lost = {field: total for field, total in known.items() if field not in totals}
+        if lost:
+            totals = await self._write(lambda: self._add(PREFIX + name, lost, {})) or lost | totals
+        return totals
+
+    async def _add(self, name: str, begun: Mapping[str, int], deltas: Mapping[str, int]) -> dict[str, int]:
+        """Begin fields that are not there, add to fields, and give all of them, at once."""
+        async with self._redis.pipeline() as pipeline:
+            for field, total in begun.items():
+                pipeline.hsetnx(name, field, total)
+            for field, delta in deltas.items():
+                pipeline.hincrby(name, field, delta)
+            pipeline.hgetall(name)
+            *_, fields = await pipeline.execute(raise_on_error=False)  # one damaged field must not cost the others
+        if isinstance(fields, RedisError):
+            raise fields
+        totals: dict[str, int] = {}
+        for field, total in fields.items():
+            with suppress(ValueError):
+                totals[field.decode()] = int(total)
+        return totals
+
     async def clear(self) -> int | None:
         """See ports.Store. The old generation's entries are removed in the background."""
         count = await self.count()
@@ -173,7 +329,7 @@ class RedisStore:
         if swapped is None:
             return None
         self._generation = fresh
-        self._counted = (0, self._clock.monotonic())
+        self._count = _Count(generation=fresh, keys=0, others=None, at=self._clock.monotonic())
         if swapped:
             self._tasks.spawn(self._sweep(swapped), "sweep the old generation")
         return count.keys if count is not None else 0
@@ -183,68 +339,85 @@ class RedisStore:
         old = await self._redis.set(GENERATION, fresh, get=True)
         return "" if old is None else old.decode("latin-1")
 
+    async def _sweep(self, generation: str) -> None:
+        try:
+            async for names in self._names(generation):
+                if names:
+                    await self._redis.unlink(*names)
+        except _FAILURES:
+            return  # what is left is never found, and goes with its lifetime
+        if self._counting is not None:
+            await asyncio.wait({self._counting})
+        self._recount()
+
     async def count(self) -> KeyCount | None:
-        """See ports.Store. Exact up to 10,000 keys; beyond that at most 30 s old."""
+        """See ports.Store.
+
+        Exact where that is found at once; else what the last look at every name found, corrected, with the look's age.
+        """
         found = await self._read(self._count_some, None, deadline=_WRITE)
         if found is None:
             return None
-        now = self._clock.monotonic()
-        if found >= 0:
-            self._counted = (found, now)
-            return KeyCount(keys=found, age=0.0)
-        if self._counting is None and (self._counted is None or now - self._counted[1] > _RECOUNT / 2):
-            self._counting = self._tasks.spawn(self._count_all(), "count entries")
-            self._counting.add_done_callback(self._counting_ended)
-        if self._counted is None and self._counting is not None:
-            await asyncio.wait({self._counting})
-        if self._counted is None:
+        size, exact = found
+        if exact is not None:
+            return KeyCount(keys=exact, age=0.0)
+        count = self._last_count()
+        if count is None:
+            await asyncio.wait({self._recount()}, timeout=_WRITE)
+        elif self._clock.monotonic() - count.at > _RECOUNT / 2 or count.keys <= _EXACT_UP_TO < count.corrected(size):
+            await asyncio.wait({self._recount()}, timeout=_RECOUNTED_WITHIN)
+        count = self._last_count()
+        if count is None:
             return None
-        keys, at = self._counted
-        return KeyCount(keys=keys, age=self._clock.monotonic() - at)
+        return KeyCount(keys=count.corrected(size), age=self._clock.monotonic() - count.at)
 
-    async def _count_some(self) -> int:
-        """Give the count of the current generation, or -1 where that is too much to be looked through at once."""
-        await self._look(())
-        found = await self._scan(self._generation, None, at_once=True)
-        return -1 if found is None else found
+    async def _count_some(self) -> tuple[int, int | None]:
+        """Give the database's size in names, and the count of the current generation if that is little work."""
+        generation = await self._current()
+        size = await self._redis.dbsize()
+        if size > _TURNS * _SCAN:
+            return size, None
+        seen: set[bytes] = set()
+        async with aclosing(self._names(generation)) as turns:
+            async for names in turns:
+                seen.update(names)
+                if len(seen) > _EXACT_UP_TO:
+                    return size, None
+        return size, len(seen)
+
+    def _last_count(self) -> _Count | None:
+        count = self._count
+        return count if count is not None and count.generation == self._generation else None
+
+    def _recount(self) -> asyncio.Task[None]:
+        """Look at every name in the background, unless that is being done."""
+        if self._counting is None or self._counting.done():
+            self._counting = self._tasks.spawn(self._count_all(), "count entries", endless=True)
+        return self._counting
 
     async def _count_all(self) -> None:
-        generation = self._generation
+        keys = old = 0
         try:
-            keys = await self._scan(generation, None)
+            generation = await self._current()
+            own = _entry(generation, "").encode()
+            async for names in self._names("*"):
+                mine = sum(name.startswith(own) for name in names)
+                keys += mine
+                old += len(names) - mine
+            others = None if old else max(0, await self._redis.dbsize() - keys)
         except _FAILURES:
             return
-        if keys is not None and generation == self._generation:
-            self._counted = (keys, self._clock.monotonic())
+        if generation == self._generation:
+            self._count = _Count(generation=generation, keys=keys, others=others, at=self._clock.monotonic())
 
-    def _counting_ended(self, _task: asyncio.Task[None]) -> None:
-        self._counting = None
-
-    async def _sweep(self, generation: str) -> None:
-        try:
-            await self._scan(generation, lambda names: self._redis.unlink(*names))
-        except _FAILURES:
-            return  # what is left is never found, and goes with its lifetime
-
-    async def _scan(
-        self, generation: str, each: Callable[[list[bytes]], Awaitable[Any]] | None, *, at_once: bool = False
-    ) -> int | None:
-        """Go through the names of one generation; give how many there are, or None where `at_once` was too much.
-
-        Others may keep names in the same database: those cost time too.
-        """
-        seen: set[bytes] = set()
+    async def _names(self, generation: str) -> AsyncGenerator[list[bytes], None]:
+        """Go through the names of one generation's entries, or of all (`*`), some at a time; one may come twice."""
         cursor = 0
-        for turn in itertools.count():
+        while True:
             cursor, names = await self._redis.scan(cursor, match=_entry(generation, "*"), count=_SCAN)
-            seen.update(names)
-            if each is not None and names:
-                await each(names)
+            yield names
             if not cursor:
-                return len(seen)
-            if at_once and (len(seen) > _EXACT_UP_TO or turn >= _TURNS_AT_ONCE):
-                return None
-        raise AssertionError  # a count does not end
+                return
 
     async def _read(self, operation: Callable[[], Awaitable[T]], fallback: T, *, deadline: float = _LOOKUP) -> T:
         return await self._guarded(Part.STORE, self._reads, operation, fallback, deadline)

@@ -6,7 +6,8 @@ it did not understand.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -35,7 +36,9 @@ class StoredResponse:
     """One cache entry.
 
     `stored_at` is Unix time in seconds, `lifetime` the freshness lifetime in seconds (RFC 9111, section 4.2.1), `took`
-    the seconds Ollama needed. Token counts are None where the answer did not name them.
+    the seconds Ollama needed. Token counts are None where the answer did not name them. `pieces` are the chunks of a
+    stream, each with the milliseconds since the request and its size in bytes; empty for a whole answer. `marks` are
+    the fingerprints of the request's fields, by name, where those are kept (`policy/explain.py`).
     """
 
     status: int
@@ -51,6 +54,48 @@ class StoredResponse:
     namespace: str
     prompt_tokens: int | None
     output_tokens: int | None
+    pieces: tuple[tuple[int, int], ...] = ()
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What is said of an entry without its body: its key, the size of its body in bytes, the rest as StoredResponse."""
+
+    key: str
+    size: int
+    status: int
+    stored_at: float
+    lifetime: int
+    took: float
+    operation: str
+    model: str
+    category: str
+    namespace: str
+    prompt_tokens: int | None
+    output_tokens: int | None
+    streamed: bool
+    marks: Mapping[str, str]
+
+
+def described(key: str, entry: StoredResponse, size: int) -> Description:
+    """Describe an entry whose body has `size` bytes; the entry's own may be left out."""
+    return Description(
+        key=key,
+        size=size,
+        status=entry.status,
+        stored_at=entry.stored_at,
+        lifetime=entry.lifetime,
+        took=entry.took,
+        operation=entry.operation,
+        model=entry.model,
+        category=entry.category,
+        namespace=entry.namespace,
+        prompt_tokens=entry.prompt_tokens,
+        output_tokens=entry.output_tokens,
+        streamed=bool(entry.pieces),
+        marks=entry.marks,
+    )
 
 
 def values(fields: Fields, name: bytes) -> list[bytes]:

@@ -1,21 +1,57 @@
-"""Answers of the proxy's own: errors in the form that Ollama's have, and empty ones."""
+"""Answers of the proxy's own: errors in the form that Ollama's have, empty ones, and those of the admin routes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Final
 
 import orjson
 
 from proxy.policy.fields import about_cache
-from proxy.policy.messages import ResponseHead
+from proxy.policy.messages import Fields, ResponseHead
 from proxy.policy.status import CacheStatus
+
+JSON: Final = "application/json; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What an admin route answers; `kind` is its Content-Type."""
+
+    status: int = 200
+    body: bytes
+    kind: str = JSON
+    fields: Fields = ()
+
+
+def json(document: object, status: int = 200, fields: Fields = ()) -> Reply:
+    """Give a reply of JSON."""
+    return Reply(status=status, body=orjson.dumps(document), fields=fields)
+
+
+def error(status: int, text: str, fields: Fields = ()) -> Reply:
+    """Give a reply that says in one line what is wrong."""
+    return json({"error": text}, status, fields)
+
+
+def head(reply: Reply, now: float) -> ResponseHead:
+    """Give the head of an admin route's reply. `now` is Unix time."""
+    lines = (
+        (b"Content-Type", reply.kind.encode()),
+        (b"Date", formatdate(now, usegmt=True).encode()),
+        (b"Content-Length", str(len(reply.body)).encode()),
+        (b"Cache-Control", b"no-store"),
+        *reply.fields,
+    )
+    return ResponseHead(status=reply.status, reason=HTTPStatus(reply.status).phrase, fields=lines)
 
 
 def reply(status: int, message: str | None, cache: CacheStatus, now: float) -> tuple[ResponseHead, bytes]:
     """Give head and body: `{"error": message}`, or nothing where there is no message. `now` is Unix time."""
     body = b"" if message is None else orjson.dumps({"error": message})
-    kind = () if message is None else ((b"Content-Type", b"application/json; charset=utf-8"),)
+    kind = () if message is None else ((b"Content-Type", JSON.encode()),)
     lines = (
         *kind,
         (b"Date", formatdate(now, usegmt=True).encode()),

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import binascii
 import struct
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import pairwise
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.adapters.codec import MAGIC, decode, encode
-from proxy.policy.messages import StoredResponse
+from proxy.adapters.codec import MAGIC, decode, decode_description, described_by, encode
+from proxy.policy.messages import StoredResponse, described
 
 KEY = "ab" * 32
 OTHER = "ac" + "ab" * 31
@@ -33,7 +34,8 @@ ENTRY = StoredResponse(
 numbers = st.floats(min_value=0, max_value=1e12)
 tokens = st.none() | st.integers(min_value=0, max_value=2**53)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-entries = st.builds(
+marks = st.dictionaries(texts, st.binary(max_size=4).map(bytes.hex), max_size=3)
+wholes = st.builds(
     StoredResponse,
     status=st.integers(min_value=100, max_value=599),
     reason=texts,
@@ -48,13 +50,54 @@ entries = st.builds(
     namespace=texts,
     prompt_tokens=tokens,
     output_tokens=tokens,
+    marks=marks,
 )
+
+
+@st.composite
+def streams(draw) -> StoredResponse:
+    """A whole answer whose body is cut into pieces, empty ones among them."""
+    entry = draw(wholes)
+    cuts = sorted(draw(st.lists(st.integers(min_value=0, max_value=len(entry.body)), max_size=6)))
+    sizes = [end - start for start, end in pairwise([0, *cuts, len(entry.body)])]
+    times = draw(st.lists(st.integers(min_value=0, max_value=2**40), min_size=len(sizes), max_size=len(sizes)))
+    return replace(entry, pieces=tuple(zip(times, sizes, strict=True)))
+
+
+entries = wholes | streams()
 
 
 @settings(max_examples=300, deadline=None)
 @given(entry=entries, key=st.binary(min_size=32, max_size=32).map(bytes.hex))
 def test_an_entry_comes_back_as_it_went(entry, key):
     assert decode(key, encode(key, entry)) == entry
+
+
+@settings(max_examples=300, deadline=None)
+@given(entry=entries, key=st.binary(min_size=32, max_size=32).map(bytes.hex))
+def test_an_entry_is_described_by_its_first_bytes(entry, key):
+    value = encode(key, entry)
+    length = described_by(key, value)
+    assert length == len(value) - len(entry.body)
+    assert decode_description(key, value[:length], len(value)) == described(key, entry, len(entry.body))
+    assert decode_description(key, value, len(value)) == described(key, entry, len(entry.body))
+
+
+@pytest.mark.parametrize("length", [44, 60, 100, 1024])
+def test_a_prefix_that_is_too_short_says_so(length):
+    entry = replace(ENTRY, fields=((b"Vary", b"x" * 2000),))
+    value = encode(KEY, entry)
+    needed = described_by(KEY, value[:length])
+    assert needed == len(value) - len(ENTRY.body)
+    assert decode_description(KEY, value[:length], len(value)) is None
+    assert decode_description(KEY, value[: needed - 1], len(value)) is None
+    assert decode_description(KEY, value[:needed], len(value)) is not None
+
+
+def test_what_an_entry_has_not_takes_no_room():
+    assert b"pieces" not in encode(KEY, ENTRY)
+    assert b"marks" not in encode(KEY, ENTRY)
+    assert decode(KEY, encode(KEY, ENTRY)) == replace(ENTRY, pieces=(), marks={})
 
 
 def test_a_body_of_any_bytes_comes_back():
@@ -81,10 +124,24 @@ def test_a_change_of_any_single_bit_is_seen():
             assert decode(KEY, bytes(damaged)) is None, (at, bit)
 
 
+def test_a_description_of_a_damaged_value_is_of_the_right_form_or_none():
+    entry = replace(ENTRY, pieces=((5, 12), (7, 20)), marks={"prompt": "00ff"})
+    value = encode(KEY, entry)
+    whole = described(KEY, entry, len(entry.body))
+    for at in range(described_by(KEY, value)):
+        for bit in range(8):
+            damaged = bytearray(value)
+            damaged[at] ^= 1 << bit
+            found = decode_description(KEY, bytes(damaged), len(value))
+            forms = None if found is None else [type(getattr(found, field.name)) for field in fields(found)]
+            assert forms in (None, [type(getattr(whole, field.name)) for field in fields(whole)]), (at, bit)
+
+
 def test_a_value_that_is_cut_off_anywhere_is_none():
     value = encode(KEY, ENTRY)
     for length in range(len(value)):
         assert decode(KEY, value[:length]) is None, length
+        assert described_by(KEY, value[:length]) == (0 if length < 44 else len(value) - len(ENTRY.body))
 
 
 def test_a_value_with_more_after_it_is_none():
@@ -94,23 +151,28 @@ def test_a_value_with_more_after_it_is_none():
 
 
 def test_a_value_under_another_key_is_none():
-    assert decode(OTHER, encode(KEY, ENTRY)) is None
+    for other in (OTHER, "no key", "", KEY[:-1]):
+        assert decode(other, encode(KEY, ENTRY)) is None
+        assert decode_description(other, encode(KEY, ENTRY), 10_000) is None
     assert decode(KEY, encode(OTHER, ENTRY)) is None
 
 
 def test_the_case_of_a_keys_digits_does_not_count():
     assert decode(KEY.upper(), encode(KEY, ENTRY)) == ENTRY
+    assert decode_description(KEY.upper(), encode(KEY, ENTRY), 10_000) is not None
 
 
 @pytest.mark.parametrize("magic", [b"OCP0", b"OCP2", b"ocp1", b"\0\0\0\0"])
 def test_a_value_of_another_version_is_none(magic):
     assert magic != MAGIC
     assert decode(KEY, magic + encode(KEY, ENTRY)[4:]) is None
+    assert decode_description(KEY, magic + encode(KEY, ENTRY)[4:], 10_000) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"OCP1", b"\0" * 44, b"x" * 1000, b"OCP1" + b"\0" * 100])
 def test_a_foreign_value_is_none(value):
     assert decode(KEY, value) is None
+    assert decode_description(KEY, value, len(value)) is None
 
 
 def sealed(text: bytes, *, length: int | None = None, body: bytes = b"body") -> bytes:
@@ -128,6 +190,10 @@ def about(**changes: object) -> bytes:
 
 def test_a_sealed_value_of_the_right_form_is_an_entry():
     assert decode(KEY, sealed(about(), body=ENTRY.body)) == ENTRY
+    more = {"pieces": [[0, 1], [9, 3]], "marks": {"a": "ff"}}
+    entry = replace(ENTRY, body=b"body", pieces=((0, 1), (9, 3)), marks={"a": "ff"})
+    assert decode(KEY, sealed(about(**more))) == entry
+    assert decode_description(KEY, sealed(about(**more)), len(sealed(about(**more)))) == described(KEY, entry, 4)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +218,47 @@ def test_a_sealed_value_of_the_right_form_is_an_entry():
         pytest.param(sealed(about(fields=[["a", "b", "c"]])), id="a field of three"),
         pytest.param(sealed(about(fields=[[1, 2]])), id="a field of numbers"),
         pytest.param(sealed(about(fields=[["a", "☃"]])), id="a field that is no byte"),
+        pytest.param(sealed(about(pieces=None)), id="pieces of null"),
+        pytest.param(sealed(about(pieces=4)), id="pieces of a number"),
+        pytest.param(sealed(about(pieces=[])), id="no pieces"),
+        pytest.param(sealed(about(pieces=[4])), id="a piece of a number"),
+        pytest.param(sealed(about(pieces=[[4]])), id="a piece of one"),
+        pytest.param(sealed(about(pieces=[[0, 4, 0]])), id="a piece of three"),
+        pytest.param(sealed(about(pieces=[[0, "4"]])), id="a piece of a text"),
+        pytest.param(sealed(about(pieces=[[0, 4.0]])), id="a piece of a fraction"),
+        pytest.param(sealed(about(pieces=[[0, 3], [0, True]])), id="a piece of true"),
+        pytest.param(sealed(about(pieces=[[None, 4]])), id="a piece at no time"),
+        pytest.param(sealed(about(pieces=[[-1, 4]])), id="a piece before the request"),
+        pytest.param(sealed(about(pieces=[[0, 5], [0, -1]])), id="a piece of less than nothing"),
+        pytest.param(sealed(about(pieces=[[0, 3]])), id="pieces of less than the body"),
+        pytest.param(sealed(about(pieces=[[0, 3], [0, 2]])), id="pieces of more than the body"),
+        pytest.param(sealed(about(marks=None)), id="marks of null"),
+        pytest.param(sealed(about(marks=["a"])), id="marks of a list"),
+        pytest.param(sealed(about(marks={"a": 1})), id="a mark of a number"),
+        pytest.param(sealed(about(marks={"a": None})), id="a mark of null"),
     ],
 )
 def test_a_sealed_value_of_another_form_is_none(value):
     assert decode(KEY, value) is None
+    assert decode_description(KEY, value, len(value)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "200"},
+        {"stored_at": None},
+        {"lifetime": 1.5},
+        {"took": [1]},
+        {"operation": None},
+        {"model": 5},
+        {"category": {}},
+        {"namespace": []},
+        {"prompt_tokens": "7"},
+        {"output_tokens": 1.5},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_description_is_of_the_right_types(change):
+    value = sealed(about(**change))
+    assert decode_description(KEY, value, len(value)) is None

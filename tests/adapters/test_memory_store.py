@@ -193,3 +193,66 @@ async def test_expired_entries_are_not_counted(clock):
     clock.time += 5
     assert await store.clear() == 1
     assert store.evicted == 0
+
+
+async def page(store: MemoryStore, cursor: str, limit: int) -> tuple[str, str | None]:
+    found = await store.page(cursor, limit)
+    return "".join([entry.key for entry in found.entries]), found.cursor
+
+
+@pytest.mark.parametrize(
+    ("cursor", "limit", "expected"),
+    [
+        ("", 2, ("ab", "b")),
+        ("b", 2, ("ce", "e")),
+        ("e", 2, ("f", None)),
+        ("d", 2, ("ef", None)),
+        ("f", 2, ("", None)),
+        ("", 5, ("abcef", None)),
+        ("", 6, ("abcef", None)),
+        ("", 4, ("abce", "e")),
+    ],
+)
+async def test_pages_are_in_the_order_of_the_keys(clock, cursor, limit, expected):
+    store = room_for(6, clock)
+    for name in "fcbea":
+        await put(store, name, entry())
+    assert await page(store, cursor, limit) == expected
+
+
+async def test_expired_entries_are_not_shown(clock):
+    store = room_for(3, clock)
+    await put(store, "a", entry(lifetime=10))
+    await put(store, "b", entry(lifetime=20))
+    clock.time += 10
+    assert await store.describe("a") is None
+    assert await page(store, "", 10) == ("b", None)
+    assert await store.purge(lambda _: True) == 1
+    assert store.held == 0
+
+
+async def test_to_describe_or_list_an_entry_is_no_use_of_it(clock):
+    store = room_for(2, clock)
+    for name in "ab":
+        await put(store, name, entry())
+    assert await store.describe("a") is not None
+    assert await page(store, "", 10) == ("ab", None)
+    await put(store, "c", entry())
+    assert await keys(store, "abc") == "bc"
+
+
+async def test_a_purge_gives_back_what_the_entries_held(clock):
+    store = room_for(5, clock, size=100)
+    for number, name in enumerate("abc"):
+        await put(store, name, entry(number))
+    assert await store.purge(lambda about: about.size < 2) == 2
+    assert store.held == 2 + OVERHEAD
+    assert store.evicted == 0
+    assert await keys(store, "abc") == "c"
+
+
+async def test_totals_that_were_given_are_not_the_stores_own(clock):
+    store = room_for(1, clock)
+    totals = await store.add("stats", {"hits": 1}, {})
+    totals["hits"] = 99
+    assert await store.add("stats", {"hits": 1}, {}) == {"hits": 2}
