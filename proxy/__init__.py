@@ -3,18 +3,22 @@
     settings.py    one typed model of all settings
     app.py         composition root: opens and closes everything
     exchange.py    one request from top to bottom: start reading here
+    finder.py      what the store knows of a request: identity, key, entry or items
     fetch.py       asking Ollama for an answer that others may wait for too, and keeping it
     lists.py       lists of texts, embedded item by item
+    streams.py     streams, recorded while they pass
+    explain.py     why a request is or is not answered from the cache
+    marking.py     the key of the fingerprints that explanations compare
     flights.py     collapsed forwarding: one upstream request for N equal ones
     ports.py       what an exchange needs of the world, and the facts it gives back
     errors.py      what can go wrong on the way, and by whose fault
     tasks.py       work that outlives the request that began it
     policy/        decisions, pure: endpoints, classify, key, storing, reuse, fields, status
-    adapters/      I/O: listener, ollama, models, stores, codec, metrics, log, admin
+    adapters/      I/O: listener, ollama, models, stores, codec, metrics, log, statistics, admin
     simulator/     an Ollama with the real wire form, for tests and demo
     cli/           the command line, one module a command
 
-Imports point one way: policy <- ports, errors <- exchange, fetch, flights; policy, ports <- adapters; app joins them.
+Imports point one way: policy <- ports, errors <- exchange and its like; policy, ports <- adapters; app joins them.
 """
 
 __version__ = "0.1.0"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from proxy import __version__
 from proxy.adapters.admin import Access, Admin
+from proxy.adapters.cache_routes import CacheRoutes
 from proxy.adapters.listener import Listener
 from proxy.adapters.log import Log, Style
 from proxy.adapters.memory_store import MemoryStore
@@ -23,10 +24,15 @@ from proxy.adapters.models import OllamaModels
 from proxy.adapters.ollama import Ollama
 from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.redis_store import RedisStore
+from proxy.adapters.statistics import Statistics
 from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
+from proxy.explain import Explainer
 from proxy.fetch import Neighbours
+from proxy.marking import Marking
+from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.policy.messages import Request
+from proxy.policy.purge import Purges
 from proxy.policy.rules import Rules
 from proxy.ports import Client, Health, Observer, Part, Store, fan_out
 from proxy.settings import (
@@ -38,6 +44,7 @@ from proxy.settings import (
     is_loopback,
     ollama_host,
     same_listener,
+    setting_of,
 )
 from proxy.tasks import Tasks
 
@@ -57,6 +64,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Give a time that only measures."""
         return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,23 +136,32 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         )
         stack.callback(models.close)
         stack.push_async_callback(tasks.close, _LAST_STORES)
-        exchanges = Exchanges(
-            Neighbours(
-                rules=_rules(settings, loopback=loopback),
-                store=chosen.store,
-                upstream=upstream,
-                models=models,
-                clock=clock,
-                observe=observe,
-                tasks=tasks,
-            )
-        )
-        admin = Admin(
+        statistics = Statistics(chosen.store, tasks=tasks)
+        await statistics.begin()
+        stack.push_async_callback(statistics.close)
+        neighbours = Neighbours(
+            rules=_rules(settings, loopback=loopback),
             store=chosen.store,
-            store_name=lambda: chosen.name,
+            upstream=upstream,
+            models=models,
+            clock=clock,
+            observe=fan_out((observe, statistics)),
+            tasks=tasks,
+            purges=Purges(),
+            marking=Marking(chosen.store, on=settings.explain),
+        )
+        exchanges = Exchanges(neighbours)
+        admin = Admin(
+            routes=CacheRoutes(
+                store=chosen.store,
+                store_name=chosen.name,
+                purges=neighbours.purges,
+                told=statistics.told,
+                explain=Explainer(neighbours).explain,
+                clock=clock,
+            ).routes,
             store_well=chosen.well,
             upstream=upstream,
-            counts=lambda: (metrics.hits, metrics.misses),
             render=metrics.render,
             serving=lambda: not listener.draining,
             access=Access(loopback=loopback, token=_secret(settings.admin_token)),
@@ -225,6 +245,9 @@ def _machine(url: str) -> str:
 def _rules(settings: Settings, *, loopback: bool) -> Rules:
     hostname = socket.gethostname()
     return Rules(
+        policies={row.operation: Policy(getattr(settings, setting_of(row.operation))) for row in REUSABLE},
+        streams=settings.cache_streams,
+        paced=settings.stream_pace == "recorded",
         ttl_completion=settings.ttl_completion,
         ttl_embedding=settings.ttl_embedding,
         max_ttl=settings.max_ttl,
@@ -280,6 +303,7 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
         store = RedisStore(url, name="Redis", clock=clock, observe=observe, tasks=tasks)
         stack.push_async_callback(store.close)
         await store.ping()
+        store.begin()
         return _ChosenStore(store=store, name=_public(url), well=store.ping)
 
     url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")

@@ -1,7 +1,7 @@
 """One request from top to bottom. This file alone decides what happens in which order; policy/ decides what.
 
-    admit -> classify -> identify -> key -> lookup -> reuse -+- Hit ------> respond
-                 |                                           +- Forward --> flight (fetch.py) -> respond, store
+    admit -> classify -> pose -> find -+- Hit ------> respond (finder.py: identity, key, lookup, reuse)
+                 |                     +- Forward --> flight (fetch.py, lists.py, streams.py) -> respond, store
                  +- Bypass --> relayed chunk by chunk
 
 Each exchange ends in one frozen `Exchange`, which metrics, log and statistics observe.
@@ -10,25 +10,27 @@ Each exchange ends in one frozen `Exchange`, which metrics, log and statistics o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from proxy.errors import ClientLeft, ProxyError, Source
-from proxy.fetch import Fetched, Listing, Neighbours, Overflow, Question, Whole
+from proxy.fetch import Fetched, Flowing, Neighbours, Question, Whole
+from proxy.finder import Finder
 from proxy.flights import Flight, Flights, Seat
 from proxy.lists import ListFetcher
-from proxy.policy import classify, embeddings, endpoints, fields
+from proxy.policy import classify, endpoints, fields
 from proxy.policy.classify import Bypass, Candidate
-from proxy.policy.embeddings import Batch
-from proxy.policy.endpoints import Endpoint
-from proxy.policy.key import Scope, cache_key
-from proxy.policy.messages import Request, ResponseHead
+from proxy.policy.endpoints import Endpoint, Policy
+from proxy.policy.labels import Labels
+from proxy.policy.messages import Request, ResponseHead, StoredResponse
 from proxy.policy.replies import reply
-from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives, reuse
+from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.ports import Client, Exchange
+from proxy.ports import NOTHING, Client, Exchange, Saved
+from proxy.streams import StreamFetcher
 
-_SERVER_ERROR = 500
-_MAX_NAME = 80
+_SERVER_ERROR: Final = 500
+_MAX_NAME: Final = 80
+_MAX_CATEGORIES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +42,11 @@ class Outcome:
     model: str = ""
     key: str = ""
     upstream_seconds: float | None = None
-    saved_seconds: float = 0.0
     items: int = 0
     items_known: int = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    saved: Saved = NOTHING
     error: Source | None = None
 
 
@@ -56,21 +58,25 @@ class Exchanges:
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._rules = neighbours.rules
-        self._store = neighbours.store
         self._upstream = neighbours.upstream
         self._models = neighbours.models
         self._clock = neighbours.clock
         self._observe = neighbours.observe
-        self._fetcher = ListFetcher(neighbours)
+        self._purges = neighbours.purges
+        self._finder = Finder(neighbours)
+        self._lists = ListFetcher(neighbours)
+        self._streams = StreamFetcher(neighbours)
         self._flights: Flights[Fetched] = Flights(neighbours.tasks)
+        self._categories = Labels(_MAX_CATEGORIES)
 
     async def serve(self, request: Request, client: Client) -> None:
         """Answer one request, and observe how that went, however it ends."""
         begun = self._clock.monotonic()
         endpoint, exact = endpoints.find(request.method, request.target)
+        wishes = self._wishes(request)
         outcome = _CUT_OFF
         try:
-            outcome = await self._answer(endpoint, request, client, exact=exact)
+            outcome = await self._answer(endpoint, request, client, wishes, exact=exact)
         except ClientLeft:
             client.abort()
         finally:
@@ -80,18 +86,19 @@ class Exchanges:
                     method=request.method,
                     operation=endpoint.operation,
                     model=outcome.model[:_MAX_NAME],
+                    category=wishes.category,
                     cache=outcome.cache,
                     status=outcome.status,
                     key=outcome.key,
                     seconds=self._clock.monotonic() - begun,
                     first_byte=None if at is None else at - begun,
                     upstream_seconds=outcome.upstream_seconds,
-                    saved_seconds=outcome.saved_seconds,
                     items=outcome.items,
                     items_known=outcome.items_known,
                     bytes_sent=client.sent,
                     prompt_tokens=outcome.prompt_tokens,
                     output_tokens=outcome.output_tokens,
+                    saved=outcome.saved,
                     error=outcome.error,
                 ),
             )
@@ -110,23 +117,35 @@ class Exchanges:
             local_addresses=rules.local_addresses,
         )
 
-    async def _answer(self, endpoint: Endpoint, request: Request, client: Client, *, exact: bool) -> Outcome:
+    def _wishes(self, request: Request) -> Directives:
+        wishes = directives(request.fields, max_ttl=self._rules.max_ttl)
+        return replace(wishes, category=self._categories.of(wishes.category)) if wishes.category else wishes
+
+    async def _answer(
+        self, endpoint: Endpoint, request: Request, client: Client, wishes: Directives, *, exact: bool
+    ) -> Outcome:
         if not self.admits(request):
             return await self._refuse(client, 403, None, Outcome(cache=bypass(Detail.HOST)))
         if fields.looped(request.fields):
             text = "the request came back to the proxy: its upstream is the proxy itself"
             return await self._refuse(client, 508, text, Outcome(cache=bypass(Detail.LOOP)))
-        wishes = directives(request.fields, max_ttl=self._rules.max_ttl)
+        rules, policy = self._rules, self._rules.policy(endpoint)
         forwarded = replace(request, fields=fields.forwarded_request(request.fields))
         body: bytes | None = None
-        found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, exact=exact)
+        found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, policy=policy, exact=exact)
         if endpoint is not endpoints.OTHER:  # what we do not know, uploads among it, is never held in memory
-            body = await client.body(self._rules.max_request_bytes)
+            body = await client.body(rules.max_request_bytes)
         if found is None:
-            found = Bypass(detail=Detail.TOO_LARGE) if body is None else classify.by_body(endpoint, body)
+            found = (
+                Bypass(detail=Detail.TOO_LARGE)
+                if body is None
+                else classify.by_body(endpoint, body, policy=policy, streams=rules.streams)
+            )
         match found:
             case Bypass() if endpoint.changes:
                 return await self._change(endpoint, forwarded, client, body, found)
+            case Bypass() if wishes.only_if_cached and policy is not None:
+                return await self._only_if_cached(client, found.model)
             case Bypass():
                 repeatable = endpoint is not endpoints.OTHER
                 return await self._relay(forwarded, client, body, found, repeatable=repeatable)
@@ -143,107 +162,69 @@ class Exchanges:
         body: bytes,
         wishes: Directives,
     ) -> Outcome:
-        identity = await self._models.identify(candidate.model)
-        if identity is None and wishes.only_if_cached:
-            return await self._only_if_cached(candidate, client)
-        if identity is None:
-            found = Bypass(detail=Detail.NO_DIGEST, model=candidate.model)
-            return await self._relay(request, client, body, found, repeatable=True)
-        scope = Scope(
-            digest=identity.digest,
-            version=identity.version,
-            epoch=self._rules.epoch,
-            namespace=wishes.namespace,
-        )
-        key = cache_key(candidate, scope, request.fields)
-        question = Question(request=request, body=body, wishes=wishes, candidate=candidate, identity=identity, key=key)
-        batch = embeddings.batch(candidate)
-        if batch is not None:
-            return await self._reuse_list(question, batch, scope, client)
-        lookup = await self._store.get(key)
-        question = replace(question, generation=lookup.generation)
-        match reuse(lookup.entry, wishes, self._clock.now()):
-            case Hit() as hit:
-                return await self._hit(question, client, hit)
+        question = await self._finder.pose(candidate, request, body, wishes)
+        if question is None and wishes.only_if_cached:
+            return await self._only_if_cached(client, candidate.model)
+        if question is None:
+            bypassed = Bypass(detail=Detail.NO_DIGEST, model=candidate.model)
+            return await self._relay(request, client, body, bypassed, repeatable=True)
+        question, found = await self._finder.find(question)
+        match found:
+            case Hit():
+                return await self._hit(question, client, found)
             case Forward(reason=reason):
                 return await self._forward(question, client, reason)
             case Refuse():
-                return await self._only_if_cached(candidate, client, key)
+                return await self._only_if_cached(client, candidate.model, question.key)
             case never:
                 assert_never(never)
 
-    async def _reuse_list(self, question: Question, batch: Batch, scope: Scope, client: Client) -> Outcome:
-        """Answer a list from its items, or forward what is missing of it."""
-        keys = {text: embeddings.item_key(batch, text, scope, question.request.fields) for text in batch.unique}
-        found = await self._store.get_many(tuple(keys.values()))
-        wishes, now = replace(question.wishes, only_if_cached=False), self._clock.now()
-        outcomes = dict(zip(keys, (reuse(entry, wishes, now) for entry in found.entries), strict=True))
-        hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
-        items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
-        if not embeddings.alike(item.vector for item in items.values()):
-            items = {}  # of two models: one was replaced behind our back a moment ago
-        missing = frozenset(embeddings.missing(batch, items))
-        known = {text: item for text, item in items.items() if text not in missing}
-        listing = Listing(batch=batch, keys=keys, known=known)
-        question = replace(question, generation=found.generation, listing=listing)
-        if not missing and embeddings.joined_size(batch, items) <= self._rules.max_list_bytes:
-            return await self._list_hit(question, listing, client, hits)
-        if question.wishes.only_if_cached:
-            return await self._only_if_cached(question.candidate, client, question.key)
-        refused = (outcomes[text] for text in keys if text in missing)
-        reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)
-        return await self._forward(question, client, reason)
-
-    async def _list_hit(self, question: Question, listing: Listing, client: Client, hits: dict[str, Hit]) -> Outcome:
-        """Join a list of which every text is known; its age is that of the oldest item."""
-        batch = listing.batch
-        joined = embeddings.join(batch, listing.known)
-        entries = [hits[text].entry for text in batch.unique]
-        ttl = min(hit.ttl for hit in hits.values())
-        age = max(hit.age for hit in hits.values())
-        detail = Detail.ESTIMATED_USAGE if joined.estimated else _remark(question)
-        cache = CacheStatus(result=Result.HIT, ttl=ttl, detail=detail)
-        kind = (b"Content-Type", embeddings.content_type(batch))
-        stored = tuple(kind if line[0].lower() == b"content-type" else line for line in entries[0].fields)
-        head = ResponseHead(status=200, reason="OK", fields=fields.hit_fields(stored, len(joined.body), age, cache))
-        await client.send(head, joined.body)
-        return Outcome(
-            cache=cache,
-            status=200,
-            model=question.candidate.model,
-            key=question.key,
-            saved_seconds=sum(entry.took for entry in entries),
-            prompt_tokens=sum(listing.known[text].tokens for text in batch.texts),
-            items=len(batch.texts),
-            items_known=len(batch.texts),
-        )
-
-    async def _only_if_cached(self, candidate: Candidate, client: Client, key: str = "") -> Outcome:
+    async def _only_if_cached(self, client: Client, model: str, key: str = "") -> Outcome:
         text = "nothing fresh is stored, and only-if-cached was asked for"
         cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
-        return await self._refuse(client, 504, text, Outcome(cache=cache, model=candidate.model, key=key))
+        return await self._refuse(client, 504, text, Outcome(cache=cache, model=model, key=key))
 
     async def _hit(self, question: Question, client: Client, hit: Hit) -> Outcome:
         entry = hit.entry
-        cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=_remark(question))
-        lines = fields.hit_fields(entry.fields, len(entry.body), hit.age, cache)
-        await client.send(ResponseHead(status=entry.status, reason=entry.reason, fields=lines), entry.body)
+        detail = Detail.ESTIMATED_USAGE if hit.estimated else _remark(question)
+        cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=detail)
+        length = None if entry.pieces else len(entry.body)
+        lines = fields.hit_fields(entry.fields, length, hit.age, cache)
+        head = ResponseHead(status=entry.status, reason=entry.reason, fields=lines)
+        if entry.pieces:
+            await self._replay(client, head, entry)
+        else:
+            await client.send(head, entry.body)
         return Outcome(
             cache=cache,
             status=entry.status,
             model=question.candidate.model,
             key=question.key,
-            saved_seconds=entry.took,
-            prompt_tokens=entry.prompt_tokens,
-            output_tokens=entry.output_tokens,
+            items=question.texts,
+            items_known=question.texts,
+            saved=_saved(entry.took, entry.prompt_tokens, entry.output_tokens),
         )
+
+    async def _replay(self, client: Client, head: ResponseHead, entry: StoredResponse) -> None:
+        """Send a stream chunk for chunk, at once or at the pace that it had."""
+        begun = self._clock.monotonic()
+        await client.begin(head, None)
+        sent = 0
+        for at, size in entry.pieces:
+            if self._rules.paced:
+                await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
+            chunk = entry.body[sent : sent + size]
+            sent += size
+            await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
 
     async def _forward(self, question: Question, client: Client, reason: FwdReason) -> Outcome:
         """Wait for the flight of this key where there is one, else start it.
 
         After a failure those who only waited ask for themselves.
         """
-        name = f"{question.generation}:{question.key}"  # what a clear has ended is not joined after it
+        name = (
+            f"{question.generation}:{question.purges}:{question.key}"  # what a clear has ended is not joined after it
+        )
         joined = self._flights.join(name) if _joins(question) else None
         if joined is not None:
             with joined.seat() as seat:
@@ -253,7 +234,7 @@ class Exchanges:
                     return await self._deliver(question, client, answer, seat, cache)
         flight = self._flights.launch(
             name,
-            lambda flight: self._fetcher.work(question, flight),
+            lambda flight: self._work(question, flight),
             linger=self._rules.lingers(question.candidate.endpoint),
             alone=joined is not None,
         )
@@ -266,18 +247,26 @@ class Exchanges:
                 return await self._apologise(error, client, outcome)
             return await self._deliver(question, client, answer, seat, _asked(question, answer, reason))
 
+    async def _work(self, question: Question, flight: Flight[Fetched]) -> None:
+        """Do what a flight is for."""
+        if question.listing is not None:
+            await self._lists.fetch_list(question, question.listing, flight)
+        elif question.candidate.stream:
+            await self._streams.fetch_stream(question, flight)
+        else:
+            await self._lists.fetch(question, flight)
+
     async def _deliver(
         self, question: Question, client: Client, answer: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
         head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
-        known = answer.known if isinstance(answer, Whole) else 0
         outcome = Outcome(
             cache=cache,
             status=head.status,
             model=question.candidate.model,
             key=question.key,
             items=question.texts,
-            items_known=question.texts if cache.collapsed else known,
+            items_known=question.texts if cache.collapsed else cache.known,
         )
         match answer:
             case Whole(length=None):
@@ -287,7 +276,7 @@ class Exchanges:
                 await client.finish()
             case Whole():
                 await client.send(head, b"".join(answer.chunks))
-            case Overflow():
+            case Flowing():
                 await client.begin(head, answer.length)
                 try:
                     async for chunk in answer.tail.read(seat):
@@ -298,11 +287,16 @@ class Exchanges:
                 return outcome
             case never:
                 assert_never(never)
+        known = question.listing.saved if question.listing is not None else NOTHING
+        if cache.collapsed:
+            spared = _saved(answer.seconds, answer.prompt_tokens, answer.output_tokens)
+            return replace(outcome, saved=_sum(spared, known))
         return replace(
             outcome,
-            upstream_seconds=None if cache.collapsed else answer.seconds,
+            upstream_seconds=answer.seconds,
             prompt_tokens=answer.prompt_tokens,
             output_tokens=answer.output_tokens,
+            saved=known if answer.known else NOTHING,
         )
 
     async def _change(
@@ -360,17 +354,18 @@ def _joins(question: Question) -> bool:
     """Whether another's answer will do.
 
     `no-cache` joins nothing that began before it, nor does a list whose texts must be young: the other may have known
-    some for long.
+    some for long. What is never answered from the cache is not answered from a flight either.
     """
     wishes = question.wishes
     choosy = wishes.max_age is not None or wishes.min_fresh > 0
-    return not wishes.no_cache and not (choosy and question.listing is not None)
+    barred = wishes.no_cache or question.policy is Policy.WRITE_ONLY
+    return not barred and not (choosy and question.listing is not None)
 
 
 def _asked(question: Question, answer: Fetched, reason: FwdReason) -> CacheStatus:
     """Say of an answer that Ollama was asked for whether it is kept, and whether all of it was asked for."""
-    if isinstance(answer, Overflow):
-        return CacheStatus(result=Result.MISS, fwd=reason, detail=Detail.ANSWER_TOO_LARGE)
+    if isinstance(answer, Flowing):
+        return CacheStatus(result=Result.MISS, fwd=reason, detail=answer.detail)
     remark = Detail.ITEMS if answer.known else _remark(question)
     return CacheStatus(
         result=Result.MISS,
@@ -384,4 +379,18 @@ def _asked(question: Question, answer: Fetched, reason: FwdReason) -> CacheStatu
 
 
 def _remark(question: Question) -> Detail | None:
+    if question.policy is Policy.WRITE_ONLY:
+        return Detail.WRITE_ONLY
     return Detail.TTL_IGNORED if question.wishes.ttl_ignored else None
+
+
+def _saved(seconds: float, prompt_tokens: int | None, output_tokens: int | None) -> Saved:
+    return Saved(seconds=seconds, prompt_tokens=prompt_tokens or 0, output_tokens=output_tokens or 0)
+
+
+def _sum(one: Saved, other: Saved) -> Saved:
+    return Saved(
+        seconds=one.seconds + other.seconds,
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+    )

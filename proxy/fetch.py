@@ -1,25 +1,29 @@
 """Asking Ollama on behalf of all who wait for one answer, and keeping it. This is the work of a flight.
 
 Nobody is answered before the whole answer is there, so that a broken upstream is a 502 and not a torn answer; one that
-is over the limit is relayed from there on, and never kept.
+is over the limit is relayed from there on, and never kept. A stream is relayed from its first byte on.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from proxy.flights import Flight, Tail
+from proxy.marking import Marking
 from proxy.policy import fields, storing
 from proxy.policy.classify import Candidate
 from proxy.policy.embeddings import Batch, Item
+from proxy.policy.endpoints import Policy
+from proxy.policy.key import Scope
 from proxy.policy.messages import Request, ResponseHead, StoredResponse
+from proxy.policy.purge import Purges
 from proxy.policy.reuse import Directives
 from proxy.policy.rules import Rules
 from proxy.policy.status import Detail
-from proxy.policy.storing import NotStorable
-from proxy.ports import Clock, Entries, Identity, Models, Observer, Store, Stored, Upstream
+from proxy.policy.storing import NotStorable, Storable
+from proxy.ports import NOTHING, Clock, Entries, Identity, Models, Observer, Saved, Store, Stored, Upstream
 from proxy.tasks import Tasks
 
 
@@ -34,15 +38,21 @@ class Neighbours:
     clock: Clock
     observe: Observer
     tasks: Tasks
+    purges: Purges
+    marking: Marking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """A question that is a list of texts. `keys` are the item keys by text, `known` the items that may be used."""
+    """A question that is a list of texts. `keys` are the item keys by text.
+
+    Of the store: `known` are the items that may be used, `saved` what they spare Ollama.
+    """
 
     batch: Batch
     keys: Mapping[str, str]
-    known: Mapping[str, Item]
+    known: Mapping[str, Item] = field(default_factory=dict)
+    saved: Saved = NOTHING
 
     @property
     def known_texts(self) -> int:
@@ -54,8 +64,8 @@ class Listing:
 class Question:
     """A candidate with all that is needed to ask Ollama for it and to keep the answer.
 
-    The fields of `request` are those for Ollama, so that the key sees what Ollama sees. `generation` is that of the
-    store when it was asked, None where it did not answer.
+    The fields of `request` are those for Ollama, so that the key sees what Ollama sees. `purges` counts those that had
+    begun when the store was asked, `generation` is the store's then, None where it did not answer.
     """
 
     request: Request
@@ -63,7 +73,10 @@ class Question:
     wishes: Directives
     candidate: Candidate
     identity: Identity
+    scope: Scope
     key: str
+    policy: Policy | None
+    purges: int
     generation: str | None = None
     listing: Listing | None = None
 
@@ -95,15 +108,19 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overflow:
-    """An answer over the limit; `tail` gives all of its body."""
+class Flowing:
+    """An answer that is still coming, a stream or one over the limit; `tail` gives all of its body.
+
+    `detail` says why it will not be kept, or that it is being recorded.
+    """
 
     head: ResponseHead
     length: int | None
     tail: Tail
+    detail: Detail
 
 
-Fetched: TypeAlias = Whole | Overflow
+Fetched: TypeAlias = Whole | Flowing
 
 
 class Fetcher:
@@ -117,6 +134,8 @@ class Fetcher:
         self._clock = neighbours.clock
         self._observe = neighbours.observe
         self._tasks = neighbours.tasks
+        self._purges = neighbours.purges
+        self._marking = neighbours.marking
 
     async def fetch(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
@@ -124,27 +143,13 @@ class Fetcher:
         if whole is None:
             return
         body = b"".join(whole.chunks)
-        verdict = storing.storable(question.candidate, whole.head, body)
-        detail = verdict.detail if isinstance(verdict, NotStorable) else self.bar(question)
-        if isinstance(verdict, NotStorable) or detail is not None:
-            flight.publish(replace(whole, detail=detail))
+        verdict = self.judged(question, whole.head, body)
+        if isinstance(verdict, Detail):
+            flight.publish(replace(whole, detail=verdict))
             return
-        entry = self.entry(
-            question,
-            whole,
-            body=body,
-            took=whole.seconds,
-            prompt_tokens=verdict.prompt_tokens,
-            output_tokens=verdict.output_tokens,
-        )
-        flight.publish(
-            replace(
-                whole,
-                ttl=entry.lifetime,
-                prompt_tokens=entry.prompt_tokens,
-                output_tokens=entry.output_tokens,
-            ),
-        )
+        tokens = (verdict.prompt_tokens, verdict.output_tokens)
+        entry = self.entry(question, whole.head, body, took=whole.seconds, tokens=tokens)
+        flight.publish(replace(whole, ttl=entry.lifetime, prompt_tokens=tokens[0], output_tokens=tokens[1]))
         await self.keep(question, ((question.key, entry),))
 
     async def ask(self, question: Question, flight: Flight[Fetched]) -> Whole | None:
@@ -156,7 +161,8 @@ class Fetcher:
             chunks, complete = await _collected(arriving, limit)
             if not complete:
                 tail = flight.overflow(limit)
-                flight.publish(Overflow(head=answer.head, length=answer.length, tail=tail))
+                detail = Detail.ANSWER_TOO_LARGE
+                flight.publish(Flowing(head=answer.head, length=answer.length, tail=tail, detail=detail))
                 await tail.feed(_resumed(chunks, arriving))
                 return None
         seconds = self._clock.monotonic() - begun
@@ -171,13 +177,31 @@ class Fetcher:
         seconds = self._clock.monotonic() - begun
         return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds) if complete else None
 
+    def judged(self, question: Question, head: ResponseHead, body: bytes) -> Storable | Detail:
+        """Say whether this complete answer may be kept, or why not."""
+        verdict = storing.storable(question.candidate, head, body)
+        return verdict.detail if isinstance(verdict, NotStorable) else self.bar(question) or verdict
+
     def bar(self, question: Question) -> Detail | None:
         """Say why no answer to this question may be kept now, whatever it is, or None."""
-        if question.generation is None:
-            return Detail.STORE_UNAVAILABLE
-        if not question.identity.stability.unchanged():
-            return Detail.MODEL_CHANGED
-        return Detail.NO_STORE if self.lifetime(question) <= 0 else None
+        rules = (
+            (question.policy is Policy.READ_ONLY, Detail.READ_ONLY),
+            (question.generation is None, Detail.STORE_UNAVAILABLE),
+            (not question.identity.stability.unchanged(), Detail.MODEL_CHANGED),
+            (self.lifetime(question) <= 0, Detail.NO_STORE),
+            (self._is_purged(question), Detail.PURGED),
+        )
+        return next((detail for broken, detail in rules if broken), None)
+
+    def _is_purged(self, question: Question) -> bool:
+        """Whether a purge that began after this question means what would be kept of it."""
+        purges = self._purges.since(question.purges)
+        if not purges:
+            return False
+        keys = (question.key,) if question.listing is None else tuple(question.listing.keys.values())
+        about = (question.identity.model, question.candidate.endpoint.operation)
+        wishes = question.wishes
+        return any(purge.means_any(keys, *about, wishes.category, wishes.namespace) for purge in purges)
 
     def lifetime(self, question: Question) -> int:
         """Give the lifetime of what is kept for this question, in seconds."""
@@ -187,18 +211,18 @@ class Fetcher:
     def entry(  # noqa: PLR0913 - what an entry is made of beside its question
         self,
         question: Question,
-        whole: Whole,
-        *,
+        head: ResponseHead,
         body: bytes,
+        *,
         took: float,
-        prompt_tokens: int | None,
-        output_tokens: int | None,
+        tokens: tuple[int | None, int | None],
+        pieces: tuple[tuple[int, int], ...] = (),
     ) -> StoredResponse:
-        """Give what is kept of an answer."""
+        """Give what is kept of an answer; `tokens` are those of the prompt and of the output."""
         return StoredResponse(
-            status=whole.head.status,
-            reason=whole.head.reason,
-            fields=fields.replayed(whole.head.fields),
+            status=head.status,
+            reason=head.reason,
+            fields=fields.replayed(head.fields),
             body=body,
             stored_at=self._clock.now(),
             lifetime=self.lifetime(question),
@@ -207,13 +231,26 @@ class Fetcher:
             model=question.identity.model,
             category=question.wishes.category,
             namespace=question.wishes.namespace,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
+            prompt_tokens=tokens[0],
+            output_tokens=tokens[1],
+            pieces=pieces,
         )
+
+    async def _marked(self, question: Question, entries: Entries) -> Entries:
+        """Add the fingerprints of the request's fields, where they are kept."""
+        if not self._marking.on:
+            return entries
+        listing, about = question.listing, (question.scope, question.request.fields)
+        texts = {} if listing is None else {key: text for text, key in listing.keys.items()}
+        return [
+            (key, replace(entry, marks=await self._marking.of(question.candidate, texts.get(key), *about)))
+            for key, entry in entries
+        ]
 
     async def keep(self, question: Question, entries: Entries) -> None:
         """Put entries into the store, and take them out again should the model turn out to be another."""
         generation = question.generation or ""
+        entries = await self._marked(question, entries)
         keys = [key for key, _ in entries]
         withdrawn = False
 
@@ -224,7 +261,7 @@ class Fetcher:
 
         self._models.confirm(question.identity, withdraw)
         kept = await self._store.put(entries, generation)
-        if withdrawn:  # while the entries were on their way: what was deleted then was not yet there
+        if withdrawn or self._is_purged(question):  # while they were on their way: what was deleted was not yet there
             await self._store.delete(keys, generation)
         elif kept:
             self._observe(

@@ -78,11 +78,27 @@ class Flight(Generic[T]):
     def overflow(self, limit: int) -> Tail:
         """Begin an answer whose rest is still coming: nobody may join from now on, nothing is worth finishing alone."""
         self.joinable = False
+        return self._flow(Tail(limit, self._seats, whole=False))
+
+    def stream(self, limit: int) -> Tail:
+        """Begin an answer that is handed on as it comes: who joins gets all of it, while it is within `limit` bytes."""
+        return self._flow(Tail(limit, self._seats, whole=True))
+
+    def outgrown(self, tail: Tail) -> None:
+        """Keep a stream whole no longer: nobody may join from now on."""
+        self.joinable = False
+        tail.let_go()
+
+    def lingers(self, seconds: float) -> None:
+        """Go on for so long when the last reader leaves: what is left to come is next to nothing."""
+        self._linger = seconds
+
+    def _flow(self, tail: Tail) -> Tail:
         self._linger = 0.0
-        self._tail = Tail(limit, self._seats)
+        self._tail = tail
         if not self._seats:
             self._cancel()
-        return self._tail
+        return tail
 
     def started(self, task: asyncio.Task[None]) -> None:
         """Know the task that does the work."""
@@ -112,13 +128,15 @@ class Flight(Generic[T]):
 
 
 class Tail:
-    """The rest of an answer that is too large to keep, read at the pace of its slowest reader.
+    """An answer that is still coming, read at the pace of its slowest reader.
 
-    At most `limit` bytes wait for that one. `seats` is the flight's own set: its readers, fewer and fewer.
+    At most `limit` bytes wait for that one; while it is kept `whole`, all of them do, for those who will join. `seats`
+    is the flight's own set of readers.
     """
 
-    def __init__(self, limit: int, seats: set[Seat]) -> None:
+    def __init__(self, limit: int, seats: set[Seat], *, whole: bool) -> None:
         self.ended = False
+        self._whole = whole
         self._limit = limit
         self._seats = seats
         self._chunks: deque[bytes] = deque()
@@ -129,18 +147,25 @@ class Tail:
 
     def trim(self) -> None:
         """Drop what every reader that is left has taken, and wake whoever waits."""
+        if self._whole:
+            return
         behind = min((seat.position for seat in self._seats), default=self._first + len(self._chunks))
         while self._chunks and self._first < behind:
             self._held -= len(self._chunks.popleft())
             self._first += 1
         self._wake()
 
-    async def feed(self, chunks: AsyncIterator[bytes]) -> None:
-        """Take all of `chunks`; an error goes to the readers."""
+    def let_go(self) -> None:
+        """Keep no more than the slowest reader needs."""
+        self._whole = False
+        self.trim()
+
+    async def feed(self, chunks: AsyncIterator[bytes]) -> bool:
+        """Take all of `chunks`; an error goes to the readers. Whether it was all of them."""
         self._error = unreachable("the request to Ollama was cancelled")
         try:
             async for chunk in chunks:
-                while self._held > self._limit:
+                while self._held > self._limit and not self._whole:
                     await self._moved.wait()
                 self._chunks.append(chunk)
                 self._held += len(chunk)
@@ -151,6 +176,7 @@ class Tail:
         finally:
             self.ended = True
             self._wake()
+        return self._error is None
 
     async def read(self, seat: Seat) -> AsyncIterator[bytes]:
         """Give the chunks from the first to the last; raises ProxyError when the answer broke off."""

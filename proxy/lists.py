@@ -21,14 +21,7 @@ _OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"con
 
 
 class ListFetcher(Fetcher):
-    """Does the work of flights for lists too."""
-
-    async def work(self, question: Question, flight: Flight[Fetched]) -> None:
-        """Do what the question takes."""
-        if question.listing is None:
-            await self.fetch(question, flight)
-        else:
-            await self.fetch_list(question, question.listing, flight)
+    """Does the work of flights for lists."""
 
     async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
         """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
@@ -142,9 +135,7 @@ class ListFetcher(Fetcher):
         entries = [
             (
                 listing.keys[text],
-                self.entry(
-                    question, whole, body=encode(item), took=took, prompt_tokens=item.tokens, output_tokens=None
-                ),
+                self.entry(question, whole.head, encode(item), took=took, tokens=(item.tokens, None)),
             )
             for text, item in items.items()
         ]

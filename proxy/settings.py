@@ -11,7 +11,7 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -29,6 +29,7 @@ _MAX_PORT: Final = 65_535
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 WholeSeconds = Annotated[int, Field(ge=0, le=31_536_000)]
+Caching = Literal["off", "always", "deterministic", "read-only", "write-only"]
 Bytes = Annotated[int, Field(ge=1024, le=1 << 40)]
 
 
@@ -57,6 +58,19 @@ class Settings(BaseSettings):
     max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are passed on and not cached.")
     max_list_bytes: Bytes = Field(64 * _MIB, description="Larger embeddings answers are passed on and not cached.")
     epoch: str = Field("", description="Part of every key: change it when Ollama's settings or hardware change.")
+    cache_generate: Caching = Field("always", description="/api/generate: what the cache does.")
+    cache_embed: Caching = Field("always", description="/api/embed: what the cache does.")
+    cache_embeddings: Caching = Field("always", description="/api/embeddings: what the cache does.")
+    cache_v1_embeddings: Caching = Field("always", description="/v1/embeddings: what the cache does.")
+    cache_chat: Caching = Field("off", description="/api/chat: what the cache does.")
+    cache_v1_chat: Caching = Field("off", description="/v1/chat/completions: what the cache does.")
+    cache_v1_completions: Caching = Field("off", description="/v1/completions: what the cache does.")
+    cache_streams: bool = Field(default=False, description="Record streams too, where their route is cached.")
+    stream_pace: Literal["at-once", "recorded"] = Field("at-once", description="How a recorded stream is replayed.")
+    explain: bool = Field(
+        default=False,
+        description="Keep keyed hashes of a request's fields with its entry, so that explain can name what differs.",
+    )
     linger: Seconds = Field(60.0, description="How long embeddings that nobody waits for any more may go on.")
     connect_timeout: Seconds = Field(5.0, description="How long to wait for Ollama to take a connection.")
     upstream_timeout: Seconds | None = Field(None, description="How long to wait for an answer's head; off by default.")
@@ -138,6 +152,20 @@ def _one_line(error: ValidationError) -> str:
     value = "(hidden)" if hidden else repr(given)
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}: {value} is not allowed: {allowed}"
+
+
+def setting_of(operation: str) -> str:
+    """Give the name of the setting that says what the cache does for an operation."""
+    return "cache_" + operation.replace("-", "_")
+
+
+POLICIES: Final[tuple[str, ...]] = get_args(Caching)
+OPERATIONS: Final = tuple(
+    name.removeprefix("cache_").replace("_", "-")
+    for name, field in Settings.model_fields.items()
+    if get_args(field.annotation) == POLICIES
+)
+"""The operations that the cache can have a policy for."""
 
 
 def host_and_port(text: str) -> tuple[str, int]:

@@ -450,7 +450,7 @@ async def test_a_flight_alone_ends_when_its_client_leaves(flights):
     await work.cancelled.wait()
 
 
-# an answer that is too large to keep
+# an answer that is still coming
 
 
 class Chunks:
@@ -483,6 +483,9 @@ def overflowing(limit: int, source):
 
 async def read_all(tail: Tail, seat: Seat) -> bytes:
     return b"".join([chunk async for chunk in tail.read(seat)])
+
+
+# an answer that is too large to keep
 
 
 async def test_nobody_may_join_an_answer_that_is_not_kept(flights):
@@ -696,3 +699,319 @@ async def test_readers_that_come_go_and_tarry_never_lose_a_byte(flights, seed):
     for stay, got in await asyncio.gather(*(client(*plan) for plan in plans)):
         assert got == b"".join(chunks[:stay])
     assert (await flight.answer())._held == 0
+
+
+@pytest.mark.parametrize("begin", [Flight.overflow, Flight.stream], ids=["over-large", "stream"])
+async def test_an_answer_that_begins_when_nobody_is_left_is_ended_even_with_a_linger(flights, begin):
+    left = asyncio.Event()
+    reached = asyncio.Event()
+
+    async def work(flight: Flight[Tail]) -> None:
+        await left.wait()
+        flight.publish(begin(flight, 10))
+        await turns(1)  # the first chance to be cancelled
+        reached.set()
+
+    flight = flights.launch("key", work, linger=600)
+    with flight.seat():
+        pass
+    left.set()
+    await landed(flight)
+    assert flight._task.cancelled()
+    assert not reached.is_set()
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["over-large", "stream"])
+@pytest.mark.parametrize(
+    ("error", "complete"), [(None, True), (unreachable("broke off"), False)], ids=["to the end", "broken off"]
+)
+async def test_whether_all_of_it_came_is_told(whole, error, complete):
+    tail = Tail(100, set(), whole=whole)
+    assert await tail.feed(aiter(Chunks(b"a", b"b", error=error))) is complete
+    assert tail.ended
+
+
+# a stream, which others may join
+
+
+class Stream:
+    """Work whose answer is a stream of what the test lets arrive, and which then stores it, until it is let end."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.complete: bool | None = None
+        self.tail: Tail | None = None
+        self.fed = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self._arriving: asyncio.Queue[bytes | ProxyError | None] = asyncio.Queue()
+
+    def arrive(self, *chunks: bytes) -> None:
+        for chunk in chunks:
+            self._arriving.put_nowait(chunk)
+
+    def end(self, error: ProxyError | None = None) -> None:
+        self._arriving.put_nowait(error)
+
+    async def _chunks(self):
+        while isinstance(item := await self._arriving.get(), bytes):
+            self.taken += 1
+            yield item
+        if item is not None:
+            raise item
+
+    async def __call__(self, flight: Flight[Tail]) -> None:
+        self.tail = flight.stream(self.limit)
+        flight.publish(self.tail)
+        self.complete = await self.tail.feed(self._chunks())
+        self.fed.set()
+        await self.may_end.wait()
+
+
+def watch(flight: Flight[Tail]) -> asyncio.Task[list]:
+    """Take a seat at once, then all there is, chunk by chunk; an error is the last."""
+    place = ExitStack()
+    seat = place.enter_context(flight.seat())
+
+    async def take() -> list:
+        got: list = []
+        with place:
+            try:
+                async for chunk in (await flight.answer()).read(seat):
+                    got.append(chunk)  # noqa: PERF401 - what came before an error is looked at too
+            except ProxyError as error:
+                got.append(error)
+        return got
+
+    return asyncio.ensure_future(take())
+
+
+async def test_whoever_joins_in_the_middle_of_a_stream_gets_it_from_the_beginning(flights):
+    work = Stream()
+    flight = flights.launch("key", work)
+    early = watch(flight)
+    work.arrive(b"a", b"b")
+    await turns()
+    assert work.taken == 2
+    late = watch(flights.join("key"))
+    work.arrive(b"c")
+    await turns()
+    latest = watch(flights.join("key"))
+    work.end()
+    assert await asyncio.gather(early, late, latest) == [[b"a", b"b", b"c"]] * 3
+    assert work.complete is True
+
+
+async def test_whoever_joins_between_the_end_of_a_stream_and_its_storing_gets_all_of_it(flights):
+    work = Stream()
+    flight = flights.launch("key", work)
+    early = watch(flight)
+    work.arrive(b"a", b"b")
+    work.end()
+    await work.fed.wait()
+    assert await early == [b"a", b"b"]
+    assert flight.seats == 0
+    assert flights.join("key") is flight
+    assert await watch(flights.join("key")) == [b"a", b"b"]
+    work.may_end.set()
+    await landed(flight)
+    assert flights.join("key") is None
+
+
+async def test_whoever_leaves_a_stream_that_has_ended_does_not_end_its_storing(flights):
+    work = Stream()
+    flight = flights.launch("key", work)
+    with flight.seat():
+        work.end()
+        await work.fed.wait()
+    assert not doomed(flight)
+    work.may_end.set()
+    await landed(flight)
+    assert not flight._task.cancelled()
+
+
+async def test_whoever_leaves_a_stream_takes_nothing_from_those_who_stay_or_join(flights):
+    work = Stream()
+    flight = flights.launch("key", work)
+    staying = watch(flight)
+    leaving = watch(flight)
+    work.arrive(b"a", b"b")
+    await turns()
+    leaving.cancel()
+    await turns()
+    assert leaving.cancelled()
+    joining = watch(flights.join("key"))
+    await turns()
+    work.end()
+    assert await asyncio.gather(staying, joining) == [[b"a", b"b"]] * 2
+
+
+async def test_the_last_to_leave_a_stream_ends_it_even_with_a_linger(flights):
+    work = Stream()
+    flight = flights.launch("key", work, linger=600)
+    first, last = flight.seat(), flight.seat()
+    with last as seat:
+        with first:
+            reader = aiter((await flight.answer()).read(seat))
+            work.arrive(b"a")
+            assert await anext(reader) == b"a"
+        assert not doomed(flight)
+        assert flights.join("key") is flight
+        await reader.aclose()
+    assert doomed(flight)
+    assert flights.join("key") is None
+    await landed(flight)
+    assert not work.fed.is_set()
+    assert under_way(flights) == 0
+
+
+async def test_an_error_in_the_middle_of_a_stream_reaches_all_after_what_was_sent(flights):
+    work = Stream()
+    error = unreachable("broke off")
+    flight = flights.launch("key", work)
+    early = [watch(flight) for _ in range(2)]
+    work.arrive(b"a", b"b")
+    await turns()
+    late = watch(flights.join("key"))
+    work.end(error)
+    assert await asyncio.gather(*early, late) == [[b"a", b"b", error]] * 3
+    assert work.complete is False
+
+
+async def test_readers_of_a_stream_whose_request_is_cancelled_get_an_error(flights, tasks):
+    work = Stream()
+    flight = flights.launch("key", work)
+    reader = watch(flight)
+    work.arrive(b"a")
+    await turns()
+    await tasks.close(0)
+    [first, error] = await reader
+    assert first == b"a"
+    assert (type(error), error.status) == (ProxyError, 502)
+
+
+async def test_nobody_may_join_a_stream_that_has_outgrown_its_limit(flights):
+    work = Stream(limit=10)
+    flight = flights.launch("key", work)
+    reader = watch(flight)
+    work.arrive(b"a" * 8)
+    await turns()
+    assert flights.join("key") is flight
+    work.arrive(b"b" * 8)
+    flight.outgrown(work.tail)
+    assert flights.join("key") is None
+    assert not doomed(flight)
+    work.end()
+    assert await reader == [b"a" * 8, b"b" * 8]
+
+
+async def test_a_stream_that_has_outgrown_its_limit_holds_only_what_someone_still_needs(flights):
+    work = Stream(limit=1000)
+    flight = flights.launch("key", work)
+    with flight.seat() as fast, flight.seat() as slow:
+        tail = await flight.answer()
+        readers = [aiter(tail.read(seat)) for seat in (fast, slow)]
+        work.arrive(*[b"x" * 10] * 5)
+        for reader, count in zip(readers, (5, 2), strict=True):
+            assert [await anext(reader) for _ in range(count)] == [b"x" * 10] * count
+        assert (tail._held, len(tail._chunks)) == (50, 5)
+        flight.outgrown(tail)
+        assert (tail._held, len(tail._chunks)) == (30, 3)
+        assert await anext(readers[1]) == b"x" * 10
+        assert (tail._held, len(tail._chunks)) == (20, 2)
+        for reader in readers:
+            await reader.aclose()
+
+
+async def test_whoever_has_a_seat_and_has_not_begun_to_read_when_a_stream_outgrows_its_limit_gets_all_of_it(flights):
+    work = Stream(limit=10)
+    flight = flights.launch("key", work)
+    with flight.seat() as seat, flights.join("key").seat() as idle:
+        tail = await flight.answer()
+        work.arrive(b"a" * 8, b"b" * 8)
+        reader = aiter(tail.read(seat))
+        assert [await anext(reader), await anext(reader)] == [b"a" * 8, b"b" * 8]
+        flight.outgrown(tail)
+        work.arrive(b"c")
+        work.end()
+        assert await read_all(tail, idle) == b"a" * 8 + b"b" * 8 + b"c"
+        await reader.aclose()
+
+
+async def test_a_slow_reader_bounds_what_is_taken_after_a_stream_has_outgrown_its_limit_and_not_before(flights):
+    work = Stream(limit=50)
+    flight = flights.launch("key", work)
+    with flight.seat() as seat:
+        tail = await flight.answer()
+        work.arrive(*[b"x" * 10] * 20)
+        await turns(50)
+        assert (work.taken, tail._held) == (20, 200)
+        flight.outgrown(tail)
+        work.arrive(*[b"y" * 10] * 20)
+        await turns(50)
+        assert (work.taken, tail._held) == (21, 200)
+        reader = aiter(tail.read(seat))
+        for _ in range(15):
+            await anext(reader)
+            await turns()
+        assert (work.taken, tail._held) == (22, 60)
+        work.end()
+        assert [chunk async for chunk in reader] == [b"x" * 10] * 5 + [b"y" * 10] * 20
+    assert work.taken == 40
+
+
+async def test_a_stream_that_outgrows_its_limit_when_nobody_is_behind_goes_on_at_once(flights):
+    work = Stream(limit=10)
+    flight = flights.launch("key", work)
+    reader = watch(flight)
+    work.arrive(*[b"x" * 10] * 5)
+    await turns()
+    flight.outgrown(work.tail)
+    assert work.tail._held == 0
+    work.arrive(*[b"x" * 10] * 5)
+    work.end()
+    assert await reader == [b"x" * 10] * 10
+    assert work.complete is True
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byte(flights, seed):
+    rng = random.Random(seed)
+    chunks = [rng.randbytes(rng.randrange(1, 40)) for _ in range(80)]
+    outgrown_at = rng.choice([0, 10, 40, 70, 200])
+    work = Stream(limit=rng.choice([1, 30, 200]))
+    flight = flights.launch("key", work)
+
+    def client(stay: int, paces: list[int]) -> asyncio.Task[tuple[int, bytes]]:
+        place = ExitStack()
+        return asyncio.ensure_future(read(place, place.enter_context(flight.seat()), stay, paces))
+
+    async def read(place: ExitStack, seat: Seat, stay: int, paces: list[int]) -> tuple[int, bytes]:
+        got, taken = b"", 0
+        with place:
+            reader = aiter((await flight.answer()).read(seat))
+            async for chunk in reader:
+                got += chunk
+                taken += 1
+                if taken == stay:
+                    break
+                await turns(rng.choice(paces))
+            await reader.aclose()
+        return stay, got
+
+    clients = [client(len(chunks) + 1, [0, 1])]
+    await flight.answer()
+    for number, chunk in enumerate(chunks):
+        if number == outgrown_at:
+            flight.outgrown(work.tail)
+        joined = flights.join("key")
+        assert (joined is flight) is (number < outgrown_at)
+        if joined is not None and rng.random() < 0.2:
+            clients.append(client(rng.randrange(1, 100), [0, 1, 2, 5]))
+        work.arrive(chunk)
+        await turns(rng.choice([0, 1, 2]))
+    work.end()
+    for stay, got in await asyncio.gather(*clients):
+        assert got == b"".join(chunks[:stay])
+    await work.fed.wait()
+    assert work.tail._held == (0 if outgrown_at < len(chunks) else sum(map(len, chunks)))

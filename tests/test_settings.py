@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.settings import (
     DEFAULT_LISTEN,
+    OPERATIONS,
+    POLICIES,
     Settings,
     SettingsError,
     host_and_port,
@@ -12,6 +15,7 @@ from proxy.settings import (
     load,
     ollama_host,
     same_listener,
+    setting_of,
 )
 
 CANARY = "canary-7f3a"
@@ -450,3 +454,11 @@ def test_a_url_names_the_listener_by_address_and_port(url, listen, same):
 @pytest.mark.parametrize("value", ["1:2:3", "http://u:p@h:1", "[x]:1"])
 def test_a_host_that_makes_no_url_names_no_listener(value):
     assert same_listener(ollama_host(value), "127.0.0.1:11435") is False
+
+
+def test_every_route_that_can_be_cached_has_its_policy_and_the_defaults_are_the_tables():
+    assert sorted(OPERATIONS) == sorted(row.operation for row in REUSABLE)
+    assert POLICIES == tuple(policy.value for policy in Policy)
+    defaults = load(None, {})
+    for row in REUSABLE:
+        assert getattr(defaults, setting_of(row.operation)) == row.policy.value

@@ -35,6 +35,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
 )
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 _NOT_IMPLEMENTED: Final = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
 
@@ -123,20 +124,26 @@ class _HttpClient:
     async def write(self, chunk: bytes) -> None:
         if self._bodyless:
             return
+        self._write_chunk(chunk)
+        await self._flush()
+
+    def _write_chunk(self, chunk: bytes, after: bytes = b"") -> None:
         self.sent += len(chunk)
         if not self._chunked:
             self._write(chunk)
         elif len(chunk) <= _JOIN_UP_TO:
-            self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            self._write(b"%x\r\n%b\r\n%b" % (len(chunk), chunk, after))
         else:
             self._write(b"%x\r\n" % len(chunk))
             self._write(chunk)
-            self._write(b"\r\n")
-        await self._flush()
+            self._write(b"\r\n" + after)
 
-    async def finish(self) -> None:
-        if self._chunked:
-            self._write(b"0\r\n\r\n")
+    async def finish(self, last: bytes = b"") -> None:
+        if last and not self._bodyless:
+            self._write_chunk(last, _LAST_CHUNK)
+        elif self._chunked:
+            with suppress(ClientLeft):
+                self._write(_LAST_CHUNK)
         self.ended = True
 
     async def send(self, head: ResponseHead, body: bytes) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Final, TextIO
 import orjson
 
 from proxy.errors import Source
-from proxy.policy.status import Result
-from proxy.ports import Clock, Event, Exchange, Health, Part, Stored, StoreFault
+from proxy.policy.status import Detail, Result
+from proxy.ports import Clock, Event, Exchange, Health, Part, Stored, StoreFault, Unkept
 
 TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
@@ -51,6 +51,9 @@ class Log:
                 self._line(
                     _BLUE, f"💾 Cached: {_short(event.key)} (TTL: {event.ttl}s)", event.model, event.operation, size
                 )
+            case Unkept():
+                more = (event.model, event.operation)
+                self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
             case StoreFault():
                 pass  # its health says so once
             case Health():
@@ -78,7 +81,7 @@ class Log:
             self._line(_GREEN, f"✅ HIT: {_short(event.key)}{how}", *more)
         elif cache.result is Result.MISS:
             why = cache.detail.value if cache.detail is not None else ""
-            unstored = why if cache.stored else f"not stored: {why}" if why else ""
+            unstored = why if cache.stored or cache.detail in (None, Detail.RECORDING) else f"not stored: {why}"
             self._line(_YELLOW, f"❌ MISS: {_short(event.key)}", *more, unstored)
         elif self._development:
             detail = cache.detail.value if cache.detail is not None else ""

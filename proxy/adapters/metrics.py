@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import choose_encoder
 
 from proxy import __version__
-from proxy.policy.status import Result
-from proxy.ports import Event, Exchange, Health, Part, Stored, StoreFault
+from proxy.policy.labels import Labels
+from proxy.policy.status import Detail, Result
+from proxy.ports import Event, Exchange, Health, Part, Stored, StoreFault, Unkept
 
 _PREFIX: Final = "ollama_cache_proxy_"
 _BUCKETS: Final = (
@@ -31,7 +32,7 @@ class Description:
 
 
 class Metrics:
-    """Observes, and renders on request. Its hit and miss counts are those of `GET /api/cache/stats`."""
+    """Observes, and renders on request. The statistics that outlive the process are elsewhere."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each series says nothing here
@@ -39,7 +40,7 @@ class Metrics:
         self.described: list[Description] = []
         self.hits = 0
         self.misses = 0
-        self._models: set[str] = set()
+        self._models = Labels(_MAX_MODELS)
         self._requests = self._counter(
             "requests",
             "Requests by what they asked, how the cache took part, and status.",
@@ -58,10 +59,11 @@ class Metrics:
         )
         self._stores = self._counter("stores", "Entries that reached the store.", "endpoint")
         self._stored_bytes = self._counter("stored_bytes", "Bytes of bodies that reached the store.", "endpoint")
+        self._unkept = self._counter("unkept", "Misses whose answer was not kept, by reason.", "endpoint", "detail")
         self._items = self._counter(
             "items", "Texts of lists of embeddings, by whether they were known.", "endpoint", "cache"
         )
-        self._saved = self._counter("saved_seconds", "Seconds of Ollama's time that hits did not need.", "endpoint")
+        self._saved = self._counter("saved_seconds", "Seconds that Ollama did not have to work again.", "endpoint")
         self._errors = self._counter("errors", "Exchanges that failed, by whose fault.", "source")
         self._faults = self._counter("store_faults", "Operations that failed, entries damaged or dropped.", "kind")
         self._parts = {
@@ -83,6 +85,8 @@ class Metrics:
             case Stored():
                 self._stores.labels(event.operation).inc(event.entries)
                 self._stored_bytes.labels(event.operation).inc(event.size)
+            case Unkept():
+                self._unkept.labels(event.operation, event.detail.value).inc()
             case StoreFault():
                 self._faults.labels(event.kind.value).inc()
             case Health():
@@ -100,7 +104,7 @@ class Metrics:
         cache = event.cache
         result = cache.result.value.lower()
         operation = event.operation
-        model = "" if cache.result is Result.BYPASS else self._model(event.model)  # a bypass may name anything
+        model = "" if cache.result is Result.BYPASS else self._models.of(event.model)  # a bypass may name anything
         self._requests.labels(operation, model, result, str(event.status)).inc()
         self._seconds.labels(operation, result).observe(event.seconds)
         if event.first_byte is not None:
@@ -108,29 +112,23 @@ class Metrics:
         if event.items:
             self._items.labels(operation, "hit").inc(event.items_known)
             self._items.labels(operation, "miss").inc(event.items - event.items_known)
+        if event.saved.seconds:
+            self._saved.labels(operation).inc(event.saved.seconds)
         if event.error is not None:
             self._errors.labels(event.error.value).inc()
         match cache.result:
             case Result.HIT:
                 self.hits += 1
                 self._hits.labels(operation).inc()
-                self._saved.labels(operation).inc(event.saved_seconds)
                 if cache.collapsed:
                     self._collapsed.labels(operation).inc()
             case Result.MISS:
                 self.misses += 1
                 self._misses.labels(operation).inc()
+                if not cache.stored and cache.detail not in (None, Detail.RECORDING):
+                    self._unkept.labels(operation, cache.detail.value).inc()
             case Result.BYPASS:
                 self._bypasses.labels(operation, cache.detail.value if cache.detail is not None else "").inc()
-
-    def _model(self, name: str) -> str:
-        """Bound the label: many models must not fill the memory of whoever scrapes."""
-        if name in self._models or not name:
-            return name
-        if len(self._models) >= _MAX_MODELS:
-            return "other"
-        self._models.add(name)
-        return name
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         self._describe(name + "_total", "counter", text, labels)

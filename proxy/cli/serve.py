@@ -9,7 +9,7 @@ from typing import Any
 from proxy.app import bind, running
 from proxy.cli.loop import run as run_loop
 from proxy.cli.loop import until_signalled
-from proxy.settings import Settings, SettingsError, load
+from proxy.settings import OPERATIONS, POLICIES, Settings, SettingsError, load, setting_of
 
 _WRONG_SETTING = 2
 
@@ -30,6 +30,17 @@ def add(commands: Any) -> None:
         "--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST or port 11434 here; OCP_UPSTREAM)"
     )
     parser.add_argument("--redis-url", metavar="URL", help="Redis or Valkey (default: a private one; OCP_REDIS_URL)")
+    parser.add_argument(
+        "--cache",
+        metavar="ROUTE=POLICY",
+        action="append",
+        type=_policy,
+        help=f"what the cache does for a route, once for each: {', '.join(OPERATIONS)};"
+        f" {', '.join(POLICIES)} (OCP_CACHE_CHAT=always and so on)",
+    )
+    parser.add_argument(
+        "--cache-streams", action="store_true", default=None, help="record streams of cached routes too"
+    )
     parser.add_argument("--config", metavar="FILE", help="a TOML file of settings (OCP_CONFIG)")
     parser.add_argument("--log", choices=("auto", "plain", "colour", "json"), help="how the log looks (OCP_LOG)")
     parser.add_argument(
@@ -38,11 +49,20 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _policy(text: str) -> tuple[str, str]:
+    """Read ROUTE=POLICY as a setting's name and value; what policies there are is the setting's to say."""
+    route, _, policy = text.partition("=")
+    if route not in OPERATIONS:
+        raise argparse.ArgumentTypeError(f"{route!r} is no route; choose from the list in --help")
+    return setting_of(route), policy
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    names = ("listen", "upstream", "redis_url", "log", "development")
+    names = ("listen", "upstream", "redis_url", "cache_streams", "log", "development")
+    given = {name: getattr(arguments, name) for name in names} | dict(arguments.cache or ())
     try:
-        settings = load(arguments.config, {name: getattr(arguments, name) for name in names})
+        settings = load(arguments.config, given)
         run_loop(_serve(settings))
     except SettingsError as error:
         sys.stderr.write(f"ollama-cache-proxy: {error}\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from proxy.policy import document, names
-from proxy.policy.endpoints import Endpoint, Kind, Reuse
+from proxy.policy.endpoints import Endpoint, Kind, Policy
 from proxy.policy.messages import Fields, Request
 from proxy.policy.reuse import Directives
 from proxy.policy.status import Detail
@@ -21,6 +21,7 @@ class Candidate:
     model: str
     document: dict[str, Any]
     items: int
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +51,11 @@ _NANOSECONDS: Final = {
 _INT64: Final = 2**63
 
 
-def by_head(endpoint: Endpoint, request: Request, wishes: Directives, *, exact: bool) -> Bypass | None:
+def by_head(
+    endpoint: Endpoint, request: Request, wishes: Directives, *, policy: Policy | None, exact: bool
+) -> Bypass | None:
     """Give the reason to pass the request on that shows before its body is read, or None."""
-    detail = _head_detail(endpoint, request.fields, wishes, exact=exact)
+    detail = _head_detail(endpoint, request.fields, wishes, policy, exact=exact)
     return None if detail is None else Bypass(detail=detail)
 
 
@@ -63,10 +66,12 @@ _BARRED: Final = {
 }
 
 
-def _head_detail(endpoint: Endpoint, fields: Fields, wishes: Directives, *, exact: bool) -> Detail | None:
-    if endpoint.reuse is Reuse.NEVER:
+def _head_detail(
+    endpoint: Endpoint, fields: Fields, wishes: Directives, policy: Policy | None, *, exact: bool
+) -> Detail | None:
+    if endpoint.policy is None:
         return Detail.ENDPOINT
-    if endpoint.reuse is Reuse.OPT_IN:
+    if policy is Policy.OFF:
         return Detail.OPT_IN
     if not exact:
         return Detail.SPELLING
@@ -77,8 +82,8 @@ def _head_detail(endpoint: Endpoint, fields: Fields, wishes: Directives, *, exac
     return Detail.NO_STORE if wishes.no_store else None
 
 
-def by_body(endpoint: Endpoint, body: bytes) -> Classification:
-    """Classify a request whose head allows reuse, by its whole body."""
+def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool) -> Classification:
+    """Classify a request whose head allows reuse, by its whole body. `streams` says whether those may be reused too."""
     read = document.read(body, endpoint.known)
     if isinstance(read, Detail):
         return Bypass(detail=read)
@@ -90,36 +95,58 @@ def by_body(endpoint: Endpoint, body: bytes) -> Classification:
     items = _items(endpoint, read)
     if isinstance(items, Detail):
         return Bypass(detail=items, model=model)
-    detail = _streaming(endpoint, read) or _inert(endpoint, read) or _raw(read, body)
-    if detail is not None:
-        return Bypass(detail=detail, model=model)
-    return Candidate(endpoint=endpoint, model=model, document=read, items=items)
+    candidate = Candidate(endpoint=endpoint, model=model, document=read, items=items, stream=_streams(endpoint, read))
+    detail = _barred(candidate, policy, streams=streams) or _raw(read, body)
+    return candidate if detail is None else Bypass(detail=detail, model=model)
 
 
-def _streaming(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
-    """Give a reason where no whole answer is asked for; `null` is the default, a string is Ollama's to refuse."""
-    if endpoint.stream_default is None:
-        return None
-    stream = body.get("stream")
-    if stream is None:
-        return Detail.STREAM if endpoint.stream_default else None
-    if not isinstance(stream, bool):
+def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> Detail | None:
+    """Say why what is understood is not to be reused all the same, or None."""
+    endpoint, body = candidate.endpoint, candidate.document
+    if endpoint.stream_default is not None and not isinstance(body.get("stream"), bool | None):
         return Detail.FIELD_TYPE
-    return Detail.STREAM if stream else None
+    if candidate.stream and not streams:
+        return Detail.STREAM
+    if policy is Policy.DETERMINISTIC and not _is_deterministic(endpoint, body):
+        return Detail.NOT_DETERMINISTIC
+    return _inert(endpoint, body)
+
+
+def _streams(endpoint: Endpoint, body: dict[str, Any]) -> bool:
+    """Whether a stream is asked for; `null` is the default, a string is Ollama's to refuse."""
+    if endpoint.stream_default is None:
+        return False
+    stream = body.get("stream")
+    return endpoint.stream_default if stream is None else stream is True
+
+
+_RANDOM: Final = 2**32 - 1
+"""The seed that llama.cpp takes for none; so is every one that is the same in 32 bits, -1 among them."""
+
+
+def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
+    """Whether the request itself asks for the same answer each time: vectors, temperature 0, or a seed."""
+    if endpoint.kind is Kind.EMBEDDING:
+        return True
+    sampling = body.get(endpoint.options) if endpoint.options else body
+    if not isinstance(sampling, dict):
+        return False
+    temperature, seed = sampling.get("temperature"), sampling.get("seed")
+    greedy = not isinstance(temperature, bool) and isinstance(temperature, int | float) and temperature == 0
+    return greedy or (type(seed) is int and 0 <= seed < _RANDOM)
 
 
 def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
     """Count the answers asked for; an absent or empty prompt is a command to load or unload, not a question."""
     prompt = body.get(endpoint.prompt)
-    if isinstance(prompt, str):
-        return 1 if prompt else Detail.NO_PROMPT
-    if endpoint.prompt == "input" and isinstance(prompt, list):
-        if not prompt:
-            return Detail.NO_PROMPT
-        if all(type(item) is str and item for item in prompt):
-            return len(prompt)
+    forms = {"messages": (list,), "input": (str, list)}.get(endpoint.prompt, (str,))
+    if prompt is not None and not isinstance(prompt, forms):
         return Detail.FIELD_TYPE
-    return Detail.NO_PROMPT if prompt is None else Detail.FIELD_TYPE
+    if not prompt:
+        return Detail.NO_PROMPT
+    if isinstance(prompt, str) or endpoint.prompt == "messages":
+        return 1 if isinstance(prompt, str) or all(isinstance(item, dict) for item in prompt) else Detail.FIELD_TYPE
+    return len(prompt) if all(type(item) is str and item for item in prompt) else Detail.FIELD_TYPE
 
 
 def _inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
@@ -135,10 +162,12 @@ _ESCAPED: Final = re.compile(rb"\\u00(?:6[aAeEfF]|73)")
 
 
 def _raw(document: dict[str, Any], body: bytes) -> Detail | None:
-    """Ollama compares a `format` of text byte for byte, so "json" spelled with escapes is another one."""
-    if isinstance(document.get("format"), str) and _ESCAPED.search(body) is not None:
-        return Detail.FIELD_TYPE
-    return None
+    """Ollama compares a `format` of text byte for byte, so "json" spelled with escapes is another one.
+
+    What OpenAI's form calls `response_format` is handed on as one.
+    """
+    raw = isinstance(document.get("format"), str) or "response_format" in document
+    return Detail.FIELD_TYPE if raw and _ESCAPED.search(body) is not None else None
 
 
 def _keeps(keep_alive: object) -> bool:

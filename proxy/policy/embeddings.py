@@ -102,11 +102,11 @@ def item_key(batch: Batch, text: str, scope: Scope, fields: Fields) -> str:
 
     The digest stands for the model, however it is spelled.
     """
-    return framed(*scoped("embed-item", scope, fields), _normalised(batch.candidate), text.encode())
+    return framed(*scoped("embed-item", scope, fields), orjson.dumps(item_document(batch.candidate)), text.encode())
 
 
-def _normalised(candidate: Candidate) -> bytes:
-    """Give what changes a vector beside the text, as JSON: names sorted at the top level and inside the options.
+def item_document(candidate: Candidate) -> dict[str, Any]:
+    """Give what changes a vector beside the text: names sorted at the top level and inside the options.
 
     `EmbeddingsMiddleware` hands on model, input and dimensions only, so for /v1 the other known fields count as absent.
     """
@@ -119,7 +119,7 @@ def _normalised(candidate: Candidate) -> bytes:
     }
     if isinstance(options := rest.get("options"), dict):
         rest["options"] = {name: options[name] for name in sorted(options)}
-    return orjson.dumps(rest)
+    return rest
 
 
 def _is_default(name: str, value: Any) -> bool:

@@ -21,29 +21,32 @@ class Kind(Enum):
     NONE = "none"
 
 
-class Reuse(Enum):
-    """Whether answers may be reused: always, only when a setting says so, or never."""
+class Policy(Enum):
+    """What the cache does for an endpoint: nothing, all it can, only what asks for determinism, or half of it."""
 
-    YES = "yes"
-    OPT_IN = "opt-in"
-    NEVER = "never"
+    OFF = "off"
+    ALWAYS = "always"
+    DETERMINISTIC = "deterministic"
+    READ_ONLY = "read-only"
+    WRITE_ONLY = "write-only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One route.
 
-    `operation` is its name in keys, metrics and log; `stream_default` says what an absent `stream` means (None: it
-    never streams); `prompt` names the field that holds what is asked; `options` the member whose names are sorted too;
-    `inert` the fields that change no answer; `known` all the names that Ollama reads; `changes` the fields that may
-    name a model that success changes, first one wins.
+    `operation` is its name in keys, metrics and log; `policy` what holds where no setting says otherwise (None: its
+    answers can never be reused); `stream_default` says what an absent `stream` means (None: it never streams); `prompt`
+    names the field that holds what is asked; `options` the member that holds the sampling options, whose names are
+    sorted too (empty: they stand at the top level); `inert` the fields that change no answer; `known` all the names
+    that Ollama reads; `changes` the fields that may name a model that success changes, first one wins.
     """
 
     method: str
     path: str
     operation: str
     kind: Kind = Kind.NONE
-    reuse: Reuse = Reuse.NEVER
+    policy: Policy | None = None
     stream_default: bool | None = None
     prompt: str = ""
     options: str = ""
@@ -66,7 +69,7 @@ ENDPOINTS: Final = (
         path="/api/generate",
         operation="generate",
         kind=Kind.COMPLETION,
-        reuse=Reuse.YES,
+        policy=Policy.ALWAYS,
         stream_default=True,
         prompt="prompt",
         options="options",
@@ -81,7 +84,7 @@ ENDPOINTS: Final = (
         path="/api/embed",
         operation="embed",
         kind=Kind.EMBEDDING,
-        reuse=Reuse.YES,
+        policy=Policy.ALWAYS,
         prompt="input",
         options="options",
         inert=_names("keep_alive"),
@@ -92,7 +95,7 @@ ENDPOINTS: Final = (
         path="/api/embeddings",
         operation="embeddings",
         kind=Kind.EMBEDDING,
-        reuse=Reuse.YES,
+        policy=Policy.ALWAYS,
         prompt="prompt",
         options="options",
         inert=_names("keep_alive"),
@@ -103,7 +106,7 @@ ENDPOINTS: Final = (
         path="/v1/embeddings",
         operation="v1-embeddings",
         kind=Kind.EMBEDDING,
-        reuse=Reuse.YES,
+        policy=Policy.ALWAYS,
         prompt="input",
         inert=_names("user"),
         known=_names("model input dimensions encoding_format"),
@@ -113,28 +116,43 @@ ENDPOINTS: Final = (
         path="/api/chat",
         operation="chat",
         kind=Kind.CHAT,
-        reuse=Reuse.OPT_IN,
+        policy=Policy.OFF,
         stream_default=True,
         prompt="messages",
         options="options",
+        inert=_names("keep_alive stream"),
+        known=_names(
+            "model messages stream format keep_alive tools options think truncate shift _debug_render_only logprobs"
+            " top_logprobs",
+        ),
     ),
     Endpoint(
         method="POST",
         path="/v1/chat/completions",
         operation="v1-chat",
         kind=Kind.CHAT,
-        reuse=Reuse.OPT_IN,
+        policy=Policy.OFF,
         stream_default=False,
         prompt="messages",
+        inert=_names("stream"),
+        known=_names(
+            "model messages stream stream_options max_tokens seed stop temperature frequency_penalty presence_penalty"
+            " top_p response_format tools reasoning reasoning_effort logprobs top_logprobs _debug_render_only",
+        ),
     ),
     Endpoint(
         method="POST",
         path="/v1/completions",
         operation="v1-completions",
         kind=Kind.COMPLETION,
-        reuse=Reuse.OPT_IN,
+        policy=Policy.OFF,
         stream_default=False,
         prompt="prompt",
+        inert=_names("stream"),
+        known=_names(
+            "model prompt frequency_penalty max_tokens presence_penalty seed stop stream stream_options temperature"
+            " top_p suffix logprobs _debug_render_only",
+        ),
     ),
     Endpoint(method="POST", path="/v1/responses", operation="v1-responses", kind=Kind.CHAT, stream_default=False),
     Endpoint(method="POST", path="/v1/messages", operation="v1-messages", kind=Kind.CHAT, stream_default=False),
@@ -149,6 +167,9 @@ ENDPOINTS: Final = (
     Endpoint(method="GET", path="/api/version", operation="version"),
     Endpoint(method="GET", path="/v1/models", operation="v1-models"),
 )
+
+REUSABLE: Final = tuple(row for row in ENDPOINTS if row.policy is not None)
+"""The routes that a setting can have a policy for."""
 
 _BY_ROUTE: Final = {(row.method, row.path): row for row in ENDPOINTS}
 

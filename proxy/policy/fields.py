@@ -71,11 +71,15 @@ def replayed(fields: Fields) -> Fields:
     return tuple(line for line in fields if (name := line[0].lower()) in _REPLAYED or name.startswith(_REPLAYED_PREFIX))
 
 
-def hit_fields(stored: Fields, length: int, age: int, status: CacheStatus) -> Fields:
-    """Give the fields of a hit: as stored, framed by Content-Length, with Age in seconds (RFC 9111, section 5.1)."""
+def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus) -> Fields:
+    """Give the fields of a hit: as stored, with Age in seconds (RFC 9111, section 5.1).
+
+    It is framed by Content-Length; a stream (`length` None) by whoever writes it.
+    """
+    framing = () if length is None else ((b"Content-Length", str(length).encode()),)
     return (
         *stored,
-        (b"Content-Length", str(length).encode()),
+        *framing,
         (b"Age", str(age).encode()),
         *about_cache(status),
     )

@@ -33,9 +33,13 @@ class Scope:
 
 
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
-    """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see."""
+    """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see.
+
+    A stream and a whole answer to the same question have two.
+    """
     body = normalised(candidate.endpoint, candidate.document)
-    return framed(*scoped(candidate.endpoint.operation, scope, fields), body)
+    kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
+    return framed(*scoped(kind, scope, fields), body)
 
 
 def scoped(kind: str, scope: Scope, fields: Fields) -> tuple[bytes, ...]:

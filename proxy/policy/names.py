@@ -31,6 +31,11 @@ def canonical(name: str) -> str | None:
     return f"{host}/{namespace}/{match['model']}:{match['tag'] or 'latest'}".lower()
 
 
+def short(name: str) -> str:
+    """Give a model's name as Ollama lists it, `model:tag`; a spelling that is not understood stays as it is."""
+    return (canonical(name) or name).removeprefix("registry.ollama.ai/").removeprefix("library/")
+
+
 def is_remote(name: str) -> bool:
     """Whether the name itself says that another machine answers (Ollama's cloud models)."""
     return name.lower().endswith(REMOTE_SUFFIXES)

@@ -83,11 +83,15 @@ def _argument(wishes: list[bytes], name: bytes, *, strictest: int) -> int | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """The entry answers. `age` and `ttl` (what is left of its lifetime) are whole seconds."""
+    """The entry answers. `age` and `ttl` (what is left of its lifetime) are whole seconds.
+
+    `estimated` says that the token count of a joined list is a sum with apportioned parts.
+    """
 
     entry: StoredResponse
     age: int
     ttl: int
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

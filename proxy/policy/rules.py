@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from proxy.policy.classify import is_embedding
-from proxy.policy.endpoints import Endpoint
+from proxy.policy.endpoints import Endpoint, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What an exchange follows. Sizes are bytes, times seconds.
 
-    `linger` is how long an embeddings request goes on after its last client left; `epoch` is part of every key;
-    `guard_host` applies Ollama's Host rule, with this machine's `hostname` and `local_addresses`.
+    `policies` holds what is set for an operation; `streams` says whether streams are recorded where their endpoint's
+    policy allows it, `paced` whether they are replayed at the pace they had. `linger` is how long an embeddings request
+    goes on after its last client left; `epoch` is part of every key; `guard_host` applies Ollama's
+    Host rule, with this machine's `hostname` and `local_addresses`.
     """
+
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    streams: bool = False
+    paced: bool = False
 
     ttl_completion: int = 3600
     ttl_embedding: int = 86_400
@@ -27,6 +34,10 @@ class Rules:
     guard_host: bool = False
     hostname: str = ""
     local_addresses: frozenset[str] = frozenset()
+
+    def policy(self, endpoint: Endpoint) -> Policy | None:
+        """Give what holds for this endpoint; None where answers can never be reused."""
+        return self.policies.get(endpoint.operation, endpoint.policy)
 
     def lifetime(self, endpoint: Endpoint) -> int:
         """Give the freshness lifetime of this endpoint's answers, in seconds."""

@@ -54,6 +54,7 @@ class Detail(Enum):
     KEEP_ALIVE = "keep-alive"
     ENCODING_FORMAT = "encoding-format"
     FIELD_TYPE = "field-type"
+    NOT_DETERMINISTIC = "not-deterministic"
     # bypass: by what the model is
     REMOTE_MODEL = "remote-model"
     NO_DIGEST = "no-digest"
@@ -70,6 +71,12 @@ class Detail(Enum):
     ANSWER_TOO_LARGE = "answer-too-large"
     MODEL_CHANGED = "model-changed"
     STORE_UNAVAILABLE = "store-unavailable"
+    READ_ONLY = "read-only"
+    PURGED = "purged"
+    # perhaps stored: that shows when a stream has ended
+    RECORDING = "recording"
+    # stored, and not looked up
+    WRITE_ONLY = "write-only"
     # answered here
     ONLY_IF_CACHED = "only-if-cached"
     HOST = "host"

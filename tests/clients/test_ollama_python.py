@@ -10,7 +10,7 @@ import ollama
 import pytest
 
 from proxy.simulator import Simulator
-from tests.clients.twins import SLOW, Case, check, counted, has_left, results, seen, twice
+from tests.clients.twins import EVERYTHING, SLOW, Case, check, counted, has_left, results, seen, twice
 from tests.support.servers import Proxy, proxy_before
 
 BRIEF = {"temperature": 0, "num_predict": 8}
@@ -116,6 +116,22 @@ async def test_as_directly(name: str, kind: str, simulator: Simulator, direct: S
     alone = await results(make(host=direct.url), case.calls)
     check(alone, await results(make(host=proxy.url), case.calls), case.refusal)
     assert await seen(proxy) == counted(case.seen)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize("name", CASES)
+async def test_as_directly_with_everything_cached(
+    name: str, kind: str, simulator: Simulator, direct: Simulator
+) -> None:
+    make, case = CLIENTS[kind], CASES[name]
+    alone = await results(make(host=direct.url), case.calls * 2)
+    async with proxy_before(simulator.url, **EVERYTHING) as proxy:
+        check(alone, await results(make(host=proxy.url), case.calls * 2), case.refusal)
+        counts = await seen(proxy)
+    if "stream" in name or name in ("chat", "complete", "generate"):
+        asked = sum(counts.values())
+        assert sum(count for how, count in counts.items() if how.endswith(" hit")) >= asked / 2, counts
+        assert not any("bypass" in how for how in counts), counts
 
 
 @pytest.mark.parametrize("kind", CLIENTS)

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from proxy.simulator import Simulator
-from tests.clients.twins import SLOW, Case, check, counted, has_left, results, seen, twice
+from tests.clients.twins import EVERYTHING, SLOW, Case, check, counted, has_left, results, seen, twice
 from tests.support.servers import Proxy, proxy_before
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -90,6 +90,22 @@ async def test_as_directly(name: str, kind: str, simulator: Simulator, direct: S
     alone = await results(client(kind, direct.url), case.calls)
     check(alone, await results(client(kind, proxy.url), case.calls), case.refusal)
     assert await seen(proxy) == counted(case.seen)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize("name", CASES)
+async def test_as_directly_with_everything_cached(
+    name: str, kind: str, simulator: Simulator, direct: Simulator
+) -> None:
+    case = CASES[name]
+    alone = await results(client(kind, direct.url), case.calls * 2)
+    async with proxy_before(simulator.url, **EVERYTHING) as proxy:
+        check(alone, await results(client(kind, proxy.url), case.calls * 2), case.refusal)
+        counts = await seen(proxy)
+    if "stream" in name or name in ("chat", "complete", "generate"):
+        asked = sum(counts.values())
+        assert sum(count for how, count in counts.items() if how.endswith(" hit")) >= asked / 2, counts
+        assert not any("bypass" in how for how in counts), counts
 
 
 async def test_a_missing_model_is_an_error_of_the_sdk_s_own(proxy: Proxy) -> None:

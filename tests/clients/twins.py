@@ -13,6 +13,7 @@ import ollama
 import openai
 from pydantic import BaseModel
 
+from proxy.settings import OPERATIONS, setting_of
 from proxy.simulator import Behaviour, Simulator
 from tests.support.servers import Proxy
 
@@ -23,6 +24,9 @@ SLOW = Behaviour(token_rate=20)
 """Leaves a client the time to leave in the middle of an answer."""
 
 Call = Callable[[Any], Any]
+
+EVERYTHING: dict[str, Any] = {"cache_streams": True} | {setting_of(operation): "always" for operation in OPERATIONS}
+"""Settings that cache whatever can be."""
 
 
 class Case(NamedTuple):

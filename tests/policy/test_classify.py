@@ -5,18 +5,23 @@ import json
 import pytest
 
 from proxy.policy.classify import Bypass, Candidate, by_body, by_head, changed_model, is_embedding
-from proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, find
+from proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy, find
 from proxy.policy.messages import Request
 from proxy.policy.reuse import NO_DIRECTIVES, Directives
 from proxy.policy.status import Detail
 
 GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
-REUSED = (GENERATE, EMBED, EMBEDDINGS, V1)
+CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"
+BY_DEFAULT, OPT_IN = (GENERATE, EMBED, EMBEDDINGS, V1), (CHAT, V1_CHAT, V1_COMPLETIONS)
+REUSED = (*BY_DEFAULT, *OPT_IN)
 PLAIN = {
     GENERATE: {"model": "m", "prompt": "p", "stream": False},
     EMBED: {"model": "m", "input": "p"},
     EMBEDDINGS: {"model": "m", "prompt": "p"},
     V1: {"model": "m", "input": "p"},
+    CHAT: {"model": "m", "messages": [{"role": "user", "content": "p"}], "stream": False},
+    V1_CHAT: {"model": "m", "messages": [{"role": "user", "content": "p"}]},
+    V1_COMPLETIONS: {"model": "m", "prompt": "p"},
 }
 
 
@@ -24,13 +29,17 @@ def row(path: str, method: str = "POST"):
     return find(method, path)[0]
 
 
-def classified(path: str, changes: dict | None = None, *, without: tuple[str, ...] = ()):
+def by_text(path: str, text: bytes, *, policy: Policy | None = Policy.ALWAYS, streams: bool = False):
+    return by_body(row(path), text, policy=policy, streams=streams)
+
+
+def classified(path: str, changes: dict | None = None, *, without: tuple[str, ...] = (), **settings):
     document = {name: value for name, value in (PLAIN[path] | (changes or {})).items() if name not in without}
-    return by_body(row(path), json.dumps(document).encode())
+    return by_text(path, json.dumps(document).encode(), **settings)
 
 
-def verdict(path: str, changes: dict | None = None, *, without: tuple[str, ...] = ()) -> Detail | None:
-    outcome = classified(path, changes, without=without)
+def verdict(path: str, changes: dict | None = None, *, without: tuple[str, ...] = (), **settings) -> Detail | None:
+    outcome = classified(path, changes, without=without, **settings)
     return outcome.detail if isinstance(outcome, Bypass) else None
 
 
@@ -40,8 +49,14 @@ each_reused = pytest.mark.parametrize("path", REUSED)
 # by its head
 
 
-def by_fields(path: str, *fields: tuple[bytes, bytes], exact: bool = True, wishes: Directives = NO_DIRECTIVES):
-    return by_head(row(path), Request(method="POST", target=path, fields=fields), wishes, exact=exact)
+def by_fields(
+    path: str,
+    *fields: tuple[bytes, bytes],
+    exact: bool = True,
+    wishes: Directives = NO_DIRECTIVES,
+    policy: Policy = Policy.ALWAYS,
+):
+    return by_head(row(path), Request(method="POST", target=path, fields=fields), wishes, policy=policy, exact=exact)
 
 
 @each_reused
@@ -97,24 +112,37 @@ def test_another_spelling_of_the_target_is_passed_on(path):
     assert by_fields(path, (b"Cookie", b"a"), exact=False) == Bypass(detail=Detail.SPELLING)
 
 
+@each_reused
+def test_that_it_is_off_is_said_before_all_else(path):
+    assert by_fields(path, (b"Cookie", b"a"), exact=False, policy=Policy.OFF) == Bypass(detail=Detail.OPT_IN)
+
+
+@pytest.mark.parametrize("policy", [None, *Policy], ids=str)
 @pytest.mark.parametrize("endpoint", [*ENDPOINTS, OTHER], ids=lambda endpoint: endpoint.operation)
-def test_only_four_routes_are_reused_by_default(endpoint):
+def test_a_policy_lets_through_all_but_what_is_off_or_can_never_be_reused(endpoint, policy):
     request = Request(method=endpoint.method, target=endpoint.path, fields=())
-    outcome = by_head(endpoint, request, NO_DIRECTIVES, exact=True)
-    if endpoint.path in REUSED:
-        assert outcome is None
-    elif endpoint.operation in ("chat", "v1-chat", "v1-completions"):
-        assert outcome == Bypass(detail=Detail.OPT_IN)
-    else:
+    outcome = by_head(endpoint, request, NO_DIRECTIVES, policy=policy, exact=True)
+    if endpoint.path not in REUSED:
         assert outcome == Bypass(detail=Detail.ENDPOINT)
+    else:
+        assert outcome == (Bypass(detail=Detail.OPT_IN) if policy is Policy.OFF else None)
 
 
 # by its body
 
 
 @each_reused
+@pytest.mark.parametrize("policy", [policy for policy in Policy if policy is not Policy.OFF], ids=str)
+def test_of_the_policies_only_deterministic_bars_a_plain_body(path, policy):
+    barred = policy is Policy.DETERMINISTIC and not is_embedding(row(path))
+    assert verdict(path, policy=policy) is (Detail.NOT_DETERMINISTIC if barred else None)
+
+
+@each_reused
 def test_a_plain_body_is_a_candidate(path):
-    assert classified(path) == Candidate(endpoint=row(path), model="m", document=PLAIN[path], items=1)
+    plain = Candidate(endpoint=row(path), model="m", document=PLAIN[path], items=1, stream=False)
+    assert classified(path) == plain
+    assert classified(path, streams=True) == plain
 
 
 @each_reused
@@ -131,7 +159,7 @@ def test_a_plain_body_is_a_candidate(path):
     ids=lambda value: value.value if isinstance(value, Detail) else None,
 )
 def test_a_body_that_cannot_be_trusted_is_passed_on_without_a_model(path, text, detail):
-    assert by_body(row(path), text) == Bypass(detail=detail)
+    assert by_text(path, text) == Bypass(detail=detail)
 
 
 @each_reused
@@ -169,65 +197,133 @@ def test_what_is_not_looked_at_does_not_bar_a_body(path, changes):
     assert outcome.document == PLAIN[path] | changes
 
 
+def test_a_candidate_is_for_a_whole_answer_unless_it_says_so():
+    assert Candidate(endpoint=row(EMBED), model="m", document={}, items=1).stream is False
+
+
 # stream
 
 UNSET = object()
 
 
-@pytest.mark.parametrize(
-    ("stream", "detail"),
-    [
-        (False, None),
-        (True, Detail.STREAM),
-        (None, Detail.STREAM),
-        (UNSET, Detail.STREAM),
-        ("false", Detail.FIELD_TYPE),
-        ("", Detail.FIELD_TYPE),
-        (0, Detail.FIELD_TYPE),
-        (1, Detail.FIELD_TYPE),
-        (0.0, Detail.FIELD_TYPE),
-        ([], Detail.FIELD_TYPE),
-        ({}, Detail.FIELD_TYPE),
-    ],
-    ids=lambda value: "unset" if value is UNSET else None,
+MEANT = [(True, True), (False, False), (None, None), (UNSET, None)]
+"""What a body says of `stream`, and whether that is a stream; None: as the route has it by default."""
+each_that_streams = pytest.mark.parametrize(
+    ("path", "default"), [(GENERATE, True), (CHAT, True), (V1_CHAT, False), (V1_COMPLETIONS, False)]
 )
-def test_generate_streams_unless_it_says_false(stream, detail):
+
+
+def with_stream(path: str, stream: object, **settings):
     if stream is UNSET:
-        assert verdict(GENERATE, without=("stream",)) is detail
-    else:
-        assert verdict(GENERATE, {"stream": stream}) is detail
+        return classified(path, without=("stream",), **settings)
+    return classified(path, {"stream": stream}, **settings)
+
+
+@each_that_streams
+@pytest.mark.parametrize(("stream", "meant"), MEANT, ids=["true", "false", "null", "absent"])
+def test_a_stream_is_a_candidate_only_where_streams_may_be_reused(path, default, stream, meant):
+    streamed = default if meant is None else meant
+    kept = with_stream(path, stream, streams=True)
+    assert isinstance(kept, Candidate)
+    assert kept.stream is streamed
+    expected = Bypass(detail=Detail.STREAM, model="m") if streamed else kept
+    assert with_stream(path, stream, streams=False) == expected
+
+
+@each_that_streams
+@pytest.mark.parametrize("streams", [False, True], ids=["streams off", "streams on"])
+@pytest.mark.parametrize("stream", ["true", "false", "no", "", 0, 1, 0.0, [], {}], ids=repr)
+def test_a_stream_that_is_neither_true_nor_false_is_ollamas_to_refuse(path, default, streams, stream):
+    assert with_stream(path, stream, streams=streams) == Bypass(detail=Detail.FIELD_TYPE, model="m")
 
 
 @pytest.mark.parametrize("path", [EMBED, EMBEDDINGS, V1])
+@pytest.mark.parametrize("streams", [False, True], ids=["streams off", "streams on"])
 @pytest.mark.parametrize("stream", [False, True, None, "yes", 0], ids=repr)
-def test_embeddings_never_stream_whatever_they_say(path, stream):
-    assert verdict(path, {"stream": stream}) is None
+def test_embeddings_never_stream_whatever_they_say(path, streams, stream):
+    outcome = with_stream(path, stream, streams=streams)
+    assert isinstance(outcome, Candidate)
+    assert outcome.stream is False
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+# what asks for the same answer each time
+
+TEMPERATURES = [
+    *(("0", True), ("0.0", True), ("-0.0", True), ("-0", True), ("0e5", True)),
+    *(("1e-9", False), ("1", False), ("-1", False), ("0.8", False), ('"0"', False), ("false", False), ("true", False)),
+    *(("null", False), ("[]", False), ("[0]", False), ("{}", False), ('""', False)),
+]
+SEEDS = [
+    *(("0", True), ("1", True), ("42", True), ("4294967294", True)),
+    *(("-1", False), ("4294967295", False), ("4294967296", False), ("-2", False), ("1.5", False), ("1.0", False)),
+    *(("true", False), ("false", False), ('"1"', False), ("null", False), ("[]", False)),
+]
+SAMPLING = [
+    *((f'"temperature": {text}', same) for text, same in TEMPERATURES),
+    *((f'"seed": {text}', same) for text, same in SEEDS),
+    ('"temperature": 1, "seed": 7', True),
+    ('"temperature": 0, "seed": -1', True),
+    ('"temperature": 1, "seed": -1', False),
+    ('"Temperature": 0', False),
+    ('"top_k": 1', False),
+    ("", False),
+]
+NATIVE, OPENAI = (GENERATE, CHAT), (V1_CHAT, V1_COMPLETIONS)
+
+
+def deterministic(path: str, members: str) -> bool:
+    plain = json.dumps(PLAIN[path])[:-1]
+    outcome = by_text(path, f"{plain}{members and ', '}{members}}}".encode(), policy=Policy.DETERMINISTIC)
+    assert isinstance(outcome, Candidate) or outcome == Bypass(detail=Detail.NOT_DETERMINISTIC, model="m")
+    return isinstance(outcome, Candidate)
+
+
+@pytest.mark.parametrize("path", NATIVE)
+@pytest.mark.parametrize(("sampling", "same"), SAMPLING)
+def test_in_the_options_a_temperature_of_zero_or_a_seed_asks_for_the_same_answer(path, sampling, same):
+    assert deterministic(path, f'"options": {{{sampling}}}') is same
+
+
+@pytest.mark.parametrize("path", OPENAI)
+@pytest.mark.parametrize(("sampling", "same"), [case for case in SAMPLING if "Temperature" not in case[0]])
+def test_on_a_route_of_openai_it_stands_at_the_top_level(path, sampling, same):
+    assert deterministic(path, sampling) is same
+
+
 @pytest.mark.parametrize(
-    ("stream", "detail"),
+    ("path", "members"),
     [
-        (UNSET, None),
-        (None, None),
-        (False, None),
-        (True, Detail.STREAM),
-        ("no", Detail.FIELD_TYPE),
-        (1, Detail.FIELD_TYPE),
+        *((path, '"temperature": 0, "seed": 1') for path in NATIVE),
+        *((path, '"options": {"temperature": 0, "seed": 1}') for path in OPENAI),
     ],
-    ids=lambda value: "unset" if value is UNSET else None,
 )
-def test_a_route_of_openai_streams_only_when_it_says_true(path, stream, detail):
-    endpoint = row(path)
-    document = {"model": "m", endpoint.prompt: "p"} | ({} if stream is UNSET else {"stream": stream})
-    outcome = by_body(endpoint, json.dumps(document).encode())
-    assert (outcome.detail if isinstance(outcome, Bypass) else None) is detail
+def test_where_ollama_does_not_read_it_it_asks_for_nothing(path, members):
+    assert deterministic(path, members) is False
+
+
+@pytest.mark.parametrize("path", NATIVE)
+@pytest.mark.parametrize("options", ["null", "[]", '"x"', "0", "true", '["temperature"]'])
+def test_options_that_are_no_object_ask_for_nothing(path, options):
+    assert deterministic(path, f'"options": {options}') is False
+
+
+@pytest.mark.parametrize("path", [EMBED, EMBEDDINGS, V1])
+@pytest.mark.parametrize("members", ["", '"options": {"temperature": 1}', '"options": null', '"temperature": 1'])
+def test_vectors_are_the_same_each_time_unasked(path, members):
+    assert deterministic(path, members) is True
+
+
+@pytest.mark.parametrize("path", [GENERATE, CHAT])
+def test_what_is_deterministic_may_be_a_stream_too(path):
+    outcome = classified(path, {"stream": True, "options": {"seed": 1}}, policy=Policy.DETERMINISTIC, streams=True)
+    assert isinstance(outcome, Candidate)
+    assert outcome.stream is True
 
 
 # what is asked
 
 
-@pytest.mark.parametrize("path", [GENERATE, EMBEDDINGS])
+@pytest.mark.parametrize("path", [GENERATE, EMBEDDINGS, V1_COMPLETIONS])
 @pytest.mark.parametrize(
     ("prompt", "detail"),
     [
@@ -285,11 +381,43 @@ def test_any_other_input_is_passed_on(path, question, detail):
     assert verdict(path, {"input": question}) is detail
 
 
+A_MESSAGE = {"role": "user", "content": "p"}
+
+
+@pytest.mark.parametrize("path", [CHAT, V1_CHAT])
 @pytest.mark.parametrize(
-    ("path", "name"), [(GENERATE, "prompt"), (EMBED, "input"), (EMBEDDINGS, "prompt"), (V1, "input")]
+    ("messages", "detail"),
+    [
+        ([A_MESSAGE], None),
+        ([A_MESSAGE, {"role": "assistant", "content": "q"}, A_MESSAGE], None),
+        ([{}], None),
+        ([], Detail.NO_PROMPT),
+        (None, Detail.NO_PROMPT),
+        ("", Detail.FIELD_TYPE),
+        ("p", Detail.FIELD_TYPE),
+        (0, Detail.FIELD_TYPE),
+        (False, Detail.FIELD_TYPE),
+        (A_MESSAGE, Detail.FIELD_TYPE),
+        ({}, Detail.FIELD_TYPE),
+        (["p"], Detail.FIELD_TYPE),
+        ([None], Detail.FIELD_TYPE),
+        ([A_MESSAGE, "p"], Detail.FIELD_TYPE),
+        ([[A_MESSAGE]], Detail.FIELD_TYPE),
+    ],
+    ids=repr,
 )
-def test_with_nothing_asked_it_is_a_command_and_keeps_its_model(path, name):
-    assert classified(path, without=(name,)) == Bypass(detail=Detail.NO_PROMPT, model="m")
+def test_messages_are_a_list_of_objects_that_is_not_empty(path, messages, detail):
+    outcome = classified(path, {"messages": messages})
+    if detail is None:
+        assert isinstance(outcome, Candidate)
+        assert outcome.items == 1
+    else:
+        assert outcome == Bypass(detail=detail, model="m")
+
+
+@each_reused
+def test_with_nothing_asked_it_is_a_command_and_keeps_its_model(path):
+    assert classified(path, without=(row(path).prompt,)) == Bypass(detail=Detail.NO_PROMPT, model="m")
 
 
 def test_a_command_to_unload_is_one_however_long_it_is_to_be_kept():
@@ -347,12 +475,12 @@ INVALID = [
         '"100000h153000000m"',
     ),
 ]
-with_keep_alive = pytest.mark.parametrize("path", [GENERATE, EMBED, EMBEDDINGS])
+with_keep_alive = pytest.mark.parametrize("path", [GENERATE, EMBED, EMBEDDINGS, CHAT])
 
 
 def with_raw(path: str, name: str, value: str):
     text = json.dumps(PLAIN[path])[:-1] + f', "{name}": {value}}}'
-    return by_body(row(path), text.encode())
+    return by_text(path, text.encode())
 
 
 @with_keep_alive
@@ -380,9 +508,10 @@ def test_a_keep_alive_at_the_edge_of_what_go_holds_may_be_passed_on_but_is_never
     assert isinstance(outcome, Candidate) or outcome == Bypass(detail=Detail.KEEP_ALIVE, model="m")
 
 
+@pytest.mark.parametrize("path", [V1, V1_CHAT, V1_COMPLETIONS])
 @pytest.mark.parametrize("value", ["0", '"banana"', "true", '"5m"'])
-def test_ollama_does_not_read_keep_alive_on_the_route_of_openai(value):
-    outcome = with_raw(V1, "keep_alive", value)
+def test_ollama_does_not_read_keep_alive_on_the_routes_of_openai(path, value):
+    outcome = with_raw(path, "keep_alive", value)
     assert isinstance(outcome, Candidate)
     assert "keep_alive" in outcome.document
 
@@ -412,7 +541,7 @@ def test_an_encoding_format_that_ollama_refuses_is_asked_of_ollama(value, detail
     assert (outcome.detail if isinstance(outcome, Bypass) else None) is detail
 
 
-@pytest.mark.parametrize("path", [GENERATE, EMBED, EMBEDDINGS])
+@pytest.mark.parametrize("path", [path for path in REUSED if path != V1])
 def test_elsewhere_an_encoding_format_means_nothing(path):
     assert isinstance(with_raw(path, "encoding_format", '"banana"'), Candidate)
 
@@ -423,16 +552,41 @@ def test_elsewhere_an_encoding_format_means_nothing(path):
 @pytest.mark.parametrize(
     ("path", "changes", "detail"),
     [
-        (GENERATE, {"model": "", "prompt": ""}, Detail.NO_MODEL),
-        (GENERATE, {"model": "x:cloud", "prompt": ""}, Detail.REMOTE_MODEL),
-        (GENERATE, {"prompt": "", "stream": True}, Detail.NO_PROMPT),
-        (GENERATE, {"stream": True, "keep_alive": 0}, Detail.STREAM),
-        (V1, {"input": [], "encoding_format": "x"}, Detail.NO_PROMPT),
+        pytest.param(GENERATE, {"model": "", "prompt": ""}, Detail.NO_MODEL, id="model"),
+        pytest.param(GENERATE, {"model": "x:cloud", "prompt": ""}, Detail.REMOTE_MODEL, id="remote"),
+        pytest.param(GENERATE, {"prompt": "", "stream": True}, Detail.NO_PROMPT, id="prompt"),
+        pytest.param(CHAT, {"messages": [], "stream": 1}, Detail.NO_PROMPT, id="messages"),
+        pytest.param(GENERATE, {"stream": "x", "keep_alive": 0}, Detail.FIELD_TYPE, id="stream of no kind"),
+        pytest.param(GENERATE, {"stream": True, "keep_alive": 0}, Detail.STREAM, id="stream"),
+        pytest.param(GENERATE, {"keep_alive": 0}, Detail.NOT_DETERMINISTIC, id="not deterministic"),
+        pytest.param(GENERATE, {"keep_alive": 0, "options": {"seed": 1}}, Detail.KEEP_ALIVE, id="keep_alive"),
+        pytest.param(V1, {"input": [], "encoding_format": "x"}, Detail.NO_PROMPT, id="input"),
+        pytest.param(V1, {"encoding_format": "x"}, Detail.ENCODING_FORMAT, id="encoding_format"),
     ],
-    ids=["model", "remote", "prompt", "stream", "input"],
 )
 def test_of_several_reasons_the_first_is_given(path, changes, detail):
-    assert verdict(path, changes) is detail
+    assert verdict(path, changes, policy=Policy.DETERMINISTIC) is detail
+
+
+# format: Ollama compares one of text byte for byte (llm/server.go, 0.24)
+
+
+@pytest.mark.parametrize("path", [GENERATE, CHAT])
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        ('"json"', None),
+        ("null", None),
+        ('{"type": "object", "title": "\\u006a"}', None),
+        ('"\\u006ason"', Detail.FIELD_TYPE),
+        ('"j\\u0073on"', Detail.FIELD_TYPE),
+        ('"js\\u006Fn"', Detail.FIELD_TYPE),
+        ('"jso\\u006E"', Detail.FIELD_TYPE),
+    ],
+)
+def test_a_format_in_another_spelling_is_asked_of_ollama(path, value, detail):
+    outcome = with_raw(path, "format", value)
+    assert outcome == Bypass(detail=detail, model="m") if detail else isinstance(outcome, Candidate)
 
 
 @pytest.mark.parametrize("endpoint", [*ENDPOINTS, OTHER], ids=lambda endpoint: endpoint.operation)

@@ -25,7 +25,7 @@ from proxy.policy.embeddings import (
     split,
     upstream_body,
 )
-from proxy.policy.endpoints import ENDPOINTS, find
+from proxy.policy.endpoints import ENDPOINTS, Policy, find
 from proxy.policy.key import Scope, cache_key
 from tests.support.servers import data
 
@@ -36,7 +36,7 @@ WHOLE = ("embed_string", "embed_list", "embed_list_one", "embed_dimensions", "v1
 
 
 def candidate(path: str, body: str) -> Candidate:
-    outcome = by_body(find("POST", path)[0], body.encode())
+    outcome = by_body(find("POST", path)[0], body.encode(), policy=Policy.ALWAYS, streams=False)
     assert isinstance(outcome, Candidate), outcome
     return outcome
 

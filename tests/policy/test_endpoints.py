@@ -2,10 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Reuse, find
+from proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find
 
-REUSED = {"generate", "embed", "embeddings", "v1-embeddings"}
-OPT_IN = {"chat", "v1-chat", "v1-completions"}
+POLICIES = {
+    "generate": Policy.ALWAYS,
+    "embed": Policy.ALWAYS,
+    "embeddings": Policy.ALWAYS,
+    "v1-embeddings": Policy.ALWAYS,
+    "chat": Policy.OFF,
+    "v1-chat": Policy.OFF,
+    "v1-completions": Policy.OFF,
+}
 CHANGES = {
     "pull": ("model", "name"),
     "create": ("model", "name"),
@@ -48,12 +55,22 @@ READ_BY_OLLAMA = {
     "embed": "model input keep_alive truncate dimensions options",
     "embeddings": "model prompt keep_alive options",
     "v1-embeddings": "model input dimensions encoding_format",
+    "chat": "model messages stream format keep_alive tools options think truncate shift _debug_render_only logprobs"
+    " top_logprobs",
+    "v1-chat": "model messages stream stream_options max_tokens seed stop temperature frequency_penalty"
+    " presence_penalty top_p response_format tools reasoning reasoning_effort logprobs top_logprobs _debug_render_only",
+    "v1-completions": "model prompt frequency_penalty max_tokens presence_penalty seed stop stream stream_options"
+    " temperature top_p suffix logprobs _debug_render_only",
 }
+OPTIONS = {"generate": "options", "embed": "options", "embeddings": "options", "chat": "options"}
 INERT = {
     "generate": {"keep_alive", "stream"},
     "embed": {"keep_alive"},
     "embeddings": {"keep_alive"},
     "v1-embeddings": {"user"},
+    "chat": {"keep_alive", "stream"},
+    "v1-chat": {"stream"},
+    "v1-completions": {"stream"},
 }
 
 each = pytest.mark.parametrize("row", ENDPOINTS, ids=lambda row: row.operation)
@@ -71,9 +88,16 @@ def test_the_table_holds_these_routes_and_no_other():
 
 
 @each
-def test_only_these_are_reused(row):
-    expected = Reuse.YES if row.operation in REUSED else Reuse.OPT_IN if row.operation in OPT_IN else Reuse.NEVER
-    assert row.reuse is expected
+def test_only_these_may_be_reused_and_only_four_are_unasked(row):
+    assert row.policy is POLICIES.get(row.operation)
+
+
+def test_a_setting_can_have_a_policy_for_what_may_be_reused_and_for_nothing_else():
+    assert [row.operation for row in REUSABLE] == list(POLICIES)
+
+
+def test_the_policies_are_called_as_the_settings_call_them():
+    assert {policy.value for policy in Policy} == {"off", "always", "deterministic", "read-only", "write-only"}
 
 
 @each
@@ -89,7 +113,8 @@ def test_the_meaning_of_an_absent_stream_is_ollamas(row):
 
 @each
 def test_the_names_that_ollama_reads_are_known(row):
-    assert row.known >= set(READ_BY_OLLAMA.get(row.operation, "").split())
+    if row.policy is not None:
+        assert row.known == set(READ_BY_OLLAMA[row.operation].split())
     assert all(name == name.lower() and name.isascii() for name in row.known)
 
 
@@ -100,16 +125,18 @@ def test_only_what_changes_no_answer_is_inert(row):
 
 @each
 def test_what_is_reused_names_its_prompt_and_model_among_what_is_known(row):
-    if row.reuse is Reuse.YES:
+    if row.policy is not None:
         assert {"model", row.prompt} <= row.known
+        assert row.options == OPTIONS.get(row.operation, "")
         assert not row.options or row.options in row.known
         assert row.inert.isdisjoint({"model", row.prompt, row.options})
+        assert (row.stream_default is not None) is ("stream" in row.inert) is ("stream" in row.known)
     else:
         assert row.inert == frozenset()
 
 
 def test_what_is_not_known_is_passed_on():
-    assert OTHER.reuse is Reuse.NEVER
+    assert OTHER.policy is None
     assert OTHER.changes == ()
     assert OTHER.kind is Kind.NONE
 

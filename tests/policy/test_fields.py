@@ -163,11 +163,19 @@ def test_only_these_fields_are_kept_with_a_body(name, kept):
     assert replayed(((name, b"v"),)) == (((name, b"v"),) if kept else ())
 
 
-def test_a_hit_has_the_stored_fields_first_then_its_own_in_this_order():
+@pytest.mark.parametrize(
+    ("length", "framing"),
+    [
+        pytest.param(120, ((b"Content-Length", b"120"),), id="whole"),
+        pytest.param(0, ((b"Content-Length", b"0"),), id="empty"),
+        pytest.param(None, (), id="a stream is framed by whoever writes it"),
+    ],
+)
+def test_a_hit_has_the_stored_fields_first_then_its_own_in_this_order(length, framing):
     stored = ((b"Date", b"d"), (b"content-type", b"application/json"), (b"Vary", b"Origin"))
-    assert hit_fields(stored, 120, 7, HIT) == (
+    assert hit_fields(stored, length, 7, HIT) == (
         *stored,
-        (b"Content-Length", b"120"),
+        *framing,
         (b"Age", b"7"),
         (b"Cache-Status", b"ollama-cache-proxy; hit; ttl=9"),
         (b"X-Cache", b"HIT"),

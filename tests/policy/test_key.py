@@ -8,7 +8,7 @@ import random
 import pytest
 
 from proxy.policy.classify import Bypass, Candidate, by_body
-from proxy.policy.endpoints import find
+from proxy.policy.endpoints import Policy, find
 from proxy.policy.key import SCHEMA, Scope, cache_key, normalised
 
 SCOPE = {"digest": "sha256:0123", "version": "0.24.0"}
@@ -16,8 +16,12 @@ SCHEMA_AB = '{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"s
 SCHEMA_BA = '{"type":"object","properties":{"b":{"type":"string"},"a":{"type":"string"}}}'
 
 
+def classified(path: str, body: str) -> Candidate | Bypass:
+    return by_body(find("POST", path)[0], body.encode(), policy=Policy.ALWAYS, streams=True)
+
+
 def candidate(path: str, body: str) -> Candidate:
-    outcome = by_body(find("POST", path)[0], body.encode())
+    outcome = classified(path, body)
     assert isinstance(outcome, Candidate), outcome
     return outcome
 
@@ -32,13 +36,13 @@ def framed(*parts: bytes) -> str:
 
 
 def expected_key(
-    operation: str, normal: str, *, scope: dict[str, str], authorization: bytes = b"", origin: bytes = b""
+    kind: str, normal: str, *, scope: dict[str, str], authorization: bytes = b"", origin: bytes = b""
 ) -> str:
     whole = {"namespace": "", "epoch": ""} | SCOPE | scope
     names = ("namespace", "digest", "version", "epoch")
     return framed(
         b"1",
-        operation.encode(),
+        kind.encode(),
         *(whole[name].encode() for name in names),
         hashlib.sha256(authorization).digest() if authorization else b"",
         origin,
@@ -47,6 +51,12 @@ def expected_key(
 
 
 GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
+CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"
+TOOL_BA = (
+    '[{"type":"function","function":{"name":"f","parameters":'
+    '{"type":"object","properties":{"b":{"type":"string"},"a":{"type":"number"}}}}}]'
+)
+TOOL_AB = TOOL_BA.replace('"b":{"type":"string"},"a":{"type":"number"}', '"a":{"type":"number"},"b":{"type":"string"}')
 
 # path, body as sent, scope beside the usual one, fields; then the normal form of the body, and the key
 GOLDEN = {
@@ -167,11 +177,99 @@ GOLDEN = {
         '{"input":"p","model":"minilm"}',
         "f61e79cb7ffa898b2ff86f1f1b5dbc705259cc91e99882d1837d666ab13c869f",
     ),
+    "chat": (
+        CHAT,
+        '{"stream":false,"model":"tiny","keep_alive":"5m","messages":[{"role":"system","content":"be brief"},{"content":"hi \\u00e9","role":"user"}]}',
+        {},
+        (),
+        '{"messages":[{"role":"system","content":"be brief"},{"content":"hi é","role":"user"}],"model":"tiny"}',
+        "da822dd2636403aa782bad4d7f8aeccb6b29c899c16cb0b8116289e851fdb7d8",
+    ),
+    "chat with tools and options": (
+        CHAT,
+        '{"model":"tiny","messages":[{"role":"user","content":"hi"}],"stream":false,"think":"low","options":{"temperature":0,"seed":1},"tools":'
+        + TOOL_BA
+        + "}",
+        {},
+        (),
+        '{"messages":[{"role":"user","content":"hi"}],"model":"tiny","options":{"seed":1,"temperature":0},"think":"low","tools":'
+        + TOOL_BA
+        + "}",
+        "307decdcb54f55368ce31aa2acd63ca2b94596a29779264214de3af812060045",
+    ),
+    "chat with the same tools in another order": (
+        CHAT,
+        '{"model":"tiny","messages":[{"role":"user","content":"hi"}],"stream":false,"think":"low","options":{"temperature":0,"seed":1},"tools":'
+        + TOOL_AB
+        + "}",
+        {},
+        (),
+        '{"messages":[{"role":"user","content":"hi"}],"model":"tiny","options":{"seed":1,"temperature":0},"think":"low","tools":'
+        + TOOL_AB
+        + "}",
+        "b0514fac66c68d7a28e973ce5c9e06b5bc91f23999cd07680020601019147fda",
+    ),
+    "v1 chat, whose options are not read": (
+        V1_CHAT,
+        '{"model":"tiny","messages":[{"role":"user","content":"hi"}],"temperature":0,"max_tokens":4,"options":{"b":1,"a":2},"response_format":{"type":"json_object"},"stream":null}',
+        {},
+        (),
+        '{"max_tokens":4,"messages":[{"role":"user","content":"hi"}],"model":"tiny","options":{"b":1,"a":2},"response_format":{"type":"json_object"},"temperature":0}',
+        "8851440786f6a19df8495d53548e50c2455efce5092af8137bbddfb1eb8ab734",
+    ),
+    "v1 completions": (
+        V1_COMPLETIONS,
+        '{"user":"me","model":"tiny","prompt":"def foo","stop":["b","a"],"seed":7}',
+        {},
+        (),
+        '{"model":"tiny","prompt":"def foo","seed":7,"stop":["b","a"],"user":"me"}',
+        "da79659d4f3e85330e9dddc56545001f389a52f5c001132f0325771c561308db",
+    ),
+}
+GOLDEN_STREAMS = {
+    "generate, a stream": (
+        GENERATE,
+        '{"model": "tiny", "prompt": "Hello"}',
+        {},
+        (),
+        '{"model":"tiny","prompt":"Hello"}',
+        "d2e906c5680816316f1366b44e330d508936ca586580710d080a8e12dbdc1393",
+    ),
+    "chat, a stream": (
+        CHAT,
+        '{"stream":true,"model":"tiny","messages":[{"role":"system","content":"be brief"},{"content":"hi é","role":"user"}]}',
+        {},
+        (),
+        '{"messages":[{"role":"system","content":"be brief"},{"content":"hi é","role":"user"}],"model":"tiny"}',
+        "97e06202725282a003904dcdc6a91ec217c472064b3dc0e0cbdc09517ef72c93",
+    ),
+    "v1 chat, a stream": (
+        V1_CHAT,
+        '{"model":"tiny","messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true}}',
+        {},
+        (),
+        '{"messages":[{"role":"user","content":"hi"}],"model":"tiny","stream_options":{"include_usage":true}}',
+        "9012705a91bc59336f9bc30448d38a0a9504f9c365249a2c1961cc18fe637738",
+    ),
+    "v1 completions, a stream": (
+        V1_COMPLETIONS,
+        '{"model":"tiny","prompt":"def foo","stream":true}',
+        {},
+        (),
+        '{"model":"tiny","prompt":"def foo"}',
+        "0b0e9ca8df635cd0140325ebfdaa9418e990b67c3d930e4ebf48626fb28e3d6c",
+    ),
 }
 
 
-@pytest.mark.parametrize("case", GOLDEN.values(), ids=list(GOLDEN))
-def test_a_key_is_what_it_has_always_been(case):
+@pytest.mark.parametrize(
+    ("case", "suffix"),
+    [
+        *(pytest.param(case, "", id=name) for name, case in GOLDEN.items()),
+        *(pytest.param(case, "/stream", id=name) for name, case in GOLDEN_STREAMS.items()),
+    ],
+)
+def test_a_key_is_what_it_has_always_been(case, suffix):
     """A change of a pinned key makes every entry there is unreachable: it needs a new SCHEMA."""
     path, body, scope, fields, normal, hexadecimal = case
     asked = candidate(path, body)
@@ -181,14 +279,12 @@ def test_a_key_is_what_it_has_always_been(case):
     )
     assert normalised(asked.endpoint, asked.document) == normal.encode()
     assert key(path, body, fields, **scope) == hexadecimal
-    assert (
-        expected_key(asked.endpoint.operation, normal, scope=scope, authorization=authorization, origin=origin)
-        == hexadecimal
-    )
+    kind = asked.endpoint.operation + suffix
+    assert expected_key(kind, normal, scope=scope, authorization=authorization, origin=origin) == hexadecimal
 
 
 def test_no_two_pinned_keys_are_equal():
-    keys = [case[-1] for case in GOLDEN.values()]
+    keys = [case[-1] for case in (*GOLDEN.values(), *GOLDEN_STREAMS.values())]
     assert len(set(keys)) == len(keys)
 
 
@@ -196,6 +292,12 @@ def test_the_schema_is_pinned_too():
     assert SCHEMA == b"1"
 
 
+ASKED = {
+    GENERATE: '{"model":"m","prompt":"p"}',
+    CHAT: '{"messages":[{"role":"user","content":"p"}],"model":"m"}',
+    V1_CHAT: '{"messages":[{"role":"user","content":"p"}],"model":"m"}',
+    V1_COMPLETIONS: '{"model":"m","prompt":"p"}',
+}
 BASE = '{"model":"m","prompt":"p","stream":false,"options":{"seed":1,"top_k":2},"format":{"b":1,"a":2},"think":true}'
 
 
@@ -221,18 +323,35 @@ BASE = '{"model":"m","prompt":"p","stream":false,"options":{"seed":1,"top_k":2},
         pytest.param(
             V1, '{"model":"m","input":"p"}', '{"user":"me","model":"m","input":"p"}', id="the user of OpenAI's route"
         ),
+        pytest.param(CHAT, ASKED[CHAT], ASKED[CHAT][:-1] + ',"keep_alive":300}', id="chat"),
     ],
 )
 def test_what_changes_no_answer_changes_no_key(path, body, other):
     assert key(path, body) == key(path, other)
 
 
-def test_stream_is_left_out_of_the_key():
-    endpoint = find("POST", GENERATE)[0]
-    document = {"model": "m", "prompt": "p"}
-    assert {normalised(endpoint, document | more) for more in ({}, {"stream": False}, {"stream": None})} == {
-        b'{"model":"m","prompt":"p"}'
+each_that_streams = pytest.mark.parametrize("path", ASKED)
+
+
+@each_that_streams
+def test_stream_is_left_out_of_the_body_that_is_hashed(path):
+    endpoint, document = find("POST", path)[0], json.loads(ASKED[path])
+    streams = ({}, {"stream": False}, {"stream": True}, {"stream": None})
+    assert {normalised(endpoint, document | more) for more in streams} == {ASKED[path].encode()}
+
+
+@each_that_streams
+def test_a_stream_and_a_whole_answer_have_two_keys_however_they_are_asked_for(path):
+    default = find("POST", path)[0].stream_default
+    keys = {
+        wanted: {
+            key(path, ASKED[path][:-1] + f',"stream":{text}}}' if text else ASKED[path])
+            for text in (json.dumps(wanted), *(("null", "") if default is wanted else ()))
+        }
+        for wanted in (True, False)
     }
+    assert [len(same) for same in keys.values()] == [1, 1]
+    assert keys[True].isdisjoint(keys[False])
 
 
 @pytest.mark.parametrize(
@@ -279,6 +398,20 @@ def test_stream_is_left_out_of_the_key():
         pytest.param(
             V1, '{"model":"m","input":"p"}', '{"model":"m","input":"p","encoding_format":"base64"}', id="encoding"
         ),
+        pytest.param(
+            CHAT,
+            ASKED[CHAT],
+            ASKED[CHAT].replace('"role":"user","content":"p"', '"content":"p","role":"user"'),
+            id="order in a message",
+        ),
+        pytest.param(CHAT, ASKED[CHAT], ASKED[CHAT].replace("user", "system"), id="a role"),
+        pytest.param(V1_CHAT, ASKED[V1_CHAT], ASKED[V1_CHAT][:-1] + ',"temperature":1}', id="temperature, at the top"),
+        pytest.param(
+            V1_CHAT,
+            ASKED[V1_CHAT][:-1] + ',"stream":true}',
+            ASKED[V1_CHAT][:-1] + ',"stream":true,"stream_options":{"include_usage":true}}',
+            id="usage at the end of a stream",
+        ),
     ],
 )
 def test_what_may_change_an_answer_changes_the_key(path, body, other):
@@ -286,8 +419,9 @@ def test_what_may_change_an_answer_changes_the_key(path, body, other):
 
 
 def test_the_routes_never_share_a_key():
-    body = '{"model":"m","input":"p","prompt":"p","stream":false}'
-    assert len({key(path, body) for path in (GENERATE, EMBED, EMBEDDINGS, V1)}) == 4
+    paths = (GENERATE, EMBED, EMBEDDINGS, V1, CHAT, V1_CHAT, V1_COMPLETIONS)
+    body = '{"model":"m","input":"p","prompt":"p","messages":[{}],"stream":false}'
+    assert len({key(path, body) for path in paths}) == len(paths)
 
 
 @pytest.mark.parametrize("part", ["digest", "version", "epoch", "namespace"])
@@ -363,22 +497,33 @@ def test_different_parts_give_different_keys(seed):
 
 
 @pytest.mark.parametrize(
-    ("body", "other"),
+    ("path", "body", "other"),
     [
-        pytest.param(
-            '{"model":"m","prompt":"p","stream":false,"format":"json"}',
-            '{"model":"m","prompt":"p","stream":false,"format":"\\u006ason"}',
-            id="Ollama compares a format that is a text byte for byte, and refuses this spelling of json",
+        *(
+            pytest.param(
+                path,
+                ASKED[path][:-1] + ',"stream":false,"format":"json"}',
+                ASKED[path][:-1] + ',"stream":false,"format":"\\u006ason"}',
+                id=f"{path}: Ollama compares a format that is a text byte for byte, and refuses this spelling of json",
+            )
+            for path in (GENERATE, CHAT)
         ),
         pytest.param(
+            V1_CHAT,
+            ASKED[V1_CHAT][:-1] + ',"response_format":{"type":"json_schema","json_schema":{"schema":"json"}}}',
+            ASKED[V1_CHAT][:-1] + ',"response_format":{"type":"json_schema","json_schema":{"schema":"\\u006ason"}}}',
+            id="a schema of OpenAI's form is handed on as a format",
+        ),
+        pytest.param(
+            GENERATE,
             '{"model":"m","prompt":"p","stream":false}',
             '{"model":"m","prompt":"p","stream":false,"format":"xml"}',
             id="a format that Ollama refuses",
         ),
     ],
 )
-def test_what_ollama_answers_differently_never_shares_a_key(body, other):
-    one, two = (by_body(find("POST", GENERATE)[0], text.encode()) for text in (body, other))
+def test_what_ollama_answers_differently_never_shares_a_key(path, body, other):
+    one, two = (classified(path, text) for text in (body, other))
     assert isinstance(one, Candidate)
     scope = Scope(**SCOPE)
     assert isinstance(two, Bypass) or cache_key(one, scope, ()) != cache_key(two, scope, ())

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 
 import pytest
 
-from proxy.policy.messages import Request, ResponseHead, StoredResponse, first, members, values
+from proxy.policy.messages import (
+    Description,
+    Request,
+    ResponseHead,
+    StoredResponse,
+    described,
+    first,
+    members,
+    values,
+)
 
 LINES = (
     (b"Host", b"a"),
@@ -57,29 +66,45 @@ def test_members_are_those_of_a_comma_separated_list(fields, expected):
     assert members(fields, b"x-thing") == expected
 
 
+ENTRY = StoredResponse(
+    status=203,
+    reason="OK",
+    fields=((b"Content-Type", b"application/json"),),
+    body=b"body",
+    stored_at=5.5,
+    lifetime=60,
+    took=1.5,
+    operation="generate",
+    model="m",
+    category="c",
+    namespace="n",
+    prompt_tokens=7,
+    output_tokens=None,
+)
+
+
+def test_an_entry_is_a_whole_answer_without_marks_unless_it_says_so():
+    assert (ENTRY.pieces, ENTRY.marks) == ((), {})
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"pieces": ((0, 1), (12, 3)), "marks": {"model": "0f"}}], ids=["whole", "a stream, with marks"]
+)
+def test_a_description_says_all_of_an_entry_but_what_was_asked_and_answered(changes):
+    entry = replace(ENTRY, **changes)
+    expected = asdict(entry) | {"key": "k", "size": 99, "streamed": bool(changes)}
+    for name in ("reason", "fields", "body", "pieces"):
+        del expected[name]
+    assert asdict(described("k", entry, 99)) == expected
+    assert {field.name for field in fields(Description)} == set(expected)
+
+
 @pytest.mark.parametrize(
     "message",
     [
         pytest.param(Request(method="GET", target="/", fields=()), id="request"),
         pytest.param(ResponseHead(status=200, reason="OK", fields=()), id="head"),
-        pytest.param(
-            StoredResponse(
-                status=200,
-                reason="OK",
-                fields=(),
-                body=b"",
-                stored_at=0.0,
-                lifetime=1,
-                took=0.0,
-                operation="generate",
-                model="m",
-                category="",
-                namespace="",
-                prompt_tokens=None,
-                output_tokens=None,
-            ),
-            id="entry",
-        ),
+        pytest.param(replace(ENTRY, fields=()), id="entry"),
     ],
 )
 def test_messages_cannot_be_changed(message):

@@ -138,7 +138,7 @@ def test_an_entry_answers_only_while_it_may(now, wishes, expected):
     outcome = reuse(stored, Directives(**wishes), now)
     if isinstance(expected, tuple):
         age, ttl = expected
-        assert outcome == Hit(entry=stored, age=age, ttl=ttl)
+        assert outcome == Hit(entry=stored, age=age, ttl=ttl, estimated=False)
         assert outcome.entry is stored
     else:
         assert outcome == expected
@@ -160,3 +160,7 @@ def test_without_an_entry_ollama_is_asked_or_nobody(wishes, expected):
 
 def test_an_entry_of_no_lifetime_is_never_fresh():
     assert reuse(entry(lifetime=0), NO_DIRECTIVES, 1000.0) == STALE
+
+
+def test_a_hit_is_not_estimated_unless_it_says_so():
+    assert Hit(entry=entry(), age=0, ttl=1).estimated is False

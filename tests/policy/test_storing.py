@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from proxy.policy.classify import Candidate
-from proxy.policy.endpoints import find
+from proxy.policy.classify import Candidate, by_body
+from proxy.policy.endpoints import Policy, find
 from proxy.policy.messages import ResponseHead
 from proxy.policy.status import Detail
-from proxy.policy.storing import NotStorable, Storable, by_head, storable
+from proxy.policy.storing import NotStorable, Storable, by_head, is_openai, storable
+from tests.support.servers import data
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 
@@ -17,11 +18,13 @@ def head(*fields: tuple[bytes, bytes], status: int = 200) -> ResponseHead:
     return ResponseHead(status=status, reason="", fields=(JSON, *fields))
 
 
-def candidate(path: str, items: int = 1) -> Candidate:
+def candidate(path: str, items: int = 1, *, stream: bool = False) -> Candidate:
     endpoint, _ = find("POST", path)
-    return Candidate(endpoint=endpoint, model="m", document={}, items=items)
+    return Candidate(endpoint=endpoint, model="m", document={}, items=items, stream=stream)
 
 
+EMBED, EMBEDDINGS, V1 = "/api/embed", "/api/embeddings", "/v1/embeddings"
+CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"
 GENERATE = candidate("/api/generate")
 COMPLETION = {
     "model": "m",
@@ -37,9 +40,10 @@ def without(document: dict, name: str) -> dict:
     return {key: value for key, value in document.items() if key != name}
 
 
-def test_a_whole_completion_is_kept_with_its_counts():
+@pytest.mark.parametrize("path", ["/api/generate", CHAT])
+def test_a_whole_completion_is_kept_with_its_counts(path):
     body = json.dumps(COMPLETION).encode()
-    assert storable(GENERATE, head(), body) == Storable(prompt_tokens=7, output_tokens=3)
+    assert storable(candidate(path), head(), body) == Storable(prompt_tokens=7, output_tokens=3)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_a_whole_completion_is_kept_with_its_counts():
     ],
 )
 def test_a_head_that_breaks_one_rule_is_not_kept(response, detail):
-    assert by_head(response) is detail
+    assert by_head(GENERATE, response) is detail
     assert storable(GENERATE, response, json.dumps(COMPLETION).encode()) == NotStorable(detail=detail)
 
 
@@ -87,11 +91,11 @@ def test_a_head_that_breaks_one_rule_is_not_kept(response, detail):
 )
 def test_another_content_type_is_not_kept(value):
     response = ResponseHead(status=200, reason="", fields=((b"content-type", value),))
-    assert by_head(response) is Detail.CONTENT_TYPE
+    assert by_head(GENERATE, response) is Detail.CONTENT_TYPE
 
 
 def test_no_content_type_is_not_kept():
-    assert by_head(ResponseHead(status=200, reason="", fields=())) is Detail.CONTENT_TYPE
+    assert by_head(GENERATE, ResponseHead(status=200, reason="", fields=())) is Detail.CONTENT_TYPE
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,42 @@ def test_no_content_type_is_not_kept():
     ],
 )
 def test_a_head_that_breaks_no_rule_is_kept(fields):
-    assert by_head(ResponseHead(status=200, reason="", fields=fields)) is None
+    assert by_head(GENERATE, ResponseHead(status=200, reason="", fields=fields)) is None
+
+
+TYPES = (b"application/json", b"application/x-ndjson", b"text/event-stream")
+
+
+@pytest.mark.parametrize("charset", [b"", b"; charset=utf-8"], ids=["bare", "with a charset"])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        *(
+            pytest.param(candidate(path), b"application/json", id=path)
+            for path in ("/api/generate", CHAT, EMBED, EMBEDDINGS, V1, V1_CHAT, V1_COMPLETIONS)
+        ),
+        *(
+            pytest.param(candidate(path, stream=True), b"application/x-ndjson", id=f"a stream of {path}")
+            for path in ("/api/generate", CHAT)
+        ),
+        *(
+            pytest.param(candidate(path, stream=True), b"text/event-stream", id=f"a stream of {path}")
+            for path in (V1_CHAT, V1_COMPLETIONS)
+        ),
+    ],
+)
+def test_each_form_of_answer_has_its_own_content_type(asked, expected, charset):
+    heads = {kind: ResponseHead(status=200, reason="", fields=((b"Content-Type", kind + charset),)) for kind in TYPES}
+    assert [kind for kind in TYPES if by_head(asked, heads[kind]) is None] == [expected]
+    assert {by_head(asked, heads[kind]) for kind in TYPES if kind != expected} == {Detail.CONTENT_TYPE}
+
+
+@pytest.mark.parametrize(
+    ("path", "openai"),
+    [("/api/generate", False), (CHAT, False), (EMBED, False), (V1, True), (V1_CHAT, True), (V1_COMPLETIONS, True)],
+)
+def test_the_routes_of_openai_have_their_own_form(path, openai):
+    assert is_openai(find("POST", path)[0]) is openai
 
 
 @pytest.mark.parametrize(
@@ -134,8 +173,9 @@ def test_a_head_that_breaks_no_rule_is_kept(fields):
         pytest.param(7, Detail.INCOMPLETE, id="number"),
     ],
 )
-def test_a_completion_that_breaks_one_rule_is_not_kept(document, detail):
-    assert storable(GENERATE, head(), json.dumps(document).encode()) == NotStorable(detail=detail)
+@pytest.mark.parametrize("path", ["/api/generate", CHAT])
+def test_a_completion_that_breaks_one_rule_is_not_kept(document, detail, path):
+    assert storable(candidate(path), head(), json.dumps(document).encode()) == NotStorable(detail=detail)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +222,6 @@ def native(*vectors: object, **more: object) -> dict:
 def openai(*vectors: object, **more: object) -> dict:
     rows = [{"object": "embedding", "embedding": vector, "index": index} for index, vector in enumerate(vectors)]
     return {"object": "list", "data": rows, "model": "m", "usage": {"prompt_tokens": 5, "total_tokens": 5}} | more
-
-
-EMBED, EMBEDDINGS, V1 = "/api/embed", "/api/embeddings", "/v1/embeddings"
 
 
 @pytest.mark.parametrize(
@@ -254,3 +291,317 @@ def test_an_embeddings_answer_of_the_right_count_is_kept(path, items, document, 
 def test_an_embeddings_answer_that_breaks_one_rule_is_not_kept(path, items, document, detail):
     body = json.dumps(document).encode()
     assert storable(candidate(path, items), head(), body) == NotStorable(detail=detail)
+
+
+# what OpenAI's routes answer
+
+
+def choices(*reasons: object, **more: object) -> dict:
+    rows = [{"index": index, "text": "hello", "finish_reason": reason} for index, reason in enumerate(reasons)]
+    return {"id": "x", "choices": rows, "usage": {"prompt_tokens": 7, "completion_tokens": 3}} | more
+
+
+each_of_openai = pytest.mark.parametrize("path", [V1_CHAT, V1_COMPLETIONS])
+
+
+@each_of_openai
+@pytest.mark.parametrize(
+    ("document", "tokens"),
+    [
+        *(pytest.param(choices(reason), (7, 3), id=reason) for reason in ("stop", "length", "tool_calls")),
+        pytest.param(choices("stop", usage={"prompt_tokens": 0, "completion_tokens": 0}), (0, 0), id="zeros"),
+        pytest.param(choices("stop", usage={"prompt_tokens": 7}), (7, None), id="one count"),
+        pytest.param(choices("stop", usage={"prompt_tokens": -1, "completion_tokens": "3"}), (None, None), id="none"),
+        pytest.param(choices("stop", usage={"prompt_tokens": True, "completion_tokens": 1.5}), (None, None), id="nor"),
+        pytest.param(without(choices("stop"), "usage"), (None, None), id="no usage"),
+        *(
+            pytest.param(choices("stop", usage=usage), (None, None), id=f"usage {usage!r}")
+            for usage in (None, {}, [7, 3], 7, "7")
+        ),
+    ],
+)
+def test_an_answer_of_openais_form_that_has_come_to_its_end_is_kept(path, document, tokens):
+    verdict = storable(candidate(path), head(), json.dumps(document).encode())
+    assert verdict == Storable(prompt_tokens=tokens[0], output_tokens=tokens[1])
+
+
+@each_of_openai
+@pytest.mark.parametrize(
+    ("document", "detail"),
+    [
+        *(
+            pytest.param(choices(reason), Detail.INCOMPLETE, id=f"reason {reason!r}")
+            for reason in (
+                *(None, "", "load", "unload", "Stop", "content_filter", "function_call", "error"),
+                *(True, 1, ["stop"], {"stop": 1}),
+            )
+        ),
+        pytest.param(choices(choices=[{"index": 0}]), Detail.INCOMPLETE, id="no reason"),
+        pytest.param(choices("stop", "stop"), Detail.INCOMPLETE, id="two choices"),
+        pytest.param(choices(), Detail.INCOMPLETE, id="no choice"),
+        pytest.param(without(choices("stop"), "choices"), Detail.INCOMPLETE, id="choices are absent"),
+        *(
+            pytest.param(choices(choices=rows), Detail.INCOMPLETE, id=f"choices {rows!r}")
+            for rows in (None, "stop", 1, True, {"finish_reason": "stop"}, ["stop"], [None], [["stop"]])
+        ),
+        pytest.param(choices("stop", error={"message": "boom"}), Detail.ANSWER_ERROR, id="with an error"),
+        pytest.param({"error": {"message": "boom"}}, Detail.ANSWER_ERROR, id="nothing but an error"),
+        pytest.param(COMPLETION, Detail.INCOMPLETE, id="of another form"),
+        pytest.param([choices("stop")], Detail.INCOMPLETE, id="a list"),
+        pytest.param(None, Detail.INCOMPLETE, id="null"),
+    ],
+)
+def test_an_answer_of_openais_form_that_breaks_one_rule_is_not_kept(path, document, detail):
+    assert storable(candidate(path), head(), json.dumps(document).encode()) == NotStorable(detail=detail)
+
+
+# streams of JSON lines
+
+NDJSON = ResponseHead(status=200, reason="", fields=((b"Content-Type", b"application/x-ndjson"),))
+PART = {"model": "m", "response": "hel", "done": False}
+each_of_lines = pytest.mark.parametrize("path", ["/api/generate", CHAT])
+
+
+def lines(*documents: object) -> bytes:
+    return b"".join(json.dumps(document).encode() + b"\n" for document in documents)
+
+
+@each_of_lines
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        pytest.param(lines(PART, PART, COMPLETION), (7, 3), id="several"),
+        pytest.param(lines(COMPLETION), (7, 3), id="the end alone"),
+        pytest.param(lines(PART, COMPLETION | {"done_reason": "length"}), (7, 3), id="at its limit"),
+        pytest.param(lines(PART | {"eval_count": 9}, without(COMPLETION, "eval_count")), (7, None), id="by the last"),
+    ],
+)
+def test_a_stream_of_lines_that_has_come_to_its_end_is_kept(path, body, tokens):
+    verdict = storable(candidate(path, stream=True), NDJSON, body)
+    assert verdict == Storable(prompt_tokens=tokens[0], output_tokens=tokens[1])
+
+
+@each_of_lines
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        pytest.param(b"", Detail.INCOMPLETE, id="nothing"),
+        pytest.param(b"\n", Detail.INCOMPLETE, id="an empty line"),
+        pytest.param(lines(PART, PART), Detail.INCOMPLETE, id="no end"),
+        pytest.param(lines(PART, COMPLETION)[:-1], Detail.INCOMPLETE, id="no line end"),
+        pytest.param(lines(PART, COMPLETION)[:-2], Detail.INCOMPLETE, id="half a line"),
+        pytest.param(lines(COMPLETION) + b" ", Detail.INCOMPLETE, id="something after the end"),
+        pytest.param(lines(COMPLETION) + b"\n", Detail.INCOMPLETE, id="an empty line after the end"),
+        pytest.param(lines(PART) + b"\n" + lines(COMPLETION), Detail.INCOMPLETE, id="an empty line within"),
+        pytest.param(lines(PART) + b"junk\n" + lines(COMPLETION), Detail.INCOMPLETE, id="a line that is no JSON"),
+        pytest.param(lines(PART, [PART], COMPLETION), Detail.INCOMPLETE, id="a line that is no object"),
+        pytest.param(lines(PART, None, COMPLETION), Detail.INCOMPLETE, id="null"),
+        pytest.param(lines(COMPLETION, COMPLETION), Detail.INCOMPLETE, id="two ends"),
+        pytest.param(lines(COMPLETION, PART), Detail.INCOMPLETE, id="an end before the last line"),
+        pytest.param(lines(PART, COMPLETION, PART, COMPLETION), Detail.INCOMPLETE, id="an end in the middle"),
+        pytest.param(lines(without(PART, "done"), COMPLETION), Detail.INCOMPLETE, id="a part that does not say done"),
+        pytest.param(lines(PART | {"done": 0}, COMPLETION), Detail.INCOMPLETE, id="or says it otherwise"),
+        pytest.param(lines(PART, without(COMPLETION, "done")), Detail.INCOMPLETE, id="the last does not say done"),
+        pytest.param(lines(PART, COMPLETION | {"done": False}), Detail.INCOMPLETE, id="the last is not done"),
+        pytest.param(lines(PART, without(COMPLETION, "done_reason")), Detail.INCOMPLETE, id="done without a reason"),
+        pytest.param(lines(COMPLETION | {"done_reason": "load"}), Detail.INCOMPLETE, id="the model was loaded"),
+        pytest.param(lines(COMPLETION | {"done_reason": "unload"}), Detail.INCOMPLETE, id="the model was unloaded"),
+        pytest.param(lines(PART, {"error": "boom"}), Detail.ANSWER_ERROR, id="an error at the end"),
+        pytest.param(lines({"error": "boom"}), Detail.ANSWER_ERROR, id="nothing but an error"),
+        pytest.param(lines(PART, {"error": "boom"}, COMPLETION), Detail.ANSWER_ERROR, id="an error in the middle"),
+        pytest.param(lines(PART, COMPLETION | {"error": None}), Detail.ANSWER_ERROR, id="an error that is null"),
+    ],
+)
+def test_a_stream_of_lines_that_breaks_one_rule_is_not_kept(path, body, detail):
+    assert storable(candidate(path, stream=True), NDJSON, body) == NotStorable(detail=detail)
+
+
+# streams of events
+
+EVENTS = ResponseHead(status=200, reason="", fields=((b"Content-Type", b"text/event-stream"),))
+DONE = b"data: [DONE]\n\n"
+OPEN, ENDED = {"choices": [{"finish_reason": None}]}, {"choices": [{"finish_reason": "stop"}]}
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}
+
+
+def events(*documents: object) -> bytes:
+    return b"".join(b"data: " + json.dumps(document).encode() + b"\n\n" for document in documents)
+
+
+@each_of_openai
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        pytest.param(events(OPEN, OPEN, ENDED), (None, None), id="without usage"),
+        pytest.param(events(ENDED), (None, None), id="the end alone"),
+        pytest.param(events(OPEN, ENDED, USAGE), (7, 3), id="with usage"),
+        pytest.param(
+            events(OPEN | {"usage": NO_USAGE}, ENDED | {"usage": NO_USAGE}, USAGE), (7, 3), id="zeros before it"
+        ),
+        pytest.param(events(OPEN, ENDED | {"usage": None}), (None, None), id="usage that is null"),
+        pytest.param(events(OPEN, USAGE | ENDED, OPEN | {"usage": None}), (7, 3), id="null after it"),
+        *(
+            pytest.param(events(OPEN, {"choices": [{"finish_reason": reason}]}), (None, None), id=reason)
+            for reason in ("length", "tool_calls")
+        ),
+    ],
+)
+def test_a_stream_of_events_that_has_come_to_its_end_is_kept(path, body, tokens):
+    verdict = storable(candidate(path, stream=True), EVENTS, body + DONE)
+    assert verdict == Storable(prompt_tokens=tokens[0], output_tokens=tokens[1])
+
+
+@each_of_openai
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        pytest.param(b"", Detail.INCOMPLETE, id="nothing"),
+        pytest.param(DONE, Detail.INCOMPLETE, id="nothing but the last event"),
+        pytest.param(events(OPEN, ENDED), Detail.INCOMPLETE, id="no last event"),
+        pytest.param(events(OPEN, ENDED) + DONE[:-1], Detail.INCOMPLETE, id="half of it"),
+        pytest.param(events(OPEN, ENDED) + DONE + b"\n", Detail.INCOMPLETE, id="something after it"),
+        pytest.param(events(ENDED, USAGE)[:-2] + DONE, Detail.INCOMPLETE, id="no end of the event before it"),
+        pytest.param(events(ENDED) + b"junk" + DONE, Detail.INCOMPLETE, id="something before it"),
+        pytest.param(events(OPEN, ENDED) + DONE + DONE, Detail.INCOMPLETE, id="two of them"),
+        pytest.param(events(OPEN) + DONE + events(ENDED) + DONE, Detail.INCOMPLETE, id="one in the middle"),
+        pytest.param(events(OPEN) + DONE, Detail.INCOMPLETE, id="no reason to end"),
+        pytest.param(events(OPEN, USAGE) + DONE, Detail.INCOMPLETE, id="nor with usage"),
+        pytest.param(events({"choices": [{}]}) + DONE, Detail.INCOMPLETE, id="a choice without one"),
+        pytest.param(events({}) + DONE, Detail.INCOMPLETE, id="an empty event"),
+        pytest.param(events(ENDED, ENDED) + DONE, Detail.INCOMPLETE, id="two ends"),
+        pytest.param(
+            events({"choices": [{"finish_reason": "load"}]}) + DONE, Detail.INCOMPLETE, id="the model was loaded"
+        ),
+        pytest.param(events(OPEN) + b"data: junk\n\n" + events(ENDED) + DONE, Detail.INCOMPLETE, id="no JSON"),
+        pytest.param(events(OPEN) + b"junk\n\n" + events(ENDED) + DONE, Detail.INCOMPLETE, id="no event"),
+        pytest.param(b"{}    \n\n" + events(ENDED) + DONE, Detail.INCOMPLETE, id="an event without its field"),
+        pytest.param(b": ping\n\n" + events(ENDED) + DONE, Detail.INCOMPLETE, id="a comment"),
+        pytest.param(b"event: x\n" + events(ENDED) + DONE, Detail.INCOMPLETE, id="an event with a name"),
+        pytest.param(events(OPEN)[:-1] + events(ENDED) + DONE, Detail.INCOMPLETE, id="an event of two lines"),
+        pytest.param(events(OPEN) + b"\n\n" + events(ENDED) + DONE, Detail.INCOMPLETE, id="no event between two"),
+        pytest.param(events([ENDED]) + DONE, Detail.INCOMPLETE, id="an event that is no object"),
+        pytest.param(events(OPEN, {"error": {}}) + DONE, Detail.ANSWER_ERROR, id="an error at the end"),
+        pytest.param(events(OPEN, {"error": "boom"}, ENDED) + DONE, Detail.ANSWER_ERROR, id="an error in the middle"),
+        pytest.param(events(ENDED | {"error": None}) + DONE, Detail.ANSWER_ERROR, id="an error that is null"),
+        pytest.param(lines(PART, COMPLETION), Detail.INCOMPLETE, id="lines"),
+    ],
+)
+def test_a_stream_of_events_that_breaks_one_rule_is_not_kept(path, body, detail):
+    assert storable(candidate(path, stream=True), EVENTS, body) == NotStorable(detail=detail)
+
+
+@pytest.mark.parametrize(
+    ("field", "detail"),
+    [
+        pytest.param((b"Set-Cookie", b"a=b"), Detail.SET_COOKIE, id="cookie"),
+        pytest.param((b"Content-Encoding", b"gzip"), Detail.RESPONSE_ENCODING, id="gzip"),
+        pytest.param((b"Cache-Control", b"no-store"), Detail.CACHE_CONTROL, id="no-store"),
+        pytest.param((b"Vary", b"*"), Detail.VARY, id="vary"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "response", "body"), [(CHAT, NDJSON, lines(COMPLETION)), (V1_CHAT, EVENTS, events(ENDED) + DONE)]
+)
+def test_a_stream_whose_head_breaks_a_rule_is_not_kept(path, response, body, field, detail):
+    broken = ResponseHead(status=200, reason="", fields=(*response.fields, field))
+    assert storable(candidate(path, stream=True), broken, body) == NotStorable(detail=detail)
+    assert isinstance(storable(candidate(path, stream=True), response, body), Storable)
+
+
+# what a real Ollama answered
+
+RECORDED = json.loads(data("wire/ollama-0.24.json").read_text("utf-8"))
+STREAMS = {
+    "generate_stream_default": (3, 4),
+    "generate_stream_true": (3, 4),
+    "generate_stream_null": (3, 4),
+    "chat_stream": (2, 4),
+    "v1_chat_stream": (2, 4),
+    "v1_completions_stream": (None, None),
+}
+WHOLE = {
+    "generate_nonstream": (3, 8),
+    "generate_keep_alive_str": (1, 2),
+    "generate_stop": (3, 4),
+    "generate_raw": (3, 4),
+    "generate_format_json": (4, 8),
+    "generate_context": (6, 4),
+    "generate_logprobs": (3, 2),
+    "generate_images_bad": (8, 32),
+    "generate_system": (6, 4),
+    "generate_option_unknown": (3, 2),
+    "generate_unknown_field": (3, 2),
+    "generate_form_content_type": (3, 2),
+    "generate_no_content_type": (3, 2),
+    "generate_latest_tag": (3, 2),
+    "generate_full_name": (3, 2),
+    "generate_origin_ok": (3, 2),
+    "generate_copy": (3, 2),
+    "chat_nonstream": (2, 4),
+    "v1_chat": (2, 4),
+    "v1_completions": (3, 4),
+}
+REFUSED = {
+    *("generate_suffix_unsupported", "generate_think_unsupported", "generate_option_bad_type", "generate_origin_bad"),
+    *("generate_missing_model", "generate_missing_model_stream", "chat_tools_unsupported", "v1_chat_missing"),
+}
+
+
+def asked(name: str) -> Candidate | None:
+    """The recorded request, where it is a candidate for a completion."""
+    request = RECORDED[name]["request"]
+    endpoint, exact = find(request["method"], request["path"])
+    if endpoint.policy is None or endpoint.path in (EMBED, EMBEDDINGS, V1) or not exact:
+        return None
+    outcome = by_body(endpoint, (request["body"] or "").encode("latin-1"), policy=Policy.ALWAYS, streams=True)
+    return outcome if isinstance(outcome, Candidate) else None
+
+
+def answered(name: str) -> tuple[ResponseHead, bytes]:
+    response = RECORDED[name]["response"]
+    fields = tuple((name.encode(), value.encode()) for name, value in response["headers"])
+    text = response["body"] if "body" in response else "".join(chunk["data"] for chunk in response["chunks"])
+    status = int(response["status_line"].split()[1])
+    return ResponseHead(status=status, reason="", fields=fields), text.encode("latin-1")
+
+
+def test_every_recorded_candidate_is_looked_at():
+    assert {name for name in RECORDED if asked(name) is not None} == {*STREAMS, *WHOLE, *REFUSED}
+
+
+@pytest.mark.parametrize("name", [*STREAMS, *WHOLE])
+def test_what_a_real_ollama_answered_to_its_end_is_kept(name):
+    prompt, output = (STREAMS | WHOLE)[name]
+    assert asked(name).stream is (name in STREAMS)
+    assert storable(asked(name), *answered(name)) == Storable(prompt_tokens=prompt, output_tokens=output)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_a_real_ollama_refused_is_not_kept(name):
+    assert storable(asked(name), *answered(name)) == NotStorable(detail=Detail.STATUS)
+
+
+@pytest.mark.parametrize("name", [*STREAMS, *WHOLE])
+def test_what_a_real_ollama_answered_is_not_kept_without_its_last_bytes(name):
+    response, body = answered(name)
+    whole = body if name in STREAMS else body.rstrip(b"\n")
+    verdicts = {storable(asked(name), response, whole[:length]) for length in range(len(whole))}
+    assert verdicts == {NotStorable(detail=Detail.INCOMPLETE)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("generate_load_empty_prompt", "generate_load_nonstream", "generate_load_empty_string"),
+        *("generate_unload", "chat_load"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_what_a_real_ollama_said_of_a_command_is_never_kept(name, stream):
+    response, body = answered(name)
+    path = RECORDED[name]["request"]["path"]
+    head_of_its_form = NDJSON if stream else response
+    assert storable(candidate(path, stream=stream), head_of_its_form, body + b"\n" * stream) == NotStorable(
+        detail=Detail.INCOMPLETE
+    )

@@ -1,0 +1,152 @@
+"""What the cache did since it was first used: by operation, category and model, kept in the store.
+
+Every process adds what it counted once a second, to totals that all proxies of one store share. A total that the store
+has lost goes on from what this process saw last. Where it is not known whether the store took an addition, it is added
+again: a second may count twice then, and none is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+from proxy.policy import names
+from proxy.policy.labels import Labels
+from proxy.policy.status import Result
+from proxy.ports import Event, Exchange, Store
+from proxy.tasks import Tasks
+
+_NAME: Final = "statistics"
+_EVERY: Final = 1.0
+_MAX_MODELS: Final = 50
+_MAX_CATEGORIES: Final = 32
+_OPERATION, _CATEGORY, _MODEL = "operation", "category", "model"
+_SEPARATOR: Final = "\n"
+_MICRO: Final = 1_000_000
+
+
+class Statistics:
+    """Observes, and tells."""
+
+    def __init__(self, store: Store, *, tasks: Tasks) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._known: dict[str, int] = {}
+        self._new: Counter[str] = Counter()
+        self._sending: Counter[str] = Counter()
+        self._labels = {_CATEGORY: Labels(_MAX_CATEGORIES), _MODEL: Labels(_MAX_MODELS)}
+        self._turn = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take a fact in."""
+        if not isinstance(event, Exchange):
+            return
+        measures = _measures(event)
+        places = [(_OPERATION, event.operation)]
+        if event.cache.result is not Result.BYPASS:
+            places += [
+                (name, label)
+                for name, given in ((_CATEGORY, event.category), (_MODEL, names.short(event.model)))
+                if (label := self._labels[name].of(given))
+            ]
+        for name, label in places:
+            for measure, number in measures.items():
+                if number:
+                    self._new[_SEPARATOR.join((name, label, measure))] += number
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
+
+    async def begin(self) -> None:
+        """Learn the totals so far, and with them the names that are known already."""
+        await self.flush()
+        for place in self._known:
+            name, label, _ = place.split(_SEPARATOR)
+            if name in self._labels:
+                self._labels[name].of(label)
+
+    async def flush(self) -> None:
+        """Add what is new to the totals in the store, and learn what others have added."""
+        async with self._turn:
+            self._sending, self._new = self._new, Counter()
+            totals = await self._store.add(_NAME, self._sending, self._known)
+            if totals is None:
+                self._new.update(self._sending)
+            else:
+                self._known = {place: total for place, total in totals.items() if place.count(_SEPARATOR) == 2}  # noqa: PLR2004
+            self._sending = Counter()
+
+    async def close(self) -> None:
+        """Add what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._new:
+            await self.flush()
+
+    async def told(self) -> dict[str, Any]:
+        """Give all totals as `GET /api/cache/stats` shows them."""
+        await self.flush()
+        return self.shown()
+
+    def shown(self) -> dict[str, Any]:
+        """Give the totals that are known now, with what is not in the store yet."""
+        tables: dict[str, dict[str, Counter[str]]] = {_OPERATION: {}, _CATEGORY: {}, _MODEL: {}}
+        for counts in (self._known, self._sending, self._new):
+            for place, number in counts.items():
+                name, label, measure = place.split(_SEPARATOR)
+                tables.get(name, {}).setdefault(label, Counter())[measure] += number
+        whole: Counter[str] = Counter()
+        for counter in tables[_OPERATION].values():
+            whole.update(counter)
+        return _table(whole) | {
+            title: {label: _table(table[label]) for label in sorted(table)}
+            for title, table in (
+                ("byOperation", tables[_OPERATION]),
+                ("byCategory", tables[_CATEGORY]),
+                ("byModel", tables[_MODEL]),
+            )
+        }
+
+    def _due(self) -> None:
+        self._timer = None
+        self._tasks.spawn(self.flush(), "add to the statistics")
+
+
+def _measures(event: Exchange) -> dict[str, int]:
+    """Give what one exchange adds."""
+    cache, saved = event.cache, event.saved
+    return {
+        "hits": cache.result is Result.HIT,
+        "misses": cache.result is Result.MISS,
+        "bypasses": cache.result is Result.BYPASS,
+        "collapsed": cache.collapsed,
+        "itemHits": event.items_known,
+        "itemMisses": event.items - event.items_known,
+        "savedMicroseconds": round(saved.seconds * _MICRO),
+        "savedPromptTokens": saved.prompt_tokens,
+        "savedOutputTokens": saved.output_tokens,
+    }
+
+
+def _table(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Give one row as it is shown: rates in percent, seconds with milliseconds."""
+    hits, misses, known, unknown = (counts.get(name, 0) for name in ("hits", "misses", "itemHits", "itemMisses"))
+    return {
+        "hits": hits,
+        "misses": misses,
+        "hitRate": _rate(hits, misses),
+        "collapsed": counts.get("collapsed", 0),
+        "bypasses": counts.get("bypasses", 0),
+        "items": {"hits": known, "misses": unknown, "hitRate": _rate(known, unknown)},
+        "savedSeconds": round(counts.get("savedMicroseconds", 0) / _MICRO, 3),
+        "savedTokens": {
+            "prompt": counts.get("savedPromptTokens", 0),
+            "output": counts.get("savedOutputTokens", 0),
+        },
+    }
+
+
+def _rate(hits: int, misses: int) -> float:
+    return round(100 * hits / (hits + misses), 1) if hits + misses else 0.0

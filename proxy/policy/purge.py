@@ -1,0 +1,81 @@
+"""Which entries a purge means, and what it does to answers that are still on their way into the store."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from proxy.policy import names
+from proxy.policy.messages import Description
+
+_REMEMBERED: Final = 1000
+_SHARED: Final = {"v1-embeddings": "embed"}
+"""Operations that share their items: an item belongs to both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """What an entry must be to be meant; None means anything. `model` is canonical."""
+
+    model: str | None = None
+    operation: str | None = None
+    category: str | None = None
+    namespace: str | None = None
+    key: str | None = None
+
+    def means(self, entry: Description) -> bool:
+        """Whether an entry is meant."""
+        return self.means_any((entry.key,), entry.model, entry.operation, entry.category, entry.namespace)
+
+    def means_any(self, keys: Iterable[str], model: str, operation: str, category: str, namespace: str) -> bool:
+        """Whether one of these keys is meant; `model` is canonical."""
+        return (
+            self.model in (None, model)
+            and (self.operation is None or _shared(self.operation) == _shared(operation))
+            and self.category in (None, category)
+            and self.namespace in (None, namespace)
+            and (self.key is None or self.key in keys)
+        )
+
+
+NAMES: Final = tuple(field.name for field in fields(Filter))
+
+
+def read(document: Any) -> Filter:
+    """Give the filter that a JSON object says; raises ValueError with one line for whoever sent it."""
+    if not isinstance(document, dict) or not set(document) <= set(NAMES):
+        raise ValueError(f"the body must be a JSON object with any of {', '.join(NAMES)}")
+    if not all(isinstance(value, str) for value in document.values()):
+        raise ValueError("every filter must be a text")
+    model = document.get("model")
+    if model is not None:
+        model = names.canonical(model)
+        if model is None:
+            raise ValueError("model is no name of a model")
+    return Filter(**(document | {"model": model}))
+
+
+def _shared(operation: str) -> str:
+    return _SHARED.get(operation, operation)
+
+
+class Purges:
+    """The purges of this process, for answers that were asked for before one and arrive after it."""
+
+    def __init__(self) -> None:
+        self._last: deque[Filter] = deque(maxlen=_REMEMBERED)
+        self.count = 0
+
+    def add(self, purge: Filter) -> None:
+        """Remember a purge that begins now."""
+        self._last.append(purge)
+        self.count += 1
+
+    def since(self, count: int) -> tuple[Filter, ...]:
+        """Give the purges after the first `count`; where one of them is forgotten, one that means everything."""
+        missed = self.count - count
+        if missed > len(self._last):
+            return (Filter(),)
+        return tuple(self._last)[len(self._last) - missed :]

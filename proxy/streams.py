@@ -1,0 +1,99 @@
+"""Streams, recorded while they pass: relayed from the first byte on, kept only where they ended as they should."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.fetch import Fetched, Fetcher, Flowing, Question
+from proxy.flights import Flight
+from proxy.policy import storing
+from proxy.policy.messages import ResponseHead
+from proxy.policy.status import Detail
+from proxy.ports import Unkept
+
+_TO_THE_END: Final = 5.0
+"""Seconds between a stream's last chunk and its end, which nobody may be left to wait for."""
+
+
+@dataclass(slots=True)
+class _Recording:
+    """The chunks so far, up to `limit` bytes in all, and the milliseconds after the request that each one came at."""
+
+    limit: int
+    chunks: list[bytes] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, chunk: bytes, at: int) -> None:
+        """Take a chunk in; one that goes over the limit ends the recording."""
+        self.size += len(chunk)
+        if self.outgrown:
+            self.chunks.clear()
+        else:
+            self.chunks.append(chunk)
+            self.at.append(at)
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether this is more than is kept."""
+        return self.size > self.limit
+
+
+class StreamFetcher(Fetcher):
+    """Does the work of flights for streams."""
+
+    async def fetch_stream(self, question: Question, flight: Flight[Fetched]) -> None:
+        """Ask, publish, relay, keep. Raises ProxyError where there is no head, which the flight hands on."""
+        begun = self._clock.monotonic()
+        recording = _Recording(self._rules.max_answer(question.candidate.endpoint))
+        async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
+            head = answer.head
+            tail = flight.stream(recording.limit)
+            detail = storing.by_head(question.candidate, head) or self.bar(question)
+            flight.publish(Flowing(head=head, length=answer.length, tail=tail, detail=detail or Detail.RECORDING))
+
+            async def recorded() -> AsyncIterator[bytes]:
+                async for chunk in answer.chunks():
+                    recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
+                    if recording.outgrown and flight.joinable:
+                        flight.outgrown(tail)
+                    elif storing.ends(question.candidate.endpoint, chunk):
+                        flight.lingers(_TO_THE_END)
+                    yield chunk
+
+            complete = await tail.feed(recorded())
+        if detail is None:
+            await self._keep_stream(question, head, recording, self._clock.monotonic() - begun, complete=complete)
+
+    async def _keep_stream(
+        self, question: Question, head: ResponseHead, recording: _Recording, took: float, *, complete: bool
+    ) -> None:
+        """Keep a recording that has everything; else say why not."""
+        if recording.outgrown:
+            self._left_out(question, Detail.ANSWER_TOO_LARGE)
+            return
+        if not complete:
+            self._left_out(question, Detail.INCOMPLETE)
+            return
+        body = b"".join(recording.chunks)
+        verdict = self.judged(question, head, body)
+        if isinstance(verdict, Detail):
+            self._left_out(question, verdict)
+            return
+        entry = self.entry(
+            question,
+            head,
+            body,
+            took=took,
+            tokens=(verdict.prompt_tokens, verdict.output_tokens),
+            pieces=tuple(zip(recording.at, map(len, recording.chunks), strict=True)),
+        )
+        await self.keep(question, ((question.key, entry),))
+
+    def _left_out(self, question: Question, detail: Detail) -> None:
+        candidate = question.candidate
+        self._observe(
+            Unkept(key=question.key, operation=candidate.endpoint.operation, model=candidate.model, detail=detail)
+        )

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import pytest
+
+from proxy.policy.messages import Description
+from proxy.policy.purge import NAMES, Filter, Purges, read
+
+FULL = "registry.ollama.ai/library/tiny:latest"
+ENTRY = {"key": "k1", "model": FULL, "operation": "generate", "category": "batch", "namespace": "team"}
+ANOTHER = {"key": "k2", "model": FULL + "2", "operation": "embed", "category": "", "namespace": ""}
+
+
+def described(**changes: str) -> Description:
+    return Description(
+        size=1,
+        status=200,
+        stored_at=0.0,
+        lifetime=1,
+        took=0.0,
+        prompt_tokens=None,
+        output_tokens=None,
+        streamed=False,
+        marks={},
+        **(ENTRY | changes),
+    )
+
+
+def means(purge: Filter, **changes: str) -> bool:
+    """What it says of an entry, which must be what it says of the keys of an answer on its way."""
+    about = ENTRY | changes
+    key = about.pop("key")
+    verdict = purge.means(described(**changes))
+    assert purge.means_any(("x", key), **about) is verdict
+    return verdict
+
+
+def test_what_can_be_asked_for():
+    assert NAMES == ("model", "operation", "category", "namespace", "key")
+
+
+def test_a_filter_of_nothing_means_everything():
+    assert means(Filter())
+    assert means(Filter(), **ANOTHER)
+    assert Filter().means_any((), "", "", "", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_filter_means_what_has_its_value_and_nothing_else(name):
+    purge = Filter(**{name: ENTRY[name]})
+    assert means(purge)
+    assert means(purge, **(ANOTHER | {name: ENTRY[name]}))
+    assert not means(purge, **{name: ANOTHER[name]})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_several_filters_every_one_counts(name):
+    assert means(Filter(**ENTRY))
+    assert not means(Filter(**ENTRY), **{name: ANOTHER[name]})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_text_is_a_value_like_any_other(name):
+    assert means(Filter(**{name: ""}), **{name: ""})
+    assert not means(Filter(**{name: ""}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "operation", "meant"),
+    [
+        pytest.param("embed", "v1-embeddings", True, id="embed: an item that came by the other route"),
+        pytest.param("v1-embeddings", "embed", True, id="v1-embeddings: likewise"),
+        pytest.param("embed", "embed", True, id="embed: its own"),
+        pytest.param("v1-embeddings", "v1-embeddings", True, id="v1-embeddings: its own"),
+        pytest.param("embed", "embeddings", False, id="embed: not of a route whose vectors are others"),
+        pytest.param("embeddings", "embed", False, id="embeddings: no item"),
+        pytest.param("embeddings", "v1-embeddings", False, id="embeddings: nor one of the other route"),
+        pytest.param("chat", "v1-chat", False, id="chat: nothing of the other route"),
+        pytest.param("v1-chat", "chat", False, id="v1-chat: nor the other way round"),
+    ],
+)
+def test_an_item_belongs_to_both_its_routes(wanted, operation, meant):
+    assert means(Filter(operation=wanted), operation=operation) is meant
+
+
+@pytest.mark.parametrize(
+    ("keys", "meant"),
+    [
+        pytest.param(("k1",), True, id="the one"),
+        pytest.param(("k0", "k1", "k2"), True, id="one of several"),
+        pytest.param(("k0", "k2"), False, id="none of several"),
+        pytest.param((), False, id="none at all"),
+        pytest.param(("k11",), False, id="a longer one"),
+        pytest.param((key for key in ("k0", "k1")), True, id="any iterable"),
+    ],
+)
+def test_an_answer_is_meant_by_any_of_its_keys(keys, meant):
+    assert Filter(key="k1").means_any(keys, FULL, "embed", "", "") is meant
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        pytest.param({}, Filter(), id="nothing"),
+        pytest.param({"operation": "chat"}, Filter(operation="chat"), id="one"),
+        pytest.param(
+            {"key": "", "category": "", "namespace": ""}, Filter(key="", category="", namespace=""), id="none"
+        ),
+        pytest.param(ENTRY, Filter(**ENTRY), id="all"),
+        *(
+            pytest.param({"model": spelling}, Filter(model=FULL), id=f"the model as {spelling}")
+            for spelling in ("tiny", "TINY", "tiny:latest", "library/tiny", FULL, FULL.upper())
+        ),
+        pytest.param(
+            {"model": "me/Tiny:Q4"}, Filter(model="registry.ollama.ai/me/tiny:q4"), id="the model of another namespace"
+        ),
+    ],
+)
+def test_a_filter_is_read(document, expected):
+    assert read(document) == expected
+
+
+A_TEXT, AN_OBJECT, A_MODEL = (
+    "every filter must be a text",
+    "the body must be a JSON object with any of model, operation, category, namespace, key",
+    "model is no name of a model",
+)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        *(pytest.param(document, AN_OBJECT, id=repr(document)) for document in ([], ["model"], "model", 1, True, None)),
+        pytest.param({"modell": "tiny"}, AN_OBJECT, id="a name that is none"),
+        pytest.param({"model": "tiny", "size": "1"}, AN_OBJECT, id="one of two"),
+        pytest.param({"MODEL": "tiny"}, AN_OBJECT, id="in another case"),
+        *(pytest.param({name: None}, A_TEXT, id=f"{name} is null") for name in NAMES),
+        *(pytest.param({"key": value}, A_TEXT, id=f"key is {value!r}") for value in (1, True, [], ["k"], {})),
+        pytest.param({"key": "k", "category": 1}, A_TEXT, id="the second of two"),
+        *(
+            pytest.param({"model": value}, A_MODEL, id=f"model is {value!r}")
+            for value in ("", " ", "no such name", "a/b/c/d:e", "tiny:", "tiny:local", "tîny")
+        ),
+    ],
+)
+def test_whoever_asks_for_something_else_is_told_in_one_line(document, message):
+    with pytest.raises(ValueError) as caught:
+        read(document)
+    assert str(caught.value) == message
+
+
+def test_an_object_is_not_changed_by_being_read():
+    document = {"model": "tiny"}
+    read(document)
+    assert document == {"model": "tiny"}
+
+
+def named(*keys: str) -> tuple[Filter, ...]:
+    return tuple(Filter(key=key) for key in keys)
+
+
+def test_the_purges_since_are_those_that_began_later_in_order():
+    purges = Purges()
+    assert (purges.count, purges.since(0)) == (0, ())
+    for purge in named("a", "b", "c"):
+        purges.add(purge)
+    assert purges.count == 3
+    assert [purges.since(count) for count in range(4)] == [named("a", "b", "c"), named("b", "c"), named("c"), ()]
+
+
+def test_where_a_purge_is_forgotten_everything_is_meant():
+    purges = Purges()
+    for number in range(1002):
+        purges.add(Filter(key=str(number)))
+    assert purges.count == 1002
+    assert purges.since(1) == (Filter(),)
+    assert purges.since(0) == (Filter(),)
+    assert purges.since(2) == named(*map(str, range(2, 1002)))
+    assert purges.since(1001) == named("1001")
+    assert purges.since(1002) == ()
