@@ -21,7 +21,7 @@ from proxy.policy import classify, endpoints, fields
 from proxy.policy.classify import Bypass, Candidate
 from proxy.policy.endpoints import Endpoint, Policy
 from proxy.policy.labels import Labels
-from proxy.policy.messages import Request, ResponseHead, StoredResponse
+from proxy.policy.messages import Request, ResponseHead, StoredResponse, unpacked
 from proxy.policy.replies import reply
 from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
@@ -33,13 +33,18 @@ _MAX_NAME: Final = 80
 _MAX_CATEGORIES: Final = 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How an exchange went, without what `serve` measures. See `ports.Exchange`."""
+@dataclass(slots=True, kw_only=True)
+class Course:
+    """How an exchange goes, noted as it becomes known: whoever leaves in the middle leaves a true account.
 
-    cache: CacheStatus
+    `cache` is None until it is decided. See `ports.Exchange`.
+    """
+
+    client: Client
+    cache: CacheStatus | None = None
     status: int = 0
     model: str = ""
+    category: str = ""
     key: str = ""
     upstream_seconds: float | None = None
     items: int = 0
@@ -49,8 +54,9 @@ class Outcome:
     saved: Saved = NOTHING
     error: Source | None = None
 
-
-_CUT_OFF = Outcome(cache=bypass(Detail.CLIENT_LEFT), error=Source.CLIENT)
+    def concerns(self, question: Question) -> None:
+        """Note what is asked."""
+        self.key, self.model, self.category = question.key, question.candidate.model, question.wishes.category
 
 
 class Exchanges:
@@ -62,7 +68,6 @@ class Exchanges:
         self._models = neighbours.models
         self._clock = neighbours.clock
         self._observe = neighbours.observe
-        self._purges = neighbours.purges
         self._finder = Finder(neighbours)
         self._lists = ListFetcher(neighbours)
         self._streams = StreamFetcher(neighbours)
@@ -73,10 +78,10 @@ class Exchanges:
         """Answer one request, and observe how that went, however it ends."""
         begun = self._clock.monotonic()
         endpoint, exact = endpoints.find(request.method, request.target)
-        wishes = self._wishes(request)
-        outcome = _CUT_OFF
+        course, ended = Course(client=client), False
         try:
-            outcome = await self._answer(endpoint, request, client, wishes, exact=exact)
+            await self._answer(endpoint, request, course, exact=exact)
+            ended = True
         except ClientLeft:
             client.abort()
         finally:
@@ -85,21 +90,21 @@ class Exchanges:
                 Exchange(
                     method=request.method,
                     operation=endpoint.operation,
-                    model=outcome.model[:_MAX_NAME],
-                    category=wishes.category,
-                    cache=outcome.cache,
-                    status=outcome.status,
-                    key=outcome.key,
+                    model=course.model[:_MAX_NAME],
+                    category=course.category,
+                    cache=course.cache or bypass(Detail.CLIENT_LEFT),
+                    status=0 if at is None else course.status,
+                    key=course.key,
                     seconds=self._clock.monotonic() - begun,
                     first_byte=None if at is None else at - begun,
-                    upstream_seconds=outcome.upstream_seconds,
-                    items=outcome.items,
-                    items_known=outcome.items_known,
+                    upstream_seconds=course.upstream_seconds,
+                    items=course.items,
+                    items_known=course.items_known,
                     bytes_sent=client.sent,
-                    prompt_tokens=outcome.prompt_tokens,
-                    output_tokens=outcome.output_tokens,
-                    saved=outcome.saved,
-                    error=outcome.error,
+                    prompt_tokens=course.prompt_tokens,
+                    output_tokens=course.output_tokens,
+                    saved=course.saved,
+                    error=course.error if ended else Source.CLIENT,
                 ),
             )
 
@@ -117,40 +122,38 @@ class Exchanges:
             local_addresses=rules.local_addresses,
         )
 
-    def _wishes(self, request: Request) -> Directives:
-        wishes = directives(request.fields, max_ttl=self._rules.max_ttl)
-        return replace(wishes, category=self._categories.of(wishes.category)) if wishes.category else wishes
-
-    async def _answer(
-        self, endpoint: Endpoint, request: Request, client: Client, wishes: Directives, *, exact: bool
-    ) -> Outcome:
+    async def _answer(self, endpoint: Endpoint, request: Request, course: Course, *, exact: bool) -> None:
         if not self.admits(request):
-            return await self._refuse(client, 403, None, Outcome(cache=bypass(Detail.HOST)))
+            await self._refuse(course, 403, None, bypass(Detail.HOST))
+            return
         if fields.looped(request.fields):
             text = "the request came back to the proxy: its upstream is the proxy itself"
-            return await self._refuse(client, 508, text, Outcome(cache=bypass(Detail.LOOP)))
+            await self._refuse(course, 508, text, bypass(Detail.LOOP))
+            return
         rules, policy = self._rules, self._rules.policy(endpoint)
+        wishes = directives(request.fields, max_ttl=rules.max_ttl)
         forwarded = replace(request, fields=fields.forwarded_request(request.fields))
         body: bytes | None = None
         found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, policy=policy, exact=exact)
         if endpoint is not endpoints.OTHER:  # what we do not know, uploads among it, is never held in memory
-            body = await client.body(rules.max_request_bytes)
+            body = await course.client.body(rules.max_request_bytes)
         if found is None:
             found = (
                 Bypass(detail=Detail.TOO_LARGE)
                 if body is None
                 else classify.by_body(endpoint, body, policy=policy, streams=rules.streams)
             )
+        course.model = found.model
         match found:
             case Bypass() if endpoint.changes:
-                return await self._change(endpoint, forwarded, client, body, found)
+                await self._change(endpoint, forwarded, body, found, course)
             case Bypass() if wishes.only_if_cached and policy is not None:
-                return await self._only_if_cached(client, found.model)
+                await self._only_if_cached(course)
             case Bypass():
                 repeatable = endpoint is not endpoints.OTHER
-                return await self._relay(forwarded, client, body, found, repeatable=repeatable)
+                await self._relay(forwarded, body, found, course, repeatable=repeatable)
             case Candidate():
-                return await self._reuse(found, forwarded, client, body or b"", wishes)
+                await self._reuse(found, forwarded, body or b"", wishes, course)
             case never:
                 assert_never(never)
 
@@ -158,80 +161,80 @@ class Exchanges:
         self,
         candidate: Candidate,
         request: Request,
-        client: Client,
         body: bytes,
         wishes: Directives,
-    ) -> Outcome:
+        course: Course,
+    ) -> None:
+        if wishes.category:  # bounded here, where it comes to be kept
+            wishes = replace(wishes, category=self._categories.of(wishes.category))
         question = await self._finder.pose(candidate, request, body, wishes)
         if question is None and wishes.only_if_cached:
-            return await self._only_if_cached(client, candidate.model)
+            await self._only_if_cached(course)
+            return
         if question is None:
             bypassed = Bypass(detail=Detail.NO_DIGEST, model=candidate.model)
-            return await self._relay(request, client, body, bypassed, repeatable=True)
+            await self._relay(request, body, bypassed, course, repeatable=True)
+            return
+        course.concerns(question)
         question, found = await self._finder.find(question)
         match found:
             case Hit():
-                return await self._hit(question, client, found)
+                await self._hit(question, found, course)
             case Forward(reason=reason):
-                return await self._forward(question, client, reason)
+                await self._forward(question, reason, course)
             case Refuse():
-                return await self._only_if_cached(client, candidate.model, question.key)
+                await self._only_if_cached(course)
             case never:
                 assert_never(never)
 
-    async def _only_if_cached(self, client: Client, model: str, key: str = "") -> Outcome:
+    async def _only_if_cached(self, course: Course) -> None:
         text = "nothing fresh is stored, and only-if-cached was asked for"
         cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
-        return await self._refuse(client, 504, text, Outcome(cache=cache, model=model, key=key))
+        await self._refuse(course, 504, text, cache)
 
-    async def _hit(self, question: Question, client: Client, hit: Hit) -> Outcome:
+    async def _hit(self, question: Question, hit: Hit, course: Course) -> None:
         entry = hit.entry
         detail = Detail.ESTIMATED_USAGE if hit.estimated else _remark(question)
         cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=detail)
         length = None if entry.pieces else len(entry.body)
         lines = fields.hit_fields(entry.fields, length, hit.age, cache)
         head = ResponseHead(status=entry.status, reason=entry.reason, fields=lines)
+        course.cache, course.status = cache, head.status
+        course.items = course.items_known = question.texts
+        course.saved = _saved(entry.took, entry.prompt_tokens, entry.output_tokens)
         if entry.pieces:
-            await self._replay(client, head, entry)
+            await self._replay(course.client, head, entry)
         else:
-            await client.send(head, entry.body)
-        return Outcome(
-            cache=cache,
-            status=entry.status,
-            model=question.candidate.model,
-            key=question.key,
-            items=question.texts,
-            items_known=question.texts,
-            saved=_saved(entry.took, entry.prompt_tokens, entry.output_tokens),
-        )
+            await course.client.send(head, entry.body)
 
     async def _replay(self, client: Client, head: ResponseHead, entry: StoredResponse) -> None:
         """Send a stream chunk for chunk, at once or at the pace that it had."""
         begun = self._clock.monotonic()
         await client.begin(head, None)
         sent = 0
-        for at, size in entry.pieces:
+        for at, size in unpacked(entry.pieces):
             if self._rules.paced:
                 await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
             chunk = entry.body[sent : sent + size]
             sent += size
             await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
 
-    async def _forward(self, question: Question, client: Client, reason: FwdReason) -> Outcome:
+    async def _forward(self, question: Question, reason: FwdReason, course: Course) -> None:
         """Wait for the flight of this key where there is one, else start it.
 
-        After a failure those who only waited ask for themselves.
+        After a failure those who only waited ask for themselves. What a clear or a purge has ended is not joined.
         """
-        name = (
-            f"{question.generation}:{question.purges}:{question.key}"  # what a clear has ended is not joined after it
-        )
+        name = f"{question.generation}:{question.purges}:{question.key}"
         joined = self._flights.join(name) if _joins(question) else None
         if joined is not None:
             with joined.seat() as seat:
                 answer = await _usable(joined)
                 if answer is not None:
                     cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=_remark(question))
-                    return await self._deliver(question, client, answer, seat, cache)
+                    await self._deliver(question, answer, seat, course, cache)
+                    return
+        begun = self._clock.monotonic()
+        course.cache = cache = CacheStatus(result=Result.MISS, fwd=reason)
         flight = self._flights.launch(
             name,
             lambda flight: self._work(question, flight),
@@ -242,10 +245,11 @@ class Exchanges:
             try:
                 answer = await flight.answer()
             except ProxyError as error:
-                cache = CacheStatus(result=Result.MISS, fwd=reason)
-                outcome = Outcome(cache=cache, model=question.candidate.model, key=question.key)
-                return await self._apologise(error, client, outcome)
-            return await self._deliver(question, client, answer, seat, _asked(question, answer, reason))
+                await self._apologise(error, course, cache)
+                return
+            await self._deliver(question, answer, seat, course, _asked(question, answer, reason))
+            if isinstance(answer, Flowing):
+                course.upstream_seconds = self._clock.monotonic() - begun
 
     async def _work(self, question: Question, flight: Flight[Fetched]) -> None:
         """Do what a flight is for."""
@@ -257,88 +261,93 @@ class Exchanges:
             await self._lists.fetch(question, flight)
 
     async def _deliver(
-        self, question: Question, client: Client, answer: Fetched, seat: Seat, cache: CacheStatus
-    ) -> Outcome:
+        self, question: Question, answer: Fetched, seat: Seat, course: Course, cache: CacheStatus
+    ) -> None:
         head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
-        outcome = Outcome(
-            cache=cache,
-            status=head.status,
-            model=question.candidate.model,
-            key=question.key,
-            items=question.texts,
-            items_known=question.texts if cache.collapsed else cache.known,
-        )
+        course.cache, course.status = cache, head.status
+        course.items = question.texts
+        course.items_known = question.texts if cache.collapsed else cache.known
         match answer:
             case Whole(length=None):
-                await client.begin(head, None)
+                await course.client.begin(head, None)
                 for chunk in answer.chunks:
-                    await client.write(chunk)
-                await client.finish()
+                    await course.client.write(chunk)
+                await course.client.finish()
             case Whole():
-                await client.send(head, b"".join(answer.chunks))
+                await course.client.send(head, b"".join(answer.chunks))
             case Flowing():
-                await client.begin(head, answer.length)
-                try:
-                    async for chunk in answer.tail.read(seat):
-                        await client.write(chunk)
-                except ProxyError as error:
-                    return await self._apologise(error, client, outcome)
-                await client.finish()
-                return outcome
+                await self._flow(head, answer, seat, course, cache)
+                return
             case never:
                 assert_never(never)
         known = question.listing.saved if question.listing is not None else NOTHING
         if cache.collapsed:
-            spared = _saved(answer.seconds, answer.prompt_tokens, answer.output_tokens)
-            return replace(outcome, saved=_sum(spared, known))
-        return replace(
-            outcome,
-            upstream_seconds=answer.seconds,
-            prompt_tokens=answer.prompt_tokens,
-            output_tokens=answer.output_tokens,
-            saved=known if answer.known else NOTHING,
-        )
+            course.saved = _sum(_saved(answer.seconds, answer.prompt_tokens, answer.output_tokens), known)
+            return
+        course.upstream_seconds = answer.seconds
+        course.prompt_tokens, course.output_tokens = answer.prompt_tokens, answer.output_tokens
+        course.saved = known if answer.known else NOTHING
+
+    async def _flow(self, head: ResponseHead, answer: Flowing, seat: Seat, course: Course, cache: CacheStatus) -> None:
+        """Hand on an answer that is still coming. One that breaks off was no hit, whoever had asked for it."""
+        await course.client.begin(head, answer.length)
+        try:
+            async for chunk in answer.tail.read(seat):
+                await course.client.write(chunk)
+        except ProxyError as error:
+            await self._apologise(error, course, replace(cache, result=Result.MISS))
+            return
+        await course.client.finish()
 
     async def _change(
-        self, endpoint: Endpoint, request: Request, client: Client, body: bytes | None, found: Bypass
-    ) -> Outcome:
+        self, endpoint: Endpoint, request: Request, body: bytes | None, found: Bypass, course: Course
+    ) -> None:
         """Pass on what changes a model; until its new digest is known, no answer of that model is reused or kept."""
         change = self._models.change_begins(classify.changed_model(endpoint, body))
         try:
-            return await self._relay(request, client, body, found)
+            await self._relay(request, body, found, course)
         finally:
             self._models.change_ends(change)
 
     async def _relay(
-        self, request: Request, client: Client, body: bytes | None, found: Bypass, *, repeatable: bool = False
-    ) -> Outcome:
+        self,
+        request: Request,
+        body: bytes | None,
+        found: Bypass,
+        course: Course,
+        *,
+        repeatable: bool = False,
+    ) -> None:
         """Pass a request on as it came, and the answer as it comes; its fields are those for Ollama."""
         begun = self._clock.monotonic()
-        outcome = Outcome(cache=bypass(found.detail), model=found.model)
-        source = client.stream() if body is None else body or None
+        course.cache = cache = bypass(found.detail)
+        source = course.client.stream() if body is None else body or None
         try:
             async with self._upstream.ask(request, source, repeatable=repeatable) as answer:
-                head = replace(answer.head, fields=fields.forwarded_response(answer.head, outcome.cache))
-                await client.begin(head, answer.length)
+                head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
+                course.status = head.status
+                await course.client.begin(head, answer.length)
                 async for chunk in answer.chunks():
-                    await client.write(chunk)
+                    await course.client.write(chunk)
         except ProxyError as error:
-            return await self._apologise(error, client, outcome)
-        await client.finish()
-        return replace(outcome, status=head.status, upstream_seconds=self._clock.monotonic() - begun)
+            await self._apologise(error, course, cache)
+            return
+        await course.client.finish()
+        course.upstream_seconds = self._clock.monotonic() - begun
 
-    async def _apologise(self, error: ProxyError, client: Client, outcome: Outcome) -> Outcome:
+    async def _apologise(self, error: ProxyError, course: Course, cache: CacheStatus) -> None:
         """Tell the client what went wrong, or reset its connection where a head has already gone out."""
-        outcome = replace(outcome, error=error.source)
-        if client.first_byte_at is None:
-            return await self._refuse(client, error.status, error.message, outcome)
-        client.abort()
-        return replace(outcome, status=error.status)
+        course.error = error.source
+        if course.client.first_byte_at is None:
+            await self._refuse(course, error.status, error.message, cache)
+            return
+        course.client.abort()
+        course.cache, course.status = cache, error.status
 
-    async def _refuse(self, client: Client, status: int, message: str | None, outcome: Outcome) -> Outcome:
+    async def _refuse(self, course: Course, status: int, message: str | None, cache: CacheStatus) -> None:
         """Send an answer of the proxy's own."""
-        await client.send(*reply(status, message, outcome.cache, self._clock.now()))
-        return replace(outcome, status=status)
+        course.cache, course.status = cache, status
+        await course.client.send(*reply(status, message, cache, self._clock.now()))
 
 
 async def _usable(flight: Flight[Fetched]) -> Fetched | None:
@@ -354,12 +363,13 @@ def _joins(question: Question) -> bool:
     """Whether another's answer will do.
 
     `no-cache` joins nothing that began before it, nor does a list whose texts must be young: the other may have known
-    some for long. What is never answered from the cache is not answered from a flight either.
+    some for long; a stream may have begun long ago. What is never answered from the cache is not answered from a
+    flight either.
     """
     wishes = question.wishes
     choosy = wishes.max_age is not None or wishes.min_fresh > 0
     barred = wishes.no_cache or question.policy is Policy.WRITE_ONLY
-    return not barred and not (choosy and question.listing is not None)
+    return not barred and not (choosy and (question.listing is not None or question.candidate.stream))
 
 
 def _asked(question: Question, answer: Fetched, reason: FwdReason) -> CacheStatus:

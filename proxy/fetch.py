@@ -216,7 +216,7 @@ class Fetcher:
         *,
         took: float,
         tokens: tuple[int | None, int | None],
-        pieces: tuple[tuple[int, int], ...] = (),
+        pieces: bytes = b"",
     ) -> StoredResponse:
         """Give what is kept of an answer; `tokens` are those of the prompt and of the output."""
         return StoredResponse(

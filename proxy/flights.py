@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from proxy.errors import ProxyError, unreachable
 from proxy.tasks import Tasks
@@ -20,11 +20,24 @@ from proxy.tasks import Tasks
 T = TypeVar("T")
 
 
+PATIENCE: Final = 1.0
+"""Seconds that a reader may hold up others who share its answer."""
+
+
 @dataclass(slots=True, eq=False)
 class Seat:
-    """One client's place; `position` counts the chunks of an over-large answer that it has taken."""
+    """One client's place; `position` counts the chunks of a flowing answer that it has taken.
+
+    `delay` is how many seconds it has held up others; one that is `late` has done so for too long, and gets no more.
+    """
 
     position: int = 0
+    delay: float = 0.0
+
+    @property
+    def late(self) -> bool:
+        """Whether its patience is used up."""
+        return self.delay >= PATIENCE
 
 
 class Flight(Generic[T]):
@@ -84,8 +97,8 @@ class Flight(Generic[T]):
         """Begin an answer that is handed on as it comes: who joins gets all of it, while it is within `limit` bytes."""
         return self._flow(Tail(limit, self._seats, whole=True))
 
-    def outgrown(self, tail: Tail) -> None:
-        """Keep a stream whole no longer: nobody may join from now on."""
+    def closes(self, tail: Tail) -> None:
+        """Let nobody join a stream from now on: it has outgrown its limit, or broken off."""
         self.joinable = False
         tail.let_go()
 
@@ -117,8 +130,12 @@ class Flight(Generic[T]):
 
     def _abandon(self) -> None:
         if self._linger > 0:
-            self._timer = asyncio.get_running_loop().call_later(self._linger, self._cancel)
+            self._timer = asyncio.get_running_loop().call_later(self._linger, self._expire)
         else:
+            self._cancel()
+
+    def _expire(self) -> None:
+        if not self._complete:  # the rest is the store's
             self._cancel()
 
     def _cancel(self) -> None:
@@ -130,8 +147,8 @@ class Flight(Generic[T]):
 class Tail:
     """An answer that is still coming, read at the pace of its slowest reader.
 
-    At most `limit` bytes wait for that one; while it is kept `whole`, all of them do, for those who will join. `seats`
-    is the flight's own set of readers.
+    At most `limit` bytes wait for that one; while it is kept `whole`, all of them do, for those who will join. A reader
+    that holds up others who are waiting is left behind. `seats` is the flight's own set of readers.
     """
 
     def __init__(self, limit: int, seats: set[Seat], *, whole: bool) -> None:
@@ -166,7 +183,7 @@ class Tail:
         try:
             async for chunk in chunks:
                 while self._held > self._limit and not self._whole:
-                    await self._moved.wait()
+                    await self._room()
                 self._chunks.append(chunk)
                 self._held += len(chunk)
                 self._wake()
@@ -178,14 +195,33 @@ class Tail:
             self._wake()
         return self._error is None
 
+    async def _room(self) -> None:
+        """Wait for the slowest readers, but not for long where another one has nothing left to read."""
+        end = self._first + len(self._chunks)
+        slowest = [seat for seat in self._seats if seat.position == self._first]
+        others_wait = any(seat.position == end for seat in self._seats)
+        left = PATIENCE - max((seat.delay for seat in slowest), default=0.0)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left if others_wait else None):
+                await self._moved.wait()
+        for seat in slowest if others_wait else ():
+            seat.delay += loop.time() - begun
+            if seat.late:
+                self._seats.discard(seat)
+        self.trim()
+
     async def read(self, seat: Seat) -> AsyncIterator[bytes]:
         """Give the chunks from the first to the last; raises ProxyError when the answer broke off."""
         while True:
-            while (offset := seat.position - self._first) < len(self._chunks):
+            while not seat.late and (offset := seat.position - self._first) < len(self._chunks):
                 chunk = self._chunks[offset]
                 seat.position += 1
                 self.trim()
                 yield chunk
+            if seat.late:
+                raise unreachable("the client read too slowly for those who share its answer")
             if self.ended:
                 break
             await self._moved.wait()
@@ -206,7 +242,7 @@ class Flights(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many clients wait in flights that others can join."""
+        """How many clients wait in flights that were begun for others to join."""
         return sum(flight.seats for flight in self._current.values())
 
     def join(self, key: str) -> Flight[T] | None:

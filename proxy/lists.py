@@ -59,8 +59,8 @@ class ListFetcher(Fetcher):
         if part is None:
             await self._fetch_unkept(question, flight, Detail.ANSWER_TOO_LARGE)
             return
-        if part.head.status != OK:  # one bad text fails the list, as Ollama does
-            flight.publish(replace(part, detail=Detail.STATUS))
+        if part.head.status != OK:  # one bad text fails the list, and the error is about what the caller sent
+            await self._fetch_unkept(question, flight, Detail.STATUS)
             return
         items = self._cut(question, listing, part, texts)
         if isinstance(items, Detail):

@@ -140,9 +140,9 @@ class Store(Protocol):
     async def put(self, entries: Entries, generation: str) -> bool:
         """Keep entries for their lifetimes, where the generation is still current; whether all were kept."""
 
-    async def delete(self, keys: Sequence[str], generation: str) -> None: ...
+    async def delete(self, keys: Sequence[str], generation: str) -> int | None:
+        """Delete entries; how many there were, None when the store failed."""
 
-    async def describe(self, key: str) -> Description | None: ...
     async def page(self, cursor: str, limit: int) -> Page | None:
         """Give about `limit` entries after `cursor` (empty: from the first); raises ValueError for no cursor."""
 

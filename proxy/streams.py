@@ -9,7 +9,7 @@ from typing import Final
 from proxy.fetch import Fetched, Fetcher, Flowing, Question
 from proxy.flights import Flight
 from proxy.policy import storing
-from proxy.policy.messages import ResponseHead
+from proxy.policy.messages import ResponseHead, packed
 from proxy.policy.status import Detail
 from proxy.ports import Unkept
 
@@ -58,12 +58,14 @@ class StreamFetcher(Fetcher):
                 async for chunk in answer.chunks():
                     recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
                     if recording.outgrown and flight.joinable:
-                        flight.outgrown(tail)
+                        flight.closes(tail)
                     elif storing.ends(question.candidate.endpoint, chunk):
                         flight.lingers(_TO_THE_END)
                     yield chunk
 
             complete = await tail.feed(recorded())
+            if not complete:
+                flight.closes(tail)
         if detail is None:
             await self._keep_stream(question, head, recording, self._clock.monotonic() - begun, complete=complete)
 
@@ -88,7 +90,7 @@ class StreamFetcher(Fetcher):
             body,
             took=took,
             tokens=(verdict.prompt_tokens, verdict.output_tokens),
-            pieces=tuple(zip(recording.at, map(len, recording.chunks), strict=True)),
+            pieces=packed(zip(recording.at, map(len, recording.chunks), strict=True)),
         )
         await self.keep(question, ((question.key, entry),))
 

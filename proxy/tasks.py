@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Tasks:
@@ -14,7 +16,7 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
         self._endless: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str, *, endless: bool = False) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, T], name: str, *, endless: bool = False) -> asyncio.Task[T]:
         """Start `work`; an exception that it lets out goes to the event loop's exception handler.
 
         What is `endless` is not worth waiting for at the end.

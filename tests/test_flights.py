@@ -865,6 +865,38 @@ async def test_the_last_to_leave_a_stream_ends_it_even_with_a_linger(flights):
     assert under_way(flights) == 0
 
 
+async def test_the_last_to_leave_a_stream_that_is_about_to_end_does_not_end_it(flights):
+    work = Stream()
+    flight = flights.launch("key", work)
+    reader = watch(flight)
+    work.arrive(b"a", b"last")
+    await turns()
+    flight.lingers(600)
+    reader.cancel()
+    await asyncio.wait([reader])
+    assert flight.seats == 0
+    assert not doomed(flight)
+    late = watch(flights.join("key"))
+    assert flight._timer is None
+    work.end()
+    assert await late == [b"a", b"last"]
+    await work.fed.wait()
+    assert work.complete is True
+    assert not doomed(flight)
+
+
+async def test_a_stream_that_does_not_end_after_all_is_ended_after_its_linger(flights):
+    work = Stream()
+    flight = flights.launch("key", work)
+    with flight.seat():
+        await flight.answer()
+        flight.lingers(0.001)
+    assert flights.join("key") is flight
+    await landed(flight)
+    assert flight._task.cancelled()
+    assert flights.join("key") is None
+
+
 async def test_an_error_in_the_middle_of_a_stream_reaches_all_after_what_was_sent(flights):
     work = Stream()
     error = unreachable("broke off")
@@ -898,7 +930,7 @@ async def test_nobody_may_join_a_stream_that_has_outgrown_its_limit(flights):
     await turns()
     assert flights.join("key") is flight
     work.arrive(b"b" * 8)
-    flight.outgrown(work.tail)
+    flight.closes(work.tail)
     assert flights.join("key") is None
     assert not doomed(flight)
     work.end()
@@ -915,7 +947,7 @@ async def test_a_stream_that_has_outgrown_its_limit_holds_only_what_someone_stil
         for reader, count in zip(readers, (5, 2), strict=True):
             assert [await anext(reader) for _ in range(count)] == [b"x" * 10] * count
         assert (tail._held, len(tail._chunks)) == (50, 5)
-        flight.outgrown(tail)
+        flight.closes(tail)
         assert (tail._held, len(tail._chunks)) == (30, 3)
         assert await anext(readers[1]) == b"x" * 10
         assert (tail._held, len(tail._chunks)) == (20, 2)
@@ -931,7 +963,7 @@ async def test_whoever_has_a_seat_and_has_not_begun_to_read_when_a_stream_outgro
         work.arrive(b"a" * 8, b"b" * 8)
         reader = aiter(tail.read(seat))
         assert [await anext(reader), await anext(reader)] == [b"a" * 8, b"b" * 8]
-        flight.outgrown(tail)
+        flight.closes(tail)
         work.arrive(b"c")
         work.end()
         assert await read_all(tail, idle) == b"a" * 8 + b"b" * 8 + b"c"
@@ -946,7 +978,7 @@ async def test_a_slow_reader_bounds_what_is_taken_after_a_stream_has_outgrown_it
         work.arrive(*[b"x" * 10] * 20)
         await turns(50)
         assert (work.taken, tail._held) == (20, 200)
-        flight.outgrown(tail)
+        flight.closes(tail)
         work.arrive(*[b"y" * 10] * 20)
         await turns(50)
         assert (work.taken, tail._held) == (21, 200)
@@ -966,7 +998,7 @@ async def test_a_stream_that_outgrows_its_limit_when_nobody_is_behind_goes_on_at
     reader = watch(flight)
     work.arrive(*[b"x" * 10] * 5)
     await turns()
-    flight.outgrown(work.tail)
+    flight.closes(work.tail)
     assert work.tail._held == 0
     work.arrive(*[b"x" * 10] * 5)
     work.end()
@@ -1003,7 +1035,7 @@ async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byt
     await flight.answer()
     for number, chunk in enumerate(chunks):
         if number == outgrown_at:
-            flight.outgrown(work.tail)
+            flight.closes(work.tail)
         joined = flights.join("key")
         assert (joined is flight) is (number < outgrown_at)
         if joined is not None and rng.random() < 0.2:
@@ -1015,3 +1047,55 @@ async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byt
         assert got == b"".join(chunks[:stay])
     await work.fed.wait()
     assert work.tail._held == (0 if outgrown_at < len(chunks) else sum(map(len, chunks)))
+
+
+async def test_a_linger_that_runs_out_while_the_answer_is_stored_ends_nothing(flights):
+    """What would be left half done is deleting an entry that was withdrawn meanwhile."""
+    work = Stream()
+    flight = flights.launch("key", work)
+    reader = watch(flight)
+    work.arrive(b"last")
+    await turns()
+    flight.lingers(0.001)
+    reader.cancel()
+    await asyncio.wait([reader])
+    work.end()
+    await work.fed.wait()
+    await asyncio.sleep(0.01)  # past the linger
+    assert not doomed(flight)
+    work.may_end.set()
+    await landed(flight)
+    assert not flight._task.cancelled()
+
+
+async def test_a_reader_that_holds_up_others_is_left_behind(flights, monkeypatch):
+    monkeypatch.setattr("proxy.flights.PATIENCE", 0.01)
+    work = Stream(limit=10)
+    flight = flights.launch("key", work)
+    reader = watch(flight)
+    with flight.seat() as stalled:
+        work.arrive(b"a" * 8)
+        await turns()
+        flight.closes(work.tail)
+        work.arrive(*[b"b" * 8] * 20)
+        work.end()
+        assert await reader == [b"a" * 8, *[b"b" * 8] * 20]
+        assert stalled.late
+        with pytest.raises(ProxyError, match="too slowly"):
+            await anext(work.tail.read(stalled))
+    assert work.complete is True
+
+
+async def test_a_slow_reader_that_holds_up_nobody_has_all_the_time(flights, monkeypatch):
+    monkeypatch.setattr("proxy.flights.PATIENCE", 0.001)
+    work = Stream(limit=10)
+    flight = flights.launch("key", work)
+    with flight.seat() as alone:
+        await flight.answer()
+        flight.closes(work.tail)
+        work.arrive(*[b"a" * 8] * 20)
+        work.end()
+        await asyncio.sleep(0.01)
+        assert work.taken < 5
+        assert not work.fed.is_set()
+        assert [chunk async for chunk in work.tail.read(alone)] == [b"a" * 8] * 20

@@ -458,7 +458,7 @@ def test_a_host_that_makes_no_url_names_no_listener(value):
 
 def test_every_route_that_can_be_cached_has_its_policy_and_the_defaults_are_the_tables():
     assert sorted(OPERATIONS) == sorted(row.operation for row in REUSABLE)
-    assert POLICIES == tuple(policy.value for policy in Policy)
+    assert tuple(policy.value for policy in Policy) == POLICIES
     defaults = load(None, {})
     for row in REUSABLE:
         assert getattr(defaults, setting_of(row.operation)) == row.policy.value

@@ -1,7 +1,7 @@
 """The proxy's own routes: who may ask, health, metrics. Those about entries are in cache_routes.py.
 
-Reading follows the Host rule of proxied requests and nothing more. Changing needs an Origin that is none or our own,
-and, on a listener that others can reach, the admin token.
+Reading follows the Host rule of proxied requests and nothing more. Changing, and listing entries, needs an Origin that
+is none or our own, and, on a listener that others can reach, the admin token.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _MAX_BODY: Final = 16 * 1024 * 1024
 _PROBE: Final = 1.0
 _SERVER_ERROR: Final = 500
 _READING: Final = frozenset({"GET", "HEAD"})
+_GUARDED: Final = "/api/cache/entries"
+"""Keys and namespaces tell more than figures do: whoever has a guess at a prompt could confirm it by its key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,8 @@ class Admin:
         if route is None:
             allow = ", ".join("GET, HEAD" if name == "GET" else name for name in methods)
             return error(405, "method not allowed", ((b"Allow", allow.encode()),))
-        barred = None if method in _READING else self._may_not_change(request)
+        guarded = method not in _READING or request.target.startswith(_GUARDED)
+        barred = self._may_not_change(request) if guarded else None
         if barred is not None:
             return barred
         body = await client.body(_MAX_BODY)

@@ -11,16 +11,20 @@ from urllib.parse import parse_qs
 import orjson
 
 from proxy.policy import purge
-from proxy.policy.messages import Description, Request, described
+from proxy.policy.fields import with_host
+from proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first
 from proxy.policy.purge import Filter, Purges
 from proxy.policy.replies import Reply, error, json
-from proxy.ports import Clock, Route, Store
+from proxy.policy.target import split
+from proxy.ports import Clock, Lookup, Route, Store
 
 _MAX_CLEAR: Final = 65_536
 _PAGE: Final = 100
 _MAX_PAGE: Final = 1000
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
+_LIMIT: Final = re.compile(r"[0-9]{1,9}")
 _UNAVAILABLE: Final = "the store does not answer"
+_NONE: Final = error(404, "no entry has this key")
 
 Told: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 """Gives the statistics."""
@@ -77,28 +81,31 @@ class CacheRoutes:
         return error(503, f"{_UNAVAILABLE}; nothing was cleared for certain") if cleared is None else _cleared(cleared)
 
     async def _purge(self, wanted: Filter) -> int | None:
-        """Delete what is meant; what is still on its way to the store will not arrive."""
+        """Delete what is meant; what is still on its way to the store will not arrive. None when the store failed."""
         self._purges.add(wanted)
         if wanted.key is None:
             return await self._store.purge(wanted.means)
-        lookup = await self._store.get(wanted.key) if _KEY.fullmatch(wanted.key) else None
-        if lookup is None or (lookup.entry is None and lookup.generation is not None):
-            return 0
-        if lookup.entry is None or lookup.generation is None:
+        lookup = await self._found(wanted.key)
+        if lookup.generation is None:
             return None
-        if not wanted.means(described(wanted.key, lookup.entry, len(lookup.entry.body))):
+        if lookup.entry is None or not wanted.means(_described(wanted.key, lookup.entry)):
             return 0
-        await self._store.delete((wanted.key,), lookup.generation)
-        return 1
+        return await self._store.delete((wanted.key,), lookup.generation)
+
+    async def _found(self, key: str) -> Lookup:
+        """Look a key up; what is no key is nowhere."""
+        return await self._store.get(key) if _KEY.fullmatch(key) else Lookup(entry=None, generation="")
 
     async def _entries(self, request: Request, _body: bytes) -> Reply:
         """Give about `limit` entries after `cursor`, those that the filters mean."""
         given = parse_qs(request.target.partition("?")[2], keep_blank_values=True)
         query = {name: found[-1] for name, found in given.items()}
+        cursor, limit = query.pop("cursor", ""), query.pop("limit", str(_PAGE))
+        if not _LIMIT.fullmatch(limit):
+            return error(400, f"limit must be a number from 1 to {_MAX_PAGE}")
         try:
-            cursor, limit = query.pop("cursor", ""), int(query.pop("limit", _PAGE))
             wanted = purge.read(query)
-            page = await self._store.page(cursor, max(1, min(limit, _MAX_PAGE)))
+            page = await self._store.page(cursor, max(1, min(int(limit), _MAX_PAGE)))
         except ValueError as problem:
             return error(400, str(problem))
         if page is None:
@@ -107,19 +114,21 @@ class CacheRoutes:
         return json({"entries": shown, "cursor": page.cursor})
 
     async def _entry(self, request: Request, _body: bytes) -> Reply:
-        entry = await self._store.describe(key) if (key := _key_of(request)) else None
-        return json(self._shown(entry)) if entry is not None else error(404, "no entry has this key")
+        key = _key_of(request)
+        lookup = await self._found(key)
+        if lookup.generation is None:
+            return error(503, _UNAVAILABLE)
+        return _NONE if lookup.entry is None else json(self._shown(_described(key, lookup.entry)))
 
     async def _delete(self, request: Request, _body: bytes) -> Reply:
-        key = _key_of(request)
-        cleared = await self._purge(Filter(key=key)) if key else 0
+        cleared = await self._purge(Filter(key=_key_of(request)))
         if cleared is None:
             return error(503, _UNAVAILABLE)
-        return _cleared(cleared) if cleared else error(404, "no entry has this key")
+        return _cleared(cleared) if cleared else _NONE
 
-    async def _explain(self, _request: Request, body: bytes) -> Reply:
+    async def _explain(self, own: Request, body: bytes) -> Reply:
         try:
-            request, asked = _asked(_document(body))
+            request, asked = _asked(_document(body), first(own.fields, b"host"))
         except ValueError as problem:
             return error(400, str(problem))
         return json(await self._explained(request, asked))
@@ -143,10 +152,13 @@ def _cleared(count: int) -> Reply:
     return json({"cleared": count})
 
 
+def _described(key: str, entry: StoredResponse) -> Description:
+    return described(key, entry, len(entry.body))
+
+
 def _key_of(request: Request) -> str:
-    """Give the key that the path names, or nothing where that is none."""
-    key = request.target.partition("?")[0].rpartition("/")[2]
-    return key if _KEY.fullmatch(key) else ""
+    """Give the last segment of the path."""
+    return request.target.partition("?")[0].rpartition("/")[2]
 
 
 def _document(body: bytes) -> Any:
@@ -159,8 +171,11 @@ def _document(body: bytes) -> Any:
         raise ValueError("the body is not JSON") from None
 
 
-def _asked(document: Any) -> tuple[Request, bytes]:
-    """Read what is to be explained; raises ValueError with one line for whoever sent it."""
+def _asked(document: Any, host: bytes | None) -> tuple[Request, bytes]:
+    """Read what is to be explained; raises ValueError with one line for whoever sent it.
+
+    A body that is a text is taken as it is; JSON is written anew. `host` stands in for a Host that is not given.
+    """
     wrong = 'the body must be {"path": text, "headers": {name: text}, "body": text or JSON}, headers as you like'
     if not isinstance(document, dict) or not set(document) <= {"method", "path", "headers", "body"}:
         raise ValueError(wrong)
@@ -169,6 +184,14 @@ def _asked(document: Any) -> tuple[Request, bytes]:
     texts = isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
     if not isinstance(method, str) or not isinstance(path, str) or not texts:
         raise ValueError(wrong)
-    lines = tuple((name.encode(), value.encode()) for name, value in headers.items())
-    asked = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    return Request(method=method, target=path, fields=lines), asked
+    lines: Fields = tuple((name.encode(), value.encode()) for name, value in headers.items())
+    target, authority = split(path)
+    if authority is not None:
+        lines = with_host(lines, authority)
+    elif host is not None and first(lines, b"host") is None:
+        lines = ((b"Host", host), *lines)
+    try:
+        asked = body.encode() if isinstance(body, str) else orjson.dumps(body)
+    except TypeError:
+        raise ValueError("the body is nested too deep to be written anew: send it as a text") from None
+    return Request(method=method, target=target, fields=lines), asked

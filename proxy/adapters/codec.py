@@ -3,8 +3,8 @@
     "OCP1"  4 bytes      format and version
     crc     4 bytes      CRC-32 of all that follows
     key     32 bytes     the entry's own key: a value under a wrong name is no entry
-    length  4 bytes      of the JSON that follows: everything but the body
-    JSON, then the body
+    length  4 bytes      of the JSON that follows: everything but the chunks of a stream and the body
+    JSON, chunks, body
 
 A value that is anything else decodes to None. Whoever can write to the store can write entries; the checks are against
 damage, not against them. A description is read without the body, and so without the CRC.
@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import binascii
 import struct
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
-from proxy.policy.messages import Description, StoredResponse, described
+from proxy.policy.messages import PIECE, Description, StoredResponse, described, unpacked
 
 MAGIC: Final = b"OCP1"
 _HEAD: Final = struct.Struct(">4sI32sI")
@@ -55,11 +56,11 @@ def encode(key: str, entry: StoredResponse) -> bytes:
         "output_tokens": entry.output_tokens,
     }
     if entry.pieces:
-        about["pieces"] = entry.pieces
+        about["pieces"] = len(entry.pieces) // PIECE.size
     if entry.marks:
         about["marks"] = dict(entry.marks)
     text = orjson.dumps(about)
-    checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.body
+    checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.pieces + entry.body
     return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
 
 
@@ -70,8 +71,16 @@ def decode(key: str, value: bytes) -> StoredResponse | None:
         return None
     if int.from_bytes(value[4:_CHECKED_FROM], "big") != binascii.crc32(memoryview(value)[_CHECKED_FROM:]):
         return None
-    body = value[start:]
-    return _read(value[_HEAD.size : start], body, len(body))
+    found = _read(value[_HEAD.size : start])
+    if found is None:
+        return None
+    entry, chunks = found
+    middle = start + chunks * PIECE.size
+    if middle > len(value):
+        return None
+    entry = replace(entry, pieces=value[start:middle], body=value[middle:])
+    whole = not chunks or sum(size for _, size in unpacked(entry.pieces)) == len(entry.body)
+    return entry if whole else None
 
 
 def described_by(key: str, prefix: bytes) -> int:
@@ -90,31 +99,27 @@ def decode_description(key: str, prefix: bytes, total: int) -> Description | Non
     start = described_by(key, prefix)
     if not 0 < start <= min(len(prefix), total):
         return None
-    entry = _read(prefix[_HEAD.size : start], b"", total - start)
-    if entry is None or not all(isinstance(getattr(entry, name), types) for name, types in _FORM.items()):
+    found = _read(prefix[_HEAD.size : start])
+    if found is None:
         return None
-    return described(key, entry, total - start)
+    entry, chunks = found
+    size = total - start - chunks * PIECE.size
+    if size < 0 or not all(isinstance(getattr(entry, name), types) for name, types in _FORM.items()):
+        return None
+    return replace(described(key, entry, size), streamed=chunks > 0)
 
 
-def _read(text: bytes, body: bytes, size: int) -> StoredResponse | None:
-    """Give the entry that the JSON and the body make; `size` is that of the body, which may be left out."""
+def _read(text: bytes) -> tuple[StoredResponse, int] | None:
+    """Give the entry that the JSON says, without its body, and how many chunks a stream's has."""
     try:
         about: dict[str, Any] = orjson.loads(text)
         about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
         about["fields"] = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about["fields"])
-        if "pieces" in about:
-            about["pieces"] = _pieces(about["pieces"], size)
+        chunks = about.pop("pieces", 0)
+        if type(chunks) is not int or chunks < 0:
+            return None
         if "marks" in about and not all(isinstance(mark, str) for mark in about["marks"].values()):
             return None
-        return StoredResponse(body=body, **about)
+        return StoredResponse(body=b"", **about), chunks
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None
-
-
-def _pieces(rows: list[list[int]], size: int) -> tuple[tuple[int, int], ...]:
-    """Give the pieces of a body of `size` bytes; raises ValueError or TypeError where they are not."""
-    pieces = tuple([(at, length) for at, length in rows])
-    times, lengths = zip(*pieces, strict=True)
-    if {*map(type, times), *map(type, lengths)} != {int} or min(*times, *lengths) < 0 or sum(lengths) != size:
-        raise ValueError
-    return pieces

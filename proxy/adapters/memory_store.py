@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
+import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from proxy.policy.messages import Description, StoredResponse, described
 from proxy.ports import Clock, Entries, KeyCount, Lookup, Lookups, Matches, Page
 
 _OVERHEAD: Final = 1024
-"""What an entry takes beside its body, in bytes: fields, names, the dictionary's own."""
+"""What an entry takes beside its own texts, in bytes: objects, and its places in the dictionaries."""
+_MARK: Final = 128
+_SHELF: Final = 2
+"""Letters of a key by which entries are shelved, so that a page looks at few of them."""
 
 
 class MemoryStore:
@@ -22,6 +25,7 @@ class MemoryStore:
         self._capacity = capacity
         self._clock = clock
         self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._shelves: dict[str, set[str]] = {}
         self._values: dict[str, bytes] = {}
         self._totals: dict[str, dict[str, int]] = {}
         self._generation = secrets.token_hex(16)
@@ -55,44 +59,48 @@ class MemoryStore:
         return all(kept)
 
     def _keep(self, key: str, entry: StoredResponse) -> bool:
-        size = len(entry.body) + _OVERHEAD
+        size = _size(entry)
         if size > self._capacity:
             return False
         self._remove(key)
         self._entries[key] = entry
+        self._shelves.setdefault(key[:_SHELF], set()).add(key)
         self.held += size
         while self.held > self._capacity:
             self._remove(next(iter(self._entries)))
             self.evicted += 1
         return True
 
-    async def delete(self, keys: Sequence[str], generation: str) -> None:  # noqa: ARG002 - there is only the current one
+    async def delete(self, keys: Sequence[str], generation: str) -> int:
         """See ports.Store."""
-        for key in keys:
-            self._remove(key)
-
-    async def describe(self, key: str) -> Description | None:
-        """See ports.Store. This is no use of the entry."""
-        return None if self._fresh(key) is None else self._describe(key)
+        return sum(self._remove(key) for key in keys) if generation == self._generation else 0
 
     async def page(self, cursor: str, limit: int) -> Page:
         """See ports.Store. In the order of the keys; the cursor is the last key of the page before, or any text."""
-        self._expire()
-        keys = heapq.nsmallest(limit + 1, (key for key in self._entries if key > cursor))
-        more = len(keys) > limit
-        return Page(entries=tuple(map(self._describe, keys[:limit])), cursor=keys[limit - 1] if more else None)
+        await asyncio.sleep(0)
+        found: list[Description] = []
+        for key in self._keys_after(cursor):
+            if len(found) == limit:
+                return Page(entries=tuple(found), cursor=found[-1].key)
+            if (entry := self._fresh(key)) is not None:
+                found.append(described(key, entry, len(entry.body)))
+        return Page(entries=tuple(found), cursor=None)
 
     async def purge(self, matches: Matches) -> int:
-        """See ports.Store."""
-        self._expire()
-        meant = [key for key in self._entries if matches(self._describe(key))]
-        for key in meant:
-            self._remove(key)
-        return len(meant)
+        """See ports.Store. Lets others go on between shelves."""
+        purged = 0
+        for name in list(self._shelves):
+            for key in list(self._shelves.get(name, ())):
+                entry = self._fresh(key)
+                if entry is not None and matches(described(key, entry, len(entry.body))):
+                    purged += self._remove(key)
+            await asyncio.sleep(0)
+        return purged
 
-    def _describe(self, key: str) -> Description:
-        entry = self._entries[key]
-        return described(key, entry, len(entry.body))
+    def _keys_after(self, cursor: str) -> Iterator[str]:
+        for name in sorted(self._shelves):
+            if name >= cursor[:_SHELF]:
+                yield from sorted(key for key in self._shelves.get(name, ()) if key > cursor)
 
     async def save(self, name: str, value: bytes) -> bool:
         """See ports.Store."""
@@ -119,6 +127,7 @@ class MemoryStore:
         self._expire()
         cleared = len(self._entries)
         self._entries.clear()
+        self._shelves.clear()
         self.held = 0
         self._generation = secrets.token_hex(16)
         return cleared
@@ -133,7 +142,21 @@ class MemoryStore:
         for key in [key for key, entry in self._entries.items() if entry.stored_at + entry.lifetime <= now]:
             self._remove(key)
 
-    def _remove(self, key: str) -> None:
+    def _remove(self, key: str) -> bool:
+        """Whether there was such an entry."""
         entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.held -= len(entry.body) + _OVERHEAD
+        if entry is None:
+            return False
+        shelf = self._shelves[key[:_SHELF]]
+        shelf.discard(key)
+        if not shelf:
+            del self._shelves[key[:_SHELF]]
+        self.held -= _size(entry)
+        return True
+
+
+def _size(entry: StoredResponse) -> int:
+    """Give what an entry takes, in bytes; names of models and operations are few, and shared."""
+    lines = sum(len(name) + len(value) for name, value in entry.fields)
+    marks = sum(_MARK + len(name) for name in entry.marks)
+    return len(entry.body) + len(entry.pieces) + len(entry.namespace) + lines + marks + _OVERHEAD

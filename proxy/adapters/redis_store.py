@@ -193,18 +193,13 @@ class RedisStore:
 
         return bool(await self._write(write))
 
-    async def delete(self, keys: Sequence[str], generation: str) -> None:
+    async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See ports.Store."""
-        await self._unlink([_entry(generation, key) for key in keys])
+        return await self._unlink([_entry(generation, key) for key in keys])
 
     async def _unlink(self, names: list[str]) -> int | None:
         """Give how many of these were there; None when the store failed."""
         return await self._write(lambda: self._redis.unlink(*names)) if names else 0
-
-    async def describe(self, key: str) -> Description | None:
-        """See ports.Store."""
-        found = await self._read(lambda: self._describe_one(key), None)
-        return found[0] if found else None
 
     async def page(self, cursor: str, limit: int) -> Page | None:
         """See ports.Store. The cursor is SCAN's; among many names of others a page may hold fewer entries, or none."""
@@ -218,11 +213,13 @@ class RedisStore:
         if generation is None:
             return None
         purged = cursor = 0
+        count = _AT_ONCE
         while True:
-            turn = await self._read(partial(self._turn, generation, cursor, _AT_ONCE), None, deadline=_WRITE)
+            turn = await self._read(partial(self._turn, generation, cursor, count), None, deadline=_WRITE)
             if turn is None:
                 return None
             cursor, found = turn
+            count = _AT_ONCE if found else _SCAN
             gone = await self._unlink([_entry(generation, entry.key) for entry in found if matches(entry)])
             if gone is None:
                 return None
@@ -247,9 +244,6 @@ class RedisStore:
         cursor, names = await self._redis.scan(cursor, match=_entry(generation, "*"), count=count)
         start = len(_entry(generation, ""))
         return cursor, await self._describe(generation, [name.decode("latin-1")[start:] for name in names])
-
-    async def _describe_one(self, key: str) -> list[Description]:
-        return await self._describe(await self._current(), [key])
 
     async def _describe(self, generation: str, keys: list[str]) -> list[Description]:
         """Describe those entries that are there and whole as far as that can be seen."""
@@ -283,8 +277,9 @@ class RedisStore:
         return await self._read(lambda: self._redis.get(PREFIX + name), None)
 
     async def settle(self, name: str, value: bytes) -> bytes | None:
-        """See ports.Store."""
-        return await self._write(lambda: self._settle(PREFIX + name, value))
+        """See ports.Store. Writes only where there is nothing to read."""
+        found = await self.load(name)
+        return found if found is not None else await self._write(lambda: self._settle(PREFIX + name, value))
 
     async def _settle(self, name: str, value: bytes) -> bytes | None:
         kept: bytes | None
@@ -313,6 +308,9 @@ class RedisStore:
                 pipeline.hincrby(name, field, delta)
             pipeline.hgetall(name)
             *_, fields = await pipeline.execute(raise_on_error=False)  # one damaged field must not cost the others
+        if isinstance(fields, ResponseError):  # not ours, or no longer a hash: begin again
+            await self._redis.unlink(name)
+            return await self._add(name, begun, deltas)
         if isinstance(fields, RedisError):
             raise fields
         totals: dict[str, int] = {}

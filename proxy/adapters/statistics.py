@@ -20,10 +20,11 @@ from proxy.tasks import Tasks
 
 _NAME: Final = "statistics"
 _EVERY: Final = 1.0
-_MAX_MODELS: Final = 50
-_MAX_CATEGORIES: Final = 32
 _OPERATION, _CATEGORY, _MODEL = "operation", "category", "model"
+_BOUNDS: Final = {_CATEGORY: 32, _MODEL: 50}
 _SEPARATOR: Final = "\n"
+_PARTS: Final = 2
+"""Separators in a total's name."""
 _MICRO: Final = 1_000_000
 
 
@@ -36,7 +37,7 @@ class Statistics:
         self._known: dict[str, int] = {}
         self._new: Counter[str] = Counter()
         self._sending: Counter[str] = Counter()
-        self._labels = {_CATEGORY: Labels(_MAX_CATEGORIES), _MODEL: Labels(_MAX_MODELS)}
+        self._labels = {name: Labels(limit) for name, limit in _BOUNDS.items()}
         self._turn = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -62,21 +63,23 @@ class Statistics:
     async def begin(self) -> None:
         """Learn the totals so far, and with them the names that are known already."""
         await self.flush()
-        for place in self._known:
-            name, label, _ = place.split(_SEPARATOR)
-            if name in self._labels:
-                self._labels[name].of(label)
+        for name, limit in _BOUNDS.items():
+            places = (place.split(_SEPARATOR) for place in self._known)
+            self._labels[name] = Labels(limit, [label for dimension, label, _ in places if dimension == name])
 
     async def flush(self) -> None:
         """Add what is new to the totals in the store, and learn what others have added."""
         async with self._turn:
             self._sending, self._new = self._new, Counter()
-            totals = await self._store.add(_NAME, self._sending, self._known)
-            if totals is None:
-                self._new.update(self._sending)
-            else:
-                self._known = {place: total for place, total in totals.items() if place.count(_SEPARATOR) == 2}  # noqa: PLR2004
-            self._sending = Counter()
+            totals: dict[str, int] | None = None
+            try:
+                totals = await self._store.add(_NAME, self._sending, self._known)
+            finally:
+                if totals is None:
+                    self._new.update(self._sending)
+                self._sending = Counter()
+            if totals is not None:
+                self._known = {place: total for place, total in totals.items() if place.count(_SEPARATOR) == _PARTS}
 
     async def close(self) -> None:
         """Add what is left."""
@@ -86,8 +89,8 @@ class Statistics:
             await self.flush()
 
     async def told(self) -> dict[str, Any]:
-        """Give all totals as `GET /api/cache/stats` shows them."""
-        await self.flush()
+        """Give all totals as `GET /api/cache/stats` shows them; whoever asks may leave meanwhile."""
+        await asyncio.shield(self._tasks.spawn(self.flush(), "add to the statistics"))
         return self.shown()
 
     def shown(self) -> dict[str, Any]:
@@ -100,13 +103,15 @@ class Statistics:
         whole: Counter[str] = Counter()
         for counter in tables[_OPERATION].values():
             whole.update(counter)
-        return _table(whole) | {
-            title: {label: _table(table[label]) for label in sorted(table)}
-            for title, table in (
-                ("byOperation", tables[_OPERATION]),
-                ("byCategory", tables[_CATEGORY]),
-                ("byModel", tables[_MODEL]),
-            )
+        rows = {name: {label: _row(table[label]) for label in sorted(table)} for name, table in tables.items()}
+        for label, row in rows[_OPERATION].items():
+            row["bypasses"] = tables[_OPERATION][label]["bypasses"]
+        return {
+            **_row(whole),
+            "bypasses": whole["bypasses"],
+            "byOperation": rows[_OPERATION],
+            "byCategory": rows[_CATEGORY],
+            "byModel": rows[_MODEL],
         }
 
     def _due(self) -> None:
@@ -130,7 +135,7 @@ def _measures(event: Exchange) -> dict[str, int]:
     }
 
 
-def _table(counts: Mapping[str, int]) -> dict[str, Any]:
+def _row(counts: Mapping[str, int]) -> dict[str, Any]:
     """Give one row as it is shown: rates in percent, seconds with milliseconds."""
     hits, misses, known, unknown = (counts.get(name, 0) for name in ("hits", "misses", "itemHits", "itemMisses"))
     return {
@@ -138,7 +143,6 @@ def _table(counts: Mapping[str, int]) -> dict[str, Any]:
         "misses": misses,
         "hitRate": _rate(hits, misses),
         "collapsed": counts.get("collapsed", 0),
-        "bypasses": counts.get("bypasses", 0),
         "items": {"hits": known, "misses": unknown, "hitRate": _rate(known, unknown)},
         "savedSeconds": round(counts.get("savedMicroseconds", 0) / _MICRO, 3),
         "savedTokens": {

@@ -39,12 +39,14 @@ def add(commands: Any) -> None:
         f" {', '.join(POLICIES)} (OCP_CACHE_CHAT=always and so on)",
     )
     parser.add_argument(
-        "--cache-streams", action="store_true", default=None, help="record streams of cached routes too"
+        "--cache-streams",
+        action=argparse.BooleanOptionalAction,
+        help="record streams of cached routes too (OCP_CACHE_STREAMS)",
     )
     parser.add_argument("--config", metavar="FILE", help="a TOML file of settings (OCP_CONFIG)")
     parser.add_argument("--log", choices=("auto", "plain", "colour", "json"), help="how the log looks (OCP_LOG)")
     parser.add_argument(
-        "--development", action="store_true", default=None, help="log every request, and why it was passed on"
+        "--development", action=argparse.BooleanOptionalAction, help="log every request, and why it was passed on"
     )
     parser.set_defaults(run=run)
 

@@ -1,13 +1,14 @@
 """Reading a request's JSON body only where Go's encoding/json must read the same.
 
 orjson refuses a BOM, lone surrogates, bytes after the value, NaN and invalid UTF-8. It keeps the last of duplicate
-names and turns integers past 64 bits into floats, so those two get a look of their own. When in doubt the answer is a
-`Detail`, and the body is passed on.
+names, turns integers past 64 bits into floats and forgets the sign of -0, so those get a look of their own. When in
+doubt the answer is a `Detail`, and the body is passed on.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 import orjson
@@ -16,6 +17,8 @@ from proxy.policy.status import Detail
 
 MAX_DEPTH: Final = 64
 MAX_EXACT: Final = 2**53
+_MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
+"""orjson reads an integer, which has no sign; Go reads a float, which has."""
 
 
 def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
@@ -29,14 +32,14 @@ def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
         return Detail.NOT_JSON
     if not isinstance(document, dict):
         return Detail.NOT_AN_OBJECT
+    if b"-0" in body and _MINUS_ZERO.search(body) is not None:
+        return Detail.NUMBER
     texts = _survey(document)
     if isinstance(texts, Detail):
         return texts
     if texts != _texts_in(body):
         return Detail.DUPLICATE_NAME
-    if _ambiguous(document, known):
-        return Detail.AMBIGUOUS_NAME
-    return document
+    return Detail.AMBIGUOUS_NAME if _ambiguous(document, known) else document
 
 
 def _survey(document: dict[str, Any]) -> int | Detail:

@@ -41,7 +41,7 @@ def marks(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, 
     for name, value in _members(candidate, text):
         place = name[:_MAX_NAME] if len(parts) < _MAX_MARKS else REST
         parts[place] = framed(parts.get(place, b""), name.encode(), orjson.dumps(value)).encode()
-    return {name: _mark(part, secret) for name, part in {GROUP: group, **parts}.items()}
+    return {name: _mark(part, secret) for name, part in {**parts, GROUP: group}.items()}
 
 
 def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
@@ -68,6 +68,6 @@ def _mark(part: bytes, secret: bytes) -> str:
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...] | None:
     """Give the names of the parts that differ, or None where the two may not be compared."""
-    if one.get(GROUP) != other.get(GROUP):
+    if GROUP not in one or one[GROUP] != other.get(GROUP):
         return None
     return tuple(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))

@@ -6,9 +6,10 @@ it did not understand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -36,9 +37,9 @@ class StoredResponse:
     """One cache entry.
 
     `stored_at` is Unix time in seconds, `lifetime` the freshness lifetime in seconds (RFC 9111, section 4.2.1), `took`
-    the seconds Ollama needed. Token counts are None where the answer did not name them. `pieces` are the chunks of a
-    stream, each with the milliseconds since the request and its size in bytes; empty for a whole answer. `marks` are
-    the fingerprints of the request's fields, by name, where those are kept (`policy/explain.py`).
+    the seconds Ollama needed. Token counts are None where the answer did not name them. `pieces` are the
+    chunks of a stream (see `packed`); empty for a whole answer. `marks` are the fingerprints of the request's fields,
+    by name, where those are kept (`policy/marks.py`).
     """
 
     status: int
@@ -54,8 +55,24 @@ class StoredResponse:
     namespace: str
     prompt_tokens: int | None
     output_tokens: int | None
-    pieces: tuple[tuple[int, int], ...] = ()
+    pieces: bytes = b""
     marks: Mapping[str, str] = field(default_factory=dict)
+
+
+PIECE: Final = struct.Struct(">II")
+
+
+def packed(pieces: Iterable[tuple[int, int]]) -> bytes:
+    """Pack the chunks of a stream: for each the milliseconds since the request, and its size in bytes."""
+    return b"".join(PIECE.pack(min(at, _MOST), size) for at, size in pieces)
+
+
+def unpacked(pieces: bytes) -> Iterator[tuple[int, int]]:
+    """Give back what was packed; raises struct.error where it was not."""
+    return PIECE.iter_unpack(pieces)
+
+
+_MOST: Final = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from proxy.policy import names
 from proxy.policy.messages import Description
 
 _REMEMBERED: Final = 1000
+_MAX_TEXT: Final = 512
 _SHARED: Final = {"v1-embeddings": "embed"}
 """Operations that share their items: an item belongs to both."""
 
@@ -46,9 +47,9 @@ NAMES: Final = tuple(field.name for field in fields(Filter))
 def read(document: Any) -> Filter:
     """Give the filter that a JSON object says; raises ValueError with one line for whoever sent it."""
     if not isinstance(document, dict) or not set(document) <= set(NAMES):
-        raise ValueError(f"the body must be a JSON object with any of {', '.join(NAMES)}")
-    if not all(isinstance(value, str) for value in document.values()):
-        raise ValueError("every filter must be a text")
+        raise ValueError(f"filters are any of {', '.join(NAMES)}, as a JSON object or in the query")
+    if not all(isinstance(value, str) and len(value) <= _MAX_TEXT for value in document.values()):
+        raise ValueError(f"every filter must be a text of at most {_MAX_TEXT} characters")
     model = document.get("model")
     if model is not None:
         model = names.canonical(model)

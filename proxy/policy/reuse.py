@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 from typing import Final, TypeAlias
 
 from proxy.policy.messages import Fields, StoredResponse, first, members
@@ -13,6 +14,7 @@ from proxy.policy.status import FwdReason
 OWN_REQUEST_FIELDS: Final = frozenset({b"x-cache-ttl", b"x-cache-category", b"x-cache-namespace"})
 
 _CATEGORY: Final = re.compile(rb"[a-z0-9-]{1,32}")
+_MAX_NAMESPACE: Final = 128
 _SECONDS: Final = re.compile(rb"[0-9]{1,10}")
 
 
@@ -57,11 +59,16 @@ def directives(fields: Fields, *, max_ttl: int) -> Directives:
         ttl=ttl,
         ttl_ignored=ttl_ignored,
         category=category.decode() if _CATEGORY.fullmatch(category) else "other" if category else "",
-        namespace=(first(fields, b"x-cache-namespace") or b"").decode("latin-1"),
+        namespace=_namespace(first(fields, b"x-cache-namespace") or b""),
     )
 
 
 _RELEVANT: Final = OWN_REQUEST_FIELDS | {b"cache-control", b"pragma"}
+
+
+def _namespace(value: bytes) -> str:
+    """Give the namespace; a long one by its hash, since every entry names it."""
+    return value.decode("latin-1") if len(value) <= _MAX_NAMESPACE else "sha256:" + sha256(value).hexdigest()
 
 
 def _ttl(value: bytes | None, max_ttl: int) -> tuple[int | None, bool]:

@@ -89,8 +89,13 @@ def _completion(document: dict[str, Any]) -> Storing:
 
 
 def ends(endpoint: Endpoint, chunk: bytes) -> bool:
-    """Whether a stream's chunk looks like its last one: some clients leave when they have read that."""
-    return chunk.endswith(_LAST_EVENT) if is_openai(endpoint) else b'"done":true' in chunk
+    """Whether a stream's chunk is the last one of its answer: some clients leave when they have read that."""
+    if is_openai(endpoint):
+        return chunk.endswith(_LAST_EVENT)
+    if b'"done":true' not in chunk:  # which may also stand in a tool's arguments
+        return False
+    last = _all_objects((chunk.rstrip(b"\n").rpartition(b"\n")[2],))
+    return bool(last) and last[0].get("done") is True
 
 
 def _lines(body: bytes) -> Storing:

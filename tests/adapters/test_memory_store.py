@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
 from proxy.adapters.memory_store import MemoryStore
-from proxy.policy.messages import StoredResponse
+from proxy.policy.messages import StoredResponse, packed
 from proxy.ports import KeyCount
 
 OVERHEAD = 1024
@@ -147,9 +150,8 @@ async def test_delete_takes_one_out(clock):
     store = room_for(5, clock)
     await put(store, "a", entry(10))
     await put(store, "b", entry(10))
-    await store.delete(["a"], "any")
-    await store.delete(["a"], "any")
-    await store.delete(["unknown"], "any")
+    generation = (await store.get("b")).generation
+    assert [await store.delete([name], generation) for name in ("a", "a", "unknown")] == [1, 0, 0]
     assert await keys(store, "ab") == "b"
     assert store.held == 10 + OVERHEAD
 
@@ -225,17 +227,15 @@ async def test_expired_entries_are_not_shown(clock):
     await put(store, "a", entry(lifetime=10))
     await put(store, "b", entry(lifetime=20))
     clock.time += 10
-    assert await store.describe("a") is None
     assert await page(store, "", 10) == ("b", None)
     assert await store.purge(lambda _: True) == 1
     assert store.held == 0
 
 
-async def test_to_describe_or_list_an_entry_is_no_use_of_it(clock):
+async def test_to_list_an_entry_is_no_use_of_it(clock):
     store = room_for(2, clock)
     for name in "ab":
         await put(store, name, entry())
-    assert await store.describe("a") is not None
     assert await page(store, "", 10) == ("ab", None)
     await put(store, "c", entry())
     assert await keys(store, "abc") == "bc"
@@ -256,3 +256,30 @@ async def test_totals_that_were_given_are_not_the_stores_own(clock):
     totals = await store.add("stats", {"hits": 1}, {})
     totals["hits"] = 99
     assert await store.add("stats", {"hits": 1}, {}) == {"hits": 2}
+
+
+async def test_everything_that_clients_can_make_large_counts(clock):
+    more = {"pieces": packed([(0, 1)] * 100), "namespace": "n" * 128, "fields": ((b"Vary", b"x" * 1000),)}
+    store = room_for(100, clock)
+    await put(store, "a", replace(entry(), **more, marks={"m" * 64: "0" * 16}))
+    assert store.held >= OVERHEAD + 800 + 128 + 1000 + 64
+    await store.clear()
+    assert store.held == 0
+
+
+async def test_others_go_on_while_many_entries_are_purged(clock):
+    store = room_for(3000, clock)
+    for number in range(2000):
+        await put(store, f"{number:04}", entry())
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    assert await store.purge(lambda _: True) == 2000
+    task.cancel()
+    assert turns > 10

@@ -15,7 +15,7 @@ import redis
 
 from proxy.adapters import redis_store as module
 from proxy.adapters.redis_store import RedisStore
-from proxy.policy.messages import StoredResponse
+from proxy.policy.messages import StoredResponse, packed
 from proxy.ports import KeyCount, Lookup, Lookups, Page
 from proxy.tasks import Tasks
 from tests.support.servers import RedisServer
@@ -36,7 +36,7 @@ ENTRY = StoredResponse(
     prompt_tokens=7,
     output_tokens=None,
 )
-STREAM = replace(ENTRY, pieces=((3, 10), (5, 22)))
+STREAM = replace(ENTRY, pieces=packed([(3, 10), (5, 22)]))
 
 
 class Clock:
@@ -155,8 +155,6 @@ async def test_names_of_others_and_old_generations_are_not_seen(store: RedisStor
         pytest.param(lambda _: b"", id="empty"),
         pytest.param(lambda value: value[:43], id="cut in the head"),
         pytest.param(lambda value: value[:100], id="cut in the JSON"),
-        pytest.param(lambda value: value[:-1], id="cut in the body"),
-        pytest.param(lambda value: value + b"x", id="more"),
         pytest.param(lambda value: b"OCP0" + value[4:], id="version"),
         pytest.param(lambda value: value[:8] + bytes(32) + value[40:], id="key"),
         pytest.param(lambda value: value[:40] + b"\xff" * 4 + value[44:], id="length"),
@@ -175,7 +173,6 @@ async def test_a_damaged_value_is_left_out(damage: Any, store: RedisStore, redis
     else:
         client.set(damaged, damage(value))
     assert await keys(store) == [key(2)]
-    assert await store.describe(key(1)) is None
     assert await store.purge(lambda _: True) == 1
     assert client.exists(damaged) == 1
 
@@ -211,7 +208,6 @@ async def test_no_body_is_read_to_describe_an_entry(store: RedisStore, redis_ser
     client = redis_server.client()
     before = client.info("stats")["total_net_output_bytes"]
     assert len(await keys(store)) == 20
-    assert await store.describe(key(3)) is not None
     assert await store.purge(lambda entry: entry.size == 1 << 20) == 20
     assert client.info("stats")["total_net_output_bytes"] - before < 200_000
 
@@ -284,12 +280,17 @@ async def test_a_restoration_that_fails_costs_nothing_that_was_added(
 
 async def test_values_of_a_foreign_type_are_none(store: RedisStore, redis_server: RedisServer) -> None:
     redis_server.client().rpush("ocp:1:list", "x")
-    assert await store.add("list", {"hits": 1}, {"hits": 5}) is None
     assert await store.settle("list", b"x") is None
     assert await store.load("list") is None
+
+
+async def test_totals_begin_again_where_a_value_of_a_foreign_type_stood(
+    store: RedisStore, redis_server: RedisServer
+) -> None:
+    redis_server.client().rpush("ocp:1:list", "x")
+    assert await store.add("list", {"hits": 1}, {"hits": 5, "misses": 2}) == {"hits": 6, "misses": 2}
     assert await store.save("text", b"x")
-    assert await store.add("text", {"hits": 1}, {}) is None
-    assert await store.load("text") == b"x"
+    assert await store.add("text", {"hits": 1}, {}) == {"hits": 1}
 
 
 async def test_few_are_counted_at_once_among_many_names(store: RedisStore, redis_server: RedisServer) -> None:
@@ -402,7 +403,6 @@ NOTHING = Lookup(entry=None, generation=None)
         ),
         pytest.param(lambda store: store.put([(key(1), ENTRY)], "0" * 32), False, id="put"),
         pytest.param(lambda store: store.delete([key(1)], "0" * 32), None, id="delete"),
-        pytest.param(lambda store: store.describe(key(1)), None, id="describe"),
         pytest.param(lambda store: store.page("", 10), None, id="page"),
         pytest.param(lambda store: store.purge(lambda _: True), None, id="purge"),
         pytest.param(lambda store: store.save("x", b"x"), False, id="save"),

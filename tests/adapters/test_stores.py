@@ -12,7 +12,7 @@ import pytest
 from proxy.adapters import redis_store
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.redis_store import RedisStore
-from proxy.policy.messages import StoredResponse, described
+from proxy.policy.messages import StoredResponse, described, packed
 from proxy.ports import KeyCount, Page, Store
 from proxy.tasks import Tasks
 
@@ -96,8 +96,8 @@ async def keys(store: Store) -> list[str]:
         pytest.param(ENTRY, id="whole"),
         pytest.param(replace(ENTRY, body=b""), id="empty"),
         pytest.param(replace(ENTRY, body=b"x" * (1 << 20)), id="large"),
-        pytest.param(replace(ENTRY, pieces=((3, 10), (5, 0), (5, 22))), id="stream"),
-        pytest.param(replace(ENTRY, body=b"x" * 999, pieces=((7, 1),) * 999), id="stream of many pieces"),
+        pytest.param(replace(ENTRY, pieces=packed([(3, 10), (5, 0), (5, 22)])), id="stream"),
+        pytest.param(replace(ENTRY, body=b"x" * 999, pieces=packed([(7, 1)] * 999)), id="stream of many pieces"),
         pytest.param(replace(ENTRY, marks={"model": "00ff", "prompt": ""}), id="marks"),
         pytest.param(replace(ENTRY, fields=((b"Vary", b"x" * 10_000),)), id="long fields"),
         pytest.param(replace(ENTRY, prompt_tokens=None, output_tokens=0, took=0.0), id="tokens"),
@@ -107,18 +107,17 @@ async def test_an_entry_comes_back_and_is_described(entry: StoredResponse, store
     await fill(store, {key(1): entry})
     about = described(key(1), entry, len(entry.body))
     assert (await store.get(key(1))).entry == entry
-    assert await store.describe(key(1)) == about
     assert await store.page("", 10) == Page(entries=(about,), cursor=None)
 
 
-async def test_what_is_not_there_is_not_described(store: Store) -> None:
-    await fill(store, {key(1): ENTRY})
-    assert await store.describe(key(2)) is None
-    assert await store.describe("no key") is None
+async def test_deleting_says_how_many_there_were(store: Store) -> None:
+    await fill(store, {key(1): ENTRY, key(2): ENTRY})
     generation = (await store.get(key(1))).generation
     assert generation is not None
-    await store.delete([key(1)], generation)
-    assert await store.describe(key(1)) is None
+    assert await store.delete([key(1), key(3)], generation) == 1
+    assert await store.delete([key(2)], "another") == 0
+    assert await store.delete([], generation) == 0
+    assert await store.page("", 10) == Page(entries=(described(key(2), ENTRY, len(ENTRY.body)),), cursor=None)
 
 
 async def test_pages_give_each_entry_once(store: Store) -> None:

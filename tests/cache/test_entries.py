@@ -241,6 +241,7 @@ async def test_without_a_store_there_is_a_503(simulator: Simulator, redis_proces
             own.kill()
             for method, path, body in (
                 ("GET", "/api/cache/entries", None),
+                ("GET", f"/api/cache/entries/{entry['key']}", None),
                 ("POST", "/api/cache/clear", None),
                 ("POST", "/api/cache/clear", b'{"model":"tiny"}'),
                 ("POST", "/api/cache/clear", json.dumps({"key": entry["key"]}).encode()),
@@ -262,3 +263,40 @@ async def test_changing_follows_the_rules_for_changes(either: Proxy) -> None:
     ):
         answer = await ask(either.url, method, path)
         assert (answer.status, answer.field("Allow")) == (405, allow)
+
+
+async def test_what_could_not_be_deleted_is_not_said_to_be(proxy: Proxy, redis_server: RedisServer) -> None:
+    await post(proxy.url, "/api/generate", GENERATE)
+    await until(lambda: redis_server.client().keys("ocp:1:e:*"))
+    (entry,) = await entries(proxy)
+    redis_server.client().config_set("min-replicas-to-write", 1)
+    try:
+        for method, path, body in (
+            ("DELETE", f"/api/cache/entries/{entry['key']}", None),
+            ("POST", "/api/cache/clear", json.dumps({"key": entry["key"]}).encode()),
+            ("POST", "/api/cache/clear", b'{"model":"tiny"}'),
+        ):
+            assert (await ask(proxy.url, method, path, body=body)).status == 503
+    finally:
+        redis_server.client().config_set("min-replicas-to-write", 0)
+
+
+async def test_who_may_list_entries_where_others_can_reach_the_listener(simulator: Simulator) -> None:
+    """Their keys and namespaces tell more than figures do."""
+    async with proxy_before(simulator.url, listen="0.0.0.0:0", admin_token="secret") as proxy:
+        url = proxy.url.replace("0.0.0.0", "127.0.0.1")
+        for path in ("/api/cache/entries", f"/api/cache/entries/{ABSENT}", "/api/cache/entries?limit=1"):
+            assert (await ask(url, "GET", path)).status == 401
+            assert (await ask(url, "HEAD", path)).status == 401
+            assert (await ask(url, "GET", path, fields={"Authorization": "Bearer secret"})).status in (200, 404)
+
+
+async def test_a_long_namespace_separates_and_takes_no_room(either: Proxy) -> None:
+    names = ["n" * 200, "n" * 201, "n" * 128]
+    for expected in ("MISS", "HIT"):
+        for name in names:
+            answer = await post(either.url, "/api/generate", GENERATE, X_Cache_Namespace=name)
+            assert answer.field("X-Cache") == expected
+    found = {entry["namespace"] for entry in await entries(either)}
+    assert len(found) == 3
+    assert max(map(len, found)) == 128

@@ -122,6 +122,7 @@ async def test_a_miss_names_the_nearest_entry_and_what_differs(
 
 async def test_a_model_that_was_replaced_shows_as_its_digest(marked: Proxy) -> None:
     await post(marked.url, "/api/generate", GENERATE)
+    await until(lambda: "Cached:" in marked.log.getvalue())
     await explain(marked, "/api/generate", GENERATE | {"model": "absent"})  # a look that confirms the entry
     await post(marked.url, "/api/create", {"model": "tiny", "from": "tiny", "system": "x", "stream": False})
     assert (await explain(marked, "/api/generate", GENERATE))["nearest"]["differs"] == ["(model digest)"]
@@ -173,8 +174,42 @@ async def test_nothing_is_kept_unless_it_is_set(proxy: Proxy, redis_server: Redi
         b'{"path":"/api/generate","headers":{"a":1}}',
         b'{"path":"/api/generate","colour":"red"}',
         b'{"path":"/api/generate","method":1}',
+        b'{"path":"/api/generate","body":' + b"[" * 300 + b"]" * 300 + b"}",
     ],
 )
 async def test_what_is_not_understood_is_a_400(body: bytes, proxy: Proxy) -> None:
     answer = await ask(proxy.url, "POST", "/api/cache/explain", body=body)
     assert (answer.status, list(json.loads(answer.body))) == (400, ["error"])
+
+
+async def test_a_body_as_text_is_read_as_it_is_and_a_deep_one_gets_its_reason(proxy: Proxy) -> None:
+    deep = '{"model":"tiny","prompt":"x","stream":false,"x":' + "[" * 300 + "]" * 300 + "}"
+    assert (await explain(proxy, "/api/generate", deep))["detail"] == "depth"
+
+
+async def test_an_absolute_path_and_an_origin_of_our_own_are_read_as_in_a_request(proxy: Proxy) -> None:
+    await post(proxy.url, "/api/generate", GENERATE)
+    told = await explain(proxy, f"{proxy.url}/api/generate", GENERATE)
+    assert told["result"] == "hit"
+    assert (await explain(proxy, "/api/generate", GENERATE, {"Origin": proxy.url}))["result"] == "hit"
+
+
+async def test_without_a_key_for_the_marks_nothing_is_named(simulator: Simulator, redis_server: RedisServer) -> None:
+    """Marks that are missing on both sides are not equal ones."""
+    client = redis_server.client()
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as plain:
+        await post(plain.url, "/api/generate", GENERATE, Authorization="Bearer other")
+        await until(lambda: client.keys("ocp:1:e:*"))
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        async with proxy_before(simulator.url, redis_url=redis_server.url, explain=True) as proxy:
+            told = await explain(proxy, "/api/generate", GENERATE)
+            assert (told["result"], told["nearest"]) == ("miss", None)
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+
+
+async def test_a_field_without_a_name_opens_no_other_ones_entries(marked: Proxy) -> None:
+    await post(marked.url, "/api/generate", GENERATE | {"": 1}, Authorization="Bearer x", X_Cache_Namespace="n")
+    await until(lambda: "Cached:" in marked.log.getvalue())
+    assert (await explain(marked, "/api/generate", GENERATE | {"": 1, "prompt": "y"}))["nearest"] is None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from proxy.adapters.memory_store import MemoryStore
+from proxy.adapters.statistics import Statistics
+from proxy.app import SystemClock
+from proxy.policy.status import CacheStatus, FwdReason, Result
+from proxy.ports import Exchange
 from proxy.simulator import Behaviour, Simulator
+from proxy.tasks import Tasks
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
@@ -146,3 +153,58 @@ async def test_saved_seconds_are_those_that_ollama_took(redis_server: RedisServe
         for _ in range(3):
             await post(proxy.url, "/api/generate", GENERATE)
         assert 0.4 <= (await stats(proxy))["savedSeconds"] < 2
+
+
+async def test_categories_of_what_is_never_kept_take_no_place(proxy: Proxy) -> None:
+    for number in range(40):
+        fields = {"X-Cache-Category": f"c{number}"}
+        await ask(proxy.url, "GET", "/nothing", fields=fields)
+        await post(proxy.url, "/api/generate", GENERATE | {"prompt": ""}, X_Cache_Category=f"d{number}")
+    await post(proxy.url, "/api/generate", GENERATE, X_Cache_Category="code")
+    assert list((await stats(proxy))["byCategory"]) == ["code"]
+
+
+class SlowStore(MemoryStore):
+    """One whose totals take until it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 20, clock=SystemClock())
+        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def add(self, name: str, deltas: Any, known: Any) -> dict[str, int]:
+        self.asked.set()
+        await self.answers.wait()
+        return await super().add(name, deltas, known)
+
+
+def miss() -> Exchange:
+    cache = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS)
+    return Exchange(
+        method="POST",
+        operation="generate",
+        model="tiny",
+        cache=cache,
+        status=200,
+        seconds=1,
+        first_byte=1,
+        bytes_sent=1,
+    )
+
+
+@pytest.mark.parametrize("who", ["the client", "the proxy"])
+async def test_who_leaves_while_totals_are_added_loses_none(who: str) -> None:
+    store, tasks = SlowStore(), Tasks()
+    statistics = Statistics(store, tasks=tasks)
+    for _ in range(5):
+        statistics(miss())
+    asking = asyncio.create_task(statistics.told())
+    await store.asked.wait()
+    if who == "the client":
+        asking.cancel()
+    else:
+        await tasks.close(0)
+    store.answers.set()
+    assert (await statistics.told())["misses"] == 5
+    await statistics.close()
+    assert (await store.add("statistics", {}, {}))["operation\ngenerate\nmisses"] == 5
+    await tasks.close(1)

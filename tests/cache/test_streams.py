@@ -297,3 +297,84 @@ async def test_a_client_that_leaves_with_the_last_chunk_leaves_a_recording() -> 
         end.set()
         await kept(proxy)
         assert (await post(proxy.url, PATH, BODY)).chunks == (LINE, LAST)
+
+
+async def test_one_that_breaks_off_is_no_hit_for_anybody(simulator: Simulator) -> None:
+    breaks = asyncio.Event()
+
+    async def script(talk: Conversation) -> None:
+        await talk.read_body()
+        await talk.write(HEAD + chunked(LINE, end=False))
+        await breaks.wait()
+        talk.writer.transport.abort()
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url, **STREAMS) as proxy:
+        connections = [await RawConnection.open(proxy.url) for _ in range(3)]
+        for connection in connections:
+            connection.send("POST", PATH, body=json.dumps(BODY).encode())
+        for connection in connections:
+            await connection.head()
+            assert await connection.chunk() == LINE
+        breaks.set()
+        for connection in connections:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await connection.chunk()
+            connection.close()
+        stats = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
+        assert (stats["hits"], stats["misses"]) == (0, 3)
+
+
+async def test_who_leaves_in_mid_stream_is_counted_as_what_it_was(simulator: Simulator) -> None:
+    go_on = asyncio.Event()
+
+    async def script(talk: Conversation) -> None:
+        await talk.read_body()
+        await talk.write(HEAD + chunked(LINE, end=False))
+        await go_on.wait()
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url, **STREAMS) as proxy:
+        async with await RawConnection.open(proxy.url) as connection:
+            connection.send("POST", PATH, body=json.dumps(BODY).encode())
+            await connection.head()
+            assert await connection.chunk() == LINE
+        await until(lambda: "LEFT" in proxy.log.getvalue())
+        stats = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
+        assert (stats["hits"], stats["misses"], stats["bypasses"]) == (0, 1, 0)
+        assert list(stats["byModel"]) == ["tiny:latest"]
+        go_on.set()
+
+
+async def test_max_age_does_not_join_a_stream_that_may_have_begun_long_ago(simulator: Simulator) -> None:
+    simulator.gate.close()
+    async with proxy_before(simulator.url, **STREAMS) as proxy:
+        first = asyncio.create_task(post(proxy.url, PATH, BODY))
+        await simulator.arrived(1)
+        second = asyncio.create_task(post(proxy.url, PATH, BODY, Cache_Control="max-age=1"))
+        await simulator.arrived(2)
+        simulator.gate.open()
+        assert [(await task).field("X-Cache") for task in (first, second)] == ["MISS", "MISS"]
+
+
+async def test_one_that_does_not_read_does_not_stop_the_others() -> None:
+    """Beyond what is kept, the slowest reader sets the pace, but not for long."""
+    count, begins = 400, asyncio.Event()
+
+    async def script(talk: Conversation) -> None:
+        await talk.read_body()
+        await begins.wait()
+        await talk.write(HEAD)
+        for _ in range(count):
+            await talk.write(chunked(LINE * 1000, end=False))
+        await talk.write(chunked(LAST))
+
+    async with byte_upstream(script) as upstream:
+        async with proxy_before(upstream.url, **STREAMS, max_entry_bytes=50_000) as proxy:
+            async with await RawConnection.open(proxy.url) as stalled, await RawConnection.open(proxy.url) as reader:
+                stalled.reader._limit = 1000
+                for number, connection in enumerate((stalled, reader), 1):
+                    connection.send("POST", PATH, body=json.dumps(BODY).encode())
+                    await until(lambda: proxy.running.exchanges.waiting == number)  # noqa: B023
+                begins.set()
+                answer = await asyncio.wait_for(reader.answer(), 30)
+                assert len(answer.body) == count * 1000 * len(LINE) + len(LAST)
+                assert len(upstream.seen) == 1

@@ -12,6 +12,8 @@ from proxy.policy.messages import (
     described,
     first,
     members,
+    packed,
+    unpacked,
     values,
 )
 
@@ -84,11 +86,13 @@ ENTRY = StoredResponse(
 
 
 def test_an_entry_is_a_whole_answer_without_marks_unless_it_says_so():
-    assert (ENTRY.pieces, ENTRY.marks) == ((), {})
+    assert (ENTRY.pieces, ENTRY.marks) == (b"", {})
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"pieces": ((0, 1), (12, 3)), "marks": {"model": "0f"}}], ids=["whole", "a stream, with marks"]
+    "changes",
+    [{}, {"pieces": packed([(0, 1), (12, 3)]), "marks": {"model": "0f"}}],
+    ids=["whole", "a stream, with marks"],
 )
 def test_a_description_says_all_of_an_entry_but_what_was_asked_and_answered(changes):
     entry = replace(ENTRY, **changes)
@@ -111,3 +115,12 @@ def test_messages_cannot_be_changed(message):
     with pytest.raises(FrozenInstanceError):
         message.fields = ((b"A", b"b"),)
     assert message.fields == ()
+
+
+@pytest.mark.parametrize("pieces", [[], [(0, 0)], [(1, 2), (2**32 - 1, 2**32 - 1)]], ids=len)
+def test_pieces_come_back(pieces):
+    assert list(unpacked(packed(pieces))) == pieces
+
+
+def test_a_piece_that_came_after_weeks_came_as_late_as_can_be_said():
+    assert list(unpacked(packed([(2**40, 1)]))) == [(2**32 - 1, 1)]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.names import canonical, is_remote
+from proxy.policy.names import canonical, is_remote, short
 
 TINY = "registry.ollama.ai/library/tiny:latest"
 
@@ -98,3 +98,20 @@ def test_the_tag_local_is_no_tag_to_ollama_and_resolves_to_nothing(name):
 )
 def test_a_name_that_ends_in_cloud_is_answered_elsewhere(name, remote):
     assert is_remote(name) is remote
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("tiny", "tiny:latest", id="plain"),
+        pytest.param("TINY:7B", "tiny:7b", id="with a tag"),
+        pytest.param(TINY, "tiny:latest", id="full"),
+        pytest.param("library/tiny", "tiny:latest", id="with the namespace"),
+        pytest.param("me/tiny", "me/tiny:latest", id="of another namespace"),
+        pytest.param("hf.co/library/tiny", "hf.co/library/tiny:latest", id="of another registry"),
+        pytest.param("no such name", "no such name", id="not understood"),
+        pytest.param("", "", id="none"),
+    ],
+)
+def test_a_short_name_is_as_ollama_lists_it(name, expected):
+    assert short(name) == expected

@@ -120,8 +120,8 @@ def test_a_filter_is_read(document, expected):
 
 
 A_TEXT, AN_OBJECT, A_MODEL = (
-    "every filter must be a text",
-    "the body must be a JSON object with any of model, operation, category, namespace, key",
+    "every filter must be a text of at most 512 characters",
+    "filters are any of model, operation, category, namespace, key, as a JSON object or in the query",
     "model is no name of a model",
 )
 
@@ -134,6 +134,7 @@ A_TEXT, AN_OBJECT, A_MODEL = (
         pytest.param({"model": "tiny", "size": "1"}, AN_OBJECT, id="one of two"),
         pytest.param({"MODEL": "tiny"}, AN_OBJECT, id="in another case"),
         *(pytest.param({name: None}, A_TEXT, id=f"{name} is null") for name in NAMES),
+        pytest.param({"category": "x" * 513}, A_TEXT, id="a long text"),
         *(pytest.param({"key": value}, A_TEXT, id=f"key is {value!r}") for value in (1, True, [], ["k"], {})),
         pytest.param({"key": "k", "category": 1}, A_TEXT, id="the second of two"),
         *(

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from proxy.policy.replies import reply
+from proxy.policy import replies
+from proxy.policy.replies import Reply, reply
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 
 MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS)
@@ -42,3 +43,40 @@ def test_an_empty_message_is_still_a_message():
     head, body = reply(502, "", MISS, 0.0)
     assert json.loads(body) == {"error": ""}
     assert head.fields[0][0] == b"Content-Type"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "kind", "body", "more"),
+    [
+        pytest.param(Reply(body=b"x"), (200, "OK"), replies.JSON, b"x", (), id="plain"),
+        pytest.param(Reply(body=b"", kind="text/plain"), (200, "OK"), "text/plain", b"", (), id="of another kind"),
+        pytest.param(replies.json({"a": ["☕"]}), (200, "OK"), replies.JSON, '{"a":["☕"]}'.encode(), (), id="JSON"),
+        pytest.param(
+            replies.json([], 503, ((b"Retry-After", b"1"),)),
+            (503, "Service Unavailable"),
+            replies.JSON,
+            b"[]",
+            ((b"Retry-After", b"1"),),
+            id="JSON with a status and a field",
+        ),
+        pytest.param(
+            replies.error(405, 'no "such" way', ((b"Allow", b"GET"),)),
+            (405, "Method Not Allowed"),
+            replies.JSON,
+            b'{"error":"no \\"such\\" way"}',
+            ((b"Allow", b"GET"),),
+            id="an error",
+        ),
+        pytest.param(replies.error(404, ""), (404, "Not Found"), replies.JSON, b'{"error":""}', (), id="no text"),
+    ],
+)
+def test_a_reply_of_an_admin_route_is_framed_and_never_kept(answer, status, kind, body, more):
+    head = replies.head(answer, 1_700_000_000.9)
+    assert ((head.status, head.reason), answer.body) == (status, body)
+    assert head.fields == (
+        (b"Content-Type", kind.encode()),
+        (b"Date", b"Tue, 14 Nov 2023 22:13:20 GMT"),
+        (b"Content-Length", str(len(body)).encode()),
+        (b"Cache-Control", b"no-store"),
+        *more,
+    )

@@ -8,7 +8,7 @@ from proxy.policy.classify import Candidate, by_body
 from proxy.policy.endpoints import Policy, find
 from proxy.policy.messages import ResponseHead
 from proxy.policy.status import Detail
-from proxy.policy.storing import NotStorable, Storable, by_head, is_openai, storable
+from proxy.policy.storing import NotStorable, Storable, by_head, ends, is_openai, storable
 from tests.support.servers import data
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
@@ -590,6 +590,33 @@ def test_what_a_real_ollama_answered_is_not_kept_without_its_last_bytes(name):
     assert verdicts == {NotStorable(detail=Detail.INCOMPLETE)}
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_of_what_a_real_ollama_streamed_only_the_last_chunk_ends_it(name):
+    chunks = [chunk["data"].encode("latin-1") for chunk in RECORDED[name]["response"]["chunks"]]
+    endpoint = asked(name).endpoint
+    assert [ends(endpoint, chunk) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("path", "chunk", "last"),
+    [
+        pytest.param(
+            CHAT, b'{"done":false}\n{"done":true,"done_reason":"stop"}\n', True, id="lines, the last with more"
+        ),
+        pytest.param(CHAT, b'{"message":{"content":"{\\"done\\":true}"},"done":false}\n', False, id="lines, as a text"),
+        pytest.param(CHAT, DONE, False, id="lines, of the other form"),
+        pytest.param(CHAT, b"", False, id="lines, nothing"),
+        pytest.param(V1_CHAT, events(ENDED) + DONE, True, id="events, the last with more"),
+        pytest.param(V1_CHAT, DONE[:-1], False, id="events, half of the last"),
+        pytest.param(V1_CHAT, DONE + b"x", False, id="events, something after it"),
+        pytest.param(V1_CHAT, b'{"done":true}', False, id="events, of the other form"),
+        pytest.param(V1_CHAT, b"", False, id="events, nothing"),
+    ],
+)
+def test_a_chunk_that_holds_the_end_is_the_last(path, chunk, last):
+    assert ends(find("POST", path)[0], chunk) is last
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -605,3 +632,20 @@ def test_what_a_real_ollama_said_of_a_command_is_never_kept(name, stream):
     assert storable(candidate(path, stream=stream), head_of_its_form, body + b"\n" * stream) == NotStorable(
         detail=Detail.INCOMPLETE
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "chunk", "last"),
+    [
+        ("/api/generate", b'{"response":"x","done":false}\n', False),
+        ("/api/generate", b'{"response":"","done":true,"done_reason":"stop"}\n', True),
+        ("/api/generate", b'{"response":"x","done":false}\n{"done":true}\n', True),
+        ("/api/chat", b'{"message":{"tool_calls":[{"function":{"arguments":{"done":true}}}]},"done":false}\n', False),
+        ("/api/chat", b'"done":true', False),
+        ("/v1/chat/completions", b'data: {"choices":[]}\n\n', False),
+        ("/v1/chat/completions", b"data: [DONE]\n\n", True),
+        ("/v1/completions", b'data: {"text":"data: [DONE]"}\n\n', False),
+    ],
+)
+def test_the_last_chunk_of_a_stream_is_known(path, chunk, last):
+    assert ends(find("POST", path)[0], chunk) is last
