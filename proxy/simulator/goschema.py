@@ -9,7 +9,6 @@ type with its own rules (a duration, `think`) ends the reading at once. Both as 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -179,9 +178,14 @@ def listed(kind: Kind, go_type: str) -> Kind:
     return read
 
 
+def fold(name: str) -> str:
+    """Fold a name letter by letter, as Go does: the long s is an s, but a sharp s is not two of them."""
+    return "".join(folded if len(folded := letter.casefold()) == 1 else letter for letter in name)
+
+
 def struct(name: str, fields: dict[str, Kind], *, package: str = "api") -> Kind:
     """A Go struct, as a dict with every field in it."""
-    folded = {field.casefold(): field for field in reversed(fields)}
+    folded = {fold(field): field for field in reversed(fields)}
 
     def read(value: Value, old: Any, place: Place) -> Any:
         result = old if old is not None else {field: kind(None, None, place) for field, kind in fields.items()}
@@ -192,7 +196,7 @@ def struct(name: str, fields: dict[str, Kind], *, package: str = "api") -> Kind:
             return result
         outer = place.struct
         for member, item in value.pairs:
-            field = member if member in fields else folded.get(member.casefold())
+            field = member if member in fields else folded.get(fold(member))
             if field is None:
                 continue
             place.struct = name
@@ -227,7 +231,7 @@ def image(value: Value, old: Any, place: Place) -> Any:
         return old if old is not None else b""
     try:
         return base64.b64decode(value.replace("\r", "").replace("\n", ""), validate=True)
-    except binascii.Error:
+    except ValueError:  # also of what is not ASCII
         bad = re.search(r"[^A-Za-z0-9+/=]", value)
         if place.error is None:
             place.error = GoError(f"illegal base64 data at input byte {bad.start() if bad else len(value)}")

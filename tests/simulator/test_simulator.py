@@ -303,3 +303,15 @@ async def test_a_hanging_request_ends_with_its_client(simulator: Simulator) -> N
     connection.close()
     async with asyncio.timeout(5):
         await simulator.departed(1)
+
+
+@pytest.mark.parametrize("image", ["é", "aé==", "a", "====", "a b="])
+async def test_an_image_that_is_no_base64_is_a_400(image: str, simulator: Simulator) -> None:
+    answer = await post(simulator, "/api/generate", model="tiny", prompt="x", images=[image])
+    assert (answer.status, b"illegal base64 data at input byte" in answer.body) == (400, True)
+
+
+@pytest.mark.parametrize(("name", "known"), [("ſtream", True), ("STREAM", True), ("ﬆream", False), ("ﬅream", False)])
+async def test_names_fold_letter_by_letter(name: str, known: bool, simulator: Simulator) -> None:
+    answer = await post(simulator, "/api/generate", model="tiny", prompt="x", **{name: False})
+    assert (answer.field("Content-Type") == "application/json; charset=utf-8") is known
