@@ -315,7 +315,7 @@ async def test_an_error_that_nobody_waits_for_is_no_report(flights, reports):
         await work.begun.wait()
     work.finish()
     await landed(flight)
-    del flight
+    del flight, work  # the error's traceback holds the flight
     gc.collect()
     assert reports == []
 

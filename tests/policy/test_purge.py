@@ -106,6 +106,7 @@ def test_an_answer_is_meant_by_any_of_its_keys(keys, meant):
             {"key": "", "category": "", "namespace": ""}, Filter(key="", category="", namespace=""), id="none"
         ),
         pytest.param(ENTRY, Filter(**ENTRY), id="all"),
+        pytest.param({"category": "x" * 512}, Filter(category="x" * 512), id="a text as long as may be"),
         *(
             pytest.param({"model": spelling}, Filter(model=FULL), id=f"the model as {spelling}")
             for spelling in ("tiny", "TINY", "tiny:latest", "library/tiny", FULL, FULL.upper())

@@ -75,6 +75,14 @@ def cc(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
             ((b"X-Cache-Namespace", b"\xc3\xa9\xff"),), Directives(namespace="Ã©ÿ"), id="its bytes one by one"
         ),
         pytest.param(
+            ((b"X-Cache-Namespace", b"n" * 128),), Directives(namespace="n" * 128), id="a namespace of 128 bytes"
+        ),
+        pytest.param(
+            ((b"X-Cache-Namespace", b"n" * 129),),
+            Directives(namespace="sha256:0bf2917cc7e3d671a8cb2cea35cfffbc6586cfda9f0ae830a6e1f2295b74fc8c"),
+            id="a longer one by its hash",
+        ),
+        pytest.param(
             (*cc(b"no-store"), (b"X-Cache-TTL", b"5")), Directives(no_store=True, ttl=5), id="no-store with a ttl"
         ),
     ],
