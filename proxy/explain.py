@@ -11,7 +11,7 @@ from typing import Any, Final
 from proxy.fetch import Listing, Neighbours, Question
 from proxy.finder import Finder
 from proxy.marking import Marking
-from proxy.policy import classify, embeddings, endpoints, fields
+from proxy.policy import classify, embeddings, endpoints, fields, names
 from proxy.policy.classify import Bypass
 from proxy.policy.marks import differing
 from proxy.policy.messages import Description, Request
@@ -60,7 +60,7 @@ class Explainer:
         if question is None:
             return about | {"candidate": False, "detail": Detail.NO_DIGEST.value}
         question, outcome = await self._finder.find(question)
-        about |= {"candidate": True, "model": question.identity.model, "key": question.key}
+        about |= {"candidate": True, "model": names.short(question.identity.model), "key": question.key}
         if question.listing is not None:
             about["items"] = {"known": question.listing.known_texts, "of": question.texts}
         if question.generation is None:
@@ -75,13 +75,13 @@ class Explainer:
     async def _nearest(self, question: Question) -> dict[str, Any]:
         """Say which entry came nearest, where that can be said."""
         if not self._marking.on:
-            return {"nearest": None, "note": "set OCP_EXPLAIN to have the fields of entries compared"}
+            return {"nearest": None, "note": "set OCP_EXPLAIN=true to have the fields of entries compared"}
         found = await self._search(question)
         about: dict[str, Any] = {"nearest": None, "searched": found.searched, "complete": found.complete}
         if found.entry is not None:
             about["nearest"] = {
                 "key": found.entry.key,
-                "model": found.entry.model,
+                "model": names.short(found.entry.model),
                 "operation": found.entry.operation,
                 "age": max(0, int(self._clock.now() - found.entry.stored_at)),
                 "differs": list(found.differs),

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from proxy.policy import purge
+from proxy.policy import names, purge
 from proxy.policy.fields import with_host
 from proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first
 from proxy.policy.purge import Filter, Purges
@@ -134,8 +134,8 @@ class CacheRoutes:
         return json(await self._explained(request, asked))
 
     def _shown(self, entry: Description) -> dict[str, Any]:
-        """Show an entry: times are seconds, `storedAt` Unix time, `size` the bytes of its body."""
-        told = {name: getattr(entry, name) for name in _SHOWN}
+        """Show an entry: times are seconds, `storedAt` Unix time, `size` bytes of its body."""
+        told = {name: getattr(entry, name) for name in _SHOWN} | {"model": names.short(entry.model)}
         age = max(0, int(self._clock.now() - entry.stored_at))
         return {_camel(name): value for name, value in told.items()} | {"age": age, "ttl": entry.lifetime - age}
 

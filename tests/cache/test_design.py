@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 
@@ -269,6 +269,14 @@ async def test_a_change_that_ended_badly_is_looked_at_all_the_same(
             pass
 
 
+async def test_a_pull_that_brought_something_new_is_seen_at_once(proxy: Proxy, simulator: Simulator) -> None:
+    before = await generate(proxy)
+    simulator.models.publish("tiny")
+    assert (await post(proxy.url, "/api/pull", {"model": "tiny"})).status == 200
+    after = await generate(proxy)
+    assert (after.field("X-Cache"), after.body == before.body) == ("MISS", False)
+
+
 class Held:
     """Holds looks at the models back after Ollama has answered them, so that they tell what was so before."""
 
@@ -470,18 +478,17 @@ async def test_what_no_cache_asked_for_takes_the_place_of_what_was_kept(redis_se
             assert json.loads(answer.body)["response"] == response
 
 
-@pytest.mark.parametrize("path", ROUTES)
-async def test_lifetimes_are_those_that_are_set_or_asked_for(path: str, simulator: Simulator) -> None:
-    usual = 11 if path == "/api/generate" else 22
+@pytest.mark.parametrize("path", ["/api/generate", "/api/embeddings", "/v1/embeddings"])
+@pytest.mark.parametrize(("asked", "followed"), [("33", True), ("34", False), ("5s", False), ("-1", False)])
+async def test_lifetimes_are_those_that_are_set_or_asked_for(
+    path: str, asked: str, followed: bool, simulator: Simulator
+) -> None:
+    ttl = 33 if followed else 11 if path == "/api/generate" else 22
+    remark = "" if followed else "; detail=ttl-ignored"
     async with proxy_before(simulator.url, ttl_completion=11, ttl_embedding=22, max_ttl=33) as proxy:
-        for asked, ttl, remark in (("33", 33, ""), ("34", usual, "; detail=ttl-ignored"), ("5s", usual, "; detail=ttl-ignored")):  # fmt: skip
-            await ask(proxy.url, "POST", "/api/cache/clear")
-            answer = await post(proxy.url, path, ROUTES[path], X_Cache_TTL=asked)
-            assert said(answer).startswith(f"fwd=miss; stored; ttl={ttl}")
-            again = await post(proxy.url, path, ROUTES[path], X_Cache_TTL=asked)
-            estimated = path == "/api/embed"  # a list of two; what is estimated is said first
-            assert said(again) == f"hit; ttl={ttl}" + ("; detail=estimated-usage" if estimated else remark)
-            assert estimated or said(answer) == f"fwd=miss; stored; ttl={ttl}{remark}"
+        first, again = [await asking(proxy, path, X_Cache_TTL=asked) for _ in range(2)]
+        assert said(first) == f"fwd=miss; stored; ttl={ttl}{remark}"
+        assert said(again) == f"hit; ttl={ttl}{remark}"
 
 
 async def test_the_categories_of_entries_are_bounded(proxy: Proxy) -> None:
@@ -704,31 +711,58 @@ async def test_a_generation_that_was_evicted_costs_misses_and_revives_nothing(
 async def test_of_two_who_find_no_generation_the_first_one_names_it(
     monkeypatch: pytest.MonkeyPatch, proxy: Proxy, redis_server: RedisServer
 ) -> None:
-    client, store = redis_server.client(), proxy.running.store
-    redis: Any = store._redis  # type: ignore[attr-defined]
-    real, others = redis.set, b"b" * 32
+    client, store, others = redis_server.client(), cast("Any", proxy.running.store), b"b" * 32
+    real = store._redis.set
 
     async def after_another(name: str, *arguments: Any, **options: Any) -> Any:
         if name == GENERATION:
             client.set(GENERATION, others, nx=True)
         return await real(name, *arguments, **options)
 
-    monkeypatch.setattr(redis, "set", after_another)
+    monkeypatch.setattr(store._redis, "set", after_another)
     client.delete(GENERATION)
     assert (await generate(proxy)).field("X-Cache") == "MISS"
     assert (await generate(proxy)).field("X-Cache") == "HIT"
     assert client.get(GENERATION) == others
 
 
-async def test_what_a_clear_leaves_behind_is_unlinked(proxy: Proxy, redis_server: RedisServer) -> None:
-    client = redis_server.client()
+async def test_a_clear_unlinks_in_the_background_and_only_what_is_ours(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, redis_server: RedisServer
+) -> None:
+    client, store, may_go = redis_server.client(), cast("Any", proxy.running.store), asyncio.Event()
+    unlink = store._redis.unlink
+
+    async def late(*names: bytes) -> int:
+        await may_go.wait()
+        return int(await unlink(*names))
+
+    monkeypatch.setattr(store._redis, "unlink", late)
     client.set("of someone else", "stays")
     for path, body in ROUTES.items():
         await post(proxy.url, path, body)
     await eventually(proxy, 4)
-    await ask(proxy.url, "POST", "/api/cache/clear")
+    assert {name.startswith(b"ocp:1:") for name in client.keys("*") if name != b"of someone else"} == {True}
+    assert json.loads((await ask(proxy.url, "POST", "/api/cache/clear")).body) == {"cleared": 4}
+    assert await keys(proxy) == 0
+    assert len(client.keys("ocp:1:e:*")) == 4
+    may_go.set()
     await until(lambda: not client.keys("ocp:1:e:*"))
     assert client.get("of someone else") == b"stays"
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_lookup_reads_the_generation_and_the_entries_in_one_command(
+    path: str, proxy: Proxy, redis_server: RedisServer
+) -> None:
+    def read() -> list[int]:
+        told = redis_server.client().info("commandstats")
+        return [told.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("mget", "get")]
+
+    await asking(proxy, path)
+    await eventually(proxy, 2 if path == "/api/embed" else 1)
+    (many, one) = read()
+    assert (await asking(proxy, path)).field("X-Cache") == "HIT"
+    assert read() == [many + 1, one]
 
 
 CONNECTED = "Connected to Redis"
@@ -755,7 +789,6 @@ async def test_the_redis_of_the_environment_comes_before_a_private_one(
 async def test_a_private_store_is_bounded_forgets_the_oldest_and_keeps_nothing_on_disk(simulator: Simulator) -> None:
     async with proxy_before(simulator.url, store="auto", private_redis_bytes=20 << 20) as proxy:
         assert "Store: private " in proxy.log.getvalue()
-        redis: Any = proxy.running.store._redis  # type: ignore[attr-defined]
         wanted = {
             "port": "0",
             "maxmemory": str(20 << 20),
@@ -763,9 +796,8 @@ async def test_a_private_store_is_bounded_forgets_the_oldest_and_keeps_nothing_o
             "save": "",
             "appendonly": "no",
         }
-        assert await redis.config_get(*wanted) == wanted or {
-            (name.decode(), value.decode()) for name, value in (await redis.config_get(*wanted)).items()
-        } == set(wanted.items())
+        store: Any = proxy.running.store
+        assert await store._redis.config_get(*wanted) == wanted
 
 
 async def test_where_no_server_can_be_had_it_is_memory_and_no_word_of_redis(

@@ -73,7 +73,7 @@ async def test_an_entry_is_described_without_a_word_of_it(either: Proxy) -> None
         "status": 200,
         "lifetime": 3600,
         "operation": "generate",
-        "model": "registry.ollama.ai/library/tiny:latest",
+        "model": "tiny:latest",
         "category": "code",
         "namespace": "team",
         "promptTokens": document["prompt_eval_count"],

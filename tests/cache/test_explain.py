@@ -48,7 +48,7 @@ async def test_a_miss_and_then_a_hit_with_the_key_of_the_real_request(proxy: Pro
         "operation": "generate",
         "policy": "always",
         "candidate": True,
-        "model": "registry.ollama.ai/library/tiny:latest",
+        "model": "tiny:latest",
         "key": missed["key"],
         "result": "miss",
         "fwd": "miss",
