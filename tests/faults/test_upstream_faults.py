@@ -118,7 +118,8 @@ async def test_what_is_no_good_answer_is_passed_on_or_a_502_and_never_kept(
     inference = {path for path, _ in QUESTIONS}
     async with proxy_before(simulator.url, redis_url=redis_server.url, **settings) as proxy:
         simulator.fault = lambda seen: fault if seen.target in inference else None
-        for path, body in QUESTIONS * 2:
+        asked = [row for row in QUESTIONS if fault is not Fault.ERROR_LINE or "embed" not in row[0]]
+        for path, body in asked * 2:
             answer = await post(proxy, path, body)
             if fault is Fault.ERROR_LINE and answer.status == 200:
                 assert b"[DONE]" not in answer.body
