@@ -20,15 +20,15 @@ from proxy.tasks import Tasks
 T = TypeVar("T")
 
 
-PATIENCE: Final = 1.0
-"""Seconds that a reader may hold up others who share its answer."""
+PATIENCE: Final = 5.0
+"""Seconds for which a reader that takes nothing may hold up others who share its answer."""
 
 
 @dataclass(slots=True, eq=False)
 class Seat:
     """One client's place; `position` counts the chunks of a flowing answer that it has taken.
 
-    `delay` is how many seconds it has held up others; one that is `late` has done so for too long, and gets no more.
+    `delay` is how many seconds it has held up others and taken nothing; one that is `late` gets no more.
     """
 
     position: int = 0
@@ -148,7 +148,7 @@ class Tail:
     """An answer that is still coming, read at the pace of its slowest reader.
 
     At most `limit` bytes wait for that one; while it is kept `whole`, all of them do, for those who will join. A reader
-    that holds up others who are waiting is left behind. `seats` is the flight's own set of readers.
+    that takes nothing and holds up others is left behind. `seats` is the flight's own set of readers.
     """
 
     def __init__(self, limit: int, seats: set[Seat], *, whole: bool) -> None:
@@ -218,6 +218,7 @@ class Tail:
             while not seat.late and (offset := seat.position - self._first) < len(self._chunks):
                 chunk = self._chunks[offset]
                 seat.position += 1
+                seat.delay = 0.0
                 self.trim()
                 yield chunk
             if seat.late:

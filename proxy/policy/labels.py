@@ -19,8 +19,8 @@ class Labels:
             self.of(name)
 
     def of(self, name: str) -> str:
-        """Give the label for a name; nothing is its own label."""
-        if not name or name in self._names:
+        """Give the label for a name; nothing is its own label, and so is what all others are called."""
+        if name in ("", REST) or name in self._names:
             return name
         if len(self._names) >= self._limit:
             return REST

@@ -33,7 +33,8 @@ def canonical(name: str) -> str | None:
 
 def short(name: str) -> str:
     """Give a model's name as Ollama lists it, `model:tag`; a spelling that is not understood stays as it is."""
-    return (canonical(name) or name).removeprefix("registry.ollama.ai/").removeprefix("library/")
+    full = canonical(name)
+    return name if full is None else full.removeprefix("registry.ollama.ai/").removeprefix("library/")
 
 
 def is_remote(name: str) -> bool:

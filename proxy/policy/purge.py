@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from proxy.policy import names
 from proxy.policy.messages import Description
+from proxy.policy.reuse import namespace
 
 _REMEMBERED: Final = 1000
 _MAX_TEXT: Final = 512
@@ -48,14 +49,18 @@ def read(document: Any) -> Filter:
     """Give the filter that a JSON object says; raises ValueError with one line for whoever sent it."""
     if not isinstance(document, dict) or not set(document) <= set(NAMES):
         raise ValueError(f"filters are any of {', '.join(NAMES)}, as a JSON object or in the query")
-    if not all(isinstance(value, str) and len(value) <= _MAX_TEXT for value in document.values()):
-        raise ValueError(f"every filter must be a text of at most {_MAX_TEXT} characters")
-    model = document.get("model")
-    if model is not None:
-        model = names.canonical(model)
-        if model is None:
+    if not all(isinstance(value, str) for value in document.values()):
+        raise ValueError("every filter must be a text")
+    read = dict(document)
+    if "namespace" in read:  # entries know a long one by its hash
+        read["namespace"] = namespace(read["namespace"].encode("latin-1", "replace"))
+    if "model" in read:
+        read["model"] = names.canonical(read["model"])
+        if read["model"] is None:
             raise ValueError("model is no name of a model")
-    return Filter(**(document | {"model": model}))
+    if any(len(value) > _MAX_TEXT for value in read.values()):
+        raise ValueError(f"no filter is longer than {_MAX_TEXT} characters")
+    return Filter(**read)
 
 
 def _shared(operation: str) -> str:

@@ -59,14 +59,14 @@ def directives(fields: Fields, *, max_ttl: int) -> Directives:
         ttl=ttl,
         ttl_ignored=ttl_ignored,
         category=category.decode() if _CATEGORY.fullmatch(category) else "other" if category else "",
-        namespace=_namespace(first(fields, b"x-cache-namespace") or b""),
+        namespace=namespace(first(fields, b"x-cache-namespace") or b""),
     )
 
 
 _RELEVANT: Final = OWN_REQUEST_FIELDS | {b"cache-control", b"pragma"}
 
 
-def _namespace(value: bytes) -> str:
+def namespace(value: bytes) -> str:
     """Give the namespace; a long one by its hash, since every entry names it."""
     return value.decode("latin-1") if len(value) <= _MAX_NAMESPACE else "sha256:" + sha256(value).hexdigest()
 

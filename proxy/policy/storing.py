@@ -138,14 +138,13 @@ def _all_objects(parts: Iterable[bytes]) -> list[dict[str, Any]]:
 
 def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
     """Judge an answer in OpenAI's form, whole or in parts: it has an end, and one that is no accident."""
-    ends = [
-        reason
+    reasons = [
+        _member(choice, "finish_reason")
         for document in documents
         if isinstance(choices := document.get("choices"), list)
         for choice in choices
-        if (reason := _member(choice, "finish_reason")) is not None
     ]
-    if len(ends) != 1 or ends[0] not in _FINISHED:
+    if not reasons or reasons[-1] not in _FINISHED or any(reason is not None for reason in reasons[:-1]):
         return NotStorable(detail=Detail.INCOMPLETE)
     told = [usage for document in documents if (usage := document.get("usage")) is not None]
     usage = told[-1] if told else None  # CompleteWriter puts zeros into every part but the last

@@ -355,8 +355,9 @@ async def test_max_age_does_not_join_a_stream_that_may_have_begun_long_ago(simul
         assert [(await task).field("X-Cache") for task in (first, second)] == ["MISS", "MISS"]
 
 
-async def test_one_that_does_not_read_does_not_stop_the_others() -> None:
-    """Beyond what is kept, the slowest reader sets the pace, but not for long."""
+async def test_one_that_does_not_read_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what is kept, the slowest reader sets the pace, but only while it reads."""
+    monkeypatch.setattr("proxy.flights.PATIENCE", 0.5)
     count, begins = 400, asyncio.Event()
 
     async def script(talk: Conversation) -> None:

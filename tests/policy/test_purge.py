@@ -4,6 +4,7 @@ import pytest
 
 from proxy.policy.messages import Description
 from proxy.policy.purge import NAMES, Filter, Purges, read
+from proxy.policy.reuse import directives
 
 FULL = "registry.ollama.ai/library/tiny:latest"
 ENTRY = {"key": "k1", "model": FULL, "operation": "generate", "category": "batch", "namespace": "team"}
@@ -121,7 +122,7 @@ def test_a_filter_is_read(document, expected):
 
 
 A_TEXT, AN_OBJECT, A_MODEL = (
-    "every filter must be a text of at most 512 characters",
+    "every filter must be a text",
     "filters are any of model, operation, category, namespace, key, as a JSON object or in the query",
     "model is no name of a model",
 )
@@ -135,7 +136,7 @@ A_TEXT, AN_OBJECT, A_MODEL = (
         pytest.param({"model": "tiny", "size": "1"}, AN_OBJECT, id="one of two"),
         pytest.param({"MODEL": "tiny"}, AN_OBJECT, id="in another case"),
         *(pytest.param({name: None}, A_TEXT, id=f"{name} is null") for name in NAMES),
-        pytest.param({"category": "x" * 513}, A_TEXT, id="a long text"),
+        pytest.param({"category": "x" * 513}, "no filter is longer than 512 characters", id="a long text"),
         *(pytest.param({"key": value}, A_TEXT, id=f"key is {value!r}") for value in (1, True, [], ["k"], {})),
         pytest.param({"key": "k", "category": 1}, A_TEXT, id="the second of two"),
         *(
@@ -179,3 +180,11 @@ def test_where_a_purge_is_forgotten_everything_is_meant():
     assert purges.since(2) == named(*map(str, range(2, 1002)))
     assert purges.since(1001) == named("1001")
     assert purges.since(1002) == ()
+
+
+@pytest.mark.parametrize("length", [128, 129, 5000])
+def test_a_namespace_is_meant_however_long_it_is(length):
+    wishes = directives(((b"X-Cache-Namespace", b"n" * length),), max_ttl=1)
+    purge = read({"namespace": "n" * length})
+    assert purge.means_any(("k",), "m", "generate", "", wishes.namespace)
+    assert not purge.means_any(("k",), "m", "generate", "", "n")

@@ -440,7 +440,6 @@ def events(*documents: object) -> bytes:
             events(OPEN | {"usage": NO_USAGE}, ENDED | {"usage": NO_USAGE}, USAGE), (7, 3), id="zeros before it"
         ),
         pytest.param(events(OPEN, ENDED | {"usage": None}), (None, None), id="usage that is null"),
-        pytest.param(events(OPEN, USAGE | ENDED, OPEN | {"usage": None}), (7, 3), id="null after it"),
         *(
             pytest.param(events(OPEN, {"choices": [{"finish_reason": reason}]}), (None, None), id=reason)
             for reason in ("length", "tool_calls")
@@ -649,3 +648,18 @@ def test_what_a_real_ollama_said_of_a_command_is_never_kept(name, stream):
 )
 def test_the_last_chunk_of_a_stream_is_known(path, chunk, last):
     assert ends(find("POST", path)[0], chunk) is last
+
+
+@pytest.mark.parametrize("reasons", [["stop", None], ["stop", "stop"], [None], [], ["load"], [["stop"]]], ids=str)
+def test_an_answer_has_one_end_and_it_is_the_last(reasons):
+    endpoint = find("POST", "/v1/chat/completions")[0]
+    candidate = Candidate(endpoint=endpoint, model="m", document={}, items=1)
+    head = ResponseHead(status=200, reason="OK", fields=((b"Content-Type", b"application/json"),))
+    body = json.dumps({"choices": [{"finish_reason": reason} for reason in reasons]}).encode()
+    assert storable(candidate, head, body) == NotStorable(detail=Detail.INCOMPLETE)
+    parts = b"".join(
+        b"data: %b\n\n" % json.dumps({"choices": [{"finish_reason": reason}]}).encode() for reason in reasons
+    )
+    stream = Candidate(endpoint=endpoint, model="m", document={}, items=1, stream=True)
+    head = ResponseHead(status=200, reason="OK", fields=((b"Content-Type", b"text/event-stream"),))
+    assert storable(stream, head, parts + b"data: [DONE]\n\n") == NotStorable(detail=Detail.INCOMPLETE)
