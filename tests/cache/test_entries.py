@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.simulator import Simulator
+from proxy.simulator import Behaviour, Simulator
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
@@ -300,3 +300,45 @@ async def test_a_long_namespace_separates_and_takes_no_room(either: Proxy) -> No
     found = {entry["namespace"] for entry in await entries(either)}
     assert len(found) == 3
     assert max(map(len, found)) == 128
+
+
+async def test_a_purge_of_one_item_drops_the_list_that_is_on_its_way(either: Proxy, simulator: Simulator) -> None:
+    await post(either.url, "/api/embed", {"model": "all-minilm", "input": "a"})
+    (item,) = await entries(either)
+    simulator.gate.close()
+    body = {"model": "all-minilm", "input": ["a", "b"]}
+    asking = asyncio.create_task(post(either.url, "/api/embed", body, Cache_Control="no-cache"))
+    await simulator.arrived(2)
+    assert await clear(either, key=item["key"]) == 1
+    simulator.gate.open()
+    assert (await asking).field("Cache-Status") == "ollama-cache-proxy; fwd=request; detail=purged"
+    assert await entries(either) == []
+
+
+async def test_each_clear_begins_a_generation_that_nobody_can_guess(proxy: Proxy, redis_server: RedisServer) -> None:
+    tokens = set()
+    for _ in range(3):
+        assert await clear(proxy) == 0
+        tokens.add(redis_server.client().get("ocp:1:generation"))
+    assert len(tokens) == 3
+    assert {len(bytes.fromhex(token.decode())) for token in tokens} == {16}
+
+
+async def test_the_items_of_a_list_share_the_time_that_it_took(redis_server: RedisServer) -> None:
+    async with Simulator(Behaviour(embedding_delay=0.4)) as simulator:
+        async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+            await post(proxy.url, "/api/embed", {"model": "all-minilm", "input": list("abcd")})
+            await until(lambda: len(redis_server.client().keys("ocp:1:e:*")) == 4)
+            took = [entry["took"] for entry in await entries(proxy)]
+            assert sum(took) >= 0.4
+            assert max(took) == min(took) <= sum(took) / 3
+
+
+async def test_a_single_vector_has_the_limit_of_lists(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, max_entry_bytes=1024) as proxy:
+        body = {"model": "all-minilm", "prompt": "a"}
+        assert [(await post(proxy.url, "/api/embeddings", body)).field("X-Cache") for _ in range(2)] == ["MISS", "HIT"]
+    async with proxy_before(simulator.url, max_list_bytes=1024) as proxy:
+        for _ in range(2):
+            answer = await post(proxy.url, "/api/embeddings", body)
+            assert answer.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=answer-too-large"
