@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate test check lint types unit bench clients format lock clean
+.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench clients format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,6 +57,15 @@ types: install-dev
 
 unit: install-dev
 	$(BIN)/pytest $(ARGS)
+
+faults: install-dev ## Run the fault matrix and print what each fault costs
+	$(BIN)/pytest tests/faults --table -p no:cacheprovider $(ARGS)
+
+soak: install-dev ## Load it for three minutes and check every body (options: make soak ARGS="--minutes 1")
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+chaos: install-dev ## Draw 200 faults under load (options: make chaos ARGS="--seed 7")
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 bench: install ## Measure: statistics and clearing beside a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)

@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--ollama", metavar="URL", help="also hold the proxy against a real Ollama with the recorded models"
     )
+    parser.addoption("--table", action="store_true", help="print the fault matrix; every row of it has to hold")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:

@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from proxy.adapters.private_redis import find_server
 from proxy.simulator import Simulator
+from tests.support.processes import Command, serve
 from tests.support.rawhttp import RawConnection, ask
 from tests.support.servers import free_port
 
 GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
-
-
-class Command:
-    """`ollama-cache-proxy serve …`, running; `lines` are what it has said so far."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._said = asyncio.Condition()
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            async with self._said:
-                self.lines.append(line.decode().rstrip())
-                self._said.notify_all()
-
-    async def line(self, wanted: Callable[[str], object]) -> str:
-        async with asyncio.timeout(20), self._said:
-            await self._said.wait_for(lambda: any(wanted(line) for line in self.lines))
-        return next(line for line in self.lines if wanted(line))
-
-    async def end(self) -> int:
-        status = await asyncio.wait_for(self.process.wait(), 20)
-        await self._reading
-        return status
-
-
-@asynccontextmanager
-async def serve(*arguments: str, environment: dict[str, str] | None = None) -> AsyncIterator[Command]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", *arguments),
-        env={**os.environ, **(environment or {})},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    command = Command(process)
-    try:
-        yield command
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await command.end()
 
 
 async def test_first_lines_then_a_hit_then_the_end(simulator: Simulator) -> None:

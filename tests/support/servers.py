@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import redis
 from proxy.adapters.private_redis import find_server
 from proxy.app import Running, bind, running
 from proxy.settings import load
+from tests.support import canary
+from tests.support.rawhttp import ask
 
 STARTS_WITHIN = 10.0
 
@@ -39,9 +42,11 @@ class RedisServer:
         binary = find_server()
         assert binary is not None, "the tests need the `server` extra, or a redis-server on the PATH"
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://:{canary.PASSWORD}@127.0.0.1:{self.port}/0"
+        self.name = f"redis://127.0.0.1:{self.port}/0"
         self._folder = tempfile.mkdtemp(prefix="ocp-test-")
-        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *arguments]
+        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self._command += ["--requirepass", canary.PASSWORD, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -89,16 +94,24 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy_before(upstream: str, **settings: Any) -> AsyncIterator[Proxy]:
-    """Run a proxy in front of `upstream`; with the memory store unless `settings` say otherwise."""
+    """Run a proxy in front of `upstream`; with the memory store unless `settings` say otherwise.
+
+    Nothing that it wrote, and nothing of its metrics and statistics at the end, may hold a secret of canary.py.
+    """
     settings.setdefault("store", "redis" if "redis_url" in settings else "memory")
     settings.setdefault("listen", "127.0.0.1:0")
     settings.setdefault("drain_timeout", 5)
     settings.setdefault("development", True)
+    settings.setdefault("admin_token", canary.TOKEN)
     loaded = load(None, {"upstream": upstream, **settings})
     log = io.StringIO()
     with bind(loaded.listen) as sock:
         async with running(loaded, sock, stream=log) as proxy:
             yield Proxy(proxy, log)
+            for path in ("/metrics", "/api/cache/stats"):
+                with suppress(OSError, asyncio.IncompleteReadError):  # the test may have ended or filled its listener
+                    canary.check((await ask(proxy.url, "GET", path)).body.decode(), path)
+    canary.check(log.getvalue(), "the log")
 
 
 def data(name: str) -> Path:

@@ -1,0 +1,108 @@
+"""The fault matrix: what may go wrong, and the figure that it may cost at most. `make faults` prints it as a table.
+
+A test measures its row with the fixture `measured`. It fails when a figure is exceeded; a time, which other work on the
+machine can stretch, when it is exceeded five times. In the table a row is judged by the figure itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SLACK = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What is measured, in which unit, and what it may be at most. What is no time is held exactly."""
+
+    at_most: float
+    unit: str
+    what: str
+
+    @property
+    def is_time(self) -> bool:
+        """Whether other work on the machine can stretch it."""
+        return self.unit in ("ms", "s")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One fault, and its figures by name."""
+
+    fault: str
+    figures: dict[str, Figure]
+
+
+MATRIX: dict[int, Row] = {
+    1: Row("Redis refuses", {"added": Figure(20, "ms", "added to a miss")}),
+    2: Row("Redis is killed under load", {"errors": Figure(0, "", "errors in 1,000")}),
+    3: Row("Redis is stopped", {"slow": Figure(5, "", "slow requests"), "wait": Figure(0.3, "s", "the slowest")}),
+    4: Row("Redis goes on", {"back": Figure(2, "s", "until it hits again")}),
+    5: Row("Redis is loading", {"added": Figure(0.2, "s", "added to a miss")}),
+    6: Row("Redis is full, or a read-only replica", {"errors": Figure(0, "", "errors")}),
+    7: Row("wrong password for Redis", {"lines": Figure(1, "", "log lines a minute")}),
+    8: Row("Redis takes no more clients, or pauses", {"wait": Figure(0.3, "s", "the slowest")}),
+    9: Row("Redis is emptied, or restarted", {"errors": Figure(0, "", "errors")}),
+    10: Row("entries are damaged", {"wrong": Figure(0, "", "wrong answers")}),
+    11: Row("requests are cancelled at random points", {"wrong": Figure(0, "", "wrong in 36,000")}),
+    12: Row("Ollama refuses", {"wait": Figure(1, "s", "until a 502"), "lost": Figure(0, "", "hits lost")}),
+    13: Row("Ollama is killed in the middle of a body", {"complete": Figure(0, "", "of 200 look complete")}),
+    14: Row("Ollama restarts, 30 times", {"lost": Figure(0, "", "of 150 lost")}),
+    15: Row("Ollama is stopped, upstream_timeout 1 s", {"late": Figure(0.5, "s", "504 after the deadline")}),
+    16: Row("Ollama answers errors and junk", {"stored": Figure(0, "", "stored")}),
+    17: Row(
+        "a client leaves during a miss or a stream",
+        {"cancel": Figure(100, "ms", "until Ollama is told"), "leaked": Figure(0, "", "connections leaked")},
+    ),
+    18: Row("the first of several equal misses leaves", {"errors": Figure(0, "", "errors")}),
+    19: Row("64 MiB to a slow reader", {"memory": Figure(20, "MB", "more memory")}),
+    20: Row(
+        "300 slow heads",
+        {"p99": Figure(50, "ms", "p99 of hits"), "late": Figure(1, "s", "closed after the deadline")},
+    ),
+    21: Row("200 abandoned waits", {"wait": Figure(50, "ms", "the next request")}),
+    22: Row("out of file descriptors", {"lines": Figure(1, "", "log lines a second")}),
+    23: Row("SIGTERM under load", {"lost": Figure(0, "", "lost")}),
+    24: Row("the proxy is killed", {"gone": Figure(2, "s", "until its private store is gone")}),
+    25: Row("models are pulled and created anew", {"stale": Figure(0, "", "stale answers")}),
+    26: Row("clear while stores are in flight", {"stale": Figure(0, "", "stale answers")}),
+    27: Row("a gzip bomb of 1 GiB", {"memory": Figure(20, "MB", "more memory")}),
+    28: Row("20 bodies of 99 MiB at once", {"memory": Figure(256, "MB", "more memory")}),
+    29: Row("everything is evicted", {"revived": Figure(0, "", "cleared entries that came back")}),
+}
+
+
+@dataclass(slots=True)
+class Table:
+    """The worst that was measured for each figure, and how often it was."""
+
+    worst: dict[tuple[int, str], float] = field(default_factory=dict)
+    times: dict[tuple[int, str], int] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
+
+    def measured(self, row: int, name: str, value: float) -> None:
+        """Take a measurement in; fails when it is out of all bounds."""
+        figure = MATRIX[row].figures[name]
+        place = (row, name)
+        self.worst[place] = max(value, self.worst.get(place, value))
+        self.times[place] = self.times.get(place, 0) + 1
+        limit = figure.at_most * (SLACK if figure.is_time else 1)
+        assert value <= limit, f"row {row}: {figure.what}: {value:g} {figure.unit}, at most {limit:g}"
+
+    def lines(self) -> tuple[list[str], bool]:
+        """Give the table as text, and whether every row of it holds."""
+        lines = [f"{'#':>2}  {'fault':<43} {'measured':<32} {'worst':>12} {'figure':>10}  times"]
+        well = True
+        for number, row in MATRIX.items():
+            for name, figure in row.figures.items():
+                place = (number, name)
+                worst = self.worst.get(place)
+                holds = worst is not None and worst <= figure.at_most and number not in self.failed
+                well &= holds
+                value = "not run" if worst is None else f"{worst:.3g} {figure.unit}"
+                limit, times = f"{figure.at_most:g} {figure.unit}", self.times.get(place, 0)
+                verdict = "holds" if holds else "FAILS"
+                lines.append(
+                    f"{number:>2}  {row.fault:<43} {figure.what:<32} {value:>12} {limit:>10} {times:>6}  {verdict}"
+                )
+        return lines, well
