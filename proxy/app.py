@@ -254,6 +254,8 @@ def _rules(settings: Settings, *, loopback: bool) -> Rules:
         max_request_bytes=settings.max_request_bytes,
         max_entry_bytes=settings.max_entry_bytes,
         max_list_bytes=settings.max_list_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
+        max_misses=settings.max_misses,
         linger=settings.linger,
         epoch=settings.epoch,
         guard_host=loopback,

@@ -14,7 +14,7 @@ class Source(Enum):
 
 
 class ProxyError(Exception):
-    """Ollama could not be asked, or did not answer: 502 or 504 with `message` as JSON, where a head can still be sent.
+    """There is no answer of Ollama's: 502, 504 or 408 with `message` as JSON, where a head can still be sent.
 
     The message never holds anything of a request.
     """
@@ -28,6 +28,11 @@ class ProxyError(Exception):
 
 class ClientLeft(Exception):  # noqa: N818 - it is an event in a connection's life, not an error of anyone
     """The client closed, stalled or broke its request; there is no one to answer."""
+
+
+def stalled(seconds: float) -> ProxyError:
+    """Give the error for a client that sent no more of its request for `seconds`: 408 (RFC 9110, section 15.5.9)."""
+    return ProxyError(Source.CLIENT, 408, f"no more of the request came within {seconds:g} s (body_timeout)")
 
 
 def unreachable(message: str) -> ProxyError:

@@ -17,7 +17,8 @@ from proxy.fetch import Fetched, Flowing, Neighbours, Question, Whole
 from proxy.finder import Finder
 from proxy.flights import Flight, Flights, Seat
 from proxy.lists import ListFetcher
-from proxy.policy import classify, endpoints, fields
+from proxy.policy import classify, document, endpoints, fields
+from proxy.policy.buffers import Buffers, Hold
 from proxy.policy.classify import Bypass, Candidate
 from proxy.policy.endpoints import Endpoint, Policy
 from proxy.policy.labels import Labels
@@ -29,6 +30,7 @@ from proxy.ports import NOTHING, Client, Exchange, Saved
 from proxy.streams import StreamFetcher
 
 _SERVER_ERROR: Final = 500
+_UNAVAILABLE: Final = 503
 _MAX_NAME: Final = 80
 _MAX_CATEGORIES: Final = 32
 
@@ -37,10 +39,11 @@ _MAX_CATEGORIES: Final = 32
 class Course:
     """How an exchange goes, noted as it becomes known: whoever leaves in the middle leaves a true account.
 
-    `cache` is None until it is decided. See `ports.Exchange`.
+    `cache` is None until it is decided, `hold` counts what the exchange holds in memory. See `ports.Exchange`.
     """
 
     client: Client
+    hold: Hold
     cache: CacheStatus | None = None
     status: int = 0
     model: str = ""
@@ -73,14 +76,16 @@ class Exchanges:
         self._streams = StreamFetcher(neighbours)
         self._flights: Flights[Fetched] = Flights(neighbours.tasks)
         self._categories = Labels(_MAX_CATEGORIES)
+        self._buffers = Buffers(neighbours.rules.max_buffered_bytes)
 
     async def serve(self, request: Request, client: Client) -> None:
         """Answer one request, and observe how that went, however it ends."""
         begun = self._clock.monotonic()
         endpoint, exact = endpoints.find(request.method, request.target)
-        course, ended = Course(client=client), False
+        course, ended = Course(client=client, hold=self._buffers.hold()), False
         try:
-            await self._answer(endpoint, request, course, exact=exact)
+            with course.hold:
+                await self._answer(endpoint, request, course, exact=exact)
             ended = True
         except ClientLeft:
             client.abort()
@@ -136,11 +141,15 @@ class Exchanges:
         body: bytes | None = None
         found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, policy=policy, exact=exact)
         if endpoint is not endpoints.OTHER:  # what we do not know, uploads among it, is never held in memory
-            body = await course.client.body(rules.max_request_bytes)
+            try:
+                body = await course.client.body(rules.max_request_bytes, course.hold.grow)
+            except ProxyError as error:
+                await self._apologise(error, course, bypass(Detail.BODY_TIMEOUT))
+                return
         if found is None:
             found = (
-                Bypass(detail=Detail.TOO_LARGE)
-                if body is None
+                Bypass(detail=Detail.BUFFERS_FULL if course.hold.refused else Detail.TOO_LARGE)
+                if body is None or not course.hold.grow(document.weight(body))
                 else classify.by_body(endpoint, body, policy=policy, streams=rules.streams)
             )
         course.model = found.model
@@ -178,6 +187,9 @@ class Exchanges:
         course.concerns(question)
         question, found = await self._finder.find(question)
         match found:
+            case Hit(entry=entry) if not course.hold.grow(len(entry.body)):
+                full = Bypass(detail=Detail.BUFFERS_FULL, model=candidate.model)
+                await self._relay(request, body, full, course, repeatable=True)
             case Hit():
                 await self._hit(question, found, course)
             case Forward(reason=reason):
@@ -222,22 +234,30 @@ class Exchanges:
     async def _forward(self, question: Question, reason: FwdReason, course: Course) -> None:
         """Wait for the flight of this key where there is one, else start it.
 
-        After a failure those who only waited ask for themselves. What a clear or a purge has ended is not joined.
+        After a failure those who only waited ask for themselves, as do those for whose copy there is no room. What a
+        clear or a purge has ended is not joined.
         """
         name = f"{question.generation}:{question.purges}:{question.key}"
         joined = self._flights.join(name) if _joins(question) else None
         if joined is not None:
             with joined.seat() as seat:
                 answer = await _usable(joined)
-                if answer is not None:
+                if answer is not None and _fits(answer, course.hold):
                     cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=_remark(question))
                     await self._deliver(question, answer, seat, course, cache)
                     return
+        model = question.identity.model
+        if self._rules.max_misses is not None and self._flights.under_way(model) >= self._rules.max_misses:
+            text = f"{self._rules.max_misses} requests for this model are under way (max_misses)"
+            await self._refuse(course, 503, text, CacheStatus(result=Result.BYPASS, detail=Detail.BUSY))
+            return
         begun = self._clock.monotonic()
         course.cache = cache = CacheStatus(result=Result.MISS, fwd=reason)
         flight = self._flights.launch(
             name,
             lambda flight: self._work(question, flight),
+            group=model,
+            hold=course.hold,
             linger=self._rules.lingers(question.candidate.endpoint),
             alone=joined is not None,
         )
@@ -347,7 +367,8 @@ class Exchanges:
     async def _refuse(self, course: Course, status: int, message: str | None, cache: CacheStatus) -> None:
         """Send an answer of the proxy's own."""
         course.cache, course.status = cache, status
-        await course.client.send(*reply(status, message, cache, self._clock.now()))
+        later = ((b"Retry-After", b"1"),) if status == _UNAVAILABLE else ()
+        await course.client.send(*reply(status, message, cache, self._clock.now(), later))
 
 
 async def _usable(flight: Flight[Fetched]) -> Fetched | None:
@@ -357,6 +378,11 @@ async def _usable(flight: Flight[Fetched]) -> Fetched | None:
     except ProxyError:
         return None
     return answer if answer.head.status < _SERVER_ERROR else None
+
+
+def _fits(answer: Fetched, hold: Hold) -> bool:
+    """Whether there is room for another's answer beside it: a slow client keeps it for long."""
+    return isinstance(answer, Flowing) or hold.grow(sum(map(len, answer.chunks)))
 
 
 def _joins(question: Question) -> bool:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from proxy.flights import Flight, Tail
 from proxy.marking import Marking
 from proxy.policy import fields, storing
+from proxy.policy.buffers import Hold
 from proxy.policy.classify import Candidate
 from proxy.policy.embeddings import Batch, Item
 from proxy.policy.endpoints import Policy
@@ -158,24 +159,25 @@ class Fetcher:
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
             arriving = answer.chunks()
-            chunks, complete = await _collected(arriving, limit)
-            if not complete:
-                tail = flight.overflow(limit)
-                detail = Detail.ANSWER_TOO_LARGE
-                flight.publish(Flowing(head=answer.head, length=answer.length, tail=tail, detail=detail))
+            chunks, excess = await _collected(arriving, limit, flight.hold)
+            if excess is not None:
+                tail = flight.overflow(sum(map(len, chunks)))
+                flight.publish(Flowing(head=answer.head, length=answer.length, tail=tail, detail=excess))
                 await tail.feed(_resumed(chunks, arriving))
                 return None
         seconds = self._clock.monotonic() - begun
         return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
 
-    async def ask_bounded(self, question: Question, request: Request, body: bytes) -> Whole | None:
-        """Ask for something else than the caller did; None where the answer is over the limit."""
+    async def ask_bounded(
+        self, question: Question, request: Request, body: bytes, flight: Flight[Fetched]
+    ) -> Whole | Detail:
+        """Ask for something else than the caller did; gives the reason where the answer is over a limit."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(request, body, repeatable=True) as answer:
-            chunks, complete = await _collected(answer.chunks(), limit)
+            chunks, excess = await _collected(answer.chunks(), limit, flight.hold)
         seconds = self._clock.monotonic() - begun
-        return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds) if complete else None
+        return excess or Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
 
     def judged(self, question: Question, head: ResponseHead, body: bytes) -> Storable | Detail:
         """Say whether this complete answer may be kept, or why not."""
@@ -276,16 +278,18 @@ class Fetcher:
             )
 
 
-async def _collected(arriving: AsyncIterator[bytes], limit: int) -> tuple[tuple[bytes, ...], bool]:
-    """Give what came until the end or until it was over `limit` bytes, and whether that was the end."""
+async def _collected(arriving: AsyncIterator[bytes], limit: int, hold: Hold) -> tuple[tuple[bytes, ...], Detail | None]:
+    """Give what came until the end, or until it was over `limit` bytes or found no room, and which of both it was."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in arriving:
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
-            return tuple(chunks), False
-    return tuple(chunks), True
+            return tuple(chunks), Detail.ANSWER_TOO_LARGE
+        if not hold.grow(len(chunk)):
+            return tuple(chunks), Detail.BUFFERS_FULL
+    return tuple(chunks), None
 
 
 async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

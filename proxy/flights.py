@@ -8,13 +8,15 @@ has ended, the store included, so that no request can fall between the answer an
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from proxy.errors import ProxyError, unreachable
+from proxy.policy.buffers import Hold
 from proxy.tasks import Tasks
 
 T = TypeVar("T")
@@ -41,10 +43,11 @@ class Seat:
 
 
 class Flight(Generic[T]):
-    """One upstream request and those who wait for it."""
+    """One upstream request and those who wait for it; `hold` counts what it holds in memory."""
 
-    def __init__(self, linger: float) -> None:
+    def __init__(self, linger: float, hold: Hold) -> None:
         self.joinable = True
+        self.hold = hold
         self._linger = linger
         self._seats: set[Seat] = set()
         self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -97,10 +100,10 @@ class Flight(Generic[T]):
         """Begin an answer that is handed on as it comes: who joins gets all of it, while it is within `limit` bytes."""
         return self._flow(Tail(limit, self._seats, whole=True))
 
-    def closes(self, tail: Tail) -> None:
-        """Let nobody join a stream from now on: it has outgrown its limit, or broken off."""
+    def closes(self, tail: Tail, limit: int | None = None) -> None:
+        """Let nobody join a stream from now on: it has outgrown its limit, or a smaller `limit`, or broken off."""
         self.joinable = False
-        tail.let_go()
+        tail.let_go(limit)
 
     def lingers(self, seconds: float) -> None:
         """Go on for so long when the last reader leaves: what is left to come is next to nothing."""
@@ -172,9 +175,11 @@ class Tail:
             self._first += 1
         self._wake()
 
-    def let_go(self) -> None:
-        """Keep no more than the slowest reader needs."""
+    def let_go(self, limit: int | None = None) -> None:
+        """Keep no more than the slowest reader needs, within a new `limit` where there is one."""
         self._whole = False
+        if limit is not None:
+            self._limit = limit
         self.trim()
 
     async def feed(self, chunks: AsyncIterator[bytes]) -> bool:
@@ -240,38 +245,50 @@ class Flights(Generic[T]):
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         self._current: dict[str, Flight[T]] = {}
+        self._under_way: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
         """How many clients wait in flights that were begun for others to join."""
         return sum(flight.seats for flight in self._current.values())
 
+    def under_way(self, group: str) -> int:
+        """How many flights of a group have not ended, those that nobody may join included."""
+        return self._under_way[group]
+
     def join(self, key: str) -> Flight[T] | None:
         """Give the flight for `key` that can still be joined, or None."""
         flight = self._current.get(key)
         return flight if flight is not None and flight.joinable else None
 
-    def launch(
+    def launch(  # noqa: PLR0913 - what a flight is beside its work
         self,
         key: str,
         work: Callable[[Flight[T]], Coroutine[Any, Any, None]],
         *,
+        group: str,
+        hold: Hold,
         linger: float = 0.0,
         alone: bool = False,
     ) -> Flight[T]:
         """Start a flight; others may join it under `key`, unless it flies `alone`.
 
-        A later flight of the same key takes the place of an earlier one. A ProxyError of `work` goes to those who wait.
+        `group` is what it is counted by, `hold` what it holds in memory until it lands. A later flight of the same key
+        takes the place of an earlier one. A ProxyError of `work` goes to those who wait.
         """
-        flight: Flight[T] = Flight(linger)
+        flight: Flight[T] = Flight(linger, hold.__enter__())
+        self._under_way[group] += 1
         if not alone:
             self._current[key] = flight
         task = self._tasks.spawn(_fly(flight, work), f"flight {key[:8]}")
-        task.add_done_callback(lambda _: self._land(key, flight))  # a task can be cancelled before its first step
+        land = partial(self._land, key, group, flight)
+        task.add_done_callback(lambda _: land())  # a task can be cancelled before its first step
         flight.started(task)
         return flight
 
-    def _land(self, key: str, flight: Flight[T]) -> None:
+    def _land(self, key: str, group: str, flight: Flight[T]) -> None:
+        self._under_way -= Counter((group,))
+        flight.hold.__exit__()
         if self._current.get(key) is flight:
             del self._current[key]
         flight.landed()

@@ -54,10 +54,10 @@ class ListFetcher(Fetcher):
         """Ask for some texts, and join their items with those that are known."""
         lines = _without_body_fields(question.request.fields)
         part = await self.ask_bounded(
-            question, replace(question.request, fields=lines), upstream_body(listing.batch, texts)
+            question, replace(question.request, fields=lines), upstream_body(listing.batch, texts), flight
         )
-        if part is None:
-            await self._fetch_unkept(question, flight, Detail.ANSWER_TOO_LARGE)
+        if isinstance(part, Detail):
+            await self._fetch_unkept(question, flight, part)
             return
         if part.head.status != OK:  # one bad text fails the list, and the error is about what the caller sent
             await self._fetch_unkept(question, flight, Detail.STATUS)

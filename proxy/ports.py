@@ -25,6 +25,10 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
+Room: TypeAlias = Callable[[int], bool]
+"""Whether so many bytes more may be held in memory."""
+
+
 class Client(Protocol):
     """The client's side of one exchange.
 
@@ -41,8 +45,11 @@ class Client(Protocol):
     def sent(self) -> int:
         """Bytes of the answer's body so far."""
 
-    async def body(self, limit: int) -> bytes | None:
-        """Read the whole body; None when it is larger than `limit` bytes, and then `stream` gives all of it."""
+    async def body(self, limit: int, room: Room) -> bytes | None:
+        """Read the whole body; None when it is larger than `limit` bytes or finds no `room`.
+
+        Then `stream` gives all of it. Raises ProxyError when it does not come in time.
+        """
 
     def stream(self) -> AsyncIterator[bytes] | None:
         """Give the body as it arrives, what `body` read included; None for a request without one."""

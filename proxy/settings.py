@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     max_request_bytes: Bytes = Field(8 * _MIB, description="Larger requests are passed on and not cached.")
     max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are passed on and not cached.")
     max_list_bytes: Bytes = Field(64 * _MIB, description="Larger embeddings answers are passed on and not cached.")
+    max_buffered_bytes: Bytes = Field(
+        256 * _MIB, description="What all requests and answers in memory may take; past it they are not cached."
+    )
+    max_misses: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Requests for one model under way at once; past it 503 with Retry-After. Off by default."
+    )
     epoch: str = Field("", description="Part of every key: change it when Ollama's settings or hardware change.")
     cache_generate: Caching = Field("always", description="/api/generate: what the cache does.")
     cache_embed: Caching = Field("always", description="/api/embed: what the cache does.")

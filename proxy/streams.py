@@ -9,6 +9,7 @@ from typing import Final
 from proxy.fetch import Fetched, Fetcher, Flowing, Question
 from proxy.flights import Flight
 from proxy.policy import storing
+from proxy.policy.buffers import Hold
 from proxy.policy.messages import ResponseHead, packed
 from proxy.policy.status import Detail
 from proxy.ports import Unkept
@@ -19,26 +20,35 @@ _TO_THE_END: Final = 5.0
 
 @dataclass(slots=True)
 class _Recording:
-    """The chunks so far, up to `limit` bytes in all, and the milliseconds after the request that each one came at."""
+    """The chunks so far, up to `limit` bytes in all, and the milliseconds after the request that each one came at.
+
+    `excess` says over which limit they have gone, `hold` whether there is room for them.
+    """
 
     limit: int
+    hold: Hold
+    held: int = 0
+    excess: Detail | None = None
     chunks: list[bytes] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
     size: int = 0
 
     def add(self, chunk: bytes, at: int) -> None:
-        """Take a chunk in; one that goes over the limit ends the recording."""
+        """Take a chunk in; one that goes over a limit ends the recording."""
         self.size += len(chunk)
-        if self.outgrown:
-            self.chunks.clear()
+        if self.excess is not None:
+            return
+        if self.size > self.limit:
+            self.excess = Detail.ANSWER_TOO_LARGE
+        elif not self.hold.grow(len(chunk)):
+            self.excess = Detail.BUFFERS_FULL
         else:
+            self.held += len(chunk)
             self.chunks.append(chunk)
             self.at.append(at)
-
-    @property
-    def outgrown(self) -> bool:
-        """Whether this is more than is kept."""
-        return self.size > self.limit
+            return
+        self.chunks.clear()
+        self.at.clear()
 
 
 class StreamFetcher(Fetcher):
@@ -47,7 +57,7 @@ class StreamFetcher(Fetcher):
     async def fetch_stream(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask, publish, relay, keep. Raises ProxyError where there is no head, which the flight hands on."""
         begun = self._clock.monotonic()
-        recording = _Recording(self._rules.max_answer(question.candidate.endpoint))
+        recording = _Recording(self._rules.max_answer(question.candidate.endpoint), flight.hold)
         async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
             head = answer.head
             tail = flight.stream(recording.limit)
@@ -57,8 +67,8 @@ class StreamFetcher(Fetcher):
             async def recorded() -> AsyncIterator[bytes]:
                 async for chunk in answer.chunks():
                     recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
-                    if recording.outgrown and flight.joinable:
-                        flight.closes(tail)
+                    if recording.excess is not None and flight.joinable:
+                        flight.closes(tail, recording.held)
                     elif storing.ends(question.candidate.endpoint, chunk):
                         flight.lingers(_TO_THE_END)
                     yield chunk
@@ -73,8 +83,8 @@ class StreamFetcher(Fetcher):
         self, question: Question, head: ResponseHead, recording: _Recording, took: float, *, complete: bool
     ) -> None:
         """Keep a recording that has everything; else say why not."""
-        if recording.outgrown:
-            self._left_out(question, Detail.ANSWER_TOO_LARGE)
+        if recording.excess is not None:
+            self._left_out(question, recording.excess)
             return
         if not complete:
             self._left_out(question, Detail.INCOMPLETE)

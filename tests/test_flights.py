@@ -9,7 +9,10 @@ import pytest
 
 from proxy.errors import ProxyError, Source, unreachable
 from proxy.flights import Flight, Flights, Seat, Tail
+from proxy.policy.buffers import Buffers
 from proxy.tasks import Tasks
+
+ABOUT = {"group": "tiny", "hold": Buffers(1 << 40).hold()}
 
 
 async def turns(count: int = 10) -> None:
@@ -99,7 +102,7 @@ async def test_n_equal_requests_make_one(flights, count):
     work = Work()
 
     async def client() -> str:
-        flight = flights.join("key") or flights.launch("key", work)
+        flight = flights.join("key") or flights.launch("key", work, **ABOUT)
         return await take_part(flight)
 
     clients = [asyncio.ensure_future(client()) for _ in range(count)]
@@ -113,7 +116,7 @@ async def test_n_equal_requests_make_one(flights, count):
 
 async def test_another_key_is_another_flight(flights):
     one, two = Work(), Work()
-    first, second = flights.launch("a", one), flights.launch("b", two)
+    first, second = flights.launch("a", one, **ABOUT), flights.launch("b", two, **ABOUT)
     assert flights.join("a") is first
     assert flights.join("b") is second
     assert flights.join("c") is None
@@ -126,7 +129,7 @@ async def test_another_key_is_another_flight(flights):
 
 async def test_a_flight_is_gone_when_its_work_has_ended(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     work.finish()
     assert await take_part(flight) == "answer"
     await landed(flight)
@@ -137,7 +140,7 @@ async def test_a_flight_is_gone_when_its_work_has_ended(flights):
 
 async def test_it_can_be_joined_until_its_work_has_ended_the_store_included(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     work.may_publish.set()
     assert await take_part(flight) == "answer"
     assert flights.join("key") is flight
@@ -151,8 +154,8 @@ async def test_it_can_be_joined_until_its_work_has_ended_the_store_included(flig
 
 async def test_the_clients_that_wait_are_counted(flights):
     shared, alone = Work(), Work()
-    flight = flights.launch("key", shared)
-    apart = flights.launch("key", alone, alone=True)
+    flight = flights.launch("key", shared, **ABOUT)
+    apart = flights.launch("key", alone, alone=True, **ABOUT)
     assert flights.waiting == 0
     with flight.seat(), apart.seat():
         assert flights.waiting == 1
@@ -170,7 +173,7 @@ async def test_the_clients_that_wait_are_counted(flights):
 
 async def test_the_first_to_leave_does_not_end_it(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     first, second = flight.seat(), flight.seat()
     with second:
         with first:
@@ -183,7 +186,7 @@ async def test_the_first_to_leave_does_not_end_it(flights):
 
 async def test_the_last_to_leave_ends_it_at_once(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with ExitStack() as seats:
         for _ in range(3):
             seats.enter_context(flight.seat())
@@ -198,7 +201,7 @@ async def test_the_last_to_leave_ends_it_at_once(flights):
 
 async def test_a_client_that_is_cancelled_leaves(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     clients = [asyncio.ensure_future(take_part(flight)) for _ in range(2)]
     await work.begun.wait()
     await turns()
@@ -214,7 +217,7 @@ async def test_a_client_that_is_cancelled_leaves(flights):
 
 async def test_a_client_that_is_cancelled_takes_the_answer_from_no_other(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     clients = [asyncio.ensure_future(take_part(flight)) for _ in range(3)]
     await turns()
     clients[1].cancel()
@@ -227,7 +230,7 @@ async def test_a_client_that_is_cancelled_takes_the_answer_from_no_other(flights
 
 async def test_whoever_leaves_after_the_answer_ends_nothing(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
         work.may_publish.set()
         await flight.answer()
@@ -240,7 +243,7 @@ async def test_whoever_leaves_after_the_answer_ends_nothing(flights):
 
 async def test_with_a_linger_the_last_to_leave_does_not_end_it_and_it_is_finished(flights):
     work = Work()
-    flight = flights.launch("key", work, linger=600)
+    flight = flights.launch("key", work, linger=600, **ABOUT)
     with flight.seat():
         await work.begun.wait()
     assert not doomed(flight)
@@ -256,7 +259,7 @@ async def test_with_a_linger_the_last_to_leave_does_not_end_it_and_it_is_finishe
 
 async def test_after_the_linger_it_is_ended(flights):
     work = Work()
-    flight = flights.launch("key", work, linger=0.001)
+    flight = flights.launch("key", work, linger=0.001, **ABOUT)
     with flight.seat():
         await work.begun.wait()
     await work.cancelled.wait()
@@ -267,7 +270,7 @@ async def test_after_the_linger_it_is_ended(flights):
 
 async def test_whoever_joins_within_the_linger_keeps_it(flights):
     work = Work()
-    flight = flights.launch("key", work, linger=600)
+    flight = flights.launch("key", work, linger=600, **ABOUT)
     with flight.seat():
         await work.begun.wait()
     timer = flight._timer
@@ -280,7 +283,7 @@ async def test_whoever_joins_within_the_linger_keeps_it(flights):
 
 async def test_the_linger_begins_anew_with_each_last_one(flights):
     work = Work()
-    flight = flights.launch("key", work, linger=600)
+    flight = flights.launch("key", work, linger=600, **ABOUT)
     timers = []
     for _ in range(3):
         with flight.seat(), flight.seat():
@@ -297,7 +300,7 @@ async def test_the_linger_begins_anew_with_each_last_one(flights):
 async def test_an_error_goes_to_all_who_wait(flights):
     work = Work()
     work.error = ProxyError(Source.UPSTREAM_DEADLINE, 504, "late")
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     clients = [asyncio.ensure_future(take_part(flight)) for _ in range(5)]
     await turns()
     work.finish()
@@ -310,7 +313,7 @@ async def test_an_error_goes_to_all_who_wait(flights):
 async def test_an_error_that_nobody_waits_for_is_no_report(flights, reports):
     work = Work()
     work.error = unreachable("gone")
-    flight = flights.launch("key", work, linger=600)
+    flight = flights.launch("key", work, linger=600, **ABOUT)
     with flight.seat():
         await work.begun.wait()
     work.finish()
@@ -322,7 +325,7 @@ async def test_an_error_that_nobody_waits_for_is_no_report(flights, reports):
 
 async def test_a_late_error_does_not_take_the_answer_back(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     work.may_publish.set()
     assert await take_part(flight) == "answer"
     flight.fail(unreachable("late"))
@@ -334,7 +337,7 @@ async def test_work_that_ends_without_an_answer_is_an_error_to_all(flights):
     async def nothing(_flight: Flight[str]) -> None:
         return
 
-    flight = flights.launch("key", nothing)
+    flight = flights.launch("key", nothing, **ABOUT)
     clients = [asyncio.ensure_future(take_part(flight)) for _ in range(3)]
     for outcome in await asyncio.gather(*clients, return_exceptions=True):
         assert isinstance(outcome, ProxyError)
@@ -344,7 +347,7 @@ async def test_work_that_ends_without_an_answer_is_an_error_to_all(flights):
 async def test_a_fault_of_the_work_is_an_error_to_all_and_is_reported(flights, reports):
     work = Work()
     work.error = ZeroDivisionError("oops")
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     clients = [asyncio.ensure_future(take_part(flight)) for _ in range(2)]
     await turns()
     work.finish()
@@ -356,7 +359,7 @@ async def test_a_fault_of_the_work_is_an_error_to_all_and_is_reported(flights, r
 
 async def test_when_all_tasks_are_closed_those_who_wait_get_an_error(flights, tasks):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     client = asyncio.ensure_future(take_part(flight))
     await work.begun.wait()
     await tasks.close(0)
@@ -368,7 +371,7 @@ async def test_when_all_tasks_are_closed_those_who_wait_get_an_error(flights, ta
 
 async def test_work_that_is_cancelled_before_its_first_step_is_an_error_to_all(flights, reports):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     flight._task.cancel()
     with pytest.raises(ProxyError):
         await take_part(flight)
@@ -380,7 +383,7 @@ async def test_work_that_is_cancelled_before_its_first_step_is_an_error_to_all(f
 
 async def test_a_seat_taken_and_left_before_the_first_step_ends_the_flight(flights):
     work = Work()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
         pass
     assert flights.join("key") is None
@@ -394,8 +397,8 @@ async def test_a_seat_taken_and_left_before_the_first_step_ends_the_flight(fligh
 
 async def test_a_later_flight_takes_the_place_of_an_earlier(flights):
     one, two = Work(), Work()
-    first = flights.launch("key", one)
-    second = flights.launch("key", two)
+    first = flights.launch("key", one, **ABOUT)
+    second = flights.launch("key", two, **ABOUT)
     assert flights.join("key") is second
     assert under_way(flights) == 1
     one.finish()
@@ -410,9 +413,9 @@ async def test_a_later_flight_takes_the_place_of_an_earlier(flights):
 
 async def test_who_waits_for_an_earlier_flight_still_gets_its_answer(flights):
     one, two = Work(), Work()
-    first = flights.launch("key", one)
+    first = flights.launch("key", one, **ABOUT)
     with first.seat():
-        second = flights.launch("key", two)
+        second = flights.launch("key", two, **ABOUT)
         with second.seat():
             two.finish()
             assert await second.answer() == "answer"
@@ -423,7 +426,7 @@ async def test_who_waits_for_an_earlier_flight_still_gets_its_answer(flights):
 
 async def test_a_flight_alone_is_joined_by_nobody(flights):
     work = Work()
-    flight = flights.launch("key", work, alone=True)
+    flight = flights.launch("key", work, alone=True, **ABOUT)
     assert flights.join("key") is None
     assert under_way(flights) == 0
     work.finish()
@@ -432,8 +435,8 @@ async def test_a_flight_alone_is_joined_by_nobody(flights):
 
 async def test_a_flight_alone_takes_nobodys_place(flights):
     one, two = Work(), Work()
-    shared = flights.launch("key", one)
-    alone = flights.launch("key", two, alone=True)
+    shared = flights.launch("key", one, **ABOUT)
+    alone = flights.launch("key", two, alone=True, **ABOUT)
     assert flights.join("key") is shared
     two.finish()
     assert await take_part(alone) == "answer"
@@ -444,7 +447,7 @@ async def test_a_flight_alone_takes_nobodys_place(flights):
 
 async def test_a_flight_alone_ends_when_its_client_leaves(flights):
     work = Work()
-    flight = flights.launch("key", work, alone=True)
+    flight = flights.launch("key", work, alone=True, **ABOUT)
     with flight.seat():
         await work.begun.wait()
     await work.cancelled.wait()
@@ -489,7 +492,7 @@ async def read_all(tail: Tail, seat: Seat) -> bytes:
 
 
 async def test_nobody_may_join_an_answer_that_is_not_kept(flights):
-    flight = flights.launch("key", overflowing(100, Chunks(b"a" * 10, b"b" * 200, b"c")))
+    flight = flights.launch("key", overflowing(100, Chunks(b"a" * 10, b"b" * 200, b"c")), **ABOUT)
     with flight.seat() as seat:
         tail = await flight.answer()
         assert flights.join("key") is None
@@ -498,7 +501,7 @@ async def test_nobody_may_join_an_answer_that_is_not_kept(flights):
 
 async def test_every_reader_gets_every_byte_at_its_own_pace(flights):
     chunks = [bytes([number]) * 7 for number in range(60)]
-    flight = flights.launch("key", overflowing(20, Chunks(*chunks)))
+    flight = flights.launch("key", overflowing(20, Chunks(*chunks)), **ABOUT)
 
     async def client(pause: int) -> bytes:
         with flight.seat() as seat:
@@ -515,7 +518,7 @@ async def test_every_reader_gets_every_byte_at_its_own_pace(flights):
 async def test_the_slowest_reader_bounds_what_is_held(flights):
     limit, size = 100, 10
     source = Chunks(*[bytes([number]) * size for number in range(250)])
-    flight = flights.launch("key", overflowing(limit, source))
+    flight = flights.launch("key", overflowing(limit, source), **ABOUT)
     with flight.seat() as fast, flight.seat() as slow:
         tail = await flight.answer()
         slow_reader = aiter(tail.read(slow))
@@ -536,7 +539,7 @@ async def test_the_slowest_reader_bounds_what_is_held(flights):
 
 async def test_a_reader_that_leaves_frees_what_was_held_for_it(flights):
     source = Chunks(*[b"x" * 10] * 100)
-    flight = flights.launch("key", overflowing(50, source))
+    flight = flights.launch("key", overflowing(50, source), **ABOUT)
     with flight.seat() as fast:
         with flight.seat():
             tail = await flight.answer()
@@ -563,7 +566,7 @@ async def test_when_all_readers_have_left_it_is_ended_even_with_a_linger(flights
         flight.publish(tail)
         await tail.feed(chunks())
 
-    flight = flights.launch("key", work, linger=600)
+    flight = flights.launch("key", work, linger=600, **ABOUT)
     with flight.seat() as seat:
         tail = await flight.answer()
         reader = aiter(tail.read(seat))
@@ -587,7 +590,7 @@ async def test_a_reader_that_waits_wakes_when_a_chunk_comes(flights):
         flight.publish(tail)
         await tail.feed(chunks())
 
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat:
         tail = await flight.answer()
         reader = aiter(tail.read(seat))
@@ -603,7 +606,7 @@ async def test_a_reader_that_waits_wakes_when_a_chunk_comes(flights):
 
 
 async def test_whoever_begins_to_read_after_the_end_gets_everything(flights):
-    flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", b"c")))
+    flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", b"c")), **ABOUT)
     with flight.seat() as seat:
         tail = await flight.answer()
         await landed(flight)
@@ -613,7 +616,7 @@ async def test_whoever_begins_to_read_after_the_end_gets_everything(flights):
 
 async def test_an_error_reaches_every_reader_after_what_was_sent(flights):
     error = unreachable("broke off")
-    flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", error=error)))
+    flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", error=error)), **ABOUT)
 
     async def client() -> list:
         got: list = []
@@ -632,7 +635,7 @@ async def test_an_error_reaches_every_reader_after_what_was_sent(flights):
 
 async def test_a_fault_within_the_answer_is_an_error_to_its_readers_and_is_reported(flights, reports):
     fault = ZeroDivisionError("oops")
-    flight = flights.launch("key", overflowing(100, Chunks(b"a", error=fault)))
+    flight = flights.launch("key", overflowing(100, Chunks(b"a", error=fault)), **ABOUT)
     with flight.seat() as seat:
         tail = await flight.answer()
         reader = aiter(tail.read(seat))
@@ -654,7 +657,7 @@ async def test_readers_of_an_answer_whose_request_is_cancelled_get_an_error(flig
         flight.publish(tail)
         await tail.feed(chunks())
 
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat:
         tail = await flight.answer()
         reader = aiter(tail.read(seat))
@@ -666,7 +669,7 @@ async def test_readers_of_an_answer_whose_request_is_cancelled_get_an_error(flig
 
 
 async def test_an_empty_rest_ends_at_once(flights):
-    flight = flights.launch("key", overflowing(100, Chunks()))
+    flight = flights.launch("key", overflowing(100, Chunks()), **ABOUT)
     with flight.seat() as seat:
         assert await read_all(await flight.answer(), seat) == b""
 
@@ -677,7 +680,7 @@ async def test_readers_that_come_go_and_tarry_never_lose_a_byte(flights, seed):
     chunks = [rng.randbytes(rng.randrange(1, 40)) for _ in range(80)]
     limit = rng.choice([1, 30, 200, 10_000])
     largest = max(map(len, chunks))
-    flight = flights.launch("key", overflowing(limit, Chunks(*chunks)))
+    flight = flights.launch("key", overflowing(limit, Chunks(*chunks)), **ABOUT)
 
     async def client(stay: int, paces: list[int]) -> tuple[int, bytes]:
         got = b""
@@ -712,7 +715,7 @@ async def test_an_answer_that_begins_when_nobody_is_left_is_ended_even_with_a_li
         await turns(1)  # the first chance to be cancelled
         reached.set()
 
-    flight = flights.launch("key", work, linger=600)
+    flight = flights.launch("key", work, linger=600, **ABOUT)
     with flight.seat():
         pass
     left.set()
@@ -788,7 +791,7 @@ def watch(flight: Flight[Tail]) -> asyncio.Task[list]:
 
 async def test_whoever_joins_in_the_middle_of_a_stream_gets_it_from_the_beginning(flights):
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     early = watch(flight)
     work.arrive(b"a", b"b")
     await turns()
@@ -804,7 +807,7 @@ async def test_whoever_joins_in_the_middle_of_a_stream_gets_it_from_the_beginnin
 
 async def test_whoever_joins_between_the_end_of_a_stream_and_its_storing_gets_all_of_it(flights):
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     early = watch(flight)
     work.arrive(b"a", b"b")
     work.end()
@@ -820,7 +823,7 @@ async def test_whoever_joins_between_the_end_of_a_stream_and_its_storing_gets_al
 
 async def test_whoever_leaves_a_stream_that_has_ended_does_not_end_its_storing(flights):
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
         work.end()
         await work.fed.wait()
@@ -832,7 +835,7 @@ async def test_whoever_leaves_a_stream_that_has_ended_does_not_end_its_storing(f
 
 async def test_whoever_leaves_a_stream_takes_nothing_from_those_who_stay_or_join(flights):
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     staying = watch(flight)
     leaving = watch(flight)
     work.arrive(b"a", b"b")
@@ -848,7 +851,7 @@ async def test_whoever_leaves_a_stream_takes_nothing_from_those_who_stay_or_join
 
 async def test_the_last_to_leave_a_stream_ends_it_even_with_a_linger(flights):
     work = Stream()
-    flight = flights.launch("key", work, linger=600)
+    flight = flights.launch("key", work, linger=600, **ABOUT)
     first, last = flight.seat(), flight.seat()
     with last as seat:
         with first:
@@ -867,7 +870,7 @@ async def test_the_last_to_leave_a_stream_ends_it_even_with_a_linger(flights):
 
 async def test_the_last_to_leave_a_stream_that_is_about_to_end_does_not_end_it(flights):
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     reader = watch(flight)
     work.arrive(b"a", b"last")
     await turns()
@@ -887,7 +890,7 @@ async def test_the_last_to_leave_a_stream_that_is_about_to_end_does_not_end_it(f
 
 async def test_a_stream_that_does_not_end_after_all_is_ended_after_its_linger(flights):
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
         await flight.answer()
         flight.lingers(0.001)
@@ -900,7 +903,7 @@ async def test_a_stream_that_does_not_end_after_all_is_ended_after_its_linger(fl
 async def test_an_error_in_the_middle_of_a_stream_reaches_all_after_what_was_sent(flights):
     work = Stream()
     error = unreachable("broke off")
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     early = [watch(flight) for _ in range(2)]
     work.arrive(b"a", b"b")
     await turns()
@@ -912,7 +915,7 @@ async def test_an_error_in_the_middle_of_a_stream_reaches_all_after_what_was_sen
 
 async def test_readers_of_a_stream_whose_request_is_cancelled_get_an_error(flights, tasks):
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     reader = watch(flight)
     work.arrive(b"a")
     await turns()
@@ -924,7 +927,7 @@ async def test_readers_of_a_stream_whose_request_is_cancelled_get_an_error(fligh
 
 async def test_nobody_may_join_a_stream_that_has_outgrown_its_limit(flights):
     work = Stream(limit=10)
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     reader = watch(flight)
     work.arrive(b"a" * 8)
     await turns()
@@ -939,7 +942,7 @@ async def test_nobody_may_join_a_stream_that_has_outgrown_its_limit(flights):
 
 async def test_a_stream_that_has_outgrown_its_limit_holds_only_what_someone_still_needs(flights):
     work = Stream(limit=1000)
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as fast, flight.seat() as slow:
         tail = await flight.answer()
         readers = [aiter(tail.read(seat)) for seat in (fast, slow)]
@@ -957,7 +960,7 @@ async def test_a_stream_that_has_outgrown_its_limit_holds_only_what_someone_stil
 
 async def test_whoever_has_a_seat_and_has_not_begun_to_read_when_a_stream_outgrows_its_limit_gets_all_of_it(flights):
     work = Stream(limit=10)
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat, flights.join("key").seat() as idle:
         tail = await flight.answer()
         work.arrive(b"a" * 8, b"b" * 8)
@@ -972,7 +975,7 @@ async def test_whoever_has_a_seat_and_has_not_begun_to_read_when_a_stream_outgro
 
 async def test_a_slow_reader_bounds_what_is_taken_after_a_stream_has_outgrown_its_limit_and_not_before(flights):
     work = Stream(limit=50)
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat:
         tail = await flight.answer()
         work.arrive(*[b"x" * 10] * 20)
@@ -994,7 +997,7 @@ async def test_a_slow_reader_bounds_what_is_taken_after_a_stream_has_outgrown_it
 
 async def test_a_stream_that_outgrows_its_limit_when_nobody_is_behind_goes_on_at_once(flights):
     work = Stream(limit=10)
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     reader = watch(flight)
     work.arrive(*[b"x" * 10] * 5)
     await turns()
@@ -1012,7 +1015,7 @@ async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byt
     chunks = [rng.randbytes(rng.randrange(1, 40)) for _ in range(80)]
     outgrown_at = rng.choice([0, 10, 40, 70, 200])
     work = Stream(limit=rng.choice([1, 30, 200]))
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
 
     def client(stay: int, paces: list[int]) -> asyncio.Task[tuple[int, bytes]]:
         place = ExitStack()
@@ -1052,7 +1055,7 @@ async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byt
 async def test_a_linger_that_runs_out_while_the_answer_is_stored_ends_nothing(flights):
     """What would be left half done is deleting an entry that was withdrawn meanwhile."""
     work = Stream()
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     reader = watch(flight)
     work.arrive(b"last")
     await turns()
@@ -1071,7 +1074,7 @@ async def test_a_linger_that_runs_out_while_the_answer_is_stored_ends_nothing(fl
 async def test_a_reader_that_holds_up_others_is_left_behind(flights, monkeypatch):
     monkeypatch.setattr("proxy.flights.PATIENCE", 0.01)
     work = Stream(limit=10)
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     reader = watch(flight)
     with flight.seat() as stalled:
         work.arrive(b"a" * 8)
@@ -1089,7 +1092,7 @@ async def test_a_reader_that_holds_up_others_is_left_behind(flights, monkeypatch
 async def test_a_slow_reader_that_holds_up_nobody_has_all_the_time(flights, monkeypatch):
     monkeypatch.setattr("proxy.flights.PATIENCE", 0.001)
     work = Stream(limit=10)
-    flight = flights.launch("key", work)
+    flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as alone:
         await flight.answer()
         flight.closes(work.tail)

@@ -18,11 +18,11 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
-from proxy.errors import ClientLeft
+from proxy.errors import ClientLeft, stalled
 from proxy.policy.fields import with_host
 from proxy.policy.messages import Request, ResponseHead
 from proxy.policy.target import split
-from proxy.ports import Client, Clock
+from proxy.ports import Client, Clock, Room
 
 Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 
@@ -35,6 +35,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
 )
+_TIMEOUT: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _NOT_IMPLEMENTED: Final = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
@@ -75,10 +76,11 @@ class _HttpClient:
         self.first_byte_at: float | None = None
         self.sent = 0
         self.ended = False
+        self._stalled = False
 
     # The request's body.
 
-    async def body(self, limit: int) -> bytes | None:
+    async def body(self, limit: int, room: Room) -> bytes | None:
         length = self._request.content_length
         if length is not None and length > limit:
             return None
@@ -86,8 +88,10 @@ class _HttpClient:
         while chunk := await self._read():
             self._held.append(chunk)
             size += len(chunk)
-            if size > limit:
+            if size > limit or not room(len(chunk)):
                 return None
+        if not room(size):  # for a moment it is there twice, and later what it says takes about as much
+            return None
         whole = b"".join(self._held)
         self._held = [whole]
         return whole
@@ -96,8 +100,9 @@ class _HttpClient:
         return self._stream() if self._held or self._request.body_exists else None
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        for chunk in self._held:
-            yield chunk
+        self._held.reverse()
+        while self._held:
+            yield self._held.pop()
         while chunk := await self._read():
             yield chunk
 
@@ -111,7 +116,11 @@ class _HttpClient:
         try:
             async with asyncio.timeout(self._listener.body_timeout):
                 return await content.readany()
-        except (TimeoutError, OSError, web.RequestPayloadError) as error:
+        except TimeoutError as error:
+            self.keep_alive = False
+            self._stalled = True
+            raise stalled(self._listener.body_timeout) from error
+        except (OSError, web.RequestPayloadError) as error:
             self.keep_alive = False
             raise ClientLeft from error
 
@@ -162,6 +171,11 @@ class _HttpClient:
         self.ended = True
         self._write(answer)
 
+    def close(self) -> None:
+        """Close after what was written, where the rest of the request is not worth waiting for."""
+        if self._stalled and self._transport is not None:
+            self._transport.close()
+
     def abort(self) -> None:
         self.keep_alive = False
         self.ended = True
@@ -207,7 +221,7 @@ class _HttpClient:
 class _Connection(web.RequestHandler):
     """One connection: aiohttp's protocol with a deadline for heads, a cap, and errors that repeat nothing."""
 
-    __slots__ = ("_counted", "_head_timer", "_listener")
+    __slots__ = ("_begun", "_counted", "_head_timer", "_listener")
 
     def __init__(self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -221,6 +235,7 @@ class _Connection(web.RequestHandler):
         self._listener = listener
         self._head_timer: asyncio.TimerHandle | None = None
         self._counted = False
+        self._begun = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -243,14 +258,23 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
         if self._request_count != before:
             self._head_came()
-        elif self._head_timer is None and self._waiter is not None and not self._waiter.done():
+            return
+        self._begun = True
+        if self._head_timer is None and self._waiter is not None and not self._waiter.done():
             self._await_head()
 
     def _await_head(self) -> None:
         loop = asyncio.get_running_loop()
-        self._head_timer = loop.call_later(self._listener.head_timeout, self.force_close)
+        self._head_timer = loop.call_later(self._listener.head_timeout, self._too_slow)
+
+    def _too_slow(self) -> None:
+        """Close; whoever had begun a head is told why (RFC 9110, section 15.5.9)."""
+        if self._begun and self.transport is not None:
+            self.transport.write(_TIMEOUT)
+        self.force_close()
 
     def _head_came(self) -> None:
+        self._begun = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -360,6 +384,7 @@ class Listener:
         finally:
             if not client.ended:
                 client.abort()
+            client.close()
             self._in_progress -= 1
             if not self._in_progress:
                 self._idle.set()

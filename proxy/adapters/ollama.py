@@ -224,7 +224,7 @@ class _Upload:
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
         self._then = _nothing
-        self.failure: ClientLeft | None = None
+        self.failure: ClientLeft | ProxyError | None = None
 
     def then(self, call: Callable[[], None]) -> None:
         """Call this when the body has been read to its end."""
@@ -236,7 +236,7 @@ class _Upload:
         try:
             async for chunk in self._body:
                 yield chunk
-        except ClientLeft as error:
+        except (ClientLeft, ProxyError) as error:
             self.failure = error
             raise
         self._then()

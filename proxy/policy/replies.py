@@ -48,7 +48,9 @@ def head(reply: Reply, now: float) -> ResponseHead:
     return ResponseHead(status=reply.status, reason=HTTPStatus(reply.status).phrase, fields=lines)
 
 
-def reply(status: int, message: str | None, cache: CacheStatus, now: float) -> tuple[ResponseHead, bytes]:
+def reply(
+    status: int, message: str | None, cache: CacheStatus, now: float, fields: Fields = ()
+) -> tuple[ResponseHead, bytes]:
     """Give head and body: `{"error": message}`, or nothing where there is no message. `now` is Unix time."""
     body = b"" if message is None else orjson.dumps({"error": message})
     kind = () if message is None else ((b"Content-Type", JSON.encode()),)
@@ -56,6 +58,7 @@ def reply(status: int, message: str | None, cache: CacheStatus, now: float) -> t
         *kind,
         (b"Date", formatdate(now, usegmt=True).encode()),
         (b"Content-Length", str(len(body)).encode()),
+        *fields,
         *about_cache(cache),
     )
     return ResponseHead(status=status, reason=HTTPStatus(status).phrase, fields=lines), body

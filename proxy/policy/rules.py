@@ -15,8 +15,9 @@ class Rules:
 
     `policies` holds what is set for an operation; `streams` says whether streams are recorded where their endpoint's
     policy allows it, `paced` whether they are replayed at the pace they had. `linger` is how long an embeddings request
-    goes on after its last client left; `epoch` is part of every key; `guard_host` applies Ollama's
-    Host rule, with this machine's `hostname` and `local_addresses`.
+    goes on after its last client left; `max_misses` bounds the misses of one model that are under way, None not at
+    all; `epoch` is part of every key; `guard_host` applies Ollama's Host rule, with this machine's `hostname` and
+    `local_addresses`.
     """
 
     policies: Mapping[str, Policy] = field(default_factory=dict)
@@ -29,6 +30,8 @@ class Rules:
     max_request_bytes: int = 8 * 1024 * 1024
     max_entry_bytes: int = 1024 * 1024
     max_list_bytes: int = 64 * 1024 * 1024
+    max_buffered_bytes: int = 256 * 1024 * 1024
+    max_misses: int | None = None
     linger: float = 60.0
     epoch: str = ""
     guard_host: bool = False

@@ -42,6 +42,7 @@ class Detail(Enum):
     COOKIE = "cookie"
     NO_STORE = "no-store"
     TOO_LARGE = "request-too-large"
+    BUFFERS_FULL = "buffers-full"
     # bypass: by what its body is
     NOT_JSON = "not-json"
     NOT_AN_OBJECT = "not-an-object"
@@ -82,6 +83,8 @@ class Detail(Enum):
     HOST = "host"
     CLIENT_LEFT = "client-left"
     LOOP = "loop"
+    BUSY = "busy"
+    BODY_TIMEOUT = "body-timeout"
     # a field of ours with a value that is not understood
     TTL_IGNORED = "ttl-ignored"
     # of a list of embeddings

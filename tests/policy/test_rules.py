@@ -25,6 +25,7 @@ def test_the_defaults_are_those_of_the_design():
     assert (rules.max_entry_bytes, rules.max_list_bytes) == (1 << 20, 64 << 20)
     assert (rules.max_ttl, rules.max_request_bytes) == (7 * 24 * 3600, 8 << 20)
     assert rules.linger == 60.0
+    assert (rules.max_buffered_bytes, rules.max_misses) == (256 << 20, None)
     assert rules.guard_host is False
     assert rules.policies == {}
     assert (rules.streams, rules.paced) == (False, False)

@@ -394,16 +394,34 @@ async def test_an_origin_that_is_the_proxy_itself_is_taken_off(simulator: Simula
     ).status == 403
 
 
-async def test_slow_heads_are_closed(simulator: Simulator) -> None:
+async def test_slow_heads_are_told_and_closed(simulator: Simulator) -> None:
+    """Who has sent nothing is told nothing: a browser connects ahead, and would take it for an answer."""
     async with proxy_before(simulator.url, head_timeout=0.05) as proxy:
-        for data in (b"", b"GET / HTTP/1.1\r\nHost: local"):
-            assert await raw(proxy.url, data) == b""
+        assert await raw(proxy.url, b"") == b""
+        for part in (b"G", b"GET / HTTP/1.1\r\nHost: local"):
+            answer = await raw(proxy.url, part)
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"\r\nConnection: close\r\n" in answer
 
 
-async def test_a_body_that_stalls_ends_in_a_reset(simulator: Simulator) -> None:
+async def test_a_kept_connection_that_begins_a_slow_head_is_told_too(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, head_timeout=0.05) as proxy, await RawConnection.open(proxy.url) as client:
+        client.send("GET", "/api/version")
+        assert (await client.answer()).status == 200
+        await asyncio.sleep(0.1)  # twice the deadline, which is not for those who ask nothing
+        client.writer.write(b"GET /api/version HT")
+        assert (await client.answer()).status == 408
+        assert await asyncio.wait_for(client.reader.read(), 10) == b""
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/chat", "/api/pull", "/api/blobs/x", "/api/cache/explain"])
+async def test_a_body_that_stalls_is_told_and_closed(path: str, simulator: Simulator) -> None:
     async with proxy_before(simulator.url, body_timeout=0.05) as proxy:
-        with pytest.raises(ConnectionResetError):
-            await raw(proxy.url, b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{")
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{{"
+        answer = await raw(proxy.url, head.encode())
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(b'{"error":"no more of the request came within 0.05 s (body_timeout)"}')
 
 
 async def test_too_many_connections_are_refused_cleanly(simulator: Simulator) -> None:
