@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +26,7 @@ from proxy.adapters.ollama import Ollama
 from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.redis_store import RedisStore
 from proxy.adapters.statistics import Statistics
+from proxy.adapters.tls import CertificateError, for_clients, towards
 from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
 from proxy.explain import Explainer
@@ -113,7 +115,10 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
     asyncio.get_running_loop().set_exception_handler(_quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
-        url = _url_of(sock)
+        tls = None
+        if settings.tls_cert is not None:
+            tls = _certified("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
+        url = _url_of(sock, "http" if tls is None else "https")
         loopback = is_loopback(sock.getsockname()[0])
         upstream_url = _upstream_url(settings, url, log)
         log.say(f"ollama-cache-proxy {__version__} listens on {url}, in front of Ollama at {upstream_url}")
@@ -124,6 +129,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             deadline=settings.upstream_timeout,
             clock=clock,
             observe=observe,
+            tls=_certified("upstream_ca", settings.upstream_ca, towards),
         )
         stack.push_async_callback(upstream.close)
         models = OllamaModels(
@@ -182,7 +188,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             max_connections=_connections(settings.max_connections, log),
             failed=lambda name: log.say(f"an error of the proxy's own ended a request: {name}", warning=True),
         )
-        await listener.start(sock)
+        await listener.start(sock, tls)
         stack.push_async_callback(listener.drain, settings.drain_timeout)
         tasks.spawn(_greet(upstream), "look for Ollama")
         yield Running(
@@ -271,14 +277,24 @@ def _own_addresses(hostname: str) -> frozenset[str]:
         return frozenset()
 
 
-def _url_of(sock: socket.socket) -> str:
+def _url_of(sock: socket.socket, scheme: str) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _certified(setting: str, path: str | None, load: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext | None:
+    """Give the TLS context of a file; raises SettingsError where it cannot be used."""
+    if path is None:
+        return None
+    try:
+        return load(path)
+    except CertificateError as error:
+        raise SettingsError(f"{setting}: {path!r} is not allowed: {error}") from None
 
 
 def _upstream_url(settings: Settings, own: str, log: Log) -> str:
     """Choose Ollama's URL as DESIGN names it, and never this proxy itself."""
-    listen = own.removeprefix("http://")
+    listen = own.partition("://")[2]
     if settings.upstream is not None:
         if same_listener(settings.upstream, listen):
             text = f"upstream: {settings.upstream!r} is not allowed: it is the proxy's own address"
@@ -302,12 +318,13 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
     """Choose and open the store, and say what the choice means."""
 
     async def connect(url: str) -> _ChosenStore:
-        store = RedisStore(url, name="Redis", clock=clock, observe=observe, tasks=tasks)
+        store = RedisStore(url, name="Redis", clock=clock, observe=observe, tasks=tasks, authority=settings.redis_ca)
         stack.push_async_callback(store.close)
         await store.ping()
         store.begin()
         return _ChosenStore(store=store, name=_public(url), well=store.ping)
 
+    _certified("redis_ca", settings.redis_ca, towards)
     url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
     if settings.store == "redis" or (settings.store == "auto" and url):
         if not url:

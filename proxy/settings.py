@@ -44,11 +44,17 @@ class Settings(BaseSettings):
 
     listen: str = Field(DEFAULT_LISTEN, description="Address and port to listen on, as HOST:PORT.")
     upstream: str | None = Field(None, description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434.")
+    tls_cert: str | None = Field(None, description="A PEM file: the listener's certificate, for https.")
+    tls_key: str | None = Field(None, description="A PEM file: the certificate's key, where tls_cert does not hold it.")
+    upstream_ca: str | None = Field(
+        None, description="A PEM file: who may sign Ollama's certificate; else the system's."
+    )
     store: Literal["auto", "redis", "private", "memory"] = Field(
         "auto",
         description="Where entries are kept: auto is redis_url, REDIS_URL, a private server or memory, in this order.",
     )
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey, as redis://, rediss:// or unix:// URL.")
+    redis_ca: str | None = Field(None, description="A PEM file: who may sign a rediss:// server's; else the system's.")
     private_redis_bytes: Bytes = Field(512 * _MIB, description="What a private server may hold.")
     memory_bytes: Bytes = Field(256 * _MIB, description="What the memory store may hold.")
     ttl_completion: WholeSeconds = Field(3600, description="How long completions are fresh.")

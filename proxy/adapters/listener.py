@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -342,10 +343,16 @@ class Listener:
         if not self._connections:
             self._empty.set()
 
-    async def start(self, sock: socket.socket) -> None:
-        """Accept connections on a bound socket."""
+    async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections on a bound socket, with TLS where there is a context for it."""
         loop = asyncio.get_running_loop()
-        self._sockets = await loop.create_server(lambda: _Connection(self, self._server, loop), sock=sock, backlog=1024)
+        self._sockets = await loop.create_server(
+            lambda: _Connection(self, self._server, loop),
+            sock=sock,
+            backlog=1024,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else self.head_timeout,
+        )
 
     async def drain(self, patience: float, grace: float = 0.25) -> None:
         """Stop: no new connections, what is in progress ends, announcing `Connection: close`.

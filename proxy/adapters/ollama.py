@@ -7,6 +7,7 @@ decompressed, no cookies, no proxy from the environment.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -68,10 +69,10 @@ def _length(lines: Fields) -> int | None:
 class Ollama:
     """See ports.Upstream. A path in `url` goes before every target.
 
-    Times are seconds; `deadline` None waits for the head of an answer for ever.
+    Times are seconds; `deadline` None waits for the head of an answer for ever. `tls` is for https, None the system's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting or a neighbour
         self,
         url: str,
         *,
@@ -79,6 +80,7 @@ class Ollama:
         deadline: float | None,
         clock: Clock,
         observe: Observer,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         base = URL(url)
         self.name = authority(url)
@@ -87,6 +89,7 @@ class Ollama:
         self._prefix = base.raw_path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._deadline = deadline
+        self._tls: ssl.SSLContext | bool = tls or True
         self._clock = clock
         self._observe = observe
         self._silence = Breaker(threshold=1, pause=1.0)
@@ -97,7 +100,7 @@ class Ollama:
 
     def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=fresh),
+            connector=aiohttp.TCPConnector(limit=0, force_close=fresh, ssl=self._tls),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_OURS,

@@ -23,6 +23,8 @@ _SERVERS: Final = ("valkey-server", "redis-server")
 _STARTS_WITHIN: Final = 5.0
 _RESTART_AFTER: Final = 1.0
 _STOPS_WITHIN: Final = 2.0
+_OURS: Final = ("OCP_", "REDIS_URL", "OLLAMA_HOST")
+"""What the environment holds for the proxy, passwords among it: no business of the child's."""
 
 _GUARD: Final = """
 exec 3<&0
@@ -99,6 +101,7 @@ class PrivateRedis:
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
             cwd=self._folder,
+            env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
         )
 
     def _arguments(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -46,6 +47,7 @@ PREFIX: Final = "ocp:1:"
 GENERATION: Final = PREFIX + "generation"
 
 _CONNECT: Final = 0.1
+_CONNECT_TLS: Final = 0.25
 _READ: Final = 0.25
 _LOOKUP: Final = 0.3
 _LOOKUP_EACH: Final = 0.002
@@ -86,17 +88,25 @@ class _Count:
 
 
 class RedisStore:
-    """See ports.Store. `name` says in log and health which server this is, without its password."""
+    """See ports.Store. `name` says in log and health which server this is, without its password.
 
-    def __init__(self, url: str, *, name: str, clock: Clock, observe: Observer, tasks: Tasks) -> None:
+    `authority` is a PEM file with who may sign the certificate of a `rediss://` server, None the system's.
+    """
+
+    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
+        self, url: str, *, name: str, clock: Clock, observe: Observer, tasks: Tasks, authority: str | None = None
+    ) -> None:
+        tls = urlsplit(url).scheme == "rediss"
+        connect = _CONNECT_TLS if tls else _CONNECT
         pool = redis.BlockingConnectionPool.from_url(
             url,
             timeout=_CONNECT,
             max_connections=_CONNECTIONS,
-            socket_connect_timeout=_CONNECT,
+            socket_connect_timeout=connect,
             socket_timeout=_READ,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             health_check_interval=0,
+            **({"ssl_ca_certs": authority} if tls and authority else {}),
         )
         self._redis: Any = redis.Redis.from_pool(pool)
         self.name = name

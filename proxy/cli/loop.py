@@ -1,10 +1,11 @@
-"""Running a coroutine as a command does: on uvloop where there is one, ended by signals."""
+"""Running a coroutine as a command does: on uvloop where there is one, ended by signals, watched by systemd."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -35,3 +36,12 @@ async def until_signalled() -> None:
         with suppress(NotImplementedError):  # Windows: Ctrl-C ends the loop with KeyboardInterrupt
             loop.add_signal_handler(number, handle, number)
     await asked.wait()
+
+
+def notify(state: str) -> None:
+    """Tell systemd, where it asks to be told (sd_notify(3)); without effect elsewhere."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

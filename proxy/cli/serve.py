@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from proxy.app import bind, running
+from proxy.cli.loop import notify, until_signalled
 from proxy.cli.loop import run as run_loop
-from proxy.cli.loop import until_signalled
 from proxy.settings import OPERATIONS, POLICIES, Settings, SettingsError, load, setting_of
 
 _WRONG_SETTING = 2
@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = ("listen", "upstream", "redis_url", "cache_streams", "log", "development")
     given = {name: getattr(arguments, name) for name in names} | dict(arguments.cache or ())
     try:
+        _keep_off_the_command_line(arguments.redis_url)
         settings = load(arguments.config, given)
         run_loop(_serve(settings))
     except SettingsError as error:
@@ -74,8 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _keep_off_the_command_line(url: str | None) -> None:
+    """Refuse a password there: everyone on the machine can read it for as long as the proxy runs."""
+    if url is not None and ("@" in url or "password=" in url):
+        raise SettingsError(
+            "redis_url: (hidden) is not allowed on the command line, where others read it: OCP_REDIS_URL"
+        )
+
+
 async def _serve(settings: Settings) -> None:
     with bind(settings.listen) as sock:
         async with running(settings, sock) as proxy:
+            notify("READY=1")
             await until_signalled()
+            notify("STOPPING=1")
             proxy.log.say("Ending: what is in progress is finished first (a second signal ends at once)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from proxy.adapters.private_redis import find_server
 from proxy.simulator import Simulator
+from tests.support import canary
 from tests.support.processes import Command, serve
 from tests.support.rawhttp import RawConnection, ask
 from tests.support.servers import free_port
@@ -119,12 +121,57 @@ async def test_more_clients_than_files_are_refused_cleanly(simulator: Simulator)
         assert await running.end() == 0
 
 
+async def test_no_secret_shows_in_the_process_list_or_with_the_store(simulator: Simulator, tmp_path: Path) -> None:
+    """What is in the environment stays with the proxy, and is nowhere on a command line."""
+    secrets = {"OCP_ADMIN_TOKEN": canary.TOKEN, "REDIS_URL": f"redis://:{canary.PASSWORD}@127.0.0.1:1/0"}
+    environment = {"TMPDIR": str(tmp_path), "OCP_STORE": "private", **secrets}
+    async with serve("--listen", "127.0.0.1:0", "--upstream", simulator.url, environment=environment) as command:
+        await command.line(lambda line: "Store: private " in line)
+        processes = [Path("/proc") / str(command.process.pid)]
+        processes += [path for path in Path("/proc").glob("[0-9]*") if str(tmp_path) in text(path / "cmdline")]  # noqa: ASYNC240
+        assert len(processes) >= 3, "the proxy, the shell and the server"
+        for process in processes:
+            canary.check(text(process / "cmdline"), "a command line")
+        for process in processes[1:]:
+            canary.check(text(process / "environ"), "the environment of the store")
+        assert canary.TOKEN in text(processes[0] / "environ"), "or nothing was looked at"
+
+
+def text(path: Path) -> str:
+    """Give a file of /proc; nothing for a process that has just ended."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+async def test_systemd_is_told_when_it_is_ready_and_when_it_ends(simulator: Simulator, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.setblocking(False)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        arguments = ("--listen", "127.0.0.1:0", "--upstream", simulator.url)
+        async with serve(*arguments, environment=environment) as command:
+            loop = asyncio.get_running_loop()
+            ready = asyncio.Event()
+            loop.add_reader(told, ready.set)
+            await asyncio.wait_for(ready.wait(), 20)
+            assert told.recv(100) == b"READY=1"
+            assert (await ask(await command.url(), "GET", "/healthz")).status == 200
+            loop.remove_reader(told)
+            command.process.send_signal(signal.SIGTERM)
+            assert await command.end() == 0
+            assert told.recv(100) == b"STOPPING=1"
+
+
 WRONG = [
     (["--listen", "nowhere"], {}, "listen", "'nowhere'"),
     (["--listen", "127.0.0.1:99999"], {}, "listen", "'127.0.0.1:99999'"),
     (["--listen", "192.0.2.1:80"], {}, "listen", "'192.0.2.1:80'"),
     (["--upstream", "ollama:11434"], {}, "upstream", "'ollama:11434'"),
     (["--redis-url", "http://:canary@x"], {}, "redis_url", "(hidden)"),
+    (["--redis-url", "redis://:canary@x"], {}, "redis_url", "OCP_REDIS_URL"),
+    (["--redis-url", "unix:///x?password=canary"], {}, "redis_url", "OCP_REDIS_URL"),
     ([], {"OCP_TTL_COMPLETION": "soon"}, "ttl_completion", "'soon'"),
     ([], {"OCP_STORE": "disk"}, "store", "'disk'"),
     (["--config", "/nowhere.toml"], {}, "config", "/nowhere.toml"),

@@ -1,0 +1,38 @@
+"""TLS by files: towards clients, and towards Ollama and Redis where an authority of one's own signs for them."""
+
+from __future__ import annotations
+
+import ssl
+
+
+class CertificateError(Exception):
+    """A certificate, a key or an authority cannot be used; the text says why, and holds nothing of them."""
+
+
+def for_clients(certificate: str, key: str | None) -> ssl.SSLContext:
+    """Give what a listener needs, from PEM files; the key may stand in the certificate's. Raises CertificateError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except OSError as error:
+        raise CertificateError(_reason(error)) from None
+    return context
+
+
+def towards(authority: str) -> ssl.SSLContext:
+    """Give what a connection to a server needs whose certificate this authority has signed, and no other."""
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:
+        raise CertificateError(_reason(error)) from None
+
+
+def _no_password() -> str:
+    raise CertificateError("the key must not be encrypted: nobody is there to type its password")
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "it is no PEM file of the right kind, or certificate and key do not belong together"
+    return f"it cannot be read: {error.strerror}"
