@@ -287,7 +287,7 @@ async def _collected(arriving: AsyncIterator[bytes], limit: int, hold: Hold) -> 
         size += len(chunk)
         if size > limit:
             return tuple(chunks), Detail.ANSWER_TOO_LARGE
-        if not hold.grow(len(chunk)):
+        if not hold.grow(2 * len(chunk)):  # the chunks, and the whole that is made of them
             return tuple(chunks), Detail.BUFFERS_FULL
     return tuple(chunks), None
 

@@ -40,7 +40,7 @@ class _Recording:
             return
         if self.size > self.limit:
             self.excess = Detail.ANSWER_TOO_LARGE
-        elif not self.hold.grow(len(chunk)):
+        elif not self.hold.grow(2 * len(chunk)):  # the chunks, and the whole that is made of them
             self.excess = Detail.BUFFERS_FULL
         else:
             self.held += len(chunk)

@@ -160,9 +160,13 @@ class _HttpClient:
         lines = self._head(head, len(body))
         if self._bodyless or not body:
             self._write(lines)
-        else:
+        elif len(body) <= _JOIN_UP_TO:
             self.sent += len(body)
             self._write(lines + body)
+        else:
+            self.sent += len(body)
+            self._write(lines)
+            self._write(body)
         self.ended = True
         await self._flush()
 

@@ -101,7 +101,7 @@ async def test_who_shares_an_answer_and_finds_no_room_for_it_asks_for_itself() -
         await go_on.wait()
         await talk.write(whole(completion(8000 * KB)))
 
-    bounds = {"max_buffered_bytes": 10_000 * KB, "max_entry_bytes": 20_000 * KB}
+    bounds = {"max_buffered_bytes": 20_000 * KB, "max_entry_bytes": 20_000 * KB}
     async with byte_upstream(script) as upstream, proxy_before(upstream.url, **bounds) as proxy:
         with socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2]))) as slow:
             slow.sendall(request_bytes("POST", "/api/generate", host="localhost", body=json.dumps(GENERATE).encode()))
