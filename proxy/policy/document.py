@@ -17,15 +17,16 @@ from proxy.policy.status import Detail
 
 MAX_DEPTH: Final = 64
 MAX_EXACT: Final = 2**53
-_VALUE: Final = 64
-"""Bytes that a value takes in Python beside its text, roughly."""
+_VALUE: Final = 128
+_OBJECT: Final = 320
+"""Bytes that a value and an object take in Python beside their text, roughly, while a key is made of them."""
 _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
 """orjson reads an integer, which has no sign; Go reads a float, which has."""
 
 
 def weight(body: bytes) -> int:
     """Give about how many bytes of memory the values of `body` take: small ones take many times their text."""
-    return _VALUE * (body.count(b",") + body.count(b"[") + body.count(b"{"))
+    return _VALUE * (body.count(b",") + body.count(b"[")) + _OBJECT * body.count(b"{")
 
 
 def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
