@@ -187,7 +187,7 @@ class Exchanges:
         course.concerns(question)
         question, found = await self._finder.find(question)
         match found:
-            case Hit(entry=entry) if not course.hold.grow(len(entry.body)):
+            case Hit(entry=entry) if not (course.hold.grow(len(entry.body)) or wishes.only_if_cached):
                 full = Bypass(detail=Detail.BUFFERS_FULL, model=candidate.model)
                 await self._relay(request, body, full, course, repeatable=True)
             case Hit():

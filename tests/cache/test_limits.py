@@ -89,6 +89,10 @@ async def test_a_large_hit_without_room_is_asked_of_ollama_and_a_small_one_is_an
                 answers = [await post(proxy.url, GENERATE | {"prompt": str(size)}) for size in (300 * KB, 10)]
                 assert [answer.field("X-Cache") for answer in answers] == [large, small]
                 assert answers[0].body == completion(300 * KB)
+                body = json.dumps(GENERATE | {"prompt": str(300 * KB)}).encode()
+                wish = {"Cache-Control": "only-if-cached"}
+                answer = await ask(proxy.url, "POST", "/api/generate", body=body, fields=wish)
+                assert answer.field("X-Cache") == "HIT", "Ollama is not to be asked"
         assert answers[0].field("Cache-Status") == FULL
 
 
