@@ -17,11 +17,11 @@ from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11
+from aiohttp.http import HttpVersion10, HttpVersion11
 
 from proxy.errors import ClientLeft, stalled
 from proxy.policy.fields import with_host
-from proxy.policy.messages import Request, ResponseHead
+from proxy.policy.messages import MAX_LENGTH, Request, ResponseHead
 from proxy.policy.target import split
 from proxy.ports import Client, Clock, Room
 
@@ -30,6 +30,8 @@ Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _MAX_LINE: Final = 32_768
 _JOIN_UP_TO: Final = 65_536
+_LINGERS: Final = 1.0
+"""Seconds for which the rest of a request is taken in after an early answer: a reset could overtake that."""
 _AT_ONCE: Final = 0.01
 """Seconds; to aiohttp, 0 means for ever."""
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -73,7 +75,9 @@ class _HttpClient:
         self._expects = not self._old and request.headers.get("Expect", "").lower() == "100-continue"
         self._chunked = False
         self._bodyless = False
-        self.keep_alive = request.keep_alive and "Upgrade" not in request.headers  # aiohttp loses what follows those
+        loses = "Upgrade" in request.headers  # aiohttp loses what follows it
+        faulty = self._old and "Transfer-Encoding" in request.headers  # RFC 9112, section 6.1
+        self.keep_alive = request.keep_alive and not loses and not faulty
         self.first_byte_at: float | None = None
         self.sent = 0
         self.ended = False
@@ -234,6 +238,7 @@ class _Connection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type] # aiohttp takes None for no access log
             auto_decompress=False,
+            lingering_time=_LINGERS,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
         )
@@ -302,6 +307,19 @@ class _Connection(web.RequestHandler):
         error = kw.get("exc_info")
         if error is not None and not isinstance(error, web.HTTPException):
             self._listener.failed(type(error).__name__)
+
+
+def _refusal(request: web.BaseRequest) -> bytes | None:
+    """Give the answer to what aiohttp reads, but could not be sent on as what it is; None where it can."""
+    headers = request.headers
+    if request.method == "CONNECT" or headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        return _NOT_IMPLEMENTED
+    sound = (
+        request.version in (HttpVersion10, HttpVersion11)
+        and (request.content_length or 0) <= MAX_LENGTH
+        and headers.get("Host", "").isascii()
+    )
+    return None if sound else _BAD_REQUEST
 
 
 class Listener:
@@ -381,8 +399,9 @@ class Listener:
         self._in_progress += 1
         self._idle.clear()
         try:
-            if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
-                client.refuse(_NOT_IMPLEMENTED)
+            refusal = _refusal(request)
+            if refusal is not None:
+                client.refuse(refusal)
             else:
                 target, authority = split(request.raw_path)
                 lines = request.raw_headers if authority is None else with_host(request.raw_headers, authority)

@@ -15,19 +15,22 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.http import HttpVersion10, HttpVersion11
 from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.errors import ClientLeft, ProxyError, too_late, unreachable
 from proxy.policy.breaker import Breaker
 from proxy.policy.fields import authority
-from proxy.policy.messages import Fields, Request, ResponseHead, first
+from proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, first
 from proxy.ports import Body, Clock, Health, Observer, Part
 
 _NOT_OURS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _MAX_LINE: Final = 32_768
 _READ_BUFFER: Final = 65_536
 _PIECE: Final = 65_536
+_NO_HTTP: Final = "Ollama's answer is not valid HTTP"
+_STATUSES: Final = range(200, 1000)
 
 
 class _Answer:
@@ -57,6 +60,33 @@ class _Answer:
                     size = 0
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable("Ollama broke off in the middle of its answer") from error
+
+
+def _is_sound(response: aiohttp.ClientResponse) -> bool:
+    """Whether an answer that aiohttp reads is one that nobody else can read as another."""
+    lines = response.raw_headers
+    codings = [value.strip(b" \t").lower() for name, value in lines if name.lower() == b"transfer-encoding"]
+    return (
+        response.version in (HttpVersion10, HttpVersion11)
+        and response.status in _STATUSES
+        and "\0" not in (response.reason or "")
+        and codings in ([], [b"chunked"])
+        and (_length(lines) or 0) <= MAX_LENGTH
+    )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Uses no connection again on which something has come that nobody had asked for: it would be the next answer."""
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        idle = self._conns.get(key)
+        for place in list(idle or ()):
+            if place[0].should_close and idle is not None:
+                idle.remove(place)
+                place[0].close()
+        if idle is not None and not idle:
+            del self._conns[key]
+        return await super()._get(key, traces)
 
 
 def _length(lines: Fields) -> int | None:
@@ -100,7 +130,7 @@ class Ollama:
 
     def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=fresh, ssl=self._tls),
+            connector=_Connector(limit=0, force_close=fresh, ssl=self._tls),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_OURS,
@@ -154,6 +184,9 @@ class Ollama:
             raise self._failed(error) from error
         self._silence.succeeded()
         self._told(well=True)
+        if not _is_sound(response):
+            response.close()
+            raise unreachable(_NO_HTTP)
         return response
 
     async def _send(
@@ -194,7 +227,7 @@ class Ollama:
             case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
                 failure = unreachable("Ollama closed the connection before it answered")
             case _:
-                return unreachable("Ollama's answer is not valid HTTP")
+                return unreachable(_NO_HTTP)
         self._told(well=False, reason=failure.message)
         return failure
 

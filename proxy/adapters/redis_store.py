@@ -164,7 +164,11 @@ class RedisStore:
             if current is None:
                 fresh = secrets.token_hex(16)
                 await self._redis.set(GENERATION, fresh, nx=True)
-                current = await self._redis.get(GENERATION) or fresh.encode()  # gone again: never find it, then
+                try:
+                    current = await self._redis.get(GENERATION) or fresh.encode()  # gone again: never find it, then
+                except ResponseError as error:
+                    await self._remove_foreign(GENERATION, error)
+                    continue
             self._generation = current.decode("latin-1")
             if self._generation == generation:
                 for start in range(_AT_ONCE, len(names), _AT_ONCE):
@@ -344,8 +348,19 @@ class RedisStore:
 
     async def _swap(self, fresh: str) -> str:
         """Make `fresh` the generation; gives the one before, or nothing."""
-        old = await self._redis.set(GENERATION, fresh, get=True)
+        try:
+            old = await self._redis.set(GENERATION, fresh, get=True)
+        except ResponseError as error:
+            await self._remove_foreign(GENERATION, error)
+            await self._redis.set(GENERATION, fresh)
+            return ""
         return "" if old is None else old.decode("latin-1")
+
+    async def _remove_foreign(self, name: str, error: ResponseError) -> None:
+        """Remove what is not of the type that we keep under a name; raises any other error again."""
+        if not str(error).startswith("WRONGTYPE"):
+            raise error
+        await self._redis.unlink(name)
 
     async def _sweep(self, generation: str) -> None:
         try:
@@ -457,6 +472,8 @@ class RedisStore:
         return result
 
     def _told(self, part: Part, *, well: bool, reason: str = "") -> None:
+        if part is Part.STORE_WRITES and not well and self._well.get(Part.STORE) is False:
+            return  # said already
         known = self._well.get(part)
         self._well[part] = well
         if known is well or (known is None and part is Part.STORE_WRITES and well):

@@ -14,6 +14,10 @@ from typing import Final, TypeAlias
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
+MAX_LENGTH: Final = 2**63 - 1
+"""Bytes of a body: what is over it, parsers read as something else."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """The head of a request. `target` is in origin-form, exactly as it was sent (RFC 9112, section 3.2.1)."""

@@ -1,0 +1,869 @@
+"""Whether anything that goes wrong around the proxy makes it wrong: `make chaos`.
+
+Under load, faults of the matrix are drawn from a seed and come one after the other, each for a moment: to Redis, to
+Ollama, to the models, from clients. Every answer is judged by itself: never a wrong body, never a torn one that looks
+complete, never a 500 of the proxy's own, another 5xx or a reset only where Ollama had a fault while it was asked, and
+no wait past a bound. After each fault the proxy is healthy, answers from the cache again and keeps what is new.
+Exits with 1 when not, with the fault that was on; the seed gives the same faults again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+from random import Random
+from typing import Any, Final
+
+import orjson
+from redis.exceptions import ResponseError
+
+from benchmarks.load import (
+    TEXT_MODEL,
+    VECTOR_MODEL,
+    LoadClient,
+    Oracle,
+    Outcome,
+    Question,
+    Questions,
+    Route,
+    Secrets,
+    Watched,
+    look_around,
+    proxy,
+    run,
+    seeded,
+    table,
+)
+from benchmarks.simulated import SHIFTING, VARIANTS, with_variants
+from proxy.simulator import Fault
+from proxy.simulator.models import Model
+from tests.support import canary
+from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
+from tests.support.servers import RedisServer, free_port
+
+BOUND: Final = 5.0
+"""Seconds that no request may take, whatever is wrong."""
+
+RECOVERY: Final = 7.0
+"""Seconds after a fault within which the proxy answers from the cache again: its next look at Ollama, and a bit."""
+
+SHORTEST, LONGEST = 0.05, 0.6
+_CALM: Final = 0.2
+"""Seconds between two faults, in which entries are made for the next one to meet."""
+
+_DEADLINE: Final = 2
+"""The proxy's `upstream_timeout`."""
+
+_JOINED: Final = 0.5
+"""Seconds after a fault of Ollama in which a request can still join another one that met it."""
+
+_UNSEEN: Final = 15.0
+"""Seconds that a change of a model behind the proxy's back may go unseen."""
+
+_OK, _SERVER_ERROR, _INTERNAL = 200, 500, 500
+_BIG: Final = 9 << 20
+_PROBE: Final = Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
+_BROKEN: Final = (b"llama runner process has terminated: exit status 2", b"unexpected EOF")
+"""What the simulator says in a 500 of its own."""
+
+_MALFORMED: Final = (
+    b"GET\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+    b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+    b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n{}",
+    b"GET /api/tags HTTP/1.1\r\nHost : localhost\r\n\r\n",
+    b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\nX: " + canary.PROMPT.encode() + b"\x00\r\n\r\n",
+    b"GET /api/tags HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n",
+)
+
+
+class Side(Enum):
+    """Whose fault it is, and so what it may cost."""
+
+    STORE = "Redis"
+    UPSTREAM = "Ollama"
+    MODELS = "models"
+    CLIENT = "clients"
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """When a fault was on, in monotonic time; `joined` seconds longer others can feel it."""
+
+    number: int
+    name: str
+    side: Side
+    fault: Fault | None = None
+    joined: float = _JOINED
+    begun: float = field(default_factory=time.monotonic)
+    ended: float = float("inf")
+
+    def met(self, outcome: Outcome) -> bool:
+        """Whether a request was under way while it was on, or could have joined one that was."""
+        return outcome.sent <= self.ended + self.joined and outcome.ended >= self.begun
+
+
+@dataclass(slots=True)
+class Reign:
+    """From when to when a variant may answer for the name that shifts."""
+
+    variant: int
+    begun: float
+    ended: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear:
+    """A clear: nothing that was made before it was sent may be found by what was asked after it was answered."""
+
+    sent: float
+    answered: float
+    model: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was seen."""
+
+    drawn: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
+    cache: Counter[str] = field(default_factory=Counter)
+    explained: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    told: list[str] = field(default_factory=list)
+
+
+class Judge:
+    """Says of each outcome whether it may be so."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self.models = with_variants()
+        self.oracle = Oracle(self.models)
+        self.secrets = secrets
+        self.tally = Tally()
+        self.windows: list[Window] = []
+        self.reigns = [Reign(0, 0.0)]
+        self.clears: list[Clear] = []
+
+    def breaks(self, what: str, detail: str) -> None:
+        """Note that an invariant broke."""
+        self.tally.broken[what] += 1
+        window = self.windows[-1] if self.windows else None
+        scene = f"fault {window.number} ({window.name})" if window else "before the first fault"
+        self.tally.told.append(f"{scene}: {what}: {detail}")
+
+    def __call__(self, kind: str, question: Question, outcome: Outcome) -> None:
+        """Judge one."""
+        self.tally.asked[kind] += 1
+        answer = outcome.answer
+        if outcome.why == "timeout":
+            self.breaks("a wait past the bound", f"{_short(question)}: {outcome.ended - outcome.sent:.1f} s")
+        elif answer is None:
+            self._excuse("a reset", question, outcome)
+        elif answer.status == _OK:
+            self.tally.cache[re.sub(r"(ttl|known|of)=\d+", r"\1", outcome.details.partition("; ")[2])] += 1
+            self._body(question, outcome, answer)
+        elif answer.status == _INTERNAL:
+            self._internal(question, outcome, answer)
+        elif answer.status > _SERVER_ERROR:
+            self.secrets.look(answer.body, "an error")
+            self._excuse(f"a {answer.status}", question, outcome)
+        else:
+            self.breaks("another status", f"{_short(question)}: {answer.status} {answer.body[:200]!r}")
+
+    def _met(self, outcome: Outcome, *faults: Fault) -> bool:
+        """Whether Ollama had a fault, or one of these, while this was asked."""
+        return any(
+            window.side is Side.UPSTREAM and window.met(outcome) and (not faults or window.fault in faults)
+            for window in reversed(self.windows[-20:])
+        )
+
+    def _excuse(self, what: str, question: Question, outcome: Outcome) -> None:
+        if self._met(outcome):
+            self.tally.explained[what] += 1
+        else:
+            detail = f"{_short(question)}: {outcome.why or outcome.details} {(outcome.answer or _NONE).body[:120]!r}"
+            self.breaks(f"{what} that no fault of Ollama's explains", detail)
+
+    def _internal(self, question: Question, outcome: Outcome, answer: RawAnswer) -> None:
+        own = not any(text in answer.body for text in _BROKEN)
+        if own or not self._met(outcome, Fault.STATUS_500, Fault.ERROR_LINE):
+            self.breaks("a 500 of the proxy's own", f"{_short(question)}: {answer.body[:200]!r}")
+        else:
+            self.tally.explained["a 500 of Ollama's"] += 1
+
+    def _body(self, question: Question, outcome: Outcome, answer: RawAnswer) -> None:
+        models = self._may(outcome) if question.model == SHIFTING else [None]
+        found = [self.oracle.wrong(question, answer.body, counted=outcome.counted, model=model) for model in models]
+        said = "no framing" if answer.closed else min(found, key=len)
+        if said and self._broken_off(question, answer.body) and self._met(outcome, Fault.ERROR_LINE):
+            self.tally.explained["a stream that ends as Ollama ended it"] += 1
+        elif said:
+            stale = question.model == SHIFTING and self._anyones(question, answer.body)
+            self.breaks("a stale body" if stale else "a wrong body", f"{_short(question)} ({outcome.details}): {said}")
+        elif outcome.cache == "HIT" and (clear := self._outlived(question, outcome, answer.body)):
+            since = clear - _made(answer.body)
+            self.breaks("a hit from before a clear", f"{_short(question)} ({outcome.details}): {since:.3f} s older")
+
+    def _may(self, outcome: Outcome) -> list[Model | None]:
+        """Give the models that may have answered for the name that shifts."""
+        numbers = {
+            reign.variant for reign in self.reigns if reign.begun <= outcome.ended and reign.ended >= outcome.sent
+        }
+        return [self.models.get(VARIANTS[number]) for number in sorted(numbers)]
+
+    def _anyones(self, question: Question, body: bytes) -> bool:
+        return any(
+            not self.oracle.wrong(question, body, counted=True, model=self.models.get(name)) for name in VARIANTS
+        )
+
+    @staticmethod
+    def _broken_off(question: Question, body: bytes) -> bool:
+        return question.stream and b'"done":true' not in body and b"[DONE]" not in body
+
+    def _outlived(self, question: Question, outcome: Outcome, body: bytes) -> float:
+        """Give when the clear was sent that a hit outlived, 0 where none was."""
+        if question.route not in (Route.GENERATE, Route.CHAT):
+            return 0.0
+        meant = (
+            clear.sent
+            for clear in self.clears
+            if clear.answered < outcome.sent and clear.model in (None, question.model)
+        )
+        latest = max(meant, default=0.0)
+        return latest if _made(body) < latest else 0.0
+
+
+_NONE: Final = RawAnswer(status_line="", fields=(), body=b"")
+
+
+def _short(question: Question) -> str:
+    return f"{question.route.value} {question.model}{' stream' if question.stream else ''} {question.texts[0][:60]!r}"
+
+
+def _made(body: bytes) -> float:
+    """Give when Ollama made the first line of an answer, in seconds since the epoch."""
+    text = str(orjson.loads(body.split(b"\n", 1)[0])["created_at"])
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+class Scene:
+    """The processes and the load; the faults do their mischief here."""
+
+    def __init__(self, stack: ExitStack, judge: Judge) -> None:
+        self.judge = judge
+        self.secrets = judge.secrets
+        self.redis = RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+        stack.callback(self.redis.close)
+        self.redis.start()
+        self.port = free_port()
+        self.variant = 0
+        self.ollama: Watched | None = None
+        self._stack = stack
+        self.url = ""
+        self.process: Watched | None = None
+        self.questions = Questions(seeded("chaos"), text_models={TEXT_MODEL: 24, SHIFTING: 8}, lists=4)
+
+    async def open(self) -> None:
+        """Start what is not Redis, and ask once what is to be a hit."""
+        self._stack.callback(self._close)
+        await self.start_ollama()
+        self.process = proxy(
+            f"http://127.0.0.1:{self.port}",
+            self.redis.url,
+            secrets=self.secrets,
+            upstream_timeout=str(_DEADLINE),
+            cache_chat="always",
+            cache_streams="true",
+            development="true",
+        )
+        self.url = await self.process.said("listens on ")
+        client = LoadClient(self.url, BOUND)
+        for question in (_PROBE, *self.questions.hot):
+            self.judge("warming", question, await client.ask(question))
+        client.close()
+
+    def _close(self) -> None:
+        for process in (self.process, self.ollama):
+            if process is not None:
+                process.close()
+
+    async def start_ollama(self) -> None:
+        """Start the simulator on its port, with the model that stood in when it ended."""
+        arguments = ("--port", str(self.port), "--variant", str(self.variant))
+        self.ollama = Watched("-m", "benchmarks.simulated", *arguments, secrets=Secrets())
+        await self.ollama.said("answers at ")
+
+    async def tell(self, line: str) -> None:
+        """Tell the simulator."""
+        assert self.ollama is not None  # noqa: S101 - for the type checker
+        await self.ollama.tell(line)
+
+    async def commanded(self, *commands: tuple[object, ...]) -> Any:
+        """Send Redis some commands over one connection; gives the last reply."""
+
+        def send() -> Any:
+            with self.redis.client() as client:
+                connection = client.client()
+                with connection:
+                    return [connection.execute_command(*command) for command in commands][-1]
+
+        return await asyncio.to_thread(send)
+
+    async def load(self, number: int, seed: int, ended: asyncio.Event) -> None:
+        """One client: half hits, a fifth misses, the rest streams, of which some are asked by several."""
+        source = seeded(seed, "client", number)
+        client = LoadClient(self.url, BOUND)
+        try:
+            while not ended.is_set():
+                drawn = source.random()
+                if drawn < 0.5:  # noqa: PLR2004
+                    kind, question = "hits", self.questions.known()
+                elif drawn < 0.7:  # noqa: PLR2004
+                    kind, question = "misses", self.questions.new()
+                else:
+                    kind, question = "streams", self.streamed(source)
+                self.judge(kind, question, await client.ask(question))
+                await asyncio.sleep(source.random() * 0.01)
+        finally:
+            client.close()
+
+    def streamed(self, source: Random) -> Question:
+        """Give a stream, of the model that shifts or the one that stays."""
+        return self.questions.streamed(source.choice((TEXT_MODEL, SHIFTING)), again=source.random() < 0.5)  # noqa: PLR2004
+
+    async def looks(self, ended: asyncio.Event) -> None:
+        """Ask the proxy about itself all the while, as a dashboard would."""
+        while not ended.is_set():
+            for path in ("/metrics", "/api/cache/stats", "/readyz", "/healthz", "/api/cache/entries?limit=20"):
+                try:
+                    async with asyncio.timeout(BOUND):
+                        answer = await ask(self.url, "GET", path, fields={"Authorization": f"Bearer {canary.TOKEN}"})
+                except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+                    self.judge.breaks("no answer of the proxy's about itself", f"{path}: {type(error).__name__}")
+                    continue
+                self.judge.tally.asked["looks at the proxy"] += 1
+                self.secrets.look(answer.body, path)
+                if answer.status == _INTERNAL or (answer.status != _OK and "entries" not in path):
+                    self.judge.breaks("a bad answer of the proxy's about itself", f"{path}: {answer.status}")
+            await asyncio.sleep(0.5)
+
+
+Mischief = Callable[[Scene, Random, float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A fault that can be drawn; `do` brings it, lets it last, and heals it."""
+
+    name: str
+    side: Side
+    do: Mischief
+    fault: Fault | None = None
+    joined: float = _JOINED
+
+
+async def redis_killed(scene: Scene, _: Random, seconds: float) -> None:
+    """Kill it, and start it anew: empty."""
+    scene.redis.kill()
+    await asyncio.sleep(seconds)
+    scene.redis.start()  # in no thread: what is cancelled meanwhile must know of the process
+
+
+async def redis_stopped(scene: Scene, _: Random, seconds: float) -> None:
+    """Let it say nothing for a while."""
+    scene.redis.signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        scene.redis.signal(signal.SIGCONT)
+
+
+async def redis_paused(scene: Scene, _: Random, seconds: float) -> None:
+    """Let it keep its clients waiting."""
+    await scene.commanded(("CLIENT", "PAUSE", int(seconds * 1000)))
+    await asyncio.sleep(seconds)
+
+
+async def redis_emptied(scene: Scene, _: Random, seconds: float) -> None:
+    """Take everything away."""
+    await scene.commanded(("FLUSHALL",))
+    await asyncio.sleep(seconds / 2)
+
+
+async def redis_disconnects(scene: Scene, _: Random, seconds: float) -> None:
+    """Cut its connections, again and again."""
+    for _turn in range(5):
+        await scene.commanded(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+        await asyncio.sleep(seconds / 5)
+
+
+def configured(name: str, value: str, back: str, *first: tuple[str, str]) -> Mischief:
+    """Make a fault of a setting of Redis, with the connections that it has already cut."""
+
+    async def do(scene: Scene, _: Random, seconds: float) -> None:
+        with scene.redis.client() as client, client.client() as connection:
+            for other in first:
+                await asyncio.to_thread(connection.execute_command, "CONFIG", "SET", *other)
+            await asyncio.to_thread(connection.execute_command, "CONFIG", "SET", name, value)
+            try:
+                kill = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                if name in ("maxclients", "requirepass"):
+                    await asyncio.to_thread(connection.execute_command, *kill)
+                await asyncio.sleep(seconds)
+            finally:
+                connection.execute_command("CONFIG", "SET", name, back)
+                connection.execute_command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+
+    return do
+
+
+async def redis_readonly(scene: Scene, _: Random, seconds: float) -> None:
+    """Make it a replica of nobody's, that takes no writes."""
+    await scene.commanded(("REPLICAOF", "127.0.0.1", "1"))
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await scene.commanded(("REPLICAOF", "NO", "ONE"))
+
+
+async def entries_damaged(scene: Scene, source: Random, seconds: float) -> None:
+    """Flip bytes, cut, swap and blow up what is kept."""
+
+    def damage() -> None:
+        with scene.redis.client() as client:
+            names = sorted(client.scan_iter("ocp:1:e:*", count=1000))
+            for name in source.sample(names, min(len(names), 40)):
+                try:
+                    value, other = client.get(name), client.get(source.choice(names)) or b""
+                except ResponseError:  # an earlier fault made it a list
+                    continue
+                if not value:
+                    continue
+                at = source.randrange(len(value))
+                flipped = value[:at] + bytes([value[at] ^ (1 << source.randrange(8))]) + value[at + 1 :]
+                older = value.replace(b"OCP1", b"OCP0", 1)
+                client.set(name, source.choice((flipped, flipped, flipped, value[:at], value * 2, b"", other, older)))
+            for name in source.sample(names, min(len(names), 2)):
+                client.set(name, b"x" * (8 << 20))
+
+    await asyncio.to_thread(damage)
+    await asyncio.sleep(seconds / 2)
+
+
+async def foreign_types(scene: Scene, source: Random, seconds: float) -> None:
+    """Put lists and hashes where the proxy keeps strings, and strings where it keeps hashes."""
+
+    def swap() -> None:
+        with scene.redis.client() as client:
+            entries = sorted(client.scan_iter("ocp:1:e:*", count=1000))
+            others = sorted(set(client.scan_iter("ocp:*", count=1000)) - set(entries) - {b"ocp:1:generation"})
+            for name in (*source.sample(entries, min(len(entries), 20)), *others):
+                client.delete(name)
+                match source.randrange(3):
+                    case 0:
+                        client.rpush(name, "x")
+                    case 1:
+                        client.hset(name, "x", "y")
+                    case _:
+                        client.set(name, "x")
+
+    await asyncio.to_thread(swap)
+    await asyncio.sleep(seconds / 2)
+
+
+async def generation_damaged(scene: Scene, source: Random, seconds: float) -> None:
+    """Spoil the one name that says which entries count."""
+
+    def spoil() -> None:
+        with scene.redis.client() as client:
+            client.delete("ocp:1:generation")
+            match source.randrange(4):
+                case 0:
+                    client.rpush("ocp:1:generation", "x")
+                case 1:
+                    client.set("ocp:1:generation", b"")
+                case 2:
+                    client.set("ocp:1:generation", b"\xff\x00:*\r\n" * 100)
+                case _:
+                    pass
+
+    await asyncio.to_thread(spoil)
+    await asyncio.sleep(seconds / 2)
+
+
+async def ollama_killed(scene: Scene, _: Random, seconds: float) -> None:
+    """Kill it, and start it anew on its port."""
+    assert scene.ollama is not None  # noqa: S101 - for the type checker
+    scene.ollama.close()
+    await asyncio.sleep(seconds)
+    await scene.start_ollama()
+
+
+async def ollama_stopped(scene: Scene, _: Random, seconds: float) -> None:
+    """Let it take connections, and say nothing."""
+    assert scene.ollama is not None  # noqa: S101 - for the type checker
+    scene.ollama.signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        scene.ollama.signal(signal.SIGCONT)
+
+
+def answering(fault: Fault) -> Mischief:
+    """Let Ollama do this to a share of the requests, sometimes to the looks at its models too."""
+
+    async def do(scene: Scene, source: Random, seconds: float) -> None:
+        scope = source.choice(("inference", "inference", "everything"))
+        await scene.tell(f"fault {fault.name} {source.choice((0.3, 1.0))} {scope}")
+        await asyncio.sleep(seconds)
+        await scene.tell("fault")
+
+    return do
+
+
+async def model_copied(scene: Scene, source: Random, seconds: float) -> None:
+    """Put another model under the name that shifts, through the proxy: from its answer on the old one is gone."""
+    variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
+    reigns = scene.judge.reigns
+    old, new = reigns[-1], Reign(variant, time.monotonic())
+    reigns.append(new)
+    body = orjson.dumps({"source": VARIANTS[variant], "destination": SHIFTING})
+    answer = await ask(scene.url, "POST", "/api/copy", body=body)
+    if answer.status != _OK:
+        raise RuntimeError(f"the copy failed: {answer.status} {answer.body!r}")
+    old.ended, scene.variant = min(old.ended, time.monotonic()), variant
+    await asyncio.sleep(seconds / 2)
+
+
+async def model_replaced(scene: Scene, source: Random, seconds: float) -> None:
+    """Put another model under the name that shifts, behind the proxy's back."""
+    variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
+    reigns = scene.judge.reigns
+    reigns.append(Reign(variant, time.monotonic()))
+    await scene.tell(f"stand-in {variant}")
+    reigns[-2].ended, scene.variant = time.monotonic() + _UNSEEN, variant
+    await asyncio.sleep(seconds / 2)
+
+
+def clearing(*models: str) -> Mischief:
+    """Clear everything, or what was kept of a model."""
+
+    async def do(scene: Scene, source: Random, seconds: float) -> None:
+        for _turn in range(source.randint(1, 4)):
+            model = source.choice(models) if models else None
+            sent = time.time()
+            body = orjson.dumps({"model": model} if model else {})
+            fields = {"Authorization": f"Bearer {canary.TOKEN}"}
+            answer = await ask(scene.url, "POST", "/api/cache/clear", body=body, fields=fields)
+            if answer.status != _OK:
+                scene.judge.breaks("a clear that failed", f"{answer.status} {answer.body!r}")
+                return
+            scene.judge.clears.append(Clear(sent=sent, answered=time.monotonic(), model=model))
+            await asyncio.sleep(seconds / 4)
+
+    return do
+
+
+async def clients_leave(scene: Scene, source: Random, seconds: float) -> None:
+    """Let clients go at any point: within their request, before the answer, within it."""
+
+    async def leave() -> None:
+        question = source.choice((scene.questions.new, scene.questions.known, lambda: scene.streamed(source)))()
+        data = request_bytes("POST", question.route.value, host="localhost", body=question.body())
+        async with await RawConnection.open(scene.url) as connection:
+            whole = source.random() < 0.8  # noqa: PLR2004
+            connection.writer.write(data if whole else data[: source.randrange(1, len(data))])
+            await asyncio.sleep(source.random() * min(seconds, 0.1))
+            if source.random() < 0.5:  # noqa: PLR2004
+                connection.writer.transport.abort()
+
+    for _turn in range(3):
+        await asyncio.gather(*(leave() for _ in range(12)))
+
+
+async def slow_heads(scene: Scene, source: Random, seconds: float) -> None:
+    """Send heads a few bytes at a time; the answers are as good as any."""
+
+    async def send(question: Question) -> None:
+        sent = time.monotonic()
+        data = request_bytes("POST", question.route.value, host="localhost", body=question.body())
+        cuts = sorted(source.sample(range(1, len(data)), 6))
+        async with await RawConnection.open(scene.url) as connection:
+            for start, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
+                connection.writer.write(data[start:end])
+                await asyncio.sleep(seconds / 7)
+            await _answered(scene, "slow heads", question, connection, sent)
+
+    await asyncio.gather(*(send(scene.questions.known()) for _ in range(30)))
+
+
+async def _answered(scene: Scene, kind: str, question: Question, connection: RawConnection, sent: float) -> None:
+    """Read an answer, and let it be judged."""
+    answer, why = None, ""
+    try:
+        async with asyncio.timeout(BOUND):
+            answer = await connection.answer()
+    except TimeoutError:
+        why = "timeout"
+    except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+        why = type(error).__name__
+    scene.judge(kind, question, Outcome(answer=answer, why=why, sent=sent, ended=time.monotonic()))
+
+
+async def slow_readers(scene: Scene, _: Random, seconds: float) -> None:
+    """Leave answers unread for a while."""
+    texts = tuple(text for question in scene.questions.hot for text in question.texts if question.route is Route.EMBED)
+    question = Question(route=Route.EMBED, model=VECTOR_MODEL, texts=texts)
+
+    async def read() -> None:
+        sent = time.monotonic()
+        host, port = scene.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=4096)
+        async with RawConnection(reader, writer, f"{host}:{port}") as connection:
+            connection.send("POST", question.route.value, body=question.body())
+            await asyncio.sleep(seconds)
+            await _answered(scene, "slow readers", question, connection, sent)
+
+    await asyncio.gather(*(read() for _ in range(4)))
+
+
+async def big_bodies(scene: Scene, source: Random, _: float) -> None:
+    """Send more than is looked at, and more than is held."""
+    question = Question(route=Route.CHAT, model=TEXT_MODEL, texts=(scene.questions.new().texts[0],))
+
+    async def send() -> None:
+        sent = time.monotonic()
+        async with await RawConnection.open(scene.url) as connection:
+            connection.send("POST", question.route.value, body=question.body() + b" " * _BIG)
+            await _answered(scene, "big bodies", question, connection, sent)
+
+    async def upload() -> None:
+        data = source.randbytes(1 << 20) * 4
+        answer = await ask(scene.url, "POST", f"/api/blobs/sha256:{hashlib.sha256(data).hexdigest()}", body=data)
+        if answer.status not in (_OK, 201):
+            scene.judge.breaks("another status", f"an upload: {answer.status}")
+
+    await asyncio.gather(send(), send(), upload())
+
+
+async def malformed(scene: Scene, source: Random, seconds: float) -> None:
+    """Send what is no HTTP: it is refused, and costs nobody anything."""
+    for data in source.sample(_MALFORMED, len(_MALFORMED)):
+        async with await RawConnection.open(scene.url) as connection:
+            connection.writer.write(data)
+            try:
+                async with asyncio.timeout(BOUND):
+                    answer = await connection.reader.read()
+            except TimeoutError:
+                scene.judge.breaks("a wait past the bound", f"{data[:60]!r}")
+                continue
+            except OSError:
+                continue
+            status = answer.split(b" ", 2)[1:2]
+            if status and status[0][:1] != b"4" and status[0] not in (b"501", b"505"):
+                scene.judge.breaks("no refusal", f"{data[:60]!r}: {answer[:60]!r}")
+        await asyncio.sleep(seconds / len(_MALFORMED) / 2)
+
+
+async def idle_connections(scene: Scene, _: Random, seconds: float) -> None:
+    """Open many connections, and say nothing."""
+    connections = [await RawConnection.open(scene.url) for _ in range(200)]
+    await asyncio.sleep(seconds)
+    for connection in connections:
+        connection.close()
+
+
+KINDS: Final = {
+    kind.name: kind
+    for kind in (
+        Kind(name="redis-killed", side=Side.STORE, do=redis_killed),
+        Kind(name="redis-stopped", side=Side.STORE, do=redis_stopped),
+        Kind(name="redis-paused", side=Side.STORE, do=redis_paused),
+        Kind(name="redis-emptied", side=Side.STORE, do=redis_emptied),
+        Kind(name="redis-disconnects", side=Side.STORE, do=redis_disconnects),
+        Kind(
+            name="redis-full",
+            side=Side.STORE,
+            do=configured("maxmemory", "1", "64mb", ("maxmemory-policy", "noeviction")),
+        ),
+        Kind(name="redis-evicts", side=Side.STORE, do=configured("maxmemory", "1", "64mb")),
+        Kind(name="redis-maxclients", side=Side.STORE, do=configured("maxclients", "1", "10000")),
+        Kind(name="redis-password", side=Side.STORE, do=configured("requirepass", "another", canary.PASSWORD)),
+        Kind(name="redis-readonly", side=Side.STORE, do=redis_readonly),
+        Kind(name="entries-damaged", side=Side.STORE, do=entries_damaged),
+        Kind(name="foreign-types", side=Side.STORE, do=foreign_types),
+        Kind(name="generation-damaged", side=Side.STORE, do=generation_damaged),
+        Kind(name="ollama-killed", side=Side.UPSTREAM, do=ollama_killed),
+        Kind(name="ollama-stopped", side=Side.UPSTREAM, do=ollama_stopped),
+        *(
+            Kind(
+                name=f"ollama-{fault.name.lower().replace('_', '-')}",
+                side=Side.UPSTREAM,
+                do=answering(fault),
+                fault=fault,
+                joined=_JOINED + (_DEADLINE if fault is Fault.HANG else 0),
+            )
+            for fault in Fault
+        ),
+        Kind(name="model-copied", side=Side.MODELS, do=model_copied),
+        Kind(name="model-replaced", side=Side.MODELS, do=model_replaced),
+        Kind(name="cleared", side=Side.CLIENT, do=clearing()),
+        Kind(name="purged", side=Side.CLIENT, do=clearing(TEXT_MODEL, SHIFTING)),
+        Kind(name="clients-leave", side=Side.CLIENT, do=clients_leave),
+        Kind(name="slow-heads", side=Side.CLIENT, do=slow_heads),
+        Kind(name="slow-readers", side=Side.CLIENT, do=slow_readers),
+        Kind(name="big-bodies", side=Side.CLIENT, do=big_bodies),
+        Kind(name="malformed", side=Side.CLIENT, do=malformed),
+        Kind(name="idle-connections", side=Side.CLIENT, do=idle_connections),
+    )
+}
+
+
+async def recovered(scene: Scene) -> None:
+    """See that the proxy is healthy at once, and soon answers from the cache and keeps what is new."""
+    judge = scene.judge
+    begun = time.monotonic()
+    client = LoadClient(scene.url, BOUND)
+    try:
+        async with asyncio.timeout(BOUND):
+            answer = await ask(scene.url, "GET", "/healthz")
+        if answer.status != _OK:
+            judge.breaks("not healthy", f"{answer.status}")
+        while True:
+            outcome = await client.ask(_PROBE)
+            judge("probes", _PROBE, outcome)
+            if outcome.cache == "HIT":
+                fresh = replace(_PROBE, texts=(f"{canary.PROMPT} probe {judge.tally.asked['probes']}",))
+                for _turn in range(2):
+                    outcome = await client.ask(fresh)
+                    judge("probes", fresh, outcome)
+                if "; hit" in outcome.details:
+                    return
+            if time.monotonic() - begun > RECOVERY:
+                judge.breaks("no recovery", f"after {RECOVERY:g} s: {outcome.why or outcome.details}")
+                await scene.commanded(("FLUSHALL",))  # the next fault shall be judged by itself
+                return
+            await asyncio.sleep(0.05)
+    except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+        judge.breaks("not healthy", type(error).__name__)
+    finally:
+        client.close()
+
+
+@asynccontextmanager
+async def loaded(scene: Scene, seed: int, clients: int) -> AsyncIterator[None]:
+    """Load the proxy; at the end every client gets its last answer."""
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(scene.looks(ended))
+        for number in range(clients):
+            group.create_task(scene.load(number, seed, ended))
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+async def draw(scene: Scene, kinds: list[Kind], seed: int, count: int, alive: Callable[[], bool]) -> None:
+    """Bring the faults, one after the other."""
+    judge = scene.judge
+    for number in range(1, count + 1):
+        source = seeded(seed, "fault", number)
+        kind = source.choice(kinds)
+        seconds = source.uniform(SHORTEST, LONGEST)
+        judge.tally.drawn[kind.name] += 1
+        window = Window(number=number, name=kind.name, side=kind.side, fault=kind.fault, joined=kind.joined)
+        judge.windows.append(window)
+        try:
+            await kind.do(scene, source, seconds)
+        except Exception as error:
+            error.add_note(f"in fault {number} ({kind.name}) of seed {seed}")
+            raise
+        window.ended = time.monotonic()
+        if not alive():
+            judge.breaks("the proxy ended", kind.name)
+            return
+        await recovered(scene)
+        await asyncio.sleep(_CALM)
+
+
+async def chaos(arguments: argparse.Namespace) -> bool:
+    """Run it all; whether nothing broke."""
+    sys.stdout.write(f"seed {arguments.seed}\n")
+    sys.stdout.flush()
+    secrets = Secrets()
+    judge = Judge(secrets)
+    kinds = [KINDS[name] for name in arguments.only or KINDS]
+    async with AsyncExitStack() as outer:
+        stack = outer.enter_context(ExitStack())
+        scene = Scene(stack, judge)
+        await scene.open()
+        process = scene.process
+        assert process is not None  # noqa: S101 - for the type checker
+        async with loaded(scene, arguments.seed, arguments.clients):
+            await draw(scene, kinds, arguments.seed, arguments.faults, lambda: process.alive)
+        status = -1
+        if process.alive:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await look_around(scene.url, process, secrets)
+            status = await process.end()
+        return report(judge, process, status, arguments)
+
+
+def report(judge: Judge, process: Watched, status: int, arguments: argparse.Namespace) -> bool:
+    """Print the tables; whether nothing broke."""
+    tally = judge.tally
+    write = sys.stdout.write
+    rows: Iterable[tuple[str, object]] = sorted(tally.drawn.items())
+    write("\nfaults drawn\n" + table(rows))
+    write(
+        "\nseen\n"
+        + table(
+            [
+                *((f"asked as {kind}", count) for kind, count in sorted(tally.asked.items())),
+                *((f"  {name}", count) for name, count in sorted(tally.cache.items())),
+                *((f"{what}, explained by a fault of Ollama's", n) for what, n in sorted(tally.explained.items())),
+                ("wrong bodies", tally.broken["a wrong body"] + tally.broken["a stale body"]),
+                ("500 of the proxy's own", tally.broken["a 500 of the proxy's own"]),
+                ("5xx and resets unexplained", sum(n for what, n in tally.broken.items() if "explains" in what)),
+                ("log lines", process.lines),
+                ("log lines that are no lines of the log", process.foreign),
+                ("tracebacks", process.tracebacks),
+                ("exit status after SIGTERM", status),
+                ("secrets that showed", len(judge.secrets.shown)),
+                *((f"BROKEN: {what}", count) for what, count in sorted(tally.broken.items())),
+            ]
+        )
+    )
+    failed = [*tally.told[:20], *(f"the log: {line}" for line in process.strange), *sorted(judge.secrets.shown)]
+    failed += [f"the exit status: {status}"] if status else []
+    for line in failed:
+        write(f"FAILS: {line}\n")
+    if failed:
+        only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
+        write(f'Again: make chaos ARGS="--seed {arguments.seed} --faults {arguments.faults}{only}"\n')
+    return not failed
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=200, metavar="N")
+    parser.add_argument("--seed", type=int, default=1, metavar="N")
+    parser.add_argument("--clients", type=int, default=6, metavar="N")
+    parser.add_argument("--only", nargs="+", choices=sorted(KINDS), metavar="KIND", help="draw only of these")
+    sys.exit(0 if run(chaos(parser.parse_args())) else 1)

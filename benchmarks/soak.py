@@ -1,0 +1,244 @@
+"""Whether the proxy stays right, and stays small, under load for minutes: `make soak`.
+
+A simulated Ollama, a Redis and the proxy run as processes of their own; clients that keep their connections ask for
+hits (70 %), misses (20 %) and streams (10 %), and every body is checked by itself. Redis holds a bounded share of it.
+Exits with 1 when anything was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from random import Random
+from typing import Final
+
+from benchmarks.load import (
+    TEXT_MODEL,
+    LoadClient,
+    Oracle,
+    Outcome,
+    Question,
+    Questions,
+    Secrets,
+    Watched,
+    look_around,
+    proxy,
+    run,
+    seeded,
+    simulator,
+    table,
+)
+from proxy.simulator import ModelRegistry
+from tests.support.servers import RedisServer, free_port
+
+HITS: Final = 0.7
+MISSES: Final = 0.2
+GROWTH: Final = 10.0
+"""MiB that the proxy may grow by after its first minute."""
+
+_FIRST: Final = 60.0
+_BOUND: Final = 20.0
+_STORE_CONNECTIONS: Final = 64
+_SHOWN: Final = 10
+_SERVER_ERROR: Final = 500
+_OK: Final = 200
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the clients saw; `told` are the bodies by question that Ollama was asked for, `heard` those of hits."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    cache: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    told: set[tuple[Question, bytes]] = field(default_factory=set)
+    heard: set[tuple[Question, bytes]] = field(default_factory=set)
+
+    def unheard_of(self) -> list[str]:
+        """Say which hits were not byte for byte what Ollama had answered."""
+        return [f"{question}: a hit that differs from each answer before it" for question, _ in self.heard - self.told]
+
+    @property
+    def server_errors(self) -> int:
+        """How many answers were a 5xx."""
+        return sum(count for status, count in self.statuses.items() if status >= _SERVER_ERROR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The proxy at a moment: seconds since the load began, MiB, file descriptors."""
+
+    at: float
+    memory: float
+    files: int
+
+
+class Soak:
+    """The load and the look at the proxy."""
+
+    def __init__(self, url: str, process: Watched, secrets: Secrets, oracle: Oracle) -> None:
+        self.url, self.process, self.secrets, self.oracle = url, process, secrets, oracle
+        self.tally = Tally()
+        self.samples: list[Sample] = []
+
+    async def warm(self, questions: Questions) -> None:
+        """Ask everything once that is to be a hit."""
+        client = LoadClient(self.url, _BOUND)
+        for question in questions.hot:
+            self.judge("warming", question, await client.ask(question))
+        client.close()
+
+    async def client(self, source: Random, questions: Questions, until: float) -> None:
+        """Ask one question after the other."""
+        client = LoadClient(self.url, _BOUND)
+        try:
+            while time.monotonic() < until:
+                drawn = source.random()
+                if drawn < HITS:
+                    kind, question = "hits", questions.known()
+                elif drawn < HITS + MISSES:
+                    kind, question = "misses", questions.new()
+                else:
+                    kind, question = "streams", questions.streamed()
+                self.judge(kind, question, await client.ask(question))
+        finally:
+            client.close()
+
+    def judge(self, kind: str, question: Question, outcome: Outcome) -> None:
+        """Take an outcome in."""
+        tally, answer = self.tally, outcome.answer
+        tally.asked[kind] += 1
+        if answer is None:
+            tally.failures[outcome.why] += 1
+            return
+        tally.cache[f"{kind}: {outcome.cache}"] += 1
+        tally.statuses[answer.status] += 1
+        if answer.status != _OK:
+            tally.wrong += [] if answer.status >= _SERVER_ERROR else [f"{question}: {answer.status}"]
+            return
+        said = "no framing" if answer.closed else self.oracle.wrong(question, answer.body, counted=outcome.counted)
+        if said:
+            tally.wrong.append(f"{question} ({outcome.details}): {said}")
+        if kind in ("hits", "warming") and len(question.texts) == 1:
+            # What was put together of known vectors need not be an answer that was ever given.
+            seen = (question, blake2b(answer.body, digest_size=16).digest())
+            (tally.heard if outcome.cache == "HIT" and "collapsed" not in outcome.details else tally.told).add(seen)
+
+    async def look(self, begun: float, until: float) -> None:
+        """Sample the proxy each second, and look for secrets now and then."""
+        number = 0
+        while (now := time.monotonic()) < until:
+            self.samples.append(
+                Sample(at=now - begun, memory=self.process.memory(), files=self.process.files()),
+            )
+            if not number % 10:
+                await look_around(self.url, self.process, self.secrets)
+            number += 1
+            await asyncio.sleep(max(0.0, begun + number - time.monotonic()))
+
+    def growth(self, after: float) -> float:
+        """Give by how many MiB the proxy grew after so many seconds: a line through its samples."""
+        late = [sample for sample in self.samples if sample.at >= after]
+        if len(late) < 2:  # noqa: PLR2004 - a line needs two
+            return 0.0
+        slope = statistics.linear_regression([sample.at for sample in late], [sample.memory for sample in late]).slope
+        return slope * (late[-1].at - late[0].at)
+
+
+async def soak(arguments: argparse.Namespace) -> bool:
+    """Run the load; whether all was well."""
+    secrets = Secrets()
+    with ExitStack() as stack:
+        redis = RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+        stack.callback(redis.close)
+        redis.start()
+        port = free_port()
+        ollama = simulator(port, "--completion-ms", "5", "--embedding-ms", "3", secrets=Secrets())
+        stack.callback(ollama.close)
+        await ollama.said("answers at ")
+        process = proxy(f"http://127.0.0.1:{port}", redis.url, secrets=secrets)
+        stack.callback(process.close)
+        url = await process.said("listens on ")
+        files = process.files()
+
+        run_ = Soak(url, process, secrets, Oracle(ModelRegistry()))
+        questions = Questions(seeded(arguments.seed), text_models={TEXT_MODEL: 200}, lists=40)
+        await run_.warm(questions)
+        begun = time.monotonic()
+        until = begun + 60 * arguments.minutes
+        clients = [run_.client(seeded(arguments.seed, number), questions, until) for number in range(arguments.clients)]
+        await asyncio.gather(run_.look(begun, until), *clients)
+        took = time.monotonic() - begun
+        if process.alive:
+            await look_around(url, process, secrets)
+            secrets.look(os.fsencode(url), "the address")
+        status = await process.end()
+    return report(run_, arguments, files, took, status)
+
+
+def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, status: int) -> bool:
+    """Print the table; whether all was well."""
+    tally, process, samples = soak.tally, soak.process, soak.samples
+    minute = next((sample for sample in samples if sample.at >= _FIRST), samples[-1])
+    last = samples[-1]
+    growth = soak.growth(_FIRST)
+    wrong = tally.wrong + tally.unheard_of()
+    opened = 2 * arguments.clients + _STORE_CONNECTIONS
+    kinds = ("warming", "hits", "misses", "streams")
+    requests = sum(tally.asked.values())
+    sys.stdout.write(
+        table(
+            [
+                *((f"asked as {kind}", tally.asked[kind]) for kind in kinds),
+                *((f"  {name}", count) for name, count in sorted(tally.cache.items())),
+                ("requests", requests),
+                ("requests a second", f"{(requests - tally.asked['warming']) / took:.0f}"),
+                ("wrong bodies", len(wrong)),
+                ("5xx", tally.server_errors),
+                ("other failures", tally.failures.total()),
+                ("log lines", process.lines),
+                ("log lines that are no lines of the log", process.foreign),
+                ("tracebacks", process.tracebacks),
+                ("exit status after SIGTERM", status),
+                ("memory after the first minute, MiB", f"{minute.memory:.1f}"),
+                ("memory at the end, MiB", f"{last.memory:.1f}"),
+                ("growth after the first minute, MiB", f"{growth:.1f}" if arguments.minutes > 1 else "not judged"),
+                ("file descriptors before the load", files),
+                ("file descriptors after the first minute", minute.files),
+                ("file descriptors at the end", last.files),
+                ("secrets that showed", len(soak.secrets.shown)),
+            ]
+        )
+    )
+    failed = {
+        "wrong bodies": wrong[:_SHOWN],
+        "5xx": [f"{status}: {count}" for status, count in tally.statuses.items() if status >= _SERVER_ERROR],
+        "failures": [f"{why}: {count}" for why, count in tally.failures.items()],
+        "the log": process.strange,
+        "the exit status": [str(status)] if status else [],
+        "memory": [f"grew by {growth:.1f} MiB"] if arguments.minutes > 1 and growth >= GROWTH else [],
+        "file descriptors": [f"{files} became {last.files}"] if last.files - files > opened else [],
+        "secrets": sorted(soak.secrets.shown),
+    }
+    for name, found in failed.items():
+        for line in found:
+            sys.stdout.write(f"FAILS: {name}: {line}\n")
+    return not any(failed.values())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0, metavar="N")
+    parser.add_argument("--clients", type=int, default=16, metavar="N")
+    parser.add_argument("--seed", type=int, default=1, metavar="N")
+    sys.exit(0 if run(soak(parser.parse_args())) else 1)
