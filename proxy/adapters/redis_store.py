@@ -10,6 +10,7 @@ is replaced by a new one: that costs misses and revives nothing.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -46,6 +47,7 @@ from proxy.tasks import Tasks
 PREFIX: Final = "ocp:1:"
 GENERATION: Final = PREFIX + "generation"
 
+_TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
 _CONNECT: Final = 0.1
 _CONNECT_TLS: Final = 0.25
 _READ: Final = 0.25
@@ -161,6 +163,9 @@ class RedisStore:
             generation = self._generation
             names = [_entry(generation, key) for key in keys]
             current, *values = await self._redis.mget(GENERATION, *names[:_AT_ONCE])
+            if current is not None and _TOKEN.fullmatch(current) is None:  # no token of ours, which could come again
+                await self._redis.unlink(GENERATION)
+                current = None
             if current is None:
                 fresh = secrets.token_hex(16)
                 await self._redis.set(GENERATION, fresh, nx=True)
