@@ -137,6 +137,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             chosen.store,
             name=_machine(upstream_url) + upstream.name,
             deadline=settings.connect_timeout + 5,
+            patience=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
             clock=clock,
             tasks=tasks,
         )

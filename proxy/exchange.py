@@ -39,7 +39,8 @@ _MAX_CATEGORIES: Final = 32
 class Course:
     """How an exchange goes, noted as it becomes known: whoever leaves in the middle leaves a true account.
 
-    `cache` is None until it is decided, `hold` counts what the exchange holds in memory. See `ports.Exchange`.
+    `cache` is None until it is decided, `hold` counts what the exchange holds in memory, `spent` are the seconds for
+    which Ollama was waited for in vain before it was asked. See `ports.Exchange`.
     """
 
     client: Client
@@ -49,6 +50,7 @@ class Course:
     model: str = ""
     category: str = ""
     key: str = ""
+    spent: float = 0.0
     upstream_seconds: float | None = None
     items: int = 0
     items_known: int = 0
@@ -76,7 +78,7 @@ class Exchanges:
         self._streams = StreamFetcher(neighbours)
         self._flights: Flights[Fetched] = Flights(neighbours.tasks)
         self._categories = Labels(_MAX_CATEGORIES)
-        self._buffers = Buffers(neighbours.rules.max_buffered_bytes)
+        self._buffers = Buffers(neighbours.rules.max_buffered_bytes * 7 // 8)  # the rest is what only passes through
 
     async def serve(self, request: Request, client: Client) -> None:
         """Answer one request, and observe how that went, however it ends."""
@@ -176,11 +178,13 @@ class Exchanges:
     ) -> None:
         if wishes.category:  # bounded here, where it comes to be kept
             wishes = replace(wishes, category=self._categories.of(wishes.category))
+        begun = self._clock.monotonic()
         question = await self._finder.pose(candidate, request, body, wishes)
         if question is None and wishes.only_if_cached:
             await self._only_if_cached(course)
             return
         if question is None:
+            course.spent = self._clock.monotonic() - begun
             bypassed = Bypass(detail=Detail.NO_DIGEST, model=candidate.model)
             await self._relay(request, body, bypassed, course, repeatable=True)
             return
@@ -343,7 +347,7 @@ class Exchanges:
         course.cache = cache = bypass(found.detail)
         source = course.client.stream() if body is None else body or None
         try:
-            async with self._upstream.ask(request, source, repeatable=repeatable) as answer:
+            async with self._upstream.ask(request, source, repeatable=repeatable, spent=course.spent) as answer:
                 head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
                 course.status = head.status
                 await course.client.begin(head, answer.length)

@@ -82,11 +82,13 @@ Body: TypeAlias = bytes | AsyncIterator[bytes] | None
 class Upstream(Protocol):
     """Ollama. Leaving the context early closes the connection, which makes Ollama stop generating."""
 
-    def ask(self, request: Request, body: Body, *, repeatable: bool = False) -> AbstractAsyncContextManager[Answer]:
+    def ask(
+        self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
+    ) -> AbstractAsyncContextManager[Answer]:
         """Send a request whose fields are already those for the upstream; raises ProxyError.
 
         A request is sent once more if a pooled connection closes before any byte of the answer; one that is
-        `repeatable` also where that is only likely.
+        `repeatable` also where that is only likely. Of the time that Ollama has, so many seconds are `spent`.
         """
 
 

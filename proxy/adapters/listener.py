@@ -30,6 +30,8 @@ Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _MAX_LINE: Final = 32_768
 _JOIN_UP_TO: Final = 65_536
+_PIECE: Final = 65_536
+"""Bytes of a body that are read at once: so much of it is copied on its way."""
 _LINGERS: Final = 1.0
 """Seconds for which the rest of a request is taken in after an early answer: a reset could overtake that."""
 _AT_ONCE: Final = 0.01
@@ -120,7 +122,7 @@ class _HttpClient:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(self._listener.body_timeout):
-                return await content.readany()
+                return await content.read(_PIECE)
         except TimeoutError as error:
             self.keep_alive = False
             self._stalled = True
@@ -343,7 +345,7 @@ class Listener:
         self._handler = handler
         self._max_connections = max_connections
         self._connections = 0
-        self._in_progress = 0
+        self._in_progress: set[_HttpClient] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._empty = asyncio.Event()
@@ -380,7 +382,7 @@ class Listener:
         """Stop: no new connections, what is in progress ends, announcing `Connection: close`.
 
         Requests get `patience` seconds, idle keep-alive connections `grace`, in which a request that was already
-        on its way is still answered. What is left then is cut off.
+        on its way is still answered. What is left then ends in a reset.
         """
         self.draining = True
         if self._sockets is not None:
@@ -392,11 +394,13 @@ class Listener:
             async with asyncio.timeout(patience):
                 while self._in_progress:
                     await self._idle.wait()
+        for client in tuple(self._in_progress):
+            client.abort()
         await self._server.shutdown(_AT_ONCE)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         client = _HttpClient(request, self)
-        self._in_progress += 1
+        self._in_progress.add(client)
         self._idle.clear()
         try:
             refusal = _refusal(request)
@@ -415,7 +419,7 @@ class Listener:
             if not client.ended:
                 client.abort()
             client.close()
-            self._in_progress -= 1
+            self._in_progress.discard(client)
             if not self._in_progress:
                 self._idle.set()
         return _Written(keep_alive=client.keep_alive)

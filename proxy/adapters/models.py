@@ -1,13 +1,15 @@
 """Model names to digests, from Ollama's own table (`GET /api/tags`, `GET /api/version`), kept fresh.
 
-The table is looked at every `POLL` seconds while candidates arrive. A candidate that finds it older than `STALE` waits
-up to `PATIENCE` for a fresh look; only where Ollama cannot be reached does the old table serve on. While a request that
-changes a model passes, and until a look begun after it ended, that model has no digest.
+The table is looked at every `POLL` seconds while candidates arrive, and while what was asked is waited for. A candidate
+that finds it older than `STALE` waits up to `PATIENCE` for a fresh look; only where Ollama cannot be reached, or says
+nothing for `POLL` seconds, does the old table serve on. While a request that changes a model passes, and until a look
+begun after it ended, that model has no digest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -55,9 +57,9 @@ class _Pending:
     withdraw: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Watch:
-    """See ports.Stability: no change through the proxy has begun or ended since."""
+    """See ports.Stability: no change through the proxy has begun or ended since, and no look has seen another table."""
 
     models: OllamaModels
     seen: int
@@ -69,17 +71,26 @@ class _Watch:
 class OllamaModels:
     """See ports.Models.
 
-    What was seen last is kept in the store under `name`. A look may take `deadline` seconds, longer than a connection:
-    silence is not slowness.
+    What was seen last is kept in the store under `name`. A look may take `deadline` seconds, longer than a connection.
+    Nobody waits longer than `patience` for one.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
-        self, upstream: Upstream, store: Store, *, name: str, deadline: float, clock: Clock, tasks: Tasks
+        self,
+        upstream: Upstream,
+        store: Store,
+        *,
+        name: str,
+        deadline: float,
+        patience: float | None = None,
+        clock: Clock,
+        tasks: Tasks,
     ) -> None:
         self._upstream = upstream
         self._store = store
         self._name = f"models:{name}"
         self._deadline = deadline
+        self._patience = float("inf") if patience is None else patience
         self._saved = b""
         self._clock = clock
         self._tasks = tasks
@@ -87,6 +98,8 @@ class OllamaModels:
         self._failed_at = float("-inf")
         self._unreachable = False
         self._looking: asyncio.Task[None] | None = None
+        self._looking_since = float("-inf")
+        self._watches: weakref.WeakSet[_Watch] = weakref.WeakSet()
         self._wanted_at = float("-inf")
         self._changes: list[_Change] = []
         self.changes_seen = 0
@@ -110,12 +123,14 @@ class OllamaModels:
         if table is None or not digest or self._changing(model):
             return None
         watch = _Watch(self, self.changes_seen)
+        self._watches.add(watch)
         return Identity(model=model, digest=digest, version=table.version, stability=watch)
 
     async def still(self, identity: Identity) -> bool:
         """See ports.Models."""
-        table = await self._look_since(self._clock.monotonic(), identity.model)
-        if table is None or self._changing(identity.model):
+        asked = self._clock.monotonic()
+        table = await self._look_since(asked, identity.model)
+        if table is None or table.begun <= asked or self._changing(identity.model):
             return False
         return (table.digests.get(identity.model), table.version) == (identity.digest, identity.version)
 
@@ -161,17 +176,23 @@ class OllamaModels:
     async def _look_since(self, moment: float, model: str) -> _Table | None:
         """Give a table from a look begun after `moment`; the old one where Ollama cannot be reached; else None."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(0 if self._silent() else min(PATIENCE, self._patience)):
                 while self._last_look() <= moment or self._unseen(model):
                     before = self._last_look()
                     await asyncio.shield(self._look())
                     if self._failed_at > before:
                         break
         except TimeoutError:
-            if not self._unreachable:
+            if not (self._unreachable or self._silent()):
                 return None
+            return self._table
         failed = self._table is None or self._failed_at > self._table.begun
         return None if failed and not self._unreachable else self._table
+
+    def _silent(self) -> bool:
+        """Whether Ollama has said nothing for so long that it will not: it is stopped, or the way to it is."""
+        looking = self._looking is not None and not self._looking.done()
+        return looking and self._clock.monotonic() - self._looking_since > POLL
 
     async def _look_again(self) -> None:
         if (
@@ -183,6 +204,7 @@ class OllamaModels:
     def _look(self) -> asyncio.Task[None]:
         """Join the look under way, or begin one."""
         if self._looking is None or self._looking.done():
+            self._looking_since = self._clock.monotonic()
             self._looking = self._tasks.spawn(self._look_once(), "look at models")
         return self._looking
 
@@ -192,17 +214,20 @@ class OllamaModels:
             async with asyncio.timeout(self._deadline):
                 tags, version = await self._get("/api/tags"), await self._get("/api/version")
             table = _Table(begun=begun, version=_version(version), digests=_digests(tags))
-        except ProxyError:
+        except (ProxyError, TimeoutError):
             if self._table is None:
                 self._table = await self._recalled()
             self._failed_at, self._unreachable = begun, True
             return
-        except (TimeoutError, ValueError, KeyError, TypeError, AttributeError):  # slow, or no answer of Ollama's
+        except (ValueError, KeyError, TypeError, AttributeError):  # no answer of Ollama's
             self._failed_at, self._unreachable = begun, False
             return
         value = orjson.dumps({"version": table.version, "digests": table.digests})
         if value != self._saved:
             self._tasks.spawn(self._save(value), "save the digests")
+        known = self._table
+        if known is not None and (known.digests, known.version) != (table.digests, table.version):
+            self.changes_seen += 1
         self._table, self._unreachable = table, False
         self._changes = [change for change in self._changes if change.ended is None or change.ended >= begun]
         self._settle(table)
@@ -244,7 +269,7 @@ class OllamaModels:
 
     def _tick(self) -> None:
         self._timer = None
-        if self._pending or self._clock.monotonic() - self._wanted_at < STALE:
+        if self._pending or self._watches or self._clock.monotonic() - self._wanted_at < STALE:
             self._look()
             self._schedule()
 

@@ -150,9 +150,11 @@ class Ollama:
         await self._fresh.close()
 
     @asynccontextmanager
-    async def ask(self, request: Request, body: Body, *, repeatable: bool = False) -> AsyncIterator[_Answer]:
+    async def ask(
+        self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
+    ) -> AsyncIterator[_Answer]:
         """See ports.Upstream."""
-        response = await self._head(request, body, repeatable=repeatable)
+        response = await self._head(request, body, repeatable=repeatable, spent=spent)
         complete = False
         try:
             yield _Answer(response)
@@ -163,11 +165,11 @@ class Ollama:
             else:
                 response.close()
 
-    async def _head(self, request: Request, body: Body, *, repeatable: bool) -> aiohttp.ClientResponse:
+    async def _head(self, request: Request, body: Body, *, repeatable: bool, spent: float) -> aiohttp.ClientResponse:
         now = self._clock.monotonic()
         if not self._silence.allows(now):
             raise unreachable(f"Ollama at {self.name} does not answer")
-        seconds = self._deadline
+        seconds = None if self._deadline is None else max(0.0, self._deadline - spent)
         source = body if body is None or isinstance(body, bytes) else _Upload(body)
         try:
             async with asyncio.timeout(None if isinstance(source, _Upload) else seconds) as deadline:

@@ -57,9 +57,9 @@ async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
 
 
 async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(monkeypatch):
-    """A look that waits for a connection is silence, not slowness, also while it lasts longer than anyone's patience."""
+    """Silence for as long as lies between two looks is no slowness, nor is a look that ends without a connection."""
     monkeypatch.setattr(module, "STALE", 0.0)
-    monkeypatch.setattr(module, "POLL", 0.0)
+    monkeypatch.setattr(module, "POLL", 0.1)
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     silent = False
 
@@ -67,7 +67,7 @@ async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(mon
         @asynccontextmanager
         async def ask(self, request, body):
             if silent:
-                await asyncio.sleep(0.15)
+                await asyncio.sleep(0.3)
                 raise unreachable("silent")
             tags = b'{"models":[{"name":"tiny","digest":"d"}]}'
 
@@ -80,9 +80,12 @@ async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(mon
     models = OllamaModels(Silent(), memory(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
     assert (await models.identify("tiny")).digest == "d"
     silent = True
+    await asyncio.sleep(0.15)
     assert await models.identify("tiny") is None, "nothing is known yet: it may only be slow"
+    await asyncio.sleep(0.1)
+    assert (await models.identify("tiny")).digest == "d", "it has been silent for too long, and still is"
     await asyncio.sleep(0.2)
     for _ in range(3):
-        assert (await models.identify("tiny")).digest == "d"
+        assert (await models.identify("tiny")).digest == "d", "the look has ended without a connection"
     models.close()
     await tasks.close(1)

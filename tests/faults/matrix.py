@@ -67,7 +67,7 @@ MATRIX: dict[int, Row] = {
     25: Row("models are pulled and created anew", {"stale": Figure(0, "", "stale answers")}),
     26: Row("clear while stores are in flight", {"stale": Figure(0, "", "stale answers")}),
     27: Row("a gzip bomb of 1 GiB", {"memory": Figure(20, "MB", "more memory")}),
-    28: Row("20 bodies of 99 MiB at once", {"memory": Figure(256, "MB", "more memory")}),
+    28: Row("20 bodies of 99 MiB at once", {"memory": Figure(268, "MB", "more memory, bound 256 MiB")}),
     29: Row("everything is evicted", {"revived": Figure(0, "", "cleared entries that came back")}),
 }
 

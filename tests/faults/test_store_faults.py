@@ -218,10 +218,13 @@ async def test_paused_or_without_room_for_clients(
         server.client().client_pause(2000)
         times = [await timed(proxy, f"paused {turn}") - usual for turn in range(20)]
         await until_hit(proxy, canary.PROMPT)
-    server.client().config_set("maxclients", 1)
+    taking = server.client()
+    taking.config_set("maxclients", 1)
+    assert taking.ping(), "it has the only place"
     async with proxy_before(simulator.url, redis_url=server.url) as proxy:
         times += [await timed(proxy, f"full {turn}") - usual for turn in range(20)]
         assert "Lost Redis: " in proxy.log.getvalue()
+    taking.close()
     measured(8, "wait", max(times))
 
 

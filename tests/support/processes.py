@@ -41,7 +41,7 @@ class Command:
     def peak(self) -> float:
         """Give the memory that it has taken up at most, in MB (VmHWM of proc_pid_status(5))."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1000
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
     async def end(self) -> int:
         status = await asyncio.wait_for(self.process.wait(), 20)
@@ -61,6 +61,24 @@ async def serve(*arguments: str, environment: dict[str, str] | None = None) -> A
     running = Command(process)
     try:
         yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await running.end()
+
+
+@asynccontextmanager
+async def simulate(*arguments: str, port: int = 0) -> AsyncIterator[tuple[Command, str]]:
+    """Run `ollama-cache-proxy simulate` as a process: an Ollama that can be stopped and killed. Gives its URL too."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "simulate", "--listen", f"127.0.0.1:{port}", "--completion-ms", "0"),
+        *("--embedding-ms", "0", *arguments),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    running = Command(process)
+    try:
+        line = await running.line(lambda line: "answers at http" in line)
+        yield running, line.rpartition(" ")[2]
     finally:
         if process.returncode is None:
             process.kill()
