@@ -244,12 +244,14 @@ class Exchanges:
         name = f"{question.generation}:{question.purges}:{question.key}"
         joined = self._flights.join(name) if _joins(question) else None
         if joined is not None:
+            joined_at = self._clock.monotonic()
             with joined.seat() as seat:
                 answer = await _usable(joined)
                 if answer is not None and _fits(answer, course.hold):
                     cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=_remark(question))
                     await self._deliver(question, answer, seat, course, cache)
                     return
+            question = replace(question, spent=self._clock.monotonic() - joined_at)
         model = question.identity.model
         if self._rules.max_misses is not None and self._flights.under_way(model) >= self._rules.max_misses:
             text = f"{self._rules.max_misses} requests for this model are under way (max_misses)"

@@ -66,7 +66,8 @@ class Question:
     """A candidate with all that is needed to ask Ollama for it and to keep the answer.
 
     The fields of `request` are those for Ollama, so that the key sees what Ollama sees. `purges` counts those that had
-    begun when the store was asked, `generation` is the store's then, None where it did not answer.
+    begun when the store was asked, `generation` is the store's then, None where it did not answer. `spent` are the
+    seconds for which another's flight was waited for in vain.
     """
 
     request: Request
@@ -80,6 +81,7 @@ class Question:
     purges: int
     generation: str | None = None
     listing: Listing | None = None
+    spent: float = 0.0
 
     @property
     def texts(self) -> int:
@@ -157,7 +159,7 @@ class Fetcher:
         """Ask for all of it; None where the answer was over the limit, and has been relayed."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
-        async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
+        async with self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent) as answer:
             arriving = answer.chunks()
             chunks, excess = await _collected(arriving, limit, flight.hold)
             if excess is not None:
@@ -174,7 +176,7 @@ class Fetcher:
         """Ask for something else than the caller did; gives the reason where the answer is over a limit."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
-        async with self._upstream.ask(request, body, repeatable=True) as answer:
+        async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as answer:
             chunks, excess = await _collected(answer.chunks(), limit, flight.hold)
         seconds = self._clock.monotonic() - begun
         return excess or Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)

@@ -58,7 +58,8 @@ class StreamFetcher(Fetcher):
         """Ask, publish, relay, keep. Raises ProxyError where there is no head, which the flight hands on."""
         begun = self._clock.monotonic()
         recording = _Recording(self._rules.max_answer(question.candidate.endpoint), flight.hold)
-        async with self._upstream.ask(question.request, question.body, repeatable=True) as answer:
+        asking = self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent)
+        async with asking as answer:
             head = answer.head
             tail = flight.stream(recording.limit)
             detail = storing.by_head(question.candidate, head) or self.bar(question)

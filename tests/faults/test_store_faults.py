@@ -141,10 +141,10 @@ async def test_while_it_loads_what_it_had_a_miss_takes_hardly_longer(
 ) -> None:
     """It says LOADING to every command, and would for a minute."""
     client = server.client()
-    client.mset({f"other {number}": "x" for number in range(2000)})
+    client.mset({f"other {number}": "x" for number in range(20_000)})
     client.save()
     server.kill()
-    server.arguments += ["--key-load-delay", "30000", "--loading-process-events-interval-bytes", "1024"]
+    server.arguments += ["--key-load-delay", "3000", "--loading-process-events-interval-bytes", "1024"]
     server.start(wait=False)
     await until(lambda: _is_loading(server))
     async with proxy_before(simulator.url, redis_url=server.url) as proxy:
