@@ -1,0 +1,60 @@
+"""wrk as load: one run gives requests a second, percentiles in milliseconds, and how busy both sides were."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.speed.subjects import LOAD_CORE, Subject
+
+_SCRIPT: Final = Path(__file__).with_name("post.lua")
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run. Percentiles are milliseconds; `busy` and `load_busy` are shares of a core, of the server and of wrk."""
+
+    rate: float
+    p50: float
+    p90: float
+    p99: float
+    errors: int
+    busy: float
+    load_busy: float
+
+
+def cpu(pid: int) -> float:
+    """Give the seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+async def wrk(
+    subject: Subject, path: str, bodies: Path, *, connections: int, seconds: float, new: bool = False
+) -> Run:
+    """Let wrk send the bodies of a file in turn."""
+    command = ("taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s")
+    arguments = ("-s", str(_SCRIPT), subject.url, "--", path, str(bodies), "new" if new else "")
+    begun, before = cpu(subject.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
+    running = await asyncio.create_subprocess_exec(*command, *arguments, stdout=asyncio.subprocess.PIPE)
+    assert running.stdout is not None
+    output = await running.stdout.read()
+    await running.wait()
+    used, after = cpu(subject.pid) - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = json.loads(output.splitlines()[-1])
+    wall = found["microseconds"] / 1e6
+    return Run(
+        rate=found["requests"] / wall,
+        p50=found["p50"] / 1000,
+        p90=found["p90"] / 1000,
+        p99=found["p99"] / 1000,
+        errors=found["errors"],
+        busy=used / wall,
+        load_busy=(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / wall,
+    )

@@ -1,0 +1,33 @@
+-- Sends questions to wrk's server: from the arguments, the path and a file that holds one body a line.
+-- With "new" as third argument each body is sent once only, with a number of its own in the place of the word NUMBER.
+
+local requests, bodies, at, new, head = {}, {}, 0, false, {}
+
+function init(arguments)
+  local path, file = arguments[1], arguments[2]
+  new = arguments[3] == "new"
+  head["Content-Type"] = "application/json"
+  for body in io.lines(file) do
+    bodies[#bodies + 1] = body
+    requests[#requests + 1] = wrk.format("POST", path, head, body)
+  end
+  wrk.path = path
+  math.randomseed(os.time())
+  at = new and math.random(1, 1000000000) or math.random(1, #requests)
+end
+
+function request()
+  at = at + 1
+  if new then
+    local body = string.gsub(bodies[1], "NUMBER", tostring(at))
+    return wrk.format("POST", wrk.path, head, body)
+  end
+  return requests[at % #requests + 1]
+end
+
+function done(summary, latency, all)
+  local errors = summary.errors
+  print(string.format('{"requests":%d,"microseconds":%d,"p50":%d,"p90":%d,"p99":%d,"errors":%d}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(90), latency:percentile(99),
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end

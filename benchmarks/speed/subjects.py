@@ -1,0 +1,189 @@
+"""The servers that are measured, each a process of its own on the first core; what they need runs on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.speed.questions import TAGS, VERSION, answer
+from proxy.adapters.private_redis import find_server
+
+SERVER_CORE: Final = 0
+LOAD_CORE: Final = 1
+_STARTS_WITHIN: Final = 20.0
+
+_COMMON: Final = """
+{user}
+worker_processes 1;
+error_log /dev/null crit;
+pid {folder}/pid;
+daemon off;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  keepalive_requests 1000000000;
+  client_max_body_size 64m; client_body_buffer_size 1m;
+  {more}
+}}
+"""
+_STUB: Final = """
+  default_type "application/json; charset=utf-8";
+  server {{
+    listen 127.0.0.1:{port} backlog=1024;
+    location /api/tags {{ return 200 '{tags}'; }}
+    location /api/version {{ return 200 '{version}'; }}
+    location / {{ return 200 '{answer}'; }}
+  }}
+"""
+_CACHE: Final = """
+  proxy_cache_path {folder}/cache levels=1:2 keys_zone=kept:64m max_size=4g inactive=60m;
+  upstream ollama {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=1024;
+    location / {{
+      proxy_pass http://ollama;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      {cache}
+    }}
+  }}
+"""
+_CACHED: Final = """
+      proxy_cache kept; proxy_cache_methods POST; proxy_cache_key "$request_uri|$request_body"; proxy_cache_valid 200 1h;
+      add_header X-Cache $upstream_cache_status;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A running server; `pid` is the process that does the work."""
+
+    name: str
+    url: str
+    pid: int
+
+
+def free_port() -> int:
+    """Give a port of loopback that is free at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@asynccontextmanager
+async def process(core: int, *command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command on one core until the block ends."""
+    running = await asyncio.create_subprocess_exec(
+        *("taskset", "-c", str(core), *command),
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield running
+    finally:
+        if running.returncode is None:
+            running.terminate()
+        await running.wait()
+
+
+async def listens(port: int) -> None:
+    """Wait until something answers on a port."""
+    async with asyncio.timeout(_STARTS_WITHIN):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
+            writer.close()
+            return
+
+
+class Subjects:
+    """Starts servers, all of which end with this."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stack = AsyncExitStack()
+        self.store = ""
+        self.upstream = ""
+
+    async def __aenter__(self) -> Subjects:
+        """Begin with nothing."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End everything."""
+        await self.stack.aclose()
+
+    async def redis(self, *options: str) -> str:
+        """Start a Redis or Valkey beside the load; gives its URL."""
+        binary = find_server()
+        assert binary is not None
+        port = free_port()
+        command = (binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *options)
+        await self.stack.enter_async_context(process(LOAD_CORE, *command))
+        await listens(port)
+        self.store = f"redis://127.0.0.1:{port}/0"
+        return self.store
+
+    async def nginx(self, name: str, core: int, more: str, **values: str) -> Subject:
+        """Start an nginx with this in its http block."""
+        folder, port = self.folder / name, free_port()
+        folder.mkdir(parents=True)
+        file = folder / "nginx.conf"
+        filled = more.format(folder=folder, port=port, **values)
+        user = "user root;" if os.geteuid() == 0 else ""  # it would take another one, who may not write here
+        file.write_text(_COMMON.format(folder=folder, more=filled, user=user))
+        binary = shutil.which("nginx") or "/usr/sbin/nginx"
+        running = await self.stack.enter_async_context(process(core, binary, "-p", str(folder), "-c", str(file)))
+        await listens(port)
+        workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        return Subject(name, f"http://127.0.0.1:{port}", int(workers[0]))
+
+    async def stub(self) -> str:
+        """Start an upstream that answers at once; gives its URL."""
+        values = {"tags": TAGS.decode(), "version": VERSION.decode(), "answer": answer().decode()}
+        self.upstream = (await self.nginx("stub", LOAD_CORE, _STUB, **values)).url
+        return self.upstream
+
+    async def nginx_cache(self) -> Subject:
+        """Start nginx with a cache keyed on the body."""
+        upstream = self.upstream.removeprefix("http://")
+        return await self.nginx("nginx", SERVER_CORE, _CACHE.replace("{cache}", _CACHED), upstream=upstream)
+
+    async def nginx_pass(self, upstream: str) -> Subject:
+        """Start nginx as a plain reverse proxy that hands on what comes at once."""
+        more = _CACHE.replace("{cache}", "proxy_buffering off;")
+        return await self.nginx("nginx", SERVER_CORE, more, upstream=upstream.removeprefix("http://"))
+
+    async def floor(self, mode: str, upstream: str = "") -> Subject:
+        """Start plain aiohttp in one of the modes of floors.py."""
+        port = free_port()
+        command = (sys.executable, "-m", "benchmarks.speed.floors", mode, "--port", str(port))
+        more = ("--upstream", upstream or self.upstream, "--store", self.store)
+        running = await self.stack.enter_async_context(process(SERVER_CORE, *command, *more))
+        await listens(port)
+        return Subject(f"aiohttp {mode}", f"http://127.0.0.1:{port}", running.pid)
+
+    async def proxy(self, name: str, upstream: str = "", *options: str, **settings: str) -> Subject:
+        """Start the proxy itself."""
+        port = free_port()
+        command = (sys.executable, "-m", "proxy", "serve", "--listen", f"127.0.0.1:{port}")
+        environment = {"OCP_UPSTREAM": upstream or self.upstream, "OCP_REDIS_URL": self.store, "OCP_LOG": "plain"}
+        running = await self.stack.enter_async_context(
+            process(SERVER_CORE, *command, *options, **(environment | settings))
+        )
+        await listens(port)
+        return Subject(name, f"http://127.0.0.1:{port}", running.pid)
