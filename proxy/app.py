@@ -25,7 +25,9 @@ from proxy.adapters.models import OllamaModels
 from proxy.adapters.ollama import Ollama
 from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.redis_store import RedisStore
+from proxy.adapters.redis_watch import RedisWatch
 from proxy.adapters.statistics import Statistics
+from proxy.adapters.tiered_store import TieredStore
 from proxy.adapters.tls import CertificateError, for_clients, towards
 from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
@@ -108,7 +110,7 @@ def bind(listen: str) -> socket.socket:
 async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Running]:
     """Run the proxy on a bound socket until the block ends; then drain, and close everything."""
     clock = SystemClock()
-    log = Log(stream, style=_style(settings, stream), development=settings.development, clock=clock)
+    log = _log(settings, stream, clock)
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
     observe: Observer = fan_out((metrics, log))
@@ -157,19 +159,29 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             purges=Purges(),
             marking=Marking(chosen.store, on=settings.explain),
         )
-        exchanges = Exchanges(neighbours)
+        exchanges = Exchanges(neighbours, each=log.requests)
+        stack.callback(exchanges.shortcuts.tell)
+
+        def render(accept: str) -> tuple[bytes, str]:
+            exchanges.shortcuts.tell()
+            return metrics.render(accept)
+
+        async def told() -> dict[str, Any]:
+            exchanges.shortcuts.tell()
+            return await statistics.told()
+
         admin = Admin(
             routes=CacheRoutes(
                 store=chosen.store,
                 store_name=chosen.name,
                 purges=neighbours.purges,
-                told=statistics.told,
+                told=told,
                 explain=Explainer(neighbours).explain,
                 clock=clock,
             ).routes,
             store_well=chosen.well,
             upstream=upstream,
-            render=metrics.render,
+            render=render,
             serving=lambda: not listener.draining,
             access=Access(loopback=loopback, token=_secret(settings.admin_token)),
             clock=clock,
@@ -183,6 +195,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
 
         listener = Listener(
             handle,
+            shortcuts=exchanges.shortcuts,
             clock=clock,
             head_timeout=settings.head_timeout,
             body_timeout=settings.body_timeout,
@@ -323,7 +336,8 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
         stack.push_async_callback(store.close)
         await store.ping()
         store.begin()
-        return _ChosenStore(store=store, name=_public(url), well=store.ping)
+        tiered = _tiered(store, settings.hot_bytes, clock, tasks) if settings.hot_bytes else store
+        return _ChosenStore(store=tiered, name=_public(url), well=store.ping)
 
     _certified("redis_ca", settings.redis_ca, towards)
     url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
@@ -353,6 +367,20 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
     return _ChosenStore(store=memory, name="memory", well=_always)
 
 
+def _tiered(store: RedisStore, capacity: int, clock: SystemClock, tasks: Tasks) -> TieredStore:
+    """Put a hot tier before Redis, which tells it what changes."""
+    tiered = TieredStore(MemoryStore(capacity, clock=clock), store)
+    watch = RedisWatch(
+        store.connection,
+        prefixes=store.watched,
+        wake=tiered.wake,
+        changed=lambda names: tiered.forget(store.keys_of(names)),
+        sleep=tiered.sleep,
+    )
+    watch.begin(tasks)
+    return tiered
+
+
 async def _named(connect: Callable[[str], Awaitable[_ChosenStore]], url: str) -> _ChosenStore:
     try:
         return await connect(url)
@@ -373,6 +401,14 @@ def _public(url: str) -> str:
 
 def _secret(value: Any) -> str:
     return "" if value is None else value.get_secret_value().strip()
+
+
+def _log(settings: Settings, stream: TextIO, clock: SystemClock) -> Log:
+    """Give the log; it tells of requests where somebody watches, or collects what can be searched."""
+    style = _style(settings, stream)
+    read = settings.development or style is Style.JSON or stream.isatty()
+    requests = read if settings.log_requests == "auto" else settings.log_requests == "on"
+    return Log(stream, style=style, development=settings.development, requests=requests, clock=clock)
 
 
 def _style(settings: Settings, stream: TextIO) -> Style:

@@ -27,6 +27,7 @@ from proxy.policy.replies import reply
 from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from proxy.ports import NOTHING, Client, Exchange, Saved
+from proxy.shortcuts import Shortcuts
 from proxy.streams import StreamFetcher
 
 _SERVER_ERROR: Final = 500
@@ -39,8 +40,9 @@ _MAX_CATEGORIES: Final = 32
 class Course:
     """How an exchange goes, noted as it becomes known: whoever leaves in the middle leaves a true account.
 
-    `cache` is None until it is decided, `hold` counts what the exchange holds in memory, `spent` are the seconds for
-    which Ollama was waited for in vain before it was asked. See `ports.Exchange`.
+    `cache` is None until it is decided, `hit` is what was found where a shortcut may lead to it, `hold` counts what the
+    exchange holds in memory, `spent` are the seconds for which Ollama was waited for in vain before it was asked. See
+    `ports.Exchange`.
     """
 
     client: Client
@@ -58,6 +60,7 @@ class Course:
     output_tokens: int | None = None
     saved: Saved = NOTHING
     error: Source | None = None
+    hit: tuple[Question, Hit] | None = None
 
     def concerns(self, question: Question) -> None:
         """Note what is asked."""
@@ -65,9 +68,10 @@ class Course:
 
 
 class Exchanges:
-    """Serves requests; one instance a process."""
+    """Serves requests; one instance a process. With `each`, every hit is told by itself (see shortcuts.py)."""
 
-    def __init__(self, neighbours: Neighbours) -> None:
+    def __init__(self, neighbours: Neighbours, *, each: bool = True) -> None:
+        self.shortcuts = Shortcuts(neighbours, each=each)
         self._rules = neighbours.rules
         self._upstream = neighbours.upstream
         self._models = neighbours.models
@@ -92,28 +96,11 @@ class Exchanges:
         except ClientLeft:
             client.abort()
         finally:
-            at = client.first_byte_at
-            self._observe(
-                Exchange(
-                    method=request.method,
-                    operation=endpoint.operation,
-                    model=course.model[:_MAX_NAME],
-                    category=course.category,
-                    cache=course.cache or bypass(Detail.CLIENT_LEFT),
-                    status=0 if at is None else course.status,
-                    key=course.key,
-                    seconds=self._clock.monotonic() - begun,
-                    first_byte=None if at is None else at - begun,
-                    upstream_seconds=course.upstream_seconds,
-                    items=course.items,
-                    items_known=course.items_known,
-                    bytes_sent=client.sent,
-                    prompt_tokens=course.prompt_tokens,
-                    output_tokens=course.output_tokens,
-                    saved=course.saved,
-                    error=course.error if ended else Source.CLIENT,
-                ),
-            )
+            span = (begun, self._clock.monotonic())
+            exchange = _told(endpoint, request, course, span, ended=ended)
+            self._observe(exchange)
+        if course.hit is not None:
+            self.shortcuts.note(client.raw, *course.hit, exchange)
 
     @property
     def waiting(self) -> int:
@@ -222,6 +209,7 @@ class Exchanges:
             await self._replay(course.client, head, entry)
         else:
             await course.client.send(head, entry.body)
+            course.hit = (question, hit)
 
     async def _replay(self, client: Client, head: ResponseHead, entry: StoredResponse) -> None:
         """Send a stream chunk for chunk, at once or at the pace that it had."""
@@ -375,6 +363,31 @@ class Exchanges:
         course.cache, course.status = cache, status
         later = ((b"Retry-After", b"1"),) if status == _UNAVAILABLE else ()
         await course.client.send(*reply(status, message, cache, self._clock.now(), later))
+
+
+def _told(endpoint: Endpoint, request: Request, course: Course, span: tuple[float, float], *, ended: bool) -> Exchange:
+    """Give the one fact that an exchange ends in; `span` is from when to when it went."""
+    begun, end = span
+    at = course.client.first_byte_at
+    return Exchange(
+        method=request.method,
+        operation=endpoint.operation,
+        model=course.model[:_MAX_NAME],
+        category=course.category,
+        cache=course.cache or bypass(Detail.CLIENT_LEFT),
+        status=0 if at is None else course.status,
+        key=course.key,
+        seconds=end - begun,
+        first_byte=None if at is None else at - begun,
+        upstream_seconds=course.upstream_seconds,
+        items=course.items,
+        items_known=course.items_known,
+        bytes_sent=course.client.sent,
+        prompt_tokens=course.prompt_tokens,
+        output_tokens=course.output_tokens,
+        saved=course.saved,
+        error=course.error if ended else Source.CLIENT,
+    )
 
 
 async def _usable(flight: Flight[Fetched]) -> Fetched | None:

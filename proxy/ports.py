@@ -45,6 +45,10 @@ class Client(Protocol):
     def sent(self) -> int:
         """Bytes of the answer's body so far."""
 
+    @property
+    def raw(self) -> bytes | None:
+        """The whole request as it came, body included; None where the next one like it might mean something else."""
+
     async def body(self, limit: int, room: Room) -> bytes | None:
         """Read the whole body; None when it is larger than `limit` bytes or finds no `room`.
 
@@ -144,6 +148,9 @@ class Store(Protocol):
     `page` and `purge` look at every entry and may take as long as that takes; they give None when the store failed.
     """
 
+    def held(self, key: str) -> StoredResponse | None:
+        """Give the entry of the current generation where that is known without asking; it is fresh. Else None."""
+
     async def get(self, key: str) -> Lookup: ...
     async def get_many(self, keys: Sequence[str]) -> Lookups: ...
     async def put(self, entries: Entries, generation: str) -> bool:
@@ -202,6 +209,12 @@ class Models(Protocol):
     async def still(self, identity: Identity) -> bool:
         """Look now, and say whether the name still stands for this digest."""
 
+    def edition(self, moment: float) -> int | None:
+        """Give a number that changes whenever a name may stand for something else; None where a look is due.
+
+        `moment` is the monotonic time at which somebody wants to know.
+        """
+
     def change_begins(self, name: str | None) -> object:
         """A request that changes this model (None: some model) goes upstream; returns a token for `change_ends`."""
 
@@ -209,6 +222,16 @@ class Models(Protocol):
 
     def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
         """Call `withdraw` if the first look begun after this moment shows another digest."""
+
+
+class Shortcut(Protocol):
+    """Answers for requests that are known by their bytes alone, on a connection on which nothing else is under way."""
+
+    def answer(self, raw: bytes) -> bytes | None:
+        """Give the whole answer to a whole request; None where it has to be read."""
+
+    def begins(self, data: bytes) -> bool:
+        """Whether these bytes are the head of a known request, of which the body is still to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +273,14 @@ class Exchange:
     output_tokens: int | None = None
     saved: Saved = NOTHING
     error: Source | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated:
+    """Exchanges that were all like this one but for the time that they took, in seconds: of each from head to end."""
+
+    exchange: Exchange
+    seconds: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +342,7 @@ class Health:
     reason: str = ""
 
 
-Event: TypeAlias = Exchange | Stored | Unkept | StoreFault | Health
+Event: TypeAlias = Exchange | Repeated | Stored | Unkept | StoreFault | Health
 Observer: TypeAlias = Callable[[Event], None]
 
 

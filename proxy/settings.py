@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     redis_ca: str | None = Field(None, description="A PEM file: who may sign a rediss:// server's; else the system's.")
     private_redis_bytes: Bytes = Field(512 * _MIB, description="What a private server may hold.")
     memory_bytes: Bytes = Field(256 * _MIB, description="What the memory store may hold.")
+    hot_bytes: Annotated[int, Field(ge=0)] = Field(
+        64 * _MIB, description="Entries of Redis that are held in this process too, in bytes; 0 holds none."
+    )
     ttl_completion: WholeSeconds = Field(3600, description="How long completions are fresh.")
     ttl_embedding: WholeSeconds = Field(86_400, description="How long embeddings are fresh.")
     max_ttl: WholeSeconds = Field(604_800, description="The largest X-Cache-TTL that a request may ask for.")
@@ -92,6 +95,10 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(4096, description="Clients connected at once.")
     admin_token: SecretStr | None = Field(None, description="Needed to clear on a listener that is not on loopback.")
     log: Literal["auto", "plain", "colour", "json"] = Field("auto", description="How the log looks.")
+    log_requests: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="A line for each request: auto is on a terminal, as JSON, in development; faults always have one.",
+    )
     development: bool = Field(default=False, description="Log more: what was passed on, and why.")
 
     @classmethod

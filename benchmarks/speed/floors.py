@@ -1,10 +1,10 @@
 """What plain aiohttp does without a cache's work, to measure against: `python -m benchmarks.speed.floors MODE …`.
 
-    dict     answers from a dictionary, keyed by the body
-    redis    answers from one GET of Redis, keyed by the body
-    pass     asks the upstream each time, and hands on the whole answer
-    get-pass one GET of Redis that finds nothing, then as `pass`
-    relay    asks the upstream each time, and hands on each chunk as it comes
+dict     answers from a dictionary, keyed by the body
+redis    answers from one GET of Redis, keyed by the body
+pass     asks the upstream each time, and hands on the whole answer
+get-pass one GET of Redis that finds nothing, then as `pass`
+relay    asks the upstream each time, and hands on each chunk as it comes
 """
 
 from __future__ import annotations

@@ -35,9 +35,7 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-async def wrk(
-    subject: Subject, path: str, bodies: Path, *, connections: int, seconds: float, new: bool = False
-) -> Run:
+async def wrk(subject: Subject, path: str, bodies: Path, *, connections: int, seconds: float, new: bool = False) -> Run:
     """Let wrk send the bodies of a file in turn."""
     command = ("taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s")
     arguments = ("-s", str(_SCRIPT), subject.url, "--", path, str(bodies), "new" if new else "")

@@ -17,19 +17,22 @@ from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
 
 from proxy.errors import ClientLeft, stalled
 from proxy.policy.fields import with_host
-from proxy.policy.messages import MAX_LENGTH, Request, ResponseHead
+from proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, rendered
 from proxy.policy.target import split
-from proxy.ports import Client, Clock, Room
+from proxy.ports import Client, Clock, Room, Shortcut
 
 Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _MAX_LINE: Final = 32_768
 _JOIN_UP_TO: Final = 65_536
+_HOLDS: Final = 0.02
+"""Seconds for which the head of a request that is known is kept from the parser: its body mostly comes at once."""
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _PIECE: Final = 65_536
 """Bytes of a body that are read at once: so much of it is copied on its way."""
 _LINGERS: Final = 1.0
@@ -72,6 +75,7 @@ class _HttpClient:
         self._listener = listener
         self._writer = request.writer
         self._transport = request.transport
+        self._connection = cast("_Connection", request.protocol)
         self._held: list[bytes] = []
         self._old = request.version < HttpVersion11
         self._expects = not self._old and request.headers.get("Expect", "").lower() == "100-continue"
@@ -84,6 +88,13 @@ class _HttpClient:
         self.sent = 0
         self.ended = False
         self._stalled = False
+
+    @property
+    def raw(self) -> bytes | None:
+        """See ports.Client. What closes its connection, or had to be answered twice, is not like another one."""
+        span = self._connection.span
+        plain = self.keep_alive and not self._old and "Expect" not in self._request.headers
+        return span.raw_of(self._request) if plain and span is not None else None
 
     # The request's body.
 
@@ -160,7 +171,7 @@ class _HttpClient:
         elif self._chunked:
             with suppress(ClientLeft):
                 self._write(_LAST_CHUNK)
-        self.ended = True
+        self._end()
 
     async def send(self, head: ResponseHead, body: bytes) -> None:
         lines = self._head(head, len(body))
@@ -173,8 +184,14 @@ class _HttpClient:
             self.sent += len(body)
             self._write(lines)
             self._write(body)
-        self.ended = True
+        self._end()
         await self._flush()
+
+    def _end(self) -> None:
+        """All of the answer is written: on a connection that stays, the next one may follow."""
+        self.ended = True
+        if self.keep_alive:
+            self._connection.answered += 1
 
     def refuse(self, answer: bytes) -> None:
         """Send a whole answer that closes the connection."""
@@ -204,16 +221,13 @@ class _HttpClient:
         self._chunked = length is None and not self._bodyless and not self._old
         if self._listener.draining or not self._request.content.is_eof() or (self._old and length is None):
             self.keep_alive = False
-        lines = [f"HTTP/1.{0 if self._old else 1} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
-        lines += [b"%b: %b" % line for line in head.fields]
-        if self._chunked:
-            lines.append(b"Transfer-Encoding: chunked")
+        framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if self._chunked else ()
         if not self.keep_alive:
-            lines.append(b"Connection: close")
+            framing += ((b"Connection", b"close"),)
         elif self._old:
-            lines.append(b"Connection: keep-alive")
+            framing += ((b"Connection", b"keep-alive"),)
         self.first_byte_at = self._listener.clock.monotonic()
-        return b"\r\n".join(lines) + b"\r\n\r\n"
+        return rendered(head, framing, minor=0 if self._old else 1)
 
     async def _flush(self) -> None:
         """Wait while the client reads too slowly."""
@@ -229,10 +243,64 @@ class _HttpClient:
         transport.write(data)
 
 
-class _Connection(web.RequestHandler):
-    """One connection: aiohttp's protocol with a deadline for heads, a cap, and errors that repeat nothing."""
+class _Span:
+    """What came since the last request of a connection had ended: whether it is exactly one request is the question.
 
-    __slots__ = ("_begun", "_counted", "_head_timer", "_listener")
+    As long as it may be, and is small, its bytes are kept.
+    """
+
+    __slots__ = ("_lines", "_parts", "_payload", "_seen", "_size", "_size_expected")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] | None = []
+        self._size = 0
+        self._seen = False
+        self._size_expected: int | None = None
+        self._payload: Any = None
+        self._lines: Any = None
+
+    def add(self, data: bytes, messages: list[Any]) -> None:
+        """Take in what came, and the requests that the parser has begun to give since."""
+        self._size += len(data)
+        if self._parts is not None:
+            self._parts.append(data)
+        if messages:
+            self._begin(messages)
+        if self._size > _JOIN_UP_TO:
+            self._parts = None
+
+    def _begin(self, messages: list[Any]) -> None:
+        at = -1 if self._parts is None else b"".join(self._parts).find(_END_OF_HEAD)
+        message, payload = messages[0]
+        plain = isinstance(message, RawRequestMessage) and not (message.chunked or message.upgrade)
+        alone = len(messages) == 1 and not self._seen
+        self._seen = True
+        self._size_expected = None
+        if plain and alone and at >= 0:
+            self._payload, self._lines = payload, message.raw_headers
+            self._size_expected = at + len(_END_OF_HEAD) + int(message.headers.get("Content-Length", 0))
+
+    def is_whole(self) -> bool:
+        """Whether it is one request with nothing after it: then what comes next begins a new one.
+
+        The parser has read a request to its end, which is thus not behind what came. By its Content-Length it ends
+        there at the earliest: the first empty line is not behind that which ended its head.
+        """
+        return self._size == self._size_expected and self._payload.is_eof()
+
+    def raw_of(self, request: web.BaseRequest) -> bytes | None:
+        """Give the bytes, where they are those of this request and were kept."""
+        own = self.is_whole() and self._lines is request.raw_headers
+        return b"".join(self._parts) if own and self._parts is not None else None
+
+
+class _Connection(web.RequestHandler):
+    """One connection: aiohttp's protocol with a deadline for heads, a cap, and errors that repeat nothing.
+
+    Where nothing is under way, what comes is first shown to whoever may know its answer by its bytes alone.
+    """
+
+    __slots__ = ("_begun", "_counted", "_head_timer", "_held", "_listener", "_release_timer", "answered", "span")
 
     def __init__(self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -246,8 +314,12 @@ class _Connection(web.RequestHandler):
         )
         self._listener = listener
         self._head_timer: asyncio.TimerHandle | None = None
+        self._release_timer: asyncio.TimerHandle | None = None
+        self._held = b""
         self._counted = False
         self._begun = False
+        self.span: _Span | None = None
+        self.answered = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -260,15 +332,60 @@ class _Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head_came()
+        self._take_held()
         if self._counted:
             self._counted = False
             self._listener.closed()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        held = self._take_held()
+        data = held + data if held else data
+        if data and (self.span is None or self.span.is_whole()):  # it begins a request; aiohttp itself sends nothing
+            if self._is_idle():
+                shortcuts = self._listener.shortcuts
+                if not held and shortcuts.begins(data):
+                    self._held = data
+                    self._release_timer = asyncio.get_running_loop().call_later(_HOLDS, self._release)
+                    return
+                answer = shortcuts.answer(data)
+                if answer is not None and self.transport is not None:
+                    self._answered()
+                    self.transport.write(answer)
+                    return
+            self.span = _Span()
+        self._read(data)
+
+    def _is_idle(self) -> bool:
+        """Whether every request that came is answered, and the client takes what it is sent."""
+        answered = self.answered == self._request_count
+        return answered and not (self._paused or self._close or self._force_close or self._listener.draining)
+
+    def _answered(self) -> None:
+        if self._head_timer is not None:
+            self._head_came()
+        self._next_keepalive_close_time = self._listener.clock.monotonic() + self._keepalive_timeout
+
+    def _take_held(self) -> bytes:
+        if self._release_timer is None:
+            return b""
+        self._release_timer.cancel()
+        self._release_timer = None
+        held, self._held = self._held, b""
+        return held
+
+    def _release(self) -> None:
+        """Let the ordinary way begin with a head whose body does not come at once."""
+        self.span = _Span()
+        self._read(self._take_held())
+
+    def _read(self, data: bytes) -> None:
         before = self._request_count
         super().data_received(data)
-        if self._request_count != before:
+        count = self._request_count - before
+        if self.span is not None:
+            self.span.add(data, list(self._messages)[-count:] if count else [])
+        if count:
             self._head_came()
             return
         self._begun = True
@@ -331,12 +448,14 @@ class Listener:
         self,
         handler: Handler,
         *,
+        shortcuts: Shortcut,
         clock: Clock,
         head_timeout: float,
         body_timeout: float,
         max_connections: int,
         failed: Callable[[str], None],
     ) -> None:
+        self.shortcuts = shortcuts
         self.clock = clock
         self.head_timeout = head_timeout
         self.body_timeout = body_timeout

@@ -11,7 +11,7 @@ import orjson
 
 from proxy.errors import Source
 from proxy.policy.status import Detail, Result
-from proxy.ports import Clock, Event, Exchange, Health, Part, Stored, StoreFault, Unkept
+from proxy.ports import Clock, Event, Exchange, Health, Part, Repeated, Stored, StoreFault, Unkept
 
 TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
@@ -30,16 +30,30 @@ class Style(Enum):
 
 
 class Log:
-    """Writes one line a fact. With `development`, also those that are of no interest in daily use."""
+    """Writes one line a fact. With `development`, also those that are of no interest in daily use.
 
-    def __init__(self, stream: TextIO = sys.stderr, *, style: Style, development: bool, clock: Clock) -> None:
+    Without `requests` it is silent about requests and entries as long as nothing goes wrong.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO = sys.stderr,
+        *,
+        style: Style,
+        development: bool,
+        requests: bool = True,
+        clock: Clock,
+    ) -> None:
         self._stream = stream
         self._style = style
         self._development = development
+        self.requests = requests
         self._clock = clock
 
     def __call__(self, event: Event) -> None:
         """Take a fact in."""
+        if not self.requests and _is_usual(event):
+            return
         if self._style is Style.JSON:
             self._json(event)
             return
@@ -54,8 +68,8 @@ class Log:
             case Unkept():
                 more = (event.model, event.operation)
                 self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
-            case StoreFault():
-                pass  # its health says so once
+            case StoreFault() | Repeated():
+                pass  # its health says so once; hits are told by themselves where they are told at all
             case Health():
                 self._health(event)
 
@@ -116,6 +130,13 @@ class Log:
             self._stream.flush()
         except (OSError, ValueError):
             return  # a log that nobody can read any more must not stop an answer
+
+
+def _is_usual(event: Event) -> bool:
+    """Whether a fact tells of a request that went as it should."""
+    if isinstance(event, Exchange):
+        return event.error in (None, Source.CLIENT) and event.status < _SERVER_ERROR
+    return isinstance(event, Repeated | Stored | Unkept)
 
 
 def _printable(text: str) -> str:

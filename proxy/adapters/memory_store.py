@@ -29,20 +29,24 @@ class MemoryStore:
         self._values: dict[str, bytes] = {}
         self._totals: dict[str, dict[str, int]] = {}
         self._generation = secrets.token_hex(16)
-        self.held = 0
+        self.size = 0
         self.evicted = 0
 
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""
+        return Lookup(entry=self.held(key), generation=self._generation)
+
+    def held(self, key: str) -> StoredResponse | None:
+        """See ports.Store."""
         entry = self._fresh(key)
         if entry is not None:
             self._entries.move_to_end(key)
-        return Lookup(entry=entry, generation=self._generation)
+        return entry
 
     def _fresh(self, key: str) -> StoredResponse | None:
         entry = self._entries.get(key)
         if entry is not None and entry.stored_at + entry.lifetime <= self._clock.now():
-            self._remove(key)
+            self.drop(key)
             return None
         return entry
 
@@ -55,25 +59,26 @@ class MemoryStore:
         """See ports.Store."""
         if generation != self._generation:
             return False
-        kept = [self._keep(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
+        kept = [self.keep(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
         return all(kept)
 
-    def _keep(self, key: str, entry: StoredResponse) -> bool:
+    def keep(self, key: str, entry: StoredResponse) -> bool:
+        """Keep one entry, at the cost of those that were used least recently; False where it is too large."""
         size = _size(entry)
         if size > self._capacity:
             return False
-        self._remove(key)
+        self.drop(key)
         self._entries[key] = entry
         self._shelves.setdefault(key[:_SHELF], set()).add(key)
-        self.held += size
-        while self.held > self._capacity:
-            self._remove(next(iter(self._entries)))
+        self.size += size
+        while self.size > self._capacity:
+            self.drop(next(iter(self._entries)))
             self.evicted += 1
         return True
 
     async def delete(self, keys: Sequence[str], generation: str) -> int:
         """See ports.Store."""
-        return sum(self._remove(key) for key in keys) if generation == self._generation else 0
+        return sum(self.drop(key) for key in keys) if generation == self._generation else 0
 
     async def page(self, cursor: str, limit: int) -> Page:
         """See ports.Store. In the order of the keys; the cursor is the last key of the page before, or any text."""
@@ -93,7 +98,7 @@ class MemoryStore:
             for key in list(self._shelves.get(name, ())):
                 entry = self._fresh(key)
                 if entry is not None and matches(described(key, entry, len(entry.body))):
-                    purged += self._remove(key)
+                    purged += self.drop(key)
             await asyncio.sleep(0)
         return purged
 
@@ -126,11 +131,15 @@ class MemoryStore:
         """See ports.Store."""
         self._expire()
         cleared = len(self._entries)
-        self._entries.clear()
-        self._shelves.clear()
-        self.held = 0
+        self.empty()
         self._generation = secrets.token_hex(16)
         return cleared
+
+    def empty(self) -> None:
+        """Forget every entry."""
+        self._entries.clear()
+        self._shelves.clear()
+        self.size = 0
 
     async def count(self) -> KeyCount:
         """See ports.Store."""
@@ -140,10 +149,10 @@ class MemoryStore:
     def _expire(self) -> None:
         now = self._clock.now()
         for key in [key for key, entry in self._entries.items() if entry.stored_at + entry.lifetime <= now]:
-            self._remove(key)
+            self.drop(key)
 
-    def _remove(self, key: str) -> bool:
-        """Whether there was such an entry."""
+    def drop(self, key: str) -> bool:
+        """Forget an entry; whether there was one."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
@@ -151,7 +160,7 @@ class MemoryStore:
         shelf.discard(key)
         if not shelf:
             del self._shelves[key[:_SHELF]]
-        self.held -= _size(entry)
+        self.size -= _size(entry)
         return True
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from proxy import __version__
 from proxy.policy.labels import Labels
 from proxy.policy.status import Detail, Result
-from proxy.ports import Event, Exchange, Health, Part, Stored, StoreFault, Unkept
+from proxy.ports import Event, Exchange, Health, Part, Repeated, Stored, StoreFault, Unkept
 
 _PREFIX: Final = "ollama_cache_proxy_"
 _BUCKETS: Final = (
@@ -29,6 +35,33 @@ class Description:
     kind: str
     labels: tuple[str, ...]
     text: str
+
+
+class _Histogram(Collector):
+    """A histogram that takes many values at once, which prometheus-client's own does not."""
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        self._about = (name, text, labels)
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+
+    def observe(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
+        """Count values, each in the first bucket that is not below it."""
+        if not values:
+            return
+        counts = self._counts.setdefault(labels, [0] * (len(_BUCKETS) + 1))
+        for value in values:
+            counts[bisect_left(_BUCKETS, value)] += 1
+        self._sums[labels] = self._sums.get(labels, 0.0) + sum(values)
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus-client's Collector: buckets hold what is not above their bound."""
+        name, text, labels = self._about
+        family = HistogramMetricFamily(name, text, labels=labels)
+        for values, counts in self._counts.items():
+            bounds = (*map(floatToGoString, _BUCKETS), "+Inf")
+            family.add_metric(values, list(zip(bounds, accumulate(counts), strict=True)), self._sums[values])
+        yield family
 
 
 class Metrics:
@@ -81,7 +114,9 @@ class Metrics:
         """Take a fact in."""
         match event:
             case Exchange():
-                self._exchange(event)
+                self._exchange(event, [event.seconds], [event.first_byte])
+            case Repeated():
+                self._exchange(event.exchange, event.seconds, event.seconds)
             case Stored():
                 self._stores.labels(event.operation).inc(event.entries)
                 self._stored_bytes.labels(event.operation).inc(event.size)
@@ -100,26 +135,27 @@ class Metrics:
             encoder, content_type = choose_encoder("")
         return encoder(self.registry), content_type
 
-    def _exchange(self, event: Exchange) -> None:
+    def _exchange(self, event: Exchange, seconds: Sequence[float], first_bytes: Sequence[float | None]) -> None:
+        """Take exchanges in that were alike but for their times."""
+        times = len(seconds)
         cache = event.cache
         result = cache.result.value.lower()
         operation = event.operation
         model = "" if cache.result is Result.BYPASS else self._models.of(event.model)  # a bypass may name anything
-        self._requests.labels(operation, model, result, str(event.status)).inc()
-        self._seconds.labels(operation, result).observe(event.seconds)
-        if event.first_byte is not None:
-            self._first.labels(operation, result).observe(event.first_byte)
+        self._requests.labels(operation, model, result, str(event.status)).inc(times)
+        self._seconds.observe((operation, result), seconds)
+        self._first.observe((operation, result), [at for at in first_bytes if at is not None])
         if event.items:
-            self._items.labels(operation, "hit").inc(event.items_known)
-            self._items.labels(operation, "miss").inc(event.items - event.items_known)
+            self._items.labels(operation, "hit").inc(times * event.items_known)
+            self._items.labels(operation, "miss").inc(times * (event.items - event.items_known))
         if event.saved.seconds:
-            self._saved.labels(operation).inc(event.saved.seconds)
+            self._saved.labels(operation).inc(times * event.saved.seconds)
         if event.error is not None:
             self._errors.labels(event.error.value).inc()
         match cache.result:
             case Result.HIT:
-                self.hits += 1
-                self._hits.labels(operation).inc()
+                self.hits += times
+                self._hits.labels(operation).inc(times)
                 if cache.collapsed:
                     self._collapsed.labels(operation).inc()
             case Result.MISS:
@@ -138,10 +174,12 @@ class Metrics:
         self._describe(name, "gauge", text, labels)
         return Gauge(_PREFIX + name, text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str) -> Histogram:
+    def _histogram(self, name: str, text: str) -> _Histogram:
         labels = ("endpoint", "cache")
         self._describe(name, "histogram", text, labels)
-        return Histogram(_PREFIX + name, text, labels, registry=self.registry, buckets=_BUCKETS)
+        histogram = _Histogram(_PREFIX + name, text, labels)
+        self.registry.register(histogram)
+        return histogram
 
     def _describe(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> None:
         self.described.append(Description(name=_PREFIX + name, kind=kind, labels=labels, text=text))

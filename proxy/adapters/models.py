@@ -134,6 +134,14 @@ class OllamaModels:
             return False
         return (table.digests.get(identity.model), table.version) == (identity.digest, identity.version)
 
+    def edition(self, moment: float) -> int | None:
+        """See ports.Models."""
+        self._wanted_at = moment
+        table = self._table
+        if table is None or moment - table.begun > STALE or self._timer is None:
+            return None
+        return self.changes_seen
+
     def change_begins(self, name: str | None) -> _Change:
         """See ports.Models; `name` is canonical."""
         change = _Change(name or ANY)

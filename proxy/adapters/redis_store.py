@@ -136,6 +136,26 @@ class RedisStore:
         """Close every connection."""
         await self._redis.aclose()
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The prefixes of the names of entries, and of the generation."""
+        return (_entry("", "").removesuffix(":"), GENERATION)
+
+    def connection(self) -> redis.Connection:
+        """Give a new connection to the server, in RESP2, that nobody else uses."""
+        pool = self._redis.connection_pool
+        made: redis.Connection = pool.connection_class(**pool.connection_kwargs | {"protocol": 2})
+        return made
+
+    def keys_of(self, names: Sequence[bytes] | None) -> list[str] | None:
+        """Give the keys of the entries with these names; None where the generation is among them, or all are meant."""
+        if names is None or GENERATION.encode() in names:
+            return None
+        return [name.decode("latin-1").rpartition(":")[2] for name in names]
+
+    def held(self, key: str) -> None:
+        """See ports.Store. Nothing is known of Redis without asking."""
+
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""
         found = await self.get_many((key,))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from proxy.policy import names
 from proxy.policy.labels import Labels
 from proxy.policy.status import Result
-from proxy.ports import Event, Exchange, Store
+from proxy.ports import Event, Exchange, Repeated, Store
 from proxy.tasks import Tasks
 
 _NAME: Final = "statistics"
@@ -43,8 +43,12 @@ class Statistics:
 
     def __call__(self, event: Event) -> None:
         """Take a fact in."""
-        if not isinstance(event, Exchange):
-            return
+        if isinstance(event, Repeated):
+            self._add(event.exchange, len(event.seconds))
+        elif isinstance(event, Exchange):
+            self._add(event, 1)
+
+    def _add(self, event: Exchange, times: int) -> None:
         measures = _measures(event)
         places = [(_OPERATION, event.operation)]
         if event.cache.result is not Result.BYPASS:
@@ -56,7 +60,7 @@ class Statistics:
         for name, label in places:
             for measure, number in measures.items():
                 if number:
-                    self._new[_SEPARATOR.join((name, label, measure))] += number
+                    self._new[_SEPARATOR.join((name, label, measure))] += times * number
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
 

@@ -36,6 +36,13 @@ class ResponseHead:
     fields: Fields
 
 
+def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> bytes:
+    """Give a head as bytes, `framing` behind its own fields; `minor` is that of the HTTP version."""
+    lines = [f"HTTP/1.{minor} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
+    lines += [b"%b: %b" % line for line in (*head.fields, *framing)]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
     """One cache entry.

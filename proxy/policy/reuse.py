@@ -40,6 +40,11 @@ class Directives:
 NO_DIRECTIVES: Final = Directives()
 
 
+def lasting(wishes: Directives) -> bool:
+    """Whether an entry that answers now answers for as long as it is fresh."""
+    return not (wishes.no_store or wishes.no_cache) and wishes.max_age is None and wishes.min_fresh == 0
+
+
 def directives(fields: Fields, *, max_ttl: int) -> Directives:
     """Read Cache-Control, Pragma and the three fields of our own.
 

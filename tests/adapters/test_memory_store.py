@@ -85,7 +85,7 @@ async def test_an_entry_is_there_while_it_is_fresh(clock, after, there):
     await put(store, "a", entry())
     clock.time += after
     assert ((await store.get("a")).entry is not None) is there
-    assert store.held == (OVERHEAD if there else 0)
+    assert store.size == (OVERHEAD if there else 0)
 
 
 async def test_the_least_recently_used_goes_first(clock):
@@ -113,7 +113,7 @@ async def test_a_large_entry_takes_the_place_of_several(clock):
         await put(store, name, entry())
     assert await put(store, "e", entry(2 * OVERHEAD))
     assert await keys(store, "abcde") == "de"
-    assert store.held == 4 * OVERHEAD
+    assert store.size == 4 * OVERHEAD
     assert store.evicted == 3
 
 
@@ -122,9 +122,9 @@ async def test_what_is_held_never_exceeds_the_capacity(clock):
     store = MemoryStore(capacity, clock=clock)
     for number in range(100):
         assert await put(store, str(number % 17), entry(number * 37 % 5000))
-        assert store.held <= capacity
+        assert store.size <= capacity
     total = sum([len(value.body) + OVERHEAD for value in store._entries.values()])
-    assert store.held == total
+    assert store.size == total
 
 
 @pytest.mark.parametrize(("size", "kept"), [(OVERHEAD, True), (OVERHEAD + 1, False), (100 * OVERHEAD, False)])
@@ -141,7 +141,7 @@ async def test_a_second_put_replaces_the_first(clock):
     second = entry(20)
     assert await put(store, "a", second)
     assert (await store.get("a")).entry is second
-    assert store.held == 20 + OVERHEAD
+    assert store.size == 20 + OVERHEAD
     assert await store.count() == KeyCount(keys=1, age=0.0)
     assert store.evicted == 0
 
@@ -153,7 +153,7 @@ async def test_delete_takes_one_out(clock):
     generation = (await store.get("b")).generation
     assert [await store.delete([name], generation) for name in ("a", "a", "unknown")] == [1, 0, 0]
     assert await keys(store, "ab") == "b"
-    assert store.held == 10 + OVERHEAD
+    assert store.size == 10 + OVERHEAD
 
 
 async def test_clear_takes_all_out_and_says_how_many(clock):
@@ -162,7 +162,7 @@ async def test_clear_takes_all_out_and_says_how_many(clock):
         await put(store, name, entry())
     assert await store.clear() == 3
     assert await keys(store, "abc") == ""
-    assert store.held == 0
+    assert store.size == 0
     assert await store.clear() == 0
 
 
@@ -172,7 +172,7 @@ async def test_what_was_asked_before_a_clear_is_not_kept_after_it(clock):
     await store.clear()
     assert await store.put([("a", entry())], generation) is False
     assert await keys(store, "a") == ""
-    assert store.held == 0
+    assert store.size == 0
     assert await put(store, "a", entry()) is True
 
 
@@ -190,7 +190,7 @@ async def test_expired_entries_are_not_counted(clock):
     assert await store.count() == KeyCount(keys=3, age=0.0)
     clock.time += 20
     assert await store.count() == KeyCount(keys=1, age=0.0)
-    assert store.held == OVERHEAD
+    assert store.size == OVERHEAD
     await put(store, "d", entry(lifetime=25))
     clock.time += 5
     assert await store.clear() == 1
@@ -229,7 +229,7 @@ async def test_expired_entries_are_not_shown(clock):
     clock.time += 10
     assert await page(store, "", 10) == ("b", None)
     assert await store.purge(lambda _: True) == 1
-    assert store.held == 0
+    assert store.size == 0
 
 
 async def test_to_list_an_entry_is_no_use_of_it(clock):
@@ -246,7 +246,7 @@ async def test_a_purge_gives_back_what_the_entries_held(clock):
     for number, name in enumerate("abc"):
         await put(store, name, entry(number))
     assert await store.purge(lambda about: about.size < 2) == 2
-    assert store.held == 2 + OVERHEAD
+    assert store.size == 2 + OVERHEAD
     assert store.evicted == 0
     assert await keys(store, "abc") == "c"
 
@@ -262,9 +262,9 @@ async def test_everything_that_clients_can_make_large_counts(clock):
     more = {"pieces": packed([(0, 1)] * 100), "namespace": "n" * 128, "fields": ((b"Vary", b"x" * 1000),)}
     store = room_for(100, clock)
     await put(store, "a", replace(entry(), **more, marks={"m" * 64: "0" * 16}))
-    assert store.held >= OVERHEAD + 800 + 128 + 1000 + 64
+    assert store.size >= OVERHEAD + 800 + 128 + 1000 + 64
     await store.clear()
-    assert store.held == 0
+    assert store.size == 0
 
 
 async def test_others_go_on_while_many_entries_are_purged(clock):

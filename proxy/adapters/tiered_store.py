@@ -1,0 +1,168 @@
+"""The hot tier: entries of a slower store that are held in this process too, as long as its changes are heard of.
+
+What is held is what the store holds: a change there is told (`forget`), and where changes can no longer be heard of
+(`sleep`) nothing is held until they can again (`wake`). An entry is taken in when it is read from the store, unless its
+key, or the generation, changed while it was being read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+from proxy.policy.messages import StoredResponse
+from proxy.ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Store
+
+_AT_ONCE: Final = 4096
+"""Keys: a longer list of changes is not gone through."""
+
+
+class Front(Protocol):
+    """Where entries are held."""
+
+    def held(self, key: str) -> StoredResponse | None: ...
+    def keep(self, key: str, entry: StoredResponse) -> bool: ...
+    def drop(self, key: str) -> bool: ...
+    def empty(self) -> None: ...
+
+
+class TieredStore:
+    """See ports.Store: `front` before `back`."""
+
+    def __init__(self, front: Front, back: Store) -> None:
+        self._front = front
+        self._back = back
+        self._awake = False
+        self._generation: str | None = None
+        self._emptied = 0
+        self._reading: Counter[str] = Counter()
+
+    # What is heard of the store.
+
+    def wake(self) -> None:
+        """Hold entries from now on: every change will be told."""
+        self._awake = True
+
+    def sleep(self) -> None:
+        """Hold nothing: changes may go unheard."""
+        self._awake = False
+        self._forget_all()
+
+    def forget(self, keys: Iterable[str] | None) -> None:
+        """Hold these entries no more, or none at all: they have changed, or the generation has."""
+        keys = None if keys is None else list(keys)
+        if keys is None or len(keys) > _AT_ONCE:
+            self._forget_all()
+            return
+        for key in keys:
+            self._front.drop(key)
+            self._reading.pop(key, None)
+
+    def _forget_all(self) -> None:
+        self._front.empty()
+        self._reading.clear()
+        self._generation = None
+        self._emptied += 1
+
+    # The store.
+
+    def held(self, key: str) -> StoredResponse | None:
+        """See ports.Store."""
+        return self._front.held(key) if self._generation is not None else None
+
+    async def get(self, key: str) -> Lookup:
+        """See ports.Store."""
+        entry = self.held(key)
+        if entry is not None:
+            return Lookup(entry=entry, generation=self._generation)
+        found = await self.get_many((key,))
+        return Lookup(entry=found.entries[0], generation=found.generation)
+
+    async def get_many(self, keys: Sequence[str]) -> Lookups:
+        """See ports.Store. Only what is not held is asked for."""
+        generation = self._generation
+        held = {key: entry for key in keys if (entry := self.held(key)) is not None}
+        missing = [key for key in keys if key not in held]
+        if not missing:
+            return Lookups(entries=tuple(held[key] for key in keys), generation=generation)
+        found = await self._read(missing)
+        if held and found.generation != generation:  # what is held was of another one
+            if found.generation is not None:
+                self._forget_all()
+            return await self._read(keys)
+        entries = held | dict(zip(missing, found.entries, strict=True))
+        return Lookups(entries=tuple(entries[key] for key in keys), generation=found.generation)
+
+    async def _read(self, keys: Sequence[str]) -> Lookups:
+        """Read from the store, and hold what came, where it did not change meanwhile."""
+        if not self._awake:
+            return await self._back.get_many(keys)
+        emptied = self._emptied
+        self._reading.update(keys)
+        found = await self._back.get_many(keys)
+        if emptied != self._emptied:
+            return found
+        if found.generation is not None:
+            self._generation = self._generation or found.generation
+        for key, entry in zip(keys, found.entries, strict=True):
+            unchanged = self._reading[key] > 0
+            self._reading[key] -= 1
+            if self._reading[key] <= 0:
+                del self._reading[key]
+            if entry is not None and unchanged and found.generation == self._generation:
+                self._front.keep(key, entry)
+        return found
+
+    async def put(self, entries: Entries, generation: str) -> bool:
+        """See ports.Store."""
+        keys = [key for key, _ in entries]
+        self.forget(keys)
+        kept = await self._back.put(entries, generation)
+        self.forget(keys)
+        return kept
+
+    async def delete(self, keys: Sequence[str], generation: str) -> int | None:
+        """See ports.Store."""
+        self.forget(keys)
+        deleted = await self._back.delete(keys, generation)
+        self.forget(keys)
+        return deleted
+
+    async def purge(self, matches: Matches) -> int | None:
+        """See ports.Store."""
+        self._forget_all()
+        purged = await self._back.purge(matches)
+        self._forget_all()
+        return purged
+
+    async def clear(self) -> int | None:
+        """See ports.Store."""
+        self._forget_all()
+        cleared = await self._back.clear()
+        self._forget_all()
+        return cleared
+
+    async def page(self, cursor: str, limit: int) -> Page | None:
+        """See ports.Store."""
+        return await self._back.page(cursor, limit)
+
+    async def save(self, name: str, value: bytes) -> bool:
+        """See ports.Store."""
+        return await self._back.save(name, value)
+
+    async def load(self, name: str) -> bytes | None:
+        """See ports.Store."""
+        return await self._back.load(name)
+
+    async def settle(self, name: str, value: bytes) -> bytes | None:
+        """See ports.Store."""
+        return await self._back.settle(name, value)
+
+    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
+        """See ports.Store."""
+        return await self._back.add(name, deltas, known)
+
+    async def count(self) -> KeyCount | None:
+        """See ports.Store."""
+        return await self._back.count()
