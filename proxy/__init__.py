@@ -3,6 +3,7 @@
     settings.py    one typed model of all settings
     app.py         composition root: opens and closes everything
     exchange.py    one request from top to bottom: start reading here
+    shortcuts.py   the short way for hits, known by the bytes of their requests
     finder.py      what the store knows of a request: identity, key, entry or items
     fetch.py       asking Ollama for an answer that others may wait for too, and keeping it
     lists.py       lists of texts, embedded item by item

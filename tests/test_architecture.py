@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for path in (ROOT / "proxy").rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 CORE = {
     *("proxy.exchange", "proxy.explain", "proxy.finder", "proxy.fetch", "proxy.lists", "proxy.streams"),
+    "proxy.shortcuts",
     *("proxy.marking", "proxy.flights", "proxy.tasks", "proxy.errors", "proxy.ports"),
 }
 PURE_LIBRARY = {"orjson", "proxy"}

@@ -7,7 +7,6 @@ key, or the generation, changed while it was being read.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -16,6 +15,8 @@ from proxy.ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Store
 
 _AT_ONCE: Final = 4096
 """Keys: a longer list of changes is not gone through."""
+_GENERATION: Final = ""
+"""Stands among keys for the generation."""
 
 
 class Front(Protocol):
@@ -35,8 +36,8 @@ class TieredStore:
         self._back = back
         self._awake = False
         self._generation: str | None = None
-        self._emptied = 0
-        self._reading: Counter[str] = Counter()
+        self._reading: list[set[str]] = []
+        """For each lookup under way the keys that have not changed since it began; none when all have."""
 
     # What is heard of the store.
 
@@ -57,13 +58,14 @@ class TieredStore:
             return
         for key in keys:
             self._front.drop(key)
-            self._reading.pop(key, None)
+        for unchanged in self._reading:
+            unchanged.difference_update(keys)
 
     def _forget_all(self) -> None:
         self._front.empty()
-        self._reading.clear()
         self._generation = None
-        self._emptied += 1
+        for unchanged in self._reading:
+            unchanged.clear()
 
     # The store.
 
@@ -98,20 +100,18 @@ class TieredStore:
         """Read from the store, and hold what came, where it did not change meanwhile."""
         if not self._awake:
             return await self._back.get_many(keys)
-        emptied = self._emptied
-        self._reading.update(keys)
-        found = await self._back.get_many(keys)
-        if emptied != self._emptied:
-            return found
-        if found.generation is not None:
+        unchanged = {_GENERATION, *keys}
+        self._reading.append(unchanged)
+        try:
+            found = await self._back.get_many(keys)
+        finally:
+            self._reading = [other for other in self._reading if other is not unchanged]
+        if _GENERATION in unchanged and found.generation is not None:
             self._generation = self._generation or found.generation
-        for key, entry in zip(keys, found.entries, strict=True):
-            unchanged = self._reading[key] > 0
-            self._reading[key] -= 1
-            if self._reading[key] <= 0:
-                del self._reading[key]
-            if entry is not None and unchanged and found.generation == self._generation:
-                self._front.keep(key, entry)
+            if found.generation == self._generation:
+                for key, entry in zip(keys, found.entries, strict=True):
+                    if entry is not None and key in unchanged:
+                        self._front.keep(key, entry)
         return found
 
     async def put(self, entries: Entries, generation: str) -> bool:

@@ -12,9 +12,11 @@ import pytest
 from proxy.adapters import redis_store
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.redis_store import RedisStore
+from proxy.app import _tiered
 from proxy.policy.messages import StoredResponse, described, packed
 from proxy.ports import KeyCount, Page, Store
 from proxy.tasks import Tasks
+from tests.support.waiting import until
 
 ENTRY = StoredResponse(
     status=200,
@@ -43,7 +45,7 @@ class Clock:
         return 50.0
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "tiered"])
 async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
     """Two processes' views of one store, with patience for a busy machine; that in memory is one process's only."""
     if request.param == "memory":
@@ -54,7 +56,12 @@ async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(redis_store, "_READ", 5.0)
     server, tasks = request.getfixturevalue("redis_server"), Tasks()
     views = [RedisStore(server.url, name="Redis", clock=Clock(), observe=print, tasks=tasks) for _ in range(2)]
-    yield views[0], views[1]
+    if request.param == "tiered":
+        tiers = [_tiered(view, 1 << 26, Clock(), tasks) for view in views]
+        await until(lambda: all(tier._awake for tier in tiers))
+        yield tiers[0], tiers[1]
+    else:
+        yield views[0], views[1]
     await tasks.close(5)
     for view in views:
         await view.close()

@@ -711,7 +711,7 @@ async def test_a_generation_that_was_evicted_costs_misses_and_revives_nothing(
 async def test_of_two_who_find_no_generation_the_first_one_names_it(
     monkeypatch: pytest.MonkeyPatch, proxy: Proxy, redis_server: RedisServer
 ) -> None:
-    client, store, others = redis_server.client(), cast("Any", proxy.running.store), b"b" * 32
+    client, store, others = redis_server.client(), cast("Any", proxy.running.store)._back, b"b" * 32
     real = store._redis.set
 
     async def after_another(name: str, *arguments: Any, **options: Any) -> Any:
@@ -729,7 +729,7 @@ async def test_of_two_who_find_no_generation_the_first_one_names_it(
 async def test_a_clear_unlinks_in_the_background_and_only_what_is_ours(
     monkeypatch: pytest.MonkeyPatch, proxy: Proxy, redis_server: RedisServer
 ) -> None:
-    client, store, may_go = redis_server.client(), cast("Any", proxy.running.store), asyncio.Event()
+    client, store, may_go = redis_server.client(), cast("Any", proxy.running.store)._back, asyncio.Event()
     unlink = store._redis.unlink
 
     async def late(*names: bytes) -> int:
@@ -797,7 +797,7 @@ async def test_a_private_store_is_bounded_forgets_the_oldest_and_keeps_nothing_o
             "appendonly": "no",
         }
         store: Any = proxy.running.store
-        assert await store._redis.config_get(*wanted) == wanted
+        assert await store._back._redis.config_get(*wanted) == wanted
 
 
 async def test_where_no_server_can_be_had_it_is_memory_and_no_word_of_redis(

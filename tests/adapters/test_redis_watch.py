@@ -1,0 +1,119 @@
+"""What a real Redis or Valkey tells of its changes, and that silence is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import redis.asyncio as redis
+
+from proxy.adapters import redis_watch
+from proxy.adapters.redis_watch import RedisWatch
+from proxy.tasks import Tasks
+from tests.support.servers import RedisServer
+from tests.support.waiting import until
+
+
+class Heard:
+    """Notes what is told."""
+
+    def __init__(self) -> None:
+        self.awake = False
+        self.names: list[bytes | None] = []
+
+    def wake(self) -> None:
+        self.awake = True
+
+    def changed(self, names: list[bytes] | None) -> None:
+        self.names += [None] if names is None else names
+
+    def sleep(self) -> None:
+        self.awake = False
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[RedisServer]:
+    server = RedisServer("--maxmemory-policy", "allkeys-lru")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+async def heard(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
+    monkeypatch.setattr(redis_watch, "SILENT", 0.3)
+    monkeypatch.setattr(redis_watch, "_AGAIN", 0.05)
+    pool = redis.ConnectionPool.from_url(own.url, protocol=2)
+    listener, tasks = Heard(), Tasks()
+    watch = RedisWatch(
+        lambda: pool.connection_class(**pool.connection_kwargs),
+        prefixes=("ocp:1:e:", "ocp:1:generation"),
+        wake=listener.wake,
+        changed=listener.changed,
+        sleep=listener.sleep,
+    )
+    watch.begin(tasks)
+    await until(lambda: listener.awake)
+    yield listener
+    await tasks.close(0)
+    assert not listener.awake
+    await pool.aclose()
+
+
+async def test_every_kind_of_change_is_heard_of(own: RedisServer, heard: Heard) -> None:
+    client = own.client()
+    client.set("ocp:1:e:g:one", "x")
+    client.set("ocp:1:statistics", "x")
+    client.set("others", "x")
+    client.set("ocp:1:generation", "x")
+    client.set("ocp:1:e:g:two", "x", px=1)
+    await until(lambda: client.get("ocp:1:e:g:two") is None)
+    client.unlink("ocp:1:e:g:one")
+    client.flushall()
+    await until(lambda: None in heard.names)
+    one, generation, two = b"ocp:1:e:g:one", b"ocp:1:generation", b"ocp:1:e:g:two"
+    assert set(heard.names) == {one, generation, two, None}
+    assert heard.names[0] == one
+    assert heard.names.count(one) == 2
+    assert heard.names.count(two) == 2, "set, and expired"
+
+
+async def test_an_eviction_is_heard_of(own: RedisServer, heard: Heard) -> None:
+    client = own.client()
+    client.set("ocp:1:e:g:one", "x" * 1000)
+    heard.names.clear()
+    client.config_set("maxmemory", "1")
+    await until(lambda: b"ocp:1:e:g:one" in heard.names)
+
+
+async def test_quiet_is_no_silence(own: RedisServer, heard: Heard) -> None:
+    await asyncio.sleep(1.5)
+    assert heard.awake
+    own.client().set("ocp:1:e:g:one", "x")
+    await until(lambda: heard.names == [b"ocp:1:e:g:one"])
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped", "disconnected"])
+async def test_a_server_that_is_gone_is_noticed_and_watched_again_when_it_is_back(
+    how: str, own: RedisServer, heard: Heard
+) -> None:
+    if how == "killed":
+        own.kill()
+        await until(lambda: not heard.awake)
+        own.start()
+    elif how == "stopped":
+        own.signal(signal.SIGSTOP)
+        await until(lambda: not heard.awake)
+        own.signal(signal.SIGCONT)
+    else:
+        slept = heard.sleep
+        seen: list[bool] = []
+        heard.sleep = lambda: (slept(), seen.append(True))[0]  # type: ignore[method-assign]
+        own.client().client_kill_filter(_type="pubsub")
+        await until(lambda: seen or not heard.awake)
+    await until(lambda: heard.awake)
+    heard.names.clear()
+    own.client().set("ocp:1:e:g:one", "x")
+    await until(lambda: b"ocp:1:e:g:one" in heard.names)
