@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -121,6 +121,7 @@ class RedisStore:
         self._well: dict[Part, bool] = {}
         self._writers = asyncio.Semaphore(_WRITERS)
         self._waiting = 0
+        self._asked: list[tuple[str, asyncio.Future[Lookup]]] = []
         self._count: _Count | None = None
         self._counting: asyncio.Task[None] | None = None
 
@@ -157,13 +158,36 @@ class RedisStore:
         """See ports.Store. Nothing is known of Redis without asking."""
 
     async def get(self, key: str) -> Lookup:
-        """See ports.Store."""
-        found = await self.get_many((key,))
-        return Lookup(entry=found.entries[0], generation=found.generation)
+        """See ports.Store. Lookups that come in one turn of the event loop go in one command."""
+        asked: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
+        self._asked.append((key, asked))
+        if len(self._asked) == 1:
+            self._tasks.spawn(self._get_asked(), "look up entries", endless=True)
+        elif len(self._asked) == _AT_ONCE:
+            full, self._asked = self._asked, []
+            self._tasks.spawn(self._get_together(full), "look up entries", endless=True)
+        return await asked
+
+    async def _get_asked(self) -> None:
+        asked, self._asked = self._asked, []
+        if asked:
+            await self._get_together(asked)
+
+    async def _get_together(self, asked: list[tuple[str, asyncio.Future[Lookup]]]) -> None:
+        """Look up what was asked for; while the server does not answer, only the first of them tries."""
+        trying = asked[:1] if self._reads.open else asked
+        _resolve(asked[len(trying) :], Lookups(entries=(None,) * len(asked), generation=None))
+        found = Lookups(entries=(None,) * len(trying), generation=None)
+        try:
+            found = await self._get_many([key for key, _ in trying], _LOOKUP)
+        finally:
+            _resolve(trying, found)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store. A long list takes several commands, and may take longer."""
-        deadline = min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST)
+        return await self._get_many(keys, min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST))
+
+    async def _get_many(self, keys: Sequence[str], deadline: float) -> Lookups:
         found = await self._read(lambda: self._look(keys), None, deadline=deadline)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
@@ -504,6 +528,13 @@ class RedisStore:
         if known is well or (known is None and part is Part.STORE_WRITES and well):
             return
         self._observe(Health(part=part, well=well, name=self.name, reason=reason))
+
+
+def _resolve(asked: Iterable[tuple[str, asyncio.Future[Lookup]]], found: Lookups) -> None:
+    """Answer those who still wait, each with its own entry."""
+    for (_, future), entry in zip(asked, found.entries, strict=False):
+        if not future.done():
+            future.set_result(Lookup(entry=entry, generation=found.generation))
 
 
 def _entry(generation: str, key: str) -> str:

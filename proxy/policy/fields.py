@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -116,6 +117,11 @@ def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[st
     `hostname` is the machine's own name; `local_addresses` are addresses of its interfaces, as text.
     """
     host = (first(fields, b"host") or b"").decode("latin-1")
+    return len(host) <= _MAX_HOST and _is_allowed(host, hostname, local_addresses)
+
+
+@lru_cache(maxsize=256)
+def _is_allowed(host: str, hostname: str, local_addresses: frozenset[str]) -> bool:
     name = _host_part(host)
     try:
         address = ipaddress.ip_address(name)
@@ -129,6 +135,7 @@ def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[st
     return address.is_loopback or _is_private(address)
 
 
+_MAX_HOST: Final = 1024
 _HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^:\[\]]*)):[^:\[\]]*")
 
 _PRIVATE: Final = tuple(

@@ -7,6 +7,7 @@ compare without regard to case. A spelling that does not follow these rules reso
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
@@ -16,6 +17,9 @@ _NAME: Final = re.compile(
     rf"(?:(?:(?P<host>{_HOST})/)?(?P<namespace>{_NAMESPACE})/)?(?P<model>{_PART})(?::(?P<tag>{_PART}))?"
 )
 
+_MAX_NAME: Final = 1024
+"""Letters: the longest name of four parts has 594."""
+
 REMOTE_SUFFIXES: Final = (":cloud", "-cloud")
 _LOCAL: Final = "local"
 """A tag that is none: Ollama takes it off and answers with the model of the rest (`internal/modelref`)."""
@@ -23,6 +27,11 @@ _LOCAL: Final = "local"
 
 def canonical(name: str) -> str | None:
     """Give the full lower-case spelling of a model's name, or None for a spelling that is not understood."""
+    return _canonical(name) if len(name) <= _MAX_NAME else None
+
+
+@lru_cache(maxsize=256)
+def _canonical(name: str) -> str | None:
     match = _NAME.fullmatch(name)
     if match is None or (match["tag"] or "").lower() == _LOCAL:
         return None
