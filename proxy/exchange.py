@@ -340,13 +340,18 @@ class Exchanges:
             async with self._upstream.ask(request, source, repeatable=repeatable, spent=course.spent) as answer:
                 head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
                 course.status = head.status
-                await course.client.begin(head, answer.length)
-                async for chunk in answer.chunks():
-                    await course.client.write(chunk)
+                whole = answer.arrived()
+                if whole is not None:
+                    await course.client.send(head, whole)
+                else:
+                    await course.client.begin(head, answer.length)
+                    async for chunk in answer.chunks():
+                        await course.client.write(chunk)
         except ProxyError as error:
             await self._apologise(error, course, cache)
             return
-        await course.client.finish()
+        if whole is None:
+            await course.client.finish()
         course.upstream_seconds = self._clock.monotonic() - begun
 
     async def _apologise(self, error: ProxyError, course: Course, cache: CacheStatus) -> None:

@@ -76,6 +76,9 @@ class Answer(Protocol):
     head: ResponseHead
     length: int | None
 
+    def arrived(self) -> bytes | None:
+        """Give the whole body where all of it has come already, and its length was told; raises ProxyError."""
+
     def chunks(self) -> AsyncIterator[bytes]:
         """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
 

@@ -110,7 +110,7 @@ class _HttpClient:
                 return None
         if not room(size):  # for a moment it is there twice, and later what it says takes about as much
             return None
-        whole = b"".join(self._held)
+        whole = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held = [whole]
         return whole
 
@@ -132,6 +132,8 @@ class _HttpClient:
             self._expects = False
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
+            if content.is_eof():
+                return content.read_nowait(_PIECE)
             async with asyncio.timeout(self._listener.body_timeout):
                 return await content.read(_PIECE)
         except TimeoutError as error:

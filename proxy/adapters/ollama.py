@@ -10,8 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from types import SimpleNamespace
+from contextvars import ContextVar
 from typing import Any, Final
 
 import aiohttp
@@ -42,6 +41,16 @@ class _Answer:
         self.head = ResponseHead(status=response.status, reason=response.reason or "", fields=lines)
         self.length = _length(lines)
         self._chunked = first(lines, b"transfer-encoding") is not None
+
+    def arrived(self) -> bytes | None:
+        """See ports.Answer."""
+        content = self._response.content
+        if self.length is None or not content.is_eof():
+            return None
+        try:
+            return content.read_nowait()
+        except aiohttp.ClientError as error:
+            raise unreachable("Ollama broke off in the middle of its answer") from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """See ports.Answer. A chunk of Ollama's is one piece up to 64 KiB, in however many reads it comes."""
@@ -75,18 +84,21 @@ def _is_sound(response: aiohttp.ClientResponse) -> bool:
     )
 
 
+_REUSED: Final[ContextVar[bool]] = ContextVar("reused", default=False)
+"""Whether the connection of the request that this task has sent last had served another before."""
+
+
 class _Connector(aiohttp.TCPConnector):
     """Uses no connection again on which something has come that nobody had asked for: it would be the next answer."""
 
     async def _get(self, key: Any, traces: Any) -> Any:
-        idle = self._conns.get(key)
-        for place in list(idle or ()):
-            if place[0].should_close and idle is not None:
-                idle.remove(place)
-                place[0].close()
-        if idle is not None and not idle:
-            del self._conns[key]
-        return await super()._get(key, traces)
+        connection = await super()._get(key, traces)
+        while connection is not None and connection.protocol is not None and connection.protocol.should_close:
+            connection.close()
+            connection = await super()._get(key, traces)
+        if connection is not None:
+            _REUSED.set(True)
+        return connection
 
 
 def _length(lines: Fields) -> int | None:
@@ -123,8 +135,6 @@ class Ollama:
         self._clock = clock
         self._observe = observe
         self._silence = Breaker(threshold=1, pause=1.0)
-        self._reused = aiohttp.TraceConfig()
-        self._reused.on_connection_reuseconn.append(_note_reuse)
         self._session = self._new_session(fresh=False)
         self._fresh = self._new_session(fresh=True)
 
@@ -139,7 +149,6 @@ class Ollama:
             read_bufsize=_READ_BUFFER,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
-            trace_configs=[] if fresh else [self._reused],
         )
         session._retry_connection = False  # noqa: SLF001 - it would send a request a third time; there is no argument
         return session
@@ -172,16 +181,10 @@ class Ollama:
         seconds = None if self._deadline is None else max(0.0, self._deadline - spent)
         source = body if body is None or isinstance(body, bytes) else _Upload(body)
         try:
-            async with asyncio.timeout(None if isinstance(source, _Upload) else seconds) as deadline:
-                if isinstance(source, _Upload) and seconds is not None:  # it is Ollama's time, not the client's
-                    source.then(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
+            if seconds is None:
                 response = await self._send(request, source, repeatable=repeatable)
-                if isinstance(source, _Upload):
-                    source.then(_nothing)
-        except TimeoutError as error:
-            if deadline.expired() and self._deadline is not None:
-                raise too_late(self._deadline) from error
-            raise self._failed(error) from error
+            else:
+                response = await self._send_within(seconds, request, source, repeatable=repeatable)
         except (aiohttp.ClientError, OSError) as error:
             raise self._failed(error) from error
         self._silence.succeeded()
@@ -191,31 +194,45 @@ class Ollama:
             raise unreachable(_NO_HTTP)
         return response
 
+    async def _send_within(
+        self, seconds: float, request: Request, body: bytes | _Upload | None, *, repeatable: bool
+    ) -> aiohttp.ClientResponse:
+        """Send the request; raises ProxyError where its answer does not begin in time."""
+        try:
+            async with asyncio.timeout(None if isinstance(body, _Upload) else seconds) as deadline:
+                if isinstance(body, _Upload):  # it is Ollama's time, not the client's
+                    body.then(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
+                response = await self._send(request, body, repeatable=repeatable)
+                if isinstance(body, _Upload):
+                    body.then(_nothing)
+                return response
+        except TimeoutError as error:
+            if deadline.expired():
+                raise too_late(self._deadline or seconds) from error
+            raise
+
     async def _send(
         self, request: Request, body: bytes | _Upload | None, *, repeatable: bool
     ) -> aiohttp.ClientResponse:
         """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
-        trace = _Trace()
+        _REUSED.set(False)
         upload = body if isinstance(body, _Upload) else None
         try:
-            return await self._request(self._session, request, upload.read() if upload else body, trace)
+            return await self._request(self._session, request, upload.read() if upload else body)
         except aiohttp.ClientError as error:
             if upload is not None and upload.failure is not None:
                 raise upload.failure from error
-            if upload is not None or not trace.reused or not _unanswered(error, repeatable=repeatable):
+            if upload is not None or not _REUSED.get() or not _unanswered(error, repeatable=repeatable):
                 raise
-        return await self._request(self._fresh, request, body, trace)
+        return await self._request(self._fresh, request, body)
 
-    async def _request(
-        self, session: aiohttp.ClientSession, request: Request, body: Any, trace: _Trace
-    ) -> aiohttp.ClientResponse:
+    async def _request(self, session: aiohttp.ClientSession, request: Request, body: Any) -> aiohttp.ClientResponse:
         return await session.request(
             request.method,
             URL.build(**self._origin, path=self._prefix + request.target, encoded=True),
             headers=_headers(request.fields),
             data=body,
             allow_redirects=False,
-            trace_request_ctx=trace,
         )
 
     def _failed(self, error: Exception) -> ProxyError:
@@ -237,13 +254,6 @@ class Ollama:
         if self.reachable is not well:
             self.reachable = well
             self._observe(Health(part=Part.UPSTREAM, well=well, name=f"Ollama at {self.name}", reason=reason))
-
-
-@dataclass(slots=True)
-class _Trace:
-    """What aiohttp tells of one request: whether its connection had served another before."""
-
-    reused: bool = False
 
 
 def _headers(lines: Fields) -> CIMultiDict[str]:
@@ -295,7 +305,3 @@ def _unanswered(error: aiohttp.ClientError, *, repeatable: bool) -> bool:
     return (
         repeatable and isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError)
     )
-
-
-async def _note_reuse(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.reused = True

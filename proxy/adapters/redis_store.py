@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +89,19 @@ class _Count:
         return self.keys if self.others is None else max(0, size - self.others)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Keys that somebody waits to be looked up."""
+
+    keys: tuple[str, ...]
+    found: asyncio.Future[Lookups]
+
+    def answer(self, found: Lookups) -> None:
+        """Tell who waits, where he still does."""
+        if not self.found.done():
+            self.found.set_result(found)
+
+
 class RedisStore:
     """See ports.Store. `name` says in log and health which server this is, without its password.
 
@@ -121,7 +134,7 @@ class RedisStore:
         self._well: dict[Part, bool] = {}
         self._writers = asyncio.Semaphore(_WRITERS)
         self._waiting = 0
-        self._asked: list[tuple[str, asyncio.Future[Lookup]]] = []
+        self._asked: list[_Asked] = []
         self._count: _Count | None = None
         self._counting: asyncio.Task[None] | None = None
 
@@ -158,39 +171,55 @@ class RedisStore:
         """See ports.Store. Nothing is known of Redis without asking."""
 
     async def get(self, key: str) -> Lookup:
-        """See ports.Store. Lookups that come in one turn of the event loop go in one command."""
-        asked: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
-        self._asked.append((key, asked))
-        if len(self._asked) == 1:
-            self._tasks.spawn(self._get_asked(), "look up entries", endless=True)
-        elif len(self._asked) == _AT_ONCE:
-            full, self._asked = self._asked, []
-            self._tasks.spawn(self._get_together(full), "look up entries", endless=True)
-        return await asked
-
-    async def _get_asked(self) -> None:
-        asked, self._asked = self._asked, []
-        if asked:
-            await self._get_together(asked)
-
-    async def _get_together(self, asked: list[tuple[str, asyncio.Future[Lookup]]]) -> None:
-        """Look up what was asked for; while the server does not answer, only the first of them tries."""
-        trying = asked[:1] if self._reads.open else asked
-        _resolve(asked[len(trying) :], Lookups(entries=(None,) * len(asked), generation=None))
-        found = Lookups(entries=(None,) * len(trying), generation=None)
-        try:
-            found = await self._get_many([key for key, _ in trying], _LOOKUP)
-        finally:
-            _resolve(trying, found)
+        """See ports.Store."""
+        found = await self.get_many((key,))
+        return Lookup(entry=found.entries[0], generation=found.generation)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See ports.Store. A long list takes several commands, and may take longer."""
-        return await self._get_many(keys, min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST))
+        """See ports.Store. A long list takes several commands, and may take longer.
+
+        Short ones that come in one turn of the event loop go in one command.
+        """
+        if len(keys) >= _AT_ONCE:
+            return await self._get_many(keys, min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST))
+        asked = _Asked(tuple(keys), asyncio.get_running_loop().create_future())
+        if not self._asked:
+            self._tasks.spawn(self._get_asked(), "look up entries", endless=True)
+        self._asked.append(asked)
+        return await asked.found
+
+    async def _get_asked(self) -> None:
+        """Look up what was asked for in the turn before this one; several commands where it is much."""
+        asked, self._asked = self._asked, []
+        together: list[_Asked] = []
+        size = 0
+        for one in asked:
+            if size + len(one.keys) > _AT_ONCE:
+                self._tasks.spawn(self._get_together(together), "look up entries", endless=True)
+                together, size = [], 0
+            together.append(one)
+            size += len(one.keys)
+        await self._get_together(together)
+
+    async def _get_together(self, asked: list[_Asked]) -> None:
+        """Look up with one command; while the server does not answer, only the first of those who ask tries."""
+        trying = asked[:1] if self._reads.open else asked
+        found = _nothing(0)
+        try:
+            keys = [key for one in trying for key in one.keys]
+            found = await self._get_many(keys, _LOOKUP + _LOOKUP_EACH * max(len(one.keys) for one in trying))
+        finally:
+            start = 0
+            for one in asked:
+                end = start + len(one.keys)
+                own = Lookups(entries=found.entries[start:end], generation=found.generation)
+                one.answer(own if len(own.entries) == len(one.keys) else _nothing(len(one.keys)))
+                start = end
 
     async def _get_many(self, keys: Sequence[str], deadline: float) -> Lookups:
         found = await self._read(lambda: self._look(keys), None, deadline=deadline)
         if found is None:
-            return Lookups(entries=(None,) * len(keys), generation=None)
+            return _nothing(len(keys))
         generation, values = found
         entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
         damaged = [
@@ -530,11 +559,9 @@ class RedisStore:
         self._observe(Health(part=part, well=well, name=self.name, reason=reason))
 
 
-def _resolve(asked: Iterable[tuple[str, asyncio.Future[Lookup]]], found: Lookups) -> None:
-    """Answer those who still wait, each with its own entry."""
-    for (_, future), entry in zip(asked, found.entries, strict=False):
-        if not future.done():
-            future.set_result(Lookup(entry=entry, generation=found.generation))
+def _nothing(count: int) -> Lookups:
+    """Say of so many keys that the store did not answer."""
+    return Lookups(entries=(None,) * count, generation=None)
 
 
 def _entry(generation: str, key: str) -> str:

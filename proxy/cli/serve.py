@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from typing import Any
 
@@ -86,6 +87,8 @@ def _keep_off_the_command_line(url: str | None) -> None:
 async def _serve(settings: Settings) -> None:
     with bind(settings.listen) as sock:
         async with running(settings, sock) as proxy:
+            gc.collect()
+            gc.freeze()  # what is there now stays: no collection looks at it again
             notify("READY=1")
             await until_signalled()
             notify("STOPPING=1")
