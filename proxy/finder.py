@@ -86,8 +86,7 @@ def _listing(candidate: Candidate, scope: Scope, request: Request) -> Listing | 
     batch = embeddings.batch(candidate)
     if batch is None:
         return None
-    keys = {text: embeddings.item_key(batch, text, scope, request.fields) for text in batch.unique}
-    return Listing(batch=batch, keys=keys)
+    return Listing(batch=batch, keys=embeddings.item_keys(batch, scope, request.fields))
 
 
 def _saved(batch: Batch, known: dict[str, Item], hits: dict[str, Hit]) -> Saved:

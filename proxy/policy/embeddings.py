@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import re
 import struct
+from binascii import crc32
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from proxy.policy.classify import Candidate
-from proxy.policy.key import Scope, framed, scoped
+from proxy.policy.key import Frame, Scope, scoped
 from proxy.policy.messages import Fields
 
 _EMBED: Final = "embed"
@@ -97,12 +98,13 @@ _RENDERINGS: Final = frozenset({"model", "input"})
 _UNREAD_BY_V1: Final = frozenset({"truncate", "options", "keep_alive", "encoding_format"})
 
 
-def item_key(batch: Batch, text: str, scope: Scope, fields: Fields) -> str:
-    """Give the key of one text in 64 hexadecimal digits. `fields` are those that Ollama will see.
+def item_keys(batch: Batch, scope: Scope, fields: Fields) -> dict[str, str]:
+    """Give for each text its key in 64 hexadecimal digits. `fields` are those that Ollama will see.
 
     The digest stands for the model, however it is spelled.
     """
-    return framed(*scoped("embed-item", scope, fields), orjson.dumps(item_document(batch.candidate)), text.encode())
+    frame = Frame(*scoped("embed-item", scope, fields), orjson.dumps(item_document(batch.candidate)))
+    return {text: frame.key(text.encode()) for text in batch.unique}
 
 
 def item_document(candidate: Candidate) -> dict[str, Any]:
@@ -333,22 +335,24 @@ def _float32(numbers: list[float]) -> bytes:
 # Keeping
 
 _KEPT: Final = re.compile(
-    rb"item/1 (0|[1-9][0-9]{0,18}) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) (\[.+\])"
+    rb"item/2 (0|[1-9][0-9]{0,18}) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) ([0-9a-f]{8}) "
 )
 
 
 def encode(item: Item) -> bytes:
-    """Write an item for the body of a store entry: form, tokens, how they are known, durations, vector."""
+    """Write an item for the body of a store entry: form, tokens, how they are known, durations, CRC-32, vector."""
     known = b"exact" if item.exact else b"share"
-    return b"item/1 %d %b %d %d %b" % (item.tokens, known, item.total_duration, item.load_duration, item.vector)
+    head = (item.tokens, known, item.total_duration, item.load_duration, crc32(item.vector))
+    return b"item/2 %d %b %d %d %08x %b" % (*head, item.vector)
 
 
 def decode(data: bytes) -> Item | None:
-    """Read what `encode` wrote, or give None for anything else."""
-    found = _KEPT.fullmatch(data)
+    """Read what `encode` wrote, or give None for anything else: the CRC stands for all that was looked at then."""
+    found = _KEPT.match(data)
     if found is None:
         return None
     tokens, total, load = (int(found[group]) for group in (1, 3, 4))
-    if max(tokens, total, load) >= _INT64 or not _is_vector(found[5]):
+    vector = data[found.end() :]
+    if max(tokens, total, load) >= _INT64 or int(found[5], 16) != crc32(vector):
         return None
-    return Item(vector=found[5], tokens=tokens, exact=found[2] == b"exact", total_duration=total, load_duration=load)
+    return Item(vector=vector, tokens=tokens, exact=found[2] == b"exact", total_duration=total, load_duration=load)

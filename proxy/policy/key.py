@@ -9,7 +9,6 @@ field splits the cache and never merges it.
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -68,8 +67,21 @@ def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
 
 def framed(*parts: bytes) -> str:
     """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(struct.pack(">Q", len(part)))
-        digest.update(part)
-    return digest.hexdigest()
+    return Frame(*parts).key()
+
+
+class Frame:
+    """The first parts of keys that have them in common."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._digest = hashlib.sha256(b"".join(map(_frame, parts)))
+
+    def key(self, *more: bytes) -> str:
+        """Give the key of these parts and some more."""
+        digest = self._digest.copy()
+        digest.update(b"".join(map(_frame, more)))
+        return digest.hexdigest()
+
+
+def _frame(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "big") + part

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import struct
+from binascii import crc32
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from proxy.policy.embeddings import (
     content_type,
     decode,
     encode,
-    item_key,
+    item_keys,
     join,
     missing,
     split,
@@ -207,7 +208,7 @@ GOLDEN = {
 
 def key(path: str, body: str, fields=(), **scope: str) -> str:
     asked = seen(path, body)
-    return item_key(asked, asked.texts[0], Scope(**(SCOPE | scope)), fields)
+    return item_keys(asked, Scope(**(SCOPE | scope)), fields)[asked.texts[0]]
 
 
 def expected_key(text: str, normal: str, scope: dict[str, str], fields) -> str:
@@ -307,20 +308,20 @@ def test_other_fields_are_not_in_the_key():
 def test_each_text_of_a_list_has_the_key_that_it_has_alone():
     asked = asking(EMBED, "a", "b", "a")
     scope = Scope(**SCOPE)
-    keys = [item_key(asked, text, scope, ()) for text in asked.texts]
+    keys = [item_keys(asked, scope, ())[text] for text in asked.texts]
     assert keys == [key(V1, json.dumps({"model": "m", "input": text})) for text in asked.texts]
 
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_an_item_never_has_the_key_of_an_answer(path):
     asked = asking(path, "p")
-    assert item_key(asked, "p", Scope(**SCOPE), ()) != cache_key(asked.candidate, Scope(**SCOPE), ())
+    assert item_keys(asked, Scope(**SCOPE), ())["p"] != cache_key(asked.candidate, Scope(**SCOPE), ())
 
 
 def test_the_settings_and_the_text_are_not_taken_for_each_other():
     """A text that reads like the settings, or the settings and a part of it, has a key of its own."""
     asked = [asking(EMBED, text, **fields) for text in ("{}", '{"x":1}', '{}{"x":1}') for fields in ({}, {"x": 1})]
-    assert len({item_key(each, each.texts[0], Scope(**SCOPE), ()) for each in asked}) == len(asked)
+    assert len({item_keys(each, Scope(**SCOPE), ())[each.texts[0]] for each in asked}) == len(asked)
 
 
 # What is asked of Ollama
@@ -362,7 +363,7 @@ def test_what_is_asked_gives_items_of_the_same_keys(path):
     again = seen(path, upstream_body(asked, ("b",)).decode())
     assert again.texts == ("b",)
     assert not again.base64
-    assert item_key(again, "b", Scope(**SCOPE), ()) == item_key(asked, "b", Scope(**SCOPE), ())
+    assert item_keys(again, Scope(**SCOPE), ())["b"] == item_keys(asked, Scope(**SCOPE), ())["b"]
 
 
 KNOWN = {"a": some(), "b": some(exact=False), "c": some()}
@@ -843,36 +844,39 @@ def test_recorded_items_are_kept_as_they_are(name):
 
 def test_the_form_of_an_entry_is_pinned():
     """Another form needs another head, so that entries there are read as nothing and not as something else."""
-    assert encode(some(b"[-0.5,1e-7]")) == b"item/1 3 exact 7 5 [-0.5,1e-7]"
-    assert encode(some(exact=False)) == b"item/1 3 share 7 5 [0.5]"
+    assert encode(some(b"[-0.5,1e-7]")) == b"item/2 3 exact 7 5 %08x [-0.5,1e-7]" % crc32(b"[-0.5,1e-7]")
+    assert encode(some(exact=False)) == b"item/2 3 share 7 5 %08x [0.5]" % crc32(b"[0.5]")
 
 
 @pytest.mark.parametrize(
     "entry",
     [
         b"",
-        b"item/1",
-        b"item/2 3 exact 7 5 [0.5]",
-        b"item/1 3 exact 7 5",
-        b"item/1 3 exact 7 5 ",
-        b"item/1 3 exact 7 [0.5]",
-        b"item/1 3 7 5 [0.5]",
-        b"item/1 3 true 7 5 [0.5]",
-        b"item/1 -3 exact 7 5 [0.5]",
-        b"item/1 03 exact 7 5 [0.5]",
-        b"item/1 3.0 exact 7 5 [0.5]",
-        b"item/1  exact 7 5 [0.5]",
-        b"item/1 9223372036854775808 exact 7 5 [0.5]",
-        b"item/1 3 exact 9223372036854775808 5 [0.5]",
-        b"item/1 3 exact 7 9223372036854775808 [0.5]",
-        b"item/1 3 exact 7 99999999999999999999 [0.5]",
-        b" item/1 3 exact 7 5 [0.5]",
-        b"item/1 3 exact 7 5 [0.5]\n",
-        b"item/1 3 exact 7 5  [0.5]",
-        b"item/1 3 exact 7 5 [0.5][0.5]",
+        b"item/2",
+        b"item/1 3 exact 7 5 [0.5]",
+        b"item/1 3 exact 7 5 fcf27573 [0.5]",
+        b"item/2 3 exact 7 5 fcf27572 [0.5]",
+        b"item/2 3 exact 7 5 FCF27573 [0.5]",
+        b"item/2 3 exact 7 5",
+        b"item/2 3 exact 7 5 00000000",
+        b"item/2 3 exact 7 fcf27573 [0.5]",
+        b"item/2 3 7 5 fcf27573 [0.5]",
+        b"item/2 3 true 7 5 fcf27573 [0.5]",
+        b"item/2 -3 exact 7 5 fcf27573 [0.5]",
+        b"item/2 03 exact 7 5 fcf27573 [0.5]",
+        b"item/2 3.0 exact 7 5 fcf27573 [0.5]",
+        b"item/2  exact 7 5 fcf27573 [0.5]",
+        b"item/2 9223372036854775808 exact 7 5 fcf27573 [0.5]",
+        b"item/2 3 exact 9223372036854775808 5 fcf27573 [0.5]",
+        b"item/2 3 exact 7 9223372036854775808 fcf27573 [0.5]",
+        b"item/2 3 exact 7 99999999999999999999 fcf27573 [0.5]",
+        b" item/2 3 exact 7 5 fcf27573 [0.5]",
+        b"item/2 3 exact 7 5 fcf27573 [0.5]\n",
+        b"item/2 3 exact 7 5  fcf27573 [0.5]",
+        b"item/2 3 exact 7 5 fcf27573 [0.5][0.5]",
         b'{"embedding":[0.5]}',
         b'{"model":"m","embeddings":[[0.5]],"prompt_eval_count":3}',
-        *(b"item/1 3 exact 7 5 " + vector for vector in VECTORS.values()),
+        *(b"item/2 3 exact 7 5 fcf27573 " + vector for vector in VECTORS.values()),
     ],
 )
 def test_anything_else_is_no_item(entry):

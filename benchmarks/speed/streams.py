@@ -1,0 +1,112 @@
+"""Streams through a server: how much later each chunk comes than directly, and what a thousand of them cost in CPU.
+
+Stub and clients run in this process, on the load's core, so that one clock times both ends of each chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.speed.load import cpu
+from benchmarks.speed.subjects import Subject
+
+TOKENS: Final = 200
+EVERY: Final = 0.005
+_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+_LINE: Final = b'{"model":"tiny","created_at":"2026-01-01T00:00:00Z","response":" word","at":%019d,"done":false}\n'
+_BODY: Final = b'{"model":"tiny","messages":[{"role":"user","content":"hello"}]}'
+_TAGS: Final = b'{"models":[{"name":"tiny:latest","model":"tiny:latest","digest":"d1"}]}'
+_VERSION: Final = b'{"version":"0.24.0"}'
+
+
+class Stub(asyncio.Protocol):
+    """Answers each POST with a stream of chunks, each of which says when it was written."""
+
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way back."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Take each read for one request: they are small."""
+        if data.startswith(b"GET"):
+            body = _TAGS if b"/api/tags" in data else _VERSION
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        elif b"POST" in data:
+            self.transport.write(_HEAD)
+            asyncio.get_running_loop().call_later(EVERY, self.token, TOKENS)
+
+    def token(self, left: int) -> None:
+        """Write a chunk, and see to the next one."""
+        if self.transport.is_closing():
+            return
+        if not left:
+            self.transport.write(b"0\r\n\r\n")
+            return
+        line = _LINE % time.perf_counter_ns()
+        self.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
+        asyncio.get_running_loop().call_later(EVERY, self.token, left - 1)
+
+
+class Reader(asyncio.Protocol):
+    """Asks once, and notes of each chunk how long it took, in milliseconds."""
+
+    def __init__(self, host: str) -> None:
+        self.times: list[float] = []
+        self.reads: list[int] = []
+        self.ended = asyncio.get_running_loop().create_future()
+        self._host = host
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask."""
+        head = f"POST /api/chat HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+        transport.write(head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY))  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        """Read the time of each chunk in what came."""
+        now = time.perf_counter_ns()
+        stamps = data.split(b'"at":')[1:]
+        self.times += [(now - int(stamp[:19])) / 1e6 for stamp in stamps]
+        if stamps:
+            self.reads.append(len(stamps))
+        if data.endswith(b"0\r\n\r\n") and not self.ended.done():
+            self.ended.set_result(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """One run: milliseconds from the stub to the client, chunks that came together with others, CPU per 1,000."""
+
+    p50: float
+    p99: float
+    merged: int
+    lost: int
+    cpu: float
+
+
+async def run(subject: Subject | None, url: str, streams: int) -> Streamed:
+    """Let so many clients stream at once; without a subject directly from the stub."""
+    loop = asyncio.get_running_loop()
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    begun = cpu(subject.pid) if subject else 0.0
+    opened = []
+    for _ in range(streams):
+        opened.append(await loop.create_connection(lambda: Reader(host), host, int(port)))
+        await asyncio.sleep(EVERY / streams)
+    readers = [reader for _, reader in opened]
+    await asyncio.wait_for(asyncio.gather(*(reader.ended for reader in readers)), 60)
+    used = (cpu(subject.pid) if subject else 0.0) - begun
+    for transport, _ in opened:
+        transport.close()
+    times = sorted(seconds for reader in readers for seconds in reader.times)
+    return Streamed(
+        p50=times[len(times) // 2],
+        p99=times[len(times) * 99 // 100],
+        merged=sum(count - 1 for reader in readers for count in reader.reads),
+        lost=streams * TOKENS - len(times),
+        cpu=used / (len(times) / 1000) * 1000,
+    )
