@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from benchmarks.speed.questions import TAGS, VERSION, answer
 from proxy.adapters.private_redis import find_server
@@ -59,7 +59,8 @@ _CACHE: Final = """
   }}
 """
 _CACHED: Final = """
-      proxy_cache kept; proxy_cache_methods POST; proxy_cache_key "$request_uri|$request_body"; proxy_cache_valid 200 1h;
+      proxy_cache kept; proxy_cache_methods POST; proxy_cache_valid 200 1h;
+      proxy_cache_key "$request_uri|$request_body";
       add_header X-Cache $upstream_cache_status;
 """
 
@@ -78,6 +79,11 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def _child(pid: int) -> int:
+    """Give the first child of a process: what taskset runs takes its place, so that is nginx's worker."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 @asynccontextmanager
@@ -119,7 +125,7 @@ class Subjects:
         self.store = ""
         self.upstream = ""
 
-    async def __aenter__(self) -> Subjects:
+    async def __aenter__(self) -> Self:
         """Begin with nothing."""
         return self
 
@@ -149,8 +155,7 @@ class Subjects:
         binary = shutil.which("nginx") or "/usr/sbin/nginx"
         running = await self.stack.enter_async_context(process(core, binary, "-p", str(folder), "-c", str(file)))
         await listens(port)
-        workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-        return Subject(name, f"http://127.0.0.1:{port}", int(workers[0]))
+        return Subject(name, f"http://127.0.0.1:{port}", _child(running.pid))
 
     async def stub(self) -> str:
         """Start an upstream that answers at once; gives its URL."""

@@ -1,0 +1,223 @@
+"""How fast the proxy is, beside nginx and plain aiohttp: `make bench`.
+
+What is measured runs on the first core, load and upstream on the second. Subjects take turns, so that what disturbs the
+machine disturbs all of them. Results go to benchmarks/results/speed.json; `--report` makes table and plot of those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import redis
+import uvloop
+from aiohttp import web
+
+from benchmarks.speed import lists, streams
+from benchmarks.speed.goals import Results, absolute, plot, table
+from benchmarks.speed.load import wrk
+from benchmarks.speed.questions import COUNT, answer, question
+from benchmarks.speed.subjects import LOAD_CORE, SERVER_CORE, Subject, Subjects, free_port
+
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "benchmarks" / "results" / "speed.json"
+PAGE: Final = ROOT / "docs" / "performance.md"
+PICTURE: Final = ROOT / "docs" / "hits.svg"
+BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.speed --report` -->"
+_HOT_KEYS: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """One start: seconds until it answered, and the memory that it then takes, in MB."""
+
+    seconds: float
+    memory: float
+
+
+class Bench:
+    """Runs cases, and keeps what they gave."""
+
+    def __init__(self, folder: Path, rounds: int, seconds: int, only: str) -> None:
+        self.folder, self.rounds, self.seconds, self.only = folder, rounds, seconds, only
+        self.results: Results = {}
+
+    def wanted(self, case: str) -> bool:
+        """Whether a case is to be run."""
+        return not self.only or case.startswith(self.only)
+
+    async def alternate(self, case: str, runs: dict[str, Callable[[], Awaitable[Any]]]) -> None:
+        """Let the subjects of a case take turns."""
+        taken = self.results.setdefault(case, {name: [] for name in runs})
+        for number in range(self.rounds):
+            for name, run in runs.items():
+                taken[name].append(asdict(await run()))
+            sys.stderr.write(f"{case}: {number + 1} of {self.rounds}\n")
+
+    def bodies(self, name: str, count: int) -> Path:
+        """Write a file of questions; with a count of 0 one whose number is filled in anew each time."""
+        file = self.folder / name
+        lines = [question(number) for number in range(count)] or [question(0).replace(b"000000", b"NUMBER")]
+        file.write_bytes(b"\n".join(lines))
+        return file
+
+    async def requests(self, case: str, subjects: list[Subject], connections: int, bodies: Path, **how: Any) -> None:
+        """Let wrk ask; before that everybody is asked for a while, so that everything is known that can be."""
+        for subject in subjects:
+            await wrk(subject, bodies, connections=16, seconds=2 * self.seconds, **how)
+
+        def run(subject: Subject) -> Callable[[], Awaitable[Any]]:
+            return lambda: wrk(subject, bodies, connections=connections, seconds=self.seconds, **how)
+
+        await self.alternate(case, {subject.name: run(subject) for subject in subjects})
+
+    async def hits(self, subjects: Subjects) -> None:
+        """Compare hits, with the hot tier and without."""
+        few, many = self.bodies("few", _HOT_KEYS), self.bodies("many", COUNT)
+        warm = [await subjects.nginx_cache(), await subjects.floor("dict"), await subjects.proxy("proxy")]
+        for connections in (64, 1):
+            if self.wanted(f"hits-{connections}"):
+                await self.requests(f"hits-{connections}", warm, connections, few)
+        if self.wanted("redis-64"):
+            client = redis.Redis.from_url(subjects.store)
+            client.mset({question(number): answer() for number in range(COUNT)})
+            cold = [await subjects.floor("redis"), await subjects.proxy("proxy", OCP_HOT_BYTES="0")]
+            for _ in range(3):  # ten thousand misses take a while
+                await wrk(cold[1], many, connections=16, seconds=2 * self.seconds)
+            await self.requests("redis-64", cold, 64, many)
+
+    async def misses(self, subjects: Subjects) -> None:
+        """Compare what is passed on, and what is not known yet."""
+        new = self.bodies("new", 0)
+        passing = [await subjects.floor("pass"), await subjects.proxy("proxy", OCP_CACHE_GENERATE="off")]
+        missing = [await subjects.floor("get-pass"), await subjects.proxy("proxy")]
+        for name, pair in (("pass", passing), ("miss", missing)):
+            for connections in (1, 16):
+                case = f"{name}-{connections}"
+                if self.wanted(case):
+                    await self.requests(case, pair, connections, new, new=True)
+
+    async def streams(self, subjects: Subjects) -> None:
+        """Compare streams."""
+        server = await asyncio.get_running_loop().create_server(streams.Stub, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        servers = [
+            await subjects.nginx_pass(url),
+            await subjects.floor("relay", url),
+            await subjects.proxy("proxy", url),
+        ]
+
+        def run(subject: Subject | None, count: int) -> Callable[[], Awaitable[Any]]:
+            return lambda: streams.run(subject, subject.url if subject else url, count)
+
+        for count in (8, 64):
+            direct = {"direct": run(None, count)}
+            await self.alternate(f"streams-{count}", direct | {one.name: run(one, count) for one in servers})
+        server.close()
+
+    async def lists(self, subjects: Subjects) -> None:
+        """Measure lists of embeddings."""
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_route("*", "/{path:.*}", lists.Stub())
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        port = free_port()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        direct, numbers = f"http://127.0.0.1:{port}", iter(range(1000))
+        servers = [
+            await subjects.proxy("proxy", direct),
+            await subjects.proxy("proxy, no hot tier", direct, OCP_HOT_BYTES="0"),
+        ]
+        async with aiohttp.ClientSession() as session:
+
+            def run(subject: Subject) -> Callable[[], Awaitable[Any]]:
+                return lambda: lists.run(session, subject.url, direct, next(numbers))
+
+            await self.alternate("lists", {subject.name: run(subject) for subject in servers})
+        await runner.cleanup()
+
+    async def start(self) -> None:
+        """Measure the start."""
+        async with Subjects(self.folder / "start") as subjects:
+            await subjects.redis()
+            await subjects.stub()
+
+            async def run() -> Any:
+                begun = time.perf_counter()
+                subject = await subjects.proxy("proxy")
+                seconds = time.perf_counter() - begun
+                status = Path(f"/proc/{subject.pid}/status").read_text()  # noqa: ASYNC240 - no disk
+                return Started(seconds=seconds, memory=int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6)
+
+            await self.alternate("start", {"proxy": run})
+
+
+async def measure(bench: Bench) -> None:
+    """Run the cases that are wanted."""
+    os.sched_setaffinity(0, {LOAD_CORE})
+    parts = {"hits redis": bench.hits, "pass miss": bench.misses, "streams": bench.streams, "lists": bench.lists}
+    for number, (names, part) in enumerate(parts.items()):
+        if any(bench.wanted(name) or bench.only.startswith(name) for name in names.split()):
+            async with Subjects(bench.folder / str(number)) as subjects:
+                await subjects.redis()
+                await subjects.stub()
+                await part(subjects)
+    if bench.wanted("start"):
+        await bench.start()
+
+
+def machine() -> dict[str, str]:
+    """Say what it ran on."""
+    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr  # noqa: S607
+    return {
+        "processor": model.partition(": ")[2],
+        "cores": f"{os.cpu_count()}: {SERVER_CORE} for the server, {LOAD_CORE} for load, upstream and Redis",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "nginx": nginx.rpartition("/")[2].strip(),
+        "aiohttp": aiohttp.__version__,
+        "uvloop": uvloop.__version__,
+    }
+
+
+def report() -> bool:
+    """Make table and plot of the results; whether every goal holds."""
+    kept = json.loads(RESULTS.read_text())
+    results: Results = kept["results"]
+    page = PAGE.read_text()
+    about = [f"- {name}: {text}" for name, text in kept["machine"].items()]
+    made = ["", *table(results), "", *about, "", "What the ratios are made of:", "", *absolute(results), ""]
+    PAGE.write_text(page[: page.index(BEGIN) + len(BEGIN)] + "\n" + "\n".join(made))
+    PICTURE.write_text(plot(results))
+    sys.stdout.write("\n".join(table(results)) + "\n")
+    return "**missed**" not in PAGE.read_text()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
+    parser.add_argument("--only", default="", help="cases that begin so; their results take the place of older ones")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    given = parser.parse_args()
+    if not given.report:
+        with tempfile.TemporaryDirectory() as folder:
+            running = Bench(Path(folder), given.rounds, given.seconds, given.only)
+            uvloop.run(measure(running))
+        older = json.loads(RESULTS.read_text())["results"] if given.only and RESULTS.exists() else {}
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({"machine": machine(), "results": older | running.results}, indent=1) + "\n")
+    sys.exit(0 if report() else 1)

@@ -1,0 +1,194 @@
+"""What is measured, and what it is held against: each row a figure of the proxy, and mostly its ratio to another's."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+Results: TypeAlias = dict[str, dict[str, list[dict[str, float]]]]
+"""By case and subject, the runs in their order; runs of one number were made one after the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """A figure of a case. Against another subject it is a ratio; `less` takes the direct one's figure off first."""
+
+    text: str
+    case: str
+    figure: str
+    subject: str = "proxy"
+    against: str = ""
+    less: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def values(self, results: Results) -> list[float]:
+        """Give the figure of each run."""
+        runs = results[self.case]
+        own = [run[self.figure] for run in runs[self.subject]]
+        if self.less:
+            own = [value - run[self.figure] for value, run in zip(own, runs[self.less], strict=True)]
+        if self.against:
+            return [value / run[self.figure] for value, run in zip(own, runs[self.against], strict=True)]
+        return own
+
+    def holds(self, results: Results) -> bool:
+        """Whether the median is within the goal."""
+        median = statistics.median(self.values(results))
+        return (self.at_least is None or median >= self.at_least) and (self.at_most is None or median <= self.at_most)
+
+
+GOALS: Final = (
+    Goal(
+        text="hits, 64 connections: requests a second × nginx",
+        case="hits-64",
+        figure="rate",
+        against="nginx",
+        at_least=1.0,
+    ),
+    Goal(
+        text="hits, 64 connections: requests a second × aiohttp + dict",
+        case="hits-64",
+        figure="rate",
+        against="aiohttp dict",
+        at_least=3.0,
+    ),
+    Goal(
+        text="hits, 64 connections, no hot tier, 10,000 keys: requests a second × aiohttp + one GET",
+        case="redis-64",
+        figure="rate",
+        against="aiohttp redis",
+        at_least=1.0,
+    ),
+    Goal(text="hits, 1 connection: p50 × nginx", case="hits-1", figure="p50", against="nginx", at_most=1.2),
+    Goal(text="hits, 1 connection: p99, ms", case="hits-1", figure="p99", at_most=1.0),
+    Goal(
+        text="passed on, 1 connection: p50 × aiohttp pass-through",
+        case="pass-1",
+        figure="p50",
+        against="aiohttp pass",
+        at_most=1.15,
+    ),
+    Goal(
+        text="passed on, 16 connections: requests a second × aiohttp pass-through",
+        case="pass-16",
+        figure="rate",
+        against="aiohttp pass",
+        at_least=0.85,
+    ),
+    Goal(
+        text="misses, 1 connection: p50 × aiohttp pass-through + one GET",
+        case="miss-1",
+        figure="p50",
+        against="aiohttp get-pass",
+        at_most=1.15,
+    ),
+    Goal(
+        text="8 streams: later than directly, p50, ms",
+        case="streams-8",
+        figure="p50",
+        less="direct",
+        at_most=0.06,
+    ),
+    Goal(
+        text="8 streams: later than directly, p99, ms",
+        case="streams-8",
+        figure="p99",
+        less="direct",
+        at_most=0.3,
+    ),
+    Goal(
+        text="64 streams: CPU for 1,000 chunks × aiohttp relay",
+        case="streams-64",
+        figure="cpu",
+        against="aiohttp relay",
+        at_most=1.0,
+    ),
+    Goal(
+        text="64 streams: CPU for 1,000 chunks × nginx",
+        case="streams-64",
+        figure="cpu",
+        against="nginx",
+        at_most=1.2,
+    ),
+    Goal(text="64 streams: chunks merged or lost", case="streams-64", figure="merged", at_most=0.0),
+    Goal(text="64 known vectors of 768 floats, hot tier: ms", case="lists", figure="known", at_most=2.0),
+    Goal(
+        text="64 known vectors of 768 floats, Redis: ms",
+        case="lists",
+        figure="known",
+        subject="proxy, no hot tier",
+        at_most=4.0,
+    ),
+    Goal(text="half of 64 known: later than Ollama's half, ms", case="lists", figure="added", at_most=4.0),
+    Goal(text="start to the first answer, s", case="start", figure="seconds", at_most=0.6),
+    Goal(text="memory after the start, MB", case="start", figure="memory", at_most=70.0),
+)
+
+
+def table(results: Results) -> list[str]:
+    """Give the lines of a table in Markdown: medians, and the least and the most of all runs."""
+    lines = ["| what | median | runs | goal | |", "|---|---|---|---|---|"]
+    for goal in GOALS:
+        if goal.case not in results:
+            continue
+        values = goal.values(results)
+        bound = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
+        spread = f"{min(values):.3g} to {max(values):.3g}"
+        verdict = "holds" if goal.holds(results) else "**missed**"
+        lines.append(f"| {goal.text} | {statistics.median(values):.3g} | {spread} | {bound} | {verdict} |")
+    return lines
+
+
+def absolute(results: Results) -> list[str]:
+    """Give the lines of a table of what the ratios are made of, in its own units."""
+    lines = ["| case | subject | figures: median (least to most) |", "|---|---|---|"]
+    for case, subjects in results.items():
+        for subject, runs in subjects.items():
+            texts = []
+            for name in _SHOWN.get(case.partition("-")[0], ()):
+                values = [run[name] for run in runs]
+                texts.append(f"{name} {statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})")
+            lines.append(f"| {case} | {subject} | {', '.join(texts)} |")
+    return lines
+
+
+_WRK: Final = ("rate", "p50", "p99", "load_busy")
+_SHOWN: Final[dict[str, tuple[str, ...]]] = {
+    "hits": _WRK,
+    "redis": _WRK,
+    "pass": _WRK,
+    "miss": _WRK,
+    "streams": ("p50", "p99", "cpu"),
+    "lists": ("known", "half", "stub"),
+    "start": ("seconds", "memory"),
+}
+
+
+def plot(results: Results) -> str:
+    """Give a picture in SVG: requests a second of hits over 64 connections, medians with their spread."""
+    runs = results["hits-64"]
+    rates = {name: sorted(run["rate"] for run in subject) for name, subject in runs.items()}
+    top = max(values[-1] for values in rates.values())
+    parts = [f'<svg xmlns="{_SVG}" viewBox="0 0 640 {40 * len(rates) + 30}" font-family="sans-serif" font-size="13">']
+    for at, (name, values) in enumerate(sorted(rates.items(), key=_median, reverse=True)):
+        y, middle = 10 + 40 * at, statistics.median(values)
+        scale = 380 / top
+        colour = "#2563eb" if name == "proxy" else "#94a3b8"
+        parts += [
+            f'<text x="120" y="{y + 19}" text-anchor="end" fill="#64748b">{name}</text>',
+            f'<rect x="130" y="{y}" width="{middle * scale:.1f}" height="28" rx="3" fill="{colour}"/>',
+            f'<path d="M{130 + values[0] * scale:.1f} {y + 14}H{130 + values[-1] * scale:.1f}" stroke="#334155"/>',
+            f'<text x="{140 + values[-1] * scale:.1f}" y="{y + 19}" fill="#64748b">{middle:,.0f} /s</text>',
+        ]
+    foot = "hits a second on one core, 64 connections: medians, lines from the least to the most"
+    parts.append(f'<text x="130" y="{40 * len(rates) + 22}" fill="#64748b">{foot}</text></svg>')
+    return "\n".join(parts) + "\n"
+
+
+_SVG: Final = "http://www.w3.org/2000/svg"
+
+
+def _median(item: tuple[str, Any]) -> float:
+    return statistics.median(item[1])
