@@ -310,7 +310,7 @@ class Scene:
 
     async def tell(self, line: str) -> None:
         """Tell the simulator."""
-        assert self.ollama is not None  # noqa: S101 - for the type checker
+        assert self.ollama is not None
         await self.ollama.tell(line)
 
     async def commanded(self, *commands: tuple[object, ...]) -> Any:
@@ -508,7 +508,7 @@ async def generation_damaged(scene: Scene, source: Random, seconds: float) -> No
 
 async def ollama_killed(scene: Scene, _: Random, seconds: float) -> None:
     """Kill it, and start it anew on its port."""
-    assert scene.ollama is not None  # noqa: S101 - for the type checker
+    assert scene.ollama is not None
     scene.ollama.close()
     await asyncio.sleep(seconds)
     await scene.start_ollama()
@@ -516,7 +516,7 @@ async def ollama_killed(scene: Scene, _: Random, seconds: float) -> None:
 
 async def ollama_stopped(scene: Scene, _: Random, seconds: float) -> None:
     """Let it take connections, and say nothing."""
-    assert scene.ollama is not None  # noqa: S101 - for the type checker
+    assert scene.ollama is not None
     scene.ollama.signal(signal.SIGSTOP)
     try:
         await asyncio.sleep(seconds)
@@ -814,7 +814,7 @@ async def chaos(arguments: argparse.Namespace) -> bool:
         scene = Scene(stack, judge)
         await scene.open()
         process = scene.process
-        assert process is not None  # noqa: S101 - for the type checker
+        assert process is not None
         async with loaded(scene, arguments.seed, arguments.clients):
             await draw(scene, kinds, arguments.seed, arguments.faults, lambda: process.alive)
         status = -1
