@@ -131,6 +131,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             deadline=settings.upstream_timeout,
             clock=clock,
             observe=observe,
+            tasks=tasks,
             tls=_certified("upstream_ca", settings.upstream_ca, towards),
         )
         stack.push_async_callback(upstream.close)

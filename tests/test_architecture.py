@@ -14,6 +14,11 @@ CORE = {
     "proxy.shortcuts",
     *("proxy.marking", "proxy.flights", "proxy.tasks", "proxy.errors", "proxy.ports"),
 }
+HELPERS = {
+    "proxy.adapters.redis_store": "proxy.adapters.codec",
+    "proxy.adapters.ollama": "proxy.adapters.connections",
+}
+"""Adapters that are split by subject."""
 PURE_LIBRARY = {"orjson", "proxy"}
 IMPURE = {"asyncio", "logging", "time", "random", "secrets", "socket", "os", "threading", "subprocess"}
 
@@ -61,8 +66,9 @@ def test_imports_point_one_way(path: Path) -> None:  # noqa: C901 - a table of r
         case "proxy.adapters":
             allowed = {"proxy.policy", "proxy.ports", "proxy.errors", "proxy.tasks"}
             others = {imported for imported in ours(path) if imported.startswith("proxy.adapters.")}
-            if name == "proxy.adapters.redis_store":
-                others = {imported for imported in others if not imported.startswith("proxy.adapters.codec")}
+            helper = HELPERS.get(name)
+            if helper is not None:
+                others = {imported for imported in others if not imported.startswith(helper)}
             assert not others
             assert parts <= allowed | {"proxy.__version__", "proxy.adapters"}
         case "proxy.simulator":
@@ -80,6 +86,7 @@ def test_imports_point_one_way(path: Path) -> None:  # noqa: C901 - a table of r
 TESTED_TOGETHER = {
     "proxy/adapters/listener.py": "tests/wire/test_passthrough.py",
     "proxy/adapters/ollama.py": "tests/wire/test_passthrough.py",
+    "proxy/adapters/connections.py": "tests/wire/test_passthrough.py",
     "proxy/adapters/models.py": "tests/cache/test_models.py",
     "proxy/adapters/private_redis.py": "tests/cli/test_serve.py",
     "proxy/adapters/admin.py": "tests/test_admin.py",

@@ -1,6 +1,6 @@
-"""Ollama over HTTP/1.1, by aiohttp's client with all its helpfulness turned off.
+"""Ollama over HTTP/1.1.
 
-What is asked is what the client asked: no header of aiohttp's own, no re-quoted target, no redirect followed, nothing
+What is asked is what the client asked: no field of our own but Host, no re-quoted target, no redirect followed, nothing
 decompressed, no cookies, no proxy from the environment.
 """
 
@@ -9,52 +9,60 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.http import HttpVersion10, HttpVersion11
-from multidict import CIMultiDict
-from yarl import URL
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpVersion10, HttpVersion11, StreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.adapters.connections import Connections
 from proxy.errors import ClientLeft, ProxyError, too_late, unreachable
 from proxy.policy.breaker import Breaker
 from proxy.policy.fields import authority
 from proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, first
 from proxy.ports import Body, Clock, Health, Observer, Part
+from proxy.tasks import Tasks
 
-_NOT_OURS: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _MAX_LINE: Final = 32_768
 _READ_BUFFER: Final = 65_536
 _PIECE: Final = 65_536
+_JOIN_UP_TO: Final = 65_536
 _NO_HTTP: Final = "Ollama's answer is not valid HTTP"
+_BROKE_OFF: Final = "Ollama broke off in the middle of its answer"
 _STATUSES: Final = range(200, 1000)
+_INTERIM: Final = range(100, 200)
+_SWITCHING: Final = 101
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_PORTS: Final = {"http": 80, "https": 443}
+_ERRORS: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
 class _Answer:
-    """See ports.Answer."""
+    """See ports.Answer. `message` and `content` are aiohttp's: what its parser read, and its stream of the body."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        lines = response.raw_headers
-        self.head = ResponseHead(status=response.status, reason=response.reason or "", fields=lines)
+    def __init__(self, message: Any, content: aiohttp.StreamReader) -> None:
+        self.message = message
+        self.content = content
+        lines = message.raw_headers
+        self.head = ResponseHead(status=message.code, reason=message.reason or "", fields=lines)
         self.length = _length(lines)
         self._chunked = first(lines, b"transfer-encoding") is not None
 
     def arrived(self) -> bytes | None:
         """See ports.Answer."""
-        content = self._response.content
-        if self.length is None or not content.is_eof():
+        if self.length is None or not self.content.is_eof():
             return None
         try:
-            return content.read_nowait()
-        except aiohttp.ClientError as error:
-            raise unreachable("Ollama broke off in the middle of its answer") from error
+            return self.content.read_nowait()
+        except _ERRORS as error:
+            raise unreachable(_BROKE_OFF) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """See ports.Answer. A chunk of Ollama's is one piece up to 64 KiB, in however many reads it comes."""
-        content = self._response.content
+        content = self.content
         parts: list[bytes] = []
         size = 0
         try:
@@ -64,41 +72,27 @@ class _Answer:
                     parts.append(part)
                     size += len(part)
                 if parts and (ends or not self._chunked or size >= _PIECE):
-                    yield b"".join(parts)
+                    yield parts[0] if len(parts) == 1 else b"".join(parts)
                     parts.clear()
                     size = 0
-        except (aiohttp.ClientError, OSError) as error:
-            raise unreachable("Ollama broke off in the middle of its answer") from error
+        except _ERRORS as error:
+            raise unreachable(_BROKE_OFF) from error
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether an answer that aiohttp reads is one that nobody else can read as another."""
+        message = self.message
+        codings = [value.strip(b" \t").lower() for name, value in message.raw_headers if name.lower() == _CODING]
+        return (
+            message.version in (HttpVersion10, HttpVersion11)
+            and message.code in _STATUSES
+            and "\0" not in self.head.reason
+            and codings in ([], [b"chunked"])
+            and (self.length or 0) <= MAX_LENGTH
+        )
 
 
-def _is_sound(response: aiohttp.ClientResponse) -> bool:
-    """Whether an answer that aiohttp reads is one that nobody else can read as another."""
-    lines = response.raw_headers
-    codings = [value.strip(b" \t").lower() for name, value in lines if name.lower() == b"transfer-encoding"]
-    return (
-        response.version in (HttpVersion10, HttpVersion11)
-        and response.status in _STATUSES
-        and "\0" not in (response.reason or "")
-        and codings in ([], [b"chunked"])
-        and (_length(lines) or 0) <= MAX_LENGTH
-    )
-
-
-_REUSED: Final[ContextVar[bool]] = ContextVar("reused", default=False)
-"""Whether the connection of the request that this task has sent last had served another before."""
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Uses no connection again on which something has come that nobody had asked for: it would be the next answer."""
-
-    async def _get(self, key: Any, traces: Any) -> Any:
-        connection = await super()._get(key, traces)
-        while connection is not None and connection.protocol is not None and connection.protocol.should_close:
-            connection.close()
-            connection = await super()._get(key, traces)
-        if connection is not None:
-            _REUSED.set(True)
-        return connection
+_CODING: Final = b"transfer-encoding"
 
 
 def _length(lines: Fields) -> int | None:
@@ -106,6 +100,23 @@ def _length(lines: Fields) -> int | None:
         return None
     value = first(lines, b"content-length")
     return int(value) if value is not None and value.isdigit() else None
+
+
+class _Asked:
+    """A request under way on a connection; `upload` is what still sends its body."""
+
+    def __init__(self, connection: ResponseHandler, *, reused: bool) -> None:
+        self.connection = connection
+        self.reused = reused
+        self.upload: asyncio.Task[None] | None = None
+        self.answer: _Answer | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it was sent and all of the answer read, so that the connection can be used again."""
+        answer, upload = self.answer, self.upload
+        sent = upload is None or upload.done()
+        return sent and answer is not None and answer.content.at_eof() and not answer.message.should_close
 
 
 class Ollama:
@@ -122,131 +133,187 @@ class Ollama:
         deadline: float | None,
         clock: Clock,
         observe: Observer,
+        tasks: Tasks,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        base = URL(url)
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
         self.name = authority(url)
         self.reachable: bool | None = None
-        self._origin: dict[str, Any] = {"scheme": base.scheme, "host": base.host or "", "port": base.port}
-        self._prefix = base.raw_path.rstrip("/")
+        self._host = self.name.removesuffix(f":{_PORTS[parts.scheme]}").encode()
+        self._prefix = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
         self._deadline = deadline
-        self._tls: ssl.SSLContext | bool = tls or True
         self._clock = clock
         self._observe = observe
+        self._tasks = tasks
         self._silence = Breaker(threshold=1, pause=1.0)
-        self._session = self._new_session(fresh=False)
-        self._fresh = self._new_session(fresh=True)
-
-    def _new_session(self, *, fresh: bool) -> aiohttp.ClientSession:
-        session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, force_close=fresh, ssl=self._tls),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_NOT_OURS,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout, sock_read=None),
-            trust_env=False,
-            read_bufsize=_READ_BUFFER,
-            max_line_size=_MAX_LINE,
-            max_field_size=_MAX_LINE,
-        )
-        session._retry_connection = False  # noqa: SLF001 - it would send a request a third time; there is no argument
-        return session
+        context = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._connections = Connections(parts.hostname or "", port, tls=context)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._session.close()
-        await self._fresh.close()
+        self._connections.close()
 
     @asynccontextmanager
     async def ask(
         self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
     ) -> AsyncIterator[_Answer]:
         """See ports.Upstream."""
-        response = await self._head(request, body, repeatable=repeatable, spent=spent)
-        complete = False
+        asked = await self._head(request, body, repeatable=repeatable, spent=spent)
+        assert asked.answer is not None  # noqa: S101 - for the type checker; `_head` has it
         try:
-            yield _Answer(response)
-            complete = response.content.at_eof()
+            yield asked.answer
         finally:
-            if complete:
-                response.release()
-            else:
-                response.close()
+            self._leave(asked)
 
-    async def _head(self, request: Request, body: Body, *, repeatable: bool, spent: float) -> aiohttp.ClientResponse:
+    def _leave(self, asked: _Asked) -> None:
+        """Keep the connection where its answer was read to the end; else close it, which makes Ollama stop."""
+        if asked.is_over:
+            self._connections.give_back(asked.connection)
+            return
+        if asked.upload is not None:
+            asked.upload.cancel()
+        self._connections.discard(asked.connection)
+
+    async def _head(self, request: Request, body: Body, *, repeatable: bool, spent: float) -> _Asked:
         now = self._clock.monotonic()
         if not self._silence.allows(now):
             raise unreachable(f"Ollama at {self.name} does not answer")
-        seconds = None if self._deadline is None else max(0.0, self._deadline - spent)
         source = body if body is None or isinstance(body, bytes) else _Upload(body)
         try:
-            if seconds is None:
-                response = await self._send(request, source, repeatable=repeatable)
+            if self._deadline is None:
+                asked = await self._send(request, source, repeatable=repeatable)
             else:
-                response = await self._send_within(seconds, request, source, repeatable=repeatable)
-        except (aiohttp.ClientError, OSError) as error:
+                seconds = max(0.0, self._deadline - spent)
+                asked = await self._send_within(seconds, request, source, repeatable=repeatable)
+        except _ERRORS as error:
             raise self._failed(error) from error
         self._silence.succeeded()
         self._told(well=True)
-        if not _is_sound(response):
-            response.close()
+        if asked.answer is None or not asked.answer.is_sound:
+            self._leave(asked)
             raise unreachable(_NO_HTTP)
-        return response
+        return asked
 
     async def _send_within(
         self, seconds: float, request: Request, body: bytes | _Upload | None, *, repeatable: bool
-    ) -> aiohttp.ClientResponse:
+    ) -> _Asked:
         """Send the request; raises ProxyError where its answer does not begin in time."""
         try:
             async with asyncio.timeout(None if isinstance(body, _Upload) else seconds) as deadline:
                 if isinstance(body, _Upload):  # it is Ollama's time, not the client's
                     body.then(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
-                response = await self._send(request, body, repeatable=repeatable)
+                asked = await self._send(request, body, repeatable=repeatable)
                 if isinstance(body, _Upload):
                     body.then(_nothing)
-                return response
+                return asked
         except TimeoutError as error:
             if deadline.expired():
                 raise too_late(self._deadline or seconds) from error
             raise
 
-    async def _send(
-        self, request: Request, body: bytes | _Upload | None, *, repeatable: bool
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, request: Request, body: bytes | _Upload | None, *, repeatable: bool) -> _Asked:
         """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
-        _REUSED.set(False)
-        upload = body if isinstance(body, _Upload) else None
-        try:
-            return await self._request(self._session, request, upload.read() if upload else body)
-        except aiohttp.ClientError as error:
-            if upload is not None and upload.failure is not None:
-                raise upload.failure from error
-            if upload is not None or not _REUSED.get() or not _unanswered(error, repeatable=repeatable):
-                raise
-        return await self._request(self._fresh, request, body)
+        connection = self._connections.take()
+        if connection is not None:
+            asked = _Asked(connection, reused=True)
+            try:
+                return await self._answered(asked, request, body)
+            except _ERRORS as error:
+                if isinstance(body, _Upload) or not _unanswered(error, repeatable=repeatable):
+                    raise
+        return await self._answered(_Asked(await self._open(), reused=False), request, body)
 
-    async def _request(self, session: aiohttp.ClientSession, request: Request, body: Any) -> aiohttp.ClientResponse:
-        return await session.request(
-            request.method,
-            URL.build(**self._origin, path=self._prefix + request.target, encoded=True),
-            headers=_headers(request.fields),
-            data=body,
-            allow_redirects=False,
-        )
+    async def _open(self) -> ResponseHandler:
+        """Open a connection; raises ProxyError where that takes too long, or cannot be."""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                return await self._connections.open()
+        except TimeoutError as error:
+            self._silence.failed(self._clock.monotonic())
+            failure = unreachable(f"Ollama at {self.name} does not answer")
+            self._told(well=False, reason=failure.message)
+            raise failure from error
+        except OSError as error:
+            failure = unreachable(f"Ollama at {self.name} cannot be reached: {error.strerror or 'no address'}")
+            self._told(well=False, reason=failure.message)
+            raise failure from error
+
+    async def _answered(self, asked: _Asked, request: Request, body: bytes | _Upload | None) -> _Asked:
+        """Send a request on a connection, and wait for the head of the answer."""
+        connection = asked.connection
+        try:
+            connection.set_response_params(
+                skip_payload=request.method == "HEAD",
+                read_until_eof=True,
+                auto_decompress=False,
+                read_bufsize=_READ_BUFFER,
+                max_line_size=_MAX_LINE,
+                max_field_size=_MAX_LINE,
+            )
+            self._write(asked, request, body)
+            while asked.answer is None:
+                message, content = await connection.read()
+                if message.code not in _INTERIM or message.code == _SWITCHING:
+                    asked.answer = _Answer(message, content)
+        except BaseException as error:
+            self._leave(asked)
+            if isinstance(body, _Upload) and body.failure is not None:
+                raise body.failure from error
+            raise
+        return asked
+
+    def _write(self, asked: _Asked, request: Request, body: bytes | _Upload | None) -> None:
+        transport = asked.connection.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ServerDisconnectedError
+        told = first(request.fields, b"content-length") is not None
+        head = self._rendered(request, body, told=told)
+        if isinstance(body, bytes) and len(body) <= _JOIN_UP_TO:
+            transport.write(head + body)
+            return
+        transport.write(head)
+        if isinstance(body, bytes):
+            transport.write(body)
+        elif body is not None:
+            writer = StreamWriter(asked.connection, asyncio.get_running_loop())
+            sending = self._upload(asked.connection, writer, body, chunked=not told)
+            asked.upload = self._tasks.spawn(sending, "send an upload", endless=True)
+
+    def _rendered(self, request: Request, body: bytes | _Upload | None, *, told: bool) -> bytes:
+        """Give the head of a request as bytes; it says how long the body is where its own fields do not."""
+        target = (self._prefix + request.target).encode("utf-8", "surrogateescape")
+        lines = [b"%b %b HTTP/1.1" % (request.method.encode(), target), b"Host: " + self._host]
+        lines += [b"%b: %b" % line for line in request.fields]
+        if isinstance(body, _Upload):
+            lines += [] if told else [b"Transfer-Encoding: chunked"]
+        elif not told and (body or request.method not in _WITHOUT_BODY):
+            lines.append(b"Content-Length: %d" % len(body or b""))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    async def _upload(self, connection: ResponseHandler, writer: StreamWriter, body: _Upload, *, chunked: bool) -> None:
+        """Send a body as it comes; when it breaks off, so does the request. What Ollama does shows in its answer."""
+        with suppress(aiohttp.ClientError, OSError):
+            try:
+                async for piece in body.read():
+                    if connection.transport is None:
+                        return
+                    connection.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                    await writer.drain()
+            except (ClientLeft, ProxyError) as error:
+                body.failure = error
+                connection.set_exception(aiohttp.ClientConnectionError())
+                connection.close()
+                return
+            if chunked and connection.transport is not None:
+                connection.transport.write(b"0\r\n\r\n")
 
     def _failed(self, error: Exception) -> ProxyError:
         """Say what happened, without a word of what was sent or received."""
-        match error:
-            case aiohttp.ConnectionTimeoutError():
-                self._silence.failed(self._clock.monotonic())
-                failure = unreachable(f"Ollama at {self.name} does not answer")
-            case aiohttp.ClientConnectorError():
-                failure = unreachable(f"Ollama at {self.name} cannot be reached: {error.strerror or 'no address'}")
-            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-                failure = unreachable("Ollama closed the connection before it answered")
-            case _:
-                return unreachable(_NO_HTTP)
+        if not isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError):
+            return unreachable(_NO_HTTP)
+        failure = unreachable("Ollama closed the connection before it answered")
         self._told(well=False, reason=failure.message)
         return failure
 
@@ -254,16 +321,6 @@ class Ollama:
         if self.reachable is not well:
             self.reachable = well
             self._observe(Health(part=Part.UPSTREAM, well=well, name=f"Ollama at {self.name}", reason=reason))
-
-
-def _headers(lines: Fields) -> CIMultiDict[str]:
-    """Give the fields as aiohttp wants them; of lines whose names differ in case it would keep only the last."""
-    spelled: dict[bytes, str] = {}
-    headers: CIMultiDict[str] = CIMultiDict()
-    for name, value in lines:
-        key = spelled.setdefault(name.lower(), name.decode("latin-1"))
-        headers.add(key, value.decode("utf-8", "surrogateescape"))
-    return headers
 
 
 class _Upload:
@@ -279,14 +336,10 @@ class _Upload:
         self._then = call
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Give the body; first nothing, which makes aiohttp send the head before there is a byte of it."""
-        yield b""
-        try:
-            async for chunk in self._body:
+        """Give the body, without empty pieces: in chunks they would end it."""
+        async for chunk in self._body:
+            if chunk:
                 yield chunk
-        except (ClientLeft, ProxyError) as error:
-            self.failure = error
-            raise
         self._then()
 
 
@@ -294,7 +347,7 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def _unanswered(error: aiohttp.ClientError, *, repeatable: bool) -> bool:
+def _unanswered(error: Exception, *, repeatable: bool) -> bool:
     """Whether a connection closed before any byte of an answer came.
 
     aiohttp keeps what had come in the place of the message. Of a reset it keeps nothing: then only what may be asked
@@ -302,6 +355,4 @@ def _unanswered(error: aiohttp.ClientError, *, repeatable: bool) -> bool:
     """
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return isinstance(error.message, str)
-    return (
-        repeatable and isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError)
-    )
+    return repeatable and isinstance(error, aiohttp.ClientOSError | ConnectionError)
