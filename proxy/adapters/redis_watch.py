@@ -50,7 +50,7 @@ class RedisWatch:
         tasks.spawn(self._watch(), "watch Redis", endless=True)
 
     async def _watch(self) -> None:
-        while True:
+        while not _is_cancelled():
             connection = self._make()
             try:
                 async with asyncio.timeout(_CONNECT):
@@ -76,7 +76,7 @@ class RedisWatch:
 
     async def _listen(self, connection: redis.Connection) -> None:
         asked = False
-        while True:
+        while not _is_cancelled():
             message: Any = await connection.read_response(timeout=SILENT, disconnect_on_error=False)
             if message is None:
                 if asked:
@@ -87,3 +87,9 @@ class RedisWatch:
             asked = False
             if message[0] == b"message":
                 self._changed(message[2])
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was to end: redis-py takes that for itself while it connects, and goes on."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

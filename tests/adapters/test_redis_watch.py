@@ -117,3 +117,22 @@ async def test_a_server_that_is_gone_is_noticed_and_watched_again_when_it_is_bac
     heard.names.clear()
     own.client().set("ocp:1:e:g:one", "x")
     await until(lambda: b"ocp:1:e:g:one" in heard.names)
+
+
+@pytest.mark.parametrize("turns", range(40))
+async def test_it_ends_when_it_is_told_to_while_it_still_connects(turns: int, own: RedisServer) -> None:
+    """redis-py swallowed the cancellation, and the proxy never ended."""
+    pool = redis.ConnectionPool.from_url(own.url, protocol=2)
+    heard, tasks = Heard(), Tasks()
+    watch = RedisWatch(
+        lambda: pool.connection_class(**pool.connection_kwargs),
+        prefixes=("ocp:1:e:",),
+        wake=heard.wake,
+        changed=heard.changed,
+        sleep=heard.sleep,
+    )
+    watch.begin(tasks)
+    for _ in range(turns):
+        await asyncio.sleep(0.0002 if turns % 2 else 0)
+    await asyncio.wait_for(tasks.close(0), 5)
+    await pool.aclose()

@@ -240,7 +240,9 @@ def test_the_tests_have_a_server_of_the_extra() -> None:
 async def test_chats_and_streams_are_cached_where_the_command_line_says_so(simulator: Simulator) -> None:
     chat = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "why"}]}).encode()
     options = ("--cache", "chat=deterministic", "--cache", "chat=always", "--cache", "generate=off", "--cache-streams")
-    async with serve("--listen", "127.0.0.1:0", "--upstream", simulator.url, *options) as command:
+    environment = {"OCP_LOG_REQUESTS": "on"}
+    arguments = ("--listen", "127.0.0.1:0", "--upstream", simulator.url, *options)
+    async with serve(*arguments, environment=environment) as command:
         url = (await command.line(lambda line: "listens on" in line)).split("listens on ")[1].split(",")[0]
         await command.line(lambda line: "Connected to Ollama" in line)
         first = await ask(url, "POST", "/api/chat", body=chat)
