@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench clients format lock clean
+.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools clients format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -67,8 +67,15 @@ soak: install-dev ## Load it for three minutes and check every body (options: ma
 chaos: install-dev ## Draw 200 faults under load (options: make chaos ARGS="--seed 7")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-bench: install ## Measure: statistics and clearing beside a million entries (goal: 50 ms)
+bench: install-dev bench-tools ## Measure speed beside nginx and plain aiohttp (options: make bench ARGS="--only hits")
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-admin: install ## Measure statistics and clearing beside a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)
+
+bench-tools:
+	@command -v wrk >/dev/null && command -v nginx >/dev/null || \
+		{ echo "Installing wrk and nginx from Debian"; apt-get update -qq && apt-get install -yqq --no-install-recommends nginx-light wrk; }
 
 format: install-dev ## Format the code
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""How long statistics and clearing take beside many entries: `make bench`.
+"""How long statistics and clearing take beside many entries: `make bench-admin`.
 
 A private Valkey or Redis is filled with entries, a real proxy put before it, and both routes asked over HTTP. Exits
 with 1 where a median is over the goal.

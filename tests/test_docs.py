@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed.goals import GOALS, plot
 from proxy.cli.main import parser
 from proxy.policy.status import Detail
 from proxy.settings import Settings, load
@@ -71,3 +74,11 @@ def test_links_in_the_pages_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_on_performance_and_its_picture_are_made_from_the_results() -> None:
+    kept = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text("utf-8"))
+    written = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    assert speed.page(written, kept) == written
+    assert plot(kept["results"]) == (ROOT / "docs" / "hits.svg").read_text("utf-8")
+    assert {goal.case for goal in GOALS} == set(kept["results"])

@@ -193,14 +193,19 @@ def machine() -> dict[str, str]:
     }
 
 
+def page(written: str, kept: dict[str, Any]) -> str:
+    """Give the page with what is made of the results in the place of what was."""
+    about = [f"- {name}: {text}" for name, text in kept["machine"].items()]
+    results: Results = kept["results"]
+    made = ["", *table(results), "", *about, "", "What the ratios are made of:", "", *absolute(results), ""]
+    return written[: written.index(BEGIN) + len(BEGIN)] + "\n" + "\n".join(made)
+
+
 def report() -> bool:
     """Make table and plot of the results; whether every goal holds."""
     kept = json.loads(RESULTS.read_text())
     results: Results = kept["results"]
-    page = PAGE.read_text()
-    about = [f"- {name}: {text}" for name, text in kept["machine"].items()]
-    made = ["", *table(results), "", *about, "", "What the ratios are made of:", "", *absolute(results), ""]
-    PAGE.write_text(page[: page.index(BEGIN) + len(BEGIN)] + "\n" + "\n".join(made))
+    PAGE.write_text(page(PAGE.read_text(), kept))
     PICTURE.write_text(plot(results))
     sys.stdout.write("\n".join(table(results)) + "\n")
     return "**missed**" not in PAGE.read_text()
