@@ -81,4 +81,4 @@ def test_the_page_on_performance_and_its_picture_are_made_from_the_results() -> 
     written = (ROOT / "docs" / "performance.md").read_text("utf-8")
     assert speed.page(written, kept) == written
     assert plot(kept["results"]) == (ROOT / "docs" / "hits.svg").read_text("utf-8")
-    assert {goal.case for goal in GOALS} == set(kept["results"])
+    assert {goal.case for goal in GOALS} <= set(kept["results"])
