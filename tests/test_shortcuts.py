@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from proxy import shortcuts
-from proxy.adapters import models
+from proxy.adapters import listener, models
 from proxy.simulator import Behaviour, Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import Proxy, RedisServer, data, proxy_before
@@ -419,6 +419,21 @@ async def test_who_does_not_read_is_not_sent_more(client: Client, watch: Watch, 
                 break
         assert begun < watch.taken < begun + 50_000
         connection.writer.transport.abort()
+
+
+async def test_an_idle_connection_holds_nothing_of_its_last_request(
+    monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch
+) -> None:
+    spans: list[Any] = []
+    monkeypatch.setattr(listener._Span, "__init__", lambda span: (spans.append(span), begin(span))[1])
+    for number in range(3):
+        await client.generate(f"{number}" * 10_000)
+        await client.ask("GET", "/api/version", None)
+    assert len(spans) == 6
+    await until(lambda: all(span._parts is None for span in spans))
+
+
+begin = listener._Span.__init__
 
 
 async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch) -> None:

@@ -96,6 +96,11 @@ class _HttpClient:
         plain = self.keep_alive and not self._old and "Expect" not in self._request.headers
         return span.raw_of(self._request) if plain and span is not None else None
 
+    def let_go(self) -> None:
+        """Keep nothing of the request that nobody needs any more."""
+        if self._connection.span is not None:
+            self._connection.span.let_go(self._request)
+
     # The request's body.
 
     async def body(self, limit: int, room: Room) -> bytes | None:
@@ -294,6 +299,11 @@ class _Span:
         """Give the bytes, where they are those of this request and were kept."""
         own = self.is_whole() and self._lines is request.raw_headers
         return b"".join(self._parts) if own and self._parts is not None else None
+
+    def let_go(self, request: web.BaseRequest) -> None:
+        """Keep no bytes of this request any longer: a connection may be idle for an hour."""
+        if self._lines is request.raw_headers:
+            self._parts = None
 
 
 class _Connection(web.RequestHandler):
@@ -540,6 +550,7 @@ class Listener:
             if not client.ended:
                 client.abort()
             client.close()
+            client.let_go()
             self._in_progress.discard(client)
             if not self._in_progress:
                 self._idle.set()
