@@ -37,6 +37,22 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 PICTURE: Final = ROOT / "docs" / "hits.svg"
 BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.speed --report` -->"
 _HOT_KEYS: Final = 100
+_ENTRIES: Final = (1_000, 100_000, 1_000_000)
+_HELD: Final = 36_000
+"""Answers of 1 KB that fill a hot tier of 64 MiB, with what an entry takes beside them."""
+
+
+def memory(subject: Subject) -> float:
+    """Give the memory that a process takes now, in MB."""
+    status = Path(f"/proc/{subject.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """MB that the proxy takes more."""
+
+    memory: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +164,30 @@ class Bench:
             await self.alternate("lists", {subject.name: run(subject) for subject in servers})
         await runner.cleanup()
 
+    async def entries(self, subjects: Subjects) -> None:
+        """Measure hits from Redis beside so many other entries, and the memory that held entries take."""
+        few = self.bodies("few", _HOT_KEYS)
+        client = redis.Redis.from_url(subjects.store)
+        cold = await subjects.proxy("proxy", OCP_HOT_BYTES="0")
+        await wrk(cold, few, connections=16, seconds=self.seconds)
+        generation = client.get("ocp:1:generation").decode()
+        for count in _ENTRIES:
+            while (there := client.dbsize()) < count:
+                names = (f"ocp:1:e:{generation}:{number:064x}" for number in range(there, min(there + 10_000, count)))
+                client.mset(dict.fromkeys(names, b"x" * 1000))
+            taken = self.results.setdefault(f"entries-{count}", {"proxy": []})
+            for _ in range(self.rounds):
+                taken["proxy"].append(asdict(await wrk(cold, few, connections=1, seconds=self.seconds)))
+
+    async def held(self, subjects: Subjects) -> None:
+        """Measure how much more memory a full hot tier takes."""
+        many = self.bodies("held", _HELD)
+        warm = await subjects.proxy("proxy")
+        before = memory(warm)
+        for _ in range(6):  # each is asked for several times
+            await wrk(warm, many, connections=16, seconds=8)
+        self.results["held"] = {"proxy": [asdict(Held(memory=memory(warm) - before))]}
+
     async def start(self) -> None:
         """Measure the start."""
         async with Subjects(self.folder / "start") as subjects:
@@ -158,8 +198,7 @@ class Bench:
                 begun = time.perf_counter()
                 subject = await subjects.proxy("proxy")
                 seconds = time.perf_counter() - begun
-                status = Path(f"/proc/{subject.pid}/status").read_text()  # noqa: ASYNC240 - no disk
-                return Started(seconds=seconds, memory=int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6)
+                return Started(seconds=seconds, memory=memory(subject))
 
             await self.alternate("start", {"proxy": run})
 
@@ -167,7 +206,14 @@ class Bench:
 async def measure(bench: Bench) -> None:
     """Run the cases that are wanted."""
     os.sched_setaffinity(0, {LOAD_CORE})
-    parts = {"hits redis": bench.hits, "pass miss": bench.misses, "streams": bench.streams, "lists": bench.lists}
+    parts = {
+        "hits redis": bench.hits,
+        "pass miss": bench.misses,
+        "streams": bench.streams,
+        "lists": bench.lists,
+        "entries": bench.entries,
+        "held": bench.held,
+    }
     for number, (names, part) in enumerate(parts.items()):
         if any(bench.wanted(name) or bench.only.startswith(name) for name in names.split()):
             async with Subjects(bench.folder / str(number)) as subjects:

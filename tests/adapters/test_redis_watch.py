@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio as redis
 
 from proxy.adapters import redis_watch
 from proxy.adapters.redis_watch import RedisWatch
+from proxy.simulator import Simulator
 from proxy.tasks import Tasks
-from tests.support.servers import RedisServer
+from tests.support import canary
+from tests.support.rawhttp import ask
+from tests.support.servers import RedisServer, proxy_before
 from tests.support.waiting import until
 
 
@@ -117,6 +123,41 @@ async def test_a_server_that_is_gone_is_noticed_and_watched_again_when_it_is_bac
     heard.names.clear()
     own.client().set("ocp:1:e:g:one", "x")
     await until(lambda: b"ocp:1:e:g:one" in heard.names)
+
+
+async def test_the_rights_that_the_docs_name_are_enough(own: RedisServer, simulator: Simulator) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("ACL SETUSER ocp "))
+    own.client().execute_command(*line.replace("PASSWORD", canary.PASSWORD).split())
+    url = f"redis://ocp:{canary.PASSWORD}@127.0.0.1:{own.port}/0"
+    body = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
+    async with proxy_before(simulator.url, redis_url=url) as proxy:
+        store: Any = proxy.running.store
+        await until(lambda: store._awake)
+        answers = [await ask(proxy.url, "POST", "/api/generate", body=body) for _ in range(3)]
+        assert [answer.field("X-Cache") for answer in answers] == ["MISS", "HIT", "HIT"]
+        assert json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["keys"] == 1
+        assert len(json.loads((await ask(proxy.url, "GET", "/api/cache/entries")).body)["entries"]) == 1
+        for cleared, filters in ((1, b'{"model": "tiny"}'), (0, None)):
+            answer = await ask(proxy.url, "POST", "/api/cache/clear", body=filters)
+            assert json.loads(answer.body) == {"cleared": cleared}
+        assert "Lost Redis" not in proxy.log.getvalue()
+        assert [line["username"] for line in own.client().acl_log()] == []
+
+
+async def test_where_redis_may_not_tell_nothing_is_held_and_all_else_works(
+    own: RedisServer, simulator: Simulator
+) -> None:
+    own.client().execute_command(
+        "ACL", "SETUSER", "deaf", "on", f">{canary.PASSWORD}", "~*", "+@all", "-client|tracking"
+    )
+    url = f"redis://deaf:{canary.PASSWORD}@127.0.0.1:{own.port}/0"
+    body = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
+    async with proxy_before(simulator.url, redis_url=url) as proxy:
+        answers = [await ask(proxy.url, "POST", "/api/generate", body=body) for _ in range(3)]
+        assert [answer.field("X-Cache") for answer in answers] == ["MISS", "HIT", "HIT"]
+        store: Any = proxy.running.store
+        assert (store._awake, len(store._front._entries)) == (False, 0)
 
 
 @pytest.mark.parametrize("turns", range(40))
