@@ -370,7 +370,7 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
 
 def _tiered(store: RedisStore, capacity: int, clock: SystemClock, tasks: Tasks) -> TieredStore:
     """Put a hot tier before Redis, which tells it what changes."""
-    tiered = TieredStore(MemoryStore(capacity, clock=clock), store)
+    tiered = TieredStore(MemoryStore(capacity, clock=clock), store, tasks=tasks)
     watch = RedisWatch(
         store.connection,
         prefixes=store.watched,

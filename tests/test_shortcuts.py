@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from proxy import shortcuts
-from proxy.adapters import listener, models
+from proxy.adapters import listener, models, tiered_store
 from proxy.simulator import Behaviour, Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import Proxy, RedisServer, data, proxy_before
@@ -232,6 +232,28 @@ async def test_another_process_s_changes_are_heard_of(simulator: Simulator, redi
                 await until(lambda: not store._front._entries)
                 assert (await client.generate()).field("X-Cache") == "MISS"
             client.close()
+
+
+async def test_what_is_used_here_is_not_the_first_that_redis_lets_go_of(
+    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+) -> None:
+    """Redis saw no more of an entry that was held, and evicted it before all others."""
+    monkeypatch.setattr(tiered_store, "TOUCH_EVERY", 0.05)
+    own = RedisServer("--maxmemory-policy", "allkeys-lru")
+    own.start()
+    try:
+        async with proxy_before(simulator.url, redis_url=own.url) as proxy:
+            store: Any = proxy.running.store
+            await until(lambda: store._awake)
+            watch, client = Watch(proxy), Client(proxy.url)
+            await noted(client, watch)
+            (name,) = own.client().keys("ocp:1:e:*")
+            await until(lambda: own.client().object("idletime", name) >= 1)
+            await client.generate()
+            await until(lambda: own.client().object("idletime", name) == 0)
+            client.close()
+    finally:
+        own.close()
 
 
 async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(

@@ -285,6 +285,12 @@ class RedisStore:
 
         return bool(await self._write(write))
 
+    async def touch(self, keys: Sequence[str], generation: str) -> None:
+        """Let these entries count as used just now, which keeps them from being evicted."""
+        for start in range(0, len(keys), _SCAN):
+            names = [_entry(generation, key) for key in keys[start : start + _SCAN]]
+            await self._read(partial(self._redis.touch, *names), None)
+
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See ports.Store."""
         return await self._unlink([_entry(generation, key) for key in keys])

@@ -7,14 +7,18 @@ key, or the generation, changed while it was being read.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from proxy.policy.messages import StoredResponse
 from proxy.ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Store
+from proxy.tasks import Tasks
 
 _AT_ONCE: Final = 4096
 """Keys: a longer list of changes is not gone through."""
+TOUCH_EVERY: Final = 1.0
+"""Seconds after which the store is told which entries were used: else it would let go of the best ones first."""
 _GENERATION: Final = ""
 """Stands among keys for the generation."""
 
@@ -28,12 +32,22 @@ class Front(Protocol):
     def empty(self) -> None: ...
 
 
+class Back(Store, Protocol):
+    """The slower store."""
+
+    async def touch(self, keys: Sequence[str], generation: str) -> None:
+        """Take these entries for used."""
+
+
 class TieredStore:
     """See ports.Store: `front` before `back`."""
 
-    def __init__(self, front: Front, back: Store) -> None:
+    def __init__(self, front: Front, back: Back, *, tasks: Tasks) -> None:
         self._front = front
         self._back = back
+        self._tasks = tasks
+        self._used: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._awake = False
         self._generation: str | None = None
         self._reading: list[set[str]] = []
@@ -48,6 +62,9 @@ class TieredStore:
     def sleep(self) -> None:
         """Hold nothing: changes may go unheard."""
         self._awake = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._forget_all()
 
     def forget(self, keys: Iterable[str] | None) -> None:
@@ -71,7 +88,19 @@ class TieredStore:
 
     def held(self, key: str) -> StoredResponse | None:
         """See ports.Store."""
-        return self._front.held(key) if self._generation is not None else None
+        entry = self._front.held(key) if self._generation is not None else None
+        if entry is not None and len(self._used) < _AT_ONCE:
+            self._used.add(key)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(TOUCH_EVERY, self._touch)
+        return entry
+
+    def _touch(self) -> None:
+        """Tell the store what was used since the last time."""
+        self._timer = None
+        used, self._used = list(self._used), set()
+        if self._generation is not None:
+            self._tasks.spawn(self._back.touch(used, self._generation), "touch entries", endless=True)
 
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from proxy.adapters import tiered_store
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.tiered_store import TieredStore
 from proxy.ports import Lookups
+from proxy.tasks import Tasks
 from tests.adapters.test_stores import ENTRY
+from tests.support.waiting import until
 
 ONE, TWO = "a" * 64, "b" * 64
 
@@ -33,6 +37,10 @@ class Back(MemoryStore):
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.works = True
+        self.touched: list[str] = []
+
+    async def touch(self, keys: Any, generation: str) -> None:
+        self.touched += keys
 
     async def get_many(self, keys: Any) -> Lookups:
         self.asked += keys
@@ -47,12 +55,15 @@ def back() -> Back:
 
 
 @pytest.fixture
-async def tiered(back: Back) -> TieredStore:
-    store = TieredStore(MemoryStore(1 << 20, clock=Clock()), back)
+async def tiered(back: Back) -> AsyncIterator[TieredStore]:
+    tasks = Tasks()
+    store = TieredStore(MemoryStore(1 << 20, clock=Clock()), back, tasks=tasks)
     store.wake()
     back.keep(ONE, ENTRY)
     back.keep(TWO, replace(ENTRY, body=b"two"))
-    return store
+    yield store
+    store.sleep()
+    await tasks.close(1)
 
 
 async def test_what_was_read_once_is_not_asked_for_again(tiered: TieredStore, back: Back) -> None:
@@ -67,6 +78,23 @@ async def test_of_a_list_only_what_is_not_held_is_asked_for(tiered: TieredStore,
     found = await tiered.get_many((ONE, TWO, "c" * 64))
     assert [entry and entry.body for entry in found.entries] == [ENTRY.body, b"two", None]
     assert back.asked == [TWO, ONE, "c" * 64]
+
+
+async def test_the_store_is_told_what_is_used(monkeypatch: pytest.MonkeyPatch, tiered: TieredStore, back: Back) -> None:
+    monkeypatch.setattr(tiered_store, "TOUCH_EVERY", 0.02)
+    await tiered.get_many((ONE, TWO))
+    await asyncio.sleep(0.05)
+    assert back.touched == [], "what was read there counts as used there"
+    for _ in range(3):
+        await tiered.get(ONE)
+    await until(lambda: back.touched)
+    assert back.touched == [ONE]
+    await tiered.get(TWO)
+    await until(lambda: back.touched == [ONE, TWO])
+    await tiered.get(TWO)
+    tiered.sleep()
+    await asyncio.sleep(0.05)
+    assert back.touched == [ONE, TWO]
 
 
 async def test_asleep_it_holds_nothing(tiered: TieredStore, back: Back) -> None:
