@@ -20,7 +20,7 @@ from proxy.policy.reuse import Hit, lasting
 from proxy.policy.status import CacheStatus
 from proxy.ports import Exchange, Observer, Repeated
 
-CAPACITY: Final = 24 * 1024 * 1024
+CAPACITY: Final = 12 * 1024 * 1024
 """Bytes of requests, and of heads of answers, that are noted."""
 MOST: Final = 64 * 1024
 """Bytes of a request, and of a body, that are worth a note."""

@@ -183,6 +183,7 @@ class Bench:
         """Measure how much more memory a full hot tier takes."""
         many = self.bodies("held", _HELD)
         warm = await subjects.proxy("proxy")
+        await wrk(warm, self.bodies("few", _HOT_KEYS), connections=16, seconds=2)  # what it takes for its work
         before = memory(warm)
         for _ in range(6):  # each is asked for several times
             await wrk(warm, many, connections=16, seconds=8)
