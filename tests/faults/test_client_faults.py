@@ -19,7 +19,7 @@ from proxy.simulator import Simulator
 from tests.faults.conftest import Measured
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
-from tests.support.servers import Proxy, RedisServer, proxy_before
+from tests.support.servers import Proxy, proxy_before
 from tests.support.upstream import Conversation, byte_upstream
 from tests.support.waiting import until
 
@@ -302,40 +302,3 @@ async def test_300_slow_heads_hold_nobody_up_and_are_closed(simulator: Simulator
         measured(20, "p99", sorted(hits)[len(hits) * 99 // 100])
         measured(20, "late", max(ends) - deadline)
         assert min(ends) > deadline - 0.1, "nobody was closed before"
-
-
-# Row 21: abandoned waits.
-
-
-@pytest.mark.row(21)
-@pytest.mark.parametrize(("path", "body"), [("/api/generate", GENERATE), ("/api/chat", CHAT), ("/api/embed", EMBED)])
-async def test_200_abandoned_waits_hold_nobody_up(
-    path: str, body: dict[str, Any], simulator: Simulator, redis_server: RedisServer, measured: Measured
-) -> None:
-    """Those of embeddings are still under way, by design."""
-    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
-        await post(proxy, "/api/generate", GENERATE)
-        simulator.gate.close()
-        connections = [await RawConnection.open(proxy.url) for _ in range(200)]
-        for number, connection in enumerate(connections):
-            data = json.dumps(prompted(body, f"{canary.PROMPT} {number}")).encode()
-            connection.send("POST", path, body=data)
-        await asyncio.wait_for(simulator.arrived(201), 20)
-        for connection in connections:
-            leave(connection, reset=False)
-        begun = time.monotonic()
-        answer = await post(proxy, "/api/generate", GENERATE)
-        measured(21, "wait", (time.monotonic() - begun) * 1000)
-        assert (answer.status, answer.field("X-Cache")) == (200, "HIT")
-        begun = time.monotonic()
-        assert (await ask(proxy.url, "GET", "/api/version")).status == 200
-        measured(21, "wait", (time.monotonic() - begun) * 1000)
-        if path != "/api/embed":
-            await asyncio.wait_for(simulator.departed(200), 10)
-        simulator.gate.open()
-        if path == "/api/embed":
-            await until(lambda: proxy.log.getvalue().count("Cached: ") == 201)
-        for other in (GENERATE | {"prompt": "new"}, GENERATE | {"prompt": "new", "stream": True}):
-            begun = time.monotonic()
-            assert (await post(proxy, "/api/generate", other)).status == 200
-            measured(21, "wait", (time.monotonic() - begun) * 1000)

@@ -157,6 +157,52 @@ async def rest(connection: RawConnection, *, chunked: bool) -> AsyncIterator[byt
         yield data
 
 
+# Row 21: abandoned waits.
+
+
+def asking(body: dict[str, Any], prompt: str) -> bytes:
+    """Give a question of any kind with another prompt."""
+    if "messages" in body:
+        return json.dumps(body | {"messages": [{"role": "user", "content": prompt}]}).encode()
+    return json.dumps(body | ({"input": [prompt]} if "input" in body else {"prompt": prompt})).encode()
+
+
+@once
+@pytest.mark.row(21)
+@pytest.mark.parametrize(("path", "body"), [KNOWN, ("/api/chat", CHAT | {"stream": False}), ("/api/embed", EMBED)])
+async def test_200_abandoned_waits_hold_nobody_up(
+    path: str, body: dict[str, Any], simulator: Simulator, redis_server: RedisServer, measured: Measured
+) -> None:
+    """Those of embeddings are still under way, by design."""
+    settings = {"OCP_REDIS_URL": redis_server.url, "OCP_LOG_REQUESTS": "on"}
+    async with served(simulator.url, **settings) as (command, url):
+
+        async def timed(path: str, body: dict[str, Any]) -> RawAnswer:
+            begun = time.monotonic()
+            answer = await post(url, path, body)
+            measured(21, "wait", (time.monotonic() - begun) * 1000)
+            assert answer.status == 200
+            return answer
+
+        await post(url, *KNOWN)
+        simulator.gate.close()
+        connections = [await RawConnection.open(url) for _ in range(200)]
+        for number, connection in enumerate(connections):
+            connection.send("POST", path, body=asking(body, f"{canary.PROMPT} {number}"))
+        await asyncio.wait_for(simulator.arrived(201), 20)
+        for connection in connections:
+            connection.close()
+        assert (await timed(*KNOWN)).field("X-Cache") == "HIT"
+        await timed("/api/show", {"model": "tiny"})
+        if path != "/api/embed":
+            await asyncio.wait_for(simulator.departed(200), 10)
+        simulator.gate.open()
+        if path == "/api/embed":
+            await until(lambda: sum("Cached: " in line for line in command.lines) == 201, 30)
+        for more in ({"prompt": "new"}, {"prompt": "new", "stream": True}):
+            await timed("/api/generate", GENERATE | more)
+
+
 # Row 22: no file descriptors.
 
 
