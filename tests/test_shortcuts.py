@@ -234,49 +234,48 @@ async def test_another_process_s_changes_are_heard_of(simulator: Simulator, redi
             client.close()
 
 
+@pytest.fixture
+async def own(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
+    """A Redis to be mistreated, and a proxy that hears of its changes."""
+    server = RedisServer("--maxmemory-policy", "allkeys-lru")
+    server.start()
+    try:
+        async with proxy_before(simulator.url, redis_url=server.url) as proxy:
+            store: Any = proxy.running.store
+            await until(lambda: store._awake)
+            yield server, proxy
+    finally:
+        server.close()
+
+
 async def test_what_is_used_here_is_not_the_first_that_redis_lets_go_of(
-    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+    monkeypatch: pytest.MonkeyPatch, own: tuple[RedisServer, Proxy]
 ) -> None:
     """Redis saw no more of an entry that was held, and evicted it before all others."""
     monkeypatch.setattr(tiered_store, "TOUCH_EVERY", 0.05)
-    own = RedisServer("--maxmemory-policy", "allkeys-lru")
-    own.start()
-    try:
-        async with proxy_before(simulator.url, redis_url=own.url) as proxy:
-            store: Any = proxy.running.store
-            await until(lambda: store._awake)
-            watch, client = Watch(proxy), Client(proxy.url)
-            await noted(client, watch)
-            (name,) = own.client().keys("ocp:1:e:*")
-            await until(lambda: own.client().object("idletime", name) >= 1)
-            await client.generate()
-            await until(lambda: own.client().object("idletime", name) == 0)
-            client.close()
-    finally:
-        own.close()
+    server, proxy = own
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    (name,) = server.client().keys("ocp:1:e:*")
+    await until(lambda: server.client().object("idletime", name) >= 1)
+    await client.generate()
+    await until(lambda: server.client().object("idletime", name) == 0)
+    client.close()
 
 
-async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(
-    simulator: Simulator, redis_process: RedisServer
-) -> None:
-    own = RedisServer()
-    own.start()
-    try:
-        async with proxy_before(simulator.url, redis_url=own.url) as proxy:
-            store: Any = proxy.running.store
-            await until(lambda: store._awake)
-            watch, client = Watch(proxy), Client(proxy.url)
-            await noted(client, watch)
-            own.kill()
-            await until(lambda: not store._awake)
-            assert (await client.generate()).field("X-Cache") == "MISS"
-            own.start()
-            await until(lambda: store._awake)
-            watch.taken = 0
-            await noted(client, watch)
-            client.close()
-    finally:
-        own.close()
+async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(own: tuple[RedisServer, Proxy]) -> None:
+    server, proxy = own
+    store: Any = proxy.running.store
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    server.kill()
+    await until(lambda: not store._awake)
+    assert (await client.generate()).field("X-Cache") == "MISS"
+    server.start()
+    await until(lambda: store._awake)
+    watch.taken = 0
+    await noted(client, watch)
+    client.close()
 
 
 async def test_a_model_that_changes_takes_its_answers_along(client: Client, watch: Watch, proxy: Proxy) -> None:

@@ -36,6 +36,7 @@ _STATUSES: Final = range(200, 1000)
 _INTERIM: Final = range(100, 200)
 _SWITCHING: Final = 101
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_CODING: Final = b"transfer-encoding"
 _PORTS: Final = {"http": 80, "https": 443}
 _ERRORS: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 
@@ -49,7 +50,7 @@ class _Answer:
         lines = message.raw_headers
         self.head = ResponseHead(status=message.code, reason=message.reason or "", fields=lines)
         self.length = _length(lines)
-        self._chunked = first(lines, b"transfer-encoding") is not None
+        self._chunked = first(lines, _CODING) is not None
 
     def arrived(self) -> bytes | None:
         """See ports.Answer."""
@@ -92,11 +93,8 @@ class _Answer:
         )
 
 
-_CODING: Final = b"transfer-encoding"
-
-
 def _length(lines: Fields) -> int | None:
-    if first(lines, b"transfer-encoding") is not None:
+    if first(lines, _CODING) is not None:
         return None
     value = first(lines, b"content-length")
     return int(value) if value is not None and value.isdigit() else None
@@ -105,9 +103,8 @@ def _length(lines: Fields) -> int | None:
 class _Asked:
     """A request under way on a connection; `upload` is what still sends its body."""
 
-    def __init__(self, connection: ResponseHandler, *, reused: bool) -> None:
+    def __init__(self, connection: ResponseHandler) -> None:
         self.connection = connection
-        self.reused = reused
         self.upload: asyncio.Task[None] | None = None
         self.answer: _Answer | None = None
 
@@ -217,13 +214,13 @@ class Ollama:
         """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
         connection = self._connections.take()
         if connection is not None:
-            asked = _Asked(connection, reused=True)
+            asked = _Asked(connection)
             try:
                 return await self._answered(asked, request, body)
             except _ERRORS as error:
                 if isinstance(body, _Upload) or not _unanswered(error, repeatable=repeatable):
                     raise
-        return await self._answered(_Asked(await self._open(), reused=False), request, body)
+        return await self._answered(_Asked(await self._open()), request, body)
 
     async def _open(self) -> ResponseHandler:
         """Open a connection; raises ProxyError where that takes too long, or cannot be."""
@@ -311,7 +308,7 @@ class Ollama:
 
     def _failed(self, error: Exception) -> ProxyError:
         """Say what happened, without a word of what was sent or received."""
-        if not isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError):
+        if not isinstance(error, aiohttp.ServerDisconnectedError | OSError):
             return unreachable(_NO_HTTP)
         failure = unreachable("Ollama closed the connection before it answered")
         self._told(well=False, reason=failure.message)

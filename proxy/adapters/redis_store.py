@@ -153,7 +153,7 @@ class RedisStore:
     @property
     def watched(self) -> tuple[str, ...]:
         """The prefixes of the names of entries, and of the generation."""
-        return (_entry("", "").removesuffix(":"), GENERATION)
+        return (f"{PREFIX}e:", GENERATION)
 
     def connection(self) -> redis.Connection:
         """Give a new connection to the server, in RESP2, that nobody else uses."""
@@ -208,6 +208,9 @@ class RedisStore:
         try:
             keys = [key for one in trying for key in one.keys]
             found = await self._get_many(keys, _LOOKUP + _LOOKUP_EACH * max(len(one.keys) for one in trying))
+            if found.generation is None:
+                for _ in trying[1:]:  # one was counted there
+                    self._reads.failed(self._clock.monotonic())
         finally:
             start = 0
             for one in asked:

@@ -104,9 +104,6 @@ class TieredStore:
 
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""
-        entry = self.held(key)
-        if entry is not None:
-            return Lookup(entry=entry, generation=self._generation)
         found = await self.get_many((key,))
         return Lookup(entry=found.entries[0], generation=found.generation)
 

@@ -135,6 +135,26 @@ async def test_stopped_then_continued(measured: Measured, server: RedisServer, s
         measured(4, "back", time.monotonic() - begun)
 
 
+@row(3)
+async def test_of_many_who_ask_at_once_a_stopped_server_holds_up_those_and_nobody_after_them(
+    measured: Measured, server: RedisServer, simulator: Simulator
+) -> None:
+    """They share a lookup, and each of them has failed: five are enough for the breaker."""
+    async with proxy_before(simulator.url, redis_url=server.url, hot_bytes=0) as proxy:
+        store: Any = proxy.running.store
+        await store.get("a" * 64)
+        server.signal(signal.SIGSTOP)
+        try:
+            found = await asyncio.gather(*(store.get(f"{number:064x}") for number in range(10)))
+            assert {lookup.generation for lookup in found} == {None}
+            begun = time.monotonic()
+            await store.get("b" * 64)
+            measured(3, "wait", time.monotonic() - begun)
+            assert store._reads.open
+        finally:
+            server.signal(signal.SIGCONT)
+
+
 @row(5)
 async def test_while_it_loads_what_it_had_a_miss_takes_hardly_longer(
     measured: Measured, server: RedisServer, simulator: Simulator
