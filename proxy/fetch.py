@@ -6,6 +6,7 @@ is over the limit is relayed from there on, and never kept. A stream is relayed 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -253,6 +254,7 @@ class Fetcher:
 
     async def keep(self, question: Question, entries: Entries) -> None:
         """Put entries into the store, and take them out again should the model turn out to be another."""
+        await asyncio.sleep(0)  # who waits for the answer comes first
         generation = question.generation or ""
         entries = await self._marked(question, entries)
         keys = [key for key, _ in entries]

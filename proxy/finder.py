@@ -67,7 +67,7 @@ class Finder:
         outcomes = {text: reuse(entry, wishes, now) for text, entry in zip(keys, entries, strict=True)}
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
         items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
-        if not embeddings.alike(item.vector for item in items.values()):
+        if not embeddings.alike(items.values()):
             items = {}  # of two models: one was replaced behind our back a moment ago
         missing = frozenset(embeddings.missing(batch, items))
         known = {text: item for text, item in items.items() if text not in missing}

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from proxy.errors import ProxyError, unreachable
 from proxy.policy.buffers import Hold
@@ -50,7 +50,8 @@ class Flight(Generic[T]):
         self.hold = hold
         self._linger = linger
         self._seats: set[Seat] = set()
-        self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._answer: T | ProxyError | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self._tail: Tail | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -79,17 +80,29 @@ class Flight(Generic[T]):
 
     async def answer(self) -> T:
         """Wait for the answer; raises the ProxyError that ended the flight instead."""
-        return await asyncio.shield(self._answer)
+        if self._answer is None:
+            told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(told)
+            await told
+        if isinstance(self._answer, ProxyError):
+            raise self._answer
+        return cast("T", self._answer)
 
     def publish(self, answer: T) -> None:
-        """Give all who wait their answer."""
-        self._answer.set_result(answer)
+        """Give all who wait their answer: they go on in the event loop's next turn."""
+        self._tell(answer)
 
     def fail(self, error: ProxyError) -> None:
         """Tell all who wait that there is no answer; without effect where there is one."""
-        if not self._answer.done():
-            self._answer.set_exception(error)
-            self._answer.exception()  # nobody may be left to look at it
+        if self._answer is None:
+            self._tell(error)
+
+    def _tell(self, answer: T | ProxyError) -> None:
+        self._answer = answer
+        for told in self._waiting:
+            if not told.done():
+                told.set_result(None)
+        self._waiting.clear()
 
     def overflow(self, limit: int) -> Tail:
         """Begin an answer whose rest is still coming: nobody may join from now on, nothing is worth finishing alone."""
@@ -129,7 +142,7 @@ class Flight(Generic[T]):
 
     @property
     def _complete(self) -> bool:
-        return self._answer.done() and (self._tail is None or self._tail.ended)
+        return self._answer is not None and (self._tail is None or self._tail.ended)
 
     def _abandon(self) -> None:
         if self._linger > 0:

@@ -100,7 +100,7 @@ class ListFetcher(Fetcher):
         """
         if joined_size(listing.batch, items) > self._rules.max_list_bytes:
             return Detail.ANSWER_TOO_LARGE
-        if not alike(item.vector for item in items.values()):
+        if not alike(items.values()):
             return Detail.MODEL_CHANGED
         same = question.identity.stability.unchanged() and (
             not listing.known or await self._models.still(question.identity)

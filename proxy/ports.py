@@ -5,6 +5,7 @@ Adapters implement the Protocols; exchange.py, flights.py and the adapters know 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -230,8 +231,8 @@ class Models(Protocol):
 class Shortcut(Protocol):
     """Answers for requests that are known by their bytes alone, on a connection on which nothing else is under way."""
 
-    def answer(self, raw: bytes) -> bytes | None:
-        """Give the whole answer to a whole request; None where it has to be read."""
+    def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
+        """Give the whole answer to a whole request, now or in a moment; None where it has to be read."""
 
     def begins(self, data: bytes) -> bool:
         """Whether these bytes are the head of a known request, of which the body is still to come."""

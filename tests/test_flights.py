@@ -642,6 +642,7 @@ async def test_a_fault_within_the_answer_is_an_error_to_its_readers_and_is_repor
         assert await anext(reader) == b"a"
         with pytest.raises(ProxyError):
             await anext(reader)
+    await landed(flight)
     assert [report["exception"] for report in reports] == [fault]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -53,10 +54,16 @@ class Watch:
         self._off = off
         proxy.running.listener.shortcuts = self
 
-    def answer(self, raw: bytes) -> bytes | None:
+    def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         found = None if self._off else self.real.answer(raw)
-        self.taken += found is not None
+        if isinstance(found, asyncio.Future):
+            found.add_done_callback(self.looked_up)
+        else:
+            self.taken += found is not None
         return found
+
+    def looked_up(self, found: asyncio.Future[bytes | None]) -> None:
+        self.taken += not found.cancelled() and found.result() is not None
 
     def begins(self, data: bytes) -> bool:
         return not self._off and self.real.begins(data)
@@ -95,14 +102,27 @@ class Client:
         self.connection = None
 
 
-@pytest.fixture(params=["memory", "redis"])
+STORES = ["memory", "redis", "redis without a hot tier"]
+
+
+async def awake(proxy: Proxy) -> None:
+    """Wait until the hot tier, where there is one, may hold entries."""
+    store: Any = proxy.running.store
+    await until(lambda: getattr(store, "_awake", True))
+
+
+def settings_of(store: str, url: str) -> dict[str, Any]:
+    if store == "memory":
+        return {}
+    return {"redis_url": url} | ({"hot_bytes": 0} if "without" in store else {})
+
+
+@pytest.fixture(params=STORES)
 async def proxy(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncIterator[Proxy]:
-    """A proxy with the memory store, or one with a hot tier before a real Redis that is awake."""
-    url = request.getfixturevalue("redis_server").url if request.param == "redis" else None
-    async with proxy_before(simulator.url, **({"redis_url": url} if url else {})) as running:
-        store: Any = running.running.store
-        if url:
-            await until(lambda: store._awake)
+    """A proxy with the memory store, or before a real Redis with a hot tier that is awake, or with none."""
+    url = "" if request.param == "memory" else request.getfixturevalue("redis_server").url
+    async with proxy_before(simulator.url, **settings_of(request.param, url)) as running:
+        await awake(running)
         yield running
 
 
@@ -122,25 +142,23 @@ async def client(proxy: Proxy) -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize("store", ["memory", "redis"])
+@pytest.mark.parametrize("store", STORES)
 async def test_every_recorded_case_is_answered_counted_and_logged_alike_both_ways(
     store: str, pieces: int, redis_process: RedisServer
 ) -> None:
     """Each is asked five times over a connection that is kept, through two proxies in step, before equal servers."""
     redis_process.client().flushall()
-    urls = [{}, {}] if store == "memory" else [{"redis_url": redis_process.url[:-1] + str(number)} for number in (1, 2)]
+    urls = [redis_process.url[:-1] + str(number) for number in (1, 2)]
     async with AsyncExitStack() as stack:
         proxies, watches, clients = [], [], []
         for number, url in enumerate(urls):
             behind = await stack.enter_async_context(Simulator(STILL))
-            proxy = await stack.enter_async_context(proxy_before(behind.url, **url))
+            proxy = await stack.enter_async_context(proxy_before(behind.url, **settings_of(store, url)))
             proxies.append(proxy)
             watches.append(Watch(proxy, off=number == 1))
             clients.append(Client(proxy.url, pieces=pieces))
             stack.callback(clients[-1].close)
-            running: Any = proxy.running.store
-            if url:
-                await until(lambda running=running: running._awake)
+            await awake(proxy)
         for name, case in CASES.items():
             asked = case["request"]
             body = None if asked["body"] is None else asked["body"].encode("latin-1")
@@ -276,6 +294,134 @@ async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(ow
     watch.taken = 0
     await noted(client, watch)
     client.close()
+
+
+# Where the store has to be asked.
+
+
+@pytest.fixture
+async def asked(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
+    """A Redis to be stopped, and a proxy that holds nothing of what is in it."""
+    server = RedisServer()
+    server.start()
+    try:
+        async with proxy_before(simulator.url, redis_url=server.url, hot_bytes=0) as proxy:
+            yield server, proxy
+    finally:
+        server.signal(signal.SIGCONT)
+        server.close()
+
+
+KNOWN = request_bytes("POST", "/api/generate", host="localhost", body=json.dumps(GENERATE).encode())
+OTHER = request_bytes("GET", "/api/version", host="localhost")
+
+
+async def test_what_comes_behind_a_request_that_is_looked_up_waits_for_it(asked: tuple[RedisServer, Proxy]) -> None:
+    server, proxy = asked
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    taken = watch.taken
+    async with await RawConnection.open(proxy.url) as connection:
+        server.signal(signal.SIGSTOP)
+        connection.writer.write(KNOWN)
+        await until(lambda: proxy.running.listener._in_progress)
+        for more in (OTHER, KNOWN + OTHER):
+            connection.writer.write(more)
+            await asyncio.sleep(0.01)
+        server.signal(signal.SIGCONT)
+        answers = [await connection.answer() for _ in range(4)]
+    assert [b"version" in answer.body for answer in answers] == [False, True, False, True]
+    assert [answer.field("X-Cache") for answer in answers] == [HIT, "BYPASS", HIT, "BYPASS"]
+    assert watch.taken > taken
+    client.close()
+
+
+async def test_who_floods_while_a_request_is_looked_up_is_not_read(asked: tuple[RedisServer, Proxy]) -> None:
+    server, proxy = asked
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    async with await RawConnection.open(proxy.url) as connection:
+        server.signal(signal.SIGSTOP)
+        connection.writer.write(KNOWN)
+        await until(lambda: proxy.running.listener._in_progress)
+        (waiting,) = proxy.running.listener._in_progress
+        assert isinstance(waiting, listener._Connection)
+        for _ in range(200):
+            connection.writer.write(OTHER * 2000)
+            await asyncio.sleep(0)
+        assert 0 < len(waiting._behind) < 2_000_000
+        connection.writer.transport.abort()
+    client.close()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_store_that_does_not_answer_lets_the_ordinary_way_begin(
+    asked: tuple[RedisServer, Proxy], leaves: bool
+) -> None:
+    server, proxy = asked
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    connection = await RawConnection.open(proxy.url)
+    server.signal(signal.SIGSTOP)
+    connection.writer.write(KNOWN)
+    await until(lambda: proxy.running.listener._in_progress)
+    if leaves:
+        connection.writer.transport.abort()
+    else:
+        answer = await connection.answer()
+        assert (answer.status, answer.field("X-Cache")) == (200, "MISS")
+    await until(lambda: not proxy.running.listener._in_progress)
+    assert watch.real._notes == {} or leaves
+    connection.close()
+    client.close()
+
+
+async def test_draining_waits_for_what_is_looked_up(simulator: Simulator) -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        async with proxy_before(simulator.url, redis_url=server.url, hot_bytes=0) as proxy:
+            watch, client = Watch(proxy), Client(proxy.url)
+            await noted(client, watch)
+            connection = await RawConnection.open(proxy.url)
+            server.signal(signal.SIGSTOP)
+            connection.writer.write(KNOWN)
+            await until(lambda: proxy.running.listener._in_progress)
+            drained = asyncio.ensure_future(proxy.running.listener.drain(5, grace=0))
+            await until(lambda: proxy.running.listener.draining)
+            server.signal(signal.SIGCONT)
+            answer = await connection.answer()
+            assert (answer.field("X-Cache"), answer.field("Connection")) == (HIT, "close")
+            await drained
+            connection.close()
+            client.close()
+    finally:
+        server.signal(signal.SIGCONT)
+        server.close()
+
+
+async def test_another_entry_under_the_same_key_is_found_anew(simulator: Simulator, redis_server: RedisServer) -> None:
+    async with proxy_before(simulator.url, redis_url=redis_server.url, hot_bytes=0) as one:
+        async with proxy_before(simulator.url, redis_url=redis_server.url, hot_bytes=0) as other:
+            watch, client, elsewhere = Watch(one), Client(one.url), Client(other.url)
+            await noted(client, watch)
+            before = await client.generate()
+            redis = redis_server.client()
+            redis.unlink(*redis.keys("ocp:1:e:*"))
+            await elsewhere.generate(Cache_Control="no-cache")
+            await until(lambda: redis.keys("ocp:1:e:*"))
+            taken = watch.taken
+            after = await client.generate()
+            assert watch.taken == taken
+            assert after.body != before.body
+            assert after.body == (await elsewhere.generate()).body
+            watch.taken = 0
+            await noted(client, watch)
+            client.close()
+            elsewhere.close()
+
+
+# What changes.
 
 
 async def test_a_model_that_changes_takes_its_answers_along(client: Client, watch: Watch, proxy: Proxy) -> None:
@@ -463,13 +609,13 @@ async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch, client: Client
         for _ in range(3):
             await client.generate(f"question {number}")
     real = watch.real
-    assert 0 < len(real._notes) < 9
-    assert real._size == sum(note.size for note in real._notes.values()) <= 10_000
-    assert set(real._heads) == {shortcuts._head_of(raw) for raw in real._notes}
+    assert len(real._notes) == 9
+    assert set(real._begins) == {note.begin for note in real._notes.values()}
+    names = set(real._notes)
     long = "x" * (shortcuts.MOST + 1)
     for _ in range(3):
         await client.generate(long)
-    assert not [raw for raw in real._notes if len(raw) > shortcuts.MOST]
+    assert set(real._notes) == names
 
 
 async def test_a_note_names_what_the_ordinary_way_told(watch: Watch, client: Client) -> None:

@@ -110,7 +110,7 @@ class Bench:
             client = redis.Redis.from_url(subjects.store)
             client.mset({question(number): answer() for number in range(COUNT)})
             cold = [await subjects.floor("redis"), await subjects.proxy("proxy", OCP_HOT_BYTES="0")]
-            for _ in range(3):  # ten thousand misses take a while
+            for _ in range(6):  # ten thousand misses take a while
                 await wrk(cold[1], many, connections=16, seconds=2 * self.seconds)
             await self.requests("redis-64", cold, 64, many)
 
@@ -165,8 +165,8 @@ class Bench:
         await runner.cleanup()
 
     async def entries(self, subjects: Subjects) -> None:
-        """Measure hits from Redis beside so many other entries, and the memory that held entries take."""
-        few = self.bodies("few", _HOT_KEYS)
+        """Measure hits from Redis, and misses, beside so many other entries."""
+        few, new = self.bodies("few", _HOT_KEYS), self.bodies("new", 0)
         client = redis.Redis.from_url(subjects.store)
         cold = await subjects.proxy("proxy", OCP_HOT_BYTES="0")
         await wrk(cold, few, connections=16, seconds=self.seconds)
@@ -175,9 +175,10 @@ class Bench:
             while (there := client.dbsize()) < count:
                 names = (f"ocp:1:e:{generation}:{number:064x}" for number in range(there, min(there + 10_000, count)))
                 client.mset(dict.fromkeys(names, b"x" * 1000))
-            taken = self.results.setdefault(f"entries-{count}", {"proxy": []})
+            taken = self.results.setdefault(f"entries-{count}", {"proxy": [], "proxy, misses": []})
             for _ in range(self.rounds):
                 taken["proxy"].append(asdict(await wrk(cold, few, connections=1, seconds=self.seconds)))
+                taken["proxy, misses"].append(asdict(await wrk(cold, new, connections=1, seconds=1, new=True)))
 
     async def held(self, subjects: Subjects) -> None:
         """Measure how much more memory a full hot tier takes."""

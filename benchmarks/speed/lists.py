@@ -1,4 +1,4 @@
-"""A list of 64 texts for `/api/embed`, vectors of 768 floats: all of them known, or half.
+"""A list of 64 texts for `/api/embed`, vectors of 768 floats: all of them known, or half; and one that is longer.
 
 The stub runs in this process, on the load's core, and takes a fixed time for each text.
 """
@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 TEXTS: Final = 64
+LONG: Final = 1024
 FLOATS: Final = 768
 EACH: Final = 0.001
 """Seconds that the stub takes for a text."""
@@ -43,19 +44,24 @@ class Stub:
         return web.Response(body=body % (rows, 3 * len(texts)), headers=kind)
 
 
-def texts(start: int) -> list[str]:
+def texts(start: int, count: int = TEXTS) -> list[str]:
     """Give as many texts as a list has, which begin with a number each."""
-    return [f"{number}: a chunk of some document" for number in range(start, start + TEXTS)]
+    return [f"{number}: a chunk of some document" for number in range(start, start + count)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """Milliseconds of one list each: known wholly, half known, what the stub alone takes for that half, the rest."""
+    """Milliseconds of one list each: known wholly, half known, what the stub alone takes for that half, the rest.
+
+    `long` is a longer one that is known wholly, `growth` what a text of that costs × what one of the shorter does.
+    """
 
     known: float
     half: float
     stub: float
     added: float
+    long: float
+    growth: float
 
 
 async def ask(session: aiohttp.ClientSession, url: str, wanted: list[str]) -> float:
@@ -68,16 +74,22 @@ async def ask(session: aiohttp.ClientSession, url: str, wanted: list[str]) -> fl
     return (time.perf_counter() - begun) * 1000
 
 
+async def ask_known(session: aiohttp.ClientSession, url: str, wanted: list[str]) -> float:
+    """Ask for a list so often that all of it is known, and held where it can be; give the time of the last."""
+    await ask(session, url, wanted)
+    await asyncio.sleep(0.2)
+    await ask(session, url, list(reversed(wanted)))  # they come to be held
+    return await ask(session, url, wanted[1:] + wanted[:1])
+
+
 async def run(session: aiohttp.ClientSession, url: str, direct: str, number: int) -> Listed:
     """Measure once, with lists that no other run has asked for."""
     start = 1_000_000 * (number + 1)
     known = texts(start)
-    await ask(session, url, known)
-    await asyncio.sleep(0.2)
-    await ask(session, url, list(reversed(known)))  # they come to be held
-    again = known[1:] + known[:1]
-    whole = await ask(session, url, again)
+    whole = await ask_known(session, url, known)
     mixed = [text for pair in zip(known[: TEXTS // 2], texts(start + TEXTS), strict=False) for text in pair]
     half = await ask(session, url, mixed)
     stub = await ask(session, direct, texts(start + 5000)[: TEXTS // 2])
-    return Listed(known=whole, half=half, stub=stub, added=half - stub)
+    long = await ask_known(session, url, texts(start + 10_000, LONG))
+    growth = (long / LONG) / (whole / TEXTS)
+    return Listed(known=whole, half=half, stub=stub, added=half - stub, long=long, growth=growth)

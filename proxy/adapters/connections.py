@@ -17,17 +17,26 @@ _IDLE: Final = 15.0
 """Seconds for which a connection is kept that nobody uses."""
 
 
+class Connection(ResponseHandler):
+    """aiohttp's protocol; reading is resumed only where it was paused, and not after every chunk."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        """See BaseProtocol."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+
 class Connections:
     """Opens connections, and keeps those that can be used again. `tls` is None for plain HTTP."""
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> None:
         self._address = (host, port)
         self._tls = tls
-        self._idle: list[tuple[ResponseHandler, float]] = []
-        self._used: set[ResponseHandler] = set()
+        self._idle: list[tuple[Connection, float]] = []
+        self._used: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def take(self) -> ResponseHandler | None:
+    def take(self) -> Connection | None:
         """Give the connection that was given back last, if there is one that still stands."""
         while self._idle:
             connection, _ = self._idle.pop()
@@ -37,17 +46,17 @@ class Connections:
             connection.close()
         return None
 
-    async def open(self) -> ResponseHandler:
+    async def open(self) -> Connection:
         """Open one; raises OSError."""
         loop = asyncio.get_running_loop()
         host, port = self._address
         _, connection = await loop.create_connection(
-            lambda: ResponseHandler(loop), host, port, ssl=self._tls, server_hostname=host if self._tls else None
+            lambda: Connection(loop), host, port, ssl=self._tls, server_hostname=host if self._tls else None
         )
         self._used.add(connection)
         return connection
 
-    def give_back(self, connection: ResponseHandler) -> None:
+    def give_back(self, connection: Connection) -> None:
         """Keep a connection whose last answer was read to its end."""
         self._used.discard(connection)
         if connection.should_close or not connection.is_connected():
@@ -58,7 +67,7 @@ class Connections:
         if self._timer is None:
             self._timer = loop.call_later(_IDLE, self._tidy)
 
-    def discard(self, connection: ResponseHandler) -> None:
+    def discard(self, connection: Connection) -> None:
         """Close a connection at once: what was asked over it is not wanted any more."""
         self._used.discard(connection)
         connection.close()

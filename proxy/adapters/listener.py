@@ -39,7 +39,7 @@ _LINGERS: Final = 1.0
 """Seconds for which the rest of a request is taken in after an early answer: a reset could overtake that."""
 _AT_ONCE: Final = 0.01
 """Seconds; to aiohttp, 0 means for ever."""
-_RESET: Final = struct.pack("ii", 1, 0)
+_RESET_AT_ONCE: Final = struct.pack("ii", 1, 0)
 _BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
 )
@@ -214,13 +214,7 @@ class _HttpClient:
     def abort(self) -> None:
         self.keep_alive = False
         self.ended = True
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        sock = transport.get_extra_info("socket")
-        with suppress(OSError, AttributeError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        transport.abort()
+        _reset(self._transport)
 
     def _head(self, head: ResponseHead, length: int | None) -> bytes:
         """Frame the answer (RFC 9112, section 6) and give its head as bytes."""
@@ -238,6 +232,8 @@ class _HttpClient:
 
     async def _flush(self) -> None:
         """Wait while the client reads too slowly."""
+        if not self._connection.is_paused:
+            return
         try:
             await self._writer.drain()
         except ConnectionError as error:
@@ -248,6 +244,16 @@ class _HttpClient:
         if transport is None or transport.is_closing():
             raise ClientLeft
         transport.write(data)
+
+
+def _reset(transport: asyncio.Transport | None) -> None:
+    """Close a connection so that no one can take what was sent for a whole answer."""
+    if transport is None or transport.is_closing():
+        return
+    sock = transport.get_extra_info("socket")
+    with suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE)
+    transport.abort()
 
 
 class _Span:
@@ -312,7 +318,10 @@ class _Connection(web.RequestHandler):
     Where nothing is under way, what comes is first shown to whoever may know its answer by its bytes alone.
     """
 
-    __slots__ = ("_begun", "_counted", "_head_timer", "_held", "_listener", "_release_timer", "answered", "span")
+    __slots__ = (
+        *("_behind", "_begun", "_counted", "_head_timer", "_held", "_listener", "_looking_up", "_release_timer"),
+        *("answered", "span"),
+    )
 
     def __init__(self, listener: Listener, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -328,6 +337,8 @@ class _Connection(web.RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._release_timer: asyncio.TimerHandle | None = None
         self._held = b""
+        self._behind = b""
+        self._looking_up: asyncio.Future[bytes | None] | None = None
         self._counted = False
         self._begun = False
         self.span: _Span | None = None
@@ -345,12 +356,19 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head_came()
         self._take_held()
+        if self._looking_up is not None:
+            self._looking_up.cancel()
         if self._counted:
             self._counted = False
             self._listener.closed()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._looking_up is not None:
+            self._behind += data
+            if self.transport is not None:
+                self.transport.pause_reading()
+            return
         held = self._take_held()
         data = held + data if held else data
         if data and (self.span is None or self.span.is_whole()):  # it begins a request; aiohttp itself sends nothing
@@ -361,12 +379,48 @@ class _Connection(web.RequestHandler):
                     self._release_timer = asyncio.get_running_loop().call_later(_HOLDS, self._release)
                     return
                 answer = shortcuts.answer(data)
-                if answer is not None and self.transport is not None:
+                if isinstance(answer, bytes) and self.transport is not None:
                     self._answered()
                     self.transport.write(answer)
                     return
+                if isinstance(answer, asyncio.Future):
+                    self._looks_up(data, answer)
+                    return
             self.span = _Span()
         self._read(data)
+
+    def _looks_up(self, data: bytes, answer: asyncio.Future[bytes | None]) -> None:
+        """Wait for an answer that comes in a moment: until then nothing else is begun."""
+        self._answered()
+        self._looking_up = answer
+        self._listener.begins(self)
+        answer.add_done_callback(lambda _: self._looked_up(data, answer))
+
+    def _looked_up(self, data: bytes, found: asyncio.Future[bytes | None]) -> None:
+        """Give the answer, or let the ordinary way begin; then go on with what came behind."""
+        self._looking_up = None
+        self._listener.ends(self)
+        if self.transport is None:
+            return
+        answer = None if found.cancelled() or found.exception() is not None else found.result()
+        if answer is not None and self._is_idle():
+            self.transport.write(answer)
+        else:
+            self.span = _Span()
+            self._read(data)
+        behind, self._behind = self._behind, b""
+        if behind:
+            self.transport.resume_reading()
+            self.data_received(behind)
+
+    def abort(self) -> None:
+        """End with a reset."""
+        _reset(self.transport)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client takes too little of what it is sent."""
+        return self._paused
 
     def _is_idle(self) -> bool:
         """Whether every request that came is answered, and the client takes what it is sent."""
@@ -476,7 +530,7 @@ class Listener:
         self._handler = handler
         self._max_connections = max_connections
         self._connections = 0
-        self._in_progress: set[_HttpClient] = set()
+        self._in_progress: set[_HttpClient | _Connection] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._empty = asyncio.Event()
@@ -497,6 +551,17 @@ class Listener:
         self._connections -= 1
         if not self._connections:
             self._empty.set()
+
+    def begins(self, client: _HttpClient | _Connection) -> None:
+        """Know of an answer under way."""
+        self._in_progress.add(client)
+        self._idle.clear()
+
+    def ends(self, client: _HttpClient | _Connection) -> None:
+        """Know that it is over."""
+        self._in_progress.discard(client)
+        if not self._in_progress:
+            self._idle.set()
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on a bound socket, with TLS where there is a context for it."""
@@ -531,8 +596,7 @@ class Listener:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         client = _HttpClient(request, self)
-        self._in_progress.add(client)
-        self._idle.clear()
+        self.begins(client)
         try:
             refusal = _refusal(request)
             if refusal is not None:
@@ -551,7 +615,5 @@ class Listener:
                 client.abort()
             client.close()
             client.let_go()
-            self._in_progress.discard(client)
-            if not self._in_progress:
-                self._idle.set()
+            self.ends(client)
         return _Written(keep_alive=client.keep_alive)

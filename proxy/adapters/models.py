@@ -220,7 +220,7 @@ class OllamaModels:
         begun = self._clock.monotonic()
         try:
             async with asyncio.timeout(self._deadline):
-                tags, version = await self._get("/api/tags"), await self._get("/api/version")
+                tags, version = await asyncio.gather(self._get("/api/tags"), self._get("/api/version"))
             table = _Table(begun=begun, version=_version(version), digests=_digests(tags))
         except (ProxyError, TimeoutError):
             if self._table is None:

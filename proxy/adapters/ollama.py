@@ -14,11 +14,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpVersion10, HttpVersion11, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.adapters.connections import Connections
+from proxy.adapters.connections import Connection, Connections
 from proxy.errors import ClientLeft, ProxyError, too_late, unreachable
 from proxy.policy.breaker import Breaker
 from proxy.policy.fields import authority
@@ -103,7 +102,7 @@ def _length(lines: Fields) -> int | None:
 class _Asked:
     """A request under way on a connection; `upload` is what still sends its body."""
 
-    def __init__(self, connection: ResponseHandler) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.upload: asyncio.Task[None] | None = None
         self.answer: _Answer | None = None
@@ -222,7 +221,7 @@ class Ollama:
                     raise
         return await self._answered(_Asked(await self._open()), request, body)
 
-    async def _open(self) -> ResponseHandler:
+    async def _open(self) -> Connection:
         """Open a connection; raises ProxyError where that takes too long, or cannot be."""
         try:
             async with asyncio.timeout(self._connect_timeout):
@@ -289,7 +288,7 @@ class Ollama:
             lines.append(b"Content-Length: %d" % len(body or b""))
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    async def _upload(self, connection: ResponseHandler, writer: StreamWriter, body: _Upload, *, chunked: bool) -> None:
+    async def _upload(self, connection: Connection, writer: StreamWriter, body: _Upload, *, chunked: bool) -> None:
         """Send a body as it comes; when it breaks off, so does the request. What Ollama does shows in its answer."""
         with suppress(aiohttp.ClientError, OSError):
             try:

@@ -26,6 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from proxy.adapters.codec import decode, decode_description, described_by, encode
+from proxy.adapters.redis_lane import RedisLane
 from proxy.policy.breaker import Breaker
 from proxy.policy.messages import Description
 from proxy.ports import (
@@ -56,6 +57,8 @@ _LOOKUP_EACH: Final = 0.002
 _LOOKUP_MOST: Final = 1.0
 _AT_ONCE: Final = 64
 _WRITE: Final = 2.0
+_SMALL: Final = 65_536
+"""Bytes of an entry that goes over the lane."""
 _CONNECTIONS: Final = 64
 _WRITERS: Final = 8
 _MAX_WAITING: Final = 128 * 1024 * 1024
@@ -124,6 +127,7 @@ class RedisStore:
             **({"ssl_ca_certs": authority} if tls and authority else {}),
         )
         self._redis: Any = redis.Redis.from_pool(pool)
+        self._lane = RedisLane(self.connection)
         self.name = name
         self._clock = clock
         self._observe = observe
@@ -148,6 +152,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._lane.renew()
         await self._redis.aclose()
 
     @property
@@ -238,7 +243,7 @@ class RedisStore:
         for _ in range(3):
             generation = self._generation
             names = [_entry(generation, key) for key in keys]
-            current, *values = await self._redis.mget(GENERATION, *names[:_AT_ONCE])
+            current, *values = await self._lane.ask("MGET", GENERATION, *names[:_AT_ONCE])
             if current is not None and _TOKEN.fullmatch(current) is None:  # no token of ours, which could come again
                 await self._redis.unlink(GENERATION)
                 current = None
@@ -280,6 +285,8 @@ class RedisStore:
         async def write() -> bool:
             if len(values) == 1:
                 ((name, value, lifetime),) = values
+                if len(value) <= _SMALL:
+                    return bool(await self._lane.ask("SET", name, value, "EX", lifetime))
                 return bool(await self._redis.set(name, value, ex=lifetime))
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for name, value, lifetime in values:
@@ -550,6 +557,8 @@ class RedisStore:
             async with asyncio.timeout(deadline):
                 result = await operation()
         except _FAILURES as error:
+            if isinstance(error, TimeoutError):
+                self._lane.renew()
             self._observe(StoreFault(kind=Fault.FAILED))
             breaker.failed(self._clock.monotonic())
             self._told(part, well=False, reason=_kind(error))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from proxy.adapters.redis_lane import Wire
 from proxy.tasks import Tasks
 
 SILENT: Final = 1.0
@@ -21,6 +23,37 @@ _AGAIN: Final = 1.0
 _CONNECT: Final = 1.0
 _CHANNEL: Final = "__redis__:invalidate"
 _FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
+
+Changed: TypeAlias = Callable[[list[bytes] | None], None]
+
+
+class _Ear(Wire):
+    """A connection that is told of changes, and `deaf` once it can be told no more."""
+
+    def __init__(self, connection: redis.Connection, changed: Changed) -> None:
+        super().__init__(connection)
+        self.deaf = asyncio.Event()
+        self.heard = False
+        self._changed = changed
+
+    async def subscribe(self, prefixes: Iterable[str]) -> None:
+        """Let the connection hear of what it tracks: a subscriber in RESP2 is sent the changes as messages."""
+        own = await self.ask("CLIENT", "ID")
+        await self.ask("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes)
+        await self.ask("SUBSCRIBE", _CHANNEL)
+
+    def came(self, reply: Any) -> None:
+        """See Replies. Once nothing is asked any more, what comes are messages and what answers PING."""
+        self.heard = True
+        if self.waiting:
+            super().came(reply)
+        elif reply[0] == b"message":
+            self._changed(reply[2])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
+        self.deaf.set()
 
 
 class RedisWatch:
@@ -36,7 +69,7 @@ class RedisWatch:
         *,
         prefixes: Iterable[str],
         wake: Callable[[], None],
-        changed: Callable[[list[bytes] | None], None],
+        changed: Changed,
         sleep: Callable[[], None],
     ) -> None:
         self._make = make
@@ -51,42 +84,40 @@ class RedisWatch:
 
     async def _watch(self) -> None:
         while not _is_cancelled():
-            connection = self._make()
-            try:
-                async with asyncio.timeout(_CONNECT):
-                    await self._subscribe(connection)
-                self._wake()
-                await self._listen(connection)
-            except _FAILURES:
-                pass  # the store's own health tells of it
-            finally:
-                self._sleep()
-                await connection.disconnect(nowait=True)
+            with suppress(*_FAILURES):  # the store's own health tells of it
+                await self._hear()
             await asyncio.sleep(_AGAIN)
 
-    async def _subscribe(self, connection: redis.Connection) -> None:
-        """Let the connection hear of what it tracks: a subscriber in RESP2 is sent the changes as messages."""
-        await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
-        await connection.send_command("CLIENT", "ID")
-        own = await connection.read_response()
-        await connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *self._prefixes)
-        await connection.read_response()
-        await connection.send_command("SUBSCRIBE", _CHANNEL)
-        await connection.read_response()
-
-    async def _listen(self, connection: redis.Connection) -> None:
-        asked = False
-        while not _is_cancelled():
-            message: Any = await connection.read_response(timeout=SILENT, disconnect_on_error=False)
-            if message is None:
-                if asked:
+    async def _hear(self) -> None:
+        """Hear of changes until the connection is lost, or silent for too long."""
+        async with asyncio.timeout(_CONNECT) as deadline:
+            connection = self._make()
+            await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
+            ear = _Ear(connection, self._changed)
+            try:
+                if _is_cancelled():
                     return
-                await connection.send_command("PING")
-                asked = True
-                continue
-            asked = False
-            if message[0] == b"message":
-                self._changed(message[2])
+                await ear.subscribe(self._prefixes)
+                deadline.reschedule(None)
+                self._wake()
+                await self._listen(ear)
+            finally:
+                self._sleep()
+                ear.transport.abort()
+
+    async def _listen(self, ear: _Ear) -> None:
+        """Listen; whoever says nothing is asked whether he is there."""
+        asked = False
+        while not ear.deaf.is_set():
+            ear.heard = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SILENT):
+                    await ear.deaf.wait()
+            if asked and not ear.heard:
+                return
+            asked = not ear.heard
+            if asked:
+                ear.write("PING")
 
 
 def _is_cancelled() -> bool:

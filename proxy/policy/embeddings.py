@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import re
 import struct
-from binascii import crc32
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -45,12 +44,13 @@ class Batch:
 class Item:
     """What is kept of one text.
 
-    `vector` is the JSON text of its numbers as Ollama wrote it, brackets included; `tokens` its prompt tokens, `exact`
-    false where they were apportioned. The durations are in nanoseconds, of the whole request that it came with; 0 where
-    the answer named none, as those of /v1 do.
+    `vector` is the JSON text of its `numbers` as Ollama wrote it, brackets included; `tokens` its prompt tokens,
+    `exact` false where they were apportioned. The durations are in nanoseconds, of the whole request that it came with;
+    0 where the answer named none, as those of /v1 do.
     """
 
     vector: bytes
+    numbers: int
     tokens: int
     exact: bool
     total_duration: int
@@ -167,15 +167,15 @@ def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...]
     """
     measures = _measures(batch, body)
     vectors = _VECTOR.findall(body)
-    if measures is None or len(vectors) != len(texts) or not all(map(_is_vector, vectors)):
-        return None
-    if not alike(vectors):
+    numbers = {vector.count(b",") + 1 for vector in vectors}
+    if measures is None or len(vectors) != len(texts) or len(numbers) != 1 or not all(map(_is_vector, vectors)):
         return None
     if _rendered(batch.candidate, vectors, measures) != body:
         return None
     return tuple(
         Item(
             vector=vector,
+            numbers=min(numbers),
             tokens=tokens,
             exact=len(texts) == 1,
             total_duration=measures.total_duration,
@@ -210,9 +210,9 @@ def _measures(batch: Batch, body: bytes) -> _Measures | None:
 
 
 def _is_vector(text: bytes) -> bool:
-    """Whether this is a JSON list of numbers, at least one, each within the range of Go's float32."""
+    """Whether what `_VECTOR` found is a JSON list of numbers, each within the range of Go's float32."""
     try:
-        return _VECTOR.fullmatch(text) is not None and bool(_float32(orjson.loads(text)))
+        return bool(_float32(orjson.loads(text)))
     except (orjson.JSONDecodeError, OverflowError):
         return False
 
@@ -236,9 +236,9 @@ def _shared(tokens: int, texts: tuple[str, ...]) -> list[int]:
     return counts
 
 
-def alike(vectors: Iterable[bytes]) -> bool:
+def alike(items: Iterable[Item]) -> bool:
     """Whether vectors have as many numbers each: those of one model have."""
-    return len({vector.count(b",") for vector in vectors}) <= 1
+    return len({item.numbers for item in items}) <= 1
 
 
 # Joining
@@ -335,24 +335,34 @@ def _float32(numbers: list[float]) -> bytes:
 # Keeping
 
 _KEPT: Final = re.compile(
-    rb"item/2 (0|[1-9][0-9]{0,18}) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) ([0-9a-f]{8}) "
+    rb"item/3 ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,18}) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) "
 )
 
 
 def encode(item: Item) -> bytes:
-    """Write an item for the body of a store entry: form, tokens, how they are known, durations, CRC-32, vector."""
+    """Write an item for the body of a store entry: form, numbers, tokens, how they are known, durations, vector."""
     known = b"exact" if item.exact else b"share"
-    head = (item.tokens, known, item.total_duration, item.load_duration, crc32(item.vector))
-    return b"item/2 %d %b %d %d %08x %b" % (*head, item.vector)
+    head = (item.numbers, item.tokens, known, item.total_duration, item.load_duration)
+    return b"item/3 %d %d %b %d %d %b" % (*head, item.vector)
 
 
 def decode(data: bytes) -> Item | None:
-    """Read what `encode` wrote, or give None for anything else: the CRC stands for all that was looked at then."""
+    """Read what `encode` wrote, or give None for what begins as something else.
+
+    What a vector is was looked at then: that no byte has changed since is for the store to know (adapters/codec.py).
+    """
     found = _KEPT.match(data)
     if found is None:
         return None
-    tokens, total, load = (int(found[group]) for group in (1, 3, 4))
+    numbers, tokens, total, load = (int(found[group]) for group in (1, 2, 4, 5))
     vector = data[found.end() :]
-    if max(tokens, total, load) >= _INT64 or int(found[5], 16) != crc32(vector):
+    if max(tokens, total, load) >= _INT64 or not (vector.startswith(b"[") and vector.endswith(b"]")):
         return None
-    return Item(vector=vector, tokens=tokens, exact=found[2] == b"exact", total_duration=total, load_duration=load)
+    return Item(
+        vector=vector,
+        numbers=numbers,
+        tokens=tokens,
+        exact=found[3] == b"exact",
+        total_duration=total,
+        load_duration=load,
+    )

@@ -1,0 +1,146 @@
+"""The way of small commands to Redis: one connection, over which they go as they come (pipelining).
+
+redis-py opens it, with what its URL says of TLS, user and database. From then on bytes are parsed where they come in,
+by hiredis as redis-py would; a command costs a future instead of a place in a pool, two streams and a timer. What is
+large, or takes long, goes redis-py's way: on this one everybody waits for those before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import hiredis
+import redis.asyncio as redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+_MORE: Final = object()
+_TRIES: Final = 2
+_PATIENCE: Final = 5.0
+_LOST: Final = "the connection was lost"
+
+
+class Replies(asyncio.Protocol):
+    """What comes over a connection that redis-py has opened, and that nobody has asked anything yet, reply by reply."""
+
+    def __init__(self, connection: redis.Connection) -> None:
+        held: Any = connection
+        self._writer: asyncio.StreamWriter = held._writer  # noqa: SLF001 - redis-py gives no other way to what it opened
+        held._reader = held._writer = None  # noqa: SLF001 - it is not redis-py's to close any more
+        self._reader = hiredis.Reader(
+            protocolError=RedisConnectionError,
+            replyError=held._parser.parse_error,  # noqa: SLF001 - the same names for the same errors
+            notEnoughData=_MORE,
+        )
+        self.transport = cast("asyncio.Transport", self._writer.transport)
+        self.transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out the replies that are whole; what is none ends the connection."""
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not _MORE:
+                self.came(reply)
+        except (RedisError, LookupError):
+            self.transport.abort()
+
+    def came(self, reply: Any) -> None:
+        """Take a reply, which may be a RedisError; raises LookupError for one that nobody asked for."""
+        raise NotImplementedError
+
+
+class Wire(Replies):
+    """One connection: what is asked over it is answered in the same order."""
+
+    def __init__(self, connection: redis.Connection) -> None:
+        super().__init__(connection)
+        self._asked: deque[asyncio.Future[Any]] = deque()
+        self._last = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something may be asked."""
+        return not (self._last or self.transport.is_closing())
+
+    @property
+    def waiting(self) -> int:
+        """How many commands have no reply yet."""
+        return len(self._asked)
+
+    def ask(self, *command: bytes | str | int) -> asyncio.Future[Any]:
+        """Send a command; gives its reply, or a RedisError. Raises one where the connection is closed."""
+        self.write(*command)
+        asked: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked.append(asked)
+        return asked
+
+    def write(self, *command: bytes | str | int) -> None:
+        """Send a command whose reply is nobody's; raises RedisError where the connection is closed."""
+        if self.transport.is_closing():
+            raise RedisConnectionError(_LOST)
+        self.transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # hiredis says one member too few
+
+    def end(self) -> None:
+        """Take no more commands, and close when those under way are answered, or long given up."""
+        self._last = True
+        if self._asked:
+            asyncio.get_running_loop().call_later(_PATIENCE, self.transport.abort)
+        else:
+            self.transport.abort()
+
+    def came(self, reply: Any) -> None:
+        """See Replies."""
+        asked = self._asked.popleft()
+        if not asked.done():
+            asked.set_exception(reply) if isinstance(reply, RedisError) else asked.set_result(reply)
+        if self._last and not self._asked:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+        """Tell all who wait that nothing will come."""
+        while self._asked:
+            asked = self._asked.popleft()
+            if not asked.done():
+                asked.set_exception(RedisConnectionError(_LOST))
+
+
+class RedisLane:
+    """Asks over one connection at a time; `make` gives a new one, in RESP2."""
+
+    def __init__(self, make: Callable[[], redis.Connection]) -> None:
+        self._make = make
+        self._wire: Wire | None = None
+        self._opening = asyncio.Lock()
+
+    async def ask(self, *command: bytes | str | int) -> Any:
+        """Give the reply to a command; raises RedisError or OSError. What a lost connection took is asked once more.
+
+        Whoever gives up waiting may go; if it was for too long a time, he says so (`renew`).
+        """
+        for left in reversed(range(_TRIES)):
+            wire = self._wire
+            if wire is None or not wire.is_open:
+                wire = await self._open()
+            try:
+                return await wire.ask(*command)
+            except RedisConnectionError:
+                if not left:
+                    raise
+        raise AssertionError  # pragma: no cover
+
+    def renew(self) -> None:
+        """Ask over a new connection from now on: this one does not answer in time, and may never."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.end()
+
+    async def _open(self) -> Wire:
+        async with self._opening:
+            if self._wire is None or not self._wire.is_open:
+                connection = self._make()
+                await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
+                self._wire = Wire(connection)
+            return self._wire
