@@ -26,7 +26,7 @@ EXPORTED = {
     "DCGM_FI_DEV_MEM_COPY_UTIL": ("gauge", "%"),
     "DCGM_FI_DEV_FB_FREE": ("gauge", "MiB"),
     "DCGM_FI_DEV_FB_USED": ("gauge", "MiB"),
-    "DCGM_FI_DEV_FB_RESERVED": ("gauge", "MiB"),  # among the defaults since 4.x
+    "DCGM_FI_DEV_FB_RESERVED": ("gauge", "MiB"),  # among the defaults since 4.3.1-4.4.0
 }
 CARD = Card(index=3, uuid="GPU-1", bus_id="00000000:0A:00.0", name="NVIDIA X")
 EVERYTHING = Figures(

@@ -44,6 +44,7 @@ async def test_a_driver_that_hangs_costs_a_scrape_and_not_the_loop() -> None:
     assert driver.begun == 1, "no second thread goes after the first"
     assert driver.threads == {"nvml"}
     assert said == [f"No GPU metrics yet: {late.why}"]
+    driver.open.set()
 
 
 async def test_who_asks_meanwhile_waits_for_the_same_reading_and_later_ones_are_new() -> None:
