@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools clients format lock clean
+.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools clients gpu format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,13 @@ demo: install ## Show what the proxy does, without an Ollama
 
 simulate: install ## Run an Ollama that only pretends
 	@exec $(BIN)/ollama-cache-proxy simulate $(ARGS)
+
+$(VENV)/.installed-gpu: $(VENV)/.installed requirements-gpu.lock
+	@$(PIP) install --require-hashes -r requirements-gpu.lock
+	@touch $@
+
+gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
+	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)
 
 test: install-dev clients lint types unit ## Lint, types and all tests
 
@@ -96,8 +103,8 @@ lock: install-dev ## Renew the lock files
 	$(PIP) install uv
 	$(COMPILE) pyproject.toml --group build -o requirements.lock
 	$(COMPILE) pyproject.toml --group build --group dev -o requirements-dev.lock
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["server"], sep="\n")' \
-		| $(COMPILE) - -o requirements-server.lock
+	for extra in server gpu; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
+		| $(COMPILE) - -o requirements-$$extra.lock || exit 1; done
 
 clean: ## Remove what was installed and cached
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache tests/clients/node_modules

@@ -17,6 +17,7 @@
     policy/        decisions, pure: endpoints, classify, key, storing, reuse, fields, status
     adapters/      I/O: listener, ollama, models, stores, codec, metrics, log, statistics, admin
     simulator/     an Ollama with the real wire form, for tests and demo
+    gpu/           metrics of NVIDIA cards under the names of dcgm-exporter, a command of its own
     cli/           the command line, one module a command
 
 Imports point one way: policy <- ports, errors <- exchange and its like; policy, ports <- adapters; app joins them.

@@ -71,12 +71,17 @@ def test_imports_point_one_way(path: Path) -> None:
             assert parts <= allowed | {"proxy.__version__", "proxy.adapters"}
         case "proxy.simulator":
             assert parts <= {"proxy.simulator"}
+        case "proxy.gpu":
+            assert parts <= {"proxy.gpu"}
         case "proxy.settings":
             assert not parts
         case "proxy.app":
             assert not parts & {"proxy.cli", "proxy.simulator"}
         case "proxy.cli":
-            assert parts <= {"proxy.cli", "proxy.app", "proxy.settings", "proxy.simulator", "proxy.__version__"}
+            assert parts <= {
+                *("proxy.cli", "proxy.app", "proxy.settings", "proxy.__version__"),
+                *("proxy.simulator", "proxy.gpu"),
+            }
         case other:
             pytest.fail(f"{other} has no place in the house")
 

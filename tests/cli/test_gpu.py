@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.processes import Command
+from tests.support.rawhttp import ask
+
+DATA = Path(__file__).parents[1] / "data" / "nvml"
+
+
+@asynccontextmanager
+async def gpu(*arguments: str, **environment: str) -> AsyncIterator[tuple[Command, str]]:
+    """Run `ollama-cache-proxy gpu` as a process; gives its URL too."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "gpu", "--listen", "127.0.0.1:0", *arguments),
+        env={**os.environ, **environment},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    running = Command(process)
+    try:
+        line = await running.line(lambda line: "are at http" in line)
+        yield running, line.rpartition(" ")[2].removesuffix("/metrics")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await running.end()
+
+
+async def test_it_exports_a_recording_until_it_is_ended() -> None:
+    async with gpu("--replay", str(DATA / "h100.json"), NODE_NAME="box") as (command, url):
+        await command.line(lambda line: line.startswith("GPU metrics of NVIDIA H100 80GB HBM3, NVIDIA H100"))
+        answer = await ask(url, "GET", "/metrics")
+        assert answer.status == 200
+        assert answer.field("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+        families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+        assert [sample.labels["Hostname"] for sample in families["DCGM_FI_DEV_GPU_UTIL"].samples] == ["box", "box"]
+        assert families["DCGM_FI_DEV_FB_USED"].samples[0].value >= 4
+        health = json.loads((await ask(url, "GET", "/health")).body)
+        assert health["status"] == "ok"
+        assert [card["memory_total"] for card in health["gpus"]] == [81559 << 20] * 2
+        command.process.send_signal(signal.SIGTERM)
+        assert await command.end() == 0
+
+
+async def test_without_a_node_name_the_host_is_named() -> None:
+    async with gpu("--replay", str(DATA / "rtx4090.json"), NODE_NAME="") as (_, url):
+        body = (await ask(url, "GET", "/metrics")).body.decode()
+    assert f'Hostname="{socket.gethostname()}"' in body
+
+
+FAKES = {
+    "no module": ("raise ImportError", "nvidia-ml-py is not installed"),
+    "no driver": (
+        "class NVMLError(Exception): pass\ndef nvmlInit(): raise NVMLError('Driver Not Loaded')",
+        "no NVIDIA driver answers (NVML: Driver Not Loaded)",
+    ),
+    "no card": (
+        "class NVMLError(Exception): pass\nnvmlInit = nvmlShutdown = str\nnvmlDeviceGetCount = int\nnvmlSystemGetDriverVersion = str",
+        "the driver knows of no GPU",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAKES)
+async def test_without_a_card_it_says_why_once_and_goes_on(case: str, tmp_path: Path) -> None:
+    source, why = FAKES[case]
+    (tmp_path / "pynvml.py").write_text(source)
+    async with gpu(PYTHONPATH=str(tmp_path)) as (command, url):
+        await command.line(lambda line: line.startswith("No GPU metrics yet: "))
+        for _ in range(3):
+            answer = await ask(url, "GET", "/metrics")
+            assert (answer.status, answer.body) == (200, b"")
+        health = await ask(url, "GET", "/health")
+        assert health.status == 200
+        assert why in json.loads(health.body)["why"]
+        command.process.send_signal(signal.SIGTERM)
+        assert await command.end() == 0
+        assert len(command.lines) == 2, command.lines
+        assert why in command.lines[1]
+
+
+async def test_a_driver_that_hangs_keeps_it_neither_from_answering_nor_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text(
+        "import threading\nclass NVMLError(Exception): pass\ndef nvmlInit(): threading.Event().wait()"
+    )
+    async with gpu(PYTHONPATH=str(tmp_path)) as (command, url):
+        answer = await ask(url, "GET", "/metrics")
+        assert (answer.status, answer.body) == (200, b"")
+        await command.line(lambda line: "the driver has not answered within 2 s" in line)
+        command.process.send_signal(signal.SIGTERM)
+        assert await command.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--listen", "nowhere"], "listen: 'nowhere' is not allowed: "),
+        (["--listen", "192.0.2.1:1"], "listen: '192.0.2.1:1' cannot be used: "),
+        (["--replay", "/nowhere.json"], "replay: '/nowhere.json' cannot be read: "),
+        (["--replay", str(DATA / "README.md")], f"replay: '{DATA / 'README.md'}' cannot be played: "),
+    ],
+)
+async def test_a_wrong_argument_is_one_line(arguments: list[str], said: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "gpu", *arguments), stderr=asyncio.subprocess.PIPE
+    )
+    _, error = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 2
+    assert error.decode().startswith(f"ollama-cache-proxy: {said}")
+    assert error.count(b"\n") == 1
+
+
+async def test_serve_starts_without_it() -> None:
+    code = "import sys, proxy.cli.main as m; m.parser(); print([n for n in sys.modules if 'nvml' in n or n == 'proxy.gpu'])"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", code), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, out) == (0, b"[]\n")
