@@ -58,6 +58,7 @@ class Wire(Replies):
     def __init__(self, connection: redis.Connection) -> None:
         super().__init__(connection)
         self._asked: deque[asyncio.Future[Any]] = deque()
+        self._written: list[bytes] = []
         self._last = False
 
     @property
@@ -78,10 +79,20 @@ class Wire(Replies):
         return asked
 
     def write(self, *command: bytes | str | int) -> None:
-        """Send a command whose reply is nobody's; raises RedisError where the connection is closed."""
+        """Send a command whose reply is nobody's; raises RedisError where the connection is closed.
+
+        What is written in one turn of the event loop goes out in one piece.
+        """
         if self.transport.is_closing():
             raise RedisConnectionError(_LOST)
-        self.transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # hiredis says one member too few
+        if not self._written:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._written.append(hiredis.pack_command(command))  # type: ignore[arg-type] # hiredis says one member too few
+
+    def _flush(self) -> None:
+        written, self._written = self._written, []
+        if not self.transport.is_closing():
+            self.transport.write(b"".join(written))
 
     def end(self) -> None:
         """Take no more commands, and close when those under way are answered, or long given up."""
@@ -113,6 +124,7 @@ class RedisLane:
     def __init__(self, make: Callable[[], redis.Connection]) -> None:
         self._make = make
         self._wire: Wire | None = None
+        self._wires: list[Wire] = []
         self._opening = asyncio.Lock()
 
     async def ask(self, *command: bytes | str | int) -> Any:
@@ -137,10 +149,17 @@ class RedisLane:
         if wire is not None:
             wire.end()
 
+    async def close(self) -> None:
+        """Close every connection at once."""
+        for wire in self._wires:
+            wire.transport.abort()
+        await asyncio.sleep(0)
+
     async def _open(self) -> Wire:
         async with self._opening:
             if self._wire is None or not self._wire.is_open:
                 connection = self._make()
                 await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
                 self._wire = Wire(connection)
+                self._wires = [wire for wire in self._wires if not wire.transport.is_closing()] + [self._wire]
             return self._wire

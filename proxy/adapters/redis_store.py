@@ -92,19 +92,6 @@ class _Count:
         return self.keys if self.others is None else max(0, size - self.others)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Keys that somebody waits to be looked up."""
-
-    keys: tuple[str, ...]
-    found: asyncio.Future[Lookups]
-
-    def answer(self, found: Lookups) -> None:
-        """Tell who waits, where he still does."""
-        if not self.found.done():
-            self.found.set_result(found)
-
-
 class RedisStore:
     """See ports.Store. `name` says in log and health which server this is, without its password.
 
@@ -138,7 +125,6 @@ class RedisStore:
         self._well: dict[Part, bool] = {}
         self._writers = asyncio.Semaphore(_WRITERS)
         self._waiting = 0
-        self._asked: list[_Asked] = []
         self._count: _Count | None = None
         self._counting: asyncio.Task[None] | None = None
 
@@ -152,7 +138,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close every connection."""
-        self._lane.renew()
+        await self._lane.close()
         await self._redis.aclose()
 
     @property
@@ -181,53 +167,11 @@ class RedisStore:
         return Lookup(entry=found.entries[0], generation=found.generation)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See ports.Store. A long list takes several commands, and may take longer.
-
-        Short ones that come in one turn of the event loop go in one command.
-        """
-        if len(keys) >= _AT_ONCE:
-            return await self._get_many(keys, min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST))
-        asked = _Asked(tuple(keys), asyncio.get_running_loop().create_future())
-        if not self._asked:
-            self._tasks.spawn(self._get_asked(), "look up entries", endless=True)
-        self._asked.append(asked)
-        return await asked.found
-
-    async def _get_asked(self) -> None:
-        """Look up what was asked for in the turn before this one; several commands where it is much."""
-        asked, self._asked = self._asked, []
-        together: list[_Asked] = []
-        size = 0
-        for one in asked:
-            if size + len(one.keys) > _AT_ONCE:
-                self._tasks.spawn(self._get_together(together), "look up entries", endless=True)
-                together, size = [], 0
-            together.append(one)
-            size += len(one.keys)
-        await self._get_together(together)
-
-    async def _get_together(self, asked: list[_Asked]) -> None:
-        """Look up with one command; while the server does not answer, only the first of those who ask tries."""
-        trying = asked[:1] if self._reads.open else asked
-        found = _nothing(0)
-        try:
-            keys = [key for one in trying for key in one.keys]
-            found = await self._get_many(keys, _LOOKUP + _LOOKUP_EACH * max(len(one.keys) for one in trying))
-            if found.generation is None:
-                for _ in trying[1:]:  # one was counted there
-                    self._reads.failed(self._clock.monotonic())
-        finally:
-            start = 0
-            for one in asked:
-                end = start + len(one.keys)
-                own = Lookups(entries=found.entries[start:end], generation=found.generation)
-                one.answer(own if len(own.entries) == len(one.keys) else _nothing(len(one.keys)))
-                start = end
-
-    async def _get_many(self, keys: Sequence[str], deadline: float) -> Lookups:
+        """See ports.Store. A long list takes several commands, and may take longer."""
+        deadline = min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST)
         found = await self._read(lambda: self._look(keys), None, deadline=deadline)
         if found is None:
-            return _nothing(len(keys))
+            return Lookups(entries=(None,) * len(keys), generation=None)
         generation, values = found
         entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
         damaged = [
@@ -575,11 +519,6 @@ class RedisStore:
         if known is well or (known is None and part is Part.STORE_WRITES and well):
             return
         self._observe(Health(part=part, well=well, name=self.name, reason=reason))
-
-
-def _nothing(count: int) -> Lookups:
-    """Say of so many keys that the store did not answer."""
-    return Lookups(entries=(None,) * count, generation=None)
 
 
 def _entry(generation: str, key: str) -> str:

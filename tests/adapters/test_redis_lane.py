@@ -36,7 +36,7 @@ class Lane(RedisLane):
 async def lane(redis_server: RedisServer) -> AsyncIterator[Lane]:
     opened = Lane(redis_server.url)
     yield opened
-    opened.renew()
+    await opened.close()
 
 
 async def test_replies_come_in_the_order_of_their_commands(lane: Lane) -> None:
@@ -105,7 +105,7 @@ async def test_a_server_that_is_gone_is_an_error_and_one_that_is_back_is_found(l
         server.start()
         assert await other.ask("PING") == b"PONG"
     finally:
-        other.renew()
+        await other.close()
         server.close()
 
 
@@ -145,7 +145,7 @@ async def test_a_server_that_is_stopped_keeps_nobody_for_longer_than_he_waits() 
         assert await other.ask("ECHO", "a") == b"a"
     finally:
         server.signal(signal.SIGCONT)
-        other.renew()
+        await other.close()
         server.close()
 
 
@@ -167,5 +167,5 @@ async def test_what_is_no_reply_ends_the_connection(reply: bytes) -> None:
         wire: Any = other._wire
         await until(lambda: not wire.is_open)
     finally:
-        other.renew()
+        await other.close()
         server.close()
