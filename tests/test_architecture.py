@@ -17,6 +17,7 @@ CORE = {
 HELPERS = {
     "proxy.adapters.redis_store": "proxy.adapters.codec",
     "proxy.adapters.ollama": "proxy.adapters.connections",
+    "proxy.adapters.metrics": "proxy.adapters.families",
 }
 """Adapters that are split by subject."""
 PURE_LIBRARY = {"orjson", "proxy"}
