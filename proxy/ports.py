@@ -142,6 +142,16 @@ class Page:
     cursor: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """How full a store, or a part of it, is: entries, bytes that it takes, entries that had to leave for others."""
+
+    name: str
+    entries: int | None
+    size: int
+    evicted: int
+
+
 Matches: TypeAlias = Callable[[Description], bool]
 """Whether an entry is meant."""
 
@@ -186,6 +196,12 @@ class Store(Protocol):
         """Start a new generation; how many entries the old one held, None when the store did not answer."""
 
     async def count(self) -> KeyCount | None: ...
+
+    def tiers(self) -> Sequence[Tier]:
+        """Say how full each part is, the fastest one first, as far as that is known without asking."""
+
+    def breakers(self) -> Mapping[str, bool]:
+        """Say which breakers there are, and whether they are open."""
 
 
 class Stability(Protocol):
@@ -353,16 +369,6 @@ class StoreCall:
     operation: str
     seconds: float
     failed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tier:
-    """How full a store, or a part of it, is: entries, bytes that it takes, entries that had to leave for others."""
-
-    name: str
-    entries: int | None
-    size: int
-    evicted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

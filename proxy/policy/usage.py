@@ -19,6 +19,8 @@ _OK: Final = 200
 _HEAD: Final = 4096
 _TAIL: Final = 8192
 _MOST: Final = 2 * _TAIL
+_CHUNK: Final = 64
+"""Bytes that a chunk takes beside its own."""
 _STREAMS: Final = frozenset({b"application/x-ndjson", b"text/event-stream"})
 _NATIVE: Final = b'"total_duration":'
 _USAGE: Final = b'"usage":{'
@@ -45,7 +47,7 @@ class Usage:
 
 
 class Passing:
-    """What is kept of an answer to an endpoint's request while it passes: its first bytes and its last ones."""
+    """What is kept of an answer while it passes: its first bytes and its last ones."""
 
     __slots__ = ("_head", "_parts", "_size")
 
@@ -55,9 +57,9 @@ class Passing:
         self._size = 0
 
     def add(self, chunk: bytes) -> None:
-        """Look at the next chunk; up to 16 KiB are kept."""
+        """Look at the next chunk; up to 16 KiB of memory are kept, in whatever pieces they come."""
         self._parts.append(chunk)
-        self._size += len(chunk)
+        self._size += len(chunk) + _CHUNK
         if self._size > _MOST:
             self._trim()
 
@@ -65,12 +67,12 @@ class Passing:
         self._head = self.head
         tail = b"".join((*self._parts[:-1], self._parts[-1][-_TAIL:]))[-_TAIL:]
         self._parts = [tail]
-        self._size = len(tail)
+        self._size = len(tail) + _CHUNK
 
     @property
     def head(self) -> bytes:
         """The first bytes."""
-        return self._head or b"".join(self._parts)[:_HEAD]
+        return self._head if len(self._head) == _HEAD else b"".join(self._parts)[:_HEAD]
 
     @property
     def tail(self) -> bytes:
