@@ -54,7 +54,7 @@ def metrics() -> str:
     """Give docs/metrics.md."""
     rows = [
         f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.text} |\n"
-        for metric in sorted(Metrics().described, key=lambda metric: metric.name)
+        for metric in sorted(Metrics().described(), key=lambda metric: metric.name)
     ]
     return METRICS + "".join(rows)
 

@@ -26,6 +26,7 @@ from proxy.adapters.ollama import Ollama
 from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.redis_store import RedisStore
 from proxy.adapters.redis_watch import RedisWatch
+from proxy.adapters.residents import Residents
 from proxy.adapters.statistics import Statistics
 from proxy.adapters.tiered_store import TieredStore
 from proxy.adapters.tls import CertificateError, for_clients, towards
@@ -38,7 +39,7 @@ from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.policy.messages import Request
 from proxy.policy.purge import Purges
 from proxy.policy.rules import Rules
-from proxy.ports import Client, Health, Observer, Part, Store, fan_out
+from proxy.ports import Client, Health, Levels, Observer, Part, Store, fan_out
 from proxy.settings import (
     DEFAULT_UPSTREAM,
     Settings,
@@ -163,8 +164,20 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         exchanges = Exchanges(neighbours, each=log.requests)
         stack.callback(exchanges.shortcuts.tell)
 
+        residents = Residents(upstream, tasks=tasks)
+
         def render(accept: str) -> tuple[bytes, str]:
             exchanges.shortcuts.tell()
+            metrics.level(
+                Levels(
+                    serving=exchanges.serving,
+                    asking=upstream.asking,
+                    connections=listener.connections,
+                    tiers=chosen.store.tiers(),
+                    broken=chosen.store.breakers(),
+                    residents=residents.found(),
+                )
+            )
             return metrics.render(accept)
 
         async def told() -> dict[str, Any]:

@@ -9,15 +9,17 @@ Each exchange ends in one frozen `Exchange`, which metrics, log and statistics o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from proxy.errors import ClientLeft, ProxyError, Source
-from proxy.fetch import Fetched, Flowing, Neighbours, Question, Whole
+from proxy.fetch import Fetched, Flowing, Neighbours, Question, Whole, worked
 from proxy.finder import Finder
 from proxy.flights import Flight, Flights, Seat
 from proxy.lists import ListFetcher
-from proxy.policy import classify, document, endpoints, fields
+from proxy.policy import classify, document, endpoints, fields, usage
 from proxy.policy.buffers import Buffers, Hold
 from proxy.policy.classify import Bypass, Candidate
 from proxy.policy.endpoints import Endpoint, Policy
@@ -26,7 +28,9 @@ from proxy.policy.messages import Request, ResponseHead, StoredResponse, unpacke
 from proxy.policy.replies import reply
 from proxy.policy.reuse import Directives, Forward, Hit, Refuse, directives
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.ports import NOTHING, Client, Exchange, Saved
+from proxy.policy.trace import trace_id
+from proxy.policy.usage import Passing
+from proxy.ports import NOTHING, Answer, Client, Exchange, Saved
 from proxy.shortcuts import Shortcuts
 from proxy.streams import StreamFetcher
 
@@ -41,10 +45,12 @@ class Course:
     """How an exchange goes, noted as it becomes known: whoever leaves in the middle leaves a true account.
 
     `cache` is None until it is decided, `hit` is what was found where a shortcut may lead to it, `hold` counts what the
-    exchange holds in memory, `spent` are the seconds for which Ollama was waited for in vain before it was asked. See
+    exchange holds in memory, `spent` are the seconds for which Ollama was waited for in vain before it was asked.
+    `silent` says of a stream that the model has said nothing yet, `spoke_at` is the monotonic time at which it did. See
     `ports.Exchange`.
     """
 
+    endpoint: Endpoint
     client: Client
     hold: Hold
     cache: CacheStatus | None = None
@@ -53,6 +59,8 @@ class Course:
     category: str = ""
     key: str = ""
     spent: float = 0.0
+    silent: bool = False
+    spoke_at: float | None = None
     upstream_seconds: float | None = None
     items: int = 0
     items_known: int = 0
@@ -72,6 +80,7 @@ class Exchanges:
 
     def __init__(self, neighbours: Neighbours, *, each: bool = True) -> None:
         self.shortcuts = Shortcuts(neighbours, each=each)
+        self.serving = 0
         self._rules = neighbours.rules
         self._upstream = neighbours.upstream
         self._models = neighbours.models
@@ -88,7 +97,8 @@ class Exchanges:
         """Answer one request, and observe how that went, however it ends."""
         begun = self._clock.monotonic()
         endpoint, exact = endpoints.find(request.method, request.target)
-        course, ended = Course(client=client, hold=self._buffers.hold()), False
+        course, ended = Course(endpoint=endpoint, client=client, hold=self._buffers.hold()), False
+        self.serving += 1
         try:
             with course.hold:
                 await self._answer(endpoint, request, course, exact=exact)
@@ -96,8 +106,9 @@ class Exchanges:
         except ClientLeft:
             client.abort()
         finally:
+            self.serving -= 1
             span = (begun, self._clock.monotonic())
-            exchange = _told(endpoint, request, course, span, ended=ended)
+            exchange = _told(request, course, span, ended=ended)
             self._observe(exchange)
         if course.hit is not None:
             self.shortcuts.note(client.raw, *course.hit, exchange)
@@ -206,14 +217,15 @@ class Exchanges:
         course.items = course.items_known = question.texts
         course.saved = _saved(entry.took, entry.prompt_tokens, entry.output_tokens)
         if entry.pieces:
-            await self._replay(course.client, head, entry)
+            await self._replay(course, head, entry)
         else:
             await course.client.send(head, entry.body)
             course.hit = (question, hit)
 
-    async def _replay(self, client: Client, head: ResponseHead, entry: StoredResponse) -> None:
+    async def _replay(self, course: Course, head: ResponseHead, entry: StoredResponse) -> None:
         """Send a stream chunk for chunk, at once or at the pace that it had."""
-        begun = self._clock.monotonic()
+        begun, client = self._clock.monotonic(), course.client
+        course.silent = usage.speaks(course.endpoint, head)
         await client.begin(head, None)
         sent = 0
         for at, size in unpacked(entry.pieces):
@@ -221,6 +233,8 @@ class Exchanges:
                 await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
             chunk = entry.body[sent : sent + size]
             sent += size
+            if course.silent:
+                self._hear(course, chunk)
             await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
 
     async def _forward(self, question: Question, reason: FwdReason, course: Course) -> None:
@@ -304,9 +318,12 @@ class Exchanges:
 
     async def _flow(self, head: ResponseHead, answer: Flowing, seat: Seat, course: Course, cache: CacheStatus) -> None:
         """Hand on an answer that is still coming. One that breaks off was no hit, whoever had asked for it."""
+        course.silent = usage.speaks(course.endpoint, head)
         await course.client.begin(head, answer.length)
         try:
             async for chunk in answer.tail.read(seat):
+                if course.silent:
+                    self._hear(course, chunk)
                 await course.client.write(chunk)
         except ProxyError as error:
             await self._apologise(error, course, replace(cache, result=Result.MISS))
@@ -341,18 +358,44 @@ class Exchanges:
                 head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
                 course.status = head.status
                 whole = answer.arrived()
-                if whole is not None:
-                    await course.client.send(head, whole)
-                else:
-                    await course.client.begin(head, answer.length)
-                    async for chunk in answer.chunks():
-                        await course.client.write(chunk)
+                with self._working(course, answer.head) as passing:
+                    if whole is not None:
+                        passing.add(whole)
+                        await course.client.send(head, whole)
+                    else:
+                        await self._pass(answer, head, course, passing)
         except ProxyError as error:
             await self._apologise(error, course, cache)
             return
         if whole is None:
             await course.client.finish()
         course.upstream_seconds = self._clock.monotonic() - begun
+
+    async def _pass(self, answer: Answer, head: ResponseHead, course: Course, passing: Passing) -> None:
+        """Hand an answer on chunk by chunk; it is not ended yet."""
+        course.silent = usage.speaks(course.endpoint, head)
+        await course.client.begin(head, answer.length)
+        async for chunk in answer.chunks():
+            passing.add(chunk)
+            if course.silent:
+                self._hear(course, chunk)
+            await course.client.write(chunk)
+
+    @contextmanager
+    def _working(self, course: Course, head: ResponseHead) -> Iterator[Passing]:
+        """Tell of what Ollama did for an answer that passes, also where the client left when it had read all."""
+        passing = Passing()
+        try:
+            yield passing
+        finally:
+            told = worked(course.endpoint, course.model, head, passing) if usage.generates(course.endpoint) else None
+            if told is not None:
+                self._observe(told)
+
+    def _hear(self, course: Course, chunk: bytes) -> None:
+        """Look whether the model says something now."""
+        if usage.says(chunk):
+            course.silent, course.spoke_at = False, self._clock.monotonic()
 
     async def _apologise(self, error: ProxyError, course: Course, cache: CacheStatus) -> None:
         """Tell the client what went wrong, or reset its connection where a head has already gone out."""
@@ -370,13 +413,13 @@ class Exchanges:
         await course.client.send(*reply(status, message, cache, self._clock.now(), later))
 
 
-def _told(endpoint: Endpoint, request: Request, course: Course, span: tuple[float, float], *, ended: bool) -> Exchange:
+def _told(request: Request, course: Course, span: tuple[float, float], *, ended: bool) -> Exchange:
     """Give the one fact that an exchange ends in; `span` is from when to when it went."""
     begun, end = span
     at = course.client.first_byte_at
     return Exchange(
         method=request.method,
-        operation=endpoint.operation,
+        operation=course.endpoint.operation,
         model=course.model[:_MAX_NAME],
         category=course.category,
         cache=course.cache or bypass(Detail.CLIENT_LEFT),
@@ -384,6 +427,7 @@ def _told(endpoint: Endpoint, request: Request, course: Course, span: tuple[floa
         key=course.key,
         seconds=end - begun,
         first_byte=None if at is None else at - begun,
+        first_token=None if course.spoke_at is None else course.spoke_at - begun,
         upstream_seconds=course.upstream_seconds,
         items=course.items,
         items_known=course.items_known,
@@ -392,6 +436,7 @@ def _told(endpoint: Endpoint, request: Request, course: Course, span: tuple[floa
         output_tokens=course.output_tokens,
         saved=course.saved,
         error=course.error if ended else Source.CLIENT,
+        trace=trace_id(request.fields),
     )
 
 

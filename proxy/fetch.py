@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 from proxy.flights import Flight, Tail
 from proxy.marking import Marking
-from proxy.policy import fields, storing
+from proxy.policy import fields, storing, usage
 from proxy.policy.buffers import Hold
 from proxy.policy.classify import Candidate
 from proxy.policy.embeddings import Batch, Item
-from proxy.policy.endpoints import Policy
+from proxy.policy.endpoints import Endpoint, Policy
 from proxy.policy.key import Scope
 from proxy.policy.messages import Request, ResponseHead, StoredResponse
 from proxy.policy.purge import Purges
@@ -25,7 +25,8 @@ from proxy.policy.reuse import Directives
 from proxy.policy.rules import Rules
 from proxy.policy.status import Detail
 from proxy.policy.storing import NotStorable, Storable
-from proxy.ports import NOTHING, Clock, Entries, Identity, Models, Observer, Saved, Store, Stored, Upstream
+from proxy.policy.usage import Passing
+from proxy.ports import NOTHING, Clock, Entries, Identity, Models, Observer, Saved, Store, Stored, Upstream, Worked
 from proxy.tasks import Tasks
 
 
@@ -166,9 +167,12 @@ class Fetcher:
             if excess is not None:
                 tail = flight.overflow(sum(map(len, chunks)))
                 flight.publish(Flowing(head=answer.head, length=answer.length, tail=tail, detail=excess))
-                await tail.feed(_resumed(chunks, arriving))
+                passing = Passing()
+                await tail.feed(_resumed(chunks, arriving, passing))
+                self._worked(question, answer.head, passing)
                 return None
         seconds = self._clock.monotonic() - begun
+        self._worked(question, answer.head, _passed(chunks))
         return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
 
     async def ask_bounded(
@@ -180,7 +184,15 @@ class Fetcher:
         async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as answer:
             chunks, excess = await _collected(answer.chunks(), limit, flight.hold)
         seconds = self._clock.monotonic() - begun
+        if excess is None:
+            self._worked(question, answer.head, _passed(chunks))
         return excess or Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
+
+    def _worked(self, question: Question, head: ResponseHead, passing: Passing) -> None:
+        """Tell of what Ollama did for this answer."""
+        told = worked(question.candidate.endpoint, question.candidate.model, head, passing)
+        if told is not None:
+            self._observe(told)
 
     def judged(self, question: Question, head: ResponseHead, body: bytes) -> Storable | Detail:
         """Say whether this complete answer may be kept, or why not."""
@@ -296,8 +308,24 @@ async def _collected(arriving: AsyncIterator[bytes], limit: int, hold: Hold) -> 
     return tuple(chunks), None
 
 
-async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes], passing: Passing) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
     async for chunk in rest:
+        passing.add(chunk)
         yield chunk
+
+
+def _passed(chunks: tuple[bytes, ...]) -> Passing:
+    passing = Passing()
+    for chunk in chunks:
+        passing.add(chunk)
+    return passing
+
+
+def worked(endpoint: Endpoint, model: str, head: ResponseHead, passing: Passing) -> Worked | None:
+    """Give the fact that Ollama has worked, where the end of an answer says so; `model` as the request named it."""
+    told = usage.told(passing.tail) if head.status == storing.OK else None
+    if told is None:
+        return None
+    return Worked(operation=endpoint.operation, model=model or usage.model(passing), usage=told)

@@ -16,6 +16,7 @@ from proxy.errors import Source
 from proxy.policy.messages import Description, Request, ResponseHead, StoredResponse
 from proxy.policy.replies import Reply
 from proxy.policy.status import CacheStatus, Detail
+from proxy.policy.usage import Usage
 
 
 class Clock(Protocol):
@@ -142,6 +143,16 @@ class Page:
     cursor: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """How full a store, or a part of it, is: entries, bytes that it takes, entries that had to leave for others."""
+
+    name: str
+    entries: int | None
+    size: int
+    evicted: int
+
+
 Matches: TypeAlias = Callable[[Description], bool]
 """Whether an entry is meant."""
 
@@ -186,6 +197,12 @@ class Store(Protocol):
         """Start a new generation; how many entries the old one held, None when the store did not answer."""
 
     async def count(self) -> KeyCount | None: ...
+
+    def tiers(self) -> Sequence[Tier]:
+        """Say how full each part is, the fastest one first, as far as that is known without asking."""
+
+    def breakers(self) -> Mapping[str, bool]:
+        """Say which breakers there are, and whether they are open."""
 
 
 class Stability(Protocol):
@@ -254,6 +271,10 @@ NOTHING: Final = Saved()
 class Exchange:
     """One exchange, ended. Times are seconds; `upstream_seconds` is None where Ollama was not asked.
 
+    `first_byte` and `first_token` are counted from the request's begin, `first_token` to the first chunk of a stream
+    that holds something of what the model says. `trace` is the trace id that the request brought: it is for exemplars
+    of metrics alone.
+
     `items` counts the texts of a list of embeddings, `items_known` those of them that the store knew.
 
     `status` is 0 where no head was sent. `key` is empty for a bypass. Tokens are those that Ollama counted for this
@@ -269,6 +290,7 @@ class Exchange:
     key: str = ""
     seconds: float
     first_byte: float | None
+    first_token: float | None = None
     upstream_seconds: float | None = None
     items: int = 0
     items_known: int = 0
@@ -277,6 +299,19 @@ class Exchange:
     output_tokens: int | None = None
     saved: Saved = NOTHING
     error: Source | None = None
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked:
+    """Ollama has worked, and said so at the end of an answer: told once, however many got that answer.
+
+    `model` is empty where neither request nor answer named it in a place that is looked at.
+    """
+
+    operation: str
+    model: str
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +363,41 @@ class StoreFault:
     kind: Fault
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCall:
+    """One operation of a store that is asked over a connection; an attempt that its breaker stopped is none."""
+
+    operation: str
+    seconds: float
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """A model that Ollama has loaded: bytes of it in all, and those of them in the memory of GPUs."""
+
+    model: str
+    size: int
+    vram: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """How things stand at this moment.
+
+    `serving` are requests that the proxy answers, `asking` those that Ollama does, `connections` those of clients.
+    `broken` says of a store's breakers, by name, whether they are open. What is asked for in the background is what was
+    found last, nothing where that failed.
+    """
+
+    serving: int
+    asking: int
+    connections: int
+    tiers: Sequence[Tier]
+    broken: Mapping[str, bool]
+    residents: Sequence[Resident]
+
+
 class Part(Enum):
     """A neighbour whose health is watched."""
 
@@ -346,7 +416,7 @@ class Health:
     reason: str = ""
 
 
-Event: TypeAlias = Exchange | Repeated | Stored | Unkept | StoreFault | Health
+Event: TypeAlias = Exchange | Repeated | Worked | Stored | Unkept | StoreFault | StoreCall | Health
 Observer: TypeAlias = Callable[[Event], None]
 
 

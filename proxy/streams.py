@@ -12,6 +12,7 @@ from proxy.policy import storing
 from proxy.policy.buffers import Hold
 from proxy.policy.messages import ResponseHead, packed
 from proxy.policy.status import Detail
+from proxy.policy.usage import Passing
 from proxy.ports import Unkept
 
 _TO_THE_END: Final = 5.0
@@ -58,6 +59,7 @@ class StreamFetcher(Fetcher):
         """Ask, publish, relay, keep. Raises ProxyError where there is no head, which the flight hands on."""
         begun = self._clock.monotonic()
         recording = _Recording(self._rules.max_answer(question.candidate.endpoint), flight.hold)
+        passing = Passing()
         asking = self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent)
         async with asking as answer:
             head = answer.head
@@ -67,6 +69,7 @@ class StreamFetcher(Fetcher):
 
             async def recorded() -> AsyncIterator[bytes]:
                 async for chunk in answer.chunks():
+                    passing.add(chunk)
                     recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
                     if recording.excess is not None and flight.joinable:
                         flight.closes(tail, recording.held)
@@ -75,6 +78,7 @@ class StreamFetcher(Fetcher):
                     yield chunk
 
             complete = await tail.feed(recorded())
+            self._worked(question, head, passing)
             if not complete:
                 flight.closes(tail)
         if detail is None:

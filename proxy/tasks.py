@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -42,3 +42,36 @@ class Tasks:
             task.cancel()
         if left:
             await asyncio.wait(left)
+
+
+class Polling:
+    """Looks at something every so many seconds, and stops when nobody has wanted to know for as long as it `lasts`.
+
+    `look` raises nothing.
+    """
+
+    def __init__(
+        self, look: Callable[[], Awaitable[None]], name: str, *, tasks: Tasks, every: float = 5.0, lasts: float = 60.0
+    ) -> None:
+        self._look = look
+        self._name = name
+        self._tasks = tasks
+        self._every = every
+        self._lasts = lasts
+        self._until = 0.0
+        self._looking = False
+
+    def want(self) -> None:
+        """Begin to look, or go on; waits for nothing."""
+        self._until = asyncio.get_running_loop().time() + self._lasts
+        if not self._looking:
+            self._looking = True
+            self._tasks.spawn(self._poll(), self._name, endless=True)
+
+    async def _poll(self) -> None:
+        try:
+            while asyncio.get_running_loop().time() < self._until:
+                await self._look()
+                await asyncio.sleep(self._every)
+        finally:
+            self._looking = False

@@ -18,6 +18,7 @@ HELPERS = {
     "proxy.adapters.redis_store": ("proxy.adapters.codec", "proxy.adapters.redis_lane"),
     "proxy.adapters.redis_watch": ("proxy.adapters.redis_lane",),
     "proxy.adapters.ollama": ("proxy.adapters.connections",),
+    "proxy.adapters.metrics": ("proxy.adapters.families",),
 }
 """Adapters that are split by subject."""
 PURE_LIBRARY = {"orjson", "proxy"}

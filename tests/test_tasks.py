@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from proxy.tasks import Tasks
+from proxy.tasks import Polling, Tasks
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -164,3 +165,41 @@ async def test_with_nothing_but_endless_work_close_cancels_at_once():
     endless = tasks.spawn(forever(asyncio.Event()), "endless", endless=True)
     await tasks.close(60)
     assert endless.cancelled()
+
+
+async def test_polling_goes_on_while_it_is_wanted_and_then_ends():
+    looks = []
+    tasks = Tasks()
+
+    async def look() -> None:
+        looks.append(None)
+
+    polling = Polling(look, "look", tasks=tasks, every=0.001, lasts=0.02)
+    assert not tasks._endless
+    polling.want()
+    polling.want()
+    assert looks == []  # whoever wants it does not wait
+    assert len(tasks._endless) == 1
+    await until(lambda: not tasks._endless)
+    assert len(looks) > 1
+    seen = len(looks)
+    polling.want()
+    await until(lambda: len(looks) > seen)
+    await tasks.close(0)
+
+
+async def test_polling_waits_between_two_looks():
+    looks = []
+    tasks = Tasks()
+
+    async def look() -> None:
+        looks.append(None)
+
+    polling = Polling(look, "look", tasks=tasks, every=3600)
+    polling.want()
+    await until(lambda: looks)
+    for _ in range(10):
+        polling.want()
+        await asyncio.sleep(0)
+    assert len(looks) == 1
+    await tasks.close(0)

@@ -538,6 +538,11 @@ class Listener:
         self._server = web.Server(self._handle, handler_cancellation=True)
         self._sockets: asyncio.Server | None = None
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._connections
+
     def opened(self) -> bool:
         """Count a new connection in; False when there are too many."""
         if self._connections >= self._max_connections:

@@ -11,7 +11,7 @@ import orjson
 
 from proxy.errors import Source
 from proxy.policy.status import Detail, Result
-from proxy.ports import Clock, Event, Exchange, Health, Part, Repeated, Stored, StoreFault, Unkept
+from proxy.ports import Clock, Event, Exchange, Health, Part, Repeated, StoreCall, Stored, StoreFault, Unkept, Worked
 
 TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
@@ -52,7 +52,7 @@ class Log:
 
     def __call__(self, event: Event) -> None:
         """Take a fact in."""
-        if not self.requests and _is_usual(event):
+        if isinstance(event, Worked | StoreCall) or (not self.requests and _is_usual(event)):
             return
         if self._style is Style.JSON:
             self._json(event)
@@ -122,6 +122,7 @@ class Log:
     def _json(self, event: Event) -> None:
         record: dict[str, Any] = {"time": round(self._clock.now(), 6), "event": type(event).__name__.lower()}
         record |= asdict(event)
+        record.pop("trace", None)
         self._write(orjson.dumps(record).decode())
 
     def _write(self, line: str) -> None:

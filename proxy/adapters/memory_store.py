@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from proxy.policy.messages import Description, StoredResponse, described
-from proxy.ports import Clock, Entries, KeyCount, Lookup, Lookups, Matches, Page
+from proxy.ports import Clock, Entries, KeyCount, Lookup, Lookups, Matches, Page, Tier
 
 _OVERHEAD: Final = 1024
 """What an entry takes beside its own texts, in bytes: objects, and its places in the dictionaries."""
@@ -145,6 +145,14 @@ class MemoryStore:
         """See ports.Store."""
         self._expire()
         return KeyCount(keys=len(self._entries), age=0.0)
+
+    def tiers(self) -> tuple[Tier, ...]:
+        """See ports.Store. What has expired counts until somebody looks at it."""
+        return (Tier(name="memory", entries=len(self._entries), size=self.size, evicted=self.evicted),)
+
+    def breakers(self) -> Mapping[str, bool]:
+        """See ports.Store."""
+        return {}
 
     def _expire(self) -> None:
         now = self._clock.now()

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Final
+from typing import Final, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from proxy import __version__
+from proxy.adapters.families import OPEN_METRICS, TEXT, Counter, Family, Gauge, Histogram, wants_open_metrics
+from proxy.policy import names
 from proxy.policy.labels import Labels
 from proxy.policy.status import Detail, Result
-from proxy.ports import Event, Exchange, Health, Part, Repeated, Stored, StoreFault, Unkept
+from proxy.policy.usage import Usage
+from proxy.ports import (
+    Event,
+    Exchange,
+    Health,
+    Levels,
+    Part,
+    Repeated,
+    StoreCall,
+    Stored,
+    StoreFault,
+    Unkept,
+    Worked,
+)
 
 _PREFIX: Final = "ollama_cache_proxy_"
-_BUCKETS: Final = (
+_TIMES: Final = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0),
 )
+"""Seconds: from a hit to a cold load with a long answer."""
+_STORE_TIMES: Final = (0.0001, *(time for time in _TIMES if time <= 2.5))  # noqa: PLR2004 - no operation may take longer
+_TOKEN_TIMES: Final = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5),
+)
+"""Seconds: the inverse of what people call tokens per second, 1000 to 0.4."""
+_LOAD_TIMES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0)
 _MAX_MODELS: Final = 50
+
+F = TypeVar("F", bound=Family)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,78 +58,132 @@ class Description:
     text: str
 
 
-class _Histogram(Collector):
-    """A histogram that takes many values at once, which prometheus-client's own does not."""
-
-    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
-        self._about = (name, text, labels)
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
-
-    def observe(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
-        """Count values, each in the first bucket that is not below it."""
-        if not values:
-            return
-        counts = self._counts.setdefault(labels, [0] * (len(_BUCKETS) + 1))
-        for value in values:
-            counts[bisect_left(_BUCKETS, value)] += 1
-        self._sums[labels] = self._sums.get(labels, 0.0) + sum(values)
-
-    def collect(self) -> Iterator[Metric]:
-        """See prometheus-client's Collector: buckets hold what is not above their bound."""
-        name, text, labels = self._about
-        family = HistogramMetricFamily(name, text, labels=labels)
-        for values, counts in self._counts.items():
-            bounds = (*map(floatToGoString, _BUCKETS), "+Inf")
-            family.add_metric(values, list(zip(bounds, accumulate(counts), strict=True)), self._sums[values])
-        yield family
-
-
 class Metrics:
-    """Observes, and renders on request. The statistics that outlive the process are elsewhere."""
+    """Observes, and renders on request. The statistics that outlive the process are elsewhere.
 
-    def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each series says nothing here
+    `now` is Unix time in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
-        self.described: list[Description] = []
         self.hits = 0
         self.misses = 0
+        self._now = now
+        self._families: list[Family] = []
+        self._process = ProcessCollector(registry=self.registry)
         self._models = Labels(_MAX_MODELS)
-        self._requests = self._counter(
+        self._declare_exchanges()
+        self._declare_work()
+        self._declare_store()
+        self._declare_neighbours()
+
+    def _declare_exchanges(self) -> None:
+        add, endpoint, how = self._add, ("endpoint",), ("endpoint", "cache")
+        self._requests = add(
+            Counter,
             "requests",
             "Requests by what they asked, how the cache took part, and status.",
-            "endpoint",
-            "model",
-            "cache",
-            "status",
+            ("endpoint", "model", "cache", "status"),
         )
-        self._seconds = self._histogram("request_duration_seconds", "Time to the last byte of an answer.")
-        self._first = self._histogram("first_byte_seconds", "Time to the first byte of an answer.")
-        self._hits = self._counter("hits", "Requests answered from the cache or another's flight.", "endpoint")
-        self._misses = self._counter("misses", "Candidates that went, or were tried, upstream.", "endpoint")
-        self._collapsed = self._counter("collapsed", "Hits that came from another's flight.", "endpoint")
-        self._bypasses = self._counter(
-            "bypasses", "Requests that the cache had no part in, by reason.", "endpoint", "detail"
+        self._seconds = self._times("request_duration_seconds", "Time to the last byte of an answer.", how)
+        self._first = self._times("first_byte_seconds", "Time to the first byte of an answer.", how)
+        self._token = self._times(
+            "time_to_first_token_seconds",
+            "Time to the first chunk of a stream that holds something of what the model says.",
+            how,
         )
-        self._stores = self._counter("stores", "Entries that reached the store.", "endpoint")
-        self._stored_bytes = self._counter("stored_bytes", "Bytes of bodies that reached the store.", "endpoint")
-        self._unkept = self._counter("unkept", "Misses whose answer was not kept, by reason.", "endpoint", "detail")
-        self._items = self._counter(
-            "items", "Texts of lists of embeddings, by whether they were known.", "endpoint", "cache"
+        self._hits = add(Counter, "hits", "Requests answered from the cache or another's flight.", endpoint)
+        self._misses = add(Counter, "misses", "Candidates that went, or were tried, upstream.", endpoint)
+        self._lookups = add(
+            Counter,
+            "lookups",
+            "Hits and misses by the category that the request named (empty: none; at most 32, then `other`).",
+            ("endpoint", "category", "cache"),
         )
-        self._saved = self._counter("saved_seconds", "Seconds that Ollama did not have to work again.", "endpoint")
-        self._errors = self._counter("errors", "Exchanges that failed, by whose fault.", "source")
-        self._faults = self._counter("store_faults", "Operations that failed, entries damaged or dropped.", "kind")
+        self._ratio = add(Gauge, "hit_ratio", "Hits by hits and misses since the start, 0 to 1.")
+        self._ratio.set(0)
+        self._collapsed = add(Counter, "collapsed", "Hits that came from another's flight.", endpoint)
+        self._bypasses = add(
+            Counter, "bypasses", "Requests that the cache had no part in, by reason.", ("endpoint", "detail")
+        )
+        self._unkept = add(Counter, "unkept", "Misses whose answer was not kept, by reason.", ("endpoint", "detail"))
+        self._items = add(Counter, "items", "Texts of lists of embeddings, by whether they were known.", how)
+        self._errors = add(Counter, "errors", "Exchanges that failed, by whose fault.", ("source",))
+        self._saved = add(Counter, "saved_seconds", "Seconds that Ollama did not have to work again.", endpoint)
+        self._saved_prompt = add(
+            Counter, "saved_prompt_tokens", "Tokens of prompts that Ollama did not have to read again.", endpoint
+        )
+        self._saved_output = add(
+            Counter, "saved_output_tokens", "Tokens that Ollama did not have to write again.", endpoint
+        )
+        self._serving = add(Gauge, "requests_in_flight", "Requests that are being answered, admin routes aside.")
+        self._connections = add(Gauge, "connections", "Connections of clients that are open.")
+
+    def _declare_work(self) -> None:
+        add, what = self._add, ("endpoint", "model")
+        self._prompt_tokens = add(
+            Counter, "prompt_tokens", "Tokens of prompts, as Ollama counted them in answers that it gave.", what
+        )
+        self._output_tokens = add(
+            Counter, "output_tokens", "Tokens written, as Ollama counted them in answers that it gave.", what
+        )
+        self._prompt_seconds = add(
+            Counter, "prompt_eval_seconds", "Seconds that Ollama spent reading prompts, where it says so.", what
+        )
+        self._output_seconds = add(
+            Counter, "eval_seconds", "Seconds that Ollama spent writing tokens, where it says so.", what
+        )
+        self._per_token = self._times(
+            "time_per_output_token_seconds", "Ollama's own time for each token of an answer.", what, _TOKEN_TIMES
+        )
+        self._load = self._times(
+            "load_duration_seconds", "Ollama's own time to load the model for an answer.", what, _LOAD_TIMES
+        )
+
+    def _declare_store(self) -> None:
+        add, endpoint, tier = self._add, ("endpoint",), ("tier",)
+        self._stores = add(Counter, "stores", "Entries that reached the store.", endpoint)
+        self._stored_bytes = add(Counter, "stored_bytes", "Bytes of bodies that reached the store.", endpoint)
+        self._faults = add(Counter, "store_faults", "Operations that failed, entries damaged or dropped.", ("kind",))
+        self._calls = self._times(
+            "store_operation_seconds",
+            "Time of an operation of Redis, as it was waited for.",
+            ("operation",),
+            _STORE_TIMES,
+        )
+        self._call_errors = add(
+            Counter, "store_errors", "Operations of Redis that failed or took too long.", ("operation",)
+        )
+        self._broken = add(
+            Gauge, "store_breaker_open", "Whether Redis is only tried once a second (1) or used (0).", ("breaker",)
+        )
+        self._entries = add(
+            Gauge, "store_entries", "Entries that are kept: exact in memory, of Redis the last count.", tier
+        )
+        self._sizes = add(
+            Gauge, "store_bytes", "Bytes that entries take in memory; of Redis all of its `used_memory`.", tier
+        )
+        self._evictions = add(
+            Counter, "store_evictions", "Entries that left for want of room; of Redis its `evicted_keys`.", tier
+        )
+
+    def _declare_neighbours(self) -> None:
+        add, model = self._add, ("model",)
         self._parts = {
-            Part.UPSTREAM: self._gauge("upstream_up", "Whether Ollama answered last time (1) or not (0)."),
-            Part.STORE: self._gauge("store_up", "Whether the store answered last time (1) or not (0)."),
-            Part.STORE_WRITES: self._gauge("store_writes_up", "Whether the store took the last entry (1) or not (0)."),
+            Part.UPSTREAM: add(Gauge, "upstream_up", "Whether Ollama answered last time (1) or not (0)."),
+            Part.STORE: add(Gauge, "store_up", "Whether the store answered last time (1) or not (0)."),
+            Part.STORE_WRITES: add(Gauge, "store_writes_up", "Whether the store took the last entry (1) or not (0)."),
         }
-        self._parts[Part.STORE_WRITES].set(1)
-        ratio = self._gauge("hit_ratio", "Hits by hits and misses since the start, 0 to 1.")
-        ratio.set_function(lambda: self.hits / ((self.hits + self.misses) or 1))
-        info = self._gauge("build_info", "Always 1; the label holds the version.", "version")
-        info.labels(__version__).set(1)
+        for part, gauge in self._parts.items():
+            gauge.set(part is Part.STORE_WRITES)
+        self._asking = add(
+            Gauge, "upstream_requests_in_flight", "Requests that Ollama is answering, the proxy's own included."
+        )
+        self._loaded = add(Gauge, "model_loaded", "1 for each model that Ollama has loaded.", model)
+        self._size = add(Gauge, "model_size_bytes", "Bytes that a loaded model takes in all.", model)
+        self._vram = add(Gauge, "model_vram_bytes", "Bytes of a loaded model in the memory of GPUs.", model)
+        info = add(Gauge, "build_info", "Always 1; the labels hold the versions.", ("version", "python"))
+        info.set(1, __version__, platform.python_version())
 
     def __call__(self, event: Event) -> None:
         """Take a fact in."""
@@ -117,23 +192,51 @@ class Metrics:
                 self._exchange(event, [event.seconds], [event.first_byte])
             case Repeated():
                 self._exchange(event.exchange, event.seconds, event.seconds)
+            case Worked():
+                self._work((event.operation, self._model(event.model)), event.usage)
             case Stored():
-                self._stores.labels(event.operation).inc(event.entries)
-                self._stored_bytes.labels(event.operation).inc(event.size)
+                self._stores.inc(event.operation, by=event.entries)
+                self._stored_bytes.inc(event.operation, by=event.size)
             case Unkept():
-                self._unkept.labels(event.operation, event.detail.value).inc()
+                self._unkept.inc(event.operation, event.detail.value)
             case StoreFault():
-                self._faults.labels(event.kind.value).inc()
+                self._faults.inc(event.kind.value)
+            case StoreCall():
+                self._calls.observe((event.operation,), (event.seconds,))
+                if event.failed:
+                    self._call_errors.inc(event.operation)
             case Health():
-                self._parts[event.part].set(1 if event.well else 0)
+                self._parts[event.part].set(event.well)
+
+    def level(self, levels: Levels) -> None:
+        """Take in how things stand."""
+        self._serving.set(levels.serving)
+        self._asking.set(levels.asking)
+        self._connections.set(levels.connections)
+        self._broken.replace({(name,): is_open for name, is_open in levels.broken.items()})
+        self._entries.replace({(tier.name,): tier.entries for tier in levels.tiers if tier.entries is not None})
+        self._sizes.replace({(tier.name,): tier.size for tier in levels.tiers})
+        self._evictions.replace({(tier.name,): tier.evicted for tier in levels.tiers})
+        residents = [(self._model(resident.model), resident) for resident in levels.residents]
+        self._loaded.replace(_sums((model, 1) for model, _ in residents))
+        self._size.replace(_sums((model, resident.size) for model, resident in residents))
+        self._vram.replace(_sums((model, resident.vram) for model, resident in residents))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Give body and Content-Type, in OpenMetrics where `accept` asks for it."""
-        try:
-            encoder, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is no version
-            encoder, content_type = choose_encoder("")
-        return encoder(self.registry), content_type
+        open_metrics = wants_open_metrics(accept)
+        content_type = OPEN_METRICS if open_metrics else TEXT
+        own = "".join(family.written(open_metrics=open_metrics) for family in self._families)
+        process, _ = choose_encoder(content_type)
+        return own.encode() + process(self._process), content_type
+
+    def described(self) -> Iterable[Description]:
+        """Give what docs/metrics.md says."""
+        for family in self._families:
+            name = family.name + family.suffix
+            yield Description(name=name, kind=family.kind, labels=family.labels, text=family.text)
+        for name, kind, text in _PROCESS:
+            yield Description(name=name, kind=kind, labels=(), text=text)
 
     def _exchange(self, event: Exchange, seconds: Sequence[float], first_bytes: Sequence[float | None]) -> None:
         """Take exchanges in that were alike but for their times."""
@@ -141,45 +244,93 @@ class Metrics:
         cache = event.cache
         result = cache.result.value.lower()
         operation = event.operation
-        model = "" if cache.result is Result.BYPASS else self._models.of(event.model)  # a bypass may name anything
-        self._requests.labels(operation, model, result, str(event.status)).inc(times)
-        self._seconds.observe((operation, result), seconds)
-        self._first.observe((operation, result), [at for at in first_bytes if at is not None])
+        how = (operation, result)
+        model = "" if cache.result is Result.BYPASS else self._model(event.model)  # a bypass may name anything
+        self._requests.inc(operation, model, result, str(event.status), by=times)
+        self._seconds.observe(how, seconds)
+        self._first.observe(how, [at for at in first_bytes if at is not None])
+        if event.first_token is not None:
+            self._token.observe(how, (event.first_token,))
+        if event.trace:
+            self._seconds.exemplify(how, seconds[-1], event.trace, self._now())
         if event.items:
-            self._items.labels(operation, "hit").inc(times * event.items_known)
-            self._items.labels(operation, "miss").inc(times * (event.items - event.items_known))
-        if event.saved.seconds:
-            self._saved.labels(operation).inc(times * event.saved.seconds)
+            self._items.inc(operation, "hit", by=times * event.items_known)
+            self._items.inc(operation, "miss", by=times * (event.items - event.items_known))
+        self._save(event, times)
         if event.error is not None:
-            self._errors.labels(event.error.value).inc()
+            self._errors.inc(event.error.value)
         match cache.result:
             case Result.HIT:
                 self.hits += times
-                self._hits.labels(operation).inc(times)
+                self._hits.inc(operation, by=times)
+                self._lookups.inc(operation, event.category, result, by=times)
                 if cache.collapsed:
-                    self._collapsed.labels(operation).inc()
+                    self._collapsed.inc(operation)
             case Result.MISS:
                 self.misses += 1
-                self._misses.labels(operation).inc()
+                self._misses.inc(operation)
+                self._lookups.inc(operation, event.category, result)
                 if not cache.stored and cache.detail not in (None, Detail.RECORDING):
-                    self._unkept.labels(operation, cache.detail.value).inc()
+                    self._unkept.inc(operation, cache.detail.value)
             case Result.BYPASS:
-                self._bypasses.labels(operation, cache.detail.value if cache.detail is not None else "").inc()
+                self._bypasses.inc(operation, cache.detail.value if cache.detail is not None else "")
+                return
+        self._ratio.set(self.hits / (self.hits + self.misses))
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        self._describe(name + "_total", "counter", text, labels)
-        return Counter(_PREFIX + name, text, labels, registry=self.registry)
+    def _save(self, event: Exchange, times: int) -> None:
+        for counter, saved in (
+            (self._saved, event.saved.seconds),
+            (self._saved_prompt, event.saved.prompt_tokens),
+            (self._saved_output, event.saved.output_tokens),
+        ):
+            if saved:
+                counter.inc(event.operation, by=times * saved)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        self._describe(name, "gauge", text, labels)
-        return Gauge(_PREFIX + name, text, labels, registry=self.registry)
+    def _work(self, what: tuple[str, str], usage: Usage) -> None:
+        """Take in what Ollama says of its work; `what` are operation and model."""
+        for counter, amount in (
+            (self._prompt_tokens, usage.prompt_tokens),
+            (self._output_tokens, usage.output_tokens),
+            (self._prompt_seconds, usage.prompt_seconds),
+            (self._output_seconds, usage.output_seconds),
+        ):
+            if amount is not None:
+                counter.inc(*what, by=amount)
+        if usage.output_tokens and usage.output_seconds is not None:
+            self._per_token.observe(what, (usage.output_seconds / usage.output_tokens,))
+        if usage.load_seconds is not None:
+            self._load.observe(what, (usage.load_seconds,))
 
-    def _histogram(self, name: str, text: str) -> _Histogram:
-        labels = ("endpoint", "cache")
-        self._describe(name, "histogram", text, labels)
-        histogram = _Histogram(_PREFIX + name, text, labels)
-        self.registry.register(histogram)
-        return histogram
+    def _model(self, name: str) -> str:
+        """Give the label of a model, the same for each spelling of its name."""
+        return self._models.of(names.short(name))
 
-    def _describe(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> None:
-        self.described.append(Description(name=_PREFIX + name, kind=kind, labels=labels, text=text))
+    def _times(self, name: str, text: str, labels: tuple[str, ...], bounds: Sequence[float] = _TIMES) -> Histogram:
+        return self._added(Histogram(_PREFIX + name, text, labels, bounds))
+
+    def _add(self, kind: type[F], name: str, text: str, labels: tuple[str, ...] = ()) -> F:
+        return self._added(kind(_PREFIX + name, text, labels))
+
+    def _added(self, family: F) -> F:
+        self._families.append(family)
+        self.registry.register(family)
+        return family
+
+
+def _sums(values: Iterable[tuple[str, int]]) -> dict[tuple[str, ...], float]:
+    """Add up by label: models beyond the bound have one in common."""
+    sums: dict[tuple[str, ...], float] = {}
+    for label, value in values:
+        sums[label,] = sums.get((label,), 0) + value
+    return sums
+
+
+_PROCESS: Final = (
+    ("process_cpu_seconds_total", "counter", "Seconds of processor time that the proxy has used."),
+    ("process_max_fds", "gauge", "Files and sockets that the process may open."),
+    ("process_open_fds", "gauge", "Files and sockets that are open."),
+    ("process_resident_memory_bytes", "gauge", "Bytes of memory that the process takes."),
+    ("process_start_time_seconds", "gauge", "Unix time at which the process began."),
+    ("process_virtual_memory_bytes", "gauge", "Bytes of addresses that the process has mapped."),
+)
+"""What prometheus-client's ProcessCollector tells, on Linux only."""

@@ -136,6 +136,7 @@ class Ollama:
         port = parts.port or _PORTS[parts.scheme]
         self.name = authority(url)
         self.reachable: bool | None = None
+        self.asking = 0
         self._host = self.name.removesuffix(f":{_PORTS[parts.scheme]}").encode()
         self._prefix = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
@@ -156,12 +157,21 @@ class Ollama:
         self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
     ) -> AsyncIterator[_Answer]:
         """See ports.Upstream."""
-        asked = await self._head(request, body, repeatable=repeatable, spent=spent)
-        assert asked.answer is not None  # noqa: S101 - for the type checker; `_head` has it
+        self.asking += 1
         try:
-            yield asked.answer
+            asked = await self._head(request, body, repeatable=repeatable, spent=spent)
+            assert asked.answer is not None  # noqa: S101 - for the type checker; `_head` has it
+            try:
+                yield asked.answer
+            finally:
+                self._leave(asked)
         finally:
-            self._leave(asked)
+            self.asking -= 1
+
+    @property
+    def silent(self) -> bool:
+        """Whether Ollama did not even take the last connection: then whoever has to ask tries once a second."""
+        return self._silence.open
 
     def _leave(self, asked: _Asked) -> None:
         """Keep the connection where its answer was read to the end; else close it, which makes Ollama stop."""

@@ -41,9 +41,11 @@ from proxy.ports import (
     Observer,
     Page,
     Part,
+    StoreCall,
     StoreFault,
+    Tier,
 )
-from proxy.tasks import Tasks
+from proxy.tasks import Polling, Tasks
 
 PREFIX: Final = "ocp:1:"
 GENERATION: Final = PREFIX + "generation"
@@ -66,6 +68,8 @@ _SCAN: Final = 1000
 _TURNS: Final = 60
 _EXACT_UP_TO: Final = 10_000
 _RECOUNT: Final = 30.0
+_COUNT_LASTS: Final = 300.0
+"""Seconds for which a count, corrected, is good enough for who only watches."""
 _RECOUNTED_WITHIN: Final = 0.02
 _PREFIX_BYTES: Final = 2048
 """So many of a value's first bytes describe most entries."""
@@ -127,10 +131,12 @@ class RedisStore:
         self._waiting = 0
         self._count: _Count | None = None
         self._counting: asyncio.Task[None] | None = None
+        self._tier: Tier | None = None
+        self._polling = Polling(self._measure, "ask how full the store is", tasks=tasks)
 
     async def ping(self) -> bool:
         """Say whether the server answers; observed like every operation."""
-        return await self._read(lambda: self._redis.ping(), None) is not None  # noqa: PLW0108 - a new awaitable each try
+        return await self._read("ping", lambda: self._redis.ping(), None) is not None  # noqa: PLW0108 - a new awaitable each try
 
     def begin(self) -> None:
         """Begin to count, so that a large store is counted before someone asks; harmless where no server answers."""
@@ -169,7 +175,7 @@ class RedisStore:
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store. A long list takes several commands, and may take longer."""
         deadline = min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST)
-        found = await self._read(lambda: self._look(keys), None, deadline=deadline)
+        found = await self._read("get", lambda: self._look(keys), None, deadline=deadline)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
         generation, values = found
@@ -237,13 +243,13 @@ class RedisStore:
                     pipeline.set(name, value, ex=lifetime)
                 return all(await pipeline.execute())
 
-        return bool(await self._write(write))
+        return bool(await self._write("set", write))
 
     async def touch(self, keys: Sequence[str], generation: str) -> None:
         """Let these entries count as used just now, which keeps them from being evicted."""
         for start in range(0, len(keys), _SCAN):
             names = [_entry(generation, key) for key in keys[start : start + _SCAN]]
-            await self._read(partial(self._redis.touch, *names), None)
+            await self._read("touch", partial(self._redis.touch, *names), None)
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See ports.Store."""
@@ -251,23 +257,23 @@ class RedisStore:
 
     async def _unlink(self, names: list[str]) -> int | None:
         """Give how many of these were there; None when the store failed."""
-        return await self._write(lambda: self._redis.unlink(*names)) if names else 0
+        return await self._write("delete", lambda: self._redis.unlink(*names)) if names else 0
 
     async def page(self, cursor: str, limit: int) -> Page | None:
         """See ports.Store. The cursor is SCAN's; among many names of others a page may hold fewer entries, or none."""
         if cursor and not (cursor.isascii() and cursor.isdigit() and int(cursor) < _CURSORS):
             raise ValueError(f"{cursor[:32]!r} is no cursor")
-        return await self._read(lambda: self._page(int(cursor or "0"), limit), None, deadline=_WRITE)
+        return await self._read("page", lambda: self._page(int(cursor or "0"), limit), None, deadline=_WRITE)
 
     async def purge(self, matches: Matches) -> int | None:
         """See ports.Store. What was deleted before the store failed stays deleted."""
-        generation = await self._read(self._current, None)
+        generation = await self._read("get", self._current, None)
         if generation is None:
             return None
         purged = cursor = 0
         count = _AT_ONCE
         while True:
-            turn = await self._read(partial(self._turn, generation, cursor, count), None, deadline=_WRITE)
+            turn = await self._read("page", partial(self._turn, generation, cursor, count), None, deadline=_WRITE)
             if turn is None:
                 return None
             cursor, found = turn
@@ -322,16 +328,16 @@ class RedisStore:
 
     async def save(self, name: str, value: bytes) -> bool:
         """See ports.Store."""
-        return bool(await self._write(lambda: self._redis.set(PREFIX + name, value)))
+        return bool(await self._write("save", lambda: self._redis.set(PREFIX + name, value)))
 
     async def load(self, name: str) -> bytes | None:
         """See ports.Store."""
-        return await self._read(lambda: self._redis.get(PREFIX + name), None)
+        return await self._read("load", lambda: self._redis.get(PREFIX + name), None)
 
     async def settle(self, name: str, value: bytes) -> bytes | None:
         """See ports.Store. Writes only where there is nothing to read."""
         found = await self.load(name)
-        return found if found is not None else await self._write(lambda: self._settle(PREFIX + name, value))
+        return found if found is not None else await self._write("save", lambda: self._settle(PREFIX + name, value))
 
     async def _settle(self, name: str, value: bytes) -> bytes | None:
         kept: bytes | None
@@ -343,12 +349,12 @@ class RedisStore:
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
         """See ports.Store. What failed may have been added all the same, where only the answer was lost."""
         begun = {field: known[field] for field in deltas if field in known}
-        totals = await self._write(lambda: self._add(PREFIX + name, begun, deltas))
+        totals = await self._write("add", lambda: self._add(PREFIX + name, begun, deltas))
         if totals is None:
             return None
         lost = {field: total for field, total in known.items() if field not in totals}
         if lost:
-            totals = await self._write(lambda: self._add(PREFIX + name, lost, {})) or lost | totals
+            totals = await self._write("add", lambda: self._add(PREFIX + name, lost, {})) or lost | totals
         return totals
 
     async def _add(self, name: str, begun: Mapping[str, int], deltas: Mapping[str, int]) -> dict[str, int]:
@@ -375,7 +381,7 @@ class RedisStore:
         """See ports.Store. The old generation's entries are removed in the background."""
         count = await self.count()
         fresh = secrets.token_hex(16)
-        swapped = await self._write(lambda: self._swap(fresh))
+        swapped = await self._write("clear", lambda: self._swap(fresh))
         if swapped is None:
             return None
         self._generation = fresh
@@ -416,7 +422,7 @@ class RedisStore:
 
         Exact where that is found at once; else what the last look at every name found, corrected, with the look's age.
         """
-        found = await self._read(self._count_some, None, deadline=_WRITE)
+        found = await self._read("count", self._count_some, None, deadline=_WRITE)
         if found is None:
             return None
         size, exact = found
@@ -445,6 +451,34 @@ class RedisStore:
                 if len(seen) > _EXACT_UP_TO:
                     return size, None
         return size, len(seen)
+
+    def tiers(self) -> tuple[Tier, ...]:
+        """See ports.Store. Asked for in the background while somebody wants it; then what was found last."""
+        self._polling.want()
+        return () if self._tier is None else (self._tier,)
+
+    def breakers(self) -> Mapping[str, bool]:
+        """See ports.Store."""
+        return {"read": self._reads.open, "write": self._writes.open}
+
+    async def _measure(self) -> None:
+        """Ask how full the server is. That this fails is no fault of the store: its user may have no right to know."""
+        tier = None
+        with suppress(*_FAILURES, KeyError, TypeError):
+            if not self._reads.open:
+                async with asyncio.timeout(_LOOKUP), self._redis.pipeline(transaction=False) as pipeline:
+                    pipeline.info("memory").info("stats").dbsize()
+                    memory, stats, size = await pipeline.execute()
+                tier = self._filled(memory["used_memory"], stats["evicted_keys"], size)
+        self._tier = tier
+
+    def _filled(self, used: int, evicted: int, size: int) -> Tier:
+        """Describe a server with `size` names; their count is looked at anew where it is old."""
+        count = self._last_count()
+        if count is None or self._clock.monotonic() - count.at > _COUNT_LASTS:
+            self._recount()
+        entries = None if count is None else count.corrected(size)
+        return Tier(name="redis", entries=entries, size=used, evicted=evicted)
 
     def _last_count(self) -> _Count | None:
         count = self._count
@@ -480,22 +514,26 @@ class RedisStore:
             if not cursor:
                 return
 
-    async def _read(self, operation: Callable[[], Awaitable[T]], fallback: T, *, deadline: float = _LOOKUP) -> T:
-        return await self._guarded(Part.STORE, self._reads, operation, fallback, deadline)
+    async def _read(
+        self, name: str, operation: Callable[[], Awaitable[T]], fallback: T, *, deadline: float = _LOOKUP
+    ) -> T:
+        return await self._guarded(Part.STORE, name, operation, fallback, deadline)
 
-    async def _write(self, operation: Callable[[], Awaitable[T]]) -> T | None:
-        return await self._guarded(Part.STORE_WRITES, self._writes, operation, None, _WRITE)
+    async def _write(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:
+        return await self._guarded(Part.STORE_WRITES, name, operation, None, _WRITE)
 
     async def _guarded(
         self,
         part: Part,
-        breaker: Breaker,
+        name: str,
         operation: Callable[[], Awaitable[T]],
         fallback: T,
         deadline: float,
     ) -> T:
-        """Run one operation within its deadline and its breaker; any failure gives the fallback."""
-        if not breaker.allows(self._clock.monotonic()):
+        """Run one operation within its deadline and its part's breaker; any failure gives the fallback."""
+        breaker = self._reads if part is Part.STORE else self._writes
+        begun = self._clock.monotonic()
+        if not breaker.allows(begun):
             return fallback
         try:
             async with asyncio.timeout(deadline):
@@ -503,10 +541,13 @@ class RedisStore:
         except _FAILURES as error:
             if isinstance(error, TimeoutError):
                 self._lane.renew()
+            now = self._clock.monotonic()
+            self._observe(StoreCall(operation=name, seconds=now - begun, failed=True))
             self._observe(StoreFault(kind=Fault.FAILED))
-            breaker.failed(self._clock.monotonic())
+            breaker.failed(now)
             self._told(part, well=False, reason=_kind(error))
             return fallback
+        self._observe(StoreCall(operation=name, seconds=self._clock.monotonic() - begun, failed=False))
         breaker.succeeded()
         self._told(part, well=True)
         return result

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from proxy.policy.messages import StoredResponse
-from proxy.ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Store
+from proxy.ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Store, Tier
 from proxy.tasks import Tasks
 
 _AT_ONCE: Final = 4096
@@ -30,6 +31,7 @@ class Front(Protocol):
     def keep(self, key: str, entry: StoredResponse) -> bool: ...
     def drop(self, key: str) -> bool: ...
     def empty(self) -> None: ...
+    def tiers(self) -> tuple[Tier, ...]: ...
 
 
 class Back(Store, Protocol):
@@ -192,3 +194,11 @@ class TieredStore:
     async def count(self) -> KeyCount | None:
         """See ports.Store."""
         return await self._back.count()
+
+    def tiers(self) -> tuple[Tier, ...]:
+        """See ports.Store."""
+        return (*(replace(tier, name="hot") for tier in self._front.tiers()), *self._back.tiers())
+
+    def breakers(self) -> Mapping[str, bool]:
+        """See ports.Store."""
+        return self._back.breakers()

@@ -9,7 +9,8 @@ import pytest
 from proxy.adapters.log import Log, Style
 from proxy.errors import Source
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.ports import Exchange, Health, Part, Stored, Unkept
+from proxy.policy.usage import Usage
+from proxy.ports import Exchange, Health, Part, StoreCall, Stored, Unkept, Worked
 
 KEY = "0123456789abcdef" * 4
 HIT = CacheStatus(result=Result.HIT, ttl=5)
@@ -159,6 +160,17 @@ def test_letters_of_any_script_are_shown():
     assert "  模型-é🙂  " in written(replace(EXCHANGE, model="模型-é🙂"))
 
 
+def test_what_metrics_alone_are_for_is_not_in_the_log():
+    silent = (
+        Worked(operation="generate", model="tiny", usage=Usage(output_tokens=1)),
+        StoreCall(operation="get", seconds=0.1, failed=True),
+    )
+    traced = replace(EXCHANGE, trace="4bf92f3577b34da6a3ce929d0e0e4736")
+    for style in Style:
+        assert written(*silent, style=style, development=True) == ""
+        assert written(traced, style=style, development=True) == written(EXCHANGE, style=style, development=True)
+
+
 def test_json_is_one_object_a_line_with_every_member_of_the_fact():
     first, second, third = map(
         json.loads,
@@ -187,6 +199,7 @@ def test_json_is_one_object_a_line_with_every_member_of_the_fact():
         "key": KEY,
         "seconds": 0.0123,
         "first_byte": 0.01,
+        "first_token": None,
         "upstream_seconds": None,
         "items": 0,
         "items_known": 0,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_hit_counts_as_one_and_saves_what_it_saved(metrics):
     assert value(metrics, "saved_seconds_total", endpoint="generate") == 5.0
     assert value(metrics, "collapsed_total", endpoint="generate") is None
     assert value(metrics, "misses_total", endpoint="generate") is None
-    assert value(metrics, "requests_total", endpoint="generate", model="tiny", cache="hit", status="200") == 2
+    assert value(metrics, "requests_total", endpoint="generate", model="tiny:latest", cache="hit", status="200") == 2
 
 
 def test_a_collapsed_request_is_a_hit_and_reported_apart(metrics):
@@ -132,9 +133,9 @@ def test_the_models_of_a_label_are_bounded(metrics):
         metrics(replace(EXCHANGE, model=f"m{number}"))
     metrics(replace(EXCHANGE, model="m0"))
     labels = {"endpoint": "generate", "cache": "hit", "status": "200"}
-    assert value(metrics, "requests_total", model="m0", **labels) == 2
-    assert value(metrics, "requests_total", model="m49", **labels) == 1
-    assert value(metrics, "requests_total", model="m50", **labels) is None
+    assert value(metrics, "requests_total", model="m0:latest", **labels) == 2
+    assert value(metrics, "requests_total", model="m49:latest", **labels) == 1
+    assert value(metrics, "requests_total", model="m50:latest", **labels) is None
     assert value(metrics, "requests_total", model="other", **labels) == 150
     metrics(replace(EXCHANGE, model=""))
     assert value(metrics, "requests_total", model="", **labels) == 1
@@ -150,12 +151,12 @@ def test_every_name_has_the_prefix_and_a_meaning(metrics):
     families = list(metrics.registry.collect())
     assert len(families) > 10
     for family in families:
-        assert family.name.startswith(PREFIX)
+        assert family.name.startswith((PREFIX, "process_"))
         assert family.documentation.endswith(".")
 
 
 def test_the_version_is_a_label(metrics):
-    assert value(metrics, "build_info", version=__version__) == 1
+    assert value(metrics, "build_info", version=__version__, python=platform.python_version()) == 1
 
 
 def test_it_renders_as_prometheus_reads_it(metrics):

@@ -47,7 +47,7 @@ class Conversation:
 
 @dataclass(slots=True)
 class ByteUpstream:
-    """The listening side. `seen` are the conversations so far; tags and version are answered by themselves."""
+    """The listening side. `seen` are the conversations so far; what the proxy looks at of itself is answered so."""
 
     script: Script
     url: str = ""
@@ -58,6 +58,7 @@ class ByteUpstream:
 
 TAGS = b'{"models":[{"name":"tiny:latest","model":"tiny:latest","digest":"d1"},{"name":"all-minilm:latest","digest":"d2"}]}'
 VERSION = b'{"version":"0.24.0"}'
+LOADED = b'{"models":[]}'
 
 
 def whole(body: bytes, *, status: str = "200 OK", kind: str = "application/json; charset=utf-8") -> bytes:
@@ -73,8 +74,9 @@ async def byte_upstream(script: Script) -> AsyncIterator[ByteUpstream]:
         try:
             while True:
                 talk = Conversation(reader, writer, head=await reader.readuntil(b"\r\n\r\n"))
-                if talk.request_line in (b"GET /api/tags HTTP/1.1", b"GET /api/version HTTP/1.1"):
-                    await talk.write(whole(TAGS if b"tags" in talk.request_line else VERSION))
+                own = {b"/api/tags": TAGS, b"/api/version": VERSION, b"/api/ps": LOADED}
+                if talk.head.startswith(b"GET ") and talk.head.split()[1] in own:
+                    await talk.write(whole(own[talk.head.split()[1]]))
                     continue
                 upstream.seen.append(talk)
                 await script(talk)

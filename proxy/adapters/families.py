@@ -1,0 +1,180 @@
+"""Families of samples: counters, gauges and histograms that a scrape reads, and how they are written down.
+
+prometheus-client's own take a lock for each addition, one value at a time, and hold no exemplar of our choice; they
+also take several times as long to write. What is read of them (`collect`) is prometheus-client's, so that all that
+works on a registry works on these.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple, TypeAlias
+
+from prometheus_client.core import Exemplar, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+Labels: TypeAlias = tuple[str, ...]
+"""The values of a family's labels, in the order of their names."""
+
+TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_METRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+_OPEN_METRICS: Final = "application/openmetrics-text"
+
+
+class Row(NamedTuple):
+    """One sample; `bound` is the upper bound of a bucket, empty where it is none."""
+
+    suffix: str
+    labels: Labels
+    value: float
+    bound: str = ""
+    exemplar: Exemplar | None = None
+
+
+class Family(Collector):
+    """Samples of one name; `name` is without the suffixes that its kind brings, `text` one line that explains it."""
+
+    kind = ""
+    suffix = ""
+
+    def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
+        self.name = name
+        self.text = text
+        self.labels = labels
+        self._written: dict[Labels, str] = {}
+
+    def rows(self) -> Iterator[Row]:
+        """Give the samples."""
+        raise NotImplementedError
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus-client's Collector."""
+        metric = Metric(self.name, self.text, self.kind)
+        for row in self.rows():
+            labels = dict(zip(self.labels, row.labels, strict=True)) | ({"le": row.bound} if row.bound else {})
+            metric.add_sample(self.name + row.suffix, labels, row.value, exemplar=row.exemplar)
+        yield metric
+
+    def written(self, *, open_metrics: bool) -> str:
+        """Give the family as text, with exemplars in OpenMetrics."""
+        name = self.name if open_metrics else self.name + self.suffix
+        lines = [f"# HELP {name} {self.text}", f"# TYPE {name} {self.kind}"]
+        for row in self.rows():
+            labels = self._written.get(row.labels)
+            if labels is None:
+                labels = self._written[row.labels] = self._labels(row.labels)
+            if row.bound:
+                labels = f'{labels},le="{row.bound}"' if labels else f'le="{row.bound}"'
+            exemplar = _exemplar(row.exemplar) if open_metrics and row.exemplar is not None else ""
+            place = f"{{{labels}}}" if labels else ""
+            lines.append(f"{self.name}{row.suffix}{place} {float(row.value)!r}{exemplar}")
+        lines.append("")
+        return "\n".join(lines)
+
+    def _labels(self, values: Labels) -> str:
+        return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(self.labels, values, strict=True)))
+
+
+class Counter(Family):
+    """Counts what only grows."""
+
+    kind = "counter"
+    suffix = "_total"
+
+    def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
+        super().__init__(name, text, labels)
+        self._values: dict[Labels, float] = {}
+
+    def inc(self, *labels: str, by: float = 1) -> None:
+        """Add to one sample."""
+        self._values[labels] = self._values.get(labels, 0) + by
+
+    def replace(self, values: Mapping[Labels, float]) -> None:
+        """Take over what somebody else counts."""
+        self._values = dict(values)
+
+    def rows(self) -> Iterator[Row]:
+        """See Family."""
+        return (Row(self.suffix, labels, value) for labels, value in self._values.items())
+
+
+class Gauge(Family):
+    """Tells how things stand."""
+
+    kind = "gauge"
+
+    def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
+        super().__init__(name, text, labels)
+        self._values: dict[Labels, float] = {}
+
+    def set(self, value: float, *labels: str) -> None:
+        """Set one sample."""
+        self._values[labels] = value
+
+    def replace(self, values: Mapping[Labels, float]) -> None:
+        """Set all samples: those that are not among them are gone."""
+        self._values = dict(values)
+
+    def rows(self) -> Iterator[Row]:
+        """See Family."""
+        return (Row("", labels, value) for labels, value in self._values.items())
+
+
+class Histogram(Family):
+    """Counts values by size, many at once where there are many; `bounds` are the buckets' upper ones, ascending."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, text: str, labels: Labels, bounds: Sequence[float]) -> None:
+        super().__init__(name, text, labels)
+        self._bounds = bounds
+        self._names = (*map(floatToGoString, bounds), "+Inf")
+        self._counts: dict[Labels, list[int]] = {}
+        self._sums: dict[Labels, float] = {}
+        self._exemplars: dict[tuple[Labels, int], Exemplar] = {}
+
+    def observe(self, labels: Labels, values: Sequence[float]) -> None:
+        """Count values, each in the first bucket whose bound is not below it."""
+        if not values:
+            return
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = [0] * len(self._names)
+        for value in values:
+            counts[bisect_left(self._bounds, value)] += 1
+        self._sums[labels] = self._sums.get(labels, 0.0) + sum(values)
+
+    def exemplify(self, labels: Labels, value: float, trace: str, now: float) -> None:
+        """Name the trace that a value is of, in the place of its bucket's last one; `now` is Unix time."""
+        self._exemplars[labels, bisect_left(self._bounds, value)] = Exemplar({"trace_id": trace}, value, now)
+
+    def rows(self) -> Iterator[Row]:
+        """See Family. A bucket holds what is not above its bound."""
+        for labels, counts in self._counts.items():
+            for at, (bound, count) in enumerate(zip(self._names, accumulate(counts), strict=True)):
+                yield Row("_bucket", labels, count, bound, self._exemplars.get((labels, at)))
+            yield Row("_count", labels, sum(counts))
+            yield Row("_sum", labels, self._sums[labels])
+
+
+def wants_open_metrics(accept: str) -> bool:
+    """Whether an Accept field asks for OpenMetrics in a version that is written here."""
+    for member in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in member.split(";"))
+        told = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
+        refused = not told.get("q", "1").strip("0.")
+        if kind == _OPEN_METRICS and told.get("version", "1").startswith("1") and not refused:
+            return True
+    return False
+
+
+def _exemplar(exemplar: Exemplar) -> str:
+    labels = ",".join(f'{name}="{value}"' for name, value in exemplar.labels.items())
+    return f" # {{{labels}}} {exemplar.value!r} {exemplar.timestamp}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.policy import endpoints
+from proxy.policy.messages import ResponseHead
+from proxy.policy.usage import Passing, Usage, generates, model, says, speaks, told
+from tests.support.servers import data
+
+RECORDING: dict[str, Any] = json.loads(data("wire").joinpath("ollama-0.24.json").read_text("utf-8"))
+NATIVE = Usage(prompt_tokens=3, output_tokens=8, prompt_seconds=0.25, output_seconds=1.5, load_seconds=4.0)
+DURATIONS = (
+    b'"total_duration":6000000000,"load_duration":4000000000,"prompt_eval_count":3,"prompt_eval_duration":250000000,'
+    b'"eval_count":8,"eval_duration":1500000000}'
+)
+
+
+def chunks_of(case: dict[str, Any]) -> list[bytes]:
+    response = case["response"]
+    if response["chunks"] is None:
+        return [(response["body"] or "").encode()]
+    return [chunk["data"].encode() for chunk in response["chunks"]]
+
+
+def documents(chunks: list[bytes]) -> list[dict[str, Any]]:
+    """Read an answer as a client does: all of it, line by line."""
+    lines = (line.removeprefix(b"data: ") for line in b"".join(chunks).splitlines())
+    return [json.loads(line) for line in lines if line.startswith(b"{")]
+
+
+def recorded(documents: list[dict[str, Any]]) -> Usage | None:
+    """What the recording says, read in full."""
+    usage = [found for document in documents if (found := document.get("usage")) is not None]
+    if usage:
+        prompt = usage[-1].get("prompt_tokens", usage[-1].get("input_tokens"))
+        return Usage(
+            prompt_tokens=prompt, output_tokens=usage[-1].get("completion_tokens", usage[-1].get("output_tokens"))
+        )
+    last = documents[-1] if documents else {}
+    if "total_duration" not in last:
+        return None
+    seconds = {
+        ours: None if theirs not in last else pytest.approx(last[theirs] / 1e9)
+        for ours, theirs in (
+            ("prompt_seconds", "prompt_eval_duration"),
+            ("output_seconds", "eval_duration"),
+            ("load_seconds", "load_duration"),
+        )
+    }
+    return Usage(prompt_tokens=last.get("prompt_eval_count"), output_tokens=last.get("eval_count"), **seconds)
+
+
+WORKING = {
+    name: case
+    for name, case in RECORDING.items()
+    if generates(endpoints.find(case["request"]["method"], case["request"]["path"])[0])
+}
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_what_ollama_said_is_found_at_the_end_of_what_it_sent(name: str) -> None:
+    chunks = chunks_of(WORKING[name])
+    passing = Passing()
+    for chunk in chunks:
+        passing.add(chunk)
+    read = documents(chunks)
+    expected = recorded(read)
+    assert told(passing.tail) == expected
+    if expected is not None:
+        assert model(passing) == read[0]["model"]
+
+
+def test_the_recording_says_enough_to_be_a_test() -> None:
+    found = [recorded(documents(chunks_of(case))) for case in WORKING.values()]
+    assert sum(usage is not None and usage.output_seconds is not None for usage in found) > 15
+    assert sum(usage is not None and usage.output_seconds is None for usage in found) > 5
+    assert sum(usage is None for usage in found) > 5
+
+
+@pytest.mark.parametrize("name", [name for name, case in WORKING.items() if case["response"]["chunks"]])
+def test_a_stream_speaks_from_its_first_piece_of_text_on(name: str) -> None:
+    case = WORKING[name]
+    endpoint, _ = endpoints.find(case["request"]["method"], case["request"]["path"])
+    fields = tuple((key.encode(), value.encode()) for key, value in case["response"]["headers"])
+    streamed = "json;" not in str(case["response"]["headers"]) and "embed" not in name
+    head = ResponseHead(status=int(case["response"]["status_line"].split()[1]), reason="", fields=fields)
+    assert speaks(endpoint, head) is streamed
+    if streamed:
+        said = [says(chunk) for chunk in chunks_of(case)]
+        assert said[0]
+        assert not says(chunks_of(case)[-1])  # it ends with figures, and no text
+
+
+@pytest.mark.parametrize(
+    ("chunk", "expected"),
+    [
+        pytest.param(b'{"model":"m","response":"","done":false}\n', False, id="nothing"),
+        pytest.param(b'{"model":"m","response":"\\"","done":false}\n', True, id="a-quote"),
+        pytest.param(b'{"model":"m","response":"","thinking":"Hm","done":false}\n', True, id="a-thought"),
+        pytest.param(
+            b'{"message":{"role":"assistant","content":"","tool_calls":[{"function":{}}]}}\n', True, id="tool"
+        ),
+        pytest.param(b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n', False, id="role"),
+        pytest.param(b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n', True, id="delta"),
+        pytest.param(b'data: {"choices":[{"delta":{"reasoning":"Hm"}}]}\n\n', True, id="reasoning"),
+        pytest.param(b'data: {"type":"content_block_start","content_block":{"type":"text","text":""}}\n\n', False),
+        pytest.param(b'data: {"delta":{"type":"text_delta","text":"Hi"}}\n\n', True, id="text-delta"),
+        pytest.param(b'data: {"delta":{"type":"input_json_delta","partial_json":"{"}}\n\n', True, id="json-delta"),
+        pytest.param(b'data: {"response":{"text":{"format":{"type":"text"}},"output":[]}}\n\n', False, id="created"),
+        pytest.param(b'data: {"delta":"Hi","type":"response.output_text.delta"}\n\n', True, id="response-delta"),
+        pytest.param(b"data: [DONE]\n\n", False, id="done"),
+    ],
+)
+def test_what_counts_as_said(chunk: bytes, expected: bool) -> None:
+    assert says(chunk) is expected
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        pytest.param(b'{"model":"m","done":true,' + DURATIONS, NATIVE, id="whole"),
+        pytest.param(b'1,2,3],"done":true,' + DURATIONS + b"\n", NATIVE, id="cut-off-in-a-long-context"),
+        pytest.param(DURATIONS[:-1] + b',"logprobs":[{"token":"a"}]}', NATIVE, id="more-behind"),
+        pytest.param(b'{"arguments":{"total_duration":1}},' + DURATIONS, NATIVE, id="a-name-alike-before"),
+        pytest.param(b'{"response":"\\"total_duration\\":1","done":false}', None, id="only-said"),
+        pytest.param(b'{"response":"\\"usage\\":{\\"prompt_tokens\\":9}","done":false}', None, id="only-said-too"),
+        pytest.param(DURATIONS[:-1], None, id="broken-off"),
+        pytest.param(b'"total_duration":"x","eval_count":-1,"prompt_eval_count":true}', None, id="no-numbers"),
+        pytest.param(b'"total_duration":5,"eval_count":2}', Usage(output_tokens=2), id="what-is-zero-is-left-out"),
+        pytest.param(b'"usage":null}', None, id="no-usage"),
+        pytest.param(b'"usage":{"total_tokens":1}}', None, id="usage-of-nothing"),
+        pytest.param(
+            b'"usage":{"input_tokens":1,"output_tokens":0}}\n"usage":{"input_tokens":2,"output_tokens":5}}\n\nevent: x',
+            Usage(prompt_tokens=2, output_tokens=5),
+            id="the-last-usage",
+        ),
+        pytest.param(
+            b'"usage":{"input_tokens":2,"input_tokens_details":{"cached_tokens":0},"output_tokens":4},"metadata":{}}',
+            Usage(prompt_tokens=2, output_tokens=4),
+            id="of-responses",
+        ),
+        pytest.param(b'"usage":{"prompt_tokens":7,"total_tokens":7}}', Usage(prompt_tokens=7), id="of-embeddings"),
+        pytest.param(b'"usage":' + b'{"a":' * 5000, None, id="deep"),
+        pytest.param(b'"usage":{"prompt_tokens":\xff}', None, id="no-utf-8"),
+        pytest.param(b"", None, id="empty"),
+    ],
+)
+def test_what_the_last_bytes_say(tail: bytes, expected: Usage | None) -> None:
+    assert told(tail) == expected
+
+
+@pytest.mark.parametrize("size", [1, 7, 200, 8191, 8192, 8193, 16384, 16385, 70_000, 200_000])
+def test_only_the_first_and_the_last_bytes_are_kept(size: int) -> None:
+    body = bytes(range(256)) * 800
+    passing = Passing()
+    for start in range(0, len(body), size):
+        passing.add(body[start : start + size])
+        assert len(passing._parts) <= 16384 // 64
+    assert sum(map(len, passing._parts)) <= 16384
+    assert passing.tail == body[-8192:]
+    assert passing.head == body[:4096]
