@@ -374,12 +374,17 @@ class Exchanges:
     async def _pass(self, answer: Answer, head: ResponseHead, course: Course, passing: Passing) -> None:
         """Hand an answer on chunk by chunk; it is not ended yet."""
         course.silent = usage.speaks(course.endpoint, head)
-        await course.client.begin(head, answer.length)
-        async for chunk in answer.chunks():
+        client = course.client
+        await client.begin(head, answer.length)
+
+        def hand_on(chunk: bytes) -> bool:
             passing.add(chunk)
             if course.silent:
                 self._hear(course, chunk)
-            await course.client.write(chunk)
+            return client.put(chunk)
+
+        while not await answer.pour(hand_on):
+            await client.flush()
 
     @contextmanager
     def _working(self, course: Course, head: ResponseHead) -> Iterator[Passing]:

@@ -62,6 +62,10 @@ class Client(Protocol):
 
     async def begin(self, head: ResponseHead, length: int | None) -> None: ...
     async def write(self, chunk: bytes) -> None: ...
+    def put(self, chunk: bytes) -> bool:
+        """Write without waiting; whether more may follow at once, or `flush` is to be waited for."""
+
+    async def flush(self) -> None: ...
     async def finish(self, last: bytes = b"") -> None:
         """End the body, with its `last` chunk in one piece; who has left by then has had all of the others."""
 
@@ -83,6 +87,12 @@ class Answer(Protocol):
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Let `take` have each piece in the very turn in which it arrives, as long as it says True.
+
+        Gives True at the end of the body; raises ProxyError when it breaks off, and what `take` raises.
+        """
 
 
 Body: TypeAlias = bytes | AsyncIterator[bytes] | None

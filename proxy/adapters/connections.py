@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp.client_proto import ResponseHandler
@@ -18,7 +19,24 @@ _IDLE: Final = 15.0
 
 
 class Connection(ResponseHandler):
-    """aiohttp's protocol; reading is resumed only where it was paused, and not after every chunk."""
+    """aiohttp's protocol. Reading is resumed only where it was paused, and not after every chunk.
+
+    `arrived` is called when something came, or nothing will come any more: before the event loop goes on.
+    """
+
+    arrived: Callable[[], None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        super().data_received(data)
+        if self.arrived is not None:
+            self.arrived()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
+        if self.arrived is not None:
+            self.arrived()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
         """See BaseProtocol."""

@@ -153,13 +153,16 @@ class _HttpClient:
 
     async def begin(self, head: ResponseHead, length: int | None) -> None:
         self._write(self._head(head, length))
-        await self._flush()
+        await self.flush()
 
     async def write(self, chunk: bytes) -> None:
-        if self._bodyless:
-            return
-        self._write_chunk(chunk)
-        await self._flush()
+        if not self.put(chunk):
+            await self.flush()
+
+    def put(self, chunk: bytes) -> bool:
+        if not self._bodyless:
+            self._write_chunk(chunk)
+        return not self._connection.is_paused
 
     def _write_chunk(self, chunk: bytes, after: bytes = b"") -> None:
         self.sent += len(chunk)
@@ -192,7 +195,7 @@ class _HttpClient:
             self._write(lines)
             self._write(body)
         self._end()
-        await self._flush()
+        await self.flush()
 
     def _end(self) -> None:
         """All of the answer is written: on a connection that stays, the next one may follow."""
@@ -230,7 +233,7 @@ class _HttpClient:
         self.first_byte_at = self._listener.clock.monotonic()
         return rendered(head, framing, minor=0 if self._old else 1)
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Wait while the client reads too slowly."""
         if not self._connection.is_paused:
             return

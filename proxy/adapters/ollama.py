@@ -43,13 +43,17 @@ _ERRORS: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 class _Answer:
     """See ports.Answer. `message` and `content` are aiohttp's: what its parser read, and its stream of the body."""
 
-    def __init__(self, message: Any, content: aiohttp.StreamReader) -> None:
+    def __init__(self, message: Any, content: aiohttp.StreamReader, connection: Connection) -> None:
         self.message = message
         self.content = content
         lines = message.raw_headers
         self.head = ResponseHead(status=message.code, reason=message.reason or "", fields=lines)
         self.length = _length(lines)
+        self._connection = connection
         self._chunked = first(lines, _CODING) is not None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._taken = 0
 
     def arrived(self) -> bytes | None:
         """See ports.Answer."""
@@ -62,21 +66,68 @@ class _Answer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """See ports.Answer. A chunk of Ollama's is one piece up to 64 KiB, in however many reads it comes."""
-        content = self.content
-        parts: list[bytes] = []
-        size = 0
         try:
-            while not content.at_eof():
-                part, ends = await content.readchunk()
-                if part:
-                    parts.append(part)
-                    size += len(part)
-                if parts and (ends or not self._chunked or size >= _PIECE):
-                    yield parts[0] if len(parts) == 1 else b"".join(parts)
-                    parts.clear()
-                    size = 0
+            while not self.content.at_eof():
+                chunk = self._chunk(*await self.content.readchunk())
+                if chunk:
+                    yield chunk
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """See ports.Answer."""
+        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def go_on() -> None:
+            if ended.done():
+                return
+            try:
+                while chunk := self._next():
+                    if not take(chunk):
+                        ended.set_result(False)
+                        return
+                if self.content.at_eof():
+                    ended.set_result(True)
+            except Exception as error:  # noqa: BLE001 - whoever waits raises it
+                ended.set_exception(error)
+
+        self._connection.arrived = go_on
+        try:
+            go_on()
+            return await ended
+        except _ERRORS as error:
+            raise unreachable(_BROKE_OFF) from error
+        finally:
+            self._connection.arrived = None
+
+    def _next(self) -> bytes | None:
+        """Give a chunk that is there, without waiting for one."""
+        content = self.content
+        while content.exception() is not None or content.total_bytes > self._taken or self._parts:
+            reading = content.readchunk()
+            try:
+                reading.send(None)
+            except StopIteration as read:
+                if chunk := self._chunk(*read.value):
+                    return chunk
+                if content.at_eof():
+                    return None
+            else:
+                reading.close()
+                return None
+        return None
+
+    def _chunk(self, part: bytes, ends: bool) -> bytes | None:  # noqa: FBT001 - as aiohttp gives them
+        """Give what was read as soon as it is a chunk, or as much as one may be."""
+        self._parts.append(part)
+        self._size += len(part)
+        self._taken += len(part)
+        if not self._size or not (ends or not self._chunked or self._size >= _PIECE):
+            return None
+        chunk = part if self._size == len(part) else b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return chunk
 
     @property
     def is_sound(self) -> bool:
@@ -262,7 +313,7 @@ class Ollama:
             while asked.answer is None:
                 message, content = await connection.read()
                 if message.code not in _INTERIM or message.code == _SWITCHING:
-                    asked.answer = _Answer(message, content)
+                    asked.answer = _Answer(message, content, connection)
         except BaseException as error:
             self._leave(asked)
             if isinstance(body, _Upload) and body.failure is not None:
