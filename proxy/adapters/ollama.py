@@ -77,10 +77,13 @@ class _Answer:
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
         """See ports.Answer."""
         ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        busy = False
 
         def go_on() -> None:
-            if ended.done():
+            nonlocal busy
+            if busy or ended.done():  # reading lets a paused connection go on, which brings more
                 return
+            busy = True
             try:
                 while chunk := self._next():
                     if not take(chunk):
@@ -90,6 +93,8 @@ class _Answer:
                     ended.set_result(True)
             except Exception as error:  # noqa: BLE001 - whoever waits raises it
                 ended.set_exception(error)
+            finally:
+                busy = False
 
         self._connection.arrived = go_on
         try:
