@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from proxy import __version__
 from proxy.policy.labels import Labels
 from proxy.policy.status import Detail, Result
+from proxy.policy.sums import Across, Snapshot
 from proxy.ports import Event, Exchange, Health, Part, Repeated, Stored, StoreFault, Unkept
 
 _PREFIX: Final = "ollama_cache_proxy_"
@@ -25,16 +27,18 @@ _BUCKETS: Final = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0),
 )
 _MAX_MODELS: Final = 50
+_RATIO: Final = _PREFIX + "hit_ratio"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What docs/metrics.md says of one metric."""
+    """What docs/metrics.md says of one metric, and how those of several processes become one."""
 
     name: str
     kind: str
     labels: tuple[str, ...]
     text: str
+    across: Across
 
 
 class _Histogram(Collector):
@@ -62,6 +66,30 @@ class _Histogram(Collector):
             bounds = (*map(floatToGoString, _BUCKETS), "+Inf")
             family.add_metric(values, list(zip(bounds, accumulate(counts), strict=True)), self._sums[values])
         yield family
+
+
+class _Together(Collector):
+    """The families of a registry with the samples of a snapshot: what several processes counted."""
+
+    def __init__(self, registry: CollectorRegistry, snapshot: Snapshot) -> None:
+        self._registry = registry
+        self._samples = {family: samples for family, _, samples in snapshot}
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus-client's Collector."""
+        hits, misses = (self._sum(_PREFIX + name) for name in ("hits", "misses"))
+        for family in self._registry.collect():
+            family.samples = [Sample(name, dict(labels), value) for name, labels, value in self._samples[family.name]]
+            if family.name == _RATIO:
+                family.samples = [Sample(_RATIO, {}, _ratio(hits, misses))]
+            yield family
+
+    def _sum(self, family: str) -> float:
+        return sum(value for _, _, value in self._samples[family])
+
+
+def _ratio(hits: float, misses: float) -> float:
+    return hits / ((hits + misses) or 1)
 
 
 class Metrics:
@@ -100,14 +128,17 @@ class Metrics:
         self._errors = self._counter("errors", "Exchanges that failed, by whose fault.", "source")
         self._faults = self._counter("store_faults", "Operations that failed, entries damaged or dropped.", "kind")
         self._parts = {
-            Part.UPSTREAM: self._gauge("upstream_up", "Whether Ollama answered last time (1) or not (0)."),
-            Part.STORE: self._gauge("store_up", "Whether the store answered last time (1) or not (0)."),
-            Part.STORE_WRITES: self._gauge("store_writes_up", "Whether the store took the last entry (1) or not (0)."),
+            part: self._gauge(f"{name}_up", f"Whether {text} (1) or not (0).", across=Across.LEAST)
+            for part, name, text in (
+                (Part.UPSTREAM, "upstream", "Ollama answered last time"),
+                (Part.STORE, "store", "the store answered last time"),
+                (Part.STORE_WRITES, "store_writes", "the store took the last entry"),
+            )
         }
         self._parts[Part.STORE_WRITES].set(1)
         ratio = self._gauge("hit_ratio", "Hits by hits and misses since the start, 0 to 1.")
-        ratio.set_function(lambda: self.hits / ((self.hits + self.misses) or 1))
-        info = self._gauge("build_info", "Always 1; the label holds the version.", "version")
+        ratio.set_function(lambda: _ratio(self.hits, self.misses))
+        info = self._gauge("build_info", "Always 1; the label holds the version.", "version", across=Across.MOST)
         info.labels(__version__).set(1)
 
     def __call__(self, event: Event) -> None:
@@ -127,13 +158,32 @@ class Metrics:
             case Health():
                 self._parts[event.part].set(1 if event.well else 0)
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """Give body and Content-Type, in OpenMetrics where `accept` asks for it."""
+    def snapshot(self) -> Snapshot:
+        """Give what this process has counted."""
+        across = {described.name: described.across.value for described in self.described}
+        return [
+            (
+                family.name,
+                across.get(family.name, Across.TOTAL.value),
+                [(sample.name, sample.labels, sample.value) for sample in family.samples],
+            )
+            for family in self.registry.collect()
+        ]
+
+    def render(self, accept: str, together: Snapshot | None = None) -> tuple[bytes, str]:
+        """Give body and Content-Type, in OpenMetrics where `accept` asks for it.
+
+        `together` is what this process and its siblings have counted, where it has any.
+        """
         try:
             encoder, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # a version that is no version
             encoder, content_type = choose_encoder("")
-        return encoder(self.registry), content_type
+        if together is None:
+            return encoder(self.registry), content_type
+        registry = CollectorRegistry()
+        registry.register(_Together(self.registry, together))
+        return encoder(registry), content_type
 
     def _exchange(self, event: Exchange, seconds: Sequence[float], first_bytes: Sequence[float | None]) -> None:
         """Take exchanges in that were alike but for their times."""
@@ -170,8 +220,8 @@ class Metrics:
         self._describe(name + "_total", "counter", text, labels)
         return Counter(_PREFIX + name, text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        self._describe(name, "gauge", text, labels)
+    def _gauge(self, name: str, text: str, *labels: str, across: Across = Across.SUM) -> Gauge:
+        self._describe(name, "gauge", text, labels, across)
         return Gauge(_PREFIX + name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str) -> _Histogram:
@@ -181,5 +231,7 @@ class Metrics:
         self.registry.register(histogram)
         return histogram
 
-    def _describe(self, name: str, kind: str, text: str, labels: tuple[str, ...]) -> None:
-        self.described.append(Description(name=_PREFIX + name, kind=kind, labels=labels, text=text))
+    def _describe(
+        self, name: str, kind: str, text: str, labels: tuple[str, ...], across: Across = Across.TOTAL
+    ) -> None:
+        self.described.append(Description(name=_PREFIX + name, kind=kind, labels=labels, text=text, across=across))

@@ -1,0 +1,483 @@
+"""`serve --workers N`: several processes that look like one, to clients, to Prometheus, and to whoever starts and ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy import app
+from proxy.adapters.siblings import HEARS_WITHIN
+from proxy.app import bind
+from proxy.settings import SettingsError, load, packed, share, unpacked
+from proxy.simulator import Behaviour, Fault, Simulator
+from proxy.workers import supervising
+from tests.support import canary
+from tests.support.processes import Command, serve
+from tests.support.rawhttp import RawAnswer, RawConnection, ask
+from tests.support.servers import RedisServer, free_port
+from tests.support.waiting import until
+
+GENERATE: dict[str, Any] = {"model": "tiny", "prompt": "why", "stream": False}
+CREATE = {"model": "tiny", "from": "tiny2", "system": "x", "stream": False}
+
+
+@dataclass(slots=True)
+class Workers:
+    """A proxy with two workers."""
+
+    command: Command
+    url: str
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' processes."""
+        return [pid for pid in children(self.command.process.pid) if "proxy.cli.worker" in words(pid)]
+
+    async def connect(self, stack: AsyncExitStack) -> RawConnection:
+        """Open a connection that ends with the stack, and have it served once."""
+        connection = await stack.enter_async_context(await RawConnection.open(self.url))
+        assert (await talk(connection, "GET", "/healthz")).status == 200
+        return connection
+
+    async def pair(self, stack: AsyncExitStack) -> tuple[RawConnection, RawConnection]:
+        """Open a connection to each worker."""
+        one, other = await self.connect(stack), await self.connect(stack)
+        assert self.server_of(one) != self.server_of(other)
+        return one, other
+
+    def server_of(self, connection: RawConnection) -> int:
+        """Give the worker that holds a connection."""
+        ours = connection.writer.get_extra_info("sockname")[1]
+        port = int(self.url.rpartition(":")[2])
+        (held,) = [inode for local, remote, inode in sockets() if (local, remote) == (port, ours)]
+        (pid,) = [pid for pid in self.pids if f"socket:[{held}]" in open_files(pid)]
+        return pid
+
+
+def words(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def lives(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def sockets() -> list[tuple[int, int, str]]:
+    """Give the ports and the inode of every TCP socket over IPv4."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [(int(row[1].split(":")[1], 16), int(row[2].split(":")[1], 16), row[9]) for row in rows]
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found.add(str(link.readlink()))
+    return found
+
+
+async def talk(connection: RawConnection, method: str, path: str, body: Any = None) -> RawAnswer:
+    connection.send(method, path, body=None if body is None else json.dumps(body).encode())
+    return await asyncio.wait_for(connection.answer(), 20)
+
+
+async def generate(connection: RawConnection, **more: Any) -> RawAnswer:
+    return await talk(connection, "POST", "/api/generate", GENERATE | more)
+
+
+@asynccontextmanager
+async def workers(simulator: Simulator, *options: str, **environment: str) -> AsyncIterator[Workers]:
+    arguments = ("--workers", "2", "--listen", "127.0.0.1:0", "--upstream", simulator.url, *options)
+    async with serve(*arguments, environment=environment) as command:
+        url = await command.url()
+        await command.line(lambda line: "2 workers serve" in line)
+        running = Workers(command, url)
+        pids = running.pids
+        yield running
+        pids += running.pids if command.process.returncode is None else []
+        if command.process.returncode is None:
+            command.process.kill()
+        await command.end()
+        await until(lambda: not any(map(lives, pids)))
+
+
+@pytest.fixture
+async def two(simulator: Simulator, redis_server: RedisServer) -> AsyncIterator[Workers]:
+    """Two workers with a real Redis."""
+    async with workers(simulator, OCP_REDIS_URL=redis_server.url) as running:
+        yield running
+
+
+async def figures(connection: RawConnection) -> dict[tuple[str, ...], float]:
+    """Give every sample that only grows."""
+    answer = await talk(connection, "GET", "/metrics")
+    return {
+        (sample.name, *map(str, sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.body.decode())
+        for sample in family.samples
+        if family.type in ("counter", "histogram")
+    }
+
+
+def requests(found: dict[tuple[str, ...], float]) -> float:
+    return sum(value for name, value in found.items() if name[0] == "ollama_cache_proxy_requests_total")
+
+
+# Connections.
+
+
+async def test_connections_are_spread_evenly_and_the_start_is_told_once(two: Workers) -> None:
+    async with AsyncExitStack() as stack:
+        served = [two.server_of(await two.connect(stack)) for _ in range(10)]
+        assert sorted(map(served.count, set(served))) == [5, 5]
+        assert (await generate(await two.connect(stack))).field("X-Cache") == "MISS"
+        assert (await generate(await two.connect(stack))).field("X-Cache") == "HIT"
+    for text in ("listens on http", "Connected to Redis", "Connected to Ollama", "Store: "):
+        assert len([line for line in two.command.lines if text in line]) == 1, text
+
+
+async def test_a_connection_that_has_ended_makes_room_where_it_was(two: Workers) -> None:
+    async with AsyncExitStack() as stack:
+        kept, gone = await two.pair(stack)
+        at = two.server_of(gone)
+        for _ in range(5):
+            gone.close()
+            await until(lambda: f":{gone.writer}" and two.pids)
+            gone = await two.connect(stack)
+        assert two.server_of(kept) != at
+
+
+async def test_a_worker_that_is_killed_under_load_costs_nobody_else_anything(two: Workers) -> None:
+    async with AsyncExitStack() as stack:
+        doomed, steady = await two.pair(stack)
+        for _ in range(5):
+            await generate(doomed)
+            await generate(steady)
+        before = await figures(steady)
+        assert requests(before) == 10
+        pid, left = two.server_of(doomed), two.server_of(steady)
+        ended = asyncio.Event()
+        asked = 0
+
+        async def load() -> None:
+            nonlocal asked
+            seen = before
+            while not ended.is_set():
+                assert (await generate(steady)).field("X-Cache") == "HIT"
+                async with await RawConnection.open(two.url) as fresh:
+                    assert (await generate(fresh)).field("X-Cache") == "HIT"
+                asked += 2
+                now = await figures(steady)
+                assert not [name for name, value in seen.items() if now.get(name, -1) < value]
+                seen = now
+
+        loading = asyncio.create_task(load())
+        await until(lambda: asked > 10 or loading.done())
+        os.kill(pid, signal.SIGKILL)
+        await two.command.line(lambda line: f"(process {pid}) was ended by signal 9; another takes its place" in line)
+        await until(lambda: loading.done() or len(set(two.pids) - {pid, left}) == 1)
+        fresh = [await two.connect(stack) for _ in range(1)]
+        while len({two.server_of(connection) for connection in fresh}) < 2 and not loading.done():
+            fresh.append(await two.connect(stack))
+        ended.set()
+        await loading
+        assert await doomed.reader.read() == b""
+        assert requests(await figures(fresh[-1])) <= 10 + asked
+        assert requests(await figures(steady)) >= 10
+
+
+async def test_what_a_worker_had_counted_stays_when_it_has_ended(two: Workers) -> None:
+    async with AsyncExitStack() as stack:
+        doomed, steady = await two.pair(stack)
+        for _ in range(7):
+            await generate(doomed)
+        await generate(steady)
+        assert requests(await figures(steady)) == 8, "a scrape is the last that is seen of the doomed"
+        pid = two.server_of(doomed)
+        os.kill(pid, signal.SIGKILL)
+        await two.command.line(lambda line: "another takes its place" in line)
+        for count in range(9, 12):
+            await generate(steady)
+            assert requests(await figures(steady)) == count
+
+
+async def test_a_worker_that_is_told_to_end_lets_its_clients_finish(two: Workers, simulator: Simulator) -> None:
+    async with AsyncExitStack() as stack:
+        leaving, other = await two.pair(stack)
+        simulator.gate.close()
+        leaving.send("POST", "/api/generate", body=json.dumps(GENERATE).encode())
+        await simulator.arrived(1)
+        os.kill(two.server_of(leaving), signal.SIGTERM)
+        await until(lambda: two.server_of(other))
+        fresh = [await two.connect(stack) for _ in range(3)]
+        assert fresh
+        simulator.gate.open()
+        answer = await asyncio.wait_for(leaving.answer(), 20)
+        assert (answer.status, answer.field("Connection")) == (200, "close")
+        await two.command.line(lambda line: "ended with status 0; another takes its place" in line)
+        assert requests(await figures(other)) == 1
+
+
+# What workers have to know of each other.
+
+
+async def test_a_model_replaced_through_one_worker_is_never_answered_stale_by_the_other(
+    two: Workers, simulator: Simulator
+) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        for number in range(5):
+            first = await generate(other)
+            for _ in range(3):
+                for connection in (one, other):
+                    before = await generate(connection)
+            assert before.field("X-Cache") == "HIT", "by the short way too"
+            assert (await talk(one, "POST", "/api/create", CREATE | {"system": str(number)})).status == 200
+            after = await generate(other)
+            assert after.field("X-Cache") in ("MISS", "BYPASS")
+            assert json.loads(after.body)["response"] != json.loads(first.body)["response"]
+            await until_hit(other)
+
+
+async def until_hit(connection: RawConnection) -> None:
+    async with asyncio.timeout(20):
+        while (await generate(connection)).field("X-Cache") != "HIT":
+            pass
+
+
+async def test_while_a_model_changes_no_worker_answers_for_it_not_even_a_new_one(
+    two: Workers, simulator: Simulator
+) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        await generate(one)
+        await until_hit(other)
+        simulator.fault = lambda received: Fault.HANG if received.target == "/api/create" else None
+        one.send("POST", "/api/create", body=json.dumps(CREATE).encode())
+        await until(lambda: [received for received in simulator.received if received.target == "/api/create"])
+        assert (await generate(other)).field("Cache-Status") == "ollama-cache-proxy; fwd=bypass; detail=no-digest"
+        pid, steady = two.server_of(other), two.server_of(one)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: set(two.pids) - {pid, steady})
+        while two.server_of(new := await two.connect(stack)) == steady:
+            pass
+        assert (await generate(new)).field("Cache-Status") == "ollama-cache-proxy; fwd=bypass; detail=no-digest"
+        os.kill(steady, signal.SIGKILL)  # with it goes the change
+        await until_hit(new)
+
+
+async def test_a_worker_that_is_stalled_holds_up_no_change_and_gets_no_client(
+    two: Workers, simulator: Simulator
+) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        await generate(one)
+        stalled = two.server_of(other)
+        os.kill(stalled, signal.SIGSTOP)
+        try:
+            assert (await talk(one, "POST", "/api/create", CREATE)).status == 200
+            assert (await talk(one, "POST", "/api/cache/clear", {"model": "tiny"})).status == 200
+            assert (await talk(one, "GET", "/api/cache/stats")).status == 200
+            assert (await talk(one, "GET", "/metrics")).status == 200
+            waiting = await stack.enter_async_context(await RawConnection.open(two.url))
+            waiting.send("GET", "/healthz")
+            for _ in range(5):
+                await two.connect(stack)
+        finally:
+            os.kill(stalled, signal.SIGCONT)
+        assert (await asyncio.wait_for(waiting.answer(), 20)).status == 200
+        assert (await generate(other)).field("X-Cache") in ("MISS", "BYPASS")
+
+
+async def test_a_purge_through_one_worker_reaches_a_flight_of_the_other(two: Workers, simulator: Simulator) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        simulator.gate.close()
+        asking = asyncio.create_task(generate(other))
+        await simulator.arrived(1)
+        await talk(one, "POST", "/api/cache/clear", {"model": "tiny"})
+        simulator.gate.open()
+        assert (await asking).field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=purged"
+        assert (await generate(other)).field("X-Cache") == "MISS"
+
+
+@pytest.mark.parametrize("filters", [{}, {"operation": "generate"}])
+async def test_what_one_worker_clears_the_other_has_forgotten_at_once(filters: dict[str, str], two: Workers) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        for _ in range(20):
+            await until_hit(other)
+            assert (await talk(one, "POST", "/api/cache/clear", filters)).body == b'{"cleared":1}'
+            assert (await generate(other)).field("X-Cache") == "MISS"
+
+
+async def test_statistics_add_up_at_once(two: Workers) -> None:
+    async with AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        await generate(one)
+        await until_hit(other)
+        for count in range(2, 10):
+            await generate(other)
+            found = json.loads((await talk(one, "GET", "/api/cache/stats")).body)
+            assert (found["hits"], found["misses"]) == (count, 1)
+
+
+async def test_what_the_store_loses_goes_on_from_what_any_worker_knew(
+    two: Workers, redis_server: RedisServer
+) -> None:
+    async with AsyncExitStack() as stack:
+        idle, busy = await two.pair(stack)
+        await generate(idle)
+        await talk(idle, "GET", "/api/cache/stats")
+        for _ in range(5):
+            await generate(busy)
+        await talk(busy, "GET", "/api/cache/stats")
+        redis_server.client().flushall()
+        await generate(idle)
+        found = json.loads((await talk(idle, "GET", "/api/cache/stats")).body)
+        assert found["hits"] + found["misses"] == 7
+
+
+# The start and the end.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_streams_of_all_workers_are_finished_after_a_signal(
+    number: signal.Signals, two: Workers, simulator: Simulator
+) -> None:
+    async with AsyncExitStack() as stack:
+        pair = await two.pair(stack)
+        simulator.gate.close()
+        for connection in pair:
+            connection.send("POST", "/api/generate", body=json.dumps(GENERATE | {"stream": True}).encode())
+        await simulator.arrived(2)
+        pids = two.pids
+        two.command.process.send_signal(number)
+        await two.command.line(lambda line: "Ending" in line)
+        simulator.gate.open()
+        for connection in pair:
+            answer = await asyncio.wait_for(connection.answer(), 20)
+            assert b'"done":true' in answer.chunks[-1]
+    assert await two.command.end() == 0
+    assert not any(map(lives, pids))
+
+
+async def test_a_second_signal_ends_all_of_them_at_once(two: Workers, simulator: Simulator) -> None:
+    async with AsyncExitStack() as stack:
+        pair = await two.pair(stack)
+        simulator.gate.close()
+        for number, connection in enumerate(pair):
+            connection.send("POST", "/api/generate", body=json.dumps(GENERATE | {"prompt": str(number)}).encode())
+        await simulator.arrived(2)
+        pids = two.pids
+        two.command.process.send_signal(signal.SIGTERM)
+        await two.command.line(lambda line: "Ending" in line)
+        two.command.process.send_signal(signal.SIGTERM)
+        assert await two.command.end() == 128 + signal.SIGTERM
+        await until(lambda: not any(map(lives, pids)))
+
+
+async def test_nothing_is_left_of_a_supervisor_that_is_killed(simulator: Simulator, tmp_path: Path) -> None:
+    """The private store goes with it, too."""
+    async with workers(simulator, TMPDIR=str(tmp_path)) as running, AsyncExitStack() as stack:
+        for connection in await running.pair(stack):
+            assert (await generate(connection)).status == 200
+        (store,) = tmp_path.glob("ocp-*/redis.sock")  # noqa: ASYNC240 - nothing else is waiting
+        reader, _ = await asyncio.open_unix_connection(str(store))
+        found = json.loads((await ask(running.url, "GET", "/api/cache/stats")).body)
+        assert (found["hits"], found["store"]["name"]) == (1, "private valkey-server")
+        pids = running.pids
+        running.command.process.kill()
+        await until(lambda: not any(map(lives, pids)))
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_every_line_of_the_log_comes_whole(simulator: Simulator, redis_server: RedisServer) -> None:
+    more = {"OCP_REDIS_URL": redis_server.url, "OCP_LOG_REQUESTS": "on", "OCP_LOG": "json"}
+    async with workers(simulator, **more) as running, AsyncExitStack() as stack:
+        connections = [await running.connect(stack) for _ in range(8)]
+
+        async def many(connection: RawConnection) -> None:
+            for _ in range(50):
+                await generate(connection)
+
+        await asyncio.gather(*map(many, connections))
+        running.command.process.send_signal(signal.SIGTERM)
+        assert await running.command.end() == 0
+        told = [json.loads(line)["event"] for line in running.command.lines]
+        assert told.count("exchange") == 400
+
+
+WRONG = [
+    (["--workers", "0"], {}, "workers: '0' is not allowed: "),
+    (["--workers", "two"], {}, "workers: 'two' is not allowed: "),
+    (["--workers", "2"], {"OCP_STORE": "memory"}, "workers: 2 is not allowed with store 'memory'"),
+    (["--workers", "2"], {"OCP_STORE": "redis"}, "store: 'redis' is not allowed without a redis_url"),
+    (["--workers", "2", "--listen", "127.0.0.1:{port}", "--upstream", "http://localhost:{port}"], {}, "upstream: "),
+    (["--workers", "2", "--listen", "127.0.0.1:0"], {"OCP_TLS_CERT": "/nowhere"}, "tls_cert: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "environment", "told"), WRONG)
+async def test_what_cannot_be_stops_the_start_with_one_line(
+    arguments: list[str], environment: dict[str, str], told: str
+) -> None:
+    port = str(free_port())
+    async with serve(*(word.replace("{port}", port) for word in arguments), environment=environment) as command:
+        assert await command.end() == 2
+        (line,) = [line for line in command.lines if line.startswith("ollama-cache-proxy: ")]
+        assert line.startswith(f"ollama-cache-proxy: {told}")
+        assert not [line for line in command.lines if "Traceback" in line]
+
+
+async def test_a_port_in_use_stops_the_start_with_one_line(redis_server: RedisServer, simulator: Simulator) -> None:
+    async with serve("--workers", "2", "--listen", f"127.0.0.1:{redis_server.port}") as command:
+        assert await command.end() == 2
+        assert len(command.lines) == 1
+        assert "in use" in command.lines[0]
+
+
+async def test_without_any_redis_the_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "find_server", lambda: None)
+    settings = load(None, {"listen": "127.0.0.1:0", "workers": "2"})
+    with bind(settings.listen) as sock, pytest.raises(SettingsError, match="--redis-url"):
+        async with supervising(settings, sock):
+            pass
+
+
+def test_limits_for_all_are_shared_out() -> None:
+    given = {"workers": "4", "max_connections": "10", "hot_bytes": "0", "max_misses": "3"}
+    settings = share(load(None, given))
+    assert (settings.max_connections, settings.hot_bytes, settings.max_misses) == (2, 0, 1)
+    assert settings.max_buffered_bytes == 64 << 20
+    assert share(load(None, {"workers": "4"})).max_misses is None
+
+
+def test_settings_are_the_same_when_they_arrive() -> None:
+    settings = load(None, {"workers": "2", "redis_url": f"redis://:{canary.PASSWORD}@x", "admin_token": canary.TOKEN})
+    arrived = unpacked(json.loads(json.dumps(packed(settings))))
+    assert arrived == settings
+    assert arrived.redis_url is not None
+    assert canary.PASSWORD in arrived.redis_url.get_secret_value()
+
+
+def test_what_holds_up_a_change_has_a_bound() -> None:
+    assert HEARS_WITHIN <= 0.25
