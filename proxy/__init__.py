@@ -20,7 +20,8 @@
     simulator/     an Ollama with the real wire form, for tests and demo
     cli/           the command line, one module a command
 
-Imports point one way: policy <- ports, errors <- exchange and its like; policy, ports <- adapters; app and workers join them.
+Imports point one way: policy <- ports, errors <- exchange and its like; policy, ports <- adapters; app and workers
+join them.
 """
 
 __version__ = "0.1.0"

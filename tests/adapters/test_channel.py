@@ -53,7 +53,9 @@ async def test_what_is_said_and_asked_is_heard_in_its_order(ends: tuple[Channel,
     assert heard == [("a", 1), ("b", [2, "ü\n"]), ("c", None), ("d", {"e": None})]
 
 
-async def test_an_answer_that_does_not_come_is_waited_for_no_longer(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
+async def test_an_answer_that_does_not_come_is_waited_for_no_longer(
+    ends: tuple[Channel, Channel], tasks: Tasks
+) -> None:
     ours, theirs = ends
     answers = asyncio.Event()
 

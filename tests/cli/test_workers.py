@@ -8,18 +8,19 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import app
 from proxy.adapters.siblings import HEARS_WITHIN
 from proxy.app import bind
 from proxy.settings import SettingsError, load, packed, share, unpacked
-from proxy.simulator import Behaviour, Fault, Simulator
+from proxy.simulator import Behaviour, Fault, Received, Simulator
 from proxy.workers import supervising
 from tests.support import canary
 from tests.support.processes import Command, serve
@@ -37,6 +38,7 @@ class Workers:
 
     command: Command
     url: str
+    names: dict[RawConnection, str] = field(default_factory=dict)
 
     @property
     def pids(self) -> list[int]:
@@ -50,18 +52,30 @@ class Workers:
         return connection
 
     async def pair(self, stack: AsyncExitStack) -> tuple[RawConnection, RawConnection]:
-        """Open a connection to each worker."""
-        one, other = await self.connect(stack), await self.connect(stack)
-        assert self.server_of(one) != self.server_of(other)
+        """Open a connection to each worker, once there are two."""
+        one = await self.connect(stack)
+        async with asyncio.timeout(20):
+            while self.server_of(other := await self.connect(stack)) == self.server_of(one):
+                other.close()
         return one, other
 
     def server_of(self, connection: RawConnection) -> int:
         """Give the worker that holds a connection."""
-        ours = connection.writer.get_extra_info("sockname")[1]
-        port = int(self.url.rpartition(":")[2])
-        (held,) = [inode for local, remote, inode in sockets() if (local, remote) == (port, ours)]
-        (pid,) = [pid for pid in self.pids if f"socket:[{held}]" in open_files(pid)]
+        (pid,) = [pid for pid in self.pids if self.socket_of(connection) in open_files(pid)]
         return pid
+
+    def socket_of(self, connection: RawConnection) -> str:
+        """Give what a connection is called among the files of the worker that holds it."""
+        if connection not in self.names:
+            ends = (int(self.url.rpartition(":")[2]), connection.writer.get_extra_info("sockname")[1])
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            found = {row[9] for row in rows if (port(row[1]), port(row[2])) == ends and row[9] != "0"}
+            (self.names[connection],) = (f"socket:[{inode}]" for inode in found)
+        return self.names[connection]
+
+
+def port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
 
 
 def words(pid: int) -> str:
@@ -78,12 +92,6 @@ def lives(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def sockets() -> list[tuple[int, int, str]]:
-    """Give the ports and the inode of every TCP socket over IPv4."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return [(int(row[1].split(":")[1], 16), int(row[2].split(":")[1], 16), row[9]) for row in rows]
 
 
 def open_files(pid: int) -> set[str]:
@@ -119,11 +127,30 @@ async def workers(simulator: Simulator, *options: str, **environment: str) -> As
         await until(lambda: not any(map(lives, pids)))
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def started(redis_process: RedisServer) -> AsyncIterator[tuple[Workers, Simulator]]:
+    """Two workers with a real Redis, that outlive what is done to them."""
+    async with Simulator(Behaviour(completion_delay=0, embedding_delay=0)) as simulator:
+        async with workers(simulator, OCP_REDIS_URL=redis_process.url) as running:
+            yield running, simulator
+
+
 @pytest.fixture
-async def two(simulator: Simulator, redis_server: RedisServer) -> AsyncIterator[Workers]:
-    """Two workers with a real Redis."""
-    async with workers(simulator, OCP_REDIS_URL=redis_server.url) as running:
-        yield running
+def ollama(started: tuple[Workers, Simulator]) -> Simulator:
+    """Give what stands behind the two workers, as it was at first."""
+    _, simulator = started
+    simulator.fault = None
+    simulator.gate.open()
+    return simulator
+
+
+@pytest.fixture
+def two(started: tuple[Workers, Simulator], redis_server: RedisServer, ollama: Simulator) -> Workers:
+    """Two workers, or soon again two, with an empty Redis."""
+    return started[0]
+
+
+together = pytest.mark.asyncio(loop_scope="module")
 
 
 async def figures(connection: RawConnection) -> dict[tuple[str, ...], float]:
@@ -144,35 +171,43 @@ def requests(found: dict[tuple[str, ...], float]) -> float:
 # Connections.
 
 
+@together
 async def test_connections_are_spread_evenly_and_the_start_is_told_once(two: Workers) -> None:
     async with AsyncExitStack() as stack:
         served = [two.server_of(await two.connect(stack)) for _ in range(10)]
         assert sorted(map(served.count, set(served))) == [5, 5]
-        assert (await generate(await two.connect(stack))).field("X-Cache") == "MISS"
-        assert (await generate(await two.connect(stack))).field("X-Cache") == "HIT"
+        await generate(await two.connect(stack))
+        await until_hit(await two.connect(stack))
     for text in ("listens on http", "Connected to Redis", "Connected to Ollama", "Store: "):
         assert len([line for line in two.command.lines if text in line]) == 1, text
 
 
-async def test_a_connection_that_has_ended_makes_room_where_it_was(two: Workers) -> None:
+@together
+async def test_a_connection_goes_where_there_are_fewest(two: Workers) -> None:
     async with AsyncExitStack() as stack:
         kept, gone = await two.pair(stack)
-        at = two.server_of(gone)
+        emptied = two.server_of(gone)
+        assert emptied != two.server_of(kept)
         for _ in range(5):
-            gone.close()
-            await until(lambda: f":{gone.writer}" and two.pids)
+            await ended(gone, two.socket_of(gone), emptied)
             gone = await two.connect(stack)
-        assert two.server_of(kept) != at
+            assert two.server_of(gone) == emptied
 
 
+async def ended(connection: RawConnection, name: str, pid: int) -> None:
+    """Close a connection, and wait until its worker has."""
+    connection.close()
+    await until(lambda: name not in open_files(pid))
+
+
+@together
 async def test_a_worker_that_is_killed_under_load_costs_nobody_else_anything(two: Workers) -> None:
     async with AsyncExitStack() as stack:
         doomed, steady = await two.pair(stack)
         for _ in range(5):
             await generate(doomed)
-            await generate(steady)
+            await until_hit(steady)
         before = await figures(steady)
-        assert requests(before) == 10
         pid, left = two.server_of(doomed), two.server_of(steady)
         ended = asyncio.Event()
         asked = 0
@@ -192,133 +227,155 @@ async def test_a_worker_that_is_killed_under_load_costs_nobody_else_anything(two
         loading = asyncio.create_task(load())
         await until(lambda: asked > 10 or loading.done())
         os.kill(pid, signal.SIGKILL)
-        await two.command.line(lambda line: f"(process {pid}) was ended by signal 9; another takes its place" in line)
         await until(lambda: loading.done() or len(set(two.pids) - {pid, left}) == 1)
-        fresh = [await two.connect(stack) for _ in range(1)]
-        while len({two.server_of(connection) for connection in fresh}) < 2 and not loading.done():
-            fresh.append(await two.connect(stack))
+        again = asked
+        await until(lambda: loading.done() or asked > again + 10)
         ended.set()
         await loading
         assert await doomed.reader.read() == b""
-        assert requests(await figures(fresh[-1])) <= 10 + asked
-        assert requests(await figures(steady)) >= 10
+        assert any(
+            f"(process {pid}) was ended by signal 9; another takes its place" in line for line in two.command.lines
+        )
+        one, other = await two.pair(stack)
+        assert pid not in (two.server_of(one), two.server_of(other))
 
 
+@together
 async def test_what_a_worker_had_counted_stays_when_it_has_ended(two: Workers) -> None:
     async with AsyncExitStack() as stack:
         doomed, steady = await two.pair(stack)
+        before = requests(await figures(doomed))
         for _ in range(7):
             await generate(doomed)
         await generate(steady)
-        assert requests(await figures(steady)) == 8, "a scrape is the last that is seen of the doomed"
+        assert requests(await figures(steady)) == before + 8, "the last that is seen of the doomed"
         pid = two.server_of(doomed)
         os.kill(pid, signal.SIGKILL)
-        await two.command.line(lambda line: "another takes its place" in line)
+        await two.command.line(lambda line: f"(process {pid}) was ended by signal 9" in line)
         for count in range(9, 12):
             await generate(steady)
-            assert requests(await figures(steady)) == count
+            assert requests(await figures(steady)) == before + count
 
 
-async def test_a_worker_that_is_told_to_end_lets_its_clients_finish(two: Workers, simulator: Simulator) -> None:
+@together
+async def test_a_worker_that_is_told_to_end_lets_its_clients_finish(two: Workers, ollama: Simulator) -> None:
     async with AsyncExitStack() as stack:
         leaving, other = await two.pair(stack)
-        simulator.gate.close()
+        before = requests(await figures(other))
+        ollama.gate.close()
+        arrived = ollama.inferences
         leaving.send("POST", "/api/generate", body=json.dumps(GENERATE).encode())
-        await simulator.arrived(1)
-        os.kill(two.server_of(leaving), signal.SIGTERM)
-        await until(lambda: two.server_of(other))
-        fresh = [await two.connect(stack) for _ in range(3)]
-        assert fresh
-        simulator.gate.open()
+        await ollama.arrived(arrived + 1)
+        pid = two.server_of(leaving)
+        os.kill(pid, signal.SIGTERM)
+        served = {two.server_of(await two.connect(stack)) for _ in range(10)}
+        ollama.gate.open()
         answer = await asyncio.wait_for(leaving.answer(), 20)
         assert (answer.status, answer.field("Connection")) == (200, "close")
         await two.command.line(lambda line: "ended with status 0; another takes its place" in line)
-        assert requests(await figures(other)) == 1
+        assert two.server_of(other) in served
+        assert requests(await figures(other)) == before + 1
 
 
 # What workers have to know of each other.
 
 
-async def test_a_model_replaced_through_one_worker_is_never_answered_stale_by_the_other(
-    two: Workers, simulator: Simulator
-) -> None:
+@together
+async def test_a_model_replaced_through_one_worker_is_never_answered_stale_by_the_other(two: Workers) -> None:
     async with AsyncExitStack() as stack:
         one, other = await two.pair(stack)
         for number in range(5):
-            first = await generate(other)
-            for _ in range(3):
-                for connection in (one, other):
-                    before = await generate(connection)
-            assert before.field("X-Cache") == "HIT", "by the short way too"
+            await until_hit(one)
+            before = await until_hit(other)
             assert (await talk(one, "POST", "/api/create", CREATE | {"system": str(number)})).status == 200
             after = await generate(other)
             assert after.field("X-Cache") in ("MISS", "BYPASS")
-            assert json.loads(after.body)["response"] != json.loads(first.body)["response"]
-            await until_hit(other)
+            assert json.loads(after.body)["response"] != json.loads(before.body)["response"]
 
 
-async def until_hit(connection: RawConnection) -> None:
+async def until_hit(connection: RawConnection) -> RawAnswer:
+    """Ask until it is a hit, and twice more: by the short way too."""
     async with asyncio.timeout(20):
         while (await generate(connection)).field("X-Cache") != "HIT":
             pass
+    await generate(connection)
+    return await generate(connection)
 
 
+@together
 async def test_while_a_model_changes_no_worker_answers_for_it_not_even_a_new_one(
-    two: Workers, simulator: Simulator
+    two: Workers, ollama: Simulator
 ) -> None:
     async with AsyncExitStack() as stack:
         one, other = await two.pair(stack)
-        await generate(one)
+        await until_hit(one)
         await until_hit(other)
-        simulator.fault = lambda received: Fault.HANG if received.target == "/api/create" else None
+        creating = asyncio.Event()
+
+        def fault(received: Received) -> Fault | None:
+            if received.target != "/api/create":
+                return None
+            creating.set()
+            return Fault.HANG
+
+        ollama.fault = fault
         one.send("POST", "/api/create", body=json.dumps(CREATE).encode())
-        await until(lambda: [received for received in simulator.received if received.target == "/api/create"])
+        await creating.wait()
         assert (await generate(other)).field("Cache-Status") == "ollama-cache-proxy; fwd=bypass; detail=no-digest"
         pid, steady = two.server_of(other), two.server_of(one)
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: set(two.pids) - {pid, steady})
-        while two.server_of(new := await two.connect(stack)) == steady:
-            pass
+        new, _ = await two.pair(stack)
+        while two.server_of(new) in (pid, steady):
+            new = await two.connect(stack)
         assert (await generate(new)).field("Cache-Status") == "ollama-cache-proxy; fwd=bypass; detail=no-digest"
-        os.kill(steady, signal.SIGKILL)  # with it goes the change
+        os.kill(steady, signal.SIGKILL)  # with it ends the change
         await until_hit(new)
 
 
-async def test_a_worker_that_is_stalled_holds_up_no_change_and_gets_no_client(
-    two: Workers, simulator: Simulator
+@together
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+async def test_a_worker_that_is_stalled_holds_up_no_change_and_no_other_client(
+    then: signal.Signals, two: Workers
 ) -> None:
+    """What it was handed and has not taken is answered in the end, by itself or by another."""
     async with AsyncExitStack() as stack:
         one, other = await two.pair(stack)
-        await generate(one)
+        await until_hit(other)
         stalled = two.server_of(other)
         os.kill(stalled, signal.SIGSTOP)
         try:
             assert (await talk(one, "POST", "/api/create", CREATE)).status == 200
-            assert (await talk(one, "POST", "/api/cache/clear", {"model": "tiny"})).status == 200
-            assert (await talk(one, "GET", "/api/cache/stats")).status == 200
-            assert (await talk(one, "GET", "/metrics")).status == 200
-            waiting = await stack.enter_async_context(await RawConnection.open(two.url))
-            waiting.send("GET", "/healthz")
+            for method, path in (("POST", "/api/cache/clear"), ("GET", "/api/cache/stats"), ("GET", "/metrics")):
+                assert (await talk(one, method, path)).status == 200
+            handed = [await stack.enter_async_context(await RawConnection.open(two.url)) for _ in range(3)]
+            for connection in handed:
+                connection.send("GET", "/healthz")
+            answers = [asyncio.create_task(connection.answer()) for connection in handed]
+            await asyncio.wait(answers, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+            assert not all(answer.done() for answer in answers)
             for _ in range(5):
                 await two.connect(stack)
         finally:
-            os.kill(stalled, signal.SIGCONT)
-        assert (await asyncio.wait_for(waiting.answer(), 20)).status == 200
-        assert (await generate(other)).field("X-Cache") in ("MISS", "BYPASS")
+            os.kill(stalled, then)
+        for answer in answers:
+            assert (await asyncio.wait_for(answer, 20)).status == 200
 
 
-async def test_a_purge_through_one_worker_reaches_a_flight_of_the_other(two: Workers, simulator: Simulator) -> None:
+@together
+async def test_a_purge_through_one_worker_reaches_a_flight_of_the_other(two: Workers, ollama: Simulator) -> None:
     async with AsyncExitStack() as stack:
         one, other = await two.pair(stack)
-        simulator.gate.close()
-        asking = asyncio.create_task(generate(other))
-        await simulator.arrived(1)
+        ollama.gate.close()
+        arrived = ollama.inferences
+        asking = asyncio.create_task(generate(other, prompt="purged"))
+        await ollama.arrived(arrived + 1)
         await talk(one, "POST", "/api/cache/clear", {"model": "tiny"})
-        simulator.gate.open()
+        ollama.gate.open()
         assert (await asking).field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=purged"
-        assert (await generate(other)).field("X-Cache") == "MISS"
+        assert (await generate(other, prompt="purged")).field("X-Cache") == "MISS"
 
 
+@together
 @pytest.mark.parametrize("filters", [{}, {"operation": "generate"}])
 async def test_what_one_worker_clears_the_other_has_forgotten_at_once(filters: dict[str, str], two: Workers) -> None:
     async with AsyncExitStack() as stack:
@@ -329,69 +386,70 @@ async def test_what_one_worker_clears_the_other_has_forgotten_at_once(filters: d
             assert (await generate(other)).field("X-Cache") == "MISS"
 
 
+@together
 async def test_statistics_add_up_at_once(two: Workers) -> None:
     async with AsyncExitStack() as stack:
         one, other = await two.pair(stack)
-        await generate(one)
         await until_hit(other)
-        for count in range(2, 10):
+        before = await hits(one)
+        for count in range(1, 10):
             await generate(other)
-            found = json.loads((await talk(one, "GET", "/api/cache/stats")).body)
-            assert (found["hits"], found["misses"]) == (count, 1)
+            assert await hits(one) == before + count
 
 
-async def test_what_the_store_loses_goes_on_from_what_any_worker_knew(
-    two: Workers, redis_server: RedisServer
-) -> None:
+async def hits(connection: RawConnection) -> int:
+    found: dict[str, int] = json.loads((await talk(connection, "GET", "/api/cache/stats")).body)
+    return found["hits"]
+
+
+@together
+async def test_what_the_store_loses_goes_on_from_what_any_worker_knew(two: Workers, redis_server: RedisServer) -> None:
     async with AsyncExitStack() as stack:
         idle, busy = await two.pair(stack)
-        await generate(idle)
-        await talk(idle, "GET", "/api/cache/stats")
-        for _ in range(5):
-            await generate(busy)
-        await talk(busy, "GET", "/api/cache/stats")
+        await until_hit(idle)
+        before = await hits(idle)
+        await until_hit(busy)
+        known = await hits(busy)
+        assert known > before
         redis_server.client().flushall()
-        await generate(idle)
-        found = json.loads((await talk(idle, "GET", "/api/cache/stats")).body)
-        assert found["hits"] + found["misses"] == 7
+        assert await hits(idle) == known
 
 
 # The start and the end.
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_streams_of_all_workers_are_finished_after_a_signal(
-    number: signal.Signals, two: Workers, simulator: Simulator
+    simulator: Simulator, redis_server: RedisServer
 ) -> None:
-    async with AsyncExitStack() as stack:
+    async with workers(simulator, OCP_REDIS_URL=redis_server.url) as two, AsyncExitStack() as stack:
         pair = await two.pair(stack)
         simulator.gate.close()
         for connection in pair:
             connection.send("POST", "/api/generate", body=json.dumps(GENERATE | {"stream": True}).encode())
         await simulator.arrived(2)
         pids = two.pids
-        two.command.process.send_signal(number)
+        two.command.process.send_signal(signal.SIGTERM)
         await two.command.line(lambda line: "Ending" in line)
         simulator.gate.open()
         for connection in pair:
             answer = await asyncio.wait_for(connection.answer(), 20)
             assert b'"done":true' in answer.chunks[-1]
-    assert await two.command.end() == 0
-    assert not any(map(lives, pids))
+        assert await two.command.end() == 0
+        assert not any(map(lives, pids))
 
 
-async def test_a_second_signal_ends_all_of_them_at_once(two: Workers, simulator: Simulator) -> None:
-    async with AsyncExitStack() as stack:
+async def test_a_second_signal_ends_all_of_them_at_once(simulator: Simulator, redis_server: RedisServer) -> None:
+    async with workers(simulator, OCP_REDIS_URL=redis_server.url) as two, AsyncExitStack() as stack:
         pair = await two.pair(stack)
         simulator.gate.close()
         for number, connection in enumerate(pair):
             connection.send("POST", "/api/generate", body=json.dumps(GENERATE | {"prompt": str(number)}).encode())
         await simulator.arrived(2)
         pids = two.pids
-        two.command.process.send_signal(signal.SIGTERM)
+        two.command.process.send_signal(signal.SIGINT)
         await two.command.line(lambda line: "Ending" in line)
-        two.command.process.send_signal(signal.SIGTERM)
-        assert await two.command.end() == 128 + signal.SIGTERM
+        two.command.process.send_signal(signal.SIGINT)
+        assert await two.command.end() == 128 + signal.SIGINT
         await until(lambda: not any(map(lives, pids)))
 
 
@@ -401,13 +459,14 @@ async def test_nothing_is_left_of_a_supervisor_that_is_killed(simulator: Simulat
         for connection in await running.pair(stack):
             assert (await generate(connection)).status == 200
         (store,) = tmp_path.glob("ocp-*/redis.sock")  # noqa: ASYNC240 - nothing else is waiting
-        reader, _ = await asyncio.open_unix_connection(str(store))
+        reader, writer = await asyncio.open_unix_connection(str(store))
         found = json.loads((await ask(running.url, "GET", "/api/cache/stats")).body)
         assert (found["hits"], found["store"]["name"]) == (1, "private valkey-server")
         pids = running.pids
         running.command.process.kill()
         await until(lambda: not any(map(lives, pids)))
         assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
 
 
 async def test_every_line_of_the_log_comes_whole(simulator: Simulator, redis_server: RedisServer) -> None:
