@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,8 +18,13 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import app
+from proxy.adapters.cache_routes import CacheRoutes
+from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.siblings import HEARS_WITHIN
 from proxy.app import bind
+from proxy.policy.messages import Request, StoredResponse
+from proxy.policy.purge import Purges
+from proxy.ports import Topic
 from proxy.settings import SettingsError, load, packed, share, unpacked
 from proxy.simulator import Behaviour, Fault, Received, Simulator
 from proxy.workers import supervising
@@ -190,6 +196,7 @@ async def test_a_connection_goes_where_there_are_fewest(two: Workers) -> None:
         assert emptied != two.server_of(kept)
         for _ in range(5):
             await ended(gone, two.socket_of(gone), emptied)
+            await figures(kept)  # all that a worker has said is heard before its figures
             gone = await two.connect(stack)
             assert two.server_of(gone) == emptied
 
@@ -386,6 +393,61 @@ async def test_what_one_worker_clears_the_other_has_forgotten_at_once(filters: d
             assert (await generate(other)).field("X-Cache") == "MISS"
 
 
+class Noting:
+    """Siblings that note what they are told, and how many entries there were then."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.told: list[tuple[Topic, int]] = []
+
+    def say(self, topic: Topic, value: Any = None) -> None:
+        raise AssertionError(topic)
+
+    async def tell(self, topic: Topic, value: Any = None) -> None:
+        count = await self.store.count()
+        self.told.append((topic, count.keys))
+
+
+@pytest.mark.parametrize(
+    ("filters", "told"),
+    [(b"", [(Topic.FORGET, 0)]), (b'{"operation":"generate"}', [(Topic.PURGE, 1), (Topic.FORGET, 0)])],
+)
+async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
+    filters: bytes, told: list[tuple[Topic, int]]
+) -> None:
+    clock = app.SystemClock()
+    store = MemoryStore(1 << 20, clock=clock)
+    siblings = Noting(store)
+    await store.put([("ab" * 32, ENTRY)], (await store.get("")).generation or "")
+    routes = CacheRoutes(
+        store=store, store_name="", purges=Purges(), told=nothing, explain=nothing, clock=clock, siblings=siblings
+    ).routes
+    request = Request(method="POST", target="/api/cache/clear", fields=())
+    assert (await routes["/api/cache/clear"]["POST"](request, filters)).body == b'{"cleared":1}'
+    assert siblings.told == told
+
+
+async def nothing(*_: object) -> dict[str, Any]:
+    raise AssertionError
+
+
+ENTRY = StoredResponse(
+    status=200,
+    reason="OK",
+    fields=(),
+    body=b"{}",
+    stored_at=time.time(),
+    lifetime=60,
+    took=1.0,
+    operation="generate",
+    model="tiny",
+    category="",
+    namespace="",
+    prompt_tokens=None,
+    output_tokens=None,
+)
+
+
 @together
 async def test_statistics_add_up_at_once(two: Workers) -> None:
     async with AsyncExitStack() as stack:
@@ -449,7 +511,7 @@ async def test_a_second_signal_ends_all_of_them_at_once(simulator: Simulator, re
         two.command.process.send_signal(signal.SIGINT)
         await two.command.line(lambda line: "Ending" in line)
         two.command.process.send_signal(signal.SIGINT)
-        assert await two.command.end() == 128 + signal.SIGINT
+        assert await asyncio.wait_for(two.command.process.wait(), 20) == 128 + signal.SIGINT
         await until(lambda: not any(map(lives, pids)))
 
 
