@@ -135,7 +135,7 @@ async def running(
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
     observe: Observer = fan_out((metrics, log))
-    asyncio.get_running_loop().set_exception_handler(_quiet(log, clock))
+    asyncio.get_running_loop().set_exception_handler(quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         tls = None
@@ -330,7 +330,7 @@ def _connections(wanted: int, log: Log) -> int:
     return fitting
 
 
-def _quiet(log: Log, clock: SystemClock) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+def quiet(log: Log, clock: SystemClock) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
     """Give the event loop a place for its errors: one line a second at most, and no word of what was handled."""
     said = float("-inf")
 

@@ -5,6 +5,7 @@ What they share, the port and a private store, is the supervisor's, and lives as
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from proxy.adapters.channel import Channel
 from proxy.adapters.log import Log
 from proxy.adapters.siblings import SiblingProcesses
 from proxy.adapters.supervisor import Supervisor, WorkerError
-from proxy.app import Lent, SystemClock, log_of, named_redis, open_private, running
+from proxy.app import Lent, SystemClock, log_of, named_redis, open_private, quiet, running
 from proxy.settings import Settings, SettingsError, packed, share, unpacked
 from proxy.tasks import Tasks
 
@@ -23,7 +24,9 @@ from proxy.tasks import Tasks
 @asynccontextmanager
 async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Log]:
     """Run workers behind a bound socket until the block ends; then drain them. Gives the log."""
-    log = log_of(settings, stream, SystemClock())
+    clock = SystemClock()
+    log = log_of(settings, stream, clock)
+    asyncio.get_running_loop().set_exception_handler(quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         stack.push_async_callback(tasks.close, 0)

@@ -25,6 +25,8 @@ from proxy.tasks import Tasks
 
 _BACKLOG: Final = 1024
 _AT_ONCE: Final = 64
+_PROMPT: Final = 0.02
+"""Seconds within which a worker takes what it is handed, unless it is busy."""
 _UNTAKEN: Final = 16
 """Connections that a worker may have been handed and not taken yet."""
 _SHORT_LIFE: Final = 5.0
@@ -43,7 +45,10 @@ class WorkerError(Exception):
 class _Worker:
     """One process. `connections` are those that it has, `untaken` those that it was handed and has not taken.
 
-    One that is `let_in` is told what its siblings are told, one that is `open` is handed connections.
+    `moved` is when it took one last, or was handed the first of those.
+
+    One that is `let_in` is told what its siblings are told, one that is `open` (since `opened`) is handed connections.
+    What is `wrong` is why it cannot serve.
     """
 
     process: asyncio.subprocess.Process
@@ -52,11 +57,18 @@ class _Worker:
     settings: dict[str, Any]
     untaken: deque[socket.socket] = field(default_factory=deque)
     taken: int = 0
+    moved: float = 0.0
     connections: int = 0
     let_in: bool = False
     open: bool = False
+    opened: float | None = None
+    wrong: str | None = None
     snapshot: Snapshot = ()
     changes: dict[str, str] = field(default_factory=dict)
+
+    def load(self, late: float) -> tuple[bool, int, int]:
+        """Give how loaded it is; one that has not taken anything since this time is stalled, or has too much to do."""
+        return bool(self.untaken) and self.moved < late, len(self.untaken), self.connections
 
 
 class Supervisor:
@@ -121,24 +133,23 @@ class Supervisor:
 
     async def _keep(self, number: int) -> None:
         """Have a worker of this number, until the end."""
-        loop = asyncio.get_running_loop()
         pause, speaks = 0.0, number == 1
         while not self._ending.is_set():
-            begun = loop.time()
+            served = 0.0
             try:
-                how = await self._live(speaks=speaks)
+                how, served = await self._live(speaks=speaks)
             except OSError as error:  # out of memory, processes or descriptors
                 how = f"could not be started ({error.strerror})"
             if self._ending.is_set():
                 return
-            pause = 0.0 if loop.time() - begun > _SHORT_LIFE else min(2 * pause or _PAUSE, _LONGEST_PAUSE)
+            pause = 0.0 if served > _SHORT_LIFE else min(2 * pause or _PAUSE, _LONGEST_PAUSE)
             self._say(f"Worker {number} {how}; another takes its place")
             speaks = False
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), pause)
 
-    async def _live(self, *, speaks: bool) -> str:
-        """Run one worker to its end, and say how it ended."""
+    async def _live(self, *, speaks: bool) -> tuple[str, float]:
+        """Run one worker to its end; say how it ended, and for how many seconds it had served."""
         ours, theirs = socket.socketpair()
         handoff, taking = socket.socketpair()
         handoff.settimeout(0)
@@ -172,7 +183,11 @@ class Supervisor:
         if process.returncode is None:  # it has lost us, and does not end
             process.kill()
         status = await process.wait()
-        return f"(process {process.pid}) was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        served = 0.0 if worker.opened is None else asyncio.get_running_loop().time() - worker.opened
+        if worker.wrong is not None:
+            return f"cannot serve ({worker.wrong})", served
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"(process {process.pid}) {how}", served
 
     def _bury(self, worker: _Worker) -> None:
         """Let nothing of a worker be lost that others can have."""
@@ -191,14 +206,14 @@ class Supervisor:
             case Word.SETTINGS:
                 return worker.settings
             case Word.WRONG:
-                self._wrong = value
+                self._wrong = worker.wrong = value
                 self._move()
             case Word.IN:
                 worker.let_in = True
                 others = (other.changes for other in self._workers if other is not worker)
                 return [change for changes in others for change in changes.items()]
             case Word.OPEN:
-                worker.open = not self._ending.is_set()
+                worker.open, worker.opened = not self._ending.is_set(), asyncio.get_running_loop().time()
                 self._settle()
             case Word.COUNT:
                 self._counted(worker, *value)
@@ -279,7 +294,8 @@ class Supervisor:
     def _next(self) -> _Worker | None:
         """Give the worker that the next connection is for, if there is one that can have it."""
         able = [worker for worker in self._workers if worker.open and len(worker.untaken) < _UNTAKEN]
-        return min(able, key=lambda worker: (len(worker.untaken), worker.connections), default=None)
+        late = asyncio.get_running_loop().time() - _PROMPT
+        return min(able, key=lambda worker: worker.load(late), default=None)
 
     def _hand(self, connection: socket.socket) -> None:
         while (worker := self._next()) is not None:
@@ -290,6 +306,8 @@ class Supervisor:
                 continue
             except OSError:  # too much of this is under way
                 break
+            if not worker.untaken:
+                worker.moved = asyncio.get_running_loop().time()
             worker.untaken.append(connection)
             self._workers.remove(worker)
             self._workers.append(worker)
@@ -300,6 +318,7 @@ class Supervisor:
         """Know what a worker has taken, which is its own from now on, and how many connections it has."""
         for _ in range(taken - worker.taken):
             worker.untaken.popleft().close()
+            worker.moved = asyncio.get_running_loop().time()
         worker.taken, worker.connections = taken, connections
         if self._homeless or not self._accepts:
             self._settle()
