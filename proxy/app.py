@@ -232,7 +232,7 @@ async def running(
         await _accept(listener, sock, tls, siblings)
         stack.push_async_callback(listener.drain, settings.drain_timeout)
         if siblings is not None:
-            stack.callback(siblings.leave)
+            stack.push_async_callback(siblings.leave)
         tasks.spawn(_greet(upstream), "look for Ollama")
         yield Running(
             url=url,

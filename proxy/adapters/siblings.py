@@ -32,7 +32,7 @@ Take: TypeAlias = Callable[[socket.socket], Coroutine[Any, Any, None]]
 class Word(Enum):
     """What supervisor and workers say to each other.
 
-    A worker asks for its `settings`, says what is `wrong` with them, asks to be let `in` (and is told the changes of
+    A worker asks for its `settings`, says what is `wrong` with them, asks to be let `in` (and is told of the changes of
     models under way), says that it is `open`, how many connections it has taken and has now (`count`), that it is
     `leaving`, and what it has counted (`snapshot`); it passes topics on (`tell`, `say`), and asks for the figures of
     the `others`. The supervisor passes topics on, asks for a `snapshot`, and tells it to `drain`.
@@ -68,6 +68,7 @@ class SiblingProcesses:
         self._snapshot: Callable[[], Snapshot] = tuple
         self._serve: Take
         self._taken = 0
+        self._taking: set[asyncio.Task[None]] = set()
         self._connections = 0
         tasks.spawn(self._listen(), "listen to the supervisor", endless=True)
 
@@ -121,8 +122,7 @@ class SiblingProcesses:
 
     async def open(self, take: Take) -> None:
         """Let connections come, once this worker knows what its siblings know; `take` is given each."""
-        for change in await self._channel.ask(Word.IN.value):
-            await self._hears[Topic.CHANGE_BEGINS.value](change)
+        await self._channel.ask(Word.IN.value)
         self._serve = take
         self._handoff.settimeout(0)
         asyncio.get_running_loop().add_reader(self._handoff, self._take)
@@ -143,7 +143,9 @@ class SiblingProcesses:
         self._count()
         connection = socket.socket(fileno=descriptors[0])
         connection.settimeout(0)
-        self._tasks.spawn(self._serve(connection), "take a connection")
+        taking = self._tasks.spawn(self._serve(connection), "take a connection")
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
         return True
 
     def counted(self, connections: int) -> None:
@@ -154,12 +156,14 @@ class SiblingProcesses:
     def _count(self) -> None:
         self._channel.say(Word.COUNT.value, [self._taken, self._connections])
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """Take what was handed to this worker before it said that it leaves, and nothing more."""
         while self._take():
             pass
         asyncio.get_running_loop().remove_reader(self._handoff)
         self._channel.say(Word.LEAVING.value)
+        if self._taking:
+            await asyncio.wait(self._taking, timeout=HEARS_WITHIN)
 
     # The supervisor.
 

@@ -91,7 +91,8 @@ class Statistics:
     async def heard_totals(self, totals: Mapping[str, int]) -> None:
         """Learn what a sibling has seen: were the store to lose it, whoever adds next would go on from there."""
         for place, total in totals.items():
-            self._known[place] = max(total, self._known.get(place, 0))
+            if place not in self._sending:  # else it may be in there already
+                self._known[place] = max(total, self._known.get(place, 0))
 
     async def heard_flush(self) -> None:
         """Add what is new, since somebody asks a sibling for all of it."""

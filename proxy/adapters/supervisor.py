@@ -209,9 +209,7 @@ class Supervisor:
                 self._wrong = worker.wrong = value
                 self._move()
             case Word.IN:
-                worker.let_in = True
-                others = (other.changes for other in self._workers if other is not worker)
-                return [change for changes in others for change in changes.items()]
+                self._let_in(worker)
             case Word.OPEN:
                 worker.open, worker.opened = not self._ending.is_set(), asyncio.get_running_loop().time()
                 self._settle()
@@ -234,6 +232,12 @@ class Supervisor:
             case Word.DRAIN:
                 pass  # ours to say
         return None
+
+    def _let_in(self, worker: _Worker) -> None:
+        """Tell a worker what its siblings know, before it is told anything else."""
+        worker.let_in = True
+        for change in [change for other in self._workers for change in other.changes.items()]:
+            worker.channel.say(Topic.CHANGE_BEGINS.value, change)
 
     def _note(self, worker: _Worker, topic: Topic, said: Any) -> None:
         """Know the changes under way: a worker that starts has to be told, and one that ends ends its own."""
