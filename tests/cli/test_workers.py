@@ -6,10 +6,9 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -420,7 +419,7 @@ async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
     clock = app.SystemClock()
     store = MemoryStore(1 << 20, clock=clock)
     siblings = Noting(store)
-    await store.put([("ab" * 32, ENTRY)], (await store.get("")).generation or "")
+    await store.put([("ab" * 32, replace(ENTRY, stored_at=clock.now()))], (await store.get("")).generation or "")
     routes = CacheRoutes(
         store=store, store_name="", purges=Purges(), told=nothing, explain=nothing, clock=clock, siblings=siblings
     ).routes
@@ -438,7 +437,7 @@ ENTRY = StoredResponse(
     reason="OK",
     fields=(),
     body=b"{}",
-    stored_at=time.time(),
+    stored_at=0.0,
     lifetime=60,
     took=1.0,
     operation="generate",
