@@ -370,6 +370,23 @@ async def test_a_worker_that_is_stalled_holds_up_no_change_and_no_other_client(
 
 
 @together
+async def test_a_supervisor_that_is_stalled_holds_up_no_client_that_a_worker_has(two: Workers) -> None:
+    """Figures of one worker alone would look like a new start, so there are none."""
+    async with AsyncExitStack() as stack:
+        connection = await two.connect(stack)
+        await until_hit(connection)
+        os.kill(two.command.process.pid, signal.SIGSTOP)
+        try:
+            assert (await generate(connection)).field("X-Cache") == "HIT"
+            assert (await talk(connection, "POST", "/api/create", CREATE)).status == 200
+            assert (await talk(connection, "GET", "/api/cache/stats")).status == 200
+            assert (await talk(connection, "GET", "/metrics")).status == 503
+        finally:
+            os.kill(two.command.process.pid, signal.SIGCONT)
+        assert (await talk(connection, "GET", "/metrics")).status == 200
+
+
+@together
 async def test_a_purge_through_one_worker_reaches_a_flight_of_the_other(two: Workers, ollama: Simulator) -> None:
     async with AsyncExitStack() as stack:
         one, other = await two.pair(stack)
