@@ -2,6 +2,7 @@
 
     settings.py    one typed model of all settings
     app.py         composition root: opens and closes everything
+    workers.py     the same for several processes: their supervisor, and what each is beside a proxy
     exchange.py    one request from top to bottom: start reading here
     shortcuts.py   the short way for hits, known by the bytes of their requests
     finder.py      what the store knows of a request: identity, key, entry or items
@@ -20,7 +21,8 @@
     gpu/           metrics of NVIDIA cards under the names of dcgm-exporter, a command of its own
     cli/           the command line, one module a command
 
-Imports point one way: policy <- ports, errors <- exchange and its like; policy, ports <- adapters; app joins them.
+Imports point one way: policy <- ports, errors <- exchange and its like; policy, ports <- adapters; app and workers
+join them.
 """
 
 __version__ = "0.1.0"

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from proxy import __version__
-from proxy.adapters.admin import Access, Admin
+from proxy.adapters.admin import Access, Admin, Render
 from proxy.adapters.cache_routes import CacheRoutes
 from proxy.adapters.listener import Listener
 from proxy.adapters.log import Log, Style
@@ -27,6 +27,7 @@ from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.redis_store import RedisStore
 from proxy.adapters.redis_watch import RedisWatch
 from proxy.adapters.residents import Residents
+from proxy.adapters.siblings import SiblingProcesses
 from proxy.adapters.statistics import Statistics
 from proxy.adapters.tiered_store import TieredStore
 from proxy.adapters.tls import CertificateError, for_clients, towards
@@ -37,9 +38,10 @@ from proxy.fetch import Neighbours
 from proxy.marking import Marking
 from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.policy.messages import Request
-from proxy.policy.purge import Purges
+from proxy.policy.purge import Filter, Purges
 from proxy.policy.rules import Rules
-from proxy.ports import Client, Health, Levels, Observer, Part, Store, fan_out
+from proxy.policy.sums import Snapshot
+from proxy.ports import Client, Health, Levels, Observer, Part, Store, Topic, fan_out
 from proxy.settings import (
     DEFAULT_UPSTREAM,
     Settings,
@@ -93,6 +95,15 @@ class _ChosenStore:
     store: Store
     name: str
     well: Callable[[], Awaitable[bool]]
+    forget: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lent:
+    """A private server that somebody else keeps alive."""
+
+    url: str
+    name: str
 
 
 def bind(listen: str) -> socket.socket:
@@ -108,14 +119,24 @@ def bind(listen: str) -> socket.socket:
 
 
 @asynccontextmanager
-async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Running]:
-    """Run the proxy on a bound socket until the block ends; then drain, and close everything."""
+async def running(
+    settings: Settings,
+    sock: socket.socket,
+    *,
+    stream: TextIO = sys.stderr,
+    siblings: SiblingProcesses | None = None,
+    lent: Lent | None = None,
+) -> AsyncIterator[Running]:
+    """Run the proxy on a bound socket until the block ends; then drain, and close everything.
+
+    With `siblings` it is one of several: it is handed its connections, and the private store is one that was `lent`.
+    """
     clock = SystemClock()
-    log = _log(settings, stream, clock)
+    log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.speaks)
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
     observe: Observer = fan_out((metrics, log))
-    asyncio.get_running_loop().set_exception_handler(_quiet(log, clock))
+    asyncio.get_running_loop().set_exception_handler(quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         tls = None
@@ -125,7 +146,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         loopback = is_loopback(sock.getsockname()[0])
         upstream_url = _upstream_url(settings, url, log)
         log.say(f"ollama-cache-proxy {__version__} listens on {url}, in front of Ollama at {upstream_url}")
-        chosen = await _open_store(settings, stack, clock=clock, observe=observe, tasks=tasks, log=log)
+        chosen = await _open_store(settings, stack, clock=clock, observe=observe, tasks=tasks, log=log, lent=lent)
         upstream = Ollama(
             upstream_url,
             connect_timeout=settings.connect_timeout,
@@ -144,10 +165,11 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             patience=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
             clock=clock,
             tasks=tasks,
+            siblings=siblings,
         )
         stack.callback(models.close)
         stack.push_async_callback(tasks.close, _LAST_STORES)
-        statistics = Statistics(chosen.store, tasks=tasks)
+        statistics = Statistics(chosen.store, tasks=tasks, siblings=siblings)
         await statistics.begin()
         stack.push_async_callback(statistics.close)
         neighbours = Neighbours(
@@ -162,23 +184,25 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             marking=Marking(chosen.store, on=settings.explain),
         )
         exchanges = Exchanges(neighbours, each=log.requests)
-        stack.callback(exchanges.shortcuts.tell)
 
         residents = Residents(upstream, tasks=tasks)
 
-        def render(accept: str) -> tuple[bytes, str]:
-            exchanges.shortcuts.tell()
-            metrics.level(
-                Levels(
-                    serving=exchanges.serving,
-                    asking=upstream.asking,
-                    connections=listener.connections,
-                    tiers=chosen.store.tiers(),
-                    broken=chosen.store.breakers(),
-                    residents=residents.found(),
-                )
+        def levels(*, asking: bool) -> Levels:
+            return Levels(
+                serving=exchanges.serving,
+                asking=upstream.asking,
+                connections=listener.connections,
+                tiers=chosen.store.tiers(asking=asking),
+                broken=chosen.store.breakers(),
+                residents=residents.found() if asking else (),
             )
-            return metrics.render(accept)
+
+        snapshot, render = _figures(metrics, exchanges, levels, siblings)
+        if siblings is not None:
+            _hear(siblings, neighbours, models, statistics, exchanges, chosen.forget)
+            siblings.report(snapshot)
+            stack.callback(siblings.reported)
+        stack.callback(exchanges.shortcuts.tell)
 
         async def told() -> dict[str, Any]:
             exchanges.shortcuts.tell()
@@ -192,6 +216,7 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
                 told=told,
                 explain=Explainer(neighbours).explain,
                 clock=clock,
+                siblings=siblings,
             ).routes,
             store_well=chosen.well,
             upstream=upstream,
@@ -215,9 +240,12 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             body_timeout=settings.body_timeout,
             max_connections=_connections(settings.max_connections, log),
             failed=lambda name: log.say(f"an error of the proxy's own ended a request: {name}", warning=True),
+            counted=None if siblings is None else siblings.counted,
         )
-        await listener.start(sock, tls)
+        await _accept(listener, sock, tls, siblings)
         stack.push_async_callback(listener.drain, settings.drain_timeout)
+        if siblings is not None:
+            stack.push_async_callback(siblings.leave)
         tasks.spawn(_greet(upstream), "look for Ollama")
         yield Running(
             url=url,
@@ -228,6 +256,67 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             log=log,
             settings=settings,
         )
+
+
+def _figures(
+    metrics: Metrics, exchanges: Exchanges, levels: Callable[..., Levels], siblings: SiblingProcesses | None
+) -> tuple[Callable[[], Snapshot], Render]:
+    """Give what gives this process's figures, and what renders those of all.
+
+    Only who is scraped asks Redis and Ollama how they are.
+    """
+
+    def snapshot(*, asking: bool = False) -> Snapshot:
+        exchanges.shortcuts.tell()
+        metrics.level(levels(asking=asking))
+        return metrics.snapshot()
+
+    async def render(accept: str) -> tuple[bytes, str]:
+        if siblings is not None:
+            return metrics.render(accept, await siblings.together(snapshot(asking=True)))
+        exchanges.shortcuts.tell()
+        metrics.level(levels(asking=True))
+        return metrics.render(accept)
+
+    return snapshot, render
+
+
+async def _accept(
+    listener: Listener, sock: socket.socket, tls: ssl.SSLContext | None, siblings: SiblingProcesses | None
+) -> None:
+    """Serve what connects to the socket, or what siblings are handed of that."""
+    if siblings is None:
+        await listener.start(sock, tls)
+    else:
+        await siblings.open(lambda connection: listener.take(connection, tls))
+
+
+def _hear(  # noqa: PLR0913, PLR0917 - who has to know of siblings
+    siblings: SiblingProcesses,
+    neighbours: Neighbours,
+    models: OllamaModels,
+    statistics: Statistics,
+    exchanges: Exchanges,
+    forget: Callable[[], None],
+) -> None:
+    """Let each part hear what siblings say about it."""
+
+    async def purge(wanted: dict[str, str | None]) -> None:
+        neighbours.purges.add(Filter(**wanted))
+
+    async def forgotten(_: None) -> None:
+        forget()
+
+    async def flush(_: None) -> None:
+        exchanges.shortcuts.tell()
+        await statistics.heard_flush()
+
+    siblings.on(Topic.CHANGE_BEGINS, models.heard_begin)
+    siblings.on(Topic.CHANGE_ENDS, models.heard_end)
+    siblings.on(Topic.PURGE, purge)
+    siblings.on(Topic.FORGET, forgotten)
+    siblings.on(Topic.FLUSH, flush)
+    siblings.on(Topic.TOTALS, statistics.heard_totals)
 
 
 async def _greet(upstream: Ollama) -> None:
@@ -253,11 +342,13 @@ def _connections(wanted: int, log: Log) -> int:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted
     fitting = max(1, (soft - _OWN_FILES) // 2)
-    log.say(f"At most {fitting} clients at once: a process may open {soft} files here (ulimit -n)", warning=True)
+    log.say(
+        f"At most {fitting} clients at once: a process may open {soft} files here (ulimit -n)", warning=not log.quiet
+    )
     return fitting
 
 
-def _quiet(log: Log, clock: SystemClock) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+def quiet(log: Log, clock: SystemClock) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
     """Give the event loop a place for its errors: one line a second at most, and no word of what was handled."""
     said = float("-inf")
 
@@ -341,7 +432,14 @@ def _upstream_url(settings: Settings, own: str, log: Log) -> str:
 
 
 async def _open_store(  # noqa: PLR0913 - what a store is made of
-    settings: Settings, stack: AsyncExitStack, *, clock: SystemClock, observe: Observer, tasks: Tasks, log: Log
+    settings: Settings,
+    stack: AsyncExitStack,
+    *,
+    clock: SystemClock,
+    observe: Observer,
+    tasks: Tasks,
+    log: Log,
+    lent: Lent | None,
 ) -> _ChosenStore:
     """Choose and open the store, and say what the choice means."""
 
@@ -350,35 +448,50 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
         stack.push_async_callback(store.close)
         await store.ping()
         store.begin()
-        tiered = _tiered(store, settings.hot_bytes, clock, tasks) if settings.hot_bytes else store
-        return _ChosenStore(store=tiered, name=_public(url), well=store.ping)
+        if not settings.hot_bytes:
+            return _ChosenStore(store=store, name=_public(url), well=store.ping, forget=_nothing)
+        tiered = _tiered(store, settings.hot_bytes, clock, tasks)
+        return _ChosenStore(store=tiered, name=_public(url), well=store.ping, forget=lambda: tiered.forget(None))
 
     _certified("redis_ca", settings.redis_ca, towards)
-    url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
-    if settings.store == "redis" or (settings.store == "auto" and url):
-        if not url:
-            text = "store: 'redis' is not allowed without a redis_url"
-            raise SettingsError(text)
+    url = "" if lent is not None else named_redis(settings)
+    if url:
         chosen = await _named(connect, url)
         log.say(f"Store: {chosen.name}, shared with every proxy that uses it; it decides what is kept over a restart")
         return chosen
     if settings.store in ("auto", "private"):
-        binary = find_server()
-        if binary is not None:
-            private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
-            stack.push_async_callback(private.close)
-            if await private.start():
-                chosen = await connect(private.url)
-                size = settings.private_redis_bytes // _MIB
-                log.say(f"Store: {private.name}, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
-                return _ChosenStore(store=chosen.store, name=private.name, well=chosen.well)
+        private = lent or await open_private(settings, stack, tasks)
+        if private is not None:
+            chosen = await connect(private.url)
+            size = settings.private_redis_bytes // _MIB
+            log.say(f"Store: {private.name}, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
+            return replace(chosen, name=private.name)
         if settings.store == "private":
             text = "store: 'private' is not allowed: neither valkey-server nor redis-server could be started"
             raise SettingsError(text)
     memory = MemoryStore(settings.memory_bytes, clock=clock)
     size = settings.memory_bytes // _MIB
     log.say(f"Store: this process's memory, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
-    return _ChosenStore(store=memory, name="memory", well=_always)
+    return _ChosenStore(store=memory, name="memory", well=_always, forget=_nothing)
+
+
+def named_redis(settings: Settings) -> str:
+    """Give the URL of the Redis that is to be the store, empty for one that is not named; raises SettingsError."""
+    url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
+    if settings.store == "redis" and not url:
+        text = "store: 'redis' is not allowed without a redis_url"
+        raise SettingsError(text)
+    return url if settings.store in ("auto", "redis") else ""
+
+
+async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
+    """Start a private server that lives as long as the stack; None where none can be had."""
+    binary = find_server()
+    if binary is None:
+        return None
+    private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
+    stack.push_async_callback(private.close)
+    return Lent(url=private.url, name=private.name) if await private.start() else None
 
 
 def _tiered(store: RedisStore, capacity: int, clock: SystemClock, tasks: Tasks) -> TieredStore:
@@ -407,6 +520,10 @@ async def _always() -> bool:
     return True
 
 
+def _nothing() -> None:
+    """Hold nothing that could be forgotten."""
+
+
 def _public(url: str) -> str:
     """Give a Redis URL without user and password."""
     parts = urlsplit(url)
@@ -417,12 +534,12 @@ def _secret(value: Any) -> str:
     return "" if value is None else value.get_secret_value().strip()
 
 
-def _log(settings: Settings, stream: TextIO, clock: SystemClock) -> Log:
+def log_of(settings: Settings, stream: TextIO, clock: SystemClock, *, quiet: bool = False) -> Log:
     """Give the log; it tells of requests where somebody watches, or collects what can be searched."""
     style = _style(settings, stream)
     read = settings.development or style is Style.JSON or stream.isatty()
     requests = read if settings.log_requests == "auto" else settings.log_requests == "on"
-    return Log(stream, style=style, development=settings.development, requests=requests, clock=clock)
+    return Log(stream, style=style, development=settings.development, requests=requests, quiet=quiet, clock=clock)
 
 
 def _style(settings: Settings, stream: TextIO) -> Style:

@@ -336,6 +336,7 @@ class Exchanges:
         """Pass on what changes a model; until its new digest is known, no answer of that model is reused or kept."""
         change = self._models.change_begins(classify.changed_model(endpoint, body))
         try:
+            await self._models.change_known(change)
             await self._relay(request, body, found, course)
         finally:
             self._models.change_ends(change)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from proxy.errors import Source
 from proxy.policy.messages import Description, Request, ResponseHead, StoredResponse
@@ -208,8 +208,11 @@ class Store(Protocol):
 
     async def count(self) -> KeyCount | None: ...
 
-    def tiers(self) -> Sequence[Tier]:
-        """Say how full each part is, the fastest one first, as far as that is known without asking."""
+    def tiers(self, *, asking: bool) -> Sequence[Tier]:
+        """Say how full each part is, the fastest one first.
+
+        Where somebody else has to be asked, that is what was found last, and left out where not `asking`.
+        """
 
     def breakers(self) -> Mapping[str, bool]:
         """Say which breakers there are, and whether they are open."""
@@ -247,12 +250,40 @@ class Models(Protocol):
         """
 
     def change_begins(self, name: str | None) -> object:
-        """A request that changes this model (None: some model) goes upstream; returns a token for `change_ends`."""
+        """A request that changes this model (None: some model) will go upstream; returns a token for `change_ends`."""
+
+    async def change_known(self, token: object) -> None:
+        """Return when every process that serves here knows that it has begun, or has had time enough to."""
 
     def change_ends(self, token: object) -> None: ...
 
     def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
         """Call `withdraw` if the first look begun after this moment shows another digest."""
+
+
+class Topic(Enum):
+    """What the processes of one proxy tell each other, and what comes with it.
+
+    A change is `[token, model]` when it begins, and its token when it has ended; a purge is its filter; totals are
+    those of the statistics by name.
+    """
+
+    CHANGE_BEGINS = "change-begins"
+    CHANGE_ENDS = "change-ends"
+    PURGE = "purge"
+    FORGET = "forget"
+    FLUSH = "flush"
+    TOTALS = "totals"
+
+
+class Siblings(Protocol):
+    """The other processes of a proxy that has several. Nothing is raised where one of them does not hear."""
+
+    def say(self, topic: Topic, value: Any = None) -> None:
+        """Tell all of them, without waiting."""
+
+    async def tell(self, topic: Topic, value: Any = None) -> None:
+        """Tell all of them, and wait until they have done what it asks for: a quarter of a second at most."""
 
 
 class Shortcut(Protocol):

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
 
     listen: str = Field(DEFAULT_LISTEN, description="Address and port to listen on, as HOST:PORT.")
     upstream: str | None = Field(None, description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Processes that serve; more than one share a Redis, and limits among them."
+    )
     tls_cert: str | None = Field(None, description="A PEM file: the listener's certificate, for https.")
     tls_key: str | None = Field(None, description="A PEM file: the certificate's key, where tls_cert does not hold it.")
     upstream_ca: str | None = Field(
@@ -58,7 +61,8 @@ class Settings(BaseSettings):
     private_redis_bytes: Bytes = Field(512 * _MIB, description="What a private server may hold.")
     memory_bytes: Bytes = Field(256 * _MIB, description="What the memory store may hold.")
     hot_bytes: Annotated[int, Field(ge=0)] = Field(
-        64 * _MIB, description="Entries of Redis that are held in this process too, in bytes; 0 holds none."
+        64 * _MIB,
+        description="Entries of Redis that are held in memory too, in bytes; 0 holds none. Shared out to workers.",
     )
     ttl_completion: WholeSeconds = Field(3600, description="How long completions are fresh.")
     ttl_embedding: WholeSeconds = Field(86_400, description="How long embeddings are fresh.")
@@ -67,10 +71,14 @@ class Settings(BaseSettings):
     max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are passed on and not cached.")
     max_list_bytes: Bytes = Field(64 * _MIB, description="Larger embeddings answers are passed on and not cached.")
     max_buffered_bytes: Bytes = Field(
-        256 * _MIB, description="What all requests and answers in memory may take; past it they are not cached."
+        256 * _MIB,
+        description="What all requests and answers in memory may take; past it they are not cached. Shared out to"
+        " workers.",
     )
     max_misses: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="Requests for one model under way at once; past it 503 with Retry-After. Off by default."
+        None,
+        description="Requests for one model under way at once; past it 503 with Retry-After. Off by default. Shared out"
+        " to workers.",
     )
     epoch: str = Field("", description="Part of every key: change it when Ollama's settings or hardware change.")
     cache_generate: Caching = Field("always", description="/api/generate: what the cache does.")
@@ -92,7 +100,9 @@ class Settings(BaseSettings):
     head_timeout: Seconds = Field(20.0, description="How long a client may take to send the head of a request.")
     body_timeout: Seconds = Field(60.0, description="How long a client may pause within the body of a request.")
     drain_timeout: Seconds = Field(30.0, description="How long requests may take to end after SIGTERM.")
-    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(4096, description="Clients connected at once.")
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        4096, description="Clients connected at once. Shared out to workers."
+    )
     admin_token: SecretStr | None = Field(None, description="Needed to clear on a listener that is not on loopback.")
     log: Literal["auto", "plain", "colour", "json"] = Field("auto", description="How the log looks.")
     log_requests: Literal["auto", "on", "off"] = Field(
@@ -154,6 +164,27 @@ def load(config: str | None, overrides: dict[str, Any]) -> Settings:
         raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
     finally:
         _config_file = None
+
+
+def packed(settings: Settings) -> dict[str, Any]:
+    """Give settings, secrets among them, as JSON can carry them to a process of our own."""
+    return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
+
+
+def unpacked(values: dict[str, Any]) -> Settings:
+    """Give the settings that were packed; the environment and the file have no say any more."""
+    return Settings(**values)
+
+
+def share(settings: Settings) -> Settings:
+    """Give the settings of one worker: limits that are said for all are shared out."""
+    shared = {"max_connections": 1, "max_misses": 1, "max_buffered_bytes": 1024, "hot_bytes": 0}
+    shares = {
+        name: max(least, value // settings.workers)
+        for name, least in shared.items()
+        if (value := getattr(settings, name)) is not None
+    }
+    return settings.model_copy(update=shares)
 
 
 _SECRETS: Final = frozenset({"redis_url", "admin_token"})

@@ -19,6 +19,8 @@ HELPERS = {
     "proxy.adapters.redis_watch": ("proxy.adapters.redis_lane",),
     "proxy.adapters.ollama": ("proxy.adapters.connections",),
     "proxy.adapters.metrics": ("proxy.adapters.families",),
+    "proxy.adapters.siblings": ("proxy.adapters.channel",),
+    "proxy.adapters.supervisor": ("proxy.adapters.channel", "proxy.adapters.siblings"),
 }
 """Adapters that are split by subject."""
 PURE_LIBRARY = {"orjson", "proxy"}
@@ -77,10 +79,12 @@ def test_imports_point_one_way(path: Path) -> None:  # noqa: C901 - a table of r
         case "proxy.settings":
             assert not parts
         case "proxy.app":
+            assert not parts & {"proxy.cli", "proxy.simulator", "proxy.workers"}
+        case "proxy.workers":
             assert not parts & {"proxy.cli", "proxy.simulator"}
         case "proxy.cli":
             assert parts <= {
-                *("proxy.cli", "proxy.app", "proxy.settings", "proxy.__version__"),
+                *("proxy.cli", "proxy.app", "proxy.workers", "proxy.settings", "proxy.__version__"),
                 *("proxy.simulator", "proxy.gpu"),
             }
         case other:
@@ -106,6 +110,10 @@ TESTED_TOGETHER = {
     "proxy/app.py": "tests/cli/test_serve.py",
     "proxy/ports.py": "tests/test_ports.py",
     "proxy/errors.py": "tests/wire/test_passthrough.py",
+    "proxy/adapters/siblings.py": "tests/cli/test_workers.py",
+    "proxy/adapters/supervisor.py": "tests/cli/test_workers.py",
+    "proxy/workers.py": "tests/cli/test_workers.py",
+    "proxy/cli/worker.py": "tests/cli/test_workers.py",
     "proxy/cli/main.py": "tests/cli/test_serve.py",
     "proxy/cli/loop.py": "tests/cli/test_serve.py",
 }

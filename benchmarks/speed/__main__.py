@@ -29,7 +29,7 @@ from benchmarks.speed import lists, streams
 from benchmarks.speed.goals import Results, absolute, plot, table
 from benchmarks.speed.load import wrk
 from benchmarks.speed.questions import COUNT, answer, question
-from benchmarks.speed.subjects import LOAD_CORE, SERVER_CORE, Subject, Subjects, free_port
+from benchmarks.speed.subjects import BOTH_CORES, LOAD_CORE, SERVER_CORE, Subject, Subjects, free_port
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "speed.json"
@@ -113,6 +113,19 @@ class Bench:
             for _ in range(6):  # ten thousand misses take a while
                 await wrk(cold[1], many, connections=16, seconds=2 * self.seconds)
             await self.requests("redis-64", cold, 64, many)
+
+    async def workers(self, subjects: Subjects) -> None:
+        """Compare one process with two, on all cores, where each request takes the ordinary way."""
+        many = self.bodies("many", COUNT)
+        servers = [
+            await subjects.proxy(
+                f"{count} worker{'s' * (count > 1)}", cores=BOTH_CORES, OCP_HOT_BYTES="0", OCP_WORKERS=f"{count}"
+            )
+            for count in (1, 2)
+        ]
+        for _ in range(3):  # ten thousand misses take a while
+            await wrk(servers[0], many, connections=16, seconds=2 * self.seconds)
+        await self.requests("workers-64", servers, 64, many)
 
     async def misses(self, subjects: Subjects) -> None:
         """Compare what is passed on, and what is not known yet."""
@@ -210,6 +223,7 @@ async def measure(bench: Bench) -> None:
     os.sched_setaffinity(0, {LOAD_CORE})
     parts = {
         "hits redis": bench.hits,
+        "workers": bench.workers,
         "pass miss": bench.misses,
         "streams": bench.streams,
         "lists": bench.lists,

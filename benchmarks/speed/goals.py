@@ -68,6 +68,14 @@ GOALS: Final = (
         against="aiohttp redis",
         at_least=1.0,
     ),
+    Goal(
+        text="hits, 64 connections, no hot tier, 10,000 keys: requests a second of 2 workers × 1 worker, on both cores",
+        case="workers-64",
+        figure="rate",
+        subject="2 workers",
+        against="1 worker",
+        at_least=1.2,
+    ),
     Goal(text="hits, 1 connection: p50 × nginx", case="hits-1", figure="p50", against="nginx", at_most=1.2),
     Goal(text="hits, 1 connection: p99, ms", case="hits-1", figure="p99", at_most=1.0),
     Goal(
@@ -194,6 +202,7 @@ _WRK: Final = ("rate", "p50", "p99", "load_busy")
 _SHOWN: Final[dict[str, tuple[str, ...]]] = {
     "hits": _WRK,
     "redis": _WRK,
+    "workers": _WRK,
     "pass": _WRK,
     "miss": _WRK,
     "streams": ("p50", "p99", "cpu"),

@@ -18,6 +18,7 @@ from proxy.adapters.private_redis import find_server
 
 SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
+BOTH_CORES: Final = f"{SERVER_CORE},{LOAD_CORE}"
 _STARTS_WITHIN: Final = 20.0
 
 _COMMON: Final = """
@@ -87,8 +88,8 @@ def _child(pid: int) -> int:
 
 
 @asynccontextmanager
-async def process(core: int, *command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a command on one core until the block ends."""
+async def process(core: int | str, *command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command on one core, or on some (`0,1`), until the block ends."""
     running = await asyncio.create_subprocess_exec(
         *("taskset", "-c", str(core), *command),
         env={**os.environ, **environment},
@@ -182,13 +183,13 @@ class Subjects:
         await listens(port)
         return Subject(f"aiohttp {mode}", f"http://127.0.0.1:{port}", running.pid)
 
-    async def proxy(self, name: str, upstream: str = "", *options: str, **settings: str) -> Subject:
+    async def proxy(
+        self, name: str, upstream: str = "", *options: str, cores: str = str(SERVER_CORE), **settings: str
+    ) -> Subject:
         """Start the proxy itself."""
         port = free_port()
         command = (sys.executable, "-m", "proxy", "serve", "--listen", f"127.0.0.1:{port}")
         environment = {"OCP_UPSTREAM": upstream or self.upstream, "OCP_REDIS_URL": self.store, "OCP_LOG": "plain"}
-        running = await self.stack.enter_async_context(
-            process(SERVER_CORE, *command, *options, **(environment | settings))
-        )
+        running = await self.stack.enter_async_context(process(cores, *command, *options, **(environment | settings)))
         await listens(port)
         return Subject(name, f"http://127.0.0.1:{port}", running.pid)

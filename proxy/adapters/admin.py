@@ -35,7 +35,7 @@ class Access:
     token: str
 
 
-Render: TypeAlias = Callable[[str], tuple[bytes, str]]
+Render: TypeAlias = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Gives metrics and their Content-Type for an Accept."""
 
 Routes: TypeAlias = Mapping[str, Mapping[str, Route]]
@@ -146,7 +146,10 @@ class Admin:
 
     async def _metrics(self, request: Request, _body: bytes) -> Reply:
         accept = (first(request.fields, b"accept") or b"").decode("latin-1")
-        body, kind = self._render(accept)
+        try:
+            body, kind = await self._render(accept)
+        except (TimeoutError, ConnectionError):  # figures of this process alone would look like a new start
+            return error(503, "the other workers' figures cannot be had")
         return Reply(body=body, kind=kind)
 
 

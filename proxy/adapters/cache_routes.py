@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qs
 
@@ -16,7 +16,7 @@ from proxy.policy.messages import Description, Fields, Request, StoredResponse, 
 from proxy.policy.purge import Filter, Purges
 from proxy.policy.replies import Reply, error, json
 from proxy.policy.target import split
-from proxy.ports import Clock, Lookup, Route, Store
+from proxy.ports import Clock, Lookup, Route, Siblings, Store, Topic
 
 _MAX_CLEAR: Final = 65_536
 _PAGE: Final = 100
@@ -45,6 +45,7 @@ class CacheRoutes:
         told: Told,
         explain: Explain,
         clock: Clock,
+        siblings: Siblings | None = None,
     ) -> None:
         self._store = store
         self._store_name = store_name
@@ -52,6 +53,7 @@ class CacheRoutes:
         self._told = told
         self._explained = explain
         self._clock = clock
+        self._siblings = siblings
         self.routes: Mapping[str, Mapping[str, Route]] = {
             "/api/cache/stats": {"GET": self._stats},
             "/api/cache/clear": {"POST": self._clear},
@@ -77,12 +79,27 @@ class CacheRoutes:
             wanted = purge.read(filters)
         except ValueError as problem:
             return error(400, str(problem))
-        cleared = await (self._purge(wanted) if filters else self._store.clear())
+        cleared = await (self._purge(wanted) if filters else self._clear_all())
         return error(503, f"{_UNAVAILABLE}; nothing was cleared for certain") if cleared is None else _cleared(cleared)
+
+    async def _clear_all(self) -> int | None:
+        """Clear the store; the siblings hold nothing of it any more."""
+        cleared = await self._store.clear()
+        if self._siblings is not None:
+            await self._siblings.tell(Topic.FORGET)
+        return cleared
 
     async def _purge(self, wanted: Filter) -> int | None:
         """Delete what is meant; what is still on its way to the store will not arrive. None when the store failed."""
         self._purges.add(wanted)
+        if self._siblings is None:
+            return await self._purged(wanted)
+        await self._siblings.tell(Topic.PURGE, asdict(wanted))
+        purged = await self._purged(wanted)
+        await self._siblings.tell(Topic.FORGET)
+        return purged
+
+    async def _purged(self, wanted: Filter) -> int | None:
         if wanted.key is None:
             return await self._store.purge(wanted.means)
         lookup = await self._found(wanted.key)

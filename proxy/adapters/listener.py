@@ -27,6 +27,8 @@ from proxy.ports import Client, Clock, Room, Shortcut
 
 Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 
+BACKLOG: Final = 1024
+"""Connections that wait in the kernel to be accepted."""
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _MAX_LINE: Final = 32_768
 _JOIN_UP_TO: Final = 65_536
@@ -511,7 +513,10 @@ def _refusal(request: web.BaseRequest) -> bytes | None:
 
 
 class Listener:
-    """One listening socket and its connections. Times are seconds."""
+    """One listening socket and its connections. Times are seconds.
+
+    `counted` is told how many clients are connected whenever one has come or left.
+    """
 
     def __init__(  # noqa: PLR0913 - each is a setting
         self,
@@ -523,6 +528,7 @@ class Listener:
         body_timeout: float,
         max_connections: int,
         failed: Callable[[str], None],
+        counted: Callable[[int], None] | None = None,
     ) -> None:
         self.shortcuts = shortcuts
         self.clock = clock
@@ -530,6 +536,7 @@ class Listener:
         self.body_timeout = body_timeout
         self.draining = False
         self.failed = failed
+        self._counted = counted
         self._handler = handler
         self._max_connections = max_connections
         self._connections = 0
@@ -552,6 +559,8 @@ class Listener:
             return False
         self._connections += 1
         self._empty.clear()
+        if self._counted is not None:
+            self._counted(self._connections)
         return True
 
     def closed(self) -> None:
@@ -559,6 +568,8 @@ class Listener:
         self._connections -= 1
         if not self._connections:
             self._empty.set()
+        if self._counted is not None:
+            self._counted(self._connections)
 
     def begins(self, client: _HttpClient | _Connection) -> None:
         """Know of an answer under way."""
@@ -573,14 +584,28 @@ class Listener:
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on a bound socket, with TLS where there is a context for it."""
-        loop = asyncio.get_running_loop()
-        self._sockets = await loop.create_server(
-            lambda: _Connection(self, self._server, loop),
+        self._sockets = await asyncio.get_running_loop().create_server(
+            self._connection,
             sock=sock,
-            backlog=1024,
+            backlog=BACKLOG,
             ssl=tls,
             ssl_handshake_timeout=None if tls is None else self.head_timeout,
         )
+
+    async def take(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Serve a connection that another process has accepted."""
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._connection,
+                sock,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self.head_timeout,
+            )
+        except (OSError, TimeoutError):  # it has left, or is no TLS
+            sock.close()
+
+    def _connection(self) -> _Connection:
+        return _Connection(self, self._server, asyncio.get_running_loop())
 
     async def drain(self, patience: float, grace: float = 0.25) -> None:
         """Stop: no new connections, what is in progress ends, announcing `Connection: close`.

@@ -32,28 +32,36 @@ class Style(Enum):
 class Log:
     """Writes one line a fact. With `development`, also those that are of no interest in daily use.
 
-    Without `requests` it is silent about requests and entries as long as nothing goes wrong.
+    Without `requests` it is silent about requests and entries as long as nothing goes wrong. One that is `quiet` leaves
+    it to another process to say how the start went.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting
         self,
         stream: TextIO = sys.stderr,
         *,
         style: Style,
         development: bool,
         requests: bool = True,
+        quiet: bool = False,
         clock: Clock,
     ) -> None:
         self._stream = stream
         self._style = style
         self._development = development
         self.requests = requests
+        self.quiet = quiet
+        self._unwell: set[Part] = set()
         self._clock = clock
 
     def __call__(self, event: Event) -> None:
         """Take a fact in."""
         if isinstance(event, Worked | StoreCall) or (not self.requests and _is_usual(event)):
             return
+        if self.quiet and isinstance(event, Health):
+            if event.well and event.part not in self._unwell:
+                return
+            self._unwell.add(event.part)
         if self._style is Style.JSON:
             self._json(event)
             return
@@ -75,6 +83,8 @@ class Log:
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """Write a line that is no fact of an exchange: how the proxy was started, and how it ends."""
+        if self.quiet and not warning:
+            return
         if self._style is Style.JSON:
             self._write(orjson.dumps({"time": self._clock.now(), "event": "note", "text": text}).decode())
         else:

@@ -146,7 +146,7 @@ class MemoryStore:
         self._expire()
         return KeyCount(keys=len(self._entries), age=0.0)
 
-    def tiers(self) -> tuple[Tier, ...]:
+    def tiers(self, *, asking: bool = False) -> tuple[Tier, ...]:  # noqa: ARG002 - nobody has to be asked
         """See ports.Store. What has expired counts until somebody looks at it."""
         return (Tier(name="memory", entries=len(self._entries), size=self.size, evicted=self.evicted),)
 

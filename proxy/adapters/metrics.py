@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from proxy import __version__
 from proxy.adapters.families import OPEN_METRICS, TEXT, Counter, Family, Gauge, Histogram, wants_open_metrics
 from proxy.policy import names
 from proxy.policy.labels import Labels
 from proxy.policy.status import Detail, Result
+from proxy.policy.sums import Across, Snapshot
+from proxy.policy.sums import Family as CountedFamily
+from proxy.policy.sums import Sample as CountedSample
 from proxy.policy.usage import Usage
 from proxy.ports import (
     Event,
@@ -44,6 +49,9 @@ _TOKEN_TIMES: Final = (
 """Seconds: the inverse of what people call tokens per second, 1000 to 0.4."""
 _LOAD_TIMES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0)
 _MAX_MODELS: Final = 50
+_RATIO: Final = _PREFIX + "hit_ratio"
+_SHARED: Final = "redis"
+"""The tier of which all processes tell the same."""
 
 F = TypeVar("F", bound=Family)
 
@@ -58,6 +66,33 @@ class Description:
     text: str
 
 
+class _Together(Collector):
+    """Families with the samples of a snapshot: what several processes counted."""
+
+    def __init__(self, registry: CollectorRegistry, snapshot: Snapshot) -> None:
+        self._registry = registry
+        self._samples: dict[str, list[Sample]] = {}
+        for family, _, samples in snapshot:
+            found = self._samples.setdefault(family, [])
+            found += [Sample(name, dict(labels), value) for name, labels, value in samples]
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus-client's Collector."""
+        hits, misses = (self._sum(_PREFIX + name) for name in ("hits", "misses"))
+        for family in self._registry.collect():
+            family.samples = self._samples.get(family.name, [])
+            if family.name == _RATIO:
+                family.samples = [Sample(_RATIO, {}, _ratio(hits, misses))]
+            yield family
+
+    def _sum(self, family: str) -> float:
+        return sum(sample.value for sample in self._samples.get(family, ()))
+
+
+def _ratio(hits: float, misses: float) -> float:
+    return hits / ((hits + misses) or 1)
+
+
 class Metrics:
     """Observes, and renders on request. The statistics that outlive the process are elsewhere.
 
@@ -70,6 +105,7 @@ class Metrics:
         self.misses = 0
         self._now = now
         self._families: list[Family] = []
+        self._across: dict[str, Across] = {}
         self._process = ProcessCollector(registry=self.registry)
         self._models = Labels(_MAX_MODELS)
         self._declare_exchanges()
@@ -155,7 +191,11 @@ class Metrics:
             Counter, "store_errors", "Operations of Redis that failed or took too long.", ("operation",)
         )
         self._broken = add(
-            Gauge, "store_breaker_open", "Whether Redis is only tried once a second (1) or used (0).", ("breaker",)
+            Gauge,
+            "store_breaker_open",
+            "Whether Redis is only tried once a second (1) or used (0).",
+            ("breaker",),
+            Across.MOST,
         )
         self._entries = add(
             Gauge, "store_entries", "Entries that are kept: exact in memory, of Redis the last count.", tier
@@ -170,19 +210,25 @@ class Metrics:
     def _declare_neighbours(self) -> None:
         add, model = self._add, ("model",)
         self._parts = {
-            Part.UPSTREAM: add(Gauge, "upstream_up", "Whether Ollama answered last time (1) or not (0)."),
-            Part.STORE: add(Gauge, "store_up", "Whether the store answered last time (1) or not (0)."),
-            Part.STORE_WRITES: add(Gauge, "store_writes_up", "Whether the store took the last entry (1) or not (0)."),
+            part: add(Gauge, f"{name}_up", f"Whether {text} (1) or not (0).", across=Across.LEAST)
+            for part, name, text in (
+                (Part.UPSTREAM, "upstream", "Ollama answered last time"),
+                (Part.STORE, "store", "the store answered last time"),
+                (Part.STORE_WRITES, "store_writes", "the store took the last entry"),
+            )
         }
         for part, gauge in self._parts.items():
             gauge.set(part is Part.STORE_WRITES)
         self._asking = add(
             Gauge, "upstream_requests_in_flight", "Requests that Ollama is answering, the proxy's own included."
         )
-        self._loaded = add(Gauge, "model_loaded", "1 for each model that Ollama has loaded.", model)
-        self._size = add(Gauge, "model_size_bytes", "Bytes that a loaded model takes in all.", model)
-        self._vram = add(Gauge, "model_vram_bytes", "Bytes of a loaded model in the memory of GPUs.", model)
-        info = add(Gauge, "build_info", "Always 1; the labels hold the versions.", ("version", "python"))
+        self._loaded = add(Gauge, "model_loaded", "1 for each model that Ollama has loaded.", model, Across.MOST)
+        self._size = add(Gauge, "model_size_bytes", "Bytes that a loaded model takes in all.", model, Across.MOST)
+        self._vram = add(
+            Gauge, "model_vram_bytes", "Bytes of a loaded model in the memory of GPUs.", model, Across.MOST
+        )
+        about = ("version", "python")
+        info = add(Gauge, "build_info", "Always 1; the labels hold the versions.", about, Across.MOST)
         info.set(1, __version__, platform.python_version())
 
     def __call__(self, event: Event) -> None:
@@ -222,13 +268,32 @@ class Metrics:
         self._size.replace(_sums((model, resident.size) for model, resident in residents))
         self._vram.replace(_sums((model, resident.vram) for model, resident in residents))
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """Give body and Content-Type, in OpenMetrics where `accept` asks for it."""
+    def snapshot(self) -> Snapshot:
+        """Give what this process has counted. What it says of Redis is the same for all who ask that."""
+        own: list[CountedFamily] = []
+        for family in self.registry.collect():
+            across = self._across.get(family.name, _ACROSS_PROCESS.get(family.name, Across.TOTAL))
+            samples: list[CountedSample] = [(sample.name, sample.labels, sample.value) for sample in family.samples]
+            shared = [sample for sample in samples if sample[1].get("tier") == _SHARED]
+            own.append((family.name, across.value, [sample for sample in samples if sample not in shared]))
+            if shared:
+                own.append((family.name, Across.MOST.value, shared))
+        return own
+
+    def render(self, accept: str, together: Snapshot | None = None) -> tuple[bytes, str]:
+        """Give body and Content-Type, in OpenMetrics where `accept` asks for it.
+
+        `together` is what this process and its siblings have counted, where it has any.
+        """
         open_metrics = wants_open_metrics(accept)
         content_type = OPEN_METRICS if open_metrics else TEXT
+        encoder, _ = choose_encoder(content_type)
+        if together is not None:
+            registry = CollectorRegistry()
+            registry.register(_Together(self.registry, together))
+            return encoder(registry), content_type
         own = "".join(family.written(open_metrics=open_metrics) for family in self._families)
-        process, _ = choose_encoder(content_type)
-        return own.encode() + process(self._process), content_type
+        return own.encode() + encoder(self._process), content_type
 
     def described(self) -> Iterable[Description]:
         """Give what docs/metrics.md says."""
@@ -308,7 +373,12 @@ class Metrics:
     def _times(self, name: str, text: str, labels: tuple[str, ...], bounds: Sequence[float] = _TIMES) -> Histogram:
         return self._added(Histogram(_PREFIX + name, text, labels, bounds))
 
-    def _add(self, kind: type[F], name: str, text: str, labels: tuple[str, ...] = ()) -> F:
+    def _add(
+        self, kind: type[F], name: str, text: str, labels: tuple[str, ...] = (), across: Across | None = None
+    ) -> F:
+        """Declare a family; what of several processes becomes one `across` them is a sum where nothing else is said."""
+        if across is not None or kind is Gauge:
+            self._across[_PREFIX + name] = across or Across.SUM
         return self._added(kind(_PREFIX + name, text, labels))
 
     def _added(self, family: F) -> F:
@@ -334,3 +404,10 @@ _PROCESS: Final = (
     ("process_virtual_memory_bytes", "gauge", "Bytes of addresses that the process has mapped."),
 )
 """What prometheus-client's ProcessCollector tells, on Linux only."""
+_ACROSS_PROCESS: Final = {
+    "process_max_fds": Across.SUM,
+    "process_open_fds": Across.SUM,
+    "process_resident_memory_bytes": Across.SUM,
+    "process_start_time_seconds": Across.LEAST,
+    "process_virtual_memory_bytes": Across.SUM,
+}

@@ -9,6 +9,7 @@ begun after it ended, that model has no digest.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import orjson
 from proxy.errors import ProxyError
 from proxy.policy import names
 from proxy.policy.messages import Request
-from proxy.ports import Clock, Identity, Store, Upstream
+from proxy.ports import Clock, Identity, Siblings, Store, Topic, Upstream
 from proxy.tasks import Tasks
 
 POLL: Final = 5.0
@@ -42,10 +43,11 @@ class _Table:
 
 @dataclass(slots=True, eq=False)
 class _Change:
-    """A change under way, or ended and not yet looked at since."""
+    """A change under way, or ended and not yet looked at since; `token` names it where siblings were told of it."""
 
     model: str
     ended: float | None = None
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +87,12 @@ class OllamaModels:
         patience: float | None = None,
         clock: Clock,
         tasks: Tasks,
+        siblings: Siblings | None = None,
     ) -> None:
         self._upstream = upstream
         self._store = store
+        self._siblings = siblings
+        self._others: dict[str, _Change] = {}
         self._name = f"models:{name}"
         self._deadline = deadline
         self._patience = float("inf") if patience is None else patience
@@ -149,12 +154,33 @@ class OllamaModels:
         self.changes_seen += 1
         return change
 
+    async def change_known(self, token: object) -> None:
+        """See ports.Models."""
+        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from change_begins
+        if self._siblings is not None:
+            token.token = secrets.token_hex(8)
+            await self._siblings.tell(Topic.CHANGE_BEGINS, [token.token, token.model])
+
     def change_ends(self, token: object) -> None:
         """See ports.Models. Looks at once, so that the model is known again soon."""
         assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from change_begins
+        if self._siblings is not None and token.token:
+            self._siblings.say(Topic.CHANGE_ENDS, token.token)
         token.ended = self._clock.monotonic()
         self.changes_seen += 1
         self._tasks.spawn(self._look_again(), "look at models after a change")
+
+    async def heard_begin(self, change: tuple[str, str]) -> None:
+        """Know of a change that passes through a sibling: its token and model."""
+        token, model = change
+        if token not in self._others:
+            self._others[token] = self.change_begins(model)
+
+    async def heard_end(self, token: str) -> None:
+        """Know that a sibling's change has ended."""
+        change = self._others.pop(token, None)
+        if change is not None:
+            self.change_ends(change)
 
     def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
         """See ports.Models."""

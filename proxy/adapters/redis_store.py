@@ -452,8 +452,10 @@ class RedisStore:
                     return size, None
         return size, len(seen)
 
-    def tiers(self) -> tuple[Tier, ...]:
-        """See ports.Store. Asked for in the background while somebody wants it; then what was found last."""
+    def tiers(self, *, asking: bool) -> tuple[Tier, ...]:
+        """See ports.Store. Asked for in the background while somebody wants it."""
+        if not asking:
+            return ()
         self._polling.want()
         return () if self._tier is None else (self._tier,)
 

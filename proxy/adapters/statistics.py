@@ -1,8 +1,8 @@
 """What the cache did since it was first used: by operation, category and model, kept in the store.
 
 Every process adds what it counted once a second, to totals that all proxies of one store share. A total that the store
-has lost goes on from what this process saw last. Where it is not known whether the store took an addition, it is added
-again: a second may count twice then, and none is lost.
+has lost goes on from what this process, or a sibling of it, saw last. Where it is not known whether the store took an
+addition, it is added again: a second may count twice then, and none is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from proxy.policy import names
 from proxy.policy.labels import Labels
 from proxy.policy.status import Result
-from proxy.ports import Event, Exchange, Repeated, Store
+from proxy.ports import Event, Exchange, Repeated, Siblings, Store, Topic
 from proxy.tasks import Tasks
 
 _NAME: Final = "statistics"
@@ -31,9 +31,10 @@ _MICRO: Final = 1_000_000
 class Statistics:
     """Observes, and tells."""
 
-    def __init__(self, store: Store, *, tasks: Tasks) -> None:
+    def __init__(self, store: Store, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
         self._store = store
         self._tasks = tasks
+        self._siblings = siblings
         self._known: dict[str, int] = {}
         self._new: Counter[str] = Counter()
         self._sending: Counter[str] = Counter()
@@ -84,6 +85,19 @@ class Statistics:
                 self._sending = Counter()
             if totals is not None:
                 self._known = {place: total for place, total in totals.items() if place.count(_SEPARATOR) == _PARTS}
+                if self._siblings is not None:
+                    self._siblings.say(Topic.TOTALS, self._known)
+
+    async def heard_totals(self, totals: Mapping[str, int]) -> None:
+        """Learn what a sibling has seen: were the store to lose it, whoever adds next would go on from there."""
+        for place, total in totals.items():
+            if place not in self._sending:  # else it may be in there already
+                self._known[place] = max(total, self._known.get(place, 0))
+
+    async def heard_flush(self) -> None:
+        """Add what is new, since somebody asks a sibling for all of it."""
+        if self._new or self._sending:
+            await self.flush()
 
     async def close(self) -> None:
         """Add what is left."""
@@ -94,6 +108,8 @@ class Statistics:
 
     async def told(self) -> dict[str, Any]:
         """Give all totals as `GET /api/cache/stats` shows them; whoever asks may leave meanwhile."""
+        if self._siblings is not None:
+            await self._siblings.tell(Topic.FLUSH)
         await asyncio.shield(self._tasks.spawn(self.flush(), "add to the statistics"))
         return self.shown()
 

@@ -195,9 +195,9 @@ class TieredStore:
         """See ports.Store."""
         return await self._back.count()
 
-    def tiers(self) -> tuple[Tier, ...]:
+    def tiers(self, *, asking: bool) -> tuple[Tier, ...]:
         """See ports.Store."""
-        return (*(replace(tier, name="hot") for tier in self._front.tiers()), *self._back.tiers())
+        return (*(replace(tier, name="hot") for tier in self._front.tiers()), *self._back.tiers(asking=asking))
 
     def breakers(self) -> Mapping[str, bool]:
         """See ports.Store."""

@@ -11,8 +11,10 @@ from proxy.app import bind, running
 from proxy.cli.loop import notify, until_signalled
 from proxy.cli.loop import run as run_loop
 from proxy.settings import OPERATIONS, POLICIES, Settings, SettingsError, load, setting_of
+from proxy.workers import supervising
 
 _WRONG_SETTING = 2
+_ENDING = "Ending: what is in progress is finished first (a second signal ends at once)"
 
 
 def add(commands: Any) -> None:
@@ -30,6 +32,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST or port 11434 here; OCP_UPSTREAM)"
     )
+    parser.add_argument("--workers", metavar="N", help="processes that serve, with one Redis (default 1; OCP_WORKERS)")
     parser.add_argument("--redis-url", metavar="URL", help="Redis or Valkey (default: a private one; OCP_REDIS_URL)")
     parser.add_argument(
         "--cache",
@@ -62,12 +65,12 @@ def _policy(text: str) -> tuple[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    names = ("listen", "upstream", "redis_url", "cache_streams", "log", "development")
+    names = ("listen", "upstream", "workers", "redis_url", "cache_streams", "log", "development")
     given = {name: getattr(arguments, name) for name in names} | dict(arguments.cache or ())
     try:
         _keep_off_the_command_line(arguments.redis_url)
         settings = load(arguments.config, given)
-        run_loop(_serve(settings))
+        run_loop(_serve(settings) if settings.workers == 1 else _supervise(settings))
     except SettingsError as error:
         sys.stderr.write(f"ollama-cache-proxy: {error}\n")
         return _WRONG_SETTING
@@ -92,4 +95,13 @@ async def _serve(settings: Settings) -> None:
             notify("READY=1")
             await until_signalled()
             notify("STOPPING=1")
-            proxy.log.say("Ending: what is in progress is finished first (a second signal ends at once)")
+            proxy.log.say(_ENDING)
+
+
+async def _supervise(settings: Settings) -> None:
+    with bind(settings.listen) as sock:
+        async with supervising(settings, sock) as log:
+            notify("READY=1")
+            await until_signalled()
+            notify("STOPPING=1")
+            log.say(_ENDING)

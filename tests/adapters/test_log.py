@@ -268,3 +268,19 @@ def test_a_stream_says_whether_it_was_kept_when_it_has_ended():
     assert line.endswith("  recording\n")
     unkept = Unkept(key=KEY, operation="generate", model="tiny", detail=Detail.INCOMPLETE)
     assert written(unkept) == f"[AI Cache] 🚫 Not cached: {KEY[:8]}... (incomplete)  tiny  generate\n"
+
+
+def test_a_quiet_log_leaves_the_start_to_another_and_tells_of_a_loss_and_its_end():
+    stream = io.StringIO()
+    log = Log(stream, style=Style.PLAIN, development=False, quiet=True, clock=Clock())
+    well = Health(part=Part.STORE, well=True, name="Redis")
+    log.say("listens")
+    log.say("an error", warning=True)
+    log(well)
+    log(Health(part=Part.STORE, well=False, name="Redis", reason="gone"))
+    log(well)
+    assert stream.getvalue().splitlines() == [
+        "[AI Cache] an error",
+        "[AI Cache] ⚠️  Lost Redis: gone",
+        "[AI Cache] ✅ Connected to Redis",
+    ]

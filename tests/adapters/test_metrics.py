@@ -3,6 +3,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 
+import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -10,6 +11,7 @@ from proxy import __version__
 from proxy.adapters.metrics import Metrics
 from proxy.errors import Source
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from proxy.policy.sums import added
 from proxy.ports import Exchange, Health, Part, Saved, Stored, Unkept
 
 PREFIX = "ollama_cache_proxy_"
@@ -199,3 +201,30 @@ def test_what_was_not_kept_is_counted_by_its_reason(metrics):
 def test_a_partly_known_list_saves_too(metrics):
     metrics(replace(EXCHANGE, cache=CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, stored=True)))
     assert value(metrics, "saved_seconds_total", endpoint="generate") == 2.5
+
+
+def test_what_several_processes_counted_reads_as_if_one_had(metrics):
+    other = Metrics()
+    for _ in range(3):
+        metrics(EXCHANGE)
+    other(replace(EXCHANGE, cache=MISS, saved=Saved(), seconds=100.0))
+    for part in Part:
+        metrics(Health(part=part, well=True, name="x"))
+    other(Health(part=Part.UPSTREAM, well=True, name="x"))
+    other(Health(part=Part.STORE, well=False, name="x"))
+    body, kind = metrics.render("", added([metrics.snapshot(), orjson.loads(orjson.dumps(other.snapshot()))]))
+    assert kind == metrics.render("")[1]
+    found = {
+        (sample.name.removeprefix(PREFIX), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert found["hits_total", "generate"] == 3
+    assert found["misses_total", "generate"] == 1
+    assert found["hit_ratio",] == 0.75
+    assert found["build_info", __version__] == 1
+    assert (found["upstream_up",], found["store_up",], found["store_writes_up",]) == (1, 0, 1)
+    assert found["request_duration_seconds_count", "hit", "generate"] == 3
+    assert found["request_duration_seconds_bucket", "miss", "generate", "60.0"] == 0
+    assert found["request_duration_seconds_bucket", "miss", "generate", "+Inf"] == 1
+    assert metrics.hits == 3, "its own figures are what they were"

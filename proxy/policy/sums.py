@@ -1,0 +1,58 @@
+"""Adding up what several processes have counted, so that it reads as if one had.
+
+What was counted since the start must never go back, since Prometheus takes that for a new start and counts everything
+once more: so it outlives the process that counted it. What tells of a state goes with its process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from operator import add
+from typing import Final, TypeAlias
+
+
+class Across(Enum):
+    """How the values of several processes become one."""
+
+    TOTAL = "total"
+    """Counted since the start: added up, with those of processes that have ended."""
+    SUM = "sum"
+    LEAST = "least"
+    MOST = "most"
+
+
+Sample: TypeAlias = tuple[str, Mapping[str, str], float]
+"""A name, labels and a value."""
+Family: TypeAlias = tuple[str, str, Sequence[Sample]]
+"""A name, the value of an Across, and samples; one name may come with several."""
+Snapshot: TypeAlias = Sequence[Family]
+"""What one process has counted; it can be JSON."""
+
+_JOIN: Final[Mapping[Across, Callable[[float, float], float]]] = {
+    Across.TOTAL: add,
+    Across.SUM: add,
+    Across.LEAST: min,
+    Across.MOST: max,
+}
+
+
+def added(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Give one snapshot for several; samples keep the order in which they came first."""
+    families: dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for snapshot in snapshots:
+        for family, across, samples in snapshot:
+            join = _JOIN[Across(across)]
+            values = families.setdefault((family, across), {})
+            for name, labels, value in samples:
+                place = (name, tuple(labels.items()))
+                values[place] = join(values[place], value) if place in values else value
+    return [
+        (family, across, [(name, dict(labels), value) for (name, labels), value in values.items()])
+        for (family, across), values in families.items()
+    ]
+
+
+def lasting(snapshot: Snapshot) -> Snapshot:
+    """Give what is still true of a process that has ended."""
+    return [family for family in snapshot if family[1] == Across.TOTAL.value]
