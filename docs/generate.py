@@ -27,8 +27,19 @@ METRICS = """\
 # Metrics
 
 `GET /metrics` gives them in Prometheus' text format, or OpenMetrics where the scraper asks for it. `endpoint` is the
-operation (`generate`, `embed`, …, `other`), `cache` is `hit`, `miss` or `bypass`, `model` is bounded to 50 names, then
-`other`.
+operation (`generate`, `embed`, …, `other`), `cache` is `hit`, `miss` or `bypass`, `model` is bounded to 50 names as
+Ollama lists them (`tiny:latest`), then `other`. A bypass may name anything, so it is counted without its model.
+
+- Tokens and Ollama's own times are what Ollama says at the end of its answers, streams that only pass through included:
+  once for each request that it worked on, never for what the cache answered. Times of reading and writing are in
+  `/api/generate` and `/api/chat` alone, so tokens per second are `rate(ollama_cache_proxy_output_tokens_total[5m]) /
+  rate(ollama_cache_proxy_eval_seconds_total[5m])`, by endpoint and model. OpenAI's streams name tokens only where the
+  request asks for it (`stream_options.include_usage`). What a client leaves before its end has no account.
+- Loaded models (`/api/ps`) and Redis' own figures (`INFO`) are asked for in the background, every 5 s for a minute
+  after a scrape. A scrape waits for neither: the first one does not show them yet.
+- In OpenMetrics, `request_duration_seconds` has the trace id of a request's `traceparent` as an exemplar.
+- `tier` is `memory`, `hot` (what is held in front of Redis) or `redis`; `operation` is one of Redis'; `category` is
+  what `X-Cache-Category` names.
 
 | metric | type | labels | what it is |
 |---|---|---|---|

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,11 +47,18 @@ class Tasks:
 class Polling:
     """Looks at something every so many seconds, and stops when nobody has wanted to know for as long as it `lasts`.
 
-    `look` raises nothing.
+    `look` raises nothing, and does not take long: at the end it is waited for, since what is cut off in the middle may
+    leave a connection behind.
     """
 
     def __init__(
-        self, look: Callable[[], Awaitable[None]], name: str, *, tasks: Tasks, every: float = 5.0, lasts: float = 60.0
+        self,
+        look: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        *,
+        tasks: Tasks,
+        every: float = 5.0,
+        lasts: float = 60.0,
     ) -> None:
         self._look = look
         self._name = name
@@ -69,9 +76,7 @@ class Polling:
             self._tasks.spawn(self._poll(), self._name, endless=True)
 
     async def _poll(self) -> None:
-        try:
-            while asyncio.get_running_loop().time() < self._until:
-                await self._look()
-                await asyncio.sleep(self._every)
-        finally:
-            self._looking = False
+        while asyncio.get_running_loop().time() < self._until:
+            await asyncio.shield(self._tasks.spawn(self._look(), self._name))
+            await asyncio.sleep(self._every)
+        self._looking = False

@@ -203,3 +203,22 @@ async def test_polling_waits_between_two_looks():
         await asyncio.sleep(0)
     assert len(looks) == 1
     await tasks.close(0)
+
+
+async def test_a_look_is_waited_for_at_the_end_and_none_follows():
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), []
+    tasks = Tasks()
+
+    async def look() -> None:
+        begun.set()
+        await may_end.wait()
+        ended.append(None)
+
+    Polling(look, "look", tasks=tasks, every=3600).want()
+    await begun.wait()
+    closing = asyncio.create_task(tasks.close(10))
+    await asyncio.sleep(0)
+    may_end.set()
+    await closing
+    assert len(ended) == 1
+    assert not tasks._endless

@@ -1,8 +1,8 @@
 """Families of samples: counters, gauges and histograms that a scrape reads, and how they are written down.
 
-prometheus-client's own take a lock for each addition, one value at a time, and hold no exemplar of our choice; they
-also take several times as long to write. What is read of them (`collect`) is prometheus-client's, so that all that
-works on a registry works on these.
+prometheus-client's own take a lock for each addition, one value at a time, and several times as long to be written,
+while everything else waits. What `collect` gives is prometheus-client's all the same, so that these are in a registry
+like any others. A histogram has at least one label.
 """
 
 from __future__ import annotations
@@ -34,6 +34,19 @@ class Row(NamedTuple):
     exemplar: Exemplar | None = None
 
 
+class _Texts(dict[Labels, str]):
+    """Values of labels as they are written, kept: most of what a scrape writes is them."""
+
+    def __init__(self, names: Labels) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, values: Labels) -> str:
+        pairs = sorted(zip(self._names, values, strict=True))
+        text = self[values] = ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs)
+        return text
+
+
 class Family(Collector):
     """Samples of one name; `name` is without the suffixes that its kind brings, `text` one line that explains it."""
 
@@ -44,10 +57,18 @@ class Family(Collector):
         self.name = name
         self.text = text
         self.labels = labels
-        self._written: dict[Labels, str] = {}
+        self._texts = _Texts(labels)
+
+    def _begin(self, labels: Labels) -> None:
+        """Write labels that are new now, rather than all of them at the next scrape."""
+        self._texts[labels]
 
     def rows(self) -> Iterator[Row]:
         """Give the samples."""
+        raise NotImplementedError
+
+    def lines(self, *, open_metrics: bool) -> Iterator[str]:
+        """Give the samples as text, with exemplars in OpenMetrics."""
         raise NotImplementedError
 
     def collect(self) -> Iterator[Metric]:
@@ -59,68 +80,56 @@ class Family(Collector):
         yield metric
 
     def written(self, *, open_metrics: bool) -> str:
-        """Give the family as text, with exemplars in OpenMetrics."""
+        """Give the family as text."""
         name = self.name if open_metrics else self.name + self.suffix
-        lines = [f"# HELP {name} {self.text}", f"# TYPE {name} {self.kind}"]
-        for row in self.rows():
-            labels = self._written.get(row.labels)
-            if labels is None:
-                labels = self._written[row.labels] = self._labels(row.labels)
-            if row.bound:
-                labels = f'{labels},le="{row.bound}"' if labels else f'le="{row.bound}"'
-            exemplar = _exemplar(row.exemplar) if open_metrics and row.exemplar is not None else ""
-            place = f"{{{labels}}}" if labels else ""
-            lines.append(f"{self.name}{row.suffix}{place} {float(row.value)!r}{exemplar}")
-        lines.append("")
-        return "\n".join(lines)
-
-    def _labels(self, values: Labels) -> str:
-        return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(self.labels, values, strict=True)))
+        head = (f"# HELP {name} {self.text}", f"# TYPE {name} {self.kind}")
+        return "\n".join((*head, *self.lines(open_metrics=open_metrics), ""))
 
 
-class Counter(Family):
-    """Counts what only grows."""
-
-    kind = "counter"
-    suffix = "_total"
+class Plain(Family):
+    """One value for each set of labels."""
 
     def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
         super().__init__(name, text, labels)
         self._values: dict[Labels, float] = {}
 
-    def inc(self, *labels: str, by: float = 1) -> None:
-        """Add to one sample."""
-        self._values[labels] = self._values.get(labels, 0) + by
-
     def replace(self, values: Mapping[Labels, float]) -> None:
-        """Take over what somebody else counts."""
+        """Set all samples, to what somebody else knows: those that are not among them are gone."""
         self._values = dict(values)
 
     def rows(self) -> Iterator[Row]:
         """See Family."""
         return (Row(self.suffix, labels, value) for labels, value in self._values.items())
 
+    def lines(self, *, open_metrics: bool) -> Iterator[str]:  # noqa: ARG002 - no exemplars here
+        """See Family."""
+        name, texts = self.name + self.suffix, self._texts
+        if not self.labels:
+            return (f"{name} {float(value)!r}" for value in self._values.values())
+        return (f"{name}{{{texts[labels]}}} {float(value)!r}" for labels, value in self._values.items())
 
-class Gauge(Family):
+
+class Counter(Plain):
+    """Counts what only grows."""
+
+    kind = "counter"
+    suffix = "_total"
+
+    def inc(self, *labels: str, by: float = 1) -> None:
+        """Add to one sample."""
+        if labels not in self._values:
+            self._begin(labels)
+        self._values[labels] = self._values.get(labels, 0) + by
+
+
+class Gauge(Plain):
     """Tells how things stand."""
 
     kind = "gauge"
 
-    def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
-        super().__init__(name, text, labels)
-        self._values: dict[Labels, float] = {}
-
     def set(self, value: float, *labels: str) -> None:
         """Set one sample."""
         self._values[labels] = value
-
-    def replace(self, values: Mapping[Labels, float]) -> None:
-        """Set all samples: those that are not among them are gone."""
-        self._values = dict(values)
-
-    def rows(self) -> Iterator[Row]:
-        """See Family."""
-        return (Row("", labels, value) for labels, value in self._values.items())
 
 
 class Histogram(Family):
@@ -134,7 +143,7 @@ class Histogram(Family):
         self._names = (*map(floatToGoString, bounds), "+Inf")
         self._counts: dict[Labels, list[int]] = {}
         self._sums: dict[Labels, float] = {}
-        self._exemplars: dict[tuple[Labels, int], Exemplar] = {}
+        self._exemplars: dict[Labels, dict[str, Exemplar]] = {}
 
     def observe(self, labels: Labels, values: Sequence[float]) -> None:
         """Count values, each in the first bucket whose bound is not below it."""
@@ -142,6 +151,7 @@ class Histogram(Family):
             return
         counts = self._counts.get(labels)
         if counts is None:
+            self._begin(labels)
             counts = self._counts[labels] = [0] * len(self._names)
         for value in values:
             counts[bisect_left(self._bounds, value)] += 1
@@ -149,15 +159,29 @@ class Histogram(Family):
 
     def exemplify(self, labels: Labels, value: float, trace: str, now: float) -> None:
         """Name the trace that a value is of, in the place of its bucket's last one; `now` is Unix time."""
-        self._exemplars[labels, bisect_left(self._bounds, value)] = Exemplar({"trace_id": trace}, value, now)
+        bound = self._names[bisect_left(self._bounds, value)]
+        self._exemplars.setdefault(labels, {})[bound] = Exemplar({"trace_id": trace}, value, now)
 
     def rows(self) -> Iterator[Row]:
         """See Family. A bucket holds what is not above its bound."""
         for labels, counts in self._counts.items():
-            for at, (bound, count) in enumerate(zip(self._names, accumulate(counts), strict=True)):
-                yield Row("_bucket", labels, count, bound, self._exemplars.get((labels, at)))
+            exemplars = self._exemplars.get(labels, {})
+            for bound, count in zip(self._names, accumulate(counts), strict=True):
+                yield Row("_bucket", labels, count, bound, exemplars.get(bound))
             yield Row("_count", labels, sum(counts))
             yield Row("_sum", labels, self._sums[labels])
+
+    def lines(self, *, open_metrics: bool) -> Iterator[str]:
+        """See Family."""
+        name = self.name
+        for labels, counts in self._counts.items():
+            text = self._texts[labels]
+            exemplars = self._exemplars.get(labels, {}) if open_metrics else {}
+            for bound, count in zip(self._names, accumulate(counts), strict=True):
+                exemplar = _exemplar(exemplars[bound]) if bound in exemplars else ""
+                yield f'{name}_bucket{{{text},le="{bound}"}} {count}.0{exemplar}'
+            yield f"{name}_count{{{text}}} {sum(counts)}.0"
+            yield f"{name}_sum{{{text}}} {self._sums[labels]!r}"
 
 
 def wants_open_metrics(accept: str) -> bool:

@@ -170,10 +170,10 @@ class Metrics:
             Counter, "eval_seconds", "Seconds that Ollama spent writing tokens, where it says so.", what
         )
         self._per_token = self._times(
-            "time_per_output_token_seconds", "Ollama's own time for each token of an answer.", what, _TOKEN_TIMES
+            "time_per_output_token_seconds", "Ollama's own time for each token of an answer.", ("model",), _TOKEN_TIMES
         )
         self._load = self._times(
-            "load_duration_seconds", "Ollama's own time to load the model for an answer.", what, _LOAD_TIMES
+            "load_duration_seconds", "Ollama's own time to load the model for an answer.", ("model",), _LOAD_TIMES
         )
 
     def _declare_store(self) -> None:
@@ -362,9 +362,9 @@ class Metrics:
             if amount is not None:
                 counter.inc(*what, by=amount)
         if usage.output_tokens and usage.output_seconds is not None:
-            self._per_token.observe(what, (usage.output_seconds / usage.output_tokens,))
+            self._per_token.observe(what[1:], (usage.output_seconds / usage.output_tokens,))
         if usage.load_seconds is not None:
-            self._load.observe(what, (usage.load_seconds,))
+            self._load.observe(what[1:], (usage.load_seconds,))
 
     def _model(self, name: str) -> str:
         """Give the label of a model, the same for each spelling of its name."""

@@ -28,7 +28,8 @@ _MODEL: Final = re.compile(rb'"model":"([^"\\]{1,300})"')
 _OUTPUT: Final = re.compile(
     rb'"(?:response|content|thinking|reasoning|text|delta|partial_json|arguments)":"[^"]|"tool_calls":\[\{'
 )
-_NANO: Final = 1e-9
+_A_SECOND: Final = 1e9
+"""In nanoseconds, as Go gives durations."""
 _READER: Final = json.JSONDecoder()
 
 
@@ -160,4 +161,4 @@ def _count(document: dict[str, Any], name: str) -> int | None:
 
 def _seconds(document: dict[str, Any], name: str) -> float | None:
     value = _count(document, name)
-    return None if value is None else value * _NANO
+    return None if value is None else value / _A_SECOND

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import platform
+import sys
+import time
 from dataclasses import replace
 
 import orjson
@@ -10,9 +12,24 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy import __version__
 from proxy.adapters.metrics import Metrics
 from proxy.errors import Source
+from proxy.policy.endpoints import ENDPOINTS
 from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from proxy.policy.sums import added
-from proxy.ports import Exchange, Health, Part, Saved, Stored, Unkept
+from proxy.policy.sums import added, lasting
+from proxy.policy.usage import Usage
+from proxy.ports import (
+    Exchange,
+    Health,
+    Levels,
+    Part,
+    Repeated,
+    Resident,
+    Saved,
+    StoreCall,
+    Stored,
+    Tier,
+    Unkept,
+    Worked,
+)
 
 PREFIX = "ollama_cache_proxy_"
 HIT = CacheStatus(result=Result.HIT, ttl=5)
@@ -222,9 +239,180 @@ def test_what_several_processes_counted_reads_as_if_one_had(metrics):
     assert found["hits_total", "generate"] == 3
     assert found["misses_total", "generate"] == 1
     assert found["hit_ratio",] == 0.75
-    assert found["build_info", __version__] == 1
+    assert found["build_info", platform.python_version(), __version__] == 1
     assert (found["upstream_up",], found["store_up",], found["store_writes_up",]) == (1, 0, 1)
     assert found["request_duration_seconds_count", "hit", "generate"] == 3
     assert found["request_duration_seconds_bucket", "miss", "generate", "60.0"] == 0
     assert found["request_duration_seconds_bucket", "miss", "generate", "+Inf"] == 1
     assert metrics.hits == 3, "its own figures are what they were"
+
+
+def test_what_all_processes_say_of_one_redis_is_not_added_up(metrics):
+    other = Metrics()
+    redis = Tier(name="redis", entries=40, size=4000, evicted=4)
+    hot = Tier(name="hot", entries=2, size=200, evicted=1)
+    loaded = (Resident(model="tiny:latest", size=10, vram=8),)
+    metrics.level(replace(LEVELS, tiers=(hot, redis), residents=loaded, broken={"read": True}))
+    other.level(replace(LEVELS, tiers=(hot, replace(redis, evicted=3)), residents=loaded, broken={"read": False}))
+    snapshots = [metrics.snapshot(), other.snapshot()]
+    body, _ = metrics.render("", added(snapshots))
+    found = {
+        (sample.name.removeprefix(PREFIX), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert [found["store_entries", tier] for tier in ("hot", "redis")] == [4, 40]
+    assert [found["store_bytes", tier] for tier in ("hot", "redis")] == [400, 4000]
+    assert [found["store_evictions_total", tier] for tier in ("hot", "redis")] == [2, 4]
+    assert (found["model_loaded", "tiny:latest"], found["model_vram_bytes", "tiny:latest"]) == (1, 8)
+    assert found["store_breaker_open", "read"] == 1
+    assert [found[name,] for name in ("requests_in_flight", "connections")] == [6, 14]
+    ended = {family: samples for family, _, samples in lasting(snapshots[0])}
+    assert [row[1:] for row in ended[PREFIX + "store_evictions"]] == [({"tier": "hot"}, 1)]
+
+
+USAGE = Usage(prompt_tokens=3, output_tokens=8, prompt_seconds=0.25, output_seconds=1.5, load_seconds=4.0)
+LEVELS = Levels(serving=3, asking=2, connections=7, tiers=(), broken={}, residents=())
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_work_is_counted_by_model_and_endpoint(metrics):
+    for model in ("tiny", "TINY:latest", "registry.ollama.ai/library/tiny"):  # one model, as Ollama resolves names
+        metrics(Worked(operation="chat", model=model, usage=USAGE))
+    where = {"endpoint": "chat", "model": "tiny:latest"}
+    assert value(metrics, "prompt_tokens_total", **where) == 9
+    assert value(metrics, "output_tokens_total", **where) == 24
+    assert value(metrics, "prompt_eval_seconds_total", **where) == 0.75
+    assert value(metrics, "eval_seconds_total", **where) == 4.5
+    del where["endpoint"]
+    assert value(metrics, "load_duration_seconds_sum", **where) == 12.0
+    assert value(metrics, "load_duration_seconds_bucket", le="2.5", **where) == 0
+    assert value(metrics, "load_duration_seconds_bucket", le="5.0", **where) == 3
+    assert value(metrics, "time_per_output_token_seconds_sum", **where) == 3 * 1.5 / 8
+    assert value(metrics, "time_per_output_token_seconds_bucket", le="0.2", **where) == 3
+    assert value(metrics, "time_per_output_token_seconds_bucket", le="0.15", **where) == 0
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [Usage(output_tokens=8), Usage(output_seconds=1.0), Usage(output_tokens=0, output_seconds=1.0)],
+    ids=["no-time", "no-tokens", "zero-tokens"],
+)
+def test_the_time_of_a_token_needs_both(metrics, usage):
+    metrics(Worked(operation="chat", model="tiny", usage=usage))
+    for name in ("time_per_output_token_seconds_count", "load_duration_seconds_count"):
+        assert value(metrics, name, model="tiny:latest") is None
+    assert value(metrics, "output_tokens_total", endpoint="chat", model="tiny:latest") == usage.output_tokens
+
+
+def test_what_was_told_at_once_counts_as_what_was_told_one_by_one():
+    one, many = Metrics(), Metrics()
+    hit = replace(
+        EXCHANGE, category="search", items=2, items_known=2, saved=Saved(seconds=2.5, prompt_tokens=3, output_tokens=8)
+    )
+    seconds = [0.003, 0.0001, 7.0]
+    for second in seconds:
+        one(replace(hit, seconds=second, first_byte=second))
+    many(Repeated(exchange=hit, seconds=seconds))
+    written = [metrics.render("")[0].decode().partition("# HELP process_")[0] for metrics in (one, many)]
+    assert written[0] == written[1]
+    assert value(many, "saved_output_tokens_total", endpoint="generate") == 24
+    assert value(many, "lookups_total", endpoint="generate", category="search", cache="hit") == 3
+
+
+def test_an_operation_of_the_store_is_timed_and_its_failure_counted(metrics):
+    metrics(StoreCall(operation="get", seconds=0.002, failed=False))
+    metrics(StoreCall(operation="get", seconds=0.25, failed=True))
+    metrics(StoreCall(operation="set", seconds=0.0001, failed=False))
+    assert value(metrics, "store_operation_seconds_count", operation="get") == 2
+    assert value(metrics, "store_operation_seconds_bucket", operation="set", le="0.0001") == 1
+    assert value(metrics, "store_errors_total", operation="get") == 1
+    assert value(metrics, "store_errors_total", operation="set") is None
+
+
+def test_levels_are_those_of_the_moment(metrics):
+    tiers = (Tier(name="hot", entries=5, size=500, evicted=2), Tier(name="redis", entries=None, size=9000, evicted=0))
+    residents = (Resident(model="tiny:latest", size=10, vram=4), Resident(model="big:7b", size=30, vram=30))
+    metrics.level(replace(LEVELS, tiers=tiers, broken={"read": True, "write": False}, residents=residents))
+    assert value(metrics, "requests_in_flight") == 3
+    assert value(metrics, "upstream_requests_in_flight") == 2
+    assert value(metrics, "connections") == 7
+    assert value(metrics, "store_entries", tier="hot") == 5
+    assert value(metrics, "store_entries", tier="redis") is None  # not known yet
+    assert value(metrics, "store_bytes", tier="redis") == 9000
+    assert value(metrics, "store_evictions_total", tier="hot") == 2
+    assert [value(metrics, "store_breaker_open", breaker=name) for name in ("read", "write")] == [1, 0]
+    assert value(metrics, "model_loaded", model="big:7b") == 1
+    assert value(metrics, "model_vram_bytes", model="tiny:latest") == 4
+    assert value(metrics, "model_size_bytes", model="tiny:latest") == 10
+    metrics.level(LEVELS)
+    for name, labels in (("store_bytes", {"tier": "redis"}), ("model_loaded", {"model": "big:7b"})):
+        assert value(metrics, name, **labels) is None
+
+
+def test_loaded_models_beyond_the_bound_are_one(metrics):
+    residents = tuple(Resident(model=f"m{number}", size=2, vram=1) for number in range(60))
+    metrics.level(replace(LEVELS, residents=residents))
+    assert value(metrics, "model_loaded", model="m49:latest") == 1
+    assert value(metrics, "model_loaded", model="other") == 10
+    assert value(metrics, "model_size_bytes", model="other") == 20
+    assert value(metrics, "model_vram_bytes", model="other") == 10
+
+
+def test_a_trace_is_an_exemplar_of_the_duration():
+    metrics = Metrics(now=lambda: 1_700_000_000.5)
+    metrics(replace(EXCHANGE, trace=TRACE))
+    metrics(EXCHANGE)
+    (line,) = [
+        line for line in metrics.render("application/openmetrics-text")[0].decode().splitlines() if TRACE in line
+    ]
+    assert line == (
+        f'{PREFIX}request_duration_seconds_bucket{{cache="hit",endpoint="generate",le="0.005"}} 2.0'
+        f' # {{trace_id="{TRACE}"}} 0.003 1700000000.5'
+    )
+    assert TRACE.encode() not in metrics.render("text/plain")[0]
+
+
+def full() -> Metrics:
+    """As much as there can be: more models than are told apart, at every endpoint, with every outcome."""
+    metrics = Metrics()
+    operations = [row.operation for row in ENDPOINTS]
+    for model in [f"model-{number}" for number in range(60)]:
+        for operation in operations:
+            for status in (200, 400, 404, 500, 502, 504):
+                for cache in (HIT, MISS, bypass(Detail.OPT_IN)):
+                    metrics(
+                        replace(
+                            EXCHANGE, operation=operation, model=model, cache=cache, status=status, category="search"
+                        )
+                    )
+            metrics(Worked(operation=operation, model=model, usage=USAGE))
+    return metrics
+
+
+def test_a_scrape_of_all_that_there_can_be_is_bounded():
+    metrics = full()
+    begun = time.perf_counter()
+    body, _ = metrics.render("application/openmetrics-text")
+    took = time.perf_counter() - begun
+    samples = [line for line in body.decode().splitlines() if not line.startswith("#")]
+    print(f"{len(samples)} samples, {len(body) / 1e6:.1f} MB, {took * 1000:.1f} ms")  # noqa: T201 - a figure to look at with `pytest -s`
+    requests = [line for line in samples if line.startswith(f"{PREFIX}requests_total")]
+    assert len(requests) == len(ENDPOINTS) * 6 * (51 + 51 + 1)
+    work = [line for line in samples if line.startswith(f"{PREFIX}prompt_tokens_total")]
+    assert len(work) == len(ENDPOINTS) * 51
+
+
+def test_it_describes_all_that_it_tells(metrics):
+    described = {row.name: (row.kind, set(row.labels)) for row in metrics.described()}
+    told = {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in metrics.registry.collect()
+    }
+    if not sys.platform.startswith("linux"):
+        described = {name: row for name, row in described.items() if name.startswith(PREFIX)}
+    assert {name: kind for name, (kind, _) in described.items()} == told
+    for family in full().registry.collect():
+        for sample in family.samples:
+            name = family.name + ("_total" if family.type == "counter" else "")
+            assert set(sample.labels) - {"le"} == described[name][1]

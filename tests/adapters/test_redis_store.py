@@ -16,7 +16,7 @@ import redis
 from proxy.adapters import redis_store as module
 from proxy.adapters.redis_store import RedisStore
 from proxy.policy.messages import StoredResponse, packed
-from proxy.ports import KeyCount, Lookup, Lookups, Page
+from proxy.ports import Event, KeyCount, Lookup, Lookups, Page, StoreCall
 from proxy.tasks import Tasks
 from tests.support.servers import RedisServer
 from tests.support.waiting import until
@@ -59,19 +59,27 @@ def clock() -> Clock:
 
 
 @pytest.fixture
+def told() -> list[Event]:
+    """What the stores said."""
+    return []
+
+
+@pytest.fixture
 def tasks() -> Tasks:
     return Tasks()
 
 
 @pytest.fixture
-async def connect(monkeypatch: pytest.MonkeyPatch, clock: Clock, tasks: Tasks) -> AsyncIterator[Connect]:
+async def connect(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, tasks: Tasks, told: list[Event]
+) -> AsyncIterator[Connect]:
     """Gives stores as several processes would have them, with patience for a machine that is busy."""
     monkeypatch.setattr(module, "_CONNECT", 5.0)
     monkeypatch.setattr(module, "_READ", 5.0)
     opened: list[RedisStore] = []
 
     def connect(server: RedisServer) -> RedisStore:
-        opened.append(RedisStore(server.url, name="Redis", clock=clock, observe=lambda _: None, tasks=tasks))
+        opened.append(RedisStore(server.url, name="Redis", clock=clock, observe=told.append, tasks=tasks))
         return opened[-1]
 
     yield connect
@@ -450,3 +458,87 @@ async def test_a_purge_that_the_server_does_not_see_to_its_end_failed(connect: C
 
     assert await store.purge(meant) is None
     assert 200 <= len(looked_at) < 500
+
+
+# What is measured of it.
+
+
+def told_calls(told: list[Event]) -> list[tuple[str, bool]]:
+    return [(event.operation, event.failed) for event in told if isinstance(event, StoreCall)]
+
+
+async def test_each_operation_is_told_by_its_name(store: RedisStore, told: list[Event]) -> None:
+    generation = (await store.get(key(1))).generation
+    assert generation is not None
+    await store.put([(key(1), ENTRY)], generation)
+    await store.get_many([key(1), key(2)])
+    await store.touch([key(1)], generation)
+    await store.delete([key(1)], generation)
+    await store.page("", 5)
+    await store.save("x", b"y")
+    await store.load("x")
+    await store.add("totals", {"a": 1}, {})
+    await store.ping()
+    await store.clear()
+    names = [name for name, failed in told_calls(told) if not failed]
+    assert names == [
+        *("get", "set", "get", "touch", "delete", "page", "save", "load", "add", "ping"),
+        *("count", "clear"),
+    ]
+
+
+async def test_an_operation_is_told_with_its_time(store: RedisStore, told: list[Event], clock: Clock) -> None:
+    async def slow() -> bool:
+        clock.time += 0.125
+        return True
+
+    await store._read("slow", slow, None)
+    assert told[0] == StoreCall(operation="slow", seconds=0.125, failed=False)
+
+
+async def test_what_fails_is_told_until_the_breaker_opens_which_shows(connect: Connect, server: RedisServer) -> None:
+    told: list[Event] = []
+    store = connect(server)
+    store._observe = told.append
+    assert store.breakers() == {"read": False, "write": False}
+    server.kill()
+    for _ in range(8):
+        await store.get(key(1))
+    assert told_calls(told) == [("get", True)] * 5
+    assert store.breakers() == {"read": True, "write": False}
+
+
+async def test_how_full_it_is_shows_from_the_second_look_on(store: RedisStore, redis_server: RedisServer) -> None:
+    await fill(store, 1, 2, 3)
+    redis_server.client().set("another's", "value")
+    assert store.tiers(asking=True) == ()
+    await until(lambda: store.tiers(asking=True))
+    await until(lambda: store._counting is not None and store._counting.done())
+    await store._measure()
+    (tier,) = store.tiers(asking=True)
+    assert (tier.name, tier.entries, tier.evicted) == ("redis", 3, 0)
+    used = redis_server.client().info("memory")["used_memory"]
+    assert tier.size == pytest.approx(used, rel=0.5)
+
+
+async def test_a_user_without_the_right_to_know_loses_nothing_else(
+    store: RedisStore, redis_server: RedisServer, told: list[Event]
+) -> None:
+    client = redis_server.client()
+    client.execute_command("ACL", "SETUSER", "default", "-info")
+    try:
+        await store._measure()
+        assert store.tiers(asking=True) == ()
+        assert [event for event in told if not isinstance(event, StoreCall)] == []
+        assert store.breakers() == {"read": False, "write": False}
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+info")
+
+
+async def test_how_full_a_server_is_that_has_gone_is_not_known(connect: Connect, server: RedisServer) -> None:
+    store = connect(server)
+    await store._measure()
+    assert store.tiers(asking=True)
+    server.kill()
+    await store._measure()
+    assert store.tiers(asking=True) == ()

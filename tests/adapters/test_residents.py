@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from proxy.adapters import residents
+from proxy.adapters.connections import Connections
+from proxy.adapters.ollama import Ollama as RealOllama
 from proxy.adapters.residents import Residents
-from proxy.errors import unreachable
+from proxy.app import SystemClock
+from proxy.errors import ProxyError, unreachable
 from proxy.policy.messages import Request, ResponseHead
 from proxy.ports import Resident
 from proxy.tasks import Tasks
@@ -109,3 +112,26 @@ async def test_a_silent_ollama_is_not_asked(look: Callable[[Ollama], Residents])
     found.found()
     await until(lambda: found.found() == ())
     assert ollama.asked == []
+
+
+async def test_an_ollama_that_takes_no_connection_is_silent_and_its_one_probe_is_left_to_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks, clock, tried = Tasks(), SystemClock(), []
+
+    async def never(_: Connections) -> None:
+        tried.append(None)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Connections, "open", never)
+    upstream = RealOllama(
+        "http://127.0.0.1:1", connect_timeout=0.01, deadline=None, clock=clock, observe=lambda _: None, tasks=tasks
+    )
+    assert not upstream.silent
+    with pytest.raises(ProxyError):
+        async with upstream.ask(Request(method="GET", target="/", fields=()), None):
+            pass
+    assert (upstream.silent, upstream.asking, len(tried)) == (True, 0, 1)
+    await Residents(upstream, tasks=tasks)._look()
+    assert len(tried) == 1
+    await upstream.close()

@@ -208,3 +208,18 @@ async def test_totals_that_the_store_does_not_know_go_on_from_what_was_seen(pair
     one, other = pair
     assert await one.add("stats", {"hits": 1}, {"hits": 100, "misses": 7}) == {"hits": 101, "misses": 7}
     assert await other.add("stats", {"hits": 1}, {"hits": 90, "saved": 3}) == {"hits": 102, "misses": 7, "saved": 3}
+
+
+async def test_it_says_how_full_it_is_where_that_is_known_without_asking(pair: Pair) -> None:
+    store, _ = pair
+    await fill(store, {key(1): ENTRY, key(2): ENTRY})
+    await store.get(key(1))
+    tiers = {tier.name: (tier.entries, tier.evicted) for tier in store.tiers(asking=True)}
+    if isinstance(store, MemoryStore):
+        assert tiers == {"memory": (2, 0)}
+        assert store.tiers(asking=True)[0].size > 2 * len(ENTRY.body)
+        assert store.breakers() == {}
+        return
+    assert tiers == ({} if isinstance(store, RedisStore) else {"hot": (1, 0)})
+    assert store.breakers() == {"read": False, "write": False}
+    await until(lambda: "redis" in {tier.name for tier in store.tiers(asking=True)})

@@ -43,7 +43,7 @@ def recorded(documents: list[dict[str, Any]]) -> Usage | None:
     if "total_duration" not in last:
         return None
     seconds = {
-        ours: None if theirs not in last else pytest.approx(last[theirs] / 1e9)
+        ours: None if theirs not in last else last[theirs] / 1e9
         for ours, theirs in (
             ("prompt_seconds", "prompt_eval_duration"),
             ("output_seconds", "eval_duration"),
