@@ -344,7 +344,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Saved time",
-                text="Seconds that Ollama did not have to work again, in the time that is shown.",
+                text="What answers had taken when they were made, in the time that is shown: waiting and loading"
+                " included.",
                 unit="s",
                 queries=(Query(_grown("saved_seconds_total"), "saved", at_once=True),),
                 kind="stat",
@@ -365,8 +366,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Saved energy, an estimate",
-                text="Saved time by the mean power of a GPU in the time that is shown. Idle time lowers that mean, and"
-                " a model on several GPUs takes several times as much: it is rather too low.",
+                text="Saved time by the mean power of a GPU in the time that is shown: too low by its idle time and"
+                " where a model runs on several GPUs, too high where requests had waited for each other.",
                 unit="watth",
                 queries=(
                     Query(
