@@ -107,7 +107,7 @@ def _own(metric: str) -> str:
 
 
 _GPU_NAME: Final = "{{hostname}} GPU {{gpu}}"
-_TOKENS: Final = "suffix: tok/s"
+_TOKENS: Final = "suffix:tok/s"
 _WELL: Final = {
     "mappings": [
         {
@@ -499,8 +499,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Entries",
-                text="Entries that are kept, by tier: `hot` is what a proxy holds of Redis in its own memory. Proxies"
-                " that share a Redis each count the same entries.",
+                text="Entries that are kept, by tier: `hot` is what a proxy holds of Redis in its own memory. Of"
+                " several proxies the one that has most, since those that share a Redis count the same entries.",
                 unit="short",
                 queries=(Query(f"max by (tier) ({_name('store_entries')})", "{{tier}}"),),
                 width=6,
@@ -508,7 +508,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Memory of the store",
-                text="Bytes that entries take; of Redis all that it uses.",
+                text="Bytes that entries take, of Redis all that it uses; of several proxies the one that has most.",
                 unit="bytes",
                 queries=(Query(f"max by (tier) ({_name('store_bytes')})", "{{tier}}"),),
                 width=6,
@@ -516,7 +516,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Evictions",
-                text="Entries a second that left for want of room. Those of `hot` are still in Redis.",
+                text="Entries a second that left for want of room; of several proxies the most. What left `hot` is"
+                " still in Redis.",
                 unit="ops",
                 queries=(Query(f"max by (tier) (rate({_name('store_evictions_total')}{_RATE}))", "{{tier}}"),),
                 width=6,
