@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools clients gpu format lock clean
+.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools metrics-tools clients gpu format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,7 +51,7 @@ $(VENV)/.installed-gpu: $(VENV)/.installed requirements-gpu.lock
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
 	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)
 
-test: install-dev clients lint types unit ## Lint, types and all tests
+test: install-dev clients metrics-tools lint types unit ## Lint, types and all tests
 
 check: lint types ## Lint and types only
 
@@ -87,6 +87,17 @@ bench-tools:
 format: install-dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Prometheus and promtool, which the tests of rules and dashboard ask. Debian's package is unpacked, not installed: nothing
+# of it is started. Without apt those tests say that they were left out.
+metrics-tools: $(VENV)/.python
+	@if command -v prometheus >/dev/null && command -v promtool >/dev/null || test -x $(VENV)/prometheus/usr/bin/promtool; then :; \
+	elif command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then \
+		echo "Unpacking Prometheus from Debian"; \
+		mkdir -p $(VENV)/prometheus && cd $(VENV)/prometheus && \
+		{ apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
+		dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; \
+	else echo "No prometheus, and no apt to get it with: the tests that ask it will be left out"; fi
 
 # The JavaScript clients that the tests drive; without npm those tests say that they were left out.
 clients: tests/clients/node_modules/.installed

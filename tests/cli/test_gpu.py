@@ -2,39 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.processes import Command
+from tests.support.processes import gpu
 from tests.support.rawhttp import ask
 
 DATA = Path(__file__).parents[1] / "data" / "nvml"
-
-
-@asynccontextmanager
-async def gpu(*arguments: str, **environment: str) -> AsyncIterator[tuple[Command, str]]:
-    """Run `ollama-cache-proxy gpu` as a process; gives its URL too."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "gpu", "--listen", "127.0.0.1:0", *arguments),
-        env={**os.environ, **environment},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    running = Command(process)
-    try:
-        line = await running.line(lambda line: "are at http" in line)
-        yield running, line.rpartition(" ")[2].removesuffix("/metrics")
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await running.end()
 
 
 async def test_it_exports_a_recording_until_it_is_ended() -> None:

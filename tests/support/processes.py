@@ -83,3 +83,21 @@ async def simulate(*arguments: str, port: int = 0) -> AsyncIterator[tuple[Comman
         if process.returncode is None:
             process.kill()
         await running.end()
+
+
+@asynccontextmanager
+async def gpu(*arguments: str, **environment: str) -> AsyncIterator[tuple[Command, str]]:
+    """Run `ollama-cache-proxy gpu` as a process; gives its URL too."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "gpu", "--listen", "127.0.0.1:0", *arguments),
+        env={**os.environ, **environment},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    running = Command(process)
+    try:
+        line = await running.line(lambda line: "are at http" in line)
+        yield running, line.rpartition(" ")[2].removesuffix("/metrics")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await running.end()
