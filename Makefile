@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools metrics-tools clients gpu format lock clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools metrics-tools clients gpu format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ simulate: install ## Run an Ollama that only pretends
 $(VENV)/.installed-gpu: $(VENV)/.installed requirements-gpu.lock
 	@$(PIP) install --require-hashes -r requirements-gpu.lock
 	@touch $@
+
+stack: install metrics-tools ## Run compose.yml's components without containers (options: make stack ARGS="--simulate")
+	@PYTHONPATH=. exec $(BIN)/python docker/stack.py $(ARGS)
 
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
 	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)

@@ -1,0 +1,149 @@
+"""The components of compose.yml without containers: `make stack`.
+
+Redis or Valkey with the same limits, the proxy before your Ollama, the GPU exporter and Prometheus with its rules, each
+as a process that ends with this one. Whoever ends first ends all of them. `--simulate` puts a simulated Ollama and a
+recorded GPU in the place of yours; `--any-port` takes free ports instead of the usual ones. Grafana is not in Debian:
+import dashboards/ollama-cache-proxy.json into yours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from proxy.adapters.private_redis import find_server
+
+ROOT: Final = Path(__file__).parents[1]
+_CONFIG: Final = ROOT / "config" / "prometheus"
+_USUAL: Final = {"redis": 6379, "ollama": 11434, "proxy": 11435, "gpu": 9400, "prometheus": 9090}
+_ENDS_WITHIN: Final = 45.0
+
+
+class StackError(Exception):
+    """The stack cannot run; the text is one line that says what to do."""
+
+
+def _ports(*, anywhere: bool) -> dict[str, int]:
+    """Give a port for each component; raises StackError where a usual one is taken."""
+    ports = {}
+    for name, usual in _USUAL.items():
+        with socket.socket() as sock:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(("127.0.0.1", 0 if anywhere else usual))
+            except OSError:
+                if name != "ollama":  # yours is there
+                    raise StackError(
+                        f"port {usual} of {name} is in use: end what listens there, or use --any-port"
+                    ) from None
+            ports[name] = int(sock.getsockname()[1]) or usual
+    return ports
+
+
+def _program(name: str) -> str:
+    unpacked = Path(sys.prefix) / "prometheus" / "usr" / "bin"
+    found = shutil.which(name) or shutil.which(name, path=str(unpacked))
+    if found is None:
+        raise StackError(f"{name} was not found: run `make metrics-tools`, or install it")
+    return found
+
+
+def _prometheus(folder: Path, ports: dict[str, int]) -> Sequence[str]:
+    """Write the configuration with the addresses of this stack; give the command."""
+    text = (_CONFIG / "prometheus.yml").read_text("utf-8").replace("rules/*.yml", f"{_CONFIG}/rules/*.yml")
+    for name in ("proxy", "gpu", "prometheus"):
+        text = text.replace(f"127.0.0.1:{_USUAL[name]}", f"127.0.0.1:{ports[name]}")
+    file = folder / "prometheus.yml"
+    file.write_text(text, "utf-8")
+    storage = f"--storage.tsdb.path={folder / 'prometheus'}"
+    listen = f"--web.listen-address=127.0.0.1:{ports['prometheus']}"
+    return (_program("prometheus"), f"--config.file={file}", storage, listen, "--log.level=warn")
+
+
+def _redis(folder: Path, port: int) -> Sequence[str]:
+    server = find_server()
+    if server is None:
+        raise StackError("neither valkey-server nor redis-server was found: install one, or run `make install`")
+    limits = ("--maxmemory", "2gb", "--maxmemory-policy", "allkeys-lru", "--save", "", "--appendonly", "no")
+    return (server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--loglevel", "warning", *limits)
+
+
+def _commands(folder: Path, ports: dict[str, int], *, simulated: bool) -> dict[str, Sequence[str]]:
+    """Give the command of each component, in the order in which they start."""
+    own = (sys.executable, "-m", "proxy")
+    cards = ("--replay", str(ROOT / "tests" / "data" / "nvml" / "h100.json")) if simulated else ()
+    listen = {name: ("--listen", f"127.0.0.1:{ports[name]}") for name in ports}
+    store = ("--redis-url", f"redis://127.0.0.1:{ports['redis']}/0")
+    upstream = ("--upstream", f"http://127.0.0.1:{ports['ollama']}") if simulated else ()
+    return {
+        "redis": _redis(folder, ports["redis"]),
+        **({"ollama": (*own, "simulate", *listen["ollama"])} if simulated else {}),
+        "proxy": (*own, "serve", *listen["proxy"], *store, *upstream),
+        "gpu": (*own, "gpu", *listen["gpu"], *cards),
+        "prometheus": _prometheus(folder, ports),
+    }
+
+
+async def _run(commands: dict[str, Sequence[str]], ports: dict[str, int]) -> int:
+    """Run all of them until a signal, or the end of one; gives the exit status."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    running: dict[str, asyncio.subprocess.Process] = {}
+    try:
+        for name, command in commands.items():
+            running[name] = await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+            )
+        sys.stderr.write(
+            f"Clients ask http://127.0.0.1:{ports['proxy']}; Prometheus is at http://127.0.0.1:{ports['prometheus']},"
+            f" GPU metrics at http://127.0.0.1:{ports['gpu']}/metrics. Ctrl-C ends all.\n"
+        )
+        ends = {asyncio.ensure_future(process.wait()): name for name, process in running.items()}
+        signalled = asyncio.ensure_future(told.wait())
+        done, _ = await asyncio.wait({signalled, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+        ended = [ends[future] for future in done if future in ends]
+        if ended:
+            sys.stderr.write(f"{', '.join(ended)} ended, so everything does\n")
+        return 1 if ended else 0
+    finally:
+        for process in reversed(running.values()):  # those who ask before those who are asked
+            with suppress(ProcessLookupError):
+                process.terminate()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _ENDS_WITHIN)
+            if process.returncode is None:
+                process.kill()
+
+
+def main() -> int:
+    """Run the stack."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulate", action="store_true", help="a simulated Ollama, and a recorded GPU")
+    parser.add_argument("--any-port", action="store_true", help="free ports instead of the usual ones")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ollama-cache-proxy-") as folder:
+        try:
+            ports = _ports(anywhere=given.any_port)
+            commands = _commands(Path(folder), ports, simulated=given.simulate)
+        except StackError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+        os.environ.setdefault("PYTHONUNBUFFERED", "1")
+        return asyncio.run(_run(commands, ports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
