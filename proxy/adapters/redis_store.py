@@ -23,7 +23,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from proxy.adapters.codec import decode, decode_description, described_by, encode
 from proxy.adapters.redis_lane import RedisLane
@@ -194,14 +194,11 @@ class RedisStore:
             generation = self._generation
             names = [_entry(generation, key) for key in keys]
             current, *values = await self._lane.ask("MGET", GENERATION, *names[:_AT_ONCE])
-            if current is not None and _TOKEN.fullmatch(current) is None:  # no token of ours, which could come again
-                await self._redis.unlink(GENERATION)
-                current = None
-            if current is None:
-                fresh = secrets.token_hex(16)
-                await self._redis.set(GENERATION, fresh, nx=True)
+            if current is None or _TOKEN.fullmatch(current) is None:  # none, or no token of ours: it could come again
                 try:
-                    current = await self._redis.get(GENERATION) or fresh.encode()  # gone again: never find it, then
+                    current = await self._renewed()
+                except WatchError:
+                    continue
                 except ResponseError as error:
                     await self._remove_foreign(GENERATION, error)
                     continue
@@ -211,6 +208,19 @@ class RedisStore:
                     values += await self._redis.mget(names[start : start + _AT_ONCE])
                 return generation, values
         return self._generation, [None] * len(keys)
+
+    async def _renewed(self) -> bytes:
+        """Begin a generation unless somebody just has; gives the current one. Raises WatchError where it changes."""
+        async with self._redis.pipeline() as pipeline:
+            await pipeline.watch(GENERATION)
+            current: bytes | None = await pipeline.get(GENERATION)
+            if current is not None and _TOKEN.fullmatch(current) is not None:
+                return current
+            fresh = secrets.token_hex(16)
+            pipeline.multi()
+            pipeline.set(GENERATION, fresh)
+            await pipeline.execute()
+            return fresh.encode()
 
     async def put(self, entries: Entries, generation: str) -> bool:
         """See ports.Store. Waits for its turn; over too many waiting bytes the entries are dropped."""

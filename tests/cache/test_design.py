@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 
 import pytest
 
-from proxy.adapters import models
+from proxy.adapters import models, redis_store
 from proxy.adapters.redis_store import GENERATION
 from proxy.simulator import Behaviour, Fault, Received, Simulator
 from tests.support import upstream as upstream_module
@@ -132,9 +132,10 @@ async def test_an_answer_is_that_of_its_version_of_ollama_and_of_its_epoch(
     ):
         for path, body in ROUTES.items():
             await ask(first.url, "POST", "/api/cache/clear")
-            results = [
-                (await post(proxy.url, path, body)).field("X-Cache") for proxy in (first, same, other, later_epoch)
-            ]
+            results = []
+            for proxy in (first, same, other, later_epoch):
+                results.append((await post(proxy.url, path, body)).field("X-Cache"))
+                await proxy.kept()
             assert results == ["MISS", "HIT", "MISS", "MISS"], path
 
 
@@ -711,15 +712,14 @@ async def test_a_generation_that_was_evicted_costs_misses_and_revives_nothing(
 async def test_of_two_who_find_no_generation_the_first_one_names_it(
     monkeypatch: pytest.MonkeyPatch, proxy: Proxy, redis_server: RedisServer
 ) -> None:
-    client, store, others = redis_server.client(), cast("Any", proxy.running.store)._back, b"b" * 32
-    real = store._redis.set
+    client, others = redis_server.client(), b"b" * 32
+    real = redis_store.secrets.token_hex
 
-    async def after_another(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == GENERATION:
-            client.set(GENERATION, others, nx=True)
-        return await real(name, *arguments, **options)
+    def after_another(size: int) -> str:
+        client.set(GENERATION, others, nx=True)
+        return real(size)
 
-    monkeypatch.setattr(store._redis, "set", after_another)
+    monkeypatch.setattr(redis_store.secrets, "token_hex", after_another)
     client.delete(GENERATION)
     assert (await generate(proxy)).field("X-Cache") == "MISS"
     assert (await generate(proxy)).field("X-Cache") == "HIT"

@@ -66,6 +66,7 @@ async def test_what_is_no_entry_is_a_miss_and_replaced(
 ) -> None:
     async with proxy_before(simulator.url, redis_url=server.url) as proxy:
         right = essence(await generate(proxy))
+        await proxy.kept()
         client = server.client()
         (name,) = client.keys("ocp:1:e:*")
         client.delete(name)
@@ -89,7 +90,9 @@ async def test_an_entry_with_any_byte_changed_or_cut_off_is_a_miss(  # noqa: PLR
 
         async def asked() -> RawAnswer:
             one.send("POST", path, body=json.dumps(body).encode())
-            return await one.answer()
+            answer = await one.answer()
+            await proxy.kept()
+            return answer
 
         right = essence(await asked())
         client = server.client()
@@ -149,8 +152,10 @@ async def test_an_entry_under_anothers_name_is_no_answer(
 ) -> None:
     async with proxy_before(simulator.url, redis_url=server.url) as proxy:
         await generate(proxy, "one")
+        await proxy.kept()
         (one,) = server.client().keys("ocp:1:e:*")
         right = essence(await generate(proxy, "other"))
+        await proxy.kept()
         (other,) = set(server.client().keys("ocp:1:e:*")) - {one}
         server.client().copy(one, other, replace=True)
         answer = await generate(proxy, "other")

@@ -24,6 +24,7 @@ from proxy.app import Running, bind, running
 from proxy.settings import load
 from tests.support import canary
 from tests.support.rawhttp import ask
+from tests.support.waiting import until
 
 STARTS_WITHIN = 10.0
 
@@ -92,6 +93,10 @@ class Proxy:
     @property
     def url(self) -> str:
         return self.running.url
+
+    async def kept(self) -> None:
+        """Wait until what was answered has been kept, which comes after the answer."""
+        await until(lambda: not self.running.exchanges._flights._under_way)
 
 
 @asynccontextmanager
