@@ -145,7 +145,8 @@ class RedisStore:
     async def close(self) -> None:
         """Close every connection."""
         await self._lane.close()
-        await self._redis.aclose()
+        with suppress(*_FAILURES):  # whoever closes too slowly is not waited for
+            await self._redis.aclose()
 
     @property
     def watched(self) -> tuple[str, ...]:

@@ -260,11 +260,11 @@ async def test_without_files_clients_are_refused_and_the_log_says_so_once_a_seco
             assert (await connection.answer()).field("X-Cache") == "HIT", "who is connected is served"
         assert set(refused) <= {"closed", "503", "waits"}, refused
         misses = [GENERATE | {"prompt": f"{canary.PROMPT} {number}"} for number in range(5)]
-        for connection, body in zip(kept, misses, strict=True):  # one may find the connection that is kept to Ollama
+        for connection, body in zip(kept, misses, strict=True):  # some may find the connection that is kept to Ollama
             connection.send("POST", "/api/generate", body=json.dumps(body).encode())
         answers = [await asyncio.wait_for(connection.answer(), 10) for connection in kept]
         statuses = Counter(answer.status for answer in answers)
-        assert statuses[502] >= 3
+        assert statuses[502] >= 1
         assert statuses[200] + statuses[502] == 5
         allow(command, before)
         async with asyncio.timeout(10):
