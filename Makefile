@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools clients gpu format lock clean
+.PHONY: help install install-dev run demo simulate test check lint types unit faults soak chaos bench bench-admin bench-tools clients browser screenshots gpu format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,7 +51,7 @@ $(VENV)/.installed-gpu: $(VENV)/.installed requirements-gpu.lock
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
 	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)
 
-test: install-dev clients lint types unit ## Lint, types and all tests
+test: install-dev clients browser lint types unit ## Lint, types and all tests
 
 check: lint types ## Lint and types only
 
@@ -95,6 +95,14 @@ tests/clients/node_modules/.installed: tests/clients/package-lock.json
 		echo "Installing the JavaScript clients"; \
 		(cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
 	else echo "No npm: the tests of JavaScript clients will be left out"; fi
+
+# The browser that the tests of the page drive.
+browser:
+	@command -v chromium >/dev/null || \
+		{ echo "Installing Chromium from Debian"; apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+
+screenshots: install-dev browser ## Take the pictures of the page anew
+	$(BIN)/python docs/screenshots.py
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate

@@ -17,13 +17,18 @@ from urllib.parse import urlsplit
 from proxy import __version__
 from proxy.adapters.admin import Access, Admin
 from proxy.adapters.cache_routes import CacheRoutes
+from proxy.adapters.cards import Cards
+from proxy.adapters.events import Events
+from proxy.adapters.figures import Figures
 from proxy.adapters.listener import Listener
 from proxy.adapters.log import Log, Style
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.metrics import Metrics
 from proxy.adapters.models import OllamaModels
 from proxy.adapters.ollama import Ollama
+from proxy.adapters.page import ROUTES as PAGE
 from proxy.adapters.private_redis import PrivateRedis, find_server
+from proxy.adapters.recent import Recent
 from proxy.adapters.redis_store import RedisStore
 from proxy.adapters.redis_watch import RedisWatch
 from proxy.adapters.residents import Residents
@@ -34,6 +39,7 @@ from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
 from proxy.explain import Explainer
 from proxy.fetch import Neighbours
+from proxy.gpu.nvml import Nvml, pynvml
 from proxy.marking import Marking
 from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.policy.messages import Request
@@ -82,6 +88,7 @@ class Running:
     url: str
     listener: Listener
     exchanges: Exchanges
+    events: Events
     metrics: Metrics
     store: Store
     log: Log
@@ -108,13 +115,19 @@ def bind(listen: str) -> socket.socket:
 
 
 @asynccontextmanager
-async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Running]:
-    """Run the proxy on a bound socket until the block ends; then drain, and close everything."""
+async def running(
+    settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr, nvml: Callable[[], Nvml] = pynvml
+) -> AsyncIterator[Running]:
+    """Run the proxy on a bound socket until the block ends; then drain, and close everything.
+
+    `nvml` gives what graphics cards are read through, when somebody wants to see them.
+    """
     clock = SystemClock()
     log = _log(settings, stream, clock)
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
-    observe: Observer = fan_out((metrics, log))
+    recent = Recent(clock.now)
+    observe: Observer = fan_out((metrics, log, recent))
     asyncio.get_running_loop().set_exception_handler(_quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
@@ -184,15 +197,27 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
             exchanges.shortcuts.tell()
             return await statistics.told()
 
+        figures = Figures(
+            recent=recent,
+            told=told,
+            count=chosen.store.count,
+            store_name=chosen.name,
+            residents=residents,
+            cards=Cards(nvml, tasks=tasks),
+            tasks=tasks,
+        )
+        events = Events(figures.state, clock=clock, tasks=tasks)
+        about_entries = CacheRoutes(
+            store=chosen.store,
+            store_name=chosen.name,
+            purges=neighbours.purges,
+            told=told,
+            explain=Explainer(neighbours).explain,
+            clock=clock,
+        ).routes
         admin = Admin(
-            routes=CacheRoutes(
-                store=chosen.store,
-                store_name=chosen.name,
-                purges=neighbours.purges,
-                told=told,
-                explain=Explainer(neighbours).explain,
-                clock=clock,
-            ).routes,
+            routes={**about_entries, **figures.routes, **PAGE},
+            watch=events.listen,
             store_well=chosen.well,
             upstream=upstream,
             render=render,
@@ -218,11 +243,13 @@ async def running(settings: Settings, sock: socket.socket, *, stream: TextIO = s
         )
         await listener.start(sock, tls)
         stack.push_async_callback(listener.drain, settings.drain_timeout)
+        stack.callback(events.close)  # else whoever watches would hold the drain up
         tasks.spawn(_greet(upstream), "look for Ollama")
         yield Running(
             url=url,
             listener=listener,
             exchanges=exchanges,
+            events=events,
             metrics=metrics,
             store=chosen.store,
             log=log,

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import redis
 
 from proxy.adapters.private_redis import find_server
 from proxy.app import Running, bind, running
+from proxy.gpu.nvml import pynvml
 from proxy.settings import load
 from tests.support import canary
 from tests.support.rawhttp import ask
@@ -95,7 +96,7 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_before(upstream: str, **settings: Any) -> AsyncIterator[Proxy]:
+async def proxy_before(upstream: str, *, nvml: Callable[[], Any] = pynvml, **settings: Any) -> AsyncIterator[Proxy]:
     """Run a proxy in front of `upstream`; with the memory store unless `settings` say otherwise.
 
     Nothing that it wrote, and nothing of its metrics and statistics at the end, may hold a secret of canary.py.
@@ -108,9 +109,9 @@ async def proxy_before(upstream: str, **settings: Any) -> AsyncIterator[Proxy]:
     loaded = load(None, {"upstream": upstream, **settings})
     log = io.StringIO()
     with bind(loaded.listen) as sock:
-        async with running(loaded, sock, stream=log) as proxy:
+        async with running(loaded, sock, stream=log, nvml=nvml) as proxy:
             yield Proxy(proxy, log)
-            for path in ("/metrics", "/api/cache/stats"):
+            for path in ("/metrics", "/api/cache/stats", "/api/cache/system"):
                 with suppress(OSError, asyncio.IncompleteReadError):  # the test may have ended or filled its listener
                     canary.check((await ask(proxy.url, "GET", path)).body.decode(), path)
     canary.check(log.getvalue(), "the log")
