@@ -159,11 +159,12 @@ function row(request) {
   const fault = request.reason.startsWith("error") || request.status >= 500;
   const badge = element("span", { class: `badge ${fault ? "fault" : request.result}` }, fault ? "Failed" : RESULTS[request.result]);
   const times = request.times > 1 ? ` × ${count(request.times)}` : "";
-  return element("tr", {},
-    element("td", {}, clock.format(request.time * 1000)),
-    element("td", {}, `${request.operation} `, element("span", { class: "model" }, request.model)),
-    element("td", {}, badge, `${times} `, element("span", { class: "reason" }, request.reason)),
-    element("td", { class: "number" }, time(request.milliseconds / 1000)));
+  const cell = { role: "cell" }; // a phone shows rows as boxes, which would else be no table any more
+  return element("tr", { role: "row" },
+    element("td", cell, clock.format(request.time * 1000)),
+    element("td", cell, `${request.operation} `, element("span", { class: "model" }, request.model)),
+    element("td", cell, badge, `${times} `, element("span", { class: "reason" }, request.reason)),
+    element("td", { ...cell, class: "number" }, time(request.milliseconds / 1000)));
 }
 
 // Where it comes from.

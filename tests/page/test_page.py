@@ -302,6 +302,8 @@ async def test_it_is_accessible_on_a_phone_and_a_desktop(scheme: str, browser: B
             await expect(page.locator("#gpus")).to_contain_text("H100")
             await expect(page.locator("#models")).to_contain_text("tiny:latest")
             assert await page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+            assert await page.get_by_role("table").get_by_role("row").count() == 6
+            assert await page.get_by_role("cell").count() == 20
             await page.add_script_tag(path=AXE)
             for dialog in (False, True):
                 if dialog:
