@@ -88,7 +88,7 @@ format: install-dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The JavaScript clients that the tests drive; without npm those tests say that they were left out.
+# The JavaScript that the tests drive: clients, and axe-core for the live page; without npm they are left out, and say so.
 clients: tests/clients/node_modules/.installed
 tests/clients/node_modules/.installed: tests/clients/package-lock.json
 	@if command -v npm >/dev/null; then \
@@ -96,12 +96,15 @@ tests/clients/node_modules/.installed: tests/clients/package-lock.json
 		(cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
 	else echo "No npm: the tests of JavaScript clients will be left out"; fi
 
-# The browser that the tests of the page drive.
+# The browser in which the tests look at the live page; without it those tests say that they were left out.
 browser:
-	@command -v chromium >/dev/null || \
-		{ echo "Installing Chromium from Debian"; apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing Chromium from Debian"; \
+			apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+		else echo "No Chromium: the tests of the live page in a browser will be left out"; fi
 
-screenshots: install-dev browser ## Take the pictures of the page anew
+screenshots: install-dev browser ## Take the pictures of the live page anew
 	$(BIN)/python docs/screenshots.py
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

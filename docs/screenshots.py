@@ -11,6 +11,7 @@ import io
 import json
 import math
 import random
+import shutil
 import sys
 from datetime import UTC, datetime
 from itertools import chain, repeat
@@ -99,7 +100,7 @@ async def play(proxy: app.Running) -> None:
 async def photograph(url: str) -> None:
     """Take each picture with Debian's Chromium."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium")
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"))
         for name, scheme, viewport in PICTURES:
             page = await browser.new_page(
                 viewport=viewport, color_scheme=scheme, reduced_motion="reduce", timezone_id="UTC"

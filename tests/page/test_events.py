@@ -179,8 +179,9 @@ async def test_a_slow_reader_is_cut_off_and_the_others_go_on(
     async with listening(proxy.url) as slow, listening(proxy.url) as quick:
         slow.writer.transport.pause_reading()
         await event(quick)
-        while proxy.running.listener.connections > 1:
-            await event(quick)
+        async with asyncio.timeout(10):
+            while proxy.running.listener.connections > 1:
+                await event(quick)
         last = (await event(quick))["n"]
         assert (await event(quick))["n"] > last
         slow.writer.transport.resume_reading()
