@@ -102,10 +102,8 @@ function history() {
 }
 
 function machine({ models, gpus, store, upstream }) {
-  state("upstream", upstream.state, { ok: "Ollama answers", down: "Ollama is down", unknown: "Ollama not asked yet" });
-  state("store", store.state, { ok: "Store answers", down: "Store is down" });
-  $("upstream").title = upstream.reason ?? "";
-  $("store").title = store.reason ?? "";
+  state("upstream", upstream.state, { ok: "Ollama answers", down: upstream.reason, unknown: "Ollama not asked yet" });
+  state("store", store.state, { ok: "Store answers", down: `Store is down: ${store.reason}` });
   put("keys", store.keys === null ? "–" : count(store.keys));
   put("where", `in ${store.name}.`);
   $("no-models").hidden = models.length > 0;
@@ -192,15 +190,15 @@ async function follow() {
     connection = new AbortController();
     try {
       const answer = await fetch("api/cache/events", { headers: authorised(), signal: connection.signal });
-      if (!answer.ok) throw new Error(answer.statusText);
+      if (!answer.ok) throw new Error((await answer.json()).error);
       for await (const event of events(answer.body)) {
         delay = RETRY.first;
         state("connection", "ok", { ok: "Live" });
         show(event);
       }
-      lost();
-    } catch {
-      if (connection.signal.reason !== "again" && !document.hidden) lost();
+      throw new Error("Connection lost");
+    } catch (problem) {
+      if (connection.signal.reason !== "again" && !document.hidden) lost(problem);
     }
     const wanted = connection.signal.reason === "again";
     if (!wanted) await new Promise((resume) => { wake = resume; setTimeout(() => document.hidden || resume(), delay); });
@@ -208,9 +206,10 @@ async function follow() {
   }
 }
 
-function lost() {
-  state("connection", "down", { down: "Connection lost, trying again…" });
-  announce("Connection lost, trying again.");
+function lost(problem) {
+  const why = problem.constructor === Error ? problem.message : "Connection lost"; // others are the browser's own words
+  state("connection", "down", { down: `${why}, trying again…` });
+  announce(`${why}, trying again.`);
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -102,6 +102,17 @@ async def test_requests_show_without_their_prompts(proxy: Proxy) -> None:
     assert [row["operation"] for row in told["lastRequests"]] == ["generate", "generate"]
 
 
+async def test_hits_of_the_short_way_stand_together(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, development=False, log_requests="off") as proxy:
+        for _ in range(5):
+            await ask(proxy.url, "POST", "/api/generate", body=GENERATE)
+        async with listening(proxy.url) as connection:
+            told = await event(connection)
+        rows = [(row["result"], row["times"]) for row in told["lastRequests"]]
+        assert rows == [("hit", 3), ("hit", 1), ("miss", 1)]
+        assert sum(sum(counts) for _, *counts in told["history"]) == 5
+
+
 async def test_all_who_listen_share_one_look_and_nobody_looks_for_nobody(states: States, proxy: Proxy) -> None:
     async with listening(proxy.url) as one, listening(proxy.url) as other:
         await event(one)

@@ -262,6 +262,20 @@ async def test_a_lost_connection_shows_and_is_taken_up_again(browser: Browser, s
         await expect(page.get_by_role("heading", level=1)).to_have_text("75 % of 4 requests came from the cache.")
 
 
+async def test_what_is_wrong_shows(browser: Browser, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxy_before(simulator.url) as proxy:
+        page = await browser.open(proxy.url)
+        await expect(page.locator("#connection")).to_have_text("Live")
+        monkeypatch.setattr(events, "MOST", 1)
+        other = await browser.open(proxy.url)
+        await expect(other.locator("#connection")).to_have_text("1 others listen already, trying again…")
+        await simulator.stop()
+        await post(proxy.url, "/api/generate", GENERATE)
+        await expect(page.locator("#upstream")).to_contain_text("cannot be reached")
+        await page.close()
+        await expect(other.locator("#connection")).to_have_text("Live", timeout=15_000)
+
+
 async def test_the_headline_is_announced_and_not_each_second(browser: Browser, simulator: Simulator) -> None:
     async with proxy_before(simulator.url) as proxy:
         page = await browser.open(proxy.url)
