@@ -39,7 +39,6 @@ from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
 from proxy.explain import Explainer
 from proxy.fetch import Neighbours
-from proxy.gpu.nvml import Nvml, pynvml
 from proxy.marking import Marking
 from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.policy.messages import Request
@@ -116,11 +115,11 @@ def bind(listen: str) -> socket.socket:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr, nvml: Callable[[], Nvml] = pynvml
+    settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr, nvml: Callable[[], Any] | None = None
 ) -> AsyncIterator[Running]:
     """Run the proxy on a bound socket until the block ends; then drain, and close everything.
 
-    `nvml` gives what graphics cards are read through, when somebody wants to see them.
+    `nvml` gives what graphics cards are read through, in place of NVML, when somebody wants to see them.
     """
     clock = SystemClock()
     log = _log(settings, stream, clock)

@@ -21,7 +21,6 @@ import redis
 
 from proxy.adapters.private_redis import find_server
 from proxy.app import Running, bind, running
-from proxy.gpu.nvml import pynvml
 from proxy.settings import load
 from tests.support import canary
 from tests.support.rawhttp import ask
@@ -96,7 +95,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_before(upstream: str, *, nvml: Callable[[], Any] = pynvml, **settings: Any) -> AsyncIterator[Proxy]:
+async def proxy_before(
+    upstream: str, *, nvml: Callable[[], Any] | None = None, **settings: Any
+) -> AsyncIterator[Proxy]:
     """Run a proxy in front of `upstream`; with the memory store unless `settings` say otherwise.
 
     Nothing that it wrote, and nothing of its metrics and statistics at the end, may hold a secret of canary.py.
