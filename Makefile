@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools metrics-tools clients gpu format lock clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools metrics-tools clients browser screenshots gpu format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,7 +54,7 @@ stack: install metrics-tools ## Run compose.yml's components without containers 
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
 	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)
 
-test: install-dev clients metrics-tools lint types unit ## Lint, types and all tests
+test: install-dev clients browser metrics-tools lint types unit ## Lint, types and all tests
 
 check: lint types ## Lint and types only
 
@@ -102,13 +102,24 @@ metrics-tools: $(VENV)/.python
 		dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; \
 	else echo "No prometheus, and no apt to get it with: the tests that ask it will be left out"; fi
 
-# The JavaScript clients that the tests drive; without npm those tests say that they were left out.
+# The JavaScript that the tests drive: clients, and axe-core for the live page; without npm they are left out, and say so.
 clients: tests/clients/node_modules/.installed
 tests/clients/node_modules/.installed: tests/clients/package-lock.json
 	@if command -v npm >/dev/null; then \
 		echo "Installing the JavaScript clients"; \
 		(cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
 	else echo "No npm: the tests of JavaScript clients will be left out"; fi
+
+# The browser in which the tests look at the live page; without it those tests say that they were left out.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing Chromium from Debian"; \
+			apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+		else echo "No Chromium: the tests of the live page in a browser will be left out"; fi
+
+screenshots: install-dev browser ## Take the pictures of the live page anew
+	$(BIN)/python docs/screenshots.py
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate

@@ -16,7 +16,8 @@
     errors.py      what can go wrong on the way, and by whose fault
     tasks.py       work that outlives the request that began it
     policy/        decisions, pure: endpoints, classify, key, storing, reuse, fields, status, usage
-    adapters/      I/O: listener, ollama, models, residents, stores, codec, metrics, log, statistics, admin
+    adapters/      I/O: listener, ollama, models, residents, stores, codec, metrics, log, statistics, admin, live page
+    web/           the live page: HTML, CSS and JavaScript as they are served
     simulator/     an Ollama with the real wire form, for tests and demo
     gpu/           metrics of NVIDIA cards under the names of dcgm-exporter, a command of its own
     cli/           the command line, one module a command

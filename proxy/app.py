@@ -17,13 +17,18 @@ from urllib.parse import urlsplit
 from proxy import __version__
 from proxy.adapters.admin import Access, Admin, Render
 from proxy.adapters.cache_routes import CacheRoutes
+from proxy.adapters.cards import Cards
+from proxy.adapters.events import Events
+from proxy.adapters.figures import Figures
 from proxy.adapters.listener import Listener
 from proxy.adapters.log import Log, Style
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.metrics import Metrics
 from proxy.adapters.models import OllamaModels
 from proxy.adapters.ollama import Ollama
+from proxy.adapters.page import ROUTES as PAGE
 from proxy.adapters.private_redis import PrivateRedis, find_server
+from proxy.adapters.recent import Recent
 from proxy.adapters.redis_store import RedisStore
 from proxy.adapters.redis_watch import RedisWatch
 from proxy.adapters.residents import Residents
@@ -84,6 +89,7 @@ class Running:
     url: str
     listener: Listener
     exchanges: Exchanges
+    events: Events
     metrics: Metrics
     store: Store
     log: Log
@@ -126,16 +132,19 @@ async def running(
     stream: TextIO = sys.stderr,
     siblings: SiblingProcesses | None = None,
     lent: Lent | None = None,
+    nvml: Callable[[], Any] | None = None,
 ) -> AsyncIterator[Running]:
     """Run the proxy on a bound socket until the block ends; then drain, and close everything.
 
     With `siblings` it is one of several: it is handed its connections, and the private store is one that was `lent`.
+    `nvml` gives what graphics cards are read through, in place of NVML, when somebody wants to see them.
     """
     clock = SystemClock()
     log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.speaks)
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
-    observe: Observer = fan_out((metrics, log))
+    recent = Recent(clock.now)
+    observe: Observer = fan_out((metrics, log, recent))
     asyncio.get_running_loop().set_exception_handler(quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
@@ -208,16 +217,28 @@ async def running(
             exchanges.shortcuts.tell()
             return await statistics.told()
 
+        figures = Figures(
+            recent=recent,
+            told=told,
+            count=chosen.store.count,
+            store_name=chosen.name,
+            residents=residents,
+            cards=Cards(nvml, tasks=tasks),
+            tasks=tasks,
+        )
+        events = Events(figures.state, clock=clock, tasks=tasks)
+        about_entries = CacheRoutes(
+            store=chosen.store,
+            store_name=chosen.name,
+            purges=neighbours.purges,
+            told=told,
+            explain=Explainer(neighbours).explain,
+            clock=clock,
+            siblings=siblings,
+        ).routes
         admin = Admin(
-            routes=CacheRoutes(
-                store=chosen.store,
-                store_name=chosen.name,
-                purges=neighbours.purges,
-                told=told,
-                explain=Explainer(neighbours).explain,
-                clock=clock,
-                siblings=siblings,
-            ).routes,
+            routes={**about_entries, **figures.routes, **PAGE},
+            watch=events.listen,
             store_well=chosen.well,
             upstream=upstream,
             render=render,
@@ -246,11 +267,13 @@ async def running(
         stack.push_async_callback(listener.drain, settings.drain_timeout)
         if siblings is not None:
             stack.push_async_callback(siblings.leave)
+        stack.callback(events.close)  # else whoever watches would hold the drain up
         tasks.spawn(_greet(upstream), "look for Ollama")
         yield Running(
             url=url,
             listener=listener,
             exchanges=exchanges,
+            events=events,
             metrics=metrics,
             store=chosen.store,
             log=log,

@@ -6,14 +6,14 @@ Adapters implement the Protocols; exchange.py, flights.py and the adapters know 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
 
 from proxy.errors import Source
-from proxy.policy.messages import Description, Request, ResponseHead, StoredResponse
+from proxy.policy.messages import Description, Fields, Request, ResponseHead, StoredResponse
 from proxy.policy.replies import Reply
 from proxy.policy.status import CacheStatus, Detail
 from proxy.policy.usage import Usage
@@ -385,7 +385,20 @@ class Unkept:
     detail: Detail
 
 
-Route: TypeAlias = Callable[[Request, bytes], Awaitable[Reply]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """What a route of the proxy's own answers piece by piece, for as long as somebody takes it.
+
+    `kind` is its Content-Type. Whoever takes nothing of a piece for `patience` seconds is cut off.
+    """
+
+    kind: str
+    pieces: AsyncGenerator[bytes, None]
+    patience: float
+    fields: Fields = ()
+
+
+Route: TypeAlias = Callable[[Request, bytes], Awaitable[Reply | Stream]]
 """One route of the proxy's own: a request and its whole body to what it answers."""
 
 

@@ -67,6 +67,7 @@ class Polling:
         self._lasts = lasts
         self._until = 0.0
         self._looking = False
+        self._looked = asyncio.Event()
 
     def want(self) -> None:
         """Begin to look, or go on; waits for nothing."""
@@ -75,8 +76,17 @@ class Polling:
             self._looking = True
             self._tasks.spawn(self._poll(), self._name, endless=True)
 
+    async def ready(self) -> None:
+        """Wait for the first look, where none has been lately; whoever asks bounds that."""
+        self.want()
+        await self._looked.wait()
+
     async def _poll(self) -> None:
-        while asyncio.get_running_loop().time() < self._until:
-            await asyncio.shield(self._tasks.spawn(self._look(), self._name))
-            await asyncio.sleep(self._every)
-        self._looking = False
+        try:
+            while asyncio.get_running_loop().time() < self._until:
+                await asyncio.shield(self._tasks.spawn(self._look(), self._name))
+                self._looked.set()
+                await asyncio.sleep(self._every)
+        finally:
+            self._looking = False
+            self._looked.clear()

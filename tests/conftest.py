@@ -27,7 +27,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     """Tests run on uvloop, as the command does; what is about sockets runs on asyncio's own loop too."""
     if uvloop is None:
         return {"asyncio": asyncio.new_event_loop}
-    both = item.path.parent.name in ("wire", "faults")
+    both = item.path.parent.name in ("wire", "faults") or item.path.name == "test_events.py"
     return {"uvloop": uvloop.new_event_loop} | ({"asyncio": asyncio.new_event_loop} if both else {})
 
 

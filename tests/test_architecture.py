@@ -21,8 +21,11 @@ HELPERS = {
     "proxy.adapters.metrics": ("proxy.adapters.families",),
     "proxy.adapters.siblings": ("proxy.adapters.channel",),
     "proxy.adapters.supervisor": ("proxy.adapters.channel", "proxy.adapters.siblings"),
+    "proxy.adapters.figures": ("proxy.adapters.recent",),
 }
 """Adapters that are split by subject."""
+BESIDE = {"proxy.adapters.cards": {"proxy.gpu"}}
+"""Adapters to a part of the house that is a command of its own too."""
 PURE_LIBRARY = {"orjson", "proxy"}
 IMPURE = {"asyncio", "logging", "time", "random", "secrets", "socket", "os", "threading", "subprocess"}
 
@@ -71,11 +74,9 @@ def test_imports_point_one_way(path: Path) -> None:  # noqa: C901 - a table of r
             allowed = {"proxy.policy", "proxy.ports", "proxy.errors", "proxy.tasks"}
             others = {imported for imported in ours(path) if imported.startswith("proxy.adapters.")}
             assert not [imported for imported in others if not imported.startswith(HELPERS.get(name, ()))]
-            assert parts <= allowed | {"proxy.__version__", "proxy.adapters"}
-        case "proxy.simulator":
-            assert parts <= {"proxy.simulator"}
-        case "proxy.gpu":
-            assert parts <= {"proxy.gpu"}
+            assert parts <= allowed | BESIDE.get(name, set()) | {"proxy.__version__", "proxy.adapters"}
+        case "proxy.simulator" | "proxy.gpu" as own:
+            assert parts <= {own}
         case "proxy.settings":
             assert not parts
         case "proxy.app":
@@ -99,6 +100,9 @@ TESTED_TOGETHER = {
     "proxy/adapters/private_redis.py": "tests/cli/test_serve.py",
     "proxy/adapters/admin.py": "tests/test_admin.py",
     "proxy/adapters/cache_routes.py": "tests/cache/test_entries.py",
+    "proxy/adapters/page.py": "tests/page/test_page.py",
+    "proxy/adapters/figures.py": "tests/page/test_figures.py",
+    "proxy/adapters/events.py": "tests/page/test_events.py",
     "proxy/adapters/statistics.py": "tests/cache/test_statistics.py",
     "proxy/explain.py": "tests/cache/test_explain.py",
     "proxy/finder.py": "tests/cache/test_lists.py",

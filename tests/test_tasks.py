@@ -222,3 +222,39 @@ async def test_a_look_is_waited_for_at_the_end_and_none_follows():
     await closing
     assert len(ended) == 1
     assert not tasks._endless
+
+
+async def test_ready_waits_for_the_first_look_and_for_no_other():
+    let_go, looks = asyncio.Event(), []
+    tasks = Tasks()
+
+    async def look() -> None:
+        await let_go.wait()
+        looks.append(None)
+
+    polling = Polling(look, "look", tasks=tasks, every=3600)
+    waiting = asyncio.create_task(polling.ready())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    let_go.set()
+    await waiting
+    assert looks == [None]
+    await polling.ready()
+    assert looks == [None]
+    await tasks.close(0)
+
+
+async def test_ready_waits_anew_when_nobody_had_looked_for_long():
+    looks = []
+    tasks = Tasks()
+
+    async def look() -> None:
+        looks.append(None)
+
+    polling = Polling(look, "look", tasks=tasks, every=0.001, lasts=0.005)
+    await polling.ready()
+    await until(lambda: not tasks._endless)
+    seen = len(looks)
+    await polling.ready()
+    assert len(looks) > seen
+    await tasks.close(0)

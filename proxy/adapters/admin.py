@@ -1,7 +1,7 @@
 """The proxy's own routes: who may ask, health, metrics. Those about entries are in cache_routes.py.
 
-Reading follows the Host rule of proxied requests and nothing more. Changing, and listing entries, needs an Origin that
-is none or our own, and, on a listener that others can reach, the admin token.
+Reading follows the Host rule of proxied requests and nothing more. Changing, and listing entries or requests, needs an
+Origin that is none or our own, and, on a listener that others can reach, the admin token.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 from urllib.parse import parse_qs
 
 from proxy.errors import ProxyError
 from proxy.policy.fields import is_own_origin
 from proxy.policy.messages import Request, first
-from proxy.policy.replies import Reply, error, head, json
-from proxy.ports import Client, Clock, Route, Upstream
+from proxy.policy.replies import Reply, error, head, json, stream_head
+from proxy.ports import Client, Clock, Route, Stream, Upstream
 
 _MAX_BODY: Final = 16 * 1024 * 1024
 _PROBE: Final = 1.0
@@ -38,6 +39,9 @@ class Access:
 Render: TypeAlias = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Gives metrics and their Content-Type for an Accept."""
 
+Watch: TypeAlias = Callable[[bool], Reply | Stream]
+"""Gives events; whether whoever asks may see single requests."""
+
 Routes: TypeAlias = Mapping[str, Mapping[str, Route]]
 """Paths, and for each its methods. One that ends in a slash stands for everything below it."""
 
@@ -52,6 +56,7 @@ class Admin:
         store_well: Callable[[], Awaitable[bool]],
         upstream: Upstream,
         render: Render,
+        watch: Watch,
         serving: Callable[[], bool],
         access: Access,
         clock: Clock,
@@ -59,6 +64,7 @@ class Admin:
         self._store_well = store_well
         self._upstream = upstream
         self._render = render
+        self._watch = watch
         self._serving = serving
         self._access = access
         self._clock = clock
@@ -67,6 +73,7 @@ class Admin:
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
+            "/api/cache/events": {"GET": self._events},
         }
 
     def owns(self, request: Request) -> bool:
@@ -81,9 +88,28 @@ class Admin:
     async def serve(self, request: Request, client: Client) -> None:
         """Answer a request that this owns."""
         answer = await self._answer(request, client, self._found(request) or {})
-        await client.send(head(answer, self._clock.now()), answer.body)
+        match answer:
+            case Reply():
+                await client.send(head(answer, self._clock.now()), answer.body)
+            case Stream():
+                async with aclosing(answer.pieces):
+                    await self._hand_on(answer, client, bodyless=request.method == "HEAD")
+            case never:
+                assert_never(never)
 
-    async def _answer(self, request: Request, client: Client, methods: Mapping[str, Route]) -> Reply:
+    async def _hand_on(self, answer: Stream, client: Client, *, bodyless: bool) -> None:
+        """Send piece by piece; a reader that is too slow meets a reset."""
+        try:
+            await client.begin(stream_head(answer.kind, self._clock.now(), answer.fields), None)
+            if not bodyless:
+                async for piece in answer.pieces:
+                    async with asyncio.timeout(answer.patience):
+                        await client.write(piece)
+            await client.finish()
+        except TimeoutError:
+            client.abort()
+
+    async def _answer(self, request: Request, client: Client, methods: Mapping[str, Route]) -> Reply | Stream:
         method = "GET" if request.method == "HEAD" else request.method
         route = methods.get(method)
         if route is None:
@@ -114,6 +140,13 @@ class Admin:
             challenge = ((b"WWW-Authenticate", b'Bearer realm="ollama-cache-proxy"'),)
             return error(401, "the admin token is missing or wrong", challenge)
         return None
+
+    async def _events(self, request: Request, _body: bytes) -> Reply | Stream:
+        """Tell everybody of figures, and of single requests who may list entries."""
+        barred = self._may_not_change(request)
+        if barred is not None and not is_own_origin(request.fields):
+            return barred
+        return self._watch(barred is None)
 
     async def _healthz(self, _request: Request, _body: bytes) -> Reply:
         return json({"status": "ok"})

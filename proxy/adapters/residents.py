@@ -31,6 +31,7 @@ class Residents:
         self._upstream = upstream
         self._found: tuple[Resident, ...] = ()
         self._polling = Polling(self._look, "look at loaded models", tasks=tasks)
+        self.ready = self._polling.ready
 
     def found(self) -> tuple[Resident, ...]:
         """Give what was found last, nothing where Ollama did not say; it will be looked at again."""

@@ -26,6 +26,7 @@ _SEPARATOR: Final = "\n"
 _PARTS: Final = 2
 """Separators in a total's name."""
 _MICRO: Final = 1_000_000
+_SERVER_ERROR: Final = 500
 
 
 class Statistics:
@@ -45,12 +46,13 @@ class Statistics:
     def __call__(self, event: Event) -> None:
         """Take a fact in."""
         if isinstance(event, Repeated):
-            self._add(event.exchange, len(event.seconds))
+            self._add(event.exchange, len(event.seconds), sum(event.seconds))
         elif isinstance(event, Exchange):
-            self._add(event, 1)
+            self._add(event, 1, event.seconds)
 
-    def _add(self, event: Exchange, times: int) -> None:
-        measures = _measures(event)
+    def _add(self, event: Exchange, times: int, seconds: float) -> None:
+        """Add exchanges that were alike; `seconds` are those of all of them."""
+        measures = {name: times * number for name, number in _measures(event).items()} | _times(event, times, seconds)
         places = [(_OPERATION, event.operation)]
         if event.cache.result is not Result.BYPASS:
             places += [
@@ -61,7 +63,7 @@ class Statistics:
         for name, label in places:
             for measure, number in measures.items():
                 if number:
-                    self._new[_SEPARATOR.join((name, label, measure))] += times * number
+                    self._new[_SEPARATOR.join((name, label, measure))] += number
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
 
@@ -155,6 +157,15 @@ def _measures(event: Exchange) -> dict[str, int]:
     }
 
 
+def _times(event: Exchange, times: int, seconds: float) -> dict[str, int]:
+    """Give what exchanges add to what averages are made of; a failure, however quick, is no answer."""
+    result = event.cache.result
+    if result is Result.BYPASS or event.error is not None or event.status >= _SERVER_ERROR:
+        return {}
+    name = result.value.lower()
+    return {f"{name}Answers": times, f"{name}Microseconds": round(seconds * _MICRO)}
+
+
 def _row(counts: Mapping[str, int]) -> dict[str, Any]:
     """Give one row as it is shown: rates in percent, seconds with milliseconds."""
     hits, misses, known, unknown = (counts.get(name, 0) for name in ("hits", "misses", "itemHits", "itemMisses"))
@@ -169,7 +180,25 @@ def _row(counts: Mapping[str, int]) -> dict[str, Any]:
             "prompt": counts.get("savedPromptTokens", 0),
             "output": counts.get("savedOutputTokens", 0),
         },
+        "averageSeconds": _averages(counts),
     }
+
+
+def _averages(counts: Mapping[str, int]) -> dict[str, float | None]:
+    """Give the average time of an answer: of hits, misses, both, and of both had Ollama been asked for all of it."""
+    hits, misses = counts.get("hitAnswers", 0), counts.get("missAnswers", 0)
+    of_hits, of_misses = counts.get("hitMicroseconds", 0), counts.get("missMicroseconds", 0)
+    without = of_misses + counts.get("savedMicroseconds", 0)
+    return {
+        "hit": _average(of_hits, hits),
+        "miss": _average(of_misses, misses),
+        "overall": _average(of_hits + of_misses, hits + misses),
+        "withoutCache": _average(without, hits + misses),
+    }
+
+
+def _average(microseconds: int, times: int) -> float | None:
+    return round(microseconds / times / _MICRO, 6) if times else None
 
 
 def _rate(hits: int, misses: int) -> float:

@@ -38,14 +38,19 @@ def error(status: int, text: str, fields: Fields = ()) -> Reply:
 
 def head(reply: Reply, now: float) -> ResponseHead:
     """Give the head of an admin route's reply. `now` is Unix time."""
+    length = (b"Content-Length", str(len(reply.body)).encode())
+    return stream_head(reply.kind, now, (length, *reply.fields), reply.status)
+
+
+def stream_head(kind: str, now: float, fields: Fields, status: int = 200) -> ResponseHead:
+    """Give the head of an answer whose length is not said, unless `fields` say it. `now` is Unix time."""
     lines = (
-        (b"Content-Type", reply.kind.encode()),
+        (b"Content-Type", kind.encode()),
         (b"Date", formatdate(now, usegmt=True).encode()),
-        (b"Content-Length", str(len(reply.body)).encode()),
         (b"Cache-Control", b"no-store"),
-        *reply.fields,
+        *fields,
     )
-    return ResponseHead(status=reply.status, reason=HTTPStatus(reply.status).phrase, fields=lines)
+    return ResponseHead(status=status, reason=HTTPStatus(status).phrase, fields=lines)
 
 
 def reply(

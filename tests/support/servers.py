@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_before(upstream: str, **settings: Any) -> AsyncIterator[Proxy]:
+async def proxy_before(
+    upstream: str, *, nvml: Callable[[], Any] | None = None, **settings: Any
+) -> AsyncIterator[Proxy]:
     """Run a proxy in front of `upstream`; with the memory store unless `settings` say otherwise.
 
     Nothing that it wrote, and nothing of its metrics and statistics at the end, may hold a secret of canary.py.
@@ -113,9 +115,9 @@ async def proxy_before(upstream: str, **settings: Any) -> AsyncIterator[Proxy]:
     loaded = load(None, {"upstream": upstream, **settings})
     log = io.StringIO()
     with bind(loaded.listen) as sock:
-        async with running(loaded, sock, stream=log) as proxy:
+        async with running(loaded, sock, stream=log, nvml=nvml) as proxy:
             yield Proxy(proxy, log)
-            for path in ("/metrics", "/api/cache/stats"):
+            for path in ("/metrics", "/api/cache/stats", "/api/cache/system"):
                 with suppress(OSError, asyncio.IncompleteReadError):  # the test may have ended or filled its listener
                     canary.check((await ask(proxy.url, "GET", path)).body.decode(), path)
     canary.check(log.getvalue(), "the log")

@@ -1,0 +1,136 @@
+"""Take the pictures of the live page: `make screenshots`.
+
+The traffic is always the same, before a simulated Ollama and a recorded graphics card. Ten minutes pass in half a one:
+the clock of the proxy is moved on between requests, and for what Ollama would have taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import math
+import random
+import shutil
+import sys
+from datetime import UTC, datetime
+from itertools import chain, repeat
+from pathlib import Path
+
+import aiohttp
+from playwright.async_api import async_playwright
+
+from proxy import app
+from proxy.adapters import residents
+from proxy.gpu.replay import Replay
+from proxy.ports import Resident
+from proxy.settings import load
+from proxy.simulator import Behaviour, Simulator
+
+DOCS = Path(__file__).parent
+CARD = DOCS.parent / "tests" / "data" / "nvml" / "rtx4090.json"
+BEGIN = datetime(2026, 3, 2, 9, 41, tzinfo=UTC).timestamp()
+SPAN = 5.0
+SPANS = 120
+TAKES = {"/api/generate": 2.1, "/api/chat": 2.8, "/api/embed": 0.34}
+"""Seconds that Ollama takes for a request, beside TAKES_REALLY."""
+TAKES_REALLY = 0.25
+"""Seconds for a completion, by which the simulator reckons its tokens a second."""
+WEIGHTS = (43, 7, 50)
+MODELS = ("llama3.2", "nomic-embed-text")
+LOADED = (
+    Resident(model="llama3.2:latest", size=3_367_856_128, vram=3_367_856_128),
+    Resident(model="nomic-embed-text:latest", size=849_346_560, vram=849_346_560),
+)
+PICTURES = (
+    ("cache-light", "light", {"width": 1200, "height": 1060}),
+    ("cache-dark", "dark", {"width": 1200, "height": 1060}),
+    ("cache-phone", "light", {"width": 375, "height": 812}),
+)
+_LARGEST = 150_000
+
+
+class Stage(app.SystemClock):
+    """A clock that is moved on by the play, and by every request that reaches Ollama."""
+
+    moved = 0.0
+    counted = 0
+    ollama: Simulator
+
+    def monotonic(self) -> float:
+        """Give a time that only measures."""
+        new = self.ollama.received[Stage.counted :]
+        Stage.counted += len(new)
+        Stage.moved += sum(TAKES.get(request.target, 0) for request in new)
+        return super().monotonic() + self.moved
+
+    def now(self) -> float:
+        """Give the time of the play."""
+        return BEGIN + self.moved
+
+
+def requests(span: int, dice: random.Random) -> list[tuple[str, dict[str, object]]]:
+    """Give what clients ask in one span: more and less of it, and ever more of what was asked before."""
+    count = round(5 + 4 * math.sin(span / 9) + dice.random() * 4)
+    chosen = []
+    for path in dice.choices(tuple(TAKES), WEIGHTS, k=count):
+        topic = int(dice.expovariate(1 / (6 + span / 3)))
+        message = {"role": "user", "content": "hello"}
+        bodies: dict[str, dict[str, object]] = {
+            "/api/generate": {"model": MODELS[0], "prompt": f"topic {topic}", "stream": False},
+            "/api/chat": {"model": MODELS[0], "messages": [message], "stream": False},
+            "/api/embed": {"model": MODELS[1], "input": f"chunk {topic}"},
+        }
+        chosen.append((path, bodies[path]))
+    return chosen
+
+
+async def play(proxy: app.Running) -> None:
+    """Ask all of it, one request after another."""
+    dice = random.Random(4)  # noqa: S311 - always the same
+    async with aiohttp.ClientSession(proxy.url) as session:
+        for span in range(SPANS):
+            Stage.moved = max(Stage.moved, span * SPAN)
+            for path, body in requests(span, dice):
+                async with session.post(path, data=json.dumps(body)) as answer:
+                    await answer.read()
+            proxy.exchanges.shortcuts.tell()
+
+
+async def photograph(url: str) -> None:
+    """Take each picture with Debian's Chromium."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        for name, scheme, viewport in PICTURES:
+            page = await browser.new_page(
+                viewport=viewport, color_scheme=scheme, reduced_motion="reduce", timezone_id="UTC"
+            )
+            await page.goto(f"{url}/cache")
+            await page.get_by_role("row").nth(5).wait_for()
+            await page.screenshot(path=DOCS / f"{name}.png")
+            size = (DOCS / f"{name}.png").stat().st_size
+            sys.stdout.write(f"docs/{name}.png: {size} bytes\n")
+            if size > _LARGEST:
+                raise SystemExit(f"docs/{name}.png is over {_LARGEST} bytes")
+        await browser.close()
+
+
+async def main() -> None:
+    """Play, and take the pictures."""
+    app.SystemClock = Stage  # type: ignore[misc]
+    residents._residents = lambda _: LOADED  # noqa: SLF001 - the simulator has no graphics card
+    ticks = chain([0.0], repeat(25.0))
+    card = Replay(CARD.read_text("utf-8"), clock=lambda: next(ticks))
+    async with Simulator(Behaviour(completion_delay=TAKES_REALLY, embedding_delay=0)) as ollama:
+        Stage.ollama = ollama
+        for name, embedding in zip(MODELS, (False, True), strict=True):
+            ollama.models.add(name, embedding=embedding)
+        settings = load(None, {"upstream": ollama.url, "listen": "127.0.0.1:0"})
+        with app.bind(settings.listen) as sock:
+            async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:
+                await play(proxy)
+                await photograph(proxy.url)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

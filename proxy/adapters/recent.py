@@ -1,0 +1,142 @@
+"""What this process did lately: its last requests, how many came in the last minutes, and how fast Ollama wrote.
+
+It is kept in a few bounded tables, and written out only for whoever looks. Nothing here is shared with other processes:
+totals are those of statistics.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxy.policy import names
+from proxy.policy.status import Result
+from proxy.ports import Event, Exchange, Health, Part, Repeated, Worked
+
+SPAN: Final = 5
+"""Seconds that are counted together."""
+_SPANS: Final = 120
+_ROWS: Final = 30
+_MINUTE: Final = 60.0
+_RESULTS: Final = (Result.HIT, Result.MISS, Result.BYPASS)
+
+
+@dataclass(slots=True)
+class _Span:
+    """What happened in SPAN seconds, `at` the first of which the span begins; `seconds` are Ollama's for `tokens`."""
+
+    at: int
+    counts: dict[Result, int]
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """Requests that were alike: `times` of them, the last one at `at` (Unix time); `seconds` are those of all."""
+
+    exchange: Exchange
+    at: float
+    times: int
+    seconds: float
+
+
+class Recent:
+    """Observes, and tells. `now` is Unix time in seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._begun = now()
+        self._spans: deque[_Span] = deque(maxlen=_SPANS)
+        self._rows: dict[object, _Row] = {}
+        self._health = {Part.STORE: Health(part=Part.STORE, well=True, name="")}
+        """A store in memory never says so itself."""
+
+    def __call__(self, event: Event) -> None:
+        """Take a fact in."""
+        match event:
+            case Exchange():
+                row = _Row(exchange=event, at=self._now(), times=1, seconds=event.seconds)
+                self._add(event, row)
+            case Repeated():
+                before = self._rows.pop(event.exchange.key, None)
+                times, seconds = len(event.seconds), sum(event.seconds)
+                if before is not None:
+                    times, seconds = times + before.times, seconds + before.seconds
+                row = _Row(exchange=event.exchange, at=self._now(), times=times, seconds=seconds)
+                self._add(event.exchange.key, row, len(event.seconds))
+            case Worked(usage=usage) if usage.output_tokens and usage.output_seconds:
+                span = self._span()
+                span.tokens += usage.output_tokens
+                span.seconds += usage.output_seconds
+            case Health():
+                self._health[event.part] = event
+            case _:
+                pass
+
+    def _add(self, name: object, row: _Row, times: int = 1) -> None:
+        self._rows[name] = row
+        if len(self._rows) > _ROWS:
+            del self._rows[next(iter(self._rows))]
+        self._span().counts[row.exchange.cache.result] += times
+
+    def _span(self) -> _Span:
+        at = int(self._now()) // SPAN * SPAN
+        if not self._spans or self._spans[-1].at != at:
+            self._spans.append(_Span(at, dict.fromkeys(_RESULTS, 0)))
+        return self._spans[-1]
+
+    def rate(self) -> float:
+        """Give the requests a second of the last minute, or since the start where that is nearer."""
+        now = self._now()
+        since = max(self._begun, now - _MINUTE)
+        came = sum(sum(span.counts.values()) for span in self._spans if span.at + SPAN > since)
+        return came / max(1.0, now - since)
+
+    def tokens_per_second(self) -> float | None:
+        """Give how fast Ollama wrote in the last minutes, by its own figures; None where it wrote nothing."""
+        spans = self._lately()
+        seconds = sum(span.seconds for span in spans)
+        return sum(span.tokens for span in spans) / seconds if seconds else None
+
+    def history(self) -> list[list[int]]:
+        """Give the spans of the last ten minutes that have any request: their Unix time, hits, misses, bypasses."""
+        return [[span.at, *span.counts.values()] for span in self._lately() if any(span.counts.values())]
+
+    def _lately(self) -> list[_Span]:
+        oldest = self._now() - SPAN * _SPANS
+        return [span for span in self._spans if span.at > oldest]
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Give the last requests, the newest first; those known by their bytes alone stand together."""
+        return [_shown(row) for row in reversed(self._rows.values())]
+
+    def state(self, part: Part) -> Mapping[str, str]:
+        """Give how a neighbour is: ok, down and why, or unknown before it was asked."""
+        health = self._health.get(part)
+        if health is None:
+            return {"state": "unknown"}
+        return {"state": "ok"} if health.well else {"state": "down", "reason": health.reason}
+
+
+def _shown(row: _Row) -> dict[str, Any]:
+    """Show a row: milliseconds are those of one request, `reason` is a word of docs/cache-rules.md."""
+    exchange, cache = row.exchange, row.exchange.cache
+    if exchange.error is not None:
+        reason = f"error: {exchange.error.value}"
+    elif cache.detail is not None:
+        reason = cache.detail.value
+    else:
+        reason = "collapsed" if cache.collapsed else "stored" if cache.stored else ""
+    return {
+        "time": round(row.at, 3),
+        "operation": exchange.operation,
+        "model": names.short(exchange.model),
+        "result": cache.result.value.lower(),
+        "reason": reason,
+        "status": exchange.status,
+        "times": row.times,
+        "milliseconds": round(1000 * row.seconds / row.times, 3),
+    }

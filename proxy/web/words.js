@@ -1,0 +1,43 @@
+// Figures as people say them.
+
+const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
+
+/** A count, and its noun in the right number. */
+export const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+/** A count alone; large ones are shortened. */
+export const count = (value) =>
+  value < 1e6 ? number(value) : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
+
+/** How long an answer takes. */
+export function time(seconds) {
+  if (seconds === null) return "–";
+  if (seconds < 1) {
+    const milliseconds = seconds * 1000;
+    return `${number(milliseconds, milliseconds < 1 ? 2 : milliseconds < 10 ? 1 : 0)} ms`;
+  }
+  return seconds < 60 ? `${number(seconds, seconds < 10 ? 1 : 0)} s` : `${number(seconds / 60, 1)} min`;
+}
+
+/** How long something took in all. */
+export function duration(seconds) {
+  const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+  const [noun, size] = units.find(([, length]) => seconds >= length) ?? ["second", 1];
+  const value = seconds / size;
+  const text = number(value, value < 10 ? 1 : 0);
+  return `${text} ${noun}${text === "1" ? "" : "s"}`;
+}
+
+/** A share of 100; what is not all is never called 100, nor what is something 0. */
+export function percent(share) {
+  return `${number(share, (share > 99 && share < 100) || (share > 0 && share < 1) ? 1 : 0)} %`;
+}
+
+/** A rate a second. */
+export const rate = (value) => number(value, value < 10 ? 1 : 0);
+
+/** Bytes of memory, of so many. */
+export function bytes(some, all) {
+  const [unit, size] = all < 2 ** 30 ? ["MiB", 2 ** 20] : ["GiB", 2 ** 30];
+  return `${number(some / size, 1)} of ${number(all / size, 1)} ${unit}`;
+}
