@@ -125,7 +125,7 @@ def bind(listen: str) -> socket.socket:
 
 
 @asynccontextmanager
-async def running(
+async def running(  # noqa: PLR0913, PLR0915 - the composition root names each neighbour once
     settings: Settings,
     sock: socket.socket,
     *,
