@@ -22,7 +22,8 @@ import redis.asyncio as redis
 
 from proxy.adapters.codec import encode
 from proxy.adapters.private_redis import PrivateRedis, find_server
-from proxy.app import bind, running
+from proxy.app import running
+from proxy.opening import bind
 from proxy.policy.messages import StoredResponse
 from proxy.settings import load
 from proxy.simulator import Behaviour, Simulator

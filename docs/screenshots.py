@@ -23,6 +23,7 @@ from playwright.async_api import async_playwright
 from proxy import app
 from proxy.adapters import residents
 from proxy.gpu.replay import Replay
+from proxy.opening import SystemClock, bind
 from proxy.ports import Resident
 from proxy.settings import load
 from proxy.simulator import Behaviour, Simulator
@@ -50,7 +51,7 @@ PICTURES = (
 _LARGEST = 150_000
 
 
-class Stage(app.SystemClock):
+class Stage(SystemClock):
     """A clock that is moved on by the play, and by every request that reaches Ollama."""
 
     moved = 0.0
@@ -126,7 +127,7 @@ async def main() -> None:
         for name, embedding in zip(MODELS, (False, True), strict=True):
             ollama.models.add(name, embedding=embedding)
         settings = load(None, {"upstream": ollama.url, "listen": "127.0.0.1:0"})
-        with app.bind(settings.listen) as sock:
+        with bind(settings.listen) as sock:
             async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:
                 await play(proxy)
                 await photograph(proxy.url)

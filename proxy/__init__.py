@@ -1,7 +1,8 @@
 """A transparent caching reverse proxy in front of Ollama. This is the map of the house.
 
     settings.py    one typed model of all settings
-    app.py         composition root: opens and closes everything
+    app.py         composition root: opens, joins and closes everything
+    opening.py     what the settings name, opened: socket, certificates, log, store
     workers.py     the same for several processes: their supervisor, and what each is beside a proxy
     exchange.py    one request from top to bottom: start reading here
     shortcuts.py   the short way for hits, known by the bytes of their requests

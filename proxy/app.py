@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
@@ -21,65 +19,42 @@ from proxy.adapters.cards import Cards
 from proxy.adapters.events import Events
 from proxy.adapters.figures import Figures
 from proxy.adapters.listener import Listener
-from proxy.adapters.log import Log, Style
-from proxy.adapters.memory_store import MemoryStore
+from proxy.adapters.log import Log
 from proxy.adapters.metrics import Metrics
 from proxy.adapters.models import OllamaModels
 from proxy.adapters.ollama import Ollama
 from proxy.adapters.page import ROUTES as PAGE
-from proxy.adapters.private_redis import PrivateRedis, find_server
 from proxy.adapters.recent import Recent
-from proxy.adapters.redis_store import RedisStore
-from proxy.adapters.redis_watch import RedisWatch
 from proxy.adapters.residents import Residents
 from proxy.adapters.siblings import SiblingProcesses
 from proxy.adapters.statistics import Statistics
-from proxy.adapters.tiered_store import TieredStore
-from proxy.adapters.tls import CertificateError, for_clients, towards
+from proxy.adapters.tls import for_clients, towards
 from proxy.errors import ProxyError
 from proxy.exchange import Exchanges
 from proxy.explain import Explainer
 from proxy.fetch import Neighbours
 from proxy.marking import Marking
+from proxy.opening import (
+    Lent,
+    SystemClock,
+    certified,
+    fitting_connections,
+    log_of,
+    open_store,
+    secret,
+    upstream_url,
+    url_of,
+)
 from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.policy.messages import Request
 from proxy.policy.purge import Filter, Purges
 from proxy.policy.rules import Rules
 from proxy.policy.sums import Snapshot
 from proxy.ports import Client, Health, Levels, Observer, Part, Store, Topic, fan_out
-from proxy.settings import (
-    DEFAULT_UPSTREAM,
-    Settings,
-    SettingsError,
-    host_and_port,
-    http_url,
-    is_loopback,
-    ollama_host,
-    same_listener,
-    setting_of,
-)
+from proxy.settings import Settings, is_loopback, setting_of
 from proxy.tasks import Tasks
 
 _LAST_STORES = 2.0
-_MIB = 1024 * 1024
-_OWN_FILES = 128
-"""Files that the proxy opens beside its clients' and Ollama's sockets: the store's connections above all."""
-
-
-class SystemClock:
-    """See ports.Clock."""
-
-    def now(self) -> float:
-        """Give Unix time."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Give a time that only measures."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,34 +69,6 @@ class Running:
     store: Store
     log: Log
     settings: Settings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ChosenStore:
-    store: Store
-    name: str
-    well: Callable[[], Awaitable[bool]]
-    forget: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lent:
-    """A private server that somebody else keeps alive."""
-
-    url: str
-    name: str
-
-
-def bind(listen: str) -> socket.socket:
-    """Give a socket bound to HOST:PORT; raises SettingsError where that cannot be had."""
-    host, port = host_and_port(listen)
-    try:
-        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        dual = family == socket.AF_INET6 and host in ("", "::") and socket.has_dualstack_ipv6()
-        return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
-    except OSError as error:
-        text = f"listen: {listen!r} cannot be listened on: {error.strerror}; choose another HOST:PORT with --listen"
-        raise SettingsError(text) from None
 
 
 @asynccontextmanager
@@ -150,26 +97,26 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
         tasks = Tasks()
         tls = None
         if settings.tls_cert is not None:
-            tls = _certified("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
-        url = _url_of(sock, "http" if tls is None else "https")
+            tls = certified("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
+        url = url_of(sock, "http" if tls is None else "https")
         loopback = is_loopback(sock.getsockname()[0])
-        upstream_url = _upstream_url(settings, url, log)
-        log.say(f"ollama-cache-proxy {__version__} listens on {url}, in front of Ollama at {upstream_url}")
-        chosen = await _open_store(settings, stack, clock=clock, observe=observe, tasks=tasks, log=log, lent=lent)
+        ollama = upstream_url(settings, url, log)
+        log.say(f"ollama-cache-proxy {__version__} listens on {url}, in front of Ollama at {ollama}")
+        chosen = await open_store(settings, stack, clock=clock, observe=observe, tasks=tasks, log=log, lent=lent)
         upstream = Ollama(
-            upstream_url,
+            ollama,
             connect_timeout=settings.connect_timeout,
             deadline=settings.upstream_timeout,
             clock=clock,
             observe=observe,
             tasks=tasks,
-            tls=_certified("upstream_ca", settings.upstream_ca, towards),
+            tls=certified("upstream_ca", settings.upstream_ca, towards),
         )
         stack.push_async_callback(upstream.close)
         models = OllamaModels(
             upstream,
             chosen.store,
-            name=_machine(upstream_url) + upstream.name,
+            name=_machine(ollama) + upstream.name,
             deadline=settings.connect_timeout + 5,
             patience=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
             clock=clock,
@@ -243,7 +190,7 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
             upstream=upstream,
             render=render,
             serving=lambda: not listener.draining,
-            access=Access(loopback=loopback, token=_secret(settings.admin_token)),
+            access=Access(loopback=loopback, token=secret(settings.admin_token)),
             clock=clock,
         )
 
@@ -259,7 +206,7 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
             clock=clock,
             head_timeout=settings.head_timeout,
             body_timeout=settings.body_timeout,
-            max_connections=_connections(settings.max_connections, log),
+            max_connections=fitting_connections(settings.max_connections, log),
             failed=lambda name: log.say(f"an error of the proxy's own ended a request: {name}", warning=True),
             counted=None if siblings is None else siblings.counted,
         )
@@ -349,28 +296,6 @@ async def _greet(upstream: Ollama) -> None:
             pass
 
 
-def _connections(wanted: int, log: Log) -> int:
-    """Bound the clients so that their sockets and as many towards Ollama fit into what a process may open."""
-    try:
-        import resource  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * wanted + _OWN_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted
-    fitting = max(1, (soft - _OWN_FILES) // 2)
-    log.say(
-        f"At most {fitting} clients at once: a process may open {soft} files here (ulimit -n)", warning=not log.quiet
-    )
-    return fitting
-
-
 def quiet(log: Log, clock: SystemClock) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
     """Give the event loop a place for its errors: one line a second at most, and no word of what was handled."""
     said = float("-inf")
@@ -417,156 +342,3 @@ def _own_addresses(hostname: str) -> frozenset[str]:
         return frozenset(str(found[4][0]) for found in socket.getaddrinfo(hostname, None))
     except OSError:
         return frozenset()
-
-
-def _url_of(sock: socket.socket, scheme: str) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def _certified(setting: str, path: str | None, load: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext | None:
-    """Give the TLS context of a file; raises SettingsError where it cannot be used."""
-    if path is None:
-        return None
-    try:
-        return load(path)
-    except CertificateError as error:
-        raise SettingsError(f"{setting}: {path!r} is not allowed: {error}") from None
-
-
-def _upstream_url(settings: Settings, own: str, log: Log) -> str:
-    """Choose Ollama's URL as DESIGN names it, and never this proxy itself."""
-    listen = own.partition("://")[2]
-    if settings.upstream is not None:
-        if same_listener(settings.upstream, listen):
-            text = f"upstream: {settings.upstream!r} is not allowed: it is the proxy's own address"
-            raise SettingsError(text)
-        return settings.upstream
-    named = os.environ.get("OLLAMA_HOST", "")
-    if named.strip():
-        try:
-            url = http_url(ollama_host(named))
-        except ValueError as error:
-            raise SettingsError(f"OLLAMA_HOST: {named!r} is not allowed: {error}") from None
-        if not same_listener(url, listen):
-            return url
-        log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {DEFAULT_UPSTREAM}")
-    return DEFAULT_UPSTREAM
-
-
-async def _open_store(  # noqa: PLR0913 - what a store is made of
-    settings: Settings,
-    stack: AsyncExitStack,
-    *,
-    clock: SystemClock,
-    observe: Observer,
-    tasks: Tasks,
-    log: Log,
-    lent: Lent | None,
-) -> _ChosenStore:
-    """Choose and open the store, and say what the choice means."""
-
-    async def connect(url: str) -> _ChosenStore:
-        store = RedisStore(url, name="Redis", clock=clock, observe=observe, tasks=tasks, authority=settings.redis_ca)
-        stack.push_async_callback(store.close)
-        await store.ping()
-        store.begin()
-        if not settings.hot_bytes:
-            return _ChosenStore(store=store, name=_public(url), well=store.ping, forget=_nothing)
-        tiered = _tiered(store, settings.hot_bytes, clock, tasks)
-        return _ChosenStore(store=tiered, name=_public(url), well=store.ping, forget=lambda: tiered.forget(None))
-
-    _certified("redis_ca", settings.redis_ca, towards)
-    url = "" if lent is not None else named_redis(settings)
-    if url:
-        chosen = await _named(connect, url)
-        log.say(f"Store: {chosen.name}, shared with every proxy that uses it; it decides what is kept over a restart")
-        return chosen
-    if settings.store in ("auto", "private"):
-        private = lent or await open_private(settings, stack, tasks)
-        if private is not None:
-            chosen = await connect(private.url)
-            size = settings.private_redis_bytes // _MIB
-            log.say(f"Store: {private.name}, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
-            return replace(chosen, name=private.name)
-        if settings.store == "private":
-            text = "store: 'private' is not allowed: neither valkey-server nor redis-server could be started"
-            raise SettingsError(text)
-    memory = MemoryStore(settings.memory_bytes, clock=clock)
-    size = settings.memory_bytes // _MIB
-    log.say(f"Store: this process's memory, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
-    return _ChosenStore(store=memory, name="memory", well=_always, forget=_nothing)
-
-
-def named_redis(settings: Settings) -> str:
-    """Give the URL of the Redis that is to be the store, empty for one that is not named; raises SettingsError."""
-    url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
-    if settings.store == "redis" and not url:
-        text = "store: 'redis' is not allowed without a redis_url"
-        raise SettingsError(text)
-    return url if settings.store in ("auto", "redis") else ""
-
-
-async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
-    """Start a private server that lives as long as the stack; None where none can be had."""
-    binary = find_server()
-    if binary is None:
-        return None
-    private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
-    stack.push_async_callback(private.close)
-    return Lent(url=private.url, name=private.name) if await private.start() else None
-
-
-def _tiered(store: RedisStore, capacity: int, clock: SystemClock, tasks: Tasks) -> TieredStore:
-    """Put a hot tier before Redis, which tells it what changes."""
-    tiered = TieredStore(MemoryStore(capacity, clock=clock), store, tasks=tasks)
-    watch = RedisWatch(
-        store.connection,
-        prefixes=store.watched,
-        wake=tiered.wake,
-        changed=lambda names: tiered.forget(store.keys_of(names)),
-        sleep=tiered.sleep,
-    )
-    watch.begin(tasks)
-    return tiered
-
-
-async def _named(connect: Callable[[str], Awaitable[_ChosenStore]], url: str) -> _ChosenStore:
-    try:
-        return await connect(url)
-    except (ValueError, TypeError):
-        text = "redis_url: (hidden) is not allowed: must be a URL such as redis://127.0.0.1:6379/0"
-        raise SettingsError(text) from None
-
-
-async def _always() -> bool:
-    return True
-
-
-def _nothing() -> None:
-    """Hold nothing that could be forgotten."""
-
-
-def _public(url: str) -> str:
-    """Give a Redis URL without user and password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _secret(value: Any) -> str:
-    return "" if value is None else value.get_secret_value().strip()
-
-
-def log_of(settings: Settings, stream: TextIO, clock: SystemClock, *, quiet: bool = False) -> Log:
-    """Give the log; it tells of requests where somebody watches, or collects what can be searched."""
-    style = _style(settings, stream)
-    read = settings.development or style is Style.JSON or stream.isatty()
-    requests = read if settings.log_requests == "auto" else settings.log_requests == "on"
-    return Log(stream, style=style, development=settings.development, requests=requests, quiet=quiet, clock=clock)
-
-
-def _style(settings: Settings, stream: TextIO) -> Style:
-    if settings.log != "auto":
-        return Style(settings.log)
-    colourful = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Style.COLOUR if colourful else Style.PLAIN

@@ -79,13 +79,15 @@ def test_imports_point_one_way(path: Path) -> None:  # noqa: C901 - a table of r
             assert parts <= {own}
         case "proxy.settings":
             assert not parts
+        case "proxy.opening":
+            assert not parts & {"proxy.cli", "proxy.simulator", "proxy.workers", "proxy.app"}
         case "proxy.app":
             assert not parts & {"proxy.cli", "proxy.simulator", "proxy.workers"}
         case "proxy.workers":
             assert not parts & {"proxy.cli", "proxy.simulator"}
         case "proxy.cli":
             assert parts <= {
-                *("proxy.cli", "proxy.app", "proxy.workers", "proxy.settings", "proxy.__version__"),
+                *("proxy.cli", "proxy.app", "proxy.opening", "proxy.workers", "proxy.settings", "proxy.__version__"),
                 *("proxy.simulator", "proxy.gpu"),
             }
         case other:
@@ -112,6 +114,7 @@ TESTED_TOGETHER = {
     "proxy/fetch.py": "tests/cache/test_reuse.py",
     "proxy/lists.py": "tests/cache/test_lists.py",
     "proxy/app.py": "tests/cli/test_serve.py",
+    "proxy/opening.py": "tests/cli/test_serve.py",
     "proxy/ports.py": "tests/test_ports.py",
     "proxy/errors.py": "tests/wire/test_passthrough.py",
     "proxy/adapters/siblings.py": "tests/cli/test_workers.py",

@@ -59,7 +59,7 @@ class Recent:
         match event:
             case Exchange():
                 row = _Row(exchange=event, at=self._now(), times=1, seconds=event.seconds)
-                self._add(event, row)
+                self._add(id(row), row)
             case Repeated():
                 before = self._rows.pop(event.exchange.key, None)
                 times, seconds = len(event.seconds), sum(event.seconds)

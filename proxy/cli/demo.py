@@ -14,8 +14,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from proxy.app import bind, running
+from proxy.app import running
 from proxy.cli.loop import run as run_loop
+from proxy.opening import bind
 from proxy.settings import load
 from proxy.simulator import Behaviour, Simulator
 

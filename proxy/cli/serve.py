@@ -7,9 +7,10 @@ import gc
 import sys
 from typing import Any
 
-from proxy.app import bind, running
+from proxy.app import running
 from proxy.cli.loop import notify, until_signalled
 from proxy.cli.loop import run as run_loop
+from proxy.opening import bind
 from proxy.settings import OPERATIONS, POLICIES, Settings, SettingsError, load, setting_of
 from proxy.workers import supervising
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from proxy.adapters import models as module
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.models import OllamaModels
-from proxy.app import SystemClock
 from proxy.errors import unreachable
+from proxy.opening import SystemClock
 from proxy.tasks import Tasks
 
 

@@ -13,8 +13,8 @@ from proxy.adapters import residents
 from proxy.adapters.connections import Connections
 from proxy.adapters.ollama import Ollama as RealOllama
 from proxy.adapters.residents import Residents
-from proxy.app import SystemClock
 from proxy.errors import ProxyError, unreachable
+from proxy.opening import SystemClock
 from proxy.policy.messages import Request, ResponseHead
 from proxy.ports import Resident
 from proxy.tasks import Tasks

@@ -12,7 +12,7 @@ import pytest
 from proxy.adapters import redis_store
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.redis_store import RedisStore
-from proxy.app import _tiered
+from proxy.opening import tiered_store
 from proxy.policy.messages import StoredResponse, described, packed
 from proxy.ports import KeyCount, Page, Store
 from proxy.tasks import Tasks
@@ -57,7 +57,7 @@ async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     server, tasks = request.getfixturevalue("redis_server"), Tasks()
     views = [RedisStore(server.url, name="Redis", clock=Clock(), observe=print, tasks=tasks) for _ in range(2)]
     if request.param == "tiered":
-        tiers = [_tiered(view, 1 << 26, Clock(), tasks) for view in views]
+        tiers = [tiered_store(view, 1 << 26, Clock(), tasks) for view in views]
         await until(lambda: all(tier._awake for tier in tiers))
         yield tiers[0], tiers[1]
     else:

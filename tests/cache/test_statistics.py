@@ -10,7 +10,7 @@ import pytest
 
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.statistics import Statistics
-from proxy.app import SystemClock
+from proxy.opening import SystemClock
 from proxy.policy.status import CacheStatus, FwdReason, Result
 from proxy.ports import Exchange
 from proxy.simulator import Behaviour, Simulator

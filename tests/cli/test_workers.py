@@ -20,7 +20,7 @@ from proxy import app
 from proxy.adapters.cache_routes import CacheRoutes
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.siblings import HEARS_WITHIN
-from proxy.app import bind
+from proxy.opening import bind
 from proxy.policy.messages import Request, StoredResponse
 from proxy.policy.purge import Purges
 from proxy.ports import Topic

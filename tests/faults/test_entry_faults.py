@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.adapters.redis_store import RedisStore
-from proxy.app import SystemClock
+from proxy.opening import SystemClock
 from proxy.policy.messages import StoredResponse
 from proxy.simulator import Simulator
 from proxy.tasks import Tasks

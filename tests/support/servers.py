@@ -20,7 +20,8 @@ from typing import Any
 import redis
 
 from proxy.adapters.private_redis import find_server
-from proxy.app import Running, bind, running
+from proxy.app import Running, running
+from proxy.opening import bind
 from proxy.settings import load
 from tests.support import canary
 from tests.support.rawhttp import ask
