@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy import app
+from proxy import opening
 from proxy.adapters.cache_routes import CacheRoutes
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.siblings import HEARS_WITHIN
@@ -433,7 +433,7 @@ class Noting:
 async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
     filters: bytes, told: list[tuple[Topic, int]]
 ) -> None:
-    clock = app.SystemClock()
+    clock = opening.SystemClock()
     store = MemoryStore(1 << 20, clock=clock)
     siblings = Noting(store)
     await store.put([("ab" * 32, replace(ENTRY, stored_at=clock.now()))], (await store.get("")).generation or "")
@@ -621,7 +621,7 @@ async def test_a_port_in_use_stops_the_start_with_one_line(redis_server: RedisSe
 
 
 async def test_without_any_redis_the_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "find_server", lambda: None)
+    monkeypatch.setattr(opening, "find_server", lambda: None)
     settings = load(None, {"listen": "127.0.0.1:0", "workers": "2"})
     with bind(settings.listen) as sock, pytest.raises(SettingsError, match="--redis-url"):
         async with supervising(settings, sock):
