@@ -30,7 +30,7 @@ VARYING = (
     re.compile(
         r"Date: [^\r]*|\d+\.\d+ ms|127\.0\.0\.1:[\d/]+|_(?:sum|bucket)\{.*|seconds_total.*|(?:store|stored)_bytes.*|store_operation.*|process_.*|redis:[^}]*|[0-9]+ B|[\d.]+ s\b|[0-9a-f]{8}\.\.\."
     ),
-    re.compile(r'"averageSeconds":\{[^}]*\}|"savedSeconds":[\d.]+|"(?:expires|at|keysAge)":[\d.]+|Version [\d.]+'),
+    re.compile(r'"savedSeconds":[\d.]+|"averageSeconds":\{[^}]*\}|"(?:expires|at|keysAge)":[\d.]+|Version [\d.]+'),
 )
 
 

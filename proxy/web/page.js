@@ -209,6 +209,8 @@ async function follow() {
 function lost(problem) {
   const why = problem.constructor === Error ? problem.message : "Connection lost"; // others are the browser's own words
   state("connection", "down", { down: `${why}, trying again…` });
+  state("upstream", "unknown", { unknown: "Ollama" });
+  state("store", "unknown", { unknown: "Store" });
   announce(`${why}, trying again.`);
 }
 
