@@ -138,13 +138,13 @@ GOALS: Final = (
     ),
     Goal(text="half of 64 known: later than Ollama's half, ms", case="lists", figure="added", at_most=4.0),
     Goal(
-        text="1,024 known vectors, hot tier: time for each × that of 64",
+        text="1,024 known vectors, hot tier: time for each × that of 512",
         case="lists",
         figure="growth",
         at_most=1.2,
     ),
     Goal(
-        text="1,024 known vectors, Redis: time for each × that of 64",
+        text="1,024 known vectors, Redis: time for each × that of 512",
         case="lists",
         figure="growth",
         subject="proxy, no hot tier",

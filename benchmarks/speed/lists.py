@@ -53,7 +53,7 @@ def texts(start: int, count: int = TEXTS) -> list[str]:
 class Listed:
     """Milliseconds of one list each: known wholly, half known, what the stub alone takes for that half, the rest.
 
-    `long` is a longer one that is known wholly, `growth` what a text of that costs × what one of the shorter does.
+    `long` is a longer one that is known wholly, `growth` what a text of it costs × what one of a list half as long does.
     """
 
     known: float
@@ -90,6 +90,7 @@ async def run(session: aiohttp.ClientSession, url: str, direct: str, number: int
     mixed = [text for pair in zip(known[: TEXTS // 2], texts(start + TEXTS), strict=False) for text in pair]
     half = await ask(session, url, mixed)
     stub = await ask(session, direct, texts(start + 5000)[: TEXTS // 2])
-    long = await ask_known(session, url, texts(start + 10_000, LONG))
-    growth = (long / LONG) / (whole / TEXTS)
+    shorter = await ask_known(session, url, texts(start + 10_000, LONG // 2))
+    long = await ask_known(session, url, texts(start + 20_000, LONG))
+    growth = long / 2 / shorter
     return Listed(known=whole, half=half, stub=stub, added=half - stub, long=long, growth=growth)
