@@ -53,7 +53,7 @@ def texts(start: int, count: int = TEXTS) -> list[str]:
 class Listed:
     """Milliseconds of one list each: known wholly, half known, what the stub alone takes for that half, the rest.
 
-    `long` is a longer one that is known wholly, `growth` what a text of it costs × what one of a list half as long does.
+    `long` is a longer one that is known wholly, `growth` what a text of it costs × what one of half of it does.
     """
 
     known: float
