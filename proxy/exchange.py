@@ -9,8 +9,6 @@ Each exchange ends in one frozen `Exchange`, which metrics, log and statistics o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -358,13 +356,15 @@ class Exchanges:
             async with self._upstream.ask(request, source, repeatable=repeatable, spent=course.spent) as answer:
                 head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
                 course.status = head.status
-                whole = answer.arrived()
-                with self._working(course, answer.head) as passing:
+                whole, passing = answer.arrived(), Passing()
+                try:
                     if whole is not None:
                         passing.add(whole)
                         await course.client.send(head, whole)
                     else:
                         await self._pass(answer, head, course, passing)
+                finally:  # also where the client left when it had read all
+                    self._worked(course, answer.head, passing)
         except ProxyError as error:
             await self._apologise(error, course, cache)
             return
@@ -387,16 +387,11 @@ class Exchanges:
         while not await answer.pour(hand_on):
             await client.flush()
 
-    @contextmanager
-    def _working(self, course: Course, head: ResponseHead) -> Iterator[Passing]:
-        """Tell of what Ollama did for an answer that passes, also where the client left when it had read all."""
-        passing = Passing()
-        try:
-            yield passing
-        finally:
-            told = worked(course.endpoint, course.model, head, passing) if usage.generates(course.endpoint) else None
-            if told is not None:
-                self._observe(told)
+    def _worked(self, course: Course, head: ResponseHead, passing: Passing) -> None:
+        """Tell of what Ollama did for an answer that has passed."""
+        told = worked(course.endpoint, course.model, head, passing) if usage.generates(course.endpoint) else None
+        if told is not None:
+            self._observe(told)
 
     def _hear(self, course: Course, chunk: bytes) -> None:
         """Look whether the model says something now."""

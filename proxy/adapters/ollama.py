@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -171,6 +171,30 @@ class _Asked:
         return sent and answer is not None and answer.content.at_eof() and not answer.message.should_close
 
 
+class Asking:
+    """The context of one request, a class of its own because contextlib's way takes longer."""
+
+    def __init__(self, ollama: Ollama, head: Coroutine[Any, Any, _Asked]) -> None:
+        self._ollama = ollama
+        self._head = head
+        self._asked: _Asked | None = None
+
+    async def __aenter__(self) -> _Answer:
+        self._ollama.asking += 1
+        try:
+            self._asked = await self._head
+        except BaseException:
+            self._ollama.asking -= 1
+            raise
+        assert self._asked.answer is not None  # noqa: S101 - for the type checker; `_head` has it
+        return self._asked.answer
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ollama.asking -= 1
+        if self._asked is not None:
+            self._ollama.leave(self._asked)
+
+
 class Ollama:
     """See ports.Upstream. A path in `url` goes before every target.
 
@@ -208,28 +232,16 @@ class Ollama:
         """Close every connection."""
         self._connections.close()
 
-    @asynccontextmanager
-    async def ask(
-        self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
-    ) -> AsyncIterator[_Answer]:
+    def ask(self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0) -> Asking:
         """See ports.Upstream."""
-        self.asking += 1
-        try:
-            asked = await self._head(request, body, repeatable=repeatable, spent=spent)
-            assert asked.answer is not None  # noqa: S101 - for the type checker; `_head` has it
-            try:
-                yield asked.answer
-            finally:
-                self._leave(asked)
-        finally:
-            self.asking -= 1
+        return Asking(self, self._head(request, body, repeatable=repeatable, spent=spent))
 
     @property
     def silent(self) -> bool:
         """Whether Ollama did not even take the last connection: then whoever has to ask tries once a second."""
         return self._silence.open
 
-    def _leave(self, asked: _Asked) -> None:
+    def leave(self, asked: _Asked) -> None:
         """Keep the connection where its answer was read to the end; else close it, which makes Ollama stop."""
         if asked.is_over:
             self._connections.give_back(asked.connection)
@@ -254,7 +266,7 @@ class Ollama:
         self._silence.succeeded()
         self._told(well=True)
         if asked.answer is None or not asked.answer.is_sound:
-            self._leave(asked)
+            self.leave(asked)
             raise unreachable(_NO_HTTP)
         return asked
 
@@ -320,7 +332,7 @@ class Ollama:
                 if message.code not in _INTERIM or message.code == _SWITCHING:
                     asked.answer = _Answer(message, content, connection)
         except BaseException as error:
-            self._leave(asked)
+            self.leave(asked)
             if isinstance(body, _Upload) and body.failure is not None:
                 raise body.failure from error
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.policy import names
@@ -27,6 +28,37 @@ _PARTS: Final = 2
 """Separators in a total's name."""
 _MICRO: Final = 1_000_000
 _SERVER_ERROR: Final = 500
+_MOST_TALLIES: Final = 256
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What exchanges add up to that were alike but for their times, items and what they saved."""
+
+    times: int = 0
+    seconds: float = 0.0
+    items: int = 0
+    known: int = 0
+    saved_seconds: float = 0.0
+    saved_prompt: int = 0
+    saved_output: int = 0
+
+    def measures(self, result: Result, *, collapsed: bool, answered: bool) -> dict[str, int]:
+        """Give what is added to the totals. A failure, however quick, is no answer, and in no average."""
+        name = result.value.lower()
+        return {
+            "hits": self.times * (result is Result.HIT),
+            "misses": self.times * (result is Result.MISS),
+            "bypasses": self.times * (result is Result.BYPASS),
+            "collapsed": self.times * collapsed,
+            "itemHits": self.known,
+            "itemMisses": self.items - self.known,
+            "savedMicroseconds": round(self.saved_seconds * _MICRO),
+            "savedPromptTokens": self.saved_prompt,
+            "savedOutputTokens": self.saved_output,
+            f"{name}Answers": self.times * answered,
+            f"{name}Microseconds": round(self.seconds * _MICRO) * answered,
+        }
 
 
 class Statistics:
@@ -37,6 +69,7 @@ class Statistics:
         self._tasks = tasks
         self._siblings = siblings
         self._known: dict[str, int] = {}
+        self._tallies: dict[tuple[str, str, str, Result, bool, bool], _Tally] = {}
         self._new: Counter[str] = Counter()
         self._sending: Counter[str] = Counter()
         self._labels = {name: Labels(limit) for name, limit in _BOUNDS.items()}
@@ -52,20 +85,40 @@ class Statistics:
 
     def _add(self, event: Exchange, times: int, seconds: float) -> None:
         """Add exchanges that were alike; `seconds` are those of all of them."""
-        measures = {name: times * number for name, number in _measures(event).items()} | _times(event, times, seconds)
-        places = [(_OPERATION, event.operation)]
-        if event.cache.result is not Result.BYPASS:
-            places += [
-                (name, label)
-                for name, given in ((_CATEGORY, event.category), (_MODEL, names.short(event.model)))
-                if (label := self._labels[name].of(given))
-            ]
-        for name, label in places:
-            for measure, number in measures.items():
-                if number:
-                    self._new[_SEPARATOR.join((name, label, measure))] += number
+        cache, saved = event.cache, event.saved
+        answered = cache.result is not Result.BYPASS and event.error is None and event.status < _SERVER_ERROR
+        alike = (event.operation, event.category, event.model, cache.result, cache.collapsed, answered)
+        tally = self._tallies.get(alike)
+        if tally is None:
+            tally = self._tallies[alike] = _Tally()
+        tally.times += times
+        tally.seconds += seconds
+        tally.items += times * event.items
+        tally.known += times * event.items_known
+        tally.saved_seconds += times * saved.seconds
+        tally.saved_prompt += times * saved.prompt_tokens
+        tally.saved_output += times * saved.output_tokens
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
+        if len(self._tallies) > _MOST_TALLIES:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Write what was counted under the names that it has in the store."""
+        tallies, self._tallies = self._tallies, {}
+        for (operation, category, model, result, collapsed, answered), tally in tallies.items():
+            measures = tally.measures(result, collapsed=collapsed, answered=answered)
+            places = [(_OPERATION, operation)]
+            if result is not Result.BYPASS:
+                places += [
+                    (name, label)
+                    for name, given in ((_CATEGORY, category), (_MODEL, names.short(model)))
+                    if (label := self._labels[name].of(given))
+                ]
+            for name, label in places:
+                for measure, number in measures.items():
+                    if number:
+                        self._new[_SEPARATOR.join((name, label, measure))] += number
 
     async def begin(self) -> None:
         """Learn the totals so far, and with them the names that are known already."""
@@ -77,6 +130,7 @@ class Statistics:
     async def flush(self) -> None:
         """Add what is new to the totals in the store, and learn what others have added."""
         async with self._turn:
+            self._settle()
             self._sending, self._new = self._new, Counter()
             totals: dict[str, int] | None = None
             try:
@@ -98,14 +152,14 @@ class Statistics:
 
     async def heard_flush(self) -> None:
         """Add what is new, since somebody asks a sibling for all of it."""
-        if self._new or self._sending:
+        if self._tallies or self._new or self._sending:
             await self.flush()
 
     async def close(self) -> None:
         """Add what is left."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._new:
+        if self._tallies or self._new:
             await self.flush()
 
     async def told(self) -> dict[str, Any]:
@@ -117,6 +171,7 @@ class Statistics:
 
     def shown(self) -> dict[str, Any]:
         """Give the totals that are known now, with what is not in the store yet."""
+        self._settle()
         tables: dict[str, dict[str, Counter[str]]] = {_OPERATION: {}, _CATEGORY: {}, _MODEL: {}}
         for counts in (self._known, self._sending, self._new):
             for place, number in counts.items():
@@ -139,31 +194,6 @@ class Statistics:
     def _due(self) -> None:
         self._timer = None
         self._tasks.spawn(self.flush(), "add to the statistics")
-
-
-def _measures(event: Exchange) -> dict[str, int]:
-    """Give what one exchange adds."""
-    cache, saved = event.cache, event.saved
-    return {
-        "hits": cache.result is Result.HIT,
-        "misses": cache.result is Result.MISS,
-        "bypasses": cache.result is Result.BYPASS,
-        "collapsed": cache.collapsed,
-        "itemHits": event.items_known,
-        "itemMisses": event.items - event.items_known,
-        "savedMicroseconds": round(saved.seconds * _MICRO),
-        "savedPromptTokens": saved.prompt_tokens,
-        "savedOutputTokens": saved.output_tokens,
-    }
-
-
-def _times(event: Exchange, times: int, seconds: float) -> dict[str, int]:
-    """Give what exchanges add to what averages are made of; a failure, however quick, is no answer."""
-    result = event.cache.result
-    if result is Result.BYPASS or event.error is not None or event.status >= _SERVER_ERROR:
-        return {}
-    name = result.value.lower()
-    return {f"{name}Answers": times, f"{name}Microseconds": round(seconds * _MICRO)}
 
 
 def _row(counts: Mapping[str, int]) -> dict[str, Any]:
