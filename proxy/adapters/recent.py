@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from proxy.policy import names
 from proxy.policy.status import Result
@@ -33,8 +33,7 @@ class _Span:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
+class _Row(NamedTuple):
     """Requests that were alike: `times` of them, the last one at `at` (Unix time); `seconds` are those of all."""
 
     exchange: Exchange
@@ -50,7 +49,9 @@ class Recent:
         self._now = now
         self._begun = now()
         self._spans: deque[_Span] = deque(maxlen=_SPANS)
-        self._rows: dict[object, _Row] = {}
+        self._rows: deque[_Row] = deque(maxlen=_ROWS)
+        self._repeated: dict[str, _Row] = {}
+        """By key; the one that was told last at the end."""
         self._health = {Part.STORE: Health(part=Part.STORE, well=True, name="")}
         """A store in memory never says so itself."""
 
@@ -58,15 +59,10 @@ class Recent:
         """Take a fact in."""
         match event:
             case Exchange():
-                row = _Row(exchange=event, at=self._now(), times=1, seconds=event.seconds)
-                self._add(id(row), row)
+                self._rows.append(_Row(event, self._now(), 1, event.seconds))
+                self._span().counts[event.cache.result] += 1
             case Repeated():
-                before = self._rows.pop(event.exchange.key, None)
-                times, seconds = len(event.seconds), sum(event.seconds)
-                if before is not None:
-                    times, seconds = times + before.times, seconds + before.seconds
-                row = _Row(exchange=event.exchange, at=self._now(), times=times, seconds=seconds)
-                self._add(event.exchange.key, row, len(event.seconds))
+                self._repeat(event.exchange, len(event.seconds), sum(event.seconds))
             case Worked(usage=usage) if usage.output_tokens and usage.output_seconds:
                 span = self._span()
                 span.tokens += usage.output_tokens
@@ -76,11 +72,14 @@ class Recent:
             case _:
                 pass
 
-    def _add(self, name: object, row: _Row, times: int = 1) -> None:
-        self._rows[name] = row
-        if len(self._rows) > _ROWS:
-            del self._rows[next(iter(self._rows))]
-        self._span().counts[row.exchange.cache.result] += times
+    def _repeat(self, exchange: Exchange, times: int, seconds: float) -> None:
+        self._span().counts[exchange.cache.result] += times
+        before = self._repeated.pop(exchange.key, None)
+        if before is not None:
+            times, seconds = times + before.times, seconds + before.seconds
+        self._repeated[exchange.key] = _Row(exchange, self._now(), times, seconds)
+        if len(self._repeated) > _ROWS:
+            del self._repeated[next(iter(self._repeated))]
 
     def _span(self) -> _Span:
         at = int(self._now()) // SPAN * SPAN
@@ -111,7 +110,8 @@ class Recent:
 
     def requests(self) -> list[dict[str, Any]]:
         """Give the last requests, the newest first; those known by their bytes alone stand together."""
-        return [_shown(row) for row in reversed(self._rows.values())]
+        rows = sorted((*reversed(self._rows), *reversed(self._repeated.values())), key=lambda row: -row.at)
+        return [_shown(row) for row in rows[:_ROWS]]
 
     def state(self, part: Part) -> Mapping[str, str]:
         """Give how a neighbour is: ok, down and why, or unknown before it was asked."""

@@ -40,6 +40,7 @@ def _canonical(name: str) -> str | None:
     return f"{host}/{namespace}/{match['model']}:{match['tag'] or 'latest'}".lower()
 
 
+@lru_cache(maxsize=1024)
 def short(name: str) -> str:
     """Give a model's name as Ollama lists it, `model:tag`; a spelling that is not understood stays as it is."""
     full = canonical(name)

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 from proxy.policy.endpoints import Endpoint, Kind
 from proxy.policy.messages import ResponseHead, first
 
@@ -45,6 +47,9 @@ class Usage:
     prompt_seconds: float | None = None
     output_seconds: float | None = None
     load_seconds: float | None = None
+
+
+_EMPTY: Final = Usage()
 
 
 class Passing:
@@ -120,6 +125,12 @@ def says(chunk: bytes) -> bool:
 def _object(text: bytes) -> dict[str, Any]:
     """Read the object that a text begins with, whatever follows; empty where there is none."""
     try:
+        found = orjson.loads(text)  # mostly nothing follows, and this is quicker
+    except orjson.JSONDecodeError:
+        pass
+    else:
+        return found if isinstance(found, dict) else {}
+    try:
         found, _ = _READER.raw_decode(text.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return {}
@@ -151,7 +162,7 @@ def _usage(document: dict[str, Any]) -> Usage | None:
 
 
 def _unless_empty(usage: Usage) -> Usage | None:
-    return None if usage == Usage() else usage
+    return None if usage == _EMPTY else usage
 
 
 def _count(document: dict[str, Any], name: str) -> int | None:
