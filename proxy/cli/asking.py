@@ -127,7 +127,7 @@ class Proxy(Server):
             within=60.0,
         )
         found = answer.json()
-        if answer.status == _OK and found is not None:
+        if answer.status == _OK and isinstance(found, dict) and _SAYS[path] in found:
             return found
         raise self._refused(answer, found)
 
@@ -141,6 +141,11 @@ class Proxy(Server):
 
 
 STATS: Final = "/api/cache/stats"
+CLEAR: Final = "/api/cache/clear"
+ENTRIES: Final = "/api/cache/entries"
+EXPLAIN: Final = "/api/cache/explain"
+_SAYS: Final = {STATS: "hitRate", CLEAR: "cleared", ENTRIES: "entries", EXPLAIN: "candidate"}
+"""A name in each answer that nobody else would give."""
 
 
 @asynccontextmanager

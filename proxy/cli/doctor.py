@@ -105,7 +105,7 @@ def _show(found: list[tuple[str, Finding]]) -> None:
         level = Text(finding.level.name.lower(), style=styles[finding.level])
         grid.add_row(level, Text(title if title != before else ""), Text(printable(text)))
         before = title
-    screen.print(grid)
+    screen.show(grid)
     counts = Counter(finding.level for _, finding in found)
     bad = [
         f"{counts[level]} {level.name.lower()}{'s' if counts[level] > 1 else ''}"

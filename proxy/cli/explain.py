@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _explain(url: str, settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
-    from proxy.cli.asking import asking
+    from proxy.cli.asking import EXPLAIN, asking
 
     async with asking(url, secret(settings.admin_token)) as proxy:
-        told: dict[str, Any] = await proxy.told("/api/cache/explain", asked)
+        told: dict[str, Any] = await proxy.told(EXPLAIN, asked)
     return told
 
 
@@ -90,8 +90,8 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     asked: dict[str, Any] = found if whole else {"path": "/api/generate", "body": text.strip("\r\n")}
     if arguments.path:
         asked["path"] = arguments.path
-    if arguments.header:
-        asked["headers"] = {**(asked.get("headers") or {}), **dict(arguments.header)}
+    if arguments.header and isinstance(asked.setdefault("headers", {}), dict):  # else the proxy says what is wrong
+        asked["headers"] |= dict(arguments.header)
     return asked
 
 

@@ -63,7 +63,7 @@ async def _once(url: str, arguments: argparse.Namespace) -> int:
         write_json(stats)
     else:
         screen = Screen()
-        screen.print(_shown(screen, url, stats))
+        screen.show(_shown(screen, url, stats))
     return DONE
 
 
@@ -90,7 +90,7 @@ async def _watch(url: str, arguments: argparse.Namespace) -> int:
                 elif shown is not None:
                     shown.update(_shown(screen, url, stats, problem), refresh=True)
                 else:
-                    screen.print(_shown(screen, url, stats, problem))
+                    screen.show(_shown(screen, url, stats, problem))
                     screen.print()
                 await asyncio.sleep(arguments.watch)
 

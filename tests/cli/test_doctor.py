@@ -329,6 +329,32 @@ async def test_a_redis_that_refuses(redis_server: RedisServer, tmp_path: Path) -
     client_.acl_deluser("poor")
 
 
+async def test_a_redis_that_only_the_running_proxy_names(
+    simulator: Simulator, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+        async with scene(proxy.url, simulator.url, tmp_path) as made:
+            (finding,) = (await found(made, "Redis"))["Redis"]
+        assert (finding.level, finding.text) == (
+            Level.NOTE,
+            f"the proxy uses {redis_server.name}, which wants a password",
+        )
+        redis_server.client().config_set("requirepass", "")
+        try:
+            async with scene(proxy.url, simulator.url, tmp_path) as made:
+                (finding,) = (await found(made, "Redis"))["Redis"]
+        finally:
+            redis_server.client().config_set("requirepass", canary.PASSWORD)
+    assert "has no bound" in finding.text, "it is looked at where it can be"
+
+
+async def test_a_store_that_is_to_be_redis_without_a_url(tmp_path: Path) -> None:
+    async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, store="redis") as made:
+        told = await found(made, "Redis", "Clock")
+    assert told["Redis"][0].level is Level.PROBLEM
+    assert "without a redis_url" in told["Redis"][0].text
+
+
 @pytest.mark.parametrize(
     ("about", "said", "fix"),
     [

@@ -40,6 +40,7 @@ async def test_piped_it_is_plain_columns(used: Proxy) -> None:
     assert rows["docs"][:2] == ["1", "1"]
     assert rows["tiny:latest"][:2] == ["1", "1"]
     assert "\x1b" not in done.out
+    assert [line for line in done.out.splitlines() if line != line.rstrip()] == []
     assert "─" not in done.out
 
 
@@ -141,6 +142,21 @@ async def test_ollama_itself_is_no_proxy(simulator: Simulator) -> None:
     assert done.status == 1
     assert f"what answers at {simulator.url} is no ollama-cache-proxy (status 404)" in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("stats",), ("clear",), ("entries",), ("explain", os.devnull)])
+async def test_what_says_something_else_is_no_proxy(command: tuple[str, ...]) -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\n" + b'{"hits":1}')
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        done = await piped(*command, "--url", url)
+    assert (done.status, done.out) == (1, "")
+    assert f"what answers at {url} is no ollama-cache-proxy (status 200)" in done.err
 
 
 async def test_what_speaks_no_http_is_no_proxy(redis_server: RedisServer) -> None:
