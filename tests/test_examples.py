@@ -60,11 +60,10 @@ class Example:
 
 def examples(page: str) -> list[Example]:
     found: list[Example] = []
-    kind = ""
+    kind: str | None = None
     for number, line in enumerate((ROOT / page).read_text("utf-8").splitlines(), 1):
         if line.startswith("```"):
-            kind = line[3:].strip() if not kind else ""
-            kind = kind or ("text" if line == "```" and not kind and opened(page, number) else "")
+            kind = line[3:].strip() if kind is None else None
         elif kind in ("sh", "bash") and line.strip() and not line.startswith("#"):
             found.append(Example(line=number, command=line, prints=""))
         elif kind == "console" and line.startswith("$ "):
@@ -73,12 +72,6 @@ def examples(page: str) -> list[Example]:
             last = found.pop()
             found.append(Example(line=last.line, command=last.command, prints=last.prints + pattern(line) + "\n"))
     return found
-
-
-def opened(page: str, number: int) -> bool:
-    """Whether the fence on a line opens a block: an odd one does."""
-    lines = (ROOT / page).read_text("utf-8").splitlines()[:number]
-    return sum(line.startswith("```") for line in lines) % 2 == 1
 
 
 def pattern(line: str) -> str:

@@ -71,7 +71,7 @@ async def _examined(
         scene = Scene(
             settings=settings,
             proxy=Proxy(session, url, secret(settings.admin_token)),
-            ollama=Server(session, upstream, title="Ollama", fix=OLLAMA_FIX),
+            ollama=Server(session, upstream, title="Ollama", fix=OLLAMA_FIX, authority=settings.upstream_ca),
             state=place(),
             stream=arguments.stream,
             origin=arguments.origin,

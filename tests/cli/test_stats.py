@@ -14,6 +14,7 @@ from tests.support.processes import serve
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
 from tests.support.terminal import COLOUR, environment, piped, terminal, widest
+from tests.support.tls import AUTHORITY, CERTIFICATE, KEY
 
 GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
 EMBED = json.dumps({"model": "all-minilm", "input": ["a", "b"]}).encode()
@@ -214,6 +215,15 @@ async def test_it_finds_the_proxy_that_the_settings_describe(simulator: Simulato
             {"OCP_LISTEN": f"0.0.0.0:{port}"},
         ):
             assert (await piped("stats", added=added)).status == 0
+
+
+async def test_https_with_an_authority_that_the_system_does_not_know(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, tls_cert=CERTIFICATE, tls_key=KEY) as proxy:
+        url = proxy.url.replace("127.0.0.1", "localhost")
+        done = await piped("stats", "--url", url)
+        assert done.status == 1
+        assert "has a certificate that is not trusted; set SSL_CERT_FILE to its authority\n" in done.err
+        assert (await piped("stats", "--url", url, added={"SSL_CERT_FILE": AUTHORITY})).status == 0
 
 
 async def test_a_store_that_is_down_shows(simulator: Simulator, redis_server: RedisServer) -> None:
