@@ -41,7 +41,6 @@ from proxy.opening import (
     fitting_connections,
     log_of,
     open_store,
-    secret,
     upstream_url,
     url_of,
 )
@@ -51,7 +50,7 @@ from proxy.policy.purge import Filter, Purges
 from proxy.policy.rules import Rules
 from proxy.policy.sums import Snapshot
 from proxy.ports import Client, Health, Levels, Observer, Part, Store, Topic, fan_out
-from proxy.settings import Settings, is_loopback, setting_of
+from proxy.settings import Settings, is_loopback, secret, setting_of
 from proxy.tasks import Tasks
 
 _LAST_STORES = 2.0

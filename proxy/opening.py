@@ -13,8 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, TextIO
-from urllib.parse import urlsplit
+from typing import Final, TextIO
 
 from proxy.adapters.log import Log, Style
 from proxy.adapters.memory_store import MemoryStore
@@ -24,15 +23,7 @@ from proxy.adapters.redis_watch import RedisWatch
 from proxy.adapters.tiered_store import TieredStore
 from proxy.adapters.tls import CertificateError, towards
 from proxy.ports import Clock, Observer, Store
-from proxy.settings import (
-    DEFAULT_UPSTREAM,
-    Settings,
-    SettingsError,
-    host_and_port,
-    http_url,
-    ollama_host,
-    same_listener,
-)
+from proxy.settings import Settings, SettingsError, chosen_upstream, host_and_port, named_redis, public_url
 from proxy.tasks import Tasks
 
 _MIB: Final = 1024 * 1024
@@ -125,23 +116,11 @@ def certified(setting: str, path: str | None, load: Callable[[str], ssl.SSLConte
 
 
 def upstream_url(settings: Settings, own: str, log: Log) -> str:
-    """Choose Ollama's URL as DESIGN names it, and never this proxy itself."""
-    listen = own.partition("://")[2]
-    if settings.upstream is not None:
-        if same_listener(settings.upstream, listen):
-            text = f"upstream: {settings.upstream!r} is not allowed: it is the proxy's own address"
-            raise SettingsError(text)
-        return settings.upstream
-    named = os.environ.get("OLLAMA_HOST", "")
-    if named.strip():
-        try:
-            url = http_url(ollama_host(named))
-        except ValueError as error:
-            raise SettingsError(f"OLLAMA_HOST: {named!r} is not allowed: {error}") from None
-        if not same_listener(url, listen):
-            return url
-        log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {DEFAULT_UPSTREAM}")
-    return DEFAULT_UPSTREAM
+    """Choose Ollama's URL, and say where what the environment names is not it."""
+    url, source = chosen_upstream(settings, own.partition("://")[2])
+    if source == "default" and os.environ.get("OLLAMA_HOST", "").strip():
+        log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {url}")
+    return url
 
 
 async def open_store(  # noqa: PLR0913 - what a store is made of
@@ -162,9 +141,9 @@ async def open_store(  # noqa: PLR0913 - what a store is made of
         await store.ping()
         store.begin()
         if not settings.hot_bytes:
-            return ChosenStore(store=store, name=_public(url), well=store.ping, forget=_nothing)
+            return ChosenStore(store=store, name=public_url(url), well=store.ping, forget=_nothing)
         tiered = tiered_store(store, settings.hot_bytes, clock, tasks)
-        return ChosenStore(store=tiered, name=_public(url), well=store.ping, forget=lambda: tiered.forget(None))
+        return ChosenStore(store=tiered, name=public_url(url), well=store.ping, forget=lambda: tiered.forget(None))
 
     certified("redis_ca", settings.redis_ca, towards)
     url = "" if lent is not None else named_redis(settings)
@@ -186,15 +165,6 @@ async def open_store(  # noqa: PLR0913 - what a store is made of
     size = settings.memory_bytes // _MIB
     log.say(f"Store: this process's memory, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
     return ChosenStore(store=memory, name="memory", well=_always, forget=_nothing)
-
-
-def named_redis(settings: Settings) -> str:
-    """Give the URL of the Redis that is to be the store, empty for one that is not named; raises SettingsError."""
-    url = secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
-    if settings.store == "redis" and not url:
-        text = "store: 'redis' is not allowed without a redis_url"
-        raise SettingsError(text)
-    return url if settings.store in ("auto", "redis") else ""
 
 
 async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
@@ -235,17 +205,6 @@ async def _always() -> bool:
 
 def _nothing() -> None:
     """Hold nothing that could be forgotten."""
-
-
-def _public(url: str) -> str:
-    """Give a Redis URL without user and password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def secret(value: Any) -> str:
-    """Give the text of a setting that is shown nowhere; empty where there is none."""
-    return "" if value is None else value.get_secret_value().strip()
 
 
 def log_of(settings: Settings, stream: TextIO, clock: Clock, *, quiet: bool = False) -> Log:

@@ -17,8 +17,8 @@ from proxy.adapters.log import Log
 from proxy.adapters.siblings import SiblingProcesses
 from proxy.adapters.supervisor import Supervisor, WorkerError
 from proxy.app import quiet, running
-from proxy.opening import Lent, SystemClock, log_of, named_redis, open_private
-from proxy.settings import Settings, SettingsError, packed, share, unpacked
+from proxy.opening import Lent, SystemClock, log_of, open_private
+from proxy.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from proxy.tasks import Tasks
 
 

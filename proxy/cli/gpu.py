@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import socket
 import sys
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy.cli import options
 from proxy.cli.loop import notify, until_signalled
 from proxy.cli.loop import run as run_loop
 from proxy.settings import host_and_port
@@ -22,17 +24,19 @@ _WRONG_SETTING = 2
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = options.command(
+        commands,
         "gpu",
+        run,
         help="export metrics of NVIDIA cards, where dcgm-exporter cannot run",
         description="Serve /metrics for Prometheus with the names, labels and units of NVIDIA's dcgm-exporter, read"
         " through NVML, and /health. Without nvidia-ml-py, a driver or a card the page is empty until they are there.",
+        examples=("gpu", "gpu --replay tests/data/nvml/h100.json  # on a machine without a card"),
     )
     parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:9400", help="default: %(default)s")
     parser.add_argument(
         "--replay", metavar="FILE", help="play a recording of NVML instead, such as tests/data/nvml/h100.json"
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,8 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
         run_loop(_serve(reader, host, port))
     except OSError as error:
         return _wrong("listen", arguments.listen, f"cannot be used: {error.strerror}")
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -98,6 +100,7 @@ async def _serve(reader: Reader, host: str, port: int) -> None:
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), web.get("/health", health)])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=3.0)
+    ended = asyncio.ensure_future(until_signalled())
     await runner.setup()
     try:
         await web.TCPSite(runner, host or None, port).start()
@@ -105,6 +108,6 @@ async def _serve(reader: Reader, host: str, port: int) -> None:
         _say(f"GPU metrics are at http://{f'[{at}]' if ':' in at else at}:{bound}/metrics")
         notify("READY=1")
         await watch.look()
-        await until_signalled()
+        await ended
     finally:
         await runner.cleanup()

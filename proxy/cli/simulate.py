@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from typing import Any
 
+from proxy.cli import options
 from proxy.cli.loop import run as run_loop
 from proxy.cli.loop import until_signalled
 from proxy.settings import host_and_port
@@ -16,11 +18,14 @@ _WRONG_SETTING = 2
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = options.command(
+        commands,
         "simulate",
+        run,
         help="run an Ollama that only pretends",
         description="Answer as an Ollama 0.24 does, after delays, with made-up text and vectors. The same seed gives"
         " the same answers.",
+        examples=("simulate", "simulate --listen 127.0.0.1:11500 --completion-ms 500 --token-rate 50"),
     )
     parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="default: %(default)s")
     parser.add_argument("--completion-ms", metavar="MS", type=float, default=2000.0, help="default: %(default)g")
@@ -30,7 +35,6 @@ def add(commands: Any) -> None:
         "--token-rate", metavar="N", type=float, help="tokens a second in streams; default: all at once"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="default: %(default)d")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,8 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         sys.stderr.write(f"ollama-cache-proxy: listen: {arguments.listen!r} cannot be used: {error.strerror}\n")
         return _WRONG_SETTING
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -58,7 +60,8 @@ async def _simulate(arguments: argparse.Namespace, host: str, port: int) -> None
         token_rate=arguments.token_rate,
     )
     simulator = Simulator(behaviour)
+    ended = asyncio.ensure_future(until_signalled())
     await simulator.start(host, port)
     sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
-    await until_signalled()
+    await ended
     await simulator.stop()
