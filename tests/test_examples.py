@@ -38,6 +38,11 @@ NOT_RUN = {
     r"make test\b": "it runs these tests",
     r"pip install ": "it needs a package index",
     r".*\bollama run ": "it needs Ollama's own command",
+    r"docker ": "it needs a container engine; tests/docker holds its files",
+    r"make stack\b": "it takes the usual ports; tests/docker runs it on others",
+    r"prometheus ": "it takes the usual port; tests/prometheus runs it on another",
+    r"(cp|mkdir) .*(/etc/grafana|/var/lib/grafana)": "they are Grafana's folders",
+    r"curl -N ": "it goes on until it is ended; tests/page listens to the same",
 }
 """What cannot run here, and why."""
 
