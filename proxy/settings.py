@@ -187,6 +187,27 @@ def share(settings: Settings) -> Settings:
     return settings.model_copy(update=shares)
 
 
+def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
+    """Give Ollama's URL and what named it: `upstream`, `OLLAMA_HOST` or `default`; raises SettingsError.
+
+    `own` is the HOST:PORT of the proxy itself, which is never chosen.
+    """
+    if settings.upstream is not None:
+        if same_listener(settings.upstream, own):
+            text = f"upstream: {settings.upstream!r} is not allowed: it is the proxy's own address"
+            raise SettingsError(text)
+        return settings.upstream, "upstream"
+    named = os.environ.get("OLLAMA_HOST", "")
+    if named.strip():
+        try:
+            url = http_url(ollama_host(named))
+        except ValueError as error:
+            raise SettingsError(f"OLLAMA_HOST: {named!r} is not allowed: {error}") from None
+        if not same_listener(url, own):
+            return url, "OLLAMA_HOST"
+    return DEFAULT_UPSTREAM, "default"
+
+
 _SECRETS: Final = frozenset({"redis_url", "admin_token"})
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _LISTEN: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")

@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy COMMAND …`. Exit statuses: 0 done, 1 failed, 2 a wrong setting or argument."""
+"""`ollama-cache-proxy COMMAND …`. Exit statuses: 0 done, 1 failed, 2 a wrong setting or argument, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from proxy import __version__
-from proxy.cli import demo, gpu, serve, simulate
+from proxy.cli import bench, demo, gpu, quantize, serve, simulate, warm
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, simulate, demo, gpu):
+    for command in (serve, simulate, demo, gpu, bench, warm, quantize):
         command.add(commands)
     return top
 
