@@ -21,6 +21,7 @@
     web/           the live page: HTML, CSS and JavaScript as they are served
     simulator/     an Ollama with the real wire form, for tests and demo
     gpu/           metrics of NVIDIA cards under the names of dcgm-exporter, a command of its own
+    toolbox/       what bench, warm and quantize compute and decide, pure
     cli/           the command line, one module a command
 
 Imports point one way: policy <- ports, errors <- exchange and its like; policy, ports <- adapters; app and workers

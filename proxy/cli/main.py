@@ -16,6 +16,7 @@ from proxy.cli.ending import INTERRUPTED, STATUSES, UNREAD, Failed
 
 COMMANDS = (
     *("serve", "stats", "clear", "entries", "explain", "doctor", "config"),
+    *("bench", "warm", "quantize"),
     *("simulate", "demo", "gpu", "completion"),
 )
 """Each is a module beside this one, with `add`; in the order in which help lists them."""

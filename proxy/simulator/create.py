@@ -28,6 +28,9 @@ from proxy.simulator.native import body
 UNQUANTIZED = ("F16", "BF16", "F32")
 QUANTIZATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
 _BITS = {"F32": 32, "F16": 16, "Q8_0": 8, "Q4_K_M": 5, "Q4_K_S": 5}
+_LOSS = {"Q8_0": 0.02, "Q4_K_M": 0.13, "Q4_K_S": 0.15}
+"""How far vectors go astray, as a share of their length: cosines come out as those of a real all-minilm."""
+
 _STEPS = 8
 _NO_DIGEST = "0000000000000000000"
 _RESOLVER = "192.0.2.53:53"
@@ -100,19 +103,23 @@ async def _created(call: Call, request: Row, name: Name) -> AsyncIterator[Row]:
     else:
         raise FailedError("neither 'from' or 'files' was specified", 400)
     weights, quantization = base.weights, base.quantization
+    changes: Row = {}
     wanted = (request["quantize"] or request["quantization"]).upper()
     if wanted:
         for row in _quantizing(base, wanted):
             yield row
+            await call.simulator.making.passed()
             await asyncio.sleep(0)
         if wanted != quantization:
             weights, quantization = _quantized(base, wanted), wanted
+            resident = base.resident - base.weights.size + weights.size
+            changes = {"origin": base.origin or base.digest, "loss": _LOSS.get(wanted, 0.0), "resident": resident}
     layers = _layers(base, request, weights)
     for layer in layers:
         known = "using existing layer" if layer.digest in models.blobs else "creating new layer"
         yield {"status": f"{known} sha256:{layer.digest}"}
     yield {"status": "writing manifest"}
-    models.put(base.remade(name, layers, quantization=quantization))
+    models.put(base.remade(name, layers, quantization=quantization, **changes))
     yield {"status": "success"}
 
 

@@ -106,7 +106,7 @@ async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
     await asyncio.sleep(behaviour.embedding_delay)
     units: list[Vector] = []
     for text, _ in fitting:
-        units.append(sources.unit(model.digest, model.width, text, behaviour.seed, dimensions))
+        units.append(sources.unit(model.voice, text, behaviour.seed, dimensions))
         # A vector costs a while; other requests get their turn.
         await asyncio.sleep(0)
     call.simulator.residence.used(model)
@@ -128,4 +128,4 @@ async def raw_vector(call: Call, request: Mapping[str, Any]) -> str:
         raise RefusedError(500, TOO_LONG)
     await asyncio.sleep(call.simulator.behaviour.embedding_delay)
     call.simulator.residence.used(model)
-    return sources.raw_text(sources.raw(model.digest, model.width, text, call.simulator.behaviour.seed))
+    return sources.raw_text(sources.raw(model.voice, text, call.simulator.behaviour.seed))

@@ -9,6 +9,7 @@ afterwards, token by token, as in the runner.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ WORDS = [
     "between",
 ]
 _FEWEST, _MOST = 24, 96
+_RANKED = 24
 _NOT_CHOOSING = frozenset(
     {"num_predict", "stop", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap"}
 )
@@ -155,7 +157,16 @@ def _source(ask: Ask, seed: int) -> random.Random:
     """Return the source of randomness that is this request's own."""
     left_out = _NOT_CHOOSING if ask.temperature else _NOT_CHOOSING | _NOT_GREEDY
     choosing = {name: value for name, value in sorted(ask.options.items()) if name not in left_out}
-    facts = [seed, ask.model.digest, ask.prompt, ask.context, ask.format, ask.images, ask.temperature, choosing]
+    facts = [
+        seed,
+        ask.model.origin or ask.model.digest,
+        ask.prompt,
+        ask.context,
+        ask.format,
+        ask.images,
+        ask.temperature,
+        choosing,
+    ]
     return random.Random(sha256(json.dumps(facts)))
 
 
@@ -172,17 +183,20 @@ def _texts(ask: Ask, source: random.Random) -> Iterator[str]:
 
 
 def _ranked(ask: Ask, index: int, text: str, source: random.Random) -> tuple[tuple[str, float], ...]:
-    """Return the chosen token and its alternatives, the most likely first."""
+    """Return the chosen token and its alternatives, the most likely first; invented ones take most of what is left."""
     known = ask.known
-    rest = -0.2
+    ranked: list[tuple[str, float]] = []
     if known is not None and index < len(known.logprobs):
         ranked = list(known.logprobs[index])
-        rest = ranked[-1][1]
-    else:
-        ranked = [(text, -round(source.random(), 6) - 1e-6)]
-    while len(ranked) < (ask.top_logprobs or 0):
-        ranked.append((f" {source.choice(WORDS)}", min(rest, ranked[-1][1]) - round(source.random(), 6)))
-    return tuple(ranked)
+    words = [f" {word}" for word in source.sample(WORDS, _RANKED)]
+    told = {token for token, _ in ranked} | {text}
+    left = 1 - sum(math.exp(value) for _, value in ranked)
+    for token in [*([] if ranked else [text]), *(word for word in words if word not in told)]:
+        share = left * source.uniform(0.5, 0.8)
+        left -= share
+        value = math.log(share * (1 - ask.model.loss / 10))
+        ranked.append((token, min(value, ranked[-1][1]) if ranked else value))
+    return tuple(ranked[: max(1, ask.top_logprobs or 0)])
 
 
 def complete(ask: Ask, seed: int) -> Iterator[Piece | End]:

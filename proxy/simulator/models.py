@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.simulator import names, recorded
 from proxy.simulator.names import Name
@@ -55,9 +55,21 @@ def parameters_layer(parameters: Mapping[str, Any]) -> Layer:
     return text_layer(PARAMETERS, ordered + "\n")
 
 
+class Voice(NamedTuple):
+    """What vectors depend on beside the text: digest, width, and what a quantized model was made of and lost."""
+
+    digest: str
+    width: int
+    origin: str
+    loss: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One named model; sizes in bytes, `modified` in nanoseconds since the epoch, `width` in floats of a vector."""
+    """One named model; sizes in bytes, `modified` in nanoseconds since the epoch, `width` in floats of a vector.
+
+    A quantized model has the digest of what it was made of as its `origin`, and speaks as that does but for a `loss`.
+    """
 
     name: Name
     digest: str
@@ -74,6 +86,8 @@ class Model:
     info: Mapping[str, Any] = field(default_factory=dict)
     tensors: tuple[Any, ...] = ()
     quantized: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
+    loss: float = 0.0
 
     def layer(self, kind: str) -> Layer | None:
         """Return the layer of a kind, if there is one."""
@@ -88,6 +102,11 @@ class Model:
     def weights(self) -> Layer:
         """The layer that every model has."""
         return next(layer for layer in self.layers if layer.kind == WEIGHTS)
+
+    @property
+    def voice(self) -> Voice:
+        """What its vectors depend on."""
+        return Voice(self.digest, self.width, self.origin or self.digest, self.loss)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -97,6 +97,8 @@ class Simulator:
         self.models = ModelRegistry()
         self.residence = Residence()
         self.gate = Gate()
+        self.making = Gate()
+        """While it is closed, models are being quantized and do not get done."""
         self.random = random.Random(behaviour.seed)
         self.fault: Callable[[Received], Fault | None] | None = None
         self.url = ""

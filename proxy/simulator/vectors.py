@@ -14,7 +14,7 @@ import struct
 from functools import lru_cache
 
 from proxy.simulator import recorded, tokens
-from proxy.simulator.models import Model, sha256
+from proxy.simulator.models import Model, Voice, sha256
 from proxy.simulator.wire import float32, float32_text, float64_text
 
 SPECIAL_TOKENS = 2
@@ -41,11 +41,19 @@ def normalised(vector: Vector) -> Vector:
 
 
 @lru_cache(maxsize=1024)
-def raw(digest: str, width: int, text: str, seed: int) -> Vector:
+def raw(voice: Voice, text: str, seed: int) -> Vector:
     """Return the vector as the model gives it: nearly of unit length, every value a float32."""
-    known = recorded.VECTORS.get((digest, text))
+    known = recorded.VECTORS.get((voice.digest, text))
     if known is not None and (known.raw or known.unit):
         return known.raw or known.unit
+    vector = _invented(voice.origin, voice.width, text, seed)
+    if not voice.loss:
+        return vector
+    astray = _invented(voice.digest, voice.width, text, seed)
+    return tuple(float32(value + voice.loss * other) for value, other in zip(vector, astray, strict=True))
+
+
+def _invented(digest: str, width: int, text: str, seed: int) -> Vector:
     source = random.Random(sha256(f"{seed} {digest} {text}"))
     values = [source.gauss(0, 1) for _ in range(width)]
     length = math.sqrt(sum(value * value for value in values))
@@ -53,12 +61,12 @@ def raw(digest: str, width: int, text: str, seed: int) -> Vector:
 
 
 @lru_cache(maxsize=1024)
-def unit(digest: str, width: int, text: str, seed: int, dimensions: int) -> Vector:
+def unit(voice: Voice, text: str, seed: int, dimensions: int) -> Vector:
     """Return the normalised vector, cut to `dimensions` floats and normalised again where that is above 0."""
-    known = recorded.VECTORS.get((digest, text))
+    known = recorded.VECTORS.get((voice.digest, text))
     if known is not None and known.prefix and len(known.prefix) == dimensions:
         return known.prefix
-    vector = known.unit if known is not None and known.unit else normalised(raw(digest, width, text, seed))
+    vector = known.unit if known is not None and known.unit else normalised(raw(voice, text, seed))
     return normalised(vector[:dimensions]) if 0 < dimensions < len(vector) else vector
 
 
