@@ -43,14 +43,14 @@ from proxy.policy.rules import Rules
 from proxy.policy.sums import Snapshot
 from proxy.ports import Client, Health, Levels, Observer, Part, Store, Topic, fan_out
 from proxy.settings import (
-    DEFAULT_UPSTREAM,
     Settings,
     SettingsError,
+    chosen_upstream,
     host_and_port,
-    http_url,
     is_loopback,
-    ollama_host,
-    same_listener,
+    named_redis,
+    public_url,
+    secret,
     setting_of,
 )
 from proxy.tasks import Tasks
@@ -222,7 +222,7 @@ async def running(
             upstream=upstream,
             render=render,
             serving=lambda: not listener.draining,
-            access=Access(loopback=loopback, token=_secret(settings.admin_token)),
+            access=Access(loopback=loopback, token=secret(settings.admin_token)),
             clock=clock,
         )
 
@@ -412,23 +412,11 @@ def _certified(setting: str, path: str | None, load: Callable[[str], ssl.SSLCont
 
 
 def _upstream_url(settings: Settings, own: str, log: Log) -> str:
-    """Choose Ollama's URL as DESIGN names it, and never this proxy itself."""
-    listen = own.partition("://")[2]
-    if settings.upstream is not None:
-        if same_listener(settings.upstream, listen):
-            text = f"upstream: {settings.upstream!r} is not allowed: it is the proxy's own address"
-            raise SettingsError(text)
-        return settings.upstream
-    named = os.environ.get("OLLAMA_HOST", "")
-    if named.strip():
-        try:
-            url = http_url(ollama_host(named))
-        except ValueError as error:
-            raise SettingsError(f"OLLAMA_HOST: {named!r} is not allowed: {error}") from None
-        if not same_listener(url, listen):
-            return url
-        log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {DEFAULT_UPSTREAM}")
-    return DEFAULT_UPSTREAM
+    """Choose Ollama's URL, and say where what the environment names is not it."""
+    url, source = chosen_upstream(settings, own.partition("://")[2])
+    if source == "default" and os.environ.get("OLLAMA_HOST", "").strip():
+        log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {url}")
+    return url
 
 
 async def _open_store(  # noqa: PLR0913 - what a store is made of
@@ -449,9 +437,9 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
         await store.ping()
         store.begin()
         if not settings.hot_bytes:
-            return _ChosenStore(store=store, name=_public(url), well=store.ping, forget=_nothing)
+            return _ChosenStore(store=store, name=public_url(url), well=store.ping, forget=_nothing)
         tiered = _tiered(store, settings.hot_bytes, clock, tasks)
-        return _ChosenStore(store=tiered, name=_public(url), well=store.ping, forget=lambda: tiered.forget(None))
+        return _ChosenStore(store=tiered, name=public_url(url), well=store.ping, forget=lambda: tiered.forget(None))
 
     _certified("redis_ca", settings.redis_ca, towards)
     url = "" if lent is not None else named_redis(settings)
@@ -473,15 +461,6 @@ async def _open_store(  # noqa: PLR0913 - what a store is made of
     size = settings.memory_bytes // _MIB
     log.say(f"Store: this process's memory, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
     return _ChosenStore(store=memory, name="memory", well=_always, forget=_nothing)
-
-
-def named_redis(settings: Settings) -> str:
-    """Give the URL of the Redis that is to be the store, empty for one that is not named; raises SettingsError."""
-    url = _secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
-    if settings.store == "redis" and not url:
-        text = "store: 'redis' is not allowed without a redis_url"
-        raise SettingsError(text)
-    return url if settings.store in ("auto", "redis") else ""
 
 
 async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
@@ -522,16 +501,6 @@ async def _always() -> bool:
 
 def _nothing() -> None:
     """Hold nothing that could be forgotten."""
-
-
-def _public(url: str) -> str:
-    """Give a Redis URL without user and password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _secret(value: Any) -> str:
-    return "" if value is None else value.get_secret_value().strip()
 
 
 def log_of(settings: Settings, stream: TextIO, clock: SystemClock, *, quiet: bool = False) -> Log:

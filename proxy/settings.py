@@ -187,6 +187,22 @@ def share(settings: Settings) -> Settings:
     return settings.model_copy(update=shares)
 
 
+def sources(config: str | None, overrides: dict[str, Any]) -> dict[str, str]:
+    """Say of every setting where `load` takes it from; the file must be one that it has read."""
+    path = config or os.environ.get("OCP_CONFIG")
+    in_file = tomllib.loads(Path(path).read_text("utf-8")) if path else {}
+    in_environment = {name.lower() for name, value in os.environ.items() if value}
+
+    def source(name: str) -> str:
+        if overrides.get(name) is not None:
+            return "command line"
+        if f"ocp_{name}" in in_environment:
+            return "environment"
+        return "file" if name in in_file else "default"
+
+    return {name: source(name) for name in Settings.model_fields}
+
+
 def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
     """Give Ollama's URL and what named it: `upstream`, `OLLAMA_HOST` or `default`; raises SettingsError.
 
@@ -206,6 +222,26 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
         if not same_listener(url, own):
             return url, "OLLAMA_HOST"
     return DEFAULT_UPSTREAM, "default"
+
+
+def named_redis(settings: Settings) -> str:
+    """Give the URL of the Redis that is to be the store, empty for one that is not named; raises SettingsError."""
+    url = secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
+    if settings.store == "redis" and not url:
+        text = "store: 'redis' is not allowed without a redis_url"
+        raise SettingsError(text)
+    return url if settings.store in ("auto", "redis") else ""
+
+
+def public_url(url: str) -> str:
+    """Give a Redis URL without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def secret(value: SecretStr | None) -> str:
+    """Give a secret as it is, empty where there is none."""
+    return "" if value is None else value.get_secret_value().strip()
 
 
 _SECRETS: Final = frozenset({"redis_url", "admin_token"})

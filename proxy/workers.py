@@ -16,8 +16,8 @@ from proxy.adapters.channel import Channel
 from proxy.adapters.log import Log
 from proxy.adapters.siblings import SiblingProcesses
 from proxy.adapters.supervisor import Supervisor, WorkerError
-from proxy.app import Lent, SystemClock, log_of, named_redis, open_private, quiet, running
-from proxy.settings import Settings, SettingsError, packed, share, unpacked
+from proxy.app import Lent, SystemClock, log_of, open_private, quiet, running
+from proxy.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from proxy.tasks import Tasks
 
 

@@ -3,46 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import secrets
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-import orjson
-
-from proxy.cli.screen import Steps, show, steps
-from proxy.cli.upstream import Answer, Api, admin, installed, ollama, proxy, row_of, session
-from proxy.cli.work import WRONG, CommandError, say, work
-from proxy.settings import load
-from proxy.toolbox.questions import OPERATIONS, Operation, completion
-from proxy.toolbox.speedup import Found, Streamed, document, sheet, stream_sheet
-from proxy.toolbox.spread import spread
-
-HITS: Final = 20
-"""Hits for each miss: they cost next to nothing."""
-
-_TTL: Final = 300
-"""Seconds after which the entries are gone even where they cannot be cleared."""
-
-_KEPT_WITHIN: Final = 2.0
-_OK: Final = 200
+from proxy.cli import options
 
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = options.command(
+        commands,
         "bench",
+        run,
         help="measure what the cache saves on your own Ollama",
         description="Ask a completion, an embedding and an explanation of code: directly at Ollama, through the proxy"
         " for the first time, and again; and streams with and without the proxy. The entries have a namespace of their"
         " own, which is cleared at the end; nothing else in the cache is touched.",
-        epilog="example: ollama-cache-proxy bench --model llama3.2 --embed-model all-minilm --rounds 10 --markdown",
+        examples=("bench", "bench --model llama3.2 --embed-model all-minilm --rounds 10 --markdown"),
     )
-    parser.add_argument("--url", metavar="URL", help="the proxy (default: where serve listens)")
-    parser.add_argument("--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST or port 11434 here)")
+    options.add_url(parser)
+    options.add_upstream(parser)
     parser.add_argument("--model", metavar="NAME", help="completes (default: the smallest one that can)")
     parser.add_argument("--embed-model", metavar="NAME", help="embeds (default: the smallest one that can)")
     parser.add_argument("--rounds", metavar="N", type=int, default=5, help="default: %(default)d")
@@ -52,203 +31,11 @@ def add(commands: Any) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="all figures as JSON, in seconds")
     form.add_argument("--markdown", action="store_true", help="the tables as Markdown, on a terminal too")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    return work(_bench(arguments))
+    from proxy.cli.jobs.benching import bench
+    from proxy.cli.jobs.work import work
 
-
-async def _bench(arguments: argparse.Namespace) -> int:
-    for name in ("rounds", "tokens"):
-        if getattr(arguments, name) < 1:
-            raise CommandError(f"{name}: {getattr(arguments, name)} is not allowed: must be 1 or more", WRONG)
-    async with session() as opened:
-        cache, direct = proxy(opened, arguments.url), ollama(opened, arguments.upstream)
-        if "hitRate" not in await cache.json("GET", "/api/cache/stats"):
-            raise CommandError(f"{cache.url} is no ollama-cache-proxy: name it with --url")
-        model = await _chosen(direct, "completion", arguments.model)
-        embeds = await _chosen(direct, "embedding", arguments.embed_model)
-        for name in filter(None, (model, embeds)):
-            await _check_same(cache, direct, name)
-        bench = _Bench(cache=cache, direct=direct, model=model, embeds=embeds, tokens=arguments.tokens)
-        try:
-            with steps() as progress:
-                found, streamed = await bench.measure(arguments.rounds, progress)
-        finally:
-            await bench.clear()
-    _tell(arguments, found, streamed, {"rounds": arguments.rounds, "model": model, "embedModel": embeds})
-    return 0
-
-
-def _tell(
-    arguments: argparse.Namespace, found: Sequence[Found], streamed: Streamed | None, facts: Mapping[str, Any]
-) -> None:
-    if arguments.json:
-        text = orjson.dumps(document(found, streamed, facts), option=orjson.OPT_INDENT_2).decode()
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-        return
-    show(sheet(found), plain=arguments.markdown)
-    if streamed is not None:
-        sys.stdout.write("\n")
-        show(stream_sheet(streamed), plain=arguments.markdown)
-    for one in found:
-        if one.note:
-            say(f"{one.operation}: {one.note}")
-    say(f"Medians of {facts['rounds']} rounds, with the smallest and the largest; {HITS} hits to a round")
-
-
-async def _chosen(api: Api, capability: str, named: str | None) -> str | None:
-    """Give a model that is there: the named one, or the smallest that can; None where there is none."""
-    if named is not None:
-        return str((await row_of(api, named))["name"])
-    for row in sorted(await installed(api), key=lambda row: int(row.get("size", 0))):
-        local = not row.get("remote_host") and not row.get("remote_model")
-        if local and capability in (await api.json("POST", "/api/show", {"model": row["name"]})).get(
-            "capabilities", ()
-        ):
-            return str(row["name"])
-    return None
-
-
-async def _check_same(cache: Api, direct: Api, model: str) -> None:
-    one, two = [(await row_of(api, model)).get("digest") for api in (cache, direct)]
-    if one != two:
-        raise CommandError(
-            f"{cache.url} is not in front of {direct.url}, where {model} is another model: see --upstream"
-        )
-
-
-@dataclass(slots=True, kw_only=True)
-class _Times:
-    """Of one operation, in seconds."""
-
-    direct: list[float] = field(default_factory=list)
-    miss: list[float] = field(default_factory=list)
-    hit: list[float] = field(default_factory=list)
-    note: str = ""
-
-
-class _Bench:
-    """The measuring, in a namespace that nobody else has."""
-
-    def __init__(self, *, cache: Api, direct: Api, model: str | None, embeds: str | None, tokens: int) -> None:
-        self._cache = cache
-        self._direct = direct
-        self._model = model
-        self._embeds = embeds
-        self._tokens = tokens
-        self._namespace = f"bench-{secrets.token_hex(8)}"
-        self._fields = {
-            "X-Cache-Namespace": self._namespace,
-            "X-Cache-TTL": str(_TTL),
-            "X-Cache-Category": "bench",
-        }
-
-    async def measure(self, rounds: int, progress: Steps) -> tuple[list[Found], Streamed | None]:
-        """Measure everything that there are models for, in rounds: what comes first in one comes last in the next."""
-        operations = [(operation, model) for operation in OPERATIONS if (model := self._model_of(operation))]
-        if not operations:
-            raise CommandError(f"Ollama at {self._direct.url} has no model that completes or embeds: ollama pull one")
-        times = {operation.title: _Times() for operation, _ in operations}
-        progress.begin("Loading", len(operations))
-        for operation, model in operations:
-            await self._ok(self._direct, operation, operation.body(model, self._mark(), 1))
-            progress.advance()
-        progress.begin("Measuring", rounds * len(operations))
-        for turn in range(rounds):
-            for operation, model in operations:
-                await self._round(times[operation.title], operation, model, cached_first=turn % 2 == 1)
-                progress.advance()
-        streamed = await self._streams(self._model, rounds, progress) if self._model is not None else None
-        found = [
-            Found(
-                operation=title,
-                direct=spread(one.direct),
-                miss=spread(one.miss),
-                hit=spread(one.hit) if one.hit else None,
-                note=one.note,
-            )
-            for title, one in times.items()
-        ]
-        return found, streamed
-
-    def _model_of(self, operation: Operation) -> str | None:
-        return self._embeds if operation.embeds else self._model
-
-    def _mark(self) -> str:
-        return secrets.token_hex(4)
-
-    async def _ok(self, api: Api, operation: Operation, body: Any, headers: Mapping[str, str] | None = None) -> Answer:
-        answer = await api.ask("POST", operation.path, body, headers)
-        if answer.status != _OK:
-            text = answer.body[:200].decode("utf-8", "replace")
-            raise CommandError(f"{operation.title}: {api.who} at {api.url} answers {answer.status}: {text}")
-        return answer
-
-    async def _round(self, times: _Times, operation: Operation, model: str, *, cached_first: bool) -> None:
-        for cached in (cached_first, not cached_first):
-            body = operation.body(model, self._mark(), self._tokens)
-            if cached:
-                await self._through(times, operation, body)
-            else:
-                times.direct.append((await self._ok(self._direct, operation, body)).seconds)
-
-    async def _through(self, times: _Times, operation: Operation, body: Any) -> None:
-        """Ask the proxy what it does not know, then again and again."""
-        miss = await self._ok(self._cache, operation, body, self._fields)
-        times.miss.append(miss.seconds)
-        if not await self._kept(operation, body):
-            times.note = f"the proxy did not keep it: {miss.headers.get('Cache-Status', 'no Cache-Status')}"
-            return
-        for _ in range(HITS):
-            hit = await self._ok(self._cache, operation, body, self._fields)
-            if hit.headers.get("X-Cache") == "HIT":
-                times.hit.append(hit.seconds)
-
-    async def _kept(self, operation: Operation, body: Any) -> bool:
-        """Wait until the proxy has kept an answer, which it does behind its back."""
-        fields = {**self._fields, "Cache-Control": "only-if-cached"}
-        deadline = time.monotonic() + _KEPT_WITHIN
-        while time.monotonic() < deadline:
-            if (await self._cache.ask("POST", operation.path, body, fields)).status == _OK:
-                return True
-            await asyncio.sleep(0.01)
-        return False
-
-    async def _streams(self, model: str, rounds: int, progress: Steps) -> Streamed:
-        """Stream past the cache, so that only the way is measured."""
-        progress.begin("Streaming", 2 * rounds)
-        first: dict[bool, list[float]] = {False: [], True: []}
-        chunk: dict[bool, list[float]] = {False: [], True: []}
-        for turn in range(rounds):
-            for proxied in (turn % 2 == 1, turn % 2 == 0):
-                api = self._cache if proxied else self._direct
-                fields = {**self._fields, "Cache-Control": "no-store"} if proxied else {}
-                body = completion(model, f"[{self._mark()}] Tell me a story.", self._tokens, stream=True)
-                begun = time.perf_counter()
-                arrived = [time.perf_counter() - begun async for _ in api.rows("/api/generate", body, fields)]
-                first[proxied].append(arrived[0])
-                chunk[proxied].append((arrived[-1] - arrived[0]) / max(1, len(arrived) - 1))
-                progress.advance()
-        return Streamed(
-            first_direct=spread(first[False]),
-            first_proxied=spread(first[True]),
-            chunk_direct=spread(chunk[False]),
-            chunk_proxied=spread(chunk[True]),
-        )
-
-    async def clear(self) -> None:
-        """Clear the namespace; where that cannot be, say what becomes of it."""
-        gone = f"the entries of this run are gone in {_TTL} s"
-        try:
-            answer = await self._cache.ask(
-                "POST", "/api/cache/clear", {"namespace": self._namespace}, admin(load(None, {}))
-            )
-        except CommandError:
-            say(f"The proxy could not be asked to clear what was measured: {gone}")
-            return
-        if answer.status != _OK:
-            say(f"The proxy did not clear what was measured (status {answer.status}; see OCP_ADMIN_TOKEN): {gone}")
+    return work(bench(arguments))

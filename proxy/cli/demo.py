@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.app import bind, running
-from proxy.cli.loop import run as run_loop
+from proxy.cli import options
+from proxy.cli.loop import run_ending
 from proxy.settings import load
 from proxy.simulator import Behaviour, Simulator
 
@@ -50,21 +51,20 @@ _QUESTIONS = (
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    options.command(
+        commands,
         "demo",
+        run,
         help="show what the proxy does, without an Ollama",
         description="Start a simulated Ollama (2 s a completion, 0.3 s an embedding) and the proxy before it, on"
         " ports that are free, and ask everything twice.",
+        examples=("demo",),
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every command is given its arguments
     """Run the command."""
-    try:
-        run_loop(_demo(Console()))
-    except KeyboardInterrupt:
-        return 130
+    run_ending(_demo(Console()))
     return 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy.cli import options
 from proxy.cli.loop import notify, until_signalled
 from proxy.cli.loop import run as run_loop
 from proxy.settings import host_and_port
@@ -22,17 +23,19 @@ _WRONG_SETTING = 2
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = options.command(
+        commands,
         "gpu",
+        run,
         help="export metrics of NVIDIA cards, where dcgm-exporter cannot run",
         description="Serve /metrics for Prometheus with the names, labels and units of NVIDIA's dcgm-exporter, read"
         " through NVML, and /health. Without nvidia-ml-py, a driver or a card the page is empty until they are there.",
+        examples=("gpu", "gpu --replay tests/data/nvml/h100.json  # on a machine without a card"),
     )
     parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:9400", help="default: %(default)s")
     parser.add_argument(
         "--replay", metavar="FILE", help="play a recording of NVML instead, such as tests/data/nvml/h100.json"
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,8 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         run_loop(_serve(reader, host, port))
     except OSError as error:
         return _wrong("listen", arguments.listen, f"cannot be used: {error.strerror}")
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

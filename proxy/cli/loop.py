@@ -10,6 +10,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from proxy.cli.ending import TERMINATED, Failed
+
 T = TypeVar("T")
 
 
@@ -20,6 +22,30 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     except ImportError:  # Windows
         return asyncio.run(main)
     return uvloop.run(main)
+
+
+def run_ending(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; SIGTERM ends it as Ctrl-C does, so that a terminal is left as it was. Raises Failed then."""
+    return run(_ending(main))
+
+
+async def _ending(main: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(main)
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    with suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if terminated:
+            raise Failed("ended by SIGTERM", status=TERMINATED) from None
+        raise
 
 
 async def until_signalled() -> None:

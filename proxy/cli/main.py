@@ -1,29 +1,55 @@
-"""`ollama-cache-proxy COMMAND …`. Exit statuses: 0 done, 1 failed, 2 a wrong setting or argument, 130 Ctrl-C."""
+"""`ollama-cache-proxy COMMAND …`. ending.py has the exit statuses.
+
+Only the module of the command that is named is imported: each brings along what others need not wait for.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
+import sys
 from collections.abc import Sequence
 
 from proxy import __version__
-from proxy.cli import bench, demo, gpu, quantize, serve, simulate, warm
+from proxy.cli.ending import INTERRUPTED, STATUSES, UNREAD, Failed
+
+COMMANDS = (
+    *("serve", "stats", "clear", "entries", "explain", "doctor", "config"),
+    *("bench", "warm", "quantize"),
+    *("simulate", "demo", "gpu", "completion"),
+)
+"""Each is a module beside this one, with `add`; in the order in which help lists them."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Give the parser of the whole command line."""
+def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Give the parser of the command line with these commands."""
+    statuses = "; ".join(f"{status} {meaning}" for status, meaning in STATUSES.items())
     top = argparse.ArgumentParser(
         prog="ollama-cache-proxy",
         description="A transparent caching reverse proxy in front of Ollama.",
+        epilog=f"`ollama-cache-proxy COMMAND --help` shows examples. Exit statuses: {statuses}.",
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, simulate, demo, gpu, bench, warm, quantize):
-        command.add(commands)
+    for name in names:
+        importlib.import_module(f"proxy.cli.{name}").add(commands)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit status."""
-    arguments = parser().parse_args(argv)
-    status: int = arguments.run(arguments)
+    given = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = parser(given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS).parse_args(given)
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except Failed as failed:
+        sys.stderr.write(f"ollama-cache-proxy: {failed}\n")
+        return failed.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write has nowhere to go
+        return UNREAD
     return status

@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import re
-import shutil
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
-import orjson
-
-from proxy.cli.gauging import Gauge
-from proxy.cli.making import Makings
-from proxy.cli.screen import Steps, show, steps
-from proxy.cli.upstream import Api, installed, ollama, row_of, session
-from proxy.cli.work import WRONG, CommandError, say, work
-from proxy.settings import is_loopback
-from proxy.toolbox import levels
-from proxy.toolbox.fidelity import Completing, Embedding
-from proxy.toolbox.levels import Target
-from proxy.toolbox.questions import PROMPTS
-from proxy.toolbox.sheet import Sheet
-from proxy.toolbox.spread import seconds
-from proxy.toolbox.verdict import Measured, Verdict, recommend
-
-_BLOBS: Final = re.compile(r"^FROM (?P<folder>.+)[/\\]blobs[/\\](?P<blob>sha256-[0-9a-f]{64})$", re.MULTILINE)
+from proxy.cli import options
+from proxy.toolbox.levels import TARGETS
 
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = options.command(
+        commands,
         "quantize",
+        run,
         help="make smaller models of one, and measure what that costs",
         description="Let Ollama quantize a model (F16, BF16 or F32), then measure the source and each result on the"
         " same prompts: size, memory, load time, speed, and how true each is to its source. The source is never"
         " changed, no model is overwritten, and what was made is removed when something fails. Best on an idle Ollama.",
-        epilog="examples: ollama-cache-proxy quantize llama3.2:3b-instruct-fp16 --to q4_K_M --to q8_0 --keep best |"
-        " ollama-cache-proxy quantize all-minilm --to q8_0 --dry-run",
+        examples=(
+            "quantize llama3.2:3b-instruct-fp16 --to q4_K_M --to q8_0 --keep best",
+            "quantize all-minilm --to q8_0 --dry-run",
+            "quantize mine:f16 --to q4_K_M=mine:small --prompts my-prompts.txt --json",
+        ),
     )
     parser.add_argument("model", metavar="MODEL", help="what to quantize, as ollama list names it")
     parser.add_argument(
         "--to",
         metavar="LEVEL[=NAME]",
         action="append",
-        help=f"one of {', '.join(levels.TARGETS)} (default q4_K_M), once for each; the result is named after the"
+        help=f"one of {', '.join(TARGETS)} (default q4_K_M), once for each; the result is named after the"
         " source, or as said",
     )
     parser.add_argument(
@@ -60,199 +43,15 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--tokens", metavar="N", type=int, default=64, help="tokens of each answer, at most (default: %(default)d)"
     )
-    parser.add_argument("--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST or port 11434 here)")
+    options.add_upstream(parser)
+    options.add_config(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done")
-    parser.add_argument("--json", action="store_true", help="all figures as JSON")
-    parser.set_defaults(run=run)
+    options.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    return work(_quantize(arguments))
+    from proxy.cli.jobs.quantizing import quantize
+    from proxy.cli.jobs.work import work
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What is to be done: the source as Ollama lists it, what to make, how large it will be, and room for it."""
-
-    source: str
-    level: str
-    size: int
-    targets: Sequence[Target]
-    estimates: Sequence[int]
-    embeds: bool
-    needed: int
-    disk: str
-
-
-async def _quantize(arguments: argparse.Namespace) -> int:
-    prompts = _prompts(arguments.prompts)
-    if arguments.tokens < 1:
-        raise CommandError(f"tokens: {arguments.tokens} is not allowed: must be 1 or more", WRONG)
-    async with session() as opened:
-        api = ollama(opened, arguments.upstream)
-        plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
-        for line in _told(plan, arguments.keep):
-            say(line)
-        if arguments.dry_run:
-            if arguments.json:
-                _write({"plan": asdict(plan)})
-            return 0
-        gauge = Gauge(api=api, prompts=prompts, tokens=arguments.tokens, embeds=plan.embeds)
-        await _make_and_measure(plan, gauge, Makings(api), arguments)
-    return 0
-
-
-async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, arguments: argparse.Namespace) -> None:
-    with steps() as progress:
-        try:
-            for target in plan.targets:
-                await makings.make(plan.source, target, progress)
-            source, results = await _measured(plan, gauge, progress)
-            verdict = recommend(source, results)
-            keep = {"best": {verdict.take}, "all": set(makings.made), "none": set()}[arguments.keep]
-            for name in makings.made:
-                if name not in keep:
-                    await makings.remove(name)
-        except BaseException:  # whatever ends it, a signal too
-            await makings.remove_all(progress)
-            raise
-    if arguments.json:
-        kept = {"recommendation": asdict(verdict), "kept": makings.made}
-        _write({"source": asdict(source), "results": [asdict(result) for result in results], **kept})
-    else:
-        _show(source, results, verdict, makings.made)
-
-
-async def _measured(plan: _Plan, gauge: Gauge, progress: Steps) -> tuple[Measured, list[Measured]]:
-    source, said = await gauge.measure(plan.source, plan.level, progress)
-    results = []
-    for target in plan.targets:
-        measured, other = await gauge.measure(target.name, target.level, progress)
-        results.append(replace(measured, fidelity=gauge.compare(said, other)))
-    return source, results
-
-
-def _prompts(file: str | None) -> Sequence[str]:
-    if file is None:
-        return PROMPTS
-    try:
-        lines = Path(file).read_text("utf-8").splitlines()
-    except OSError as error:
-        raise CommandError(f"prompts: {file!r} cannot be read: {error.strerror}", WRONG) from None
-    except UnicodeDecodeError:
-        raise CommandError(f"prompts: {file!r} is not UTF-8", WRONG) from None
-    prompts = [line for line in lines if line.strip()]
-    if not prompts:
-        raise CommandError(f"prompts: {file!r} holds none", WRONG)
-    return prompts
-
-
-async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
-    """Check everything that can be checked before anything is made."""
-    row = await row_of(api, model)
-    source, size = str(row["name"]), int(row["size"])
-    if row.get("remote_host") or row.get("remote_model"):
-        raise CommandError(f"{source} is answered by another machine, and has nothing here that could be quantized")
-    level = str((row.get("details") or {}).get("quantization_level") or "unknown")
-    try:
-        targets = [levels.read_target(text, source) for text in wanted]
-    except ValueError as error:
-        raise CommandError(f"to: {error}", WRONG) from None
-    if why := levels.refusal(source, level, targets):
-        raise CommandError(why)
-    _check_names(targets, [str(row.get("name")) for row in await installed(api)])
-    shown = await api.json("POST", "/api/show", {"model": source})
-    info = shown.get("model_info") or {}
-    width = int(info.get(f"{info.get('general.architecture')}.embedding_length") or 0)
-    estimates = [levels.estimate(size, level, target.level, width) for target in targets]
-    needed = levels.needed(estimates)
-    return _Plan(
-        source=source,
-        level=level,
-        size=size,
-        targets=targets,
-        estimates=estimates,
-        embeds="completion" not in (shown.get("capabilities") or ["completion"]),
-        needed=needed,
-        disk=_disk(api.url, str(shown.get("modelfile", "")), needed),
-    )
-
-
-def _check_names(targets: Sequence[Target], taken: Sequence[str]) -> None:
-    for index, target in enumerate(targets):
-        if any(levels.same(target.name, other.name) for other in targets[:index]):
-            raise CommandError(f"to: {target.name} would be made twice", WRONG)
-        if any(levels.same(target.name, name) for name in taken):
-            raise CommandError(
-                f"{target.name} is there already, and is not overwritten: ollama rm it, or name the result otherwise:"
-                f" --to {target.level}=NAME"
-            )
-
-
-def _disk(url: str, modelfile: str, needed: int) -> str:
-    """Say what the disk of the models has free, where it can be seen; CommandError where that is too little."""
-    where = _BLOBS.search(modelfile)
-    here = where is not None and (Path(where["folder"]) / "blobs" / where["blob"]).exists()
-    if where is None or not here or not is_loopback(urlsplit(url).hostname or ""):
-        return "cannot be seen from here"
-    free = shutil.disk_usage(where["folder"]).free
-    if free < needed:
-        raise CommandError(
-            f"{where['folder']} has {levels.spelled(free)} free, and up to {levels.spelled(needed)} may be needed: make"
-            " room (ollama rm), or take fewer levels at once"
-        )
-    return f"{levels.spelled(free)} free in {where['folder']}"
-
-
-def _told(plan: _Plan, keep: str) -> list[str]:
-    lines = [f"Source: {plan.source}, {plan.level}, {levels.spelled(plan.size)}"]
-    for target, size in zip(plan.targets, plan.estimates, strict=True):
-        lines.append(f"To make: {target.name}, {target.level}, about {levels.spelled(size)}")
-    lines.append(f"Disk: up to {levels.spelled(plan.needed)} needed meanwhile; {plan.disk}")
-    return [*lines, f"Afterwards: keep {keep}"]
-
-
-def _write(document: dict[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
-    sys.stdout.flush()
-
-
-def _show(source: Measured, results: Sequence[Measured], verdict: Verdict, kept: Sequence[str]) -> None:
-    show(table(source, results))
-    say(f"Recommended: {verdict.take} ({verdict.why})")
-    say(f"Kept: {', '.join(kept) or 'none of what was made'}")
-
-
-def table(source: Measured, results: Sequence[Measured]) -> Sheet:
-    """Give the table: a column for each model, a row for each figure."""
-    models = [source, *results]
-    embeds = source.output_rate is None
-    rows = [
-        ("Level", *(model.level for model in models)),
-        ("Size on disk", *(levels.spelled(model.size) for model in models)),
-        ("Memory", *(levels.spelled(model.memory) for model in models)),
-        ("of it in GPUs", *(levels.spelled(model.vram) for model in models)),
-        ("Load", *(seconds(model.load) for model in models)),
-        ("Prompt tokens/s", *(f"{model.prompt_rate:,.0f}" for model in models)),
-        ("Whole answer" if embeds else "First token", *(seconds(model.first_token) for model in models)),
-    ]
-    if not embeds:
-        rows.insert(6, ("Output tokens/s", *(f"{model.output_rate or 0:,.1f}" for model in models)))
-    alike = [_alike(model.fidelity) for model in results]
-    rows += [(name, "", *(cells[name] for cells in alike)) for name in alike[0]]
-    return Sheet(columns=("", *(model.name for model in models)), rows=rows)
-
-
-def _alike(fidelity: Completing | Embedding | None) -> dict[str, str]:
-    match fidelity:
-        case Completing():
-            return {
-                "Same answer": f"{fidelity.same_answer:.0%}",
-                "Same next token": "not told" if fidelity.same_next is None else f"{fidelity.same_next:.0%}",
-                "Divergence, nats": "not told" if fidelity.divergence is None else f"{fidelity.divergence:.4f}",
-            }
-        case Embedding():
-            return {"Cosine": f"{fidelity.cosine:.4f}", "Lowest cosine": f"{fidelity.cosine_low:.4f}"}
-        case None:
-            return {}
+    return work(quantize(arguments))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from proxy.cli import options
 from proxy.cli.loop import run as run_loop
 from proxy.cli.loop import until_signalled
 from proxy.settings import host_and_port
@@ -16,11 +17,14 @@ _WRONG_SETTING = 2
 
 def add(commands: Any) -> None:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = options.command(
+        commands,
         "simulate",
+        run,
         help="run an Ollama that only pretends",
         description="Answer as an Ollama 0.24 does, after delays, with made-up text and vectors. The same seed gives"
         " the same answers.",
+        examples=("simulate", "simulate --listen 127.0.0.1:11500 --completion-ms 500 --token-rate 50"),
     )
     parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="default: %(default)s")
     parser.add_argument("--completion-ms", metavar="MS", type=float, default=2000.0, help="default: %(default)g")
@@ -30,7 +34,6 @@ def add(commands: Any) -> None:
         "--token-rate", metavar="N", type=float, help="tokens a second in streams; default: all at once"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="default: %(default)d")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,8 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         sys.stderr.write(f"ollama-cache-proxy: listen: {arguments.listen!r} cannot be used: {error.strerror}\n")
         return _WRONG_SETTING
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

@@ -76,8 +76,8 @@ def refusal(model: str, level: str, wanted: Sequence[Target]) -> str:
         marked = _ANY_LEVEL.sub(wanted[0].level, tag)
         ready = f"{base}:{marked}" if marked != tag else f"{base}:TAG, with a TAG that ends in {wanted[0].level}"
         return (
-            f"{model} is {level}, and only {', '.join(SOURCES)} can be quantized: take a ready-made one, ollama pull"
-            f" {ready}, or an unquantized source (tags that end in fp16)"
+            f"{model} is {level}, and only {', '.join(SOURCES)} can be quantized; take a ready-made one, `ollama pull"
+            f" {ready}`, or an unquantized source (tags that end in fp16)"
         )
     for target in wanted:
         if BITS[target.level.upper()] >= BITS[level.upper()]:

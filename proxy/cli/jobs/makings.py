@@ -6,9 +6,11 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from proxy.cli.screen import Steps
-from proxy.cli.upstream import Api, installed
-from proxy.cli.work import CommandError
+import orjson
+
+from proxy.cli.ending import Failed
+from proxy.cli.jobs.api import Api
+from proxy.cli.jobs.progress import Steps
 from proxy.toolbox.levels import Target, same
 
 _NOT_FOUND: Final = 404
@@ -27,10 +29,8 @@ class Makings:
 
     async def make(self, source: str, target: Target, steps: Steps) -> None:
         """Make one; a cancelling waits until Ollama has done, and a second one does not."""
-        if any(same(str(row.get("name")), target.name) for row in await installed(self._api)):
-            raise CommandError(
-                f"{target.name} is there by now, and is not overwritten: see {target.level}=NAME in --help"
-            )
+        if any(same(str(row.get("name")), target.name) for row in await self._api.installed()):
+            raise Failed(f"{target.name} is there by now", f"name the result otherwise: --to {target.level}=NAME")
         self._begun.append(target.name)
         steps.begin(f"Making {target.name}", 1)
         reading = asyncio.create_task(self._read(source, target, steps))
@@ -38,7 +38,7 @@ class Makings:
             await asyncio.shield(reading)
         except asyncio.CancelledError:
             steps.say(_ENDING.format(name=target.name))
-            with suppress(CommandError):
+            with suppress(Failed):
                 await reading
             raise
 
@@ -50,7 +50,7 @@ class Makings:
             if row.get("total"):
                 steps.at(row.get("completed", 0) / row["total"])
         if status != "success":
-            raise CommandError(f"{self._api.who} stopped making {target.name} at {status!r}: see its log")
+            raise Failed(f"Ollama stopped making {target.name} at {status!r}", "its log says why")
 
     @property
     def made(self) -> list[str]:
@@ -59,10 +59,11 @@ class Makings:
 
     async def remove(self, name: str) -> None:
         """Unload and remove one that this run has made; one that never came to be is none."""
-        await self._api.ask("POST", "/api/generate", {"model": name, "keep_alive": 0, "stream": False})
-        answer = await self._api.ask("DELETE", "/api/delete", {"model": name})
+        unload = orjson.dumps({"model": name, "keep_alive": 0, "stream": False})
+        await self._api.ask("/api/generate", method="POST", body=unload)
+        answer = await self._api.ask("/api/delete", method="DELETE", body=orjson.dumps({"model": name}))
         if answer.status >= 400 and answer.status != _NOT_FOUND:  # noqa: PLR2004 - the first status of errors
-            raise CommandError(f"{name} could not be removed (status {answer.status}): ollama rm {name}")
+            raise Failed(f"{name} could not be removed (status {answer.status})", f"`ollama rm {name}`")
         self._begun.remove(name)
 
     async def remove_all(self, steps: Steps) -> None:
@@ -70,5 +71,5 @@ class Makings:
         for name in self.made:
             try:
                 await self.remove(name)
-            except CommandError:
-                steps.say(f"{name} could not be removed: ollama rm {name}")
+            except Failed:
+                steps.say(f"{name} could not be removed: `ollama rm {name}`")

@@ -1,36 +1,26 @@
-"""What the commands show: tables on a terminal and plain ones elsewhere, and how far they are."""
+"""How far a job is, beside its output."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from proxy.cli.work import say
-from proxy.toolbox.sheet import Sheet, markdown
+from proxy.cli.jobs.work import say
+from proxy.cli.screen import Column, Screen, table
+from proxy.toolbox.sheet import Sheet
 
 
-def show(sheet: Sheet, *, plain: bool = False) -> None:
-    """Print a table to the output: for the eye on a terminal, else, or where it shall be `plain`, as Markdown."""
-    console = Console()
-    if plain or not console.is_terminal:
-        sys.stdout.write(markdown(sheet) + "\n")
-        sys.stdout.flush()
-        return
-    table = Table()
-    for index, column in enumerate(sheet.columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
-    for row in sheet.rows:
-        table.add_row(*row)
-    console.print(table)
+def show(sheet: Sheet) -> None:
+    """Print a table to the output."""
+    screen = Screen()
+    columns = [Column(title=title, right=index > 0) for index, title in enumerate(sheet.columns)]
+    screen.print(table(screen, columns, sheet.rows))
 
 
 class Steps:
-    """How far a command is, beside its output: bars on a terminal, elsewhere a line for each thing that begins."""
+    """Bars on a terminal, elsewhere a line for each thing that begins."""
 
     def __init__(self, bars: Progress | None) -> None:
         self._bars = bars
@@ -58,16 +48,16 @@ class Steps:
         if self._bars is None:
             say(line)
         else:
-            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bars.console.print(line, soft_wrap=True)
 
 
 @contextmanager
 def steps() -> Iterator[Steps]:
     """Show progress on standard error for a while; on a terminal nothing of it stays."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    screen = Screen(stderr=True)
+    if not screen.is_terminal:
         yield Steps(None)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=screen, transient=True) as bars:
         yield Steps(bars)

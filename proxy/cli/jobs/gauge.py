@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
-from proxy.cli.screen import Steps
-from proxy.cli.upstream import Api, row_of
-from proxy.cli.work import CommandError
+from proxy.cli.ending import Failed
+from proxy.cli.jobs.api import Api
+from proxy.cli.jobs.progress import Steps
 from proxy.toolbox.fidelity import Completing, Distribution, Embedding, completing, contexts, embedding
 from proxy.toolbox.levels import same
 from proxy.toolbox.questions import completion
@@ -71,7 +71,7 @@ class Gauge:
         measured = Measured(
             name=model,
             level=level,
-            size=int((await row_of(self.api, model))["size"]),
+            size=int((await self.api.row_of(model))["size"]),
             memory=memory,
             vram=vram,
             load=min(loads),
@@ -89,23 +89,23 @@ class Gauge:
 
     async def unload(self, model: str) -> None:
         """Unload a model, and wait until it is."""
-        await self.api.json("POST", "/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+        await self.api.object("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
         deadline = time.monotonic() + _UNLOADS_WITHIN
         while await self._resident(model) is not None:
             if time.monotonic() > deadline:
-                raise CommandError(f"{model} stays loaded: another client uses it; try again when Ollama is idle")
+                raise Failed(f"{model} stays loaded: another client uses it", "try again when Ollama is idle")
             await asyncio.sleep(0.05)
 
     async def _load(self, model: str) -> float:
         """Load a model; gives how long it took, in seconds."""
         if self.embeds:
-            row = await self.api.json("POST", "/api/embed", {"model": model, "input": "."})
+            row = await self.api.object("/api/embed", {"model": model, "input": "."})
         else:
-            row = await self.api.json("POST", "/api/generate", completion(model, ".", 1, raw=True))
+            row = await self.api.object("/api/generate", completion(model, ".", 1, raw=True))
         return float(row.get("load_duration", 0)) * _NANO
 
     async def _resident(self, model: str) -> dict[str, Any] | None:
-        rows: list[dict[str, Any]] = (await self.api.json("GET", "/api/ps")).get("models") or []
+        rows: list[dict[str, Any]] = (await self.api.object("/api/ps")).get("models") or []
         return next((row for row in rows if same(str(row.get("name")), model)), None)
 
     async def _memory(self, model: str) -> tuple[int, int]:
@@ -142,7 +142,7 @@ class Gauge:
     async def _likeliest(self, model: str, context: str) -> Distribution:
         """Give the likeliest next tokens after a text; nothing where this Ollama tells none."""
         asked = completion(model, context, 1, raw=True, logprobs=True, top_logprobs=_TOP)
-        rows = (await self.api.json("POST", "/api/generate", asked)).get("logprobs") or [{}]
+        rows = (await self.api.object("/api/generate", asked)).get("logprobs") or [{}]
         together: dict[str, float] = {}
         for row in rows[0].get("top_logprobs") or []:  # parts of letters all read as one text
             together[row["token"]] = together.get(row["token"], 0.0) + math.exp(row["logprob"])
@@ -152,7 +152,7 @@ class Gauge:
         vectors, took, rates = [], [], []
         for prompt in self.prompts:
             begun = time.perf_counter()
-            row = await self.api.json("POST", "/api/embed", {"model": model, "input": prompt})
+            row = await self.api.object("/api/embed", {"model": model, "input": prompt})
             took.append(time.perf_counter() - begun)
             vectors.append(row["embeddings"][0])
             duration = row.get("total_duration", 0) - row.get("load_duration", 0)

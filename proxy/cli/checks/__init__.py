@@ -1,0 +1,1 @@
+"""What `ollama-cache-proxy doctor` looks at: table.py lists the checks, each a function by subject."""
