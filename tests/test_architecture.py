@@ -121,6 +121,10 @@ TESTED_TOGETHER = {
     "proxy/cli/filters.py": "tests/cli/test_clear.py",
     "proxy/cli/ending.py": "tests/cli/test_main.py",
     "proxy/cli/options.py": "tests/cli/test_main.py",
+    **{
+        f"proxy/cli/checks/{name}.py": "tests/cli/test_doctor.py"
+        for name in ("finding", "machine", "ollama", "proxy", "redis", "scene", "seen", "table")
+    },
     "proxy/cli/reasons.py": "tests/cli/test_explain.py",
     "proxy/cli/loop.py": "tests/cli/test_serve.py",
     "proxy/cli/jobs/gauge.py": "tests/cli/test_quantize.py",

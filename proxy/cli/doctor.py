@@ -76,8 +76,11 @@ async def _examined(
             stream=arguments.stream,
             origin=arguments.origin,
         )
-        with Screen(stderr=True).status("Looking"):
-            return await examine(scene)
+        try:
+            with Screen(stderr=True).status("Looking"):
+                return await examine(scene)
+        finally:
+            await scene.close()
 
 
 def _show(found: list[tuple[str, Finding]]) -> None:

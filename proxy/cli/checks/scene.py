@@ -33,6 +33,12 @@ class Scene:
             self._asked[place] = asyncio.create_task(server.ask(path))
         return await asyncio.shield(self._asked[place])
 
+    async def close(self) -> None:
+        """End what nobody waits for any more."""
+        for task in self._asked.values():
+            task.cancel()
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+
     async def told(self, server: Server, path: str) -> Any:
         """Give the JSON that a server answers; None where it does not: another check tells of that."""
         try:

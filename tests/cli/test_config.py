@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from proxy.settings import Settings
+from tests.support import canary
+from tests.support.terminal import piped, terminal, widest
+
+
+async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f'listen = "127.0.0.1:1"\nlinger = 5\nepoch = "a"\nadmin_token = "{canary.TOKEN}"\n')
+    arguments = ("config", "--config", str(file), "--listen", "127.0.0.1:3", "--cache", "chat=always", "--json")
+    added = {"OCP_LISTEN": "127.0.0.1:2", "OCP_EPOCH": "b", "OCP_LOG": ""}
+    told = json.loads((await piped(*arguments, added=added)).out)
+    assert list(told) == list(Settings.model_fields)
+    assert told["listen"] == {"value": "127.0.0.1:3", "source": "command line"}
+    assert told["cache_chat"] == {"value": "always", "source": "command line"}
+    assert told["epoch"] == {"value": "b", "source": "environment"}
+    assert told["linger"] == {"value": 5.0, "source": "file"}
+    assert told["log"] == {"value": "auto", "source": "default"}
+    assert told["admin_token"] == {"value": "(hidden)", "source": "file"}
+    assert told["upstream"] == {"value": "http://127.0.0.1:11434", "source": "default"}
+
+
+@pytest.mark.parametrize(
+    ("added", "setting", "value", "source"),
+    [
+        ({"OLLAMA_HOST": "gpu:1"}, "upstream", "http://gpu:1", "OLLAMA_HOST"),
+        ({"OLLAMA_HOST": "127.0.0.1:11435"}, "upstream", "http://127.0.0.1:11434", "default"),
+        ({"OLLAMA_HOST": "gpu:1", "OCP_UPSTREAM": "http://a:2"}, "upstream", "http://a:2", "environment"),
+        ({"REDIS_URL": "redis://u:canary-of-a-password@h:1/2"}, "redis_url", "redis://h:1/2", "REDIS_URL"),
+        ({"REDIS_URL": "redis://h:1", "OCP_STORE": "memory"}, "redis_url", None, "default"),
+        ({"OCP_REDIS_URL": "unix://u:canary-of-a-password@/s?password=x"}, "redis_url", "unix:///s", "environment"),
+        ({"ocp_linger": "7"}, "linger", 7.0, "environment"),
+        ({"OCP_ADMIN_TOKEN": canary.TOKEN}, "admin_token", "(hidden)", "environment"),
+    ],
+)
+async def test_what_the_environment_names(added: dict[str, str], setting: str, value: object, source: str) -> None:
+    told = json.loads((await piped("config", "--json", added=added)).out)
+    assert told[setting] == {"value": value, "source": source}
+
+
+async def test_the_file_of_the_environment_counts(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("linger = 5\n")
+    told = json.loads((await piped("config", "--json", added={"OCP_CONFIG": str(file)})).out)
+    assert told["linger"]["source"] == "file"
+
+
+@pytest.mark.parametrize("columns", [100, 60])
+async def test_on_a_terminal_it_is_a_table(columns: int) -> None:
+    async with terminal("config", columns=columns) as shown:
+        assert await shown.end() == 0
+    assert widest(shown.text) <= columns
+    assert [name for name in Settings.model_fields if name not in shown.text] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--redis-url", "redis://:canary-of-a-password@h"], "redis_url: (hidden) is not allowed on the command line"),
+        (["--upstream", "http://127.0.0.1:11435"], "it is the proxy's own address"),
+        (["--config", "/nowhere"], "/nowhere is not a file"),
+    ],
+)
+async def test_what_serve_would_refuse_is_refused(arguments: list[str], said: str) -> None:
+    done = await piped("config", *arguments)
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    assert said in done.err

@@ -1,0 +1,580 @@
+"""Each check with what is as it should be, and with what is not: real servers, down or badly set up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+
+from proxy.cli.asking import Answer, Proxy, Server, client
+from proxy.cli.checks import machine, redis, table
+from proxy.cli.checks import proxy as of_proxy
+from proxy.cli.checks.finding import Finding, Level, ok
+from proxy.cli.checks.scene import Scene
+from proxy.cli.checks.seen import Seen, place, read, remembered, write
+from proxy.cli.checks.table import CHECKS, Check, examine
+from proxy.settings import load
+from proxy.simulator import Behaviour, Simulator
+from tests.support import canary
+from tests.support.rawhttp import ask
+from tests.support.servers import Proxy as RunningProxy
+from tests.support.servers import RedisServer, free_port, proxy_before
+from tests.support.terminal import piped, terminal, widest
+
+ROOT = Path(__file__).parents[2]
+GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
+
+
+@asynccontextmanager
+async def scene(
+    url: str, upstream: str, state: Path, *, stream: str | None = None, origin: str | None = None, **settings: Any
+) -> AsyncIterator[Scene]:
+    async with client() as session:
+        made = Scene(
+            settings=load(None, settings),
+            proxy=Proxy(session, url, canary.TOKEN),
+            ollama=Server(session, upstream, title="Ollama", fix="start it"),
+            state=state / "doctor.json",
+            stream=stream,
+            origin=origin,
+        )
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+async def found(made: Scene, *titles: str) -> dict[str, list[Finding]]:
+    """Give what the named checks found; nothing that they say may hold a secret."""
+    told: dict[str, list[Finding]] = {}
+    for title, finding in await examine(made, tuple(check for check in CHECKS if not titles or check.title in titles)):
+        canary.check(finding.text + finding.fix, title)
+        told.setdefault(title, []).append(finding)
+    return told
+
+
+@asynccontextmanager
+async def serving(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIterator[str]:
+    """Serve every path with one function; gives the URL."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        made = answer(request)
+        return await made if asyncio.iscoroutine(made) else made
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_where_all_is_well_nothing_is_wrong(
+    proxy: RunningProxy, simulator: Simulator, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis_server.client().config_set("maxmemory", "512mb")
+    redis_server.client().config_set("maxmemory-policy", "allkeys-lru")
+    for _ in range(30):
+        await ask(proxy.url, "POST", "/api/generate", body=GENERATE)
+    asked = simulator.inferences
+    async with scene(proxy.url, simulator.url, tmp_path, redis_url=redis_server.url) as made:
+        told = await found(made)
+    assert [title for title in told if title != "GPU"] == [check.title for check in CHECKS if check.title != "GPU"]
+    assert {
+        title: [finding.text for finding in told[title] if finding.level != Level.OK]
+        for title in told
+        if title != "GPU"
+    } == {title: [] for title in told if title != "GPU"}
+    assert "with 4 models" in told["Ollama"][0].text
+    assert "forgotten when it starts again" in told["Redis"][0].text
+    assert told["Clock"][0].text == "agrees with Redis and Ollama and the proxy"
+    assert simulator.inferences == asked, "no model was asked anything"
+
+
+async def test_with_everything_down_each_says_what_to_do(tmp_path: Path) -> None:
+    url, upstream, port = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}", free_port()
+    async with scene(url, upstream, tmp_path, redis_url=f"redis://:{canary.PASSWORD}@127.0.0.1:{port}") as made:
+        told = await found(made)
+    bad = {title: finding for title, (finding, *_) in told.items() if finding.level is Level.PROBLEM}
+    assert set(bad) == {"Ollama", "Proxy", "Redis"}
+    assert bad["Ollama"].text == f"no Ollama answers at {upstream}"
+    assert bad["Proxy"].text == f"no proxy answers at {url}"
+    assert "`ollama-cache-proxy serve`" in bad["Proxy"].fix
+    assert f"redis-cli -u redis://127.0.0.1:{port} ping" in bad["Redis"].fix
+    assert all(finding.fix for finding in bad.values())
+
+
+async def test_an_ollama_that_is_down_is_seen_from_the_proxy_too(tmp_path: Path) -> None:
+    upstream = f"http://127.0.0.1:{free_port()}"
+    async with proxy_before(upstream) as proxy, scene(proxy.url, upstream, tmp_path) as made:
+        told = await found(made, "Upstream", "Digests", "Models", "Proxy")
+    assert told["Proxy"][0].level is Level.OK
+    assert told["Upstream"][0].level is Level.PROBLEM
+    assert told["Upstream"][0].text.startswith("the proxy cannot ask its Ollama: ")
+    assert set(told) == {"Proxy", "Upstream"}
+
+
+async def test_an_ollama_without_models(simulator: Simulator, tmp_path: Path) -> None:
+    for row in json.loads((await ask(simulator.url, "GET", "/api/tags")).body)["models"]:
+        await ask(simulator.url, "DELETE", "/api/delete", body=json.dumps({"model": row["name"]}).encode())
+    async with scene(simulator.url, simulator.url, tmp_path) as made:
+        (finding,) = (await found(made, "Ollama"))["Ollama"]
+    assert finding.level is Level.WARNING
+    assert "`ollama pull " in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (web.Response(status=403), "refuses this Host"),
+        (web.Response(text="hello"), "is no Ollama (status 200)"),
+        (web.json_response({"version": 3}), "is no Ollama"),
+        (web.Response(status=500), "is no Ollama (status 500)"),
+    ],
+)
+async def test_what_is_no_ollama(answer: web.Response, said: str, tmp_path: Path) -> None:
+    async with serving(lambda _: web.Response(status=answer.status, body=answer.body)) as url:
+        async with scene(url, url, tmp_path) as made:
+            (finding,) = (await found(made, "Ollama"))["Ollama"]
+    assert finding.level is Level.PROBLEM
+    assert said in finding.text
+
+
+async def test_a_page_that_ollama_refuses(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:
+    for origin, level in (("https://chat.example", Level.PROBLEM), ("http://localhost:3000", Level.OK)):
+        async with scene(proxy.url, simulator.url, tmp_path, origin=origin) as made:
+            strangers, asked = (await found(made, "Origins"))["Origins"]
+        assert strangers.level is Level.OK
+        assert asked.level is level
+        assert origin in asked.text
+        assert (f"OLLAMA_ORIGINS={origin}" in asked.fix) == (level is Level.PROBLEM)
+
+
+async def test_an_ollama_that_lets_every_page_in(tmp_path: Path) -> None:
+    async with serving(lambda _: web.json_response({"version": "0.24.0"})) as url:
+        async with scene(url, url, tmp_path) as made:
+            (finding,) = (await found(made, "Origins"))["Origins"]
+    assert finding.level is Level.WARNING
+    assert "OLLAMA_ORIGINS" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "fix"),
+    [
+        (
+            web.Response(status=403, headers={"Server": "AirTunes/775.3.1"}),
+            "AirPlay of macOS holds the port",
+            "AirPlay Receiver",
+        ),
+        (web.Response(text="Ollama is running"), "is Ollama itself", "--url"),
+        (web.Response(status=403), "refuses this Host", "by localhost"),
+        (web.Response(status=404, headers={"Server": "nginx/1"}), "another program answers at", "--listen"),
+    ],
+)
+async def test_what_is_no_proxy(answer: web.Response, said: str, fix: str, tmp_path: Path) -> None:
+    headers = {"Server": answer.headers["Server"]} if "Server" in answer.headers else {}
+    async with serving(lambda _: web.Response(status=answer.status, body=answer.body, headers=headers)) as url:
+        async with scene(url, url, tmp_path) as made:
+            told = await found(made, "Proxy", "Digests", "Store", "Traffic", "Upstream", "Streams")
+    (finding,) = told.pop("Proxy")
+    assert told == {}, "the others have nothing to say then"
+    assert finding.level is Level.PROBLEM
+    assert said in finding.text
+    assert fix in finding.fix
+
+
+async def test_a_host_that_the_proxy_does_not_know(
+    proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Proxy, "ask", _as("foreign.example"))
+    async with scene(proxy.url, simulator.url, tmp_path) as made:
+        (finding,) = (await found(made, "Proxy"))["Proxy"]
+    assert "refuses this Host" in finding.text
+
+
+def _as(host: str) -> Any:
+    async def asked(self: Proxy, path: str, **more: Any) -> Answer:
+        headers = {**(more.pop("headers", None) or {}), "Host": host}
+        return await Server.ask(self, path, headers=headers, **more)
+
+    return asked
+
+
+async def test_a_proxy_of_another_version(
+    proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_proxy, "__version__", "9.9.9")
+    async with scene(proxy.url, simulator.url, tmp_path) as made:
+        (finding,) = (await found(made, "Proxy"))["Proxy"]
+    assert (finding.level, "this command is 9.9.9" in finding.text) == (Level.NOTE, True)
+
+
+async def test_a_proxy_before_another_ollama(proxy: RunningProxy, tmp_path: Path) -> None:
+    async with Simulator(Behaviour()) as other:
+        await ask(other.url, "DELETE", "/api/delete", body=b'{"model": "tiny"}')
+        async with scene(proxy.url, other.url, tmp_path) as made:
+            (finding,) = (await found(made, "Upstream"))["Upstream"]
+    assert finding.level is Level.WARNING
+    assert "another Ollama" in finding.text
+
+
+async def test_a_model_that_the_proxy_does_not_know(
+    proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(proxy.url, simulator.url, tmp_path) as made:
+
+        async def models(_self: Scene, _server: Server) -> list[dict[str, Any]]:
+            return [{"name": "gone:latest", "modified_at": "2030"}, {"name": "tiny:latest", "modified_at": "2020"}]
+
+        monkeypatch.setattr(Scene, "models", models)
+        (finding,) = (await found(made, "Digests"))["Digests"]
+    assert finding.level is Level.PROBLEM
+    assert "gone:latest" in finding.text
+
+
+async def test_digests_without_the_token_are_not_looked_at(simulator: Simulator, tmp_path: Path) -> None:
+    async with proxy_before(simulator.url, listen="0.0.0.0:0", admin_token="another") as proxy:
+        async with scene(proxy.url.replace("0.0.0.0", "127.0.0.1"), simulator.url, tmp_path) as made:
+            (finding,) = (await found(made, "Digests"))["Digests"]
+    assert finding.level is Level.NOTE
+    assert "OCP_ADMIN_TOKEN" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("settings", "level"),
+    [
+        ({}, Level.OK),
+        ({"listen": "0.0.0.0:1"}, Level.WARNING),
+        ({"listen": "0.0.0.0:1", "admin_token": canary.TOKEN}, Level.OK),
+    ],
+)
+async def test_who_may_clear(settings: dict[str, str], level: Level, tmp_path: Path) -> None:
+    async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, **settings) as made:
+        (finding,) = (await found(made, "Access"))["Access"]
+    assert finding.level is level
+
+
+async def test_a_store_that_is_down_or_in_memory(
+    simulator: Simulator, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async with proxy_before(simulator.url) as proxy, scene(proxy.url, simulator.url, tmp_path) as made:
+        (finding,) = (await found(made, "Store"))["Store"]
+    assert (finding.level, "forgotten when the proxy ends" in finding.text) == (Level.NOTE, True)
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+        redis_server.kill()
+        try:
+            async with scene(proxy.url, simulator.url, tmp_path) as made:
+                (finding,) = (await found(made, "Store"))["Store"]
+        finally:
+            redis_server.start()
+    assert (finding.level, "does not answer" in finding.text) == (Level.PROBLEM, True)
+
+
+@pytest.mark.parametrize(
+    ("configured", "level", "said"),
+    [
+        ({}, Level.WARNING, "has no bound"),
+        ({"maxmemory": "512mb"}, Level.WARNING, "drops nothing when it is full"),
+        ({"maxmemory": "512mb", "maxmemory-policy": "allkeys-lru"}, Level.OK, "forgotten when it starts again"),
+        (
+            {"maxmemory": "512mb", "maxmemory-policy": "volatile-ttl", "save": "60 1"},
+            Level.OK,
+            "kept when it starts again",
+        ),
+        ({"maxmemory": "100kb"}, Level.PROBLEM, "is full"),
+    ],
+)
+async def test_a_redis_and_its_settings(configured: dict[str, str], level: Level, said: str, tmp_path: Path) -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        for name, value in configured.items():
+            server.client().config_set(name, value)
+        async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, redis_url=server.url) as made:
+            (finding,) = (await found(made, "Redis"))["Redis"]
+    finally:
+        server.close()
+    assert (finding.level, said in finding.text) == (level, True), finding
+
+
+async def test_a_redis_that_refuses(redis_server: RedisServer, tmp_path: Path) -> None:
+    bare = redis_server.url.replace(canary.PASSWORD, "wrong")
+    client_ = redis_server.client()
+    client_.acl_setuser("poor", enabled=True, nopass=True, commands=["+ping", "+hello", "+client"])
+    port = redis_server.port
+    cases = {
+        bare: (Level.PROBLEM, "password"),
+        f"redis://127.0.0.1:{port}": (Level.PROBLEM, "password"),
+        f"redis://poor:x@127.0.0.1:{port}": (Level.NOTE, "may not tell about itself"),
+        "redis://127.0.0.1:notaport": (Level.PROBLEM, "no URL of a Redis"),
+    }
+    for url, (level, said) in cases.items():
+        async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, redis_url=url) as made:
+            (finding,) = (await found(made, "Redis"))["Redis"]
+        assert (finding.level, said in finding.text) == (level, True), (url, finding)
+    client_.acl_deluser("poor")
+
+
+@pytest.mark.parametrize(
+    ("about", "said", "fix"),
+    [
+        ({"redis_version": "5.0.7"}, "is Redis 5.0.7", "Redis 6"),
+        ({"role": "slave", "master_host": "m", "master_port": 1}, "is a replica", "m:1"),
+        ({"rdb_last_bgsave_status": "err"}, "cannot write its file", "disk"),
+        ({"aof_last_write_status": "err"}, "cannot write its file", "disk"),
+    ],
+)
+def test_what_redis_says_of_itself(about: dict[str, Any], said: str, fix: str) -> None:
+    well = {"redis_version": "7.2.0", "maxmemory": 1 << 30, "maxmemory_policy": "allkeys-lru", "used_memory": 1}
+    assert [finding.level for finding in redis.judged("redis://h", well, None)] == [Level.OK]
+    (finding,) = redis.judged("redis://h", well | about, None)
+    assert finding.level is Level.PROBLEM
+    assert said in finding.text
+    assert fix in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("kept", "passed", "level", "said"),
+    [
+        (0, {}, Level.NOTE, "too few"),
+        (10, {"stream": 9}, Level.NOTE, "too few"),
+        (100, {"stream": 10}, Level.OK, "10 of 110 requests"),
+        (
+            10,
+            {"stream": 60, "opt-in": 40},
+            Level.WARNING,
+            "100 of 110 requests since the proxy started were passed on, mostly (60)",
+        ),
+        (0, {"opt-in": 40}, Level.WARNING, "(opt-in)"),
+        (30, {"endpoint": 1000, "no-prompt": 500}, Level.OK, "0 of 30"),
+    ],
+)
+def test_whether_traffic_is_cacheable(kept: int, passed: dict[str, int], level: Level, said: str) -> None:
+    finding = of_proxy.judged(kept, Counter(passed))
+    assert (finding.level, said in finding.text) == (level, True), finding
+    assert bool(finding.fix) == (level is Level.WARNING)
+
+
+async def test_traffic_is_counted_by_the_proxys_own_metrics(
+    proxy: RunningProxy, simulator: Simulator, tmp_path: Path
+) -> None:
+    for _ in range(25):
+        await ask(proxy.url, "POST", "/api/generate", body=b'{"model": "tiny", "prompt": "x"}')
+    async with scene(proxy.url, simulator.url, tmp_path) as made:
+        (finding,) = (await found(made, "Traffic"))["Traffic"]
+    assert finding.level is Level.WARNING
+    assert "25 of 25 requests" in finding.text
+    assert "--cache-streams" in finding.fix
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_streams_that_are_held_back(held: bool, tmp_path: Path) -> None:
+    async with Simulator(Behaviour(token_rate=60)) as simulator, proxy_before(simulator.url) as proxy:
+        async with serving(between(proxy.url)) as url:
+            async with scene(url if held else proxy.url, simulator.url, tmp_path, stream="tiny") as made:
+                (finding,) = (await found(made, "Streams"))["Streams"]
+            assert finding.level is (Level.PROBLEM if held else Level.OK), finding
+            assert ("proxy_buffering off" in finding.fix) == held
+
+
+def between(url: str) -> Any:
+    """Stand before a server as a proxy does that buffers."""
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await request.read()
+        async with aiohttp.ClientSession() as session:
+            async with session.request(request.method, url + request.path, data=body) as answer:
+                kind = answer.headers["Content-Type"].partition(";")[0]
+                return web.Response(
+                    status=answer.status, body=await answer.read(), content_type=kind, headers={"Server": "nginx/1"}
+                )
+
+    return handle
+
+
+async def test_what_stands_before_the_proxy_is_named(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:
+    asked = simulator.inferences
+    async with serving(between(proxy.url)) as url, scene(url, simulator.url, tmp_path) as made:
+        (finding,) = (await found(made, "Streams"))["Streams"]
+    assert finding.level is Level.NOTE
+    assert "nginx/1" in finding.text
+    assert "--stream MODEL" in finding.fix
+    assert simulator.inferences == asked
+
+
+async def test_a_wrong_name_of_a_model_to_stream(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:
+    async with scene(proxy.url, simulator.url, tmp_path, stream="no-such-model") as made:
+        (finding,) = (await found(made, "Streams"))["Streams"]
+    assert finding.level is Level.PROBLEM
+    assert "no-such-model" in finding.text
+    assert "not found" in finding.text
+
+
+def line(**row: Any) -> bytes:
+    return orjson.dumps(row) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "level"),
+    [
+        ([(0.0, line(response="a")), (0.9, line(done=True, eval_duration=10**9))], Level.OK),
+        ([(0.0, line(response="a")), (0.4, line(done=True, eval_duration=10**9))], Level.PROBLEM),
+        ([(0.0, line(response="a") + line(done=True, eval_duration=10**9))], Level.PROBLEM),
+        ([(0.0, line(response="a") + line(done=True, eval_duration=10**6))], Level.NOTE),
+        ([], Level.NOTE),
+        ([(0.0, line(error="broken"))], Level.PROBLEM),
+    ],
+)
+def test_how_a_stream_is_judged(pieces: list[tuple[float, bytes]], level: Level) -> None:
+    assert of_proxy.flowing(200, pieces, "tiny").level is level
+
+
+@pytest.mark.parametrize(
+    ("date", "skew"), [(100, 0.0), (99, 0.0), (101, 0.0), (160, 59.5), (40, -59.0), (None, None), ("soon", None)]
+)
+def test_a_date_of_whole_seconds_is_judged_fairly(date: object, skew: float | None) -> None:
+    headers = {} if date is None else {"Date": formatdate(date, usegmt=True) if isinstance(date, int) else str(date)}
+    answer = Answer(status=200, headers=headers, body=b"", begun=100.0, ended=100.5)
+    if date == 101:
+        skew = 0.5
+    assert machine.ahead(answer) == skew
+
+
+async def test_clocks_that_differ(tmp_path: Path) -> None:
+    late = formatdate(time.time() - 3600, usegmt=True)
+    async with serving(lambda _: web.json_response({"version": "0.24.0"}, headers={"Date": late})) as url:
+        async with scene(url, "http://127.0.0.1:9", tmp_path) as made:
+            (finding,) = (await found(made, "Clock"))["Clock"]
+    assert finding.level is Level.WARNING
+    assert "s behind this machine's" in finding.text
+
+
+def test_a_context_that_changed_is_told_of_until_entries_of_before_have_gone() -> None:
+    first, stale = remembered(None, 4096, "", 0, 100)
+    assert not stale
+    same, stale = remembered(first, 4096, "", 50, 100)
+    assert (same, stale) == (first, False)
+    changed, stale = remembered(first, 8192, "", 60, 100)
+    assert (changed.before, changed.since, stale) == (4096, 60, True)
+    assert remembered(changed, 8192, "", 159, 100) == (changed, True)
+    assert remembered(changed, 8192, "", 160, 100) == (changed, False)
+    assert remembered(changed, 8192, "new epoch", 61, 100)[1] is False
+    assert remembered(changed, 4096, "", 70, 100)[1] is True
+
+
+async def test_a_context_that_changed_between_two_looks(simulator: Simulator, tmp_path: Path) -> None:
+    await ask(simulator.url, "POST", "/api/generate", body=GENERATE)
+    levels = []
+    for before in (None, 2048):
+        if before is not None:
+            seen = read(tmp_path / "doctor.json", simulator.url)
+            (digest,) = seen
+            write(
+                tmp_path / "doctor.json",
+                simulator.url,
+                {digest: Seen(context=before, epoch="", since=0, before=before)},
+            )
+        async with scene("http://127.0.0.1:9", simulator.url, tmp_path) as made:
+            (finding,) = (await found(made, "Models"))["Models"]
+        levels.append(finding.level)
+    assert levels == [Level.OK, Level.WARNING]
+    assert "had 2,048 before" in finding.text
+    assert "clear --model tiny:latest" in finding.fix
+
+
+async def test_a_model_that_is_partly_on_the_cpu(tmp_path: Path) -> None:
+    row = {"name": "big:latest", "digest": "d", "size": 10 * 10**9, "size_vram": 4 * 10**9, "context_length": 1}
+    async with serving(lambda _: web.json_response({"models": [row]})) as url:
+        async with scene("http://127.0.0.1:9", url, tmp_path) as made:
+            (finding,) = (await found(made, "Models"))["Models"]
+    assert finding.level is Level.WARNING
+    assert "4.0 GB of 10.0 GB" in finding.text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"u": 1}', '{"u": {"d": {"context": 1}}}'])
+def test_a_file_that_is_none_is_as_good_as_no_file(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "doctor.json"
+    file.write_text(content)
+    assert read(file, "u") == {}
+    seen = {"d": Seen(context=1, epoch="", since=0, before=1)}
+    write(file, "u", seen)
+    assert read(file, "u") == seen
+    write(tmp_path / "doctor.json" / "below", "u", seen)  # cannot be, and harms nobody
+
+
+def test_the_file_lies_where_programs_keep_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert place() == tmp_path / "ollama-cache-proxy" / "doctor.json"
+
+
+async def test_gpus_are_looked_for_in_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path) as made:
+        async with serving(lambda _: web.Response(text="DCGM_FI_DEV_GPU_UTIL{} 1")) as url:
+            monkeypatch.setattr(machine, "_DCGM", url)
+            assert (await found(made, "GPU"))["GPU"] == [ok("dcgm-exporter answers on port 9400")]
+        (finding,) = (await found(made, "GPU"))["GPU"]
+    assert finding.level is Level.NOTE
+    assert "nvidia-ml-py is not installed" in finding.text
+    assert finding.fix == "pip install 'ollama-cache-proxy[gpu]'"
+
+
+async def test_a_check_that_hangs_or_misunderstands_does_not_take_the_others_with_it(tmp_path: Path) -> None:
+    async def hangs(_: Scene) -> list[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    async def misunderstands(_: Scene) -> list[Finding]:
+        raise KeyError
+
+    async def works(_: Scene) -> list[Finding]:
+        return [ok("fine")]
+
+    checks = (
+        Check(title="a", look=hangs, within=0.01),
+        Check(title="b", look=misunderstands),
+        Check(title="c", look=works),
+    )
+    async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path) as made:
+        levels = {title: finding.level for title, finding in await table.examine(made, checks)}
+    assert levels == {"a": Level.PROBLEM, "b": Level.WARNING, "c": Level.OK}
+
+
+def test_every_check_is_explained_in_the_docs() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    assert [check.title for check in CHECKS if f"\n### {check.title}\n" not in text] == []
+
+
+async def test_as_a_command(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:
+    added = {"XDG_STATE_HOME": str(tmp_path)}
+    arguments = ("doctor", "--url", proxy.url, "--upstream", simulator.url)
+    done = await piped(*arguments, added=added)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.endswith("\nAll is well.\n")
+    told = json.loads((await piped(*arguments, "--json", added=added)).out)
+    assert told["worst"] == "note"
+    assert {"check": "Proxy", "level": "ok", "text": f"a proxy answers at {proxy.url}", "fix": None} in told["findings"]
+    async with terminal(*arguments, columns=60, added=added) as shown:
+        assert await shown.end() == 0
+    assert widest(shown.text.rpartition("Looking")[2]) <= 60
+
+
+async def test_a_problem_is_status_1(simulator: Simulator, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = await piped("doctor", "--url", url, "--upstream", simulator.url, added={"XDG_STATE_HOME": str(tmp_path)})
+    assert done.status == 1
+    assert done.out.endswith("\n1 problem: docs/troubleshooting.md says more.\n")
+    assert "Fix: start one with `ollama-cache-proxy serve`" in done.out

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from proxy.simulator import Simulator
+from tests.support.processes import serve
+from tests.support.rawhttp import ask
+from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
+from tests.support.terminal import COLOUR, environment, piped, terminal, widest
+
+GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
+EMBED = json.dumps({"model": "all-minilm", "input": ["a", "b"]}).encode()
+CHAT = json.dumps({"model": "tiny", "messages": []}).encode()
+
+
+@pytest.fixture
+async def used(proxy: Proxy) -> Proxy:
+    """A proxy with a hit and a miss of each kind, and a chat that was passed on."""
+    for _ in range(2):
+        await ask(proxy.url, "POST", "/api/generate", body=GENERATE)
+        await ask(proxy.url, "POST", "/api/embed", body=EMBED, fields={"X-Cache-Category": "docs"})
+    await ask(proxy.url, "POST", "/api/chat", body=CHAT)
+    return proxy
+
+
+async def test_piped_it_is_plain_columns(used: Proxy) -> None:
+    done = await piped("stats", "--url", used.url)
+    assert (done.status, done.err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line}
+    assert rows["generate"][:4] == ["1", "1", "50.0", "%"]
+    assert rows["chat"][:4] == ["0", "0", "–", "1"]
+    assert rows["together"][:2] == ["2", "2"]
+    assert rows["docs"][:2] == ["1", "1"]
+    assert rows["tiny:latest"][:2] == ["1", "1"]
+    assert "\x1b" not in done.out
+    assert "─" not in done.out
+
+
+async def test_json_is_what_the_proxy_says(used: Proxy) -> None:
+    done = await piped("stats", "--url", used.url, "--json")
+    told = json.loads(done.out)
+    assert (told["hits"], told["misses"], told["hitRate"]) == (2, 2, 50.0)
+    assert told == json.loads((await ask(used.url, "GET", "/api/cache/stats")).body)
+
+
+@pytest.mark.parametrize(("columns", "column"), [(100, "Saved tokens"), (60, "Saved time")])
+async def test_on_a_terminal_it_fits(columns: int, column: str, used: Proxy) -> None:
+    async with terminal("stats", "--url", used.url, columns=columns) as shown:
+        assert await shown.end() == 0
+    assert widest(shown.text) <= columns
+    assert column in shown.text
+    assert ("Saved tokens" in shown.text) == (columns == 100)
+    assert "─" in shown.text
+    for word in ("generate", "together", "all-minilm:latest", "docs"):
+        assert word in shown.text
+
+
+async def test_watching_goes_on_until_ctrl_c(used: Proxy) -> None:
+    async with terminal("stats", "--url", used.url, "--watch", "0.1") as shown:
+        await shown.shows("together")
+        assert "\x1b[?25l" in shown.raw, "it draws in place"
+        await ask(used.url, "POST", "/api/generate", body=GENERATE)
+        await shown.shows("66.7 %")
+        shown.type("\x03")
+        assert await shown.end() == 130
+    assert "Traceback" not in shown.text
+
+
+async def test_watching_ends_with_sigterm_as_with_ctrl_c(used: Proxy) -> None:
+    async with terminal("stats", "--url", used.url, "--watch") as shown:
+        await shown.shows("together")
+        shown.process.terminate()
+        assert await shown.end() == 143
+    assert "Traceback" not in shown.text
+
+
+async def test_a_watched_proxy_may_be_away_for_a_while(simulator: Simulator) -> None:
+    port = free_port()
+    arguments = ("--listen", f"127.0.0.1:{port}", "--upstream", simulator.url)
+    async with terminal("stats", "--url", f"http://127.0.0.1:{port}", "--watch", "0.1", columns=160) as shown:
+        assert await shown.end() == 1, "it was never there"
+    async with serve(*arguments) as command:
+        await command.url()
+        watching = terminal("stats", "--url", f"http://127.0.0.1:{port}", "--watch", "0.1", columns=160)
+        shown = await watching.__aenter__()
+        await shown.shows("together")
+    await shown.shows("no proxy answers at")
+    async with serve(*arguments) as command:
+        await command.url()
+        count = len(shown.text)
+        for _ in range(2):
+            await ask(f"http://127.0.0.1:{port}", "POST", "/api/generate", body=GENERATE)
+        await shown.shows("50.0 %")
+        assert "no proxy answers at" in shown.text[:count]
+        shown.type("\x03")
+        assert await shown.end() == 130
+    await watching.__aexit__(None, None, None)
+
+
+async def test_watched_json_is_a_line_each_time(used: Proxy) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "stats", "--url", used.url, "--json", "--watch", "0.1"),
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    for _ in range(3):
+        assert json.loads(await asyncio.wait_for(process.stdout.readline(), 20))["hits"] == 2
+    process.stdout._transport.close()  # as `head -3` does
+    assert process.stderr is not None
+    assert await asyncio.wait_for(process.wait(), 20) == 141
+    assert await process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("added", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+async def test_colour_is_for_those_who_want_it(added: dict[str, str], coloured: bool, used: Proxy) -> None:
+    async with terminal("doctor", "--url", used.url, added={"XDG_STATE_HOME": "/nowhere", **added}) as shown:
+        await shown.end()
+    assert bool(COLOUR.search(shown.raw)) == coloured
+
+
+async def test_without_a_proxy_it_says_so_in_one_line() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = await piped("stats", "--url", url)
+    assert (done.status, done.out) == (1, "")
+    assert done.err == (
+        f"ollama-cache-proxy: no proxy answers at {url}; start one with `ollama-cache-proxy serve`, or name it with --url\n"
+    )
+
+
+async def test_ollama_itself_is_no_proxy(simulator: Simulator) -> None:
+    done = await piped("stats", "--url", simulator.url)
+    assert done.status == 1
+    assert f"what answers at {simulator.url} is no ollama-cache-proxy (status 404)" in done.err
+    assert done.err.count("\n") == 1
+
+
+async def test_what_speaks_no_http_is_no_proxy(redis_server: RedisServer) -> None:
+    port = redis_server.port
+    done = await piped("stats", "--url", f"http://127.0.0.1:{port}")
+    assert done.status == 1
+    assert done.err.startswith(
+        f"ollama-cache-proxy: what listens at http://127.0.0.1:{port} is no proxy, or broke off; "
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [("stats",), ("entries",), ("clear", "--yes"), ("doctor",), ("explain", os.devnull)]
+)
+async def test_ctrl_c_ends_what_waits_for_an_answer(command: tuple[str, ...]) -> None:
+    async with silent() as (url, asked):
+        arguments = ("--url", url, *(("--upstream", url) if command == ("doctor",) else ()))
+        async with terminal(*command, *arguments) as shown:
+            await asyncio.wait_for(asked.wait(), 20)
+            shown.type("\x03")
+            assert await shown.end() == 130
+        assert "Traceback" not in shown.text
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Listen, take a request, and say nothing; the event tells that one has come."""
+    asked = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.readline()
+            asked.set()
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://user:canary-of-a-password@127.0.0.1:1", "http://", "nowhere"])
+async def test_a_wrong_url_is_a_wrong_argument(url: str) -> None:
+    for done in (await piped("stats", "--url", url), await piped("stats", added={"OCP_URL": url})):
+        assert done.status == 2
+        assert done.err.count("\n") == 1
+        assert "is not allowed: must be an http:// or https:// URL" in done.err
+
+
+async def test_it_finds_the_proxy_that_the_settings_describe(simulator: Simulator) -> None:
+    port = free_port()
+    async with proxy_before(simulator.url, listen=f"127.0.0.1:{port}"):
+        for added in (
+            {"OCP_URL": f"http://127.0.0.1:{port}", "OCP_LISTEN": "127.0.0.1:1"},
+            {"OCP_LISTEN": f"127.0.0.1:{port}"},
+            {"OCP_LISTEN": f"0.0.0.0:{port}"},
+        ):
+            assert (await piped("stats", added=added)).status == 0
+
+
+async def test_a_store_that_is_down_shows(simulator: Simulator, redis_server: RedisServer) -> None:
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+        redis_server.kill()
+        try:
+            done = await piped("stats", "--url", proxy.url)
+            assert done.status == 0
+            assert "it does not answer" in done.out.splitlines()[0]
+            for command in (("clear",), ("entries",)):
+                done = await piped(*command, "--url", proxy.url)
+                assert done.status == 1
+                assert "the store does not answer" in done.err
+                assert "`ollama-cache-proxy doctor` says more" in done.err
+                assert done.err.count("\n") == 1
+        finally:
+            redis_server.start()
