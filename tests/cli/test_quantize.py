@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from proxy.cli.ending import Failed
+from proxy.cli.jobs.quantizing import _disk
+from proxy.simulator import Fault, ModelRegistry, Received, Simulator
+from tests.support.servers import free_port
+from tests.support.terminal import environment, piped, terminal
+
+BEFORE = {model.name.shortest for model in ModelRegistry()}
+
+
+def models(simulator: Simulator) -> set[str]:
+    return {model.name.shortest for model in simulator.models.installed()}
+
+
+def targets(simulator: Simulator) -> set[str]:
+    return {one.target for one in simulator.received}
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """Two prompts, so that measuring is soon done."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("one two three\n\nfour five six seven\n", "utf-8")
+    return file
+
+
+async def test_the_best_is_kept_and_the_source_is_as_it_was(simulator: Simulator, short: Path) -> None:
+    digest = simulator.models.digest("tiny")
+    done = await piped(
+        *("quantize", "TINY", "--to", "q8_0", "--to", "q4_K_M", "--keep", "best"),
+        *("--upstream", simulator.url, "--prompts", str(short)),
+    )
+    assert done.status == 0, done.err
+    assert models(simulator) == BEFORE | {"tiny:q4_K_M"}
+    assert simulator.models.digest("tiny") == digest
+    assert simulator.models.get("tiny:q4_K_M").quantization == "Q4_K_M"
+    assert simulator.residence.loaded() == [], "nothing stays loaded"
+    columns = {line[:18].strip(): line[18:].split() for line in done.out.splitlines()}
+    assert columns[""] == ["tiny:latest", "tiny:q8_0", "tiny:q4_K_M"]
+    assert columns["Level"] == ["F16", "q8_0", "q4_K_M"]
+    assert columns["Same answer"] == columns["Same next token"] == ["100%", "100%"]
+    low, high = map(float, columns["Divergence, nats"])
+    assert 0 < low < high, "the coarser one diverges more"
+    assert "Recommended: tiny:q4_K_M (" in done.err
+    assert "Kept: tiny:q4_K_M\n" in done.err
+    assert "\x1b" not in done.out + done.err
+
+
+async def test_an_embedding_model_is_compared_by_its_vectors(simulator: Simulator) -> None:
+    done = await piped(
+        *("quantize", "all-minilm", "--to", "q8_0", "--to", "q4_K_M=mine", "--keep", "none", "--json"),
+        *("--upstream", simulator.url),
+    )
+    assert done.status == 0, done.err
+    told = json.loads(done.out)
+    q8, q4 = told["results"]
+    assert (q8["name"], q4["name"]) == ("all-minilm:q8_0", "mine:latest")
+    assert 1 > q8["fidelity"]["cosine"] > q4["fidelity"]["cosine"] > 0.98
+    assert q8["fidelity"]["cosine_low"] <= q8["fidelity"]["cosine"]
+    assert told["source"]["fidelity"] is told["source"]["output_rate"] is None
+    assert told["source"]["size"] > q8["size"] > q4["size"]
+    assert told["source"]["memory"] > q8["memory"] > q4["memory"] > 0
+    assert told["recommendation"]["take"] == "mine:latest"
+    assert told["kept"] == []
+    assert models(simulator) == BEFORE
+
+
+async def test_models_are_asked_the_same(simulator: Simulator, short: Path) -> None:
+    done = await piped("quantize", "tiny", "--upstream", simulator.url, "--prompts", str(short), "--tokens", "7")
+    assert done.status == 0
+    asked: dict[str, list[object]] = {}
+    for one in simulator.received:
+        body = json.loads(one.body) if one.target == "/api/generate" else {}
+        if "prompt" in body:
+            asked.setdefault(body.pop("model"), []).append(body)
+    assert list(asked) == ["tiny:latest", "tiny:q4_K_M"]
+    assert asked["tiny:latest"] == asked["tiny:q4_K_M"]
+    prompts = [body["prompt"] for body in asked["tiny:latest"]]  # type: ignore[index]
+    assert prompts == [
+        *(".", ".", "one two three", "four five six seven", "one", "one two", "one two three"),
+        *("four", "four five", "four five six", "four five six seven"),
+    ]
+    answer, context = asked["tiny:latest"][2], asked["tiny:latest"][4]
+    assert answer["options"] == {"temperature": 0, "seed": 1, "num_predict": 7}  # type: ignore[index]
+    assert (context["raw"], context["top_logprobs"], context["options"]["num_predict"]) == (True, 20, 1)  # type: ignore[index]
+    assert models(simulator) == BEFORE | {"tiny:q4_K_M"}, "all are kept where nothing is said"
+
+
+async def test_a_dry_run_asks_and_makes_nothing(simulator: Simulator) -> None:
+    done = await piped("quantize", "tiny", "--to", "q8_0", "--upstream", simulator.url, "--dry-run", "--json")
+    assert done.status == 0
+    plan = json.loads(done.out)["plan"]
+    assert (plan["source"], plan["level"], plan["embeds"]) == ("tiny:latest", "F16", False)
+    assert plan["targets"] == [{"level": "q8_0", "name": "tiny:q8_0"}]
+    assert plan["disk"] == "cannot be seen from here"
+    assert targets(simulator) == {"/api/tags", "/api/show"}
+    assert "To make: tiny:q8_0, q8_0, about 399 kB" in done.err
+    assert models(simulator) == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (
+            ("tinny",),
+            1,
+            "Ollama at {ollama} has no model 'tinny'; `ollama pull` it, or take one of: all-minilm:latest, ",
+        ),
+        (("tiny", "--to", "q5_0"), 2, "--to: 'q5_0' is no level that Ollama makes: q8_0, q4_K_M, q4_K_S, f16"),
+        (("tiny", "--to", "f16"), 1, "tiny:latest is F16 already"),
+        (("tiny", "--to", "q8_0", "--to", "Q8_0"), 2, "--to: tiny:q8_0 would be made twice"),
+        (
+            ("tiny", "--to", "q8_0=all-minilm"),
+            1,
+            "all-minilm:latest is there already, and is not overwritten; `ollama rm`",
+        ),
+        (("tiny", "--to", "q8_0=tiny"), 1, "tiny:latest is there already"),
+        (
+            ("quantized",),
+            1,
+            "quantized:latest is Q4_K_M, and only F16, BF16, F32 can be quantized; take a ready-made one",
+        ),
+        (("tiny", "--tokens", "0"), 2, "--tokens: 0 is not allowed"),
+        (("tiny", "--prompts", "nosuch"), 2, "--prompts: 'nosuch' cannot be read: No such file or directory"),
+        (("tiny", "--prompts", "/dev/null"), 2, "--prompts: '/dev/null' holds none"),
+        (("tiny", "--upstream", "{closed}"), 1, "no Ollama answers at {closed}; start it with `ollama serve`"),
+    ],
+)
+async def test_what_cannot_be_is_one_line_and_makes_nothing(
+    arguments: tuple[str, ...], status: int, line: str, simulator: Simulator
+) -> None:
+    tiny = simulator.models.get("tiny")
+    simulator.models.add("quantized")
+    added = simulator.models.get("quantized")
+    simulator.models.put(added.remade(added.name, tiny.layers, quantization="Q4_K_M"))
+    names = {"ollama": simulator.url, "closed": f"http://127.0.0.1:{free_port()}"}
+    given = [argument.format(**names) for argument in arguments]
+    done = await piped("quantize", "--upstream", simulator.url, *given)
+    assert (done.status, done.out) == (status, "")
+    assert done.err.startswith(f"ollama-cache-proxy: {line.format(**names)}")
+    assert done.err.count("\n") == 1
+    assert not targets(simulator) & {"/api/create", "/api/delete", "/api/generate"}
+
+
+@pytest.mark.parametrize("where", ["/api/create", "/api/generate"])
+async def test_what_was_made_is_removed_when_something_fails(where: str, simulator: Simulator, short: Path) -> None:
+    def fault(received: Received) -> Fault | None:
+        hit = received.target == where and b"tiny:q8_0" in received.body and b"keep_alive" not in received.body
+        return Fault.STATUS_500 if hit else None
+
+    simulator.fault = fault
+    done = await piped(
+        *("quantize", "tiny", "--to", "q4_K_M", "--to", "q8_0", "--upstream", simulator.url, "--prompts", str(short))
+    )
+    assert (done.status, done.out) == (1, "")
+    last = done.err.splitlines()[-1]
+    assert last.startswith(f"ollama-cache-proxy: Ollama at {simulator.url} says: llama runner process has terminated")
+    assert models(simulator) == BEFORE
+
+
+async def test_ctrl_c_while_one_is_made_waits_for_ollama_and_removes_it(simulator: Simulator) -> None:
+    simulator.making.close()
+    async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
+        await shown.shows("Making tiny:q4_K_M")
+        shown.type("\x03")
+        await shown.shows("Ending: Ollama first finishes tiny:q4_K_M")
+        simulator.making.open()
+        assert await shown.end() == 130
+    assert simulator.cancelled == 0, "Ollama was not left in the middle"
+    assert "/api/delete" in targets(simulator)
+    assert models(simulator) == BEFORE
+    assert "Traceback" not in shown.text
+
+
+async def test_a_second_ctrl_c_leaves_at_once(simulator: Simulator) -> None:
+    simulator.making.close()
+    async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
+        await shown.shows("Making tiny:q4_K_M")
+        shown.type("\x03")
+        await shown.shows("a second Ctrl-C leaves at once")
+        shown.type("\x03")
+        assert await shown.end() == 130
+    await simulator.departed(1)
+    simulator.making.open()
+    assert models(simulator) == BEFORE
+    assert "Traceback" not in shown.text
+
+
+async def test_ctrl_c_while_it_measures_removes_what_was_made(simulator: Simulator) -> None:
+    simulator.gate.close()
+    async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
+        await shown.shows("Measuring tiny:latest")
+        assert "tiny:q4_K_M" in models(simulator)
+        shown.type("\x03")
+        await simulator.departed(1)
+        simulator.gate.open()
+        assert await shown.end() == 130
+    assert models(simulator) == BEFORE
+    assert "Traceback" not in shown.text
+
+
+async def test_sigterm_in_a_pipe_removes_what_was_made(simulator: Simulator) -> None:
+    simulator.gate.close()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "quantize", "tiny", "--upstream", simulator.url),
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    while b"Measuring" not in await process.stderr.readline():
+        pass
+    os.kill(process.pid, signal.SIGTERM)
+    await simulator.departed(1)
+    simulator.gate.open()
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 143
+    assert (out, b"Traceback" in err) == (b"", False)
+    assert models(simulator) == BEFORE
+
+
+async def test_an_ollama_that_goes_away_is_told_of_with_what_is_left(simulator: Simulator) -> None:
+    simulator.gate.close()
+    async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
+        await shown.shows("Measuring tiny:latest")
+        await simulator.stop()
+        assert await shown.end() == 1
+    assert "tiny:q4_K_M could not be removed: `ollama rm tiny:q4_K_M`" in shown.text
+    assert "Traceback" not in shown.text
+
+
+BLOB = "sha256-" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("url", "free", "says"),
+    [
+        ("http://127.0.0.1:1", 2000, "2.00 kB free in "),
+        ("http://127.0.0.1:1", 999, "may be needed; make room"),
+        ("http://192.0.2.1:1", 999, "cannot be seen from here"),
+    ],
+)
+def test_the_disk_is_looked_at_where_it_is_this_machine_s(
+    url: str, free: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / BLOB).touch()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    modelfile = f"# FROM x\n\nFROM {tmp_path}/blobs/{BLOB}\nTEMPLATE x\n"
+    try:
+        told = _disk(url, modelfile, 1000)
+    except Failed as failed:
+        told = str(failed)
+    assert says in told
+
+
+def test_a_folder_that_is_not_ollama_s_is_no_disk_of_its_own(tmp_path: Path) -> None:
+    """A container names its own paths, and the same folder may be here too."""
+    assert _disk("http://127.0.0.1:1", f"FROM {tmp_path}/blobs/{BLOB}\n", 1) == "cannot be seen from here"
