@@ -128,6 +128,7 @@ TESTED_TOGETHER = {
     "proxy/cli/reasons.py": "tests/cli/test_explain.py",
     "proxy/cli/loop.py": "tests/cli/test_serve.py",
     "proxy/cli/jobs/gauge.py": "tests/cli/test_quantize.py",
+    "proxy/cli/jobs/figures.py": "tests/cli/test_quantize.py",
     "proxy/cli/jobs/makings.py": "tests/cli/test_quantize.py",
     "proxy/cli/jobs/progress.py": "tests/cli/test_quantize.py",
     "proxy/cli/jobs/benching.py": "tests/cli/test_bench.py",

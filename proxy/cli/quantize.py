@@ -22,6 +22,7 @@ def add(commands: Any) -> None:
         examples=(
             "quantize llama3.2:3b-instruct-fp16 --to q4_K_M --to q8_0 --keep best",
             "quantize all-minilm --to q8_0 --dry-run",
+            "quantize llama3.2 --against http://127.0.0.1:11500",
             "quantize mine:f16 --to q4_K_M=mine:small --prompts my-prompts.txt --json",
         ),
     )
@@ -42,6 +43,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--prompts", metavar="FILE", help="ask these, one a line, instead of those that come along")
     parser.add_argument(
         "--tokens", metavar="N", type=int, default=64, help="tokens of each answer, at most (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--against", metavar="URL", help="make nothing: measure MODEL on this Ollama too, which has other settings"
     )
     options.add_upstream(parser)
     options.add_config(parser)

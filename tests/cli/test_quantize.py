@@ -13,7 +13,7 @@ import pytest
 
 from proxy.cli.ending import Failed
 from proxy.cli.jobs.quantizing import _disk
-from proxy.simulator import Fault, ModelRegistry, Received, Simulator
+from proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
 from tests.support.servers import free_port
 from tests.support.terminal import environment, piped, terminal
 
@@ -154,6 +154,65 @@ async def test_what_cannot_be_is_one_line_and_makes_nothing(
     assert not targets(simulator) & {"/api/create", "/api/delete", "/api/generate"}
 
 
+async def test_on_a_terminal_bars_come_and_go_and_the_table_stays(simulator: Simulator, short: Path) -> None:
+    where = ("--upstream", simulator.url, "--prompts", str(short))
+    async with terminal("quantize", "tiny", *where, columns=80) as shown:
+        await shown.shows("Measuring tiny:q4_K_M")
+        assert await shown.end() == 0
+    assert "━" in shown.text
+    table = shown.text[shown.text.index("Level") :]
+    assert "Same next token" in table
+    assert "Recommended: tiny:q4_K_M" in table
+    assert "━" not in table
+
+
+async def test_one_model_on_two_ollamas_is_compared_and_nothing_made(simulator: Simulator, short: Path) -> None:
+    where = ("--upstream", simulator.url, "--prompts", str(short))
+    async with Simulator(Behaviour(completion_delay=0, seed=1)) as other:
+        done = await piped("quantize", "tiny", "--against", other.url, *where)
+        assert done.status == 0, done.err
+        columns = {line[:18].strip(): line[18:].split() for line in done.out.splitlines()}
+        assert columns[""] == [simulator.url, other.url]
+        assert columns["Same answer"] == ["0%"], "another seed says something else"
+        same = await piped("quantize", "tiny", "--against", simulator.url, *where, "--json")
+        told = json.loads(same.out)["results"][0]
+        assert told["name"] == simulator.url
+        assert told["fidelity"] == {
+            "same_answer": 1.0,
+            "same_next": 1.0,
+            "divergence": 0.0,
+            "divergence_high": 0.0,
+            "contexts": 7,
+        }
+        other.models.replace("tiny")
+        differ = await piped("quantize", "tiny", "--against", other.url, *where)
+    assert differ.status == 1
+    assert f"tiny:latest is another model at {other.url}; let both have the same folder of models" in differ.err
+    assert "/api/create" not in targets(simulator) | targets(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--against", "x", "--to", "q8_0"), "--against makes nothing, so it goes with neither --to nor --dry-run"),
+        (("--against", "x", "--dry-run"), "--against makes nothing"),
+        (("--against", "ftp://x"), "--against: 'ftp://x' is not allowed: must be an http:// or https:// URL"),
+    ],
+)
+async def test_what_against_does_not_go_with(arguments: tuple[str, ...], line: str, simulator: Simulator) -> None:
+    done = await piped("quantize", "tiny", "--upstream", simulator.url, *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"ollama-cache-proxy: {line}")
+
+
+async def test_a_model_that_neither_completes_nor_embeds_is_left_alone(simulator: Simulator) -> None:
+    tiny = simulator.models.get("tiny")
+    simulator.models.put(tiny.remade(tiny.name, tiny.layers, capabilities=("image",)))
+    done = await piped("quantize", "tiny", "--upstream", simulator.url)
+    assert (done.status, "/api/create" in targets(simulator)) == (1, False)
+    assert "tiny:latest neither completes nor embeds; only such models can be measured" in done.err
+
+
 @pytest.mark.parametrize("where", ["/api/create", "/api/generate"])
 async def test_what_was_made_is_removed_when_something_fails(where: str, simulator: Simulator, short: Path) -> None:
     def fault(received: Received) -> Fault | None:
@@ -202,11 +261,11 @@ async def test_ctrl_c_while_it_measures_removes_what_was_made(simulator: Simulat
     simulator.gate.close()
     async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
         await shown.shows("Measuring tiny:latest")
+        await simulator.arrived(1)
         assert "tiny:q4_K_M" in models(simulator)
         shown.type("\x03")
         await simulator.departed(1)
-        simulator.gate.open()
-        assert await shown.end() == 130
+        assert await shown.end() == 130, "an Ollama that does not unload it removes it still"
     assert models(simulator) == BEFORE
     assert "Traceback" not in shown.text
 
@@ -222,6 +281,7 @@ async def test_sigterm_in_a_pipe_removes_what_was_made(simulator: Simulator) -> 
     assert process.stderr is not None
     while b"Measuring" not in await process.stderr.readline():
         pass
+    await simulator.arrived(1)
     os.kill(process.pid, signal.SIGTERM)
     await simulator.departed(1)
     simulator.gate.open()
@@ -235,6 +295,7 @@ async def test_an_ollama_that_goes_away_is_told_of_with_what_is_left(simulator: 
     simulator.gate.close()
     async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
         await shown.shows("Measuring tiny:latest")
+        await simulator.arrived(1)
         await simulator.stop()
         assert await shown.end() == 1
     assert "tiny:q4_K_M could not be removed: `ollama rm tiny:q4_K_M`" in shown.text

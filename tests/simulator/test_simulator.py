@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 import struct
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from proxy.simulator import Behaviour, Fault, Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
+from tests.support.waiting import until
 
 QUICK = Behaviour(completion_delay=0, embedding_delay=0)
 LARGE = 300 << 10
@@ -315,3 +317,47 @@ async def test_an_image_that_is_no_base64_is_a_400(image: str, simulator: Simula
 async def test_names_fold_letter_by_letter(name: str, known: bool, simulator: Simulator) -> None:
     answer = await post(simulator, "/api/generate", model="tiny", prompt="x", **{name: False})
     assert (answer.field("Content-Type") == "application/json; charset=utf-8") is known
+
+
+async def quantized(simulator: Simulator, model: str, level: str) -> str:
+    made = await post(
+        simulator, "/api/create", model=f"{model}:{level}", **{"from": model}, quantize=level, stream=False
+    )
+    assert json.loads(made.body) == {"status": "success"}
+    return f"{model}:{level}"
+
+
+async def test_a_quantized_model_speaks_nearly_as_its_source(simulator: Simulator) -> None:
+    asked = {"prompt": "again", "stream": False, "logprobs": True, "top_logprobs": 20, "options": {"temperature": 0}}
+    models = ["tiny", *[await quantized(simulator, "tiny", level) for level in ("q8_0", "q4_K_M")]]
+    answers = [await post(simulator, "/api/generate", model=model, **asked) for model in models]
+    rows = [json.loads(answer.body)["logprobs"][0] for answer in answers]
+    for row in rows:
+        ranked = [one["logprob"] for one in row["top_logprobs"]]
+        assert len(ranked) == 20
+        assert ranked == sorted(ranked, reverse=True)
+        assert sum(map(math.exp, ranked)) <= 1
+        assert (row["token"], row["logprob"]) == (row["top_logprobs"][0]["token"], ranked[0])
+    assert len({row["token"] for row in rows}) == 1
+    source, fine, coarse = (row["logprob"] for row in rows)
+    assert 0 < source - fine < source - coarse < 0.1
+
+
+async def test_a_quantized_model_s_vectors_are_near_its_source_s(simulator: Simulator) -> None:
+    models = ["all-minilm", *[await quantized(simulator, "all-minilm", level) for level in ("q8_0", "q4_K_M")]]
+    source, fine, coarse = [
+        json.loads((await post(simulator, "/api/embed", model=model, input="a text")).body)["embeddings"][0]
+        for model in models
+    ]
+    cosines = [sum(a * b for a, b in zip(source, other, strict=True)) for other in (fine, coarse)]
+    assert 1 > cosines[0] > 0.999 > cosines[1] > 0.98
+
+
+async def test_what_is_being_quantized_can_be_held_in_the_middle(simulator: Simulator) -> None:
+    simulator.making.close()
+    making = asyncio.create_task(quantized(simulator, "tiny", "q8_0"))
+    await until(lambda: simulator.received)
+    assert (await post(simulator, "/api/show", model="tiny:q8_0")).status == 404
+    simulator.making.open()
+    await making
+    assert (await post(simulator, "/api/show", model="tiny:q8_0")).status == 200

@@ -14,7 +14,6 @@ from proxy.cli.ending import Failed
 from proxy.cli.jobs.api import Api
 from proxy.cli.jobs.progress import Steps
 from proxy.toolbox.fidelity import Completing, Distribution, Embedding, completing, contexts, embedding
-from proxy.toolbox.levels import same
 from proxy.toolbox.questions import completion
 from proxy.toolbox.verdict import Measured
 
@@ -58,20 +57,22 @@ class Gauge:
     async def measure(self, model: str, level: str, steps: Steps) -> tuple[Measured, Said]:
         """Measure a model, without its fidelity. Whatever else is loaded stays."""
         steps.begin(f"Measuring {model}", self.steps)
+        row = await self.api.row_of(model)
+        digest = str(row.get("digest"))
         loads = []
         for _ in range(LOADS):
-            await self.unload(model)
+            await self.unload(model, digest)
             loads.append(await self._load(model))
             steps.advance()
-        memory, vram = await self._memory(model)
+        memory, vram = await self._memory(digest)
         prompt_rate, output_rate, first, said = await (self._vectors if self.embeds else self._completions)(
             model, steps
         )
-        await self.unload(model)
+        await self.unload(model, digest)
         measured = Measured(
             name=model,
             level=level,
-            size=int((await self.api.row_of(model))["size"]),
+            size=int(row["size"]),
             memory=memory,
             vram=vram,
             load=min(loads),
@@ -87,11 +88,11 @@ class Gauge:
             return embedding(source.vectors, other.vectors)
         return completing(source.answers, other.answers, source.likeliest, other.likeliest)
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, digest: str) -> None:
         """Unload a model, and wait until it is."""
         await self.api.object("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
         deadline = time.monotonic() + _UNLOADS_WITHIN
-        while await self._resident(model) is not None:
+        while await self._resident(digest) is not None:
             if time.monotonic() > deadline:
                 raise Failed(f"{model} stays loaded: another client uses it", "try again when Ollama is idle")
             await asyncio.sleep(0.05)
@@ -104,12 +105,13 @@ class Gauge:
             row = await self.api.object("/api/generate", completion(model, ".", 1, raw=True))
         return float(row.get("load_duration", 0)) * _NANO
 
-    async def _resident(self, model: str) -> dict[str, Any] | None:
+    async def _resident(self, digest: str) -> dict[str, Any] | None:
+        """Give the row of a loaded model, which a copy of it may have loaded under its own name."""
         rows: list[dict[str, Any]] = (await self.api.object("/api/ps")).get("models") or []
-        return next((row for row in rows if same(str(row.get("name")), model)), None)
+        return next((row for row in rows if row.get("digest") == digest), None)
 
-    async def _memory(self, model: str) -> tuple[int, int]:
-        row = await self._resident(model)
+    async def _memory(self, digest: str) -> tuple[int, int]:
+        row = await self._resident(digest)
         return (0, 0) if row is None else (int(row.get("size", 0)), int(row.get("size_vram", 0)))
 
     async def _completions(self, model: str, steps: Steps) -> tuple[float, float, float, Said]:

@@ -14,8 +14,9 @@ from proxy.cli.jobs.progress import Steps
 from proxy.toolbox.levels import Target, same
 
 _NOT_FOUND: Final = 404
+_UNLOADS_WITHIN: Final = 2.0
 _ENDING: Final = (
-    "Ending: Ollama first finishes {name}, else half of it would stay in its folder until its next start"
+    "Ending: Ollama first finishes {name}, else half of it would lie in its folder until it starts again"
     " (a second Ctrl-C leaves at once)"
 )
 
@@ -60,7 +61,8 @@ class Makings:
     async def remove(self, name: str) -> None:
         """Unload and remove one that this run has made; one that never came to be is none."""
         unload = orjson.dumps({"model": name, "keep_alive": 0, "stream": False})
-        await self._api.ask("/api/generate", method="POST", body=unload)
+        with suppress(Failed):
+            await self._api.ask("/api/generate", method="POST", body=unload, within=_UNLOADS_WITHIN)
         answer = await self._api.ask("/api/delete", method="DELETE", body=orjson.dumps({"model": name}))
         if answer.status >= 400 and answer.status != _NOT_FOUND:  # noqa: PLR2004 - the first status of errors
             raise Failed(f"{name} could not be removed (status {answer.status})", f"`ollama rm {name}`")

@@ -5,28 +5,26 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from proxy.cli import options
 from proxy.cli.asking import client
 from proxy.cli.ending import DONE, WRONG, Failed
 from proxy.cli.jobs.api import Api, ollama
+from proxy.cli.jobs.figures import table
 from proxy.cli.jobs.gauge import Gauge
 from proxy.cli.jobs.makings import Makings
 from proxy.cli.jobs.progress import Steps, show, steps
 from proxy.cli.jobs.work import say
 from proxy.cli.screen import write_json
-from proxy.settings import is_loopback
+from proxy.settings import http_url, is_loopback
 from proxy.toolbox import levels
-from proxy.toolbox.fidelity import Completing, Embedding
 from proxy.toolbox.levels import Target
 from proxy.toolbox.questions import PROMPTS
-from proxy.toolbox.sheet import Sheet
-from proxy.toolbox.spread import seconds
 from proxy.toolbox.verdict import Measured, Verdict, recommend
 
 _BLOBS: Final = re.compile(r"^FROM (?P<folder>.+)[/\\]blobs[/\\](?P<blob>sha256-[0-9a-f]{64})$", re.MULTILINE)
@@ -54,6 +52,9 @@ async def quantize(arguments: argparse.Namespace) -> int:
     upstream = options.upstream_url(options.settings_of(arguments))
     async with client() as session:
         api = ollama(session, upstream)
+        if arguments.against is not None:
+            await _compare(api, ollama(session, _against(arguments)), prompts, arguments)
+            return DONE
         plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
         for line in _told(plan, arguments.keep):
             say(line)
@@ -96,6 +97,43 @@ async def _measured(plan: _Plan, gauge: Gauge, progress: Steps) -> tuple[Measure
     return source, results
 
 
+def _against(arguments: argparse.Namespace) -> str:
+    if arguments.to or arguments.dry_run:
+        raise Failed("--against makes nothing, so it goes with neither --to nor --dry-run", status=WRONG)
+    try:
+        return http_url(arguments.against)
+    except ValueError as error:
+        raise Failed(f"--against: {arguments.against!r} is not allowed: {error}", status=WRONG) from None
+
+
+async def _compare(api: Api, other: Api, prompts: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Measure one model on two Ollamas."""
+    row, twin = await api.row_of(arguments.model), await other.row_of(arguments.model)
+    if row.get("digest") != twin.get("digest"):
+        raise Failed(f"{row['name']} is another model at {other.url}", "let both have the same folder of models")
+    gauge = Gauge(api=api, prompts=prompts, tokens=arguments.tokens, embeds=await _embeds(api, row))
+    with steps() as progress:
+        source, said = await gauge.measure(str(row["name"]), _level(row), progress)
+        measured, told = await replace(gauge, api=other).measure(str(row["name"]), _level(row), progress)
+    result = replace(measured, name=other.url, fidelity=gauge.compare(said, told))
+    if arguments.json:
+        write_json({"source": asdict(source), "results": [asdict(result)]})
+    else:
+        show(table(replace(source, name=api.url), [result]))
+
+
+def _level(row: Mapping[str, Any]) -> str:
+    return str((row.get("details") or {}).get("quantization_level") or "unknown")
+
+
+async def _embeds(api: Api, row: Mapping[str, Any]) -> bool:
+    """Say whether a model embeds and does not complete; one that can do neither is Failed."""
+    capabilities = (await api.object("/api/show", {"model": row["name"]})).get("capabilities") or ["completion"]
+    if not {"completion", "embedding"} & set(capabilities):
+        raise Failed(f"{row['name']} neither completes nor embeds", "only such models can be measured")
+    return "completion" not in capabilities
+
+
 def _prompts(file: str | None) -> Sequence[str]:
     if file is None:
         return PROMPTS
@@ -117,7 +155,7 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
     source, size = str(row["name"]), int(row["size"])
     if row.get("remote_host") or row.get("remote_model"):
         raise Failed(f"{source} is answered by another machine", "quantize what is installed on this one")
-    level = str((row.get("details") or {}).get("quantization_level") or "unknown")
+    level = _level(row)
     try:
         targets = [levels.read_target(text, source) for text in wanted]
     except ValueError as error:
@@ -136,7 +174,7 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
         size=size,
         targets=targets,
         estimates=estimates,
-        embeds="completion" not in (shown.get("capabilities") or ["completion"]),
+        embeds=await _embeds(api, row),
         needed=needed,
         disk=_disk(api.url, str(shown.get("modelfile", "")), needed),
     )
@@ -156,10 +194,13 @@ def _check_names(targets: Sequence[Target], taken: Sequence[str]) -> None:
 def _disk(url: str, modelfile: str, needed: int) -> str:
     """Say what the disk of the models has free, where it can be seen; Failed where that is too little."""
     where = _BLOBS.search(modelfile)
-    here = where is not None and (Path(where["folder"]) / "blobs" / where["blob"]).exists()
-    if where is None or not here or not is_loopback(urlsplit(url).hostname or ""):
+    try:
+        here = where is not None and (Path(where["folder"]) / "blobs" / where["blob"]).exists()
+        if where is None or not here or not is_loopback(urlsplit(url).hostname or ""):
+            return "cannot be seen from here"
+        free = shutil.disk_usage(where["folder"]).free
+    except OSError:  # the folder is another user's
         return "cannot be seen from here"
-    free = shutil.disk_usage(where["folder"]).free
     if free < needed:
         raise Failed(
             f"{where['folder']} has {levels.spelled(free)} free, and {levels.spelled(needed)} may be needed",
@@ -180,37 +221,3 @@ def _show(source: Measured, results: Sequence[Measured], verdict: Verdict, kept:
     show(table(source, results))
     say(f"Recommended: {verdict.take} ({verdict.why})")
     say(f"Kept: {', '.join(kept) or 'none of what was made'}")
-
-
-def table(source: Measured, results: Sequence[Measured]) -> Sheet:
-    """Give the table: a column for each model, a row for each figure."""
-    models = [source, *results]
-    embeds = source.output_rate is None
-    rows = [
-        ("Level", *(model.level for model in models)),
-        ("Size on disk", *(levels.spelled(model.size) for model in models)),
-        ("Memory", *(levels.spelled(model.memory) for model in models)),
-        ("of it in GPUs", *(levels.spelled(model.vram) for model in models)),
-        ("Load", *(seconds(model.load) for model in models)),
-        ("Prompt tokens/s", *(f"{model.prompt_rate:,.0f}" for model in models)),
-        ("Whole answer" if embeds else "First token", *(seconds(model.first_token) for model in models)),
-    ]
-    if not embeds:
-        rows.insert(6, ("Output tokens/s", *(f"{model.output_rate or 0:,.1f}" for model in models)))
-    alike = [_alike(model.fidelity) for model in results]
-    rows += [(name, "", *(cells[name] for cells in alike)) for name in alike[0]]
-    return Sheet(columns=("", *(model.name for model in models)), rows=rows)
-
-
-def _alike(fidelity: Completing | Embedding | None) -> dict[str, str]:
-    match fidelity:
-        case Completing():
-            return {
-                "Same answer": f"{fidelity.same_answer:.0%}",
-                "Same next token": "not told" if fidelity.same_next is None else f"{fidelity.same_next:.0%}",
-                "Divergence, nats": "not told" if fidelity.divergence is None else f"{fidelity.divergence:.4f}",
-            }
-        case Embedding():
-            return {"Cosine": f"{fidelity.cosine:.4f}", "Lowest cosine": f"{fidelity.cosine_low:.4f}"}
-        case None:
-            return {}
