@@ -18,6 +18,7 @@ SETTINGS = """\
 The command line wins over the environment, and that over the TOML file (`--config FILE` or `OCP_CONFIG`;
 `config/ollama-cache-proxy.toml` is a commented example).
 Times are seconds, sizes bytes. A wrong value stops the start with one line and exit status 2.
+`ollama-cache-proxy config` shows those in force, and where each comes from.
 
 | setting | environment | default | what it is |
 |---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 
-from proxy.cli.ending import Failed
+from proxy.cli.ending import WRONG, Failed
 from proxy.cli.screen import printable
 
 _WITHIN: Final = 10.0
@@ -46,9 +47,18 @@ class Answer:
 
 
 class Server:
-    """A server at a URL. `title` is how a line names it, `fix` what to do where it does not answer."""
+    """A server at a URL. `title` is how a line names it, `fix` what to do where it does not answer.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, *, title: str, fix: str) -> None:
+    `authority` is a PEM file of who may sign its certificate, else the system's; raises Failed where it is none.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, *, title: str, fix: str, authority: str | None = None
+    ) -> None:
+        try:
+            self._tls = True if authority is None else ssl.create_default_context(cafile=authority)
+        except OSError:
+            raise Failed(f"{authority} is no PEM file of an authority", status=WRONG) from None
         self._session = session
         self.url = url
         self.title = title
@@ -88,7 +98,13 @@ class Server:
         name = self.title.split()[-1]
         try:
             async with self._session.request(
-                method, self.url + path, headers=headers, data=body, allow_redirects=False, timeout=timeout
+                method,
+                self.url + path,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                timeout=timeout,
+                ssl=self._tls,
             ) as response:
                 yield response
         except TimeoutError:
@@ -127,7 +143,7 @@ class Proxy(Server):
             within=60.0,
         )
         found = answer.json()
-        if answer.status == _OK and found is not None:
+        if answer.status == _OK and isinstance(found, dict) and _SAYS[path] in found:
             return found
         raise self._refused(answer, found)
 
@@ -141,6 +157,11 @@ class Proxy(Server):
 
 
 STATS: Final = "/api/cache/stats"
+CLEAR: Final = "/api/cache/clear"
+ENTRIES: Final = "/api/cache/entries"
+EXPLAIN: Final = "/api/cache/explain"
+_SAYS: Final = {STATS: "hitRate", CLEAR: "cleared", ENTRIES: "entries", EXPLAIN: "candidate"}
+"""A name in each answer that nobody else would give."""
 
 
 @asynccontextmanager

@@ -63,10 +63,10 @@ async def _told(url: str, meant: dict[str, str]) -> str:
 
 
 async def _clear(url: str, settings: Settings, meant: dict[str, str]) -> int:
-    from proxy.cli.asking import asking
+    from proxy.cli.asking import CLEAR, asking
 
     async with asking(url, secret(settings.admin_token)) as proxy:
-        cleared: int = (await proxy.told("/api/cache/clear", meant))["cleared"]
+        cleared: int = (await proxy.told(CLEAR, meant))["cleared"]
     return cleared
 
 

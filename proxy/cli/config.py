@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     screen = Screen()
     columns = (Column(title="Setting"), Column(title="Value"), Column(title="From"))
-    screen.print(table(screen, columns, [(name, _text(value), source) for name, (value, source) in found.items()]))
+    screen.show(table(screen, columns, [(name, _text(value), source) for name, (value, source) in found.items()]))
     return DONE
 
 

@@ -71,7 +71,7 @@ async def _examined(
         scene = Scene(
             settings=settings,
             proxy=Proxy(session, url, secret(settings.admin_token)),
-            ollama=Server(session, upstream, title="Ollama", fix=OLLAMA_FIX),
+            ollama=Server(session, upstream, title="Ollama", fix=OLLAMA_FIX, authority=settings.upstream_ca),
             state=place(),
             stream=arguments.stream,
             origin=arguments.origin,
@@ -105,7 +105,7 @@ def _show(found: list[tuple[str, Finding]]) -> None:
         level = Text(finding.level.name.lower(), style=styles[finding.level])
         grid.add_row(level, Text(title if title != before else ""), Text(printable(text)))
         before = title
-    screen.print(grid)
+    screen.show(grid)
     counts = Counter(finding.level for _, finding in found)
     bad = [
         f"{counts[level]} {level.name.lower()}{'s' if counts[level] > 1 else ''}"

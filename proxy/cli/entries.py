@@ -61,14 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _entries(url: str, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     """Ask page after page until there are enough: filters leave few of a page."""
-    from proxy.cli.asking import asking
+    from proxy.cli.asking import ENTRIES, asking
 
     limit = _LARGEST if arguments.all else arguments.limit
     query = filters(arguments) | {"limit": str(limit), "cursor": arguments.cursor}
     found: list[dict[str, Any]] = []
     async with asking(url, secret(settings.admin_token)) as proxy:
         while True:
-            page = await proxy.told("/api/cache/entries", query=query)
+            page = await proxy.told(ENTRIES, query=query)
             found += page["entries"]
             if page["cursor"] is None or (len(found) >= limit and not arguments.all):
                 return {"entries": found, "cursor": page["cursor"]}
@@ -104,7 +104,7 @@ def _show(found: dict[str, Any]) -> None:
     if not rows:
         screen.say("Nothing is kept that was asked for.")
     else:
-        screen.print(table(screen, columns, rows))
+        screen.show(table(screen, columns, rows))
     if screen.is_terminal and rows and not whole:
         screen.say("Keys in full: --json, or a pipe.")
     if found["cursor"] is not None:

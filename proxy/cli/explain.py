@@ -47,8 +47,11 @@ def _header(text: str) -> tuple[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from rich.table import Table
+    from rich.text import Text
+
     from proxy.cli.loop import run_ending
-    from proxy.cli.screen import Screen, write_json
+    from proxy.cli.screen import Screen, printable, write_json
 
     settings = options.settings_of(arguments)
     url = options.proxy_url(arguments, settings)
@@ -57,17 +60,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(told)
         return DONE
-    screen = Screen()
-    for line in lines(asked, told):
-        screen.say(line)
+    screen, grid = Screen(), Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    title, *rows = told_of(asked, told)
+    for label, text in rows:
+        grid.add_row(f"  {label:<5}", Text(printable(text)))
+    screen.say(": ".join(title))
+    screen.show(grid)
     return DONE
 
 
 async def _explain(url: str, settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
-    from proxy.cli.asking import asking
+    from proxy.cli.asking import EXPLAIN, asking
 
     async with asking(url, secret(settings.admin_token)) as proxy:
-        told: dict[str, Any] = await proxy.told("/api/cache/explain", asked)
+        told: dict[str, Any] = await proxy.told(EXPLAIN, asked)
     return told
 
 
@@ -90,35 +98,40 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     asked: dict[str, Any] = found if whole else {"path": "/api/generate", "body": text.strip("\r\n")}
     if arguments.path:
         asked["path"] = arguments.path
-    if arguments.header:
-        asked["headers"] = {**(asked.get("headers") or {}), **dict(arguments.header)}
+    if arguments.header and isinstance(asked.setdefault("headers", {}), dict):  # else the proxy says what is wrong
+        asked["headers"] |= dict(arguments.header)
     return asked
 
 
-def lines(asked: dict[str, Any], told: dict[str, Any]) -> list[str]:
-    """Say in a few lines what the proxy told."""
+def told_of(asked: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say what the proxy told: the request and what becomes of it, then labels and texts."""
     title = f"{asked.get('method', 'POST')} {asked['path']}"
     if not told["candidate"]:
         reason = REASONS.get(told["detail"])
-        said = [f"{title}: passed on, never cached ({told['detail']})"]
-        said += [f"  Why   {reason.text}."] if reason else []
-        said += [f"  Fix   {reason.fix}."] if reason and reason.fix else []
-        return said
-    about = [f"  Model {told['model']}", f"  Key   {told['key']}"]
+        rows = [(title, f"passed on, never cached ({told['detail']})")]
+        rows += [("Why", f"{reason.text}.")] if reason else []
+        return rows + ([("Fix", f"{reason.fix}.")] if reason and reason.fix else [])
+    about = [("Model", told["model"]), ("Key", told["key"])]
     if "items" in told:
-        about.append(f"  Texts {told['items']['known']} of {told['items']['of']} are kept")
+        about.append(("Texts", f"{told['items']['known']} of {told['items']['of']} are kept"))
     if told.get("result") == "hit":
-        return [f"{title}: a hit, {told['age']} s old, fresh for {told['ttl']} s more", *about]
-    if told.get("detail") == "store-unavailable":
-        about.append("  Note  the store does not answer: `ollama-cache-proxy doctor` says why")
-    return [f"{title}: a miss: Ollama would be asked, and the answer kept", *about, *_nearest(told)]
+        return [(title, f"a hit, {told['age']} s old, fresh for {told['ttl']} s more"), *about]
+    lost = told.get("detail") == "store-unavailable"
+    if lost:
+        about.append(("Note", "the store does not answer: `ollama-cache-proxy doctor` says why"))
+    kept = not lost and told["policy"] != "read-only"
+    return [
+        (title, f"a miss: Ollama would be asked, and the answer {'kept' if kept else 'not kept'}"),
+        *about,
+        _nearest(told),
+    ]
 
 
-def _nearest(told: dict[str, Any]) -> list[str]:
+def _nearest(told: dict[str, Any]) -> tuple[str, str]:
     nearest = told.get("nearest")
     if nearest is not None:
         differs = ", ".join(nearest["differs"]) or "nothing but its age"
-        return [f"  Near  {nearest['key']}, {nearest['age']} s old, differs in: {differs}"]
+        return "Near", f"{nearest['key']}, {nearest['age']} s old, differs in: {differs}"
     if "note" in told:
-        return ["  Near  unknown: the proxy compares entries only where it runs with OCP_EXPLAIN=true"]
-    return [f"  Near  none of {told['searched']:,} entries can be compared"]
+        return "Near", "unknown: the proxy compares entries only where it runs with OCP_EXPLAIN=true"
+    return "Near", f"none of {told['searched']:,} entries can be compared"

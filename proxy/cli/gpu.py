@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import socket
 import sys
@@ -99,6 +100,7 @@ async def _serve(reader: Reader, host: str, port: int) -> None:
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), web.get("/health", health)])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=3.0)
+    ended = asyncio.ensure_future(until_signalled())
     await runner.setup()
     try:
         await web.TCPSite(runner, host or None, port).start()
@@ -106,6 +108,6 @@ async def _serve(reader: Reader, host: str, port: int) -> None:
         _say(f"GPU metrics are at http://{f'[{at}]' if ':' in at else at}:{bound}/metrics")
         notify("READY=1")
         await watch.look()
-        await until_signalled()
+        await ended
     finally:
         await runner.cleanup()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +31,15 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         """Leave that to the command line."""
         raise BrokenPipeError
+
+    def show(self, shown: RenderableType) -> None:
+        """Print what is shown; in a pipe no line ends in the blanks of its column."""
+        if self.is_terminal:
+            self.print(shown)
+            return
+        with self.capture() as captured:
+            self.print(shown)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def say(self, line: str) -> None:
         """Print one line, or paragraph, filled."""

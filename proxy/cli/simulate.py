@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from typing import Any
 
@@ -59,7 +60,8 @@ async def _simulate(arguments: argparse.Namespace, host: str, port: int) -> None
         token_rate=arguments.token_rate,
     )
     simulator = Simulator(behaviour)
+    ended = asyncio.ensure_future(until_signalled())
     await simulator.start(host, port)
     sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
-    await until_signalled()
+    await ended
     await simulator.stop()

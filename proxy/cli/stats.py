@@ -63,7 +63,7 @@ async def _once(url: str, arguments: argparse.Namespace) -> int:
         write_json(stats)
     else:
         screen = Screen()
-        screen.print(_shown(screen, url, stats))
+        screen.show(_shown(screen, url, stats))
     return DONE
 
 
@@ -90,7 +90,7 @@ async def _watch(url: str, arguments: argparse.Namespace) -> int:
                 elif shown is not None:
                     shown.update(_shown(screen, url, stats, problem), refresh=True)
                 else:
-                    screen.print(_shown(screen, url, stats, problem))
+                    screen.show(_shown(screen, url, stats, problem))
                     screen.print()
                 await asyncio.sleep(arguments.watch)
 
@@ -115,15 +115,16 @@ def _shown(screen: Any, url: str, stats: dict[str, Any], problem: str = "") -> A
         )
 
     def part(title: str, rows: dict[str, dict[str, Any]], whole: dict[str, Any] | None = None) -> Any:
-        passed = [Column(title="Passed on", right=True, spare=2)] if whole else []
+        passed = [Column(title="Passed on", right=True, spare=1)] if whole else []
         columns = [
             Column(title=title),
             *(Column(title=name, right=True) for name in ("Hits", "Misses", "Hit rate")),
             *passed,
             Column(title="Saved time", right=True),
-            Column(title="Saved tokens", right=True, spare=1),
+            Column(title="Saved tokens", right=True, spare=2),
         ]
-        lines = [row(name, found) for name, found in rows.items()]
+        used = sorted(rows.items(), key=lambda item: -item[1]["hits"] - item[1]["misses"])
+        lines = [row(name, found) for name, found in used]
         lines += [row("together", whole)] if whole else []
         shown = [line if whole else (*line[:4], *line[5:]) for line in lines]
         return table(screen, columns, shown, total=bool(whole))

@@ -31,6 +31,7 @@ from tests.support.rawhttp import ask
 from tests.support.servers import Proxy as RunningProxy
 from tests.support.servers import RedisServer, free_port, proxy_before
 from tests.support.terminal import piped, terminal, widest
+from tests.support.tls import AUTHORITY, tls_before
 
 ROOT = Path(__file__).parents[2]
 GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
@@ -126,6 +127,19 @@ async def test_an_ollama_that_is_down_is_seen_from_the_proxy_too(tmp_path: Path)
     assert told["Upstream"][0].level is Level.PROBLEM
     assert told["Upstream"][0].text.startswith("the proxy cannot ask its Ollama: ")
     assert set(told) == {"Proxy", "Upstream"}
+
+
+async def test_an_ollama_behind_tls(simulator: Simulator, tmp_path: Path) -> None:
+    added = {"XDG_STATE_HOME": str(tmp_path)}
+    async with tls_before(simulator.url) as port:
+        arguments = ("doctor", "--upstream", f"https://localhost:{port}", "--url", "http://127.0.0.1:9", "--json")
+        levels = []
+        for more in ({}, {"OCP_UPSTREAM_CA": AUTHORITY}):
+            told = json.loads((await piped(*arguments, added=added | more)).out)
+            levels.append(next(row["level"] for row in told["findings"] if row["check"] == "Ollama"))
+        assert levels == ["problem", "ok"]
+        done = await piped(*arguments, added=added | {"OCP_UPSTREAM_CA": "/nowhere"})
+    assert (done.status, done.err) == (2, "ollama-cache-proxy: /nowhere is no PEM file of an authority\n")
 
 
 async def test_an_ollama_without_models(simulator: Simulator, tmp_path: Path) -> None:
@@ -327,6 +341,32 @@ async def test_a_redis_that_refuses(redis_server: RedisServer, tmp_path: Path) -
             (finding,) = (await found(made, "Redis"))["Redis"]
         assert (finding.level, said in finding.text) == (level, True), (url, finding)
     client_.acl_deluser("poor")
+
+
+async def test_a_redis_that_only_the_running_proxy_names(
+    simulator: Simulator, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+        async with scene(proxy.url, simulator.url, tmp_path) as made:
+            (finding,) = (await found(made, "Redis"))["Redis"]
+        assert (finding.level, finding.text) == (
+            Level.NOTE,
+            f"the proxy uses {redis_server.name}, which wants a password",
+        )
+        redis_server.client().config_set("requirepass", "")
+        try:
+            async with scene(proxy.url, simulator.url, tmp_path) as made:
+                (finding,) = (await found(made, "Redis"))["Redis"]
+        finally:
+            redis_server.client().config_set("requirepass", canary.PASSWORD)
+    assert "has no bound" in finding.text, "it is looked at where it can be"
+
+
+async def test_a_store_that_is_to_be_redis_without_a_url(tmp_path: Path) -> None:
+    async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, store="redis") as made:
+        told = await found(made, "Redis", "Clock")
+    assert told["Redis"][0].level is Level.PROBLEM
+    assert "without a redis_url" in told["Redis"][0].text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cli.explain import told_of
 from proxy.cli.reasons import REASONS
 from proxy.policy.status import Detail
 from proxy.simulator import Simulator
@@ -88,6 +89,22 @@ async def test_a_whole_request_names_its_path_and_fields(proxy: Proxy, tmp_path:
         "POST /api/embed: passed on, never cached (cookie)"
         in (await piped("explain", str(file), "--url", proxy.url)).out
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({}, "the answer kept"),
+        ({"policy": "read-only"}, "the answer not kept"),
+        ({"detail": "store-unavailable"}, "the answer not kept"),
+        ({"result": "hit", "age": 3, "ttl": 4}, "a hit, 3 s old, fresh for 4 s more"),
+    ],
+)
+def test_what_becomes_of_a_request(told: dict[str, object], said: str) -> None:
+    whole = {"candidate": True, "policy": "always", "model": "m", "key": "k", "note": "", "result": "miss"} | told
+    title, *_ = told_of({"path": "/api/generate"}, whole)
+    assert title[0] == "POST /api/generate"
+    assert said in title[1]
 
 
 async def test_lists_say_how_many_texts_are_kept(proxy: Proxy) -> None:

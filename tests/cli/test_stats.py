@@ -14,6 +14,7 @@ from tests.support.processes import serve
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
 from tests.support.terminal import COLOUR, environment, piped, terminal, widest
+from tests.support.tls import AUTHORITY, CERTIFICATE, KEY
 
 GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
 EMBED = json.dumps({"model": "all-minilm", "input": ["a", "b"]}).encode()
@@ -40,6 +41,7 @@ async def test_piped_it_is_plain_columns(used: Proxy) -> None:
     assert rows["docs"][:2] == ["1", "1"]
     assert rows["tiny:latest"][:2] == ["1", "1"]
     assert "\x1b" not in done.out
+    assert [line for line in done.out.splitlines() if line != line.rstrip()] == []
     assert "─" not in done.out
 
 
@@ -143,6 +145,21 @@ async def test_ollama_itself_is_no_proxy(simulator: Simulator) -> None:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [("stats",), ("clear",), ("entries",), ("explain", os.devnull)])
+async def test_what_says_something_else_is_no_proxy(command: tuple[str, ...]) -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\n" + b'{"hits":1}')
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        done = await piped(*command, "--url", url)
+    assert (done.status, done.out) == (1, "")
+    assert f"what answers at {url} is no ollama-cache-proxy (status 200)" in done.err
+
+
 async def test_what_speaks_no_http_is_no_proxy(redis_server: RedisServer) -> None:
     port = redis_server.port
     done = await piped("stats", "--url", f"http://127.0.0.1:{port}")
@@ -198,6 +215,15 @@ async def test_it_finds_the_proxy_that_the_settings_describe(simulator: Simulato
             {"OCP_LISTEN": f"0.0.0.0:{port}"},
         ):
             assert (await piped("stats", added=added)).status == 0
+
+
+async def test_https_with_an_authority_that_the_system_does_not_know(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, tls_cert=CERTIFICATE, tls_key=KEY) as proxy:
+        url = proxy.url.replace("127.0.0.1", "localhost")
+        done = await piped("stats", "--url", url)
+        assert done.status == 1
+        assert "has a certificate that is not trusted; set SSL_CERT_FILE to its authority\n" in done.err
+        assert (await piped("stats", "--url", url, added={"SSL_CERT_FILE": AUTHORITY})).status == 0
 
 
 async def test_a_store_that_is_down_shows(simulator: Simulator, redis_server: RedisServer) -> None:

@@ -9,7 +9,7 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import __version__
-from proxy.cli.asking import FORBIDDEN, Answer
+from proxy.cli.asking import EXPLAIN, FORBIDDEN, Answer
 from proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from proxy.cli.checks.scene import Scene
 from proxy.cli.ending import Failed
@@ -108,7 +108,7 @@ async def digests(scene: Scene) -> list[Finding]:
     name = max(rows, key=lambda row: str(row.get("modified_at", "")))["name"]
     body = {"model": name, "prompt": "x", "stream": False}
     try:
-        told = await scene.proxy.told("/api/cache/explain", {"path": "/api/generate", "body": body})
+        told = await scene.proxy.told(EXPLAIN, {"path": "/api/generate", "body": body})
     except Failed as failed:
         return [note(f"not looked at: {failed.what}", failed.fix)]
     if told.get("detail") == "no-digest":
@@ -129,7 +129,10 @@ async def store(scene: Scene) -> list[Finding]:
     name, keys = printable(str(stats["store"]["name"])), int(stats["keys"])
     if stats["store"]["state"] != "ok":
         return [
-            problem(f"the proxy's store, {name}, does not answer: nothing is reused", "see Redis, below and its log")
+            problem(
+                f"the proxy's store, {name}, does not answer: nothing is reused",
+                "see whether it runs, and what its own log says",
+            )
         ]
     said = f"{keys:,} entries in {name}"
     if name == "memory":

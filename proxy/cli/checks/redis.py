@@ -1,10 +1,11 @@
-"""Checks of the Redis or Valkey that the settings name. Nothing is written there."""
+"""Checks of the Redis or Valkey that the settings name, or the proxy on this machine uses. Nothing is written there."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
@@ -12,24 +13,45 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermission
 from proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from proxy.cli.checks.scene import Scene
 from proxy.cli.ending import Failed
-from proxy.cli.screen import size
-from proxy.settings import SettingsError, named_redis, public_url
+from proxy.cli.screen import printable, size
+from proxy.settings import SettingsError, is_loopback, named_redis, public_url
 
+_URLS = ("redis://", "rediss://", "unix://")
 _WITHIN = 3.0
 _LEAST = (6, 0)
 _FULL = 0.95
 _BOUND = "`redis-cli CONFIG SET maxmemory 512mb` and `CONFIG SET maxmemory-policy allkeys-lru`, also in its file"
 
 
+class _Locked(Failed):
+    """It answers, but not to whoever asks here."""
+
+
 async def answers(scene: Scene) -> list[Finding]:
     """Whether it answers, and what it does when it is full or starts again."""
-    url = named_redis(scene.settings)
-    if not url:
+    authority = scene.settings.redis_ca
+    try:
+        url = named_redis(scene.settings)
+    except SettingsError as error:
+        return [problem(str(error), "set OCP_REDIS_URL, or another store")]
+    if url:
+        return await _looked(url, authority, named=True)
+    used = printable(str(((await scene.stats() or {}).get("store") or {}).get("name", "")))
+    if not used.startswith(_URLS):
         return [ok("none is named, and none is needed: the proxy brings its own store")]
+    if not is_loopback(urlsplit(scene.proxy.url).hostname or ""):
+        return [note(f"the proxy uses {used}; the settings here name none", "set OCP_REDIS_URL to look at it")]
+    return await _looked(used, authority, named=False)
+
+
+async def _looked(url: str, authority: str | None, *, named: bool) -> list[Finding]:
+    """Look at one that the settings here have `named`, or else only the proxy's, whose password they need not know."""
     name = public_url(url)
     try:
-        about, save = await _asked(url, scene.settings.redis_ca)
+        about, save = await _asked(url, authority)
     except Failed as failed:
+        if isinstance(failed, _Locked) and not named:
+            return [note(f"the proxy uses {name}, which wants a password", "set OCP_REDIS_URL here to look at it")]
         return [problem(failed.what, failed.fix)]
     return judged(name, about, save) if about else [note(f"{name} answers, but may not tell about itself (+info)")]
 
@@ -74,17 +96,14 @@ async def _asked(url: str, authority: str | None) -> tuple[dict[str, Any], str |
             except ResponseError:
                 return about, None
     except AuthenticationError:
-        raise Failed(f"{name} refuses the user or the password", "set OCP_REDIS_URL=redis://USER:PASSWORD@…") from None
+        raise _Locked(f"{name} refuses the user or the password", "set OCP_REDIS_URL=redis://USER:PASSWORD@…") from None
     except NoPermissionError:
         raise Failed(f"{name} does not permit this user to ask", "see Redis in docs/operations.md for rights") from None
     except BusyLoadingError:
         raise Failed(f"{name} is still loading its file", "wait; entries are found afterwards") from None
     except (ValueError, TypeError):
         raise Failed("redis_url is no URL of a Redis", "such as redis://127.0.0.1:6379/0") from None
-    except (RedisError, OSError, TimeoutError) as error:
-        wanted = "WRONGPASS" in str(error) or "NOAUTH" in str(error)
-        if wanted:
-            raise Failed(f"{name} wants a password", "set OCP_REDIS_URL=redis://:PASSWORD@HOST:PORT") from None
+    except (RedisError, OSError, TimeoutError):
         raise Failed(
             f"Redis does not answer at {name}: requests go on uncached",
             f"start it, or name another with OCP_REDIS_URL; `redis-cli -u {name} ping` should say PONG",
