@@ -161,7 +161,14 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         "OCP_EXPLAIN": "true",
         "XDG_STATE_HOME": str(folder / "state"),
     }
-    ports = {"11435": port, "5000": port, "11434": upstream, "6379": str(free_port()), "3000": "3000"}
+    ports = {
+        "11435": port,
+        "5000": port,
+        "11434": upstream,
+        "11500": upstream,
+        "6379": str(free_port()),
+        "3000": "3000",
+    }
     servers = [
         subprocess.Popen(
             [folder / "ollama-cache-proxy", *arguments], env=environment, stderr=subprocess.PIPE, text=True

@@ -15,6 +15,7 @@ COSINE: Final = 0.99
 """From here on a model counts as true to its source: conventions, which docs/quantization.md explains."""
 
 _SMALLER: Final = 0.95
+_ALIKE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +52,19 @@ def recommend(source: Measured, results: Sequence[Measured]) -> Verdict:
     if not true:
         return Verdict(take=source.name, why="; ".join(_against(source, result) for result in results))
     best = min(true, key=lambda result: (result.size, -_rate(result)))
-    reasons = [f"{best.size / source.size:.0%} of the size", f"{_rate(best) / _rate(source):.2g} times as fast"]
+    reasons = [f"{best.size / source.size:.0%} of the size", *_speed(source, best)]
     if source.vram < source.memory and 0 < best.memory == best.vram:
         reasons.append("fits into the GPU's memory, which the source does not")
     reasons.append(f"true to its source: {_told(best.fidelity)}")
     smaller = [result for result in results if result.size < best.size]
     return Verdict(take=best.name, why="; ".join([*reasons, *(_against(source, result) for result in smaller)]))
+
+
+def _speed(source: Measured, best: Measured) -> list[str]:
+    if not _rate(source):
+        return []
+    times = _rate(best) / _rate(source)
+    return ["about as fast" if abs(times - 1) < _ALIKE else f"{times:.2g} times as fast"]
 
 
 def _rate(model: Measured) -> float:

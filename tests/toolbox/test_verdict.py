@@ -74,6 +74,17 @@ def test_what_casts_doubt(fidelity: Completing | Embedding, why: str) -> None:
     assert bool(told) is bool(why)
 
 
+@pytest.mark.parametrize(
+    ("rate", "says"), [(20.0, "about as fast"), (18.5, "about as fast"), (10.0, "0.5 times as fast")]
+)
+def test_how_fast_it_is_is_told(rate: float, says: str) -> None:
+    assert says in recommend(SOURCE, [replace(Q4, output_rate=rate)]).why
+
+
+def test_a_source_without_a_rate_has_nothing_to_be_compared_with() -> None:
+    assert "fast" not in recommend(replace(SOURCE, output_rate=0.0), [Q4]).why
+
+
 def test_a_model_that_embeds_is_told_by_its_cosine_and_its_prompt_rate() -> None:
     source = replace(SOURCE, output_rate=None)
     small = replace(
