@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from proxy.cli import options
+from proxy.toolbox.chunks import WAYS
 
 
 def add(commands: Any) -> None:
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--glob", metavar="PATTERN", default="**/*", help="which files (default: %(default)s)")
     parser.add_argument(
         "--chunk",
-        choices=("lines", "paragraphs", "functions"),
+        choices=tuple(WAYS),
         default="lines",
         help="how they are cut (default: %(default)s)",
     )

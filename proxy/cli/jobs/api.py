@@ -87,9 +87,9 @@ def _read(line: bytes) -> Any:
         return None
 
 
-def ollama(session: aiohttp.ClientSession, url: str) -> Api:
-    """Give an Ollama."""
-    return Api(session, url, title="Ollama", fix=OLLAMA_FIX)
+def ollama(session: aiohttp.ClientSession, url: str, authority: str | None) -> Api:
+    """Give an Ollama; raises Failed where `authority` is no PEM file of one."""
+    return Api(session, url, title="Ollama", fix=OLLAMA_FIX, authority=authority)
 
 
 async def proxy(session: aiohttp.ClientSession, url: str) -> Api:

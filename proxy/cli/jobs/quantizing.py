@@ -49,11 +49,12 @@ async def quantize(arguments: argparse.Namespace) -> int:
     prompts = _prompts(arguments.prompts)
     if arguments.tokens < 1:
         raise Failed(f"--tokens: {arguments.tokens} is not allowed: must be 1 or more", status=WRONG)
-    upstream = options.upstream_url(options.settings_of(arguments))
+    settings = options.settings_of(arguments)
+    upstream, authority = options.upstream_url(settings), settings.upstream_ca
     async with client() as session:
-        api = ollama(session, upstream)
+        api = ollama(session, upstream, authority)
         if arguments.against is not None:
-            await _compare(api, ollama(session, _against(arguments)), prompts, arguments)
+            await _compare(api, ollama(session, _against(arguments), authority), prompts, arguments)
             return DONE
         plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
         for line in _told(plan, arguments.keep):
