@@ -28,6 +28,7 @@ def script() -> str:
     [
         ("ollama-cache-proxy st", {"stats"}),
         ("ollama-cache-proxy c", {"clear", "config", "completion"}),
+        ("ollama-cache-proxy --v", {"--version"}),
         ("ollama-cache-proxy stats --w", {"--watch"}),
         ("ollama-cache-proxy serve --log ''", {"auto", "plain", "colour", "json"}),
         ("ollama-cache-proxy completion ''", {"bash", "zsh", "fish", "-h", "--help"}),

@@ -32,8 +32,10 @@ async def test_in_a_pipe_keys_are_whole(kept: Proxy) -> None:
     assert row.split()[1:3] == ["generate", "tiny:latest"]
 
 
-async def test_filters_find_one_among_many(kept: Proxy) -> None:
-    done = await piped("entries", "--url", kept.url, "--model", "tiny", "--limit", "1")
+async def test_filters_find_one_among_many_pages(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, store="memory") as proxy:
+        await fill(proxy)
+        done = await piped("entries", "--url", proxy.url, "--model", "tiny", "--limit", "1")
     assert [row.split()[1] for row in done.out.splitlines()[1:]] == ["generate"]
 
 

@@ -40,3 +40,10 @@ def test_spare_columns_go_first_where_room_is_short(width: int, left: str) -> No
 def test_the_total_is_last_and_apart() -> None:
     made = table(Screen(), COLUMNS[:1], [("one",), ("two",), ("sum",)], total=True)
     assert [(row.style, row.end_section) for row in made.rows] == [(None, False), (None, True), ("bold", False)]
+
+
+def test_cells_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.show(table(screen, COLUMNS[:1], [("\x1b[2J[bold]x[/bold]:smile:",)]))
+    screen.say("\x1b[3J")
+    assert capsys.readouterr().out == "a\n�[2J[bold]x[/bold]:smile:\n�[3J\n"

@@ -4,11 +4,14 @@ import asyncio
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from proxy.cli.options import proxy_url
+from proxy.settings import load
 from proxy.simulator import Simulator
 from tests.support.processes import serve
 from tests.support.rawhttp import ask
@@ -215,6 +218,23 @@ async def test_it_finds_the_proxy_that_the_settings_describe(simulator: Simulato
             {"OCP_LISTEN": f"0.0.0.0:{port}"},
         ):
             assert (await piped("stats", added=added)).status == 0
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("0.0.0.0:1", "http://127.0.0.1:1"),
+        (":1", "http://127.0.0.1:1"),
+        ("[::]:1", "http://[::1]:1"),
+        ("box.example:1", "http://box.example:1"),
+    ],
+)
+def test_where_a_proxy_listens_is_where_it_is_asked(listen: str, url: str) -> None:
+    assert proxy_url(Namespace(url=None), load(None, {"listen": listen})) == url
+    assert proxy_url(Namespace(url=None), load(None, {"listen": listen, "tls_cert": "x"})) == url.replace(
+        "http", "https"
+    )
+    assert proxy_url(Namespace(url="http://a:2/"), load(None, {"listen": listen})) == "http://a:2"
 
 
 async def test_https_with_an_authority_that_the_system_does_not_know(simulator: Simulator) -> None:
