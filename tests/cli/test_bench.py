@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -85,6 +86,15 @@ async def test_what_the_cache_does_not_keep_is_said(simulator: Simulator) -> Non
     assert "–" in row
 
 
+async def test_with_redis_down_it_says_that_nothing_is_kept(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, redis_url=f"redis://127.0.0.1:{free_port()}/0") as proxy:
+        done = await piped("bench", "--url", proxy.url, "--upstream", simulator.url, "--rounds", "1")
+    assert done.status == 0
+    for operation in ("Completion", "Embedding", "Code explanation"):
+        assert re.search(f"^{operation}: the proxy did not keep it: .*store-unavailable", done.err, re.MULTILINE)
+    assert "did not clear what was measured (status 503): the entries" in done.err
+
+
 async def test_without_a_model_that_embeds_the_rest_is_measured(proxy: Proxy, simulator: Simulator) -> None:
     simulator.models.remove("all-minilm")
     done = await piped("bench", "--url", proxy.url, "--upstream", simulator.url, "--rounds", "1", "--json")
@@ -156,7 +166,7 @@ async def test_where_it_cannot_clear_it_says_when_all_is_gone(simulator: Simulat
         where = ("--url", url, "--upstream", simulator.url, "--rounds", "1")
         refused = await piped("bench", *where)
         assert refused.status == 0
-        assert "did not clear what was measured (status 401; see OCP_ADMIN_TOKEN)" in refused.err
+        assert "did not clear what was measured (status 401; set OCP_ADMIN_TOKEN here" in refused.err
         left = await keys(url)
         cleared = await piped("bench", *where, added={"OCP_ADMIN_TOKEN": canary.TOKEN})
         assert "did not clear" not in cleared.err

@@ -123,6 +123,12 @@ async def test_what_is_not_kept_is_told_with_the_reason(proxy: Proxy, tmp_path: 
     assert "1 asked, but not kept: opt-in (see docs/cache-rules.md)" in done.err
 
 
+async def test_with_redis_down_nothing_is_kept_and_that_is_told(simulator: Simulator, questions: Path) -> None:
+    async with proxy_before(simulator.url, redis_url=f"redis://127.0.0.1:{free_port()}/0") as proxy:
+        told = await summary(str(questions), "--url", proxy.url)
+    assert (told["asked"], told["known"], told["unkept"]) == (0, 0, {"store-unavailable": 4})
+
+
 async def test_a_wrong_model_fails_and_the_rest_goes_on(proxy: Proxy, tmp_path: Path) -> None:
     file = tmp_path / "wrong.jsonl"
     wrong = {"path": "/api/generate", "body": {"model": "nosuch", "prompt": "a secret", "stream": False}}
