@@ -1,0 +1,264 @@
+"""Tables in Markdown and pictures in SVG of the figures, a column or a row for each repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from benchmarks.workloads import chunks, requests
+from benchmarks.workloads.rates import Tallies
+from benchmarks.workloads.requests import CATEGORIES, EMBED, EXPLAIN, FIX
+
+Found: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Figures by repository."""
+
+BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.workloads --report` -->"
+_SVG: Final = "http://www.w3.org/2000/svg"
+_COLOURS: Final = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#4b5563")
+_NONE: Final = "–"
+
+
+def dumped(found: Mapping[str, Any]) -> str:
+    """Give figures as JSON, a request a line."""
+    text = json.dumps(found, indent=1)
+    rows = json.dumps(found["replayed"]["rows"], indent=None).replace("], [", "],\n   [")
+    head, mark, _ = text.partition('"rows": [')
+    return f"{head}{mark[:-1]}{rows}\n }}\n}}\n"
+
+
+def _rate(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f}"
+
+
+def _both(tally: Mapping[str, Any]) -> str:
+    return f"{_rate(tally['by_item'])} / {_rate(tally['by_request'])}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
+
+
+def tables(found: Found) -> list[str]:
+    """Give all tables, each behind its heading."""
+    parts = (
+        ("Histories", repositories(found)),
+        ("With the usual rules", promises(found)),
+        ("Embeddings, by how files are cut", _by_rule(found, "embed", both=True)),
+        ("Explanations, by what the prompt says", _by_rule(found, "explain")),
+        ("Explanations, by how many readers each version has", _by_rule(found, "readers")),
+        ("Fixes, by the shape of the prompt", _by_rule(found, "fix")),
+        ("How much Ollama need not read again of what it is asked", _beginnings(found)),
+        ("Lifetime, with the commits' times as the clock", lifetimes(found)),
+        ("The store, and `maxmemory` with `allkeys-lru`", rooms(found)),
+        ("Through the proxy", replay_table({name: one["replayed"] for name, one in found.items()})),
+        ("What Ollama works for the whole history", _work(found)),
+    )
+    return [line for title, lines in parts for line in (f"### {title}", "", *lines, "")]
+
+
+def repositories(found: Found) -> list[str]:
+    """Say which histories they are."""
+    rows = [
+        [
+            name,
+            one["language"],
+            one["begun"],
+            f"{one['commits']:,}",
+            f"{one['from']} to {one['to']}",
+            f"`{one['head'][:12]}`",
+        ]
+        for name, one in found.items()
+    ]
+    return _table(("repository", "language", "begun", "commits", "their time", "up to"), rows)
+
+
+def promises(found: Found) -> list[str]:
+    """Give the rates of the usual rules in percent, with and without looking at each text of a list."""
+    head = (
+        *("repository", "embed: texts", "embed: requests", "explain", "fix"),
+        *("overall: texts", "overall: requests", "overall: texts, lists as a whole"),
+    )
+    rows = []
+    for name, one in found.items():
+        itemwise, whole = one["derived"]["usual"]["itemwise"], one["derived"]["usual"]["whole"]
+        rows.append(
+            [
+                name,
+                _rate(itemwise[EMBED]["by_item"]),
+                _rate(itemwise[EMBED]["by_request"]),
+                _rate(itemwise[EXPLAIN]["by_request"]),
+                _rate(itemwise.get(FIX, {}).get("by_request")),
+                _rate(itemwise["overall"]["by_item"]),
+                _rate(itemwise["overall"]["by_request"]),
+                _rate(whole["overall"]["by_item"]),
+            ]
+        )
+    return _table(head, rows)
+
+
+def _by_rule(found: Found, group: str, *, both: bool = False) -> list[str]:
+    rules = list(next(iter(found.values()))["derived"][group])
+    rows = [
+        [rule, *((_both if both else _alone)(one["derived"][group][rule]) for one in found.values())] for rule in rules
+    ]
+    return _table(("texts / requests" if both else "requests", *found), rows)
+
+
+def _alone(tally: Mapping[str, Any]) -> str:
+    return _rate(tally["by_request"])
+
+
+def _beginnings(found: Found) -> list[str]:
+    shapes = (requests.USUAL_EXPLANATION, "the question below")
+    texts = ("the question first, then the function", "the function first, then the question")
+    rows = [
+        [text, *(_rate(one["derived"]["beginning"][shape]) for one in found.values())]
+        for shape, text in zip(shapes, texts, strict=True)
+    ]
+    return _table(("percent of the characters", *found), rows)
+
+
+def lifetimes(found: Found) -> list[str]:
+    """Give the rates by lifetime: of texts for embeddings, of requests else."""
+    rows = []
+    for name, one in found.items():
+        for category in CATEGORIES:
+            by_lifetime = one["derived"]["lifetime"]
+            figures = [row[category]["by_item"] for row in by_lifetime.values() if category in row]
+            if figures:
+                rows.append([name, category, *map(_rate, figures)])
+    return _table(("repository", "category", *next(iter(found.values()))["derived"]["lifetime"]), rows)
+
+
+def rooms(found: Found) -> list[str]:
+    """Give what entries take, and the rates of texts where the store is bounded."""
+    rows = []
+    for name, one in found.items():
+        stored = one["stored"]
+        sizes = ", ".join(f"{stored['sizes'][category]:,}" for category in CATEGORIES)
+        bounded = [
+            f"{_rate(room['overall']['by_item'])} ({room['evicted']:,})" for room in stored["maxmemory"].values()
+        ]
+        rows.append([name, f"{stored['entries']:,}", sizes, f"{stored['bytes'] / 1e6:,.0f} MB", *bounded])
+    bounds = [f"{name} (evicted)" for name in next(iter(found.values()))["stored"]["maxmemory"]]
+    return _table(("repository", "entries", "bytes of one: embed, explain, fix", "all of them", *bounds), rows)
+
+
+def replay_table(replays: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Give what was measured of each category: rates in percent, latencies in milliseconds."""
+    head = (
+        *("repository", "category", "requests", "hits: texts / requests", "derived: texts / requests"),
+        *("average without → with", "p50", "p95", "a hit: p50", "requests a second"),
+        *("Ollama works", "scale"),
+    )
+    rows = []
+    for name, one in replays.items():
+        for category, group in one["groups"].items():
+            plain, cached = group["without"], group["with"]
+            pairs = [f"{plain[key]:,.0f} → {cached[key]:,.0f} ms" for key in ("average", "p50", "p95")]
+            hit = f"{group['hit']['p50']:.1f} ms" if group["hit"] else _NONE
+            rows.append(
+                [
+                    *(name, category, f"{group['requests']:,}", _both(group)),
+                    f"{_rate(group['derived_by_item'])} / {_rate(group['derived_by_request'])}",
+                    *pairs,
+                    hit,
+                    f"{plain['rate']:.2f} → {cached['rate']:.2f}",
+                    f"{group['ollama_without']:,.0f} → {group['ollama_with']:,.0f} s",
+                    f"{one['scale']:.4f}",
+                ]
+            )
+    return _table(head, rows)
+
+
+def _work(found: Found) -> list[str]:
+    rows = []
+    for name, one in found.items():
+        pairs = [one["worked"].get(category) for category in CATEGORIES]
+        there = [pair for pair in pairs if pair]
+        every = {key: sum(pair[key] for pair in there) for key in ("without", "with")}
+        shown = [f"{pair['without']:,.0f} → {pair['with']:,.0f} s" if pair else _NONE for pair in [*pairs, every]]
+        saved = every["without"] - every["with"]
+        count = one["derived"]["usual"]["itemwise"]["overall"]["requests"]
+        average = f"{1000 * every['without'] / count:,.0f} → {1000 * every['with'] / count:,.0f} ms"
+        ratio = f"{every['without'] / every['with']:.1f} ×"
+        rows.append([name, *shown, f"{saved / 3600:.1f} h, {100 * saved / every['without']:.0f} %", average, ratio])
+    return _table(("repository", *CATEGORIES, "all", "saved", "a request, on average", "without ÷ with"), rows)
+
+
+def summary(name: str, tallies: Tallies, measured: Mapping[str, Any]) -> str:
+    """Give what counts in one line."""
+    shown = [
+        f"{category} {_rate(tally.by_item)} %" for category, tally in tallies.by_category.items() if tally.requests
+    ]
+    every = measured["groups"]["overall"]
+    times = f"{every['without']['average']:,.0f} → {every['with']['average']:,.0f} ms"
+    rate = f"{every['with']['rate'] / every['without']['rate']:.1f} × the requests a second"
+    return f"{name}: {', '.join(shown)}, overall {_rate(tallies.overall.by_item)} % of texts, {times}, {rate}"
+
+
+def page(written: str, found: Found) -> str:
+    """Give the page with what is made of the figures in the place of what was."""
+    return written[: written.index(BEGIN) + len(BEGIN)] + "\n\n" + "\n".join(tables(found)).rstrip() + "\n"
+
+
+# Pictures
+
+
+def rates_picture(found: Found) -> str:
+    """Give a picture of the rates of each rule: a dot for each repository."""
+    groups = (
+        ("embed: of texts", "embed", "by_item", list(chunks.RULES)),
+        ("explain, one reader", "explain", "by_request", list(requests.EXPLANATIONS)[:3]),
+        ("explain, the function alone", "readers", "by_request", ["1", "2", "3"]),
+        ("fix", "fix", "by_request", list(requests.FIXES)),
+    )
+    y, parts = 46, _legend(found)
+    for title, group, figure, rules in groups:
+        parts.append(f'<text x="10" y="{y}" font-weight="bold" fill="#64748b">{title}</text>')
+        for rule in rules:
+            y += 22
+            text = f"{rule} reader{'s' * (rule != '1')}" if group == "readers" else rule
+            parts.append(f'<text x="290" y="{y}" text-anchor="end" fill="#64748b">{text}</text>')
+            parts.append(f'<path d="M300 {y - 4}H700" stroke="#cbd5e1"/>')
+            for colour, one in zip(_COLOURS, found.values(), strict=False):
+                value = one["derived"][group][rule][figure]
+                if value is not None:
+                    parts.append(f'<circle cx="{300 + 4 * value:.1f}" cy="{y - 4}" r="5" fill="{colour}"/>')
+        y += 32
+    for percent in range(0, 101, 20):
+        parts.append(f'<text x="{300 + 4 * percent}" y="{y}" text-anchor="middle" fill="#64748b">{percent} %</text>')
+    return _svg(740, y + 14, parts)
+
+
+def latency_picture(found: Found) -> str:
+    """Give a picture of the average latency of all that was replayed, without the cache and with it."""
+    y, parts = 20, []
+    groups = {name: one["replayed"]["groups"]["overall"] for name, one in found.items()}
+    top = max(group["without"]["average"] for group in groups.values())
+    for name, group in groups.items():
+        parts.append(f'<text x="120" y="{y + 16}" text-anchor="end" fill="#64748b">{name}</text>')
+        for key, colour in (("without", "#94a3b8"), ("with", "#2563eb")):
+            value = group[key]["average"]
+            width = 400 * value / top
+            parts.append(f'<rect x="130" y="{y}" width="{width:.1f}" height="14" rx="2" fill="{colour}"/>')
+            parts.append(f'<text x="{138 + width:.1f}" y="{y + 12}" fill="#64748b">{value:,.0f} ms {key}</text>')
+            y += 16
+        y += 12
+    parts.append(f'<text x="130" y="{y + 8}" fill="#64748b">average latency of the replayed requests</text>')
+    return _svg(700, y + 20, parts)
+
+
+def _legend(found: Found) -> list[str]:
+    parts, x = [], 300
+    for colour, name in zip(_COLOURS, found, strict=False):
+        parts.append(f'<circle cx="{x}" cy="14" r="5" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 9}" y="18" fill="#64748b">{name}</text>')
+        x += 26 + 8 * len(name)
+    return parts
+
+
+def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+    head = f'<svg xmlns="{_SVG}" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">'
+    return "\n".join([head, *parts, "</svg>"]) + "\n"
