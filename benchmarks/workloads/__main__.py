@@ -146,4 +146,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main(parser().parse_args()) else 1)
+    asked_for = parser().parse_args()
+    if not (asked_for.repository or asked_for.sample or asked_for.report):
+        parser().error("which repository? REPO=…")
+    sys.exit(0 if main(asked_for) else 1)

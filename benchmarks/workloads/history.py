@@ -73,7 +73,7 @@ class History:
 
 @contextmanager
 def opened(folder: Path, name: str, *, last: int, revision: str = "HEAD") -> Iterator[History]:
-    """Read the `last` commits up to a revision; of a history that is not longer, its first one is what was there before."""
+    """Read the `last` commits up to a revision. Of a history that is not longer, its first one is what was before."""
     head = _git(folder, "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
     shown = ("--no-merges", "--reverse", "--raw", "--no-abbrev", "--no-renames", "--root", f"--format={_RECORD}%H %ct")
     first, *commits = _commits(_git(folder, "log", *shown, f"--max-count={last + 1}", head))

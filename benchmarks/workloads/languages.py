@@ -125,6 +125,7 @@ class _Cutter:
         self._begin = 0
         self._depth: int | None = None
         self._above: int | None = None
+        self._above_depth = 0
         self._function = ""
         self._owner = ""
         self._names: dict[str, int] = {}
@@ -139,10 +140,13 @@ class _Cutter:
         depth = len(line.expandtabs(_TAB)) - len(line.expandtabs(_TAB).lstrip())
         if self._depth is not None and depth <= self._depth and not bare.startswith(_CLOSING):
             self.cut(number)
+        if self._above is not None and (depth > self._above_depth or bare.startswith(_CLOSING)):
+            return  # an attribute of several lines
         if depth > _LEVEL or self._function:
             self._above = None
         elif self._language.above.match(bare):
-            self._above = number if self._above is None else self._above
+            if self._above is None:
+                self._above, self._above_depth = number, depth
         else:
             self._declaration(number if self._above is None else self._above, bare, depth)
             self._above = None

@@ -7,10 +7,11 @@ scaled one.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from tests.support.servers import RedisServer, free_port
 _OK: Final = 200
 _KNOWN: Final = re.compile(r"known=(\d+)")
 _MEASURED_ENTRIES: Final = 300
+_WRITTEN_WITHIN: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +93,11 @@ async def replay(  # noqa: PLR0913 - a run is made of them
         await ollama.tell(f"scale {scale}")
         direct = [seconds async for seconds, _ in _ask(upstream, asked, step)]
         await ollama.tell("scale 0")
-        async for _ in _ask(url, before, step):
+        writes = Writes(store)
+        async for _ in _ask(url, before, step, writes):
             pass
         await ollama.tell(f"scale {scale}")
-        cached = [pair async for pair in _ask(url, asked, step)]
+        cached = [pair async for pair in _ask(url, asked, step, writes)]
         memory = store.info("memory")
         measured = Measured(
             scale=scale,
@@ -109,16 +112,43 @@ async def replay(  # noqa: PLR0913 - a run is made of them
     return measured
 
 
-async def _ask(url: str, asked: Iterable[Asked], step: Any) -> Any:
+class Writes:
+    """Waits until the store has what was answered: it is written behind the answer, and nobody asks again at once."""
+
+    def __init__(self, store: redis.Redis) -> None:
+        self._store = store
+        self._cache = rates.Cache(rates.Lasting())
+        self._awaited = 0
+
+    def _changes(self) -> int:
+        return int(self._store.info("persistence")["rdb_changes_since_last_save"])
+
+    def expect(self, one: Asked) -> None:
+        """Count what the answer to this request will bring."""
+        self._awaited = self._changes() + len(self._cache.ask(one))
+
+    async def written(self) -> None:
+        """Return when it is there; also when it does not come, since that is for the figures to show."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WRITTEN_WITHIN):
+                while self._changes() < self._awaited:  # noqa: ASYNC110 - another process counts them
+                    await asyncio.sleep(0.001)
+
+
+async def _ask(url: str, asked: Iterable[Asked], step: Any, writes: Writes | None = None) -> Any:
     """Give for each request the seconds to its answer, and the answer."""
     async with await RawConnection.open(url) as connection:
         for one in asked:
             body, fields = one.body(), {"X-Cache-Category": one.category}
+            if writes is not None:
+                writes.expect(one)
             begun = time.perf_counter()
             connection.send("POST", one.path, body=body, fields=fields)
             answer = await connection.answer()
             seconds = time.perf_counter() - begun
             assert answer.status == _OK, answer.body[:200]
+            if writes is not None:
+                await writes.written()
             step()
             yield seconds, answer
 
