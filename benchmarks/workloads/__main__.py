@@ -62,6 +62,8 @@ def repository(given: argparse.Namespace) -> dict[str, Any]:
     """Give all figures of a repository."""
     with history_of(given) as history:
         workload = figures.usual(history)
+        if not workload.asked:
+            sys.exit(f"{history.name}: no commit wrote a source file in a language that is known here")
         rules = len(chunks.RULES) + len(requests.EXPLANATIONS) + len(figures.READERS) + len(requests.FIXES)
         with bar("deriving", rules) as step:
             found = figures.described(history) | {"derived": figures.derived(history, workload, step)}

@@ -9,12 +9,13 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from benchmarks.workloads.history import Blobs, Change
 
-SELECTED: Final = "default rules"
+_VERSION: Final = "version_"
+"""Makes a name of a folder of a blob's, so that rules about names of modules have nothing to say of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +46,19 @@ def version() -> str:
 def diagnose(changes: Iterable[Change], blobs: Blobs) -> dict[str, tuple[Diagnostic, ...]]:
     """Give the diagnostics of each blob, in the order of its lines; those of links between files are not asked for.
 
-    Files keep their names, since some rules look at them (`__init__.py`).
+    Files keep their paths, since some rules look at them (`__init__.py`).
     """
     names = {blob: change.path for change in changes for blob in (change.old, change.new) if blob}
     with tempfile.TemporaryDirectory() as kept:
         folder = Path(kept)
         for blob, path in names.items():
-            (folder / blob).mkdir()
-            (folder / blob / PurePosixPath(path).name).write_text(blobs.text(blob), "utf-8", newline="")
+            file = folder / f"{_VERSION}{blob}" / path
+            file.parent.mkdir(parents=True)
+            file.write_text(blobs.text(blob), "utf-8", newline="")
         said = _ruff(folder)
     found: dict[str, list[Diagnostic]] = {blob: [] for blob in names}
     for row in said:
-        blob = PurePosixPath(row["filename"]).parent.name
+        blob = Path(row["filename"]).relative_to(folder).parts[0].removeprefix(_VERSION)
         lines = blobs.text(blob).split("\n")
         number = row["location"]["row"]
         line = lines[number - 1].strip() if number <= len(lines) else ""

@@ -44,6 +44,7 @@ def tables(found: Found) -> list[str]:
     parts = (
         ("Histories", repositories(found)),
         ("With the usual rules", promises(found)),
+        ("What gives more hits", advice(found)),
         ("Embeddings, by how files are cut", _by_rule(found, "embed", both=True)),
         ("Explanations, by what the prompt says", _by_rule(found, "explain")),
         ("Explanations, by how many readers each version has", _by_rule(found, "readers")),
@@ -85,16 +86,105 @@ def promises(found: Found) -> list[str]:
         rows.append(
             [
                 name,
-                _rate(itemwise[EMBED]["by_item"]),
-                _rate(itemwise[EMBED]["by_request"]),
-                _rate(itemwise[EXPLAIN]["by_request"]),
-                _rate(itemwise.get(FIX, {}).get("by_request")),
+                _rate(_at(itemwise, (EMBED, _TEXTS))),
+                _rate(_at(itemwise, (EMBED, _REQUESTS))),
+                *(_rate(_at(itemwise, (category, _REQUESTS))) for category in (EXPLAIN, FIX)),
                 _rate(itemwise["overall"]["by_item"]),
                 _rate(itemwise["overall"]["by_request"]),
                 _rate(whole["overall"]["by_item"]),
             ]
         )
     return _table(head, rows)
+
+
+_Way: TypeAlias = tuple[str, ...]
+"""Where a tally stands in the figures, and which of its rates is meant."""
+
+_CUT, _SAID, _ASKED = ("derived", "embed"), ("derived", "explain"), ("derived", "fix")
+_LISTS, _AGES, _ROOMS = ("derived", "usual"), ("derived", "lifetime"), ("stored", "maxmemory")
+_TEXTS, _REQUESTS = "by_item", "by_request"
+_ADVICE: Final[tuple[tuple[str, _Way, _Way], ...]] = (
+    (
+        "cut files by function or class, not every 1,000 characters",
+        (*_CUT, "1,000 characters", _TEXTS),
+        (*_CUT, chunks.USUAL, _TEXTS),
+    ),
+    ("… not every 40 lines", (*_CUT, "40 lines", _TEXTS), (*_CUT, chunks.USUAL, _TEXTS)),
+    (
+        "keep line numbers out of chunks",
+        (*_CUT, "by function or class, path and lines on top", _TEXTS),
+        (*_CUT, "by function or class, path on top", _TEXTS),
+    ),
+    (
+        "… and paths",
+        (*_CUT, "by function or class, path on top", _TEXTS),
+        (*_CUT, chunks.USUAL, _TEXTS),
+    ),
+    (
+        "embed lists through a cache that knows them text by text, as this one does",
+        (*_LISTS, "whole", EMBED, _TEXTS),
+        (*_LISTS, "itemwise", EMBED, _TEXTS),
+    ),
+    (
+        "ask about a function by its text, without path and line",
+        (*_SAID, "its path and line on top", _REQUESTS),
+        (*_SAID, requests.USUAL_EXPLANATION, _REQUESTS),
+    ),
+    (
+        "let all readers use one wording: two of them instead of one",
+        ("derived", "readers", "1", _REQUESTS),
+        ("derived", "readers", "2", _REQUESTS),
+    ),
+    (
+        "put what varies last (the question before the function): no more hits, see below for Ollama's own cache",
+        (*_SAID, "the question below", _REQUESTS),
+        (*_SAID, requests.USUAL_EXPLANATION, _REQUESTS),
+    ),
+    (
+        "say an error's message and its line, not where that line is",
+        (*_ASKED, "message, line and where it is", _REQUESTS),
+        (*_ASKED, "message and line", _REQUESTS),
+    ),
+    (
+        "… and not 10 lines around it",
+        (*_ASKED, "message and 10 lines around", _REQUESTS),
+        (*_ASKED, "message and line", _REQUESTS),
+    ),
+    ("… or the message alone", (*_ASKED, "message and line", _REQUESTS), (*_ASKED, "the message", _REQUESTS)),
+    (
+        "keep embeddings for 7 days instead of 24 hours (`ttl_embedding`)",
+        (*_AGES, "24 h", EMBED, _TEXTS),
+        (*_AGES, "7 d", EMBED, _TEXTS),
+    ),
+    (
+        "keep explanations for 24 hours instead of one (`ttl_completion`)",
+        (*_AGES, "1 h", EXPLAIN, _REQUESTS),
+        (*_AGES, "24 h", EXPLAIN, _REQUESTS),
+    ),
+    (
+        "give the store 256 MB instead of 64",
+        (*_ROOMS, "64 MB", "overall", _TEXTS),
+        (*_ROOMS, "256 MB", "overall", _TEXTS),
+    ),
+)
+
+
+def advice(found: Found) -> list[str]:
+    """Give the effect of each piece of advice, in percent of texts or requests before and after."""
+    rows = [
+        [text, *(f"{_rate(_at(one, before))} → {_rate(_at(one, after))}" for one in found.values())]
+        for text, before, after in _ADVICE
+    ]
+    return _table(
+        ("", *found), [[text, *(_NONE if _NONE in cell else cell for cell in cells)] for text, *cells in rows]
+    )
+
+
+def _at(one: Mapping[str, Any], way: _Way) -> float | None:
+    value: Any = one
+    for name in way:
+        value = value.get(name) if value is not None else None
+    return value
 
 
 def _by_rule(found: Found, group: str, *, both: bool = False) -> list[str]:
@@ -196,6 +286,39 @@ def summary(name: str, tallies: Tallies, measured: Mapping[str, Any]) -> str:
     times = f"{every['without']['average']:,.0f} → {every['with']['average']:,.0f} ms"
     rate = f"{every['with']['rate'] / every['without']['rate']:.1f} × the requests a second"
     return f"{name}: {', '.join(shown)}, overall {_rate(tallies.overall.by_item)} % of texts, {times}, {rate}"
+
+
+def claims(found: Found) -> list[str]:
+    """Give what the README says: the least and the most of all repositories, beside what was promised."""
+    every = list(found.values())
+
+    def span(*ways: _Way) -> str:
+        values = [value for one in every for way in ways if (value := _at(one, way)) is not None]
+        return f"{min(values):.0f} to {max(values):.0f} %"
+
+    def ratio() -> str:
+        groups = [one["replayed"]["groups"]["overall"] for one in every]
+        ratios = [group["with"]["rate"] / group["without"]["rate"] for group in groups]
+        return f"{min(ratios):.1f} to {max(ratios):.1f} times"
+
+    usual = (*_LISTS, "itemwise")
+    apart = (*_CUT, "1,000 characters", _TEXTS)
+    rows = (
+        ("embeddings of a file that changed, by function", span((*_CUT, chunks.USUAL, _TEXTS)), "of the texts"),
+        ("… cut every 1,000 characters", span(apart), "of the texts"),
+        (
+            "explanations of a changed function, old and new, one reader",
+            span((*usual, EXPLAIN, _REQUESTS)),
+            "of the requests",
+        ),
+        ("… two readers", span(("derived", "readers", "2", _REQUESTS)), "of the requests"),
+        ("fixes, asked with the message alone", span((*_ASKED, "the message", _REQUESTS)), "of the requests"),
+        ("… with the message and its line", span((*_ASKED, "message and line", _REQUESTS)), "of the requests"),
+        ("… with 10 lines around it", span((*_ASKED, "message and 10 lines around", _REQUESTS)), "of the requests"),
+        ("all three together", span((*usual, "overall", _REQUESTS)), "of the requests"),
+        ("requests a second of one client", ratio(), "as many as without"),
+    )
+    return _table(("work", "known already", ""), rows)
 
 
 def page(written: str, found: Found) -> str:
