@@ -41,14 +41,14 @@ def bar(text: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def measure(workload: Workload, given: argparse.Namespace) -> Measured:
-    """Send requests, first to the simulator alone and then through the proxy."""
+def measure(workload: Workload, given: argparse.Namespace, *, seconds: float, maxmemory: int = 0) -> Measured:
+    """Send requests, first to the simulator alone and then through the proxy, so that Ollama works so many seconds."""
     asked = workload.asked
     whole = costs.total(asked, given.seed)
-    scale = min(1.0, given.seconds / whole) if whole else 1.0
+    scale = min(1.0, seconds / whole) if whole else 1.0
     sys.stderr.write(f"Ollama would work {whole:,.0f} s for {len(asked)} requests; scale {scale:.4f}\n")
     with bar("asking", 2 * len(asked) + len(workload.before)) as step:
-        return run(replay(workload.before, asked, seed=given.seed, scale=scale, step=step))
+        return run(replay(workload.before, asked, seed=given.seed, scale=scale, step=step, maxmemory=maxmemory))
 
 
 def history_of(given: argparse.Namespace) -> AbstractContextManager[History]:
@@ -67,11 +67,16 @@ def repository(given: argparse.Namespace) -> dict[str, Any]:
         rules = len(chunks.RULES) + len(requests.EXPLANATIONS) + len(figures.READERS) + len(requests.FIXES)
         with bar("deriving", rules) as step:
             found = figures.described(history) | {"derived": figures.derived(history, workload, step)}
-    measured = measure(workload.tail(given.requests), given)
+    tail = workload.tail(given.requests)
+    measured = measure(tail, given, seconds=given.seconds)
+    sizes = figures.entry_sizes(tail, measured)
+    half = measured.empty + (measured.memory - measured.empty) // 2
+    bounded = measure(tail, given, seconds=0, maxmemory=half)
     return found | {
         "seed": given.seed,
         "worked": figures.worked(workload, given.seed),
-        "stored": figures.stored(workload, measured),
+        "stored": figures.stored(workload, measured, sizes)
+        | {"halved": figures.halved(tail, measured, sizes, bounded)},
         "replayed": figures.replayed(measured),
     }
 
@@ -90,7 +95,7 @@ def sample(given: argparse.Namespace) -> bool:
     unlike, lines = 0, []
     for file in sorted(SAMPLES.glob("*.jsonl")):
         workload = Workload(*requests.read(file.read_bytes().splitlines()))
-        measured = figures.replayed(measure(workload, given))
+        measured = figures.replayed(measure(workload, given, seconds=given.seconds))
         tallies = count(workload.before, workload.asked, Cache(Lasting()))
         sys.stdout.write("\n".join(report.replay_table({file.stem: measured})) + "\n")
         unlike += measured["unlike"]

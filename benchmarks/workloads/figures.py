@@ -20,6 +20,8 @@ LIFETIMES: Final[dict[str, int | None]] = {"1 h": 3_600, "24 h": 86_400, "7 d": 
 ROOMS: Final = {"64 MB": 64 << 20, "256 MB": 256 << 20, "2 GB": 2 << 30}
 """What `maxmemory` is set to; Redis' MB is 1024 × 1024 bytes."""
 
+_ENDLESS: Final = 1 << 62
+
 Figures = dict[str, Any]
 
 
@@ -135,21 +137,37 @@ def worked(workload: Workload, seed: int) -> Figures:
     return {name: {key: round(value, 1) for key, value in row.items()} for name, row in found.items() if row["without"]}
 
 
-def stored(workload: Workload, measured: Measured) -> Figures:
+def entry_sizes(tail: Workload, measured: Measured) -> dict[str, int]:
+    """Give what an entry of each category takes of a server's memory, with a share of what is kept beside entries."""
+    most = max(measured.sizes.values())
+    sizes = {name: size or most for name, size in measured.sizes.items()}
+    kept = Bounded(_ENDLESS)
+    count(tail.before, tail.asked, Cache(kept, sizes=sizes))
+    beside = (measured.memory - measured.empty) / kept.held
+    return {name: round(size * beside) for name, size in sizes.items()}
+
+
+def halved(tail: Workload, measured: Measured, sizes: Mapping[str, int], bounded: Measured) -> Figures:
+    """Put what a real server knew that had half of the room beside what is derived for it, in percent of the texts."""
+    kept = Bounded((measured.memory - measured.empty) // 2)
+    tally = count(tail.before, tail.asked, Cache(kept, sizes=sizes)).overall
+    real = percent(sum(row.known for row in bounded.rows), sum(row.items for row in bounded.rows))
+    return {"real": real, "derived": tally.by_item, "evicted": bounded.evicted, "derived_evicted": kept.evicted}
+
+
+def stored(workload: Workload, measured: Measured, sizes: Mapping[str, int]) -> Figures:
     """Give what the whole workload takes in the store, and its rates where the store is bounded.
 
     An entry takes what it was measured to take; a bounded server has that less which it takes when it is empty.
     """
-    most = max(measured.sizes.values())
-    sizes = {name: size or most for name, size in measured.sizes.items()}
-    endless = Bounded(1 << 62)
+    endless = Bounded(_ENDLESS)
     count(workload.before, workload.asked, Cache(endless, sizes=sizes))
     rooms = {}
     for name, room in ROOMS.items():
         kept = Bounded(room - measured.empty)
         tallies = count(workload.before, workload.asked, Cache(kept, sizes=sizes))
         rooms[name] = _all(tallies) | {"evicted": kept.evicted}
-    return {"bytes": endless.held, "entries": endless.entries, "sizes": sizes, "maxmemory": rooms}
+    return {"bytes": endless.held, "entries": endless.entries, "sizes": dict(sizes), "maxmemory": rooms}
 
 
 # Measured

@@ -68,14 +68,14 @@ async def replay(  # noqa: PLR0913 - a run is made of them
     seed: int,
     scale: float,
     step: Any = lambda: None,
-    maxmemory: str = "0",
+    maxmemory: int = 0,
 ) -> Measured:
     """Ask everything of Ollama, then everything of the proxy, with `before` uncounted between; `step` is told of each.
 
-    Ollama's time is multiplied by `scale`.
+    Ollama's time is multiplied by `scale`; `maxmemory` bounds the store to so many bytes, 0 does not.
     """
     with ExitStack() as stack:
-        server = RedisServer("--maxmemory", maxmemory, "--maxmemory-policy", "allkeys-lru")
+        server = RedisServer("--maxmemory", str(maxmemory), "--maxmemory-policy", "allkeys-lru")
         stack.callback(server.close)
         server.start()
         store = server.client()
@@ -187,10 +187,10 @@ def _known(answer: RawAnswer, items: int) -> int:
 
 
 async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:
-    """Give what an entry of each category takes in the server's memory, the mean of some."""
-    generation = store.get("ocp:1:generation").decode()
+    """Give what an entry of each category takes in the server's memory, the mean of some; 0 where there is none."""
     found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
-    cursor: str | None = ""
+    generation = (store.get("ocp:1:generation") or b"").decode()
+    cursor = "" if generation else None  # a full store may have evicted that too, and its entries count no more
     while cursor is not None and sum(map(len, found.values())) < _MEASURED_ENTRIES:
         page = orjson.loads((await ask(url, "GET", f"/api/cache/entries?cursor={cursor}")).body)
         for entry in page["entries"]:

@@ -50,6 +50,7 @@ def tables(found: Found) -> list[str]:
         ("Explanations, by how many readers each version has", _by_rule(found, "readers")),
         ("Fixes, by the shape of the prompt", _by_rule(found, "fix")),
         ("How much Ollama need not read again of what it is asked", _beginnings(found)),
+        ("Beside a reference", beside_reference(found)),
         ("Lifetime, with the commits' times as the clock", lifetimes(found)),
         ("The store, and `maxmemory` with `allkeys-lru`", rooms(found)),
         ("Through the proxy", replay_table({name: one["replayed"] for name, one in found.items()})),
@@ -187,6 +188,46 @@ def _at(one: Mapping[str, Any], way: _Way) -> float | None:
     return value
 
 
+_REFERENCE: Final[dict[str, tuple[tuple[str, _Way, float], ...]]] = {
+    name: tuple(
+        (f"{way[1]}: {way[2]}", way, value)
+        for way, value in zip(
+            (
+                (*_CUT, chunks.USUAL, _TEXTS),
+                (*_CUT, "by paragraph, up to 1,500 characters", _TEXTS),
+                (*_CUT, "40 lines", _TEXTS),
+                (*_CUT, "1,000 characters", _TEXTS),
+                (*_SAID, requests.USUAL_EXPLANATION, _REQUESTS),
+                (*_ASKED, "the message", _REQUESTS),
+                (*_ASKED, "message and line", _REQUESTS),
+                (*_ASKED, "message and 3 lines around", _REQUESTS),
+                (*_ASKED, "message and 10 lines around", _REQUESTS),
+            ),
+            values,
+            strict=False,
+        )
+    )
+    for name, values in {
+        "flask": (92.6, 80.6, 52.1, 33.0, 39.4, 83.3, 24.8, 8.8, 5.6),
+        "aiohttp": (93.8, 82.7, 49.5, 35.6, 33.2),
+        "hishel": (78.6, 61.2, 41.7, 28.2, 46.8, 89.4, 63.1, 36.9, 25.5),
+    }.items()
+}
+"""What another derivation of the same rules gave, by way: embeddings, explanations, fixes."""
+
+
+def beside_reference(found: Found) -> list[str]:
+    """Put figures beside those that were derived apart from these, with the difference in points."""
+    rows = [
+        [name, what, _rate(value), _rate(figure), f"{figure - value:+.1f}"]
+        for name, lines in _REFERENCE.items()
+        if name in found
+        for what, way, value in lines
+        if (figure := _at(found[name], way)) is not None
+    ]
+    return _table(("repository", "rule", "reference", "here", "points"), rows) if rows else [_NONE]
+
+
 def _by_rule(found: Found, group: str, *, both: bool = False) -> list[str]:
     rules = list(next(iter(found.values()))["derived"][group])
     rows = [
@@ -230,9 +271,12 @@ def rooms(found: Found) -> list[str]:
         bounded = [
             f"{_rate(room['overall']['by_item'])} ({room['evicted']:,})" for room in stored["maxmemory"].values()
         ]
-        rows.append([name, f"{stored['entries']:,}", sizes, f"{stored['bytes'] / 1e6:,.0f} MB", *bounded])
+        half = stored["halved"]
+        check = f"{_rate(half['real'])} ({half['evicted']:,}), {_rate(half['derived'])} ({half['derived_evicted']:,})"
+        rows.append([name, f"{stored['entries']:,}", sizes, f"{stored['bytes'] / 1e6:,.0f} MB", *bounded, check])
     bounds = [f"{name} (evicted)" for name in next(iter(found.values()))["stored"]["maxmemory"]]
-    return _table(("repository", "entries", "bytes of one: embed, explain, fix", "all of them", *bounds), rows)
+    check = "half of what the replayed requests need: real, derived"
+    return _table(("repository", "entries", "bytes of one: embed, explain, fix", "all of them", *bounds, check), rows)
 
 
 def replay_table(replays: Mapping[str, Mapping[str, Any]]) -> list[str]:
