@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.workloads.history import Blobs, Change
 
@@ -66,7 +66,7 @@ def diagnose(changes: Iterable[Change], blobs: Blobs) -> dict[str, tuple[Diagnos
     return {blob: tuple(sorted(rows, key=lambda one: (one.row, one.code, one.message))) for blob, rows in found.items()}
 
 
-def _ruff(folder: Path) -> list[dict[str, object]]:
+def _ruff(folder: Path) -> list[dict[str, Any]]:
     options = ("--isolated", "--no-cache", "--quiet", "--exit-zero", "--output-format", "json")
     run = subprocess.run((linter(), "check", *options, str(folder)), capture_output=True, text=True, check=False)  # noqa: S603
     if run.returncode:

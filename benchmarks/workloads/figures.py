@@ -11,6 +11,7 @@ from typing import Any, Final
 from benchmarks.workloads import chunks, costs, requests
 from benchmarks.workloads.diagnostics import diagnose, version
 from benchmarks.workloads.history import History
+from benchmarks.workloads.languages import language_of
 from benchmarks.workloads.rates import Bounded, Cache, Lasting, Tallies, Tally, count, percent, shared_beginning
 from benchmarks.workloads.replay import Measured, Row
 from benchmarks.workloads.requests import CATEGORIES, EMBED, EXPLAIN, FIX, Asked
@@ -75,7 +76,7 @@ def described(history: History) -> Figures:
         language.name
         for commit in history.commits
         for change in commit.changes
-        if (language := requests.language_of(change.path)) is not None
+        if (language := language_of(change.path)) is not None
     ]
     return {
         "name": history.name,

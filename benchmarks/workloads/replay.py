@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import redis
@@ -67,7 +67,7 @@ async def replay(  # noqa: PLR0913 - a run is made of them
     *,
     seed: int,
     scale: float,
-    step: Any = lambda: None,
+    step: Callable[[], None] = lambda: None,
     maxmemory: int = 0,
 ) -> Measured:
     """Ask everything of Ollama, then everything of the proxy, with `before` uncounted between; `step` is told of each.
@@ -135,7 +135,9 @@ class Writes:
                     await asyncio.sleep(0.001)
 
 
-async def _ask(url: str, asked: Iterable[Asked], step: Any, writes: Writes | None = None) -> Any:
+async def _ask(
+    url: str, asked: Iterable[Asked], step: Callable[[], None], writes: Writes | None = None
+) -> AsyncIterator[tuple[float, RawAnswer]]:
     """Give for each request the seconds to its answer, and the answer."""
     async with await RawConnection.open(url) as connection:
         for one in asked:
@@ -189,7 +191,8 @@ def _known(answer: RawAnswer, items: int) -> int:
 async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:
     """Give what an entry of each category takes in the server's memory, the mean of some; 0 where there is none."""
     found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
-    generation = (store.get("ocp:1:generation") or b"").decode()
+    token = store.get("ocp:1:generation") or b""
+    generation = token if isinstance(token, str) else token.decode()
     cursor = "" if generation else None  # a full store may have evicted that too, and its entries count no more
     while cursor is not None and sum(map(len, found.values())) < _MEASURED_ENTRIES:
         page = orjson.loads((await ask(url, "GET", f"/api/cache/entries?cursor={cursor}")).body)

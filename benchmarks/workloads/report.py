@@ -182,9 +182,10 @@ def advice(found: Found) -> list[str]:
 
 
 def _at(one: Mapping[str, Any], way: _Way) -> float | None:
-    value: Any = one
+    here: Any = one
     for name in way:
-        value = value.get(name) if value is not None else None
+        here = here.get(name) if here is not None else None
+    value: float | None = here
     return value
 
 
@@ -310,8 +311,7 @@ def _work(found: Found) -> list[str]:
     rows = []
     for name, one in found.items():
         pairs = [one["worked"].get(category) for category in CATEGORIES]
-        there = [pair for pair in pairs if pair]
-        every = {key: sum(pair[key] for pair in there) for key in ("without", "with")}
+        every = _whole_work(one)
         shown = [f"{pair['without']:,.0f} → {pair['with']:,.0f} s" if pair else _NONE for pair in [*pairs, every]]
         saved = every["without"] - every["with"]
         count = one["derived"]["usual"]["itemwise"]["overall"]["requests"]
@@ -319,6 +319,10 @@ def _work(found: Found) -> list[str]:
         ratio = f"{every['without'] / every['with']:.1f} ×"
         rows.append([name, *shown, f"{saved / 3600:.1f} h, {100 * saved / every['without']:.0f} %", average, ratio])
     return _table(("repository", *CATEGORIES, "all", "saved", "a request, on average", "without ÷ with"), rows)
+
+
+def _whole_work(one: Mapping[str, Any]) -> dict[str, float]:
+    return {key: sum(pair[key] for pair in one["worked"].values()) for key in ("without", "with")}
 
 
 def summary(name: str, tallies: Tallies, measured: Mapping[str, Any]) -> str:
@@ -338,31 +342,38 @@ def claims(found: Found) -> list[str]:
 
     def span(*ways: _Way) -> str:
         values = [value for one in every for way in ways if (value := _at(one, way)) is not None]
-        return f"{min(values):.0f} to {max(values):.0f} %"
+        return f"{_rate(min(values))} to {_rate(max(values))} %"
 
-    def ratio() -> str:
-        groups = [one["replayed"]["groups"]["overall"] for one in every]
-        ratios = [group["with"]["rate"] / group["without"]["rate"] for group in groups]
-        return f"{min(ratios):.1f} to {max(ratios):.1f} times"
+    def between(values: Sequence[float]) -> str:
+        return f"{min(values):.1f} to {max(values):.1f}"
 
+    ratios = [work["without"] / work["with"] for work in map(_whole_work, every)]
+    hits = [one["replayed"]["groups"]["overall"]["hit"]["p50"] for one in every]
     usual = (*_LISTS, "itemwise")
     apart = (*_CUT, "1,000 characters", _TEXTS)
     rows = (
-        ("embeddings of a file that changed, by function", span((*_CUT, chunks.USUAL, _TEXTS)), "of the texts"),
-        ("… cut every 1,000 characters", span(apart), "of the texts"),
+        ("embeddings of a file that changed, by function", span((*_CUT, chunks.USUAL, _TEXTS)), "the texts"),
+        ("… cut every 1,000 characters", span(apart), "the texts"),
+        ("… by function, but kept for a day only", span((*_AGES, "24 h", EMBED, _TEXTS)), "the texts"),
         (
             "explanations of a changed function, old and new, one reader",
             span((*usual, EXPLAIN, _REQUESTS)),
-            "of the requests",
+            "the requests",
         ),
-        ("… two readers", span(("derived", "readers", "2", _REQUESTS)), "of the requests"),
-        ("fixes, asked with the message alone", span((*_ASKED, "the message", _REQUESTS)), "of the requests"),
-        ("… with the message and its line", span((*_ASKED, "message and line", _REQUESTS)), "of the requests"),
-        ("… with 10 lines around it", span((*_ASKED, "message and 10 lines around", _REQUESTS)), "of the requests"),
-        ("all three together", span((*usual, "overall", _REQUESTS)), "of the requests"),
-        ("requests a second of one client", ratio(), "as many as without"),
+        ("… two readers", span(("derived", "readers", "2", _REQUESTS)), "the requests"),
+        (
+            "fixes (of the three in Python), asked with the message alone",
+            span((*_ASKED, "the message", _REQUESTS)),
+            "the requests",
+        ),
+        ("… with the message and its line", span((*_ASKED, "message and line", _REQUESTS)), "the requests"),
+        ("… with 10 lines around it", span((*_ASKED, "message and 10 lines around", _REQUESTS)), "the requests"),
+        ("all three together", span((*usual, "overall", _TEXTS)), "the texts"),
+        ("… counted by requests", span((*usual, "overall", _REQUESTS)), "the requests"),
+        ("requests a second, where Ollama takes the time", f"{between(ratios)} times", "what it is without"),
+        ("a hit, median", f"{between(hits)} ms", ""),
     )
-    return _table(("work", "known already", ""), rows)
+    return _table(("what", "known already", "of"), rows)
 
 
 def page(written: str, found: Found) -> str:

@@ -20,7 +20,7 @@ def test_each_version_has_its_own_diagnostics(repository: Repository) -> None:
         ("F401", 1, "import os"),
         ("F401", 4, "import sys"),
     ]
-    assert {one.line for one in broken} == {"def broken(:"}
+    assert "def broken(:" in {one.line for one in broken}
 
 
 def test_nothing_is_said_of_nothing(repository: Repository) -> None:

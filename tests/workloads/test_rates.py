@@ -49,6 +49,15 @@ def test_a_text_alone_needs_its_own_count_of_tokens() -> None:
     assert cache.ask(embed("c")) == ()
 
 
+def test_what_a_list_brings_again_has_no_count_of_its_own_any_more() -> None:
+    cache = Cache(Lasting(60))
+    assert [cache.ask(embed(*texts, at=at)) for at, texts in ((0, "a"), (100, "ab"), (101, "a"))] == [
+        ("a",),
+        ("a", "b"),
+        ("a",),
+    ]
+
+
 @pytest.mark.parametrize("age", [0, 59, 60, 61])
 def test_a_lifetime_ends_when_the_proxy_says_so(age: int) -> None:
     kept = Lasting(60)
