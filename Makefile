@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools metrics-tools clients browser screenshots gpu format lock clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools hit-rates hit-rates-sample metrics-tools clients browser screenshots gpu format lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -82,6 +82,12 @@ bench: install-dev bench-tools ## Measure speed beside nginx and plain aiohttp (
 
 bench-admin: install ## Measure statistics and clearing beside a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)
+
+hit-rates: install-dev ## Derive requests from a Git history, and see how many are known: make hit-rates REPO=../flask
+	$(BIN)/python -m benchmarks.workloads $(REPO) $(ARGS)
+
+hit-rates-sample: install-dev ## The same with requests that are committed, in half a minute
+	$(BIN)/python -m benchmarks.workloads --sample --seconds 8 $(ARGS)
 
 bench-tools:
 	@command -v wrk >/dev/null && command -v nginx >/dev/null || \

@@ -75,9 +75,16 @@ class Call:
     body: bytes = b""
     fields: Fields = ()
     fault: Fault | None = None
+    seconds: float | None = None
+    """How long it takes, where somebody has said that: instead of the delays of the behaviour."""
+
     keep: bool = True
     finished: bool = False
     streaming: bool = field(default=False, init=False)
+
+    def delay(self, usual: float) -> float:
+        """Give how long the work takes, in seconds; `usual` is what the behaviour says."""
+        return usual if self.seconds is None else self.seconds
 
     @property
     def http10(self) -> bool:

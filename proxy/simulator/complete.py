@@ -264,7 +264,7 @@ def _logprobs(piece: Piece, ranked_shown: int) -> tuple[dict[str, Any], ...]:
 
 
 async def _at_once(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Clock) -> None:
-    await asyncio.sleep(call.simulator.behaviour.completion_delay)
+    await asyncio.sleep(call.delay(call.simulator.behaviour.completion_delay))
     if call.fault is Fault.ERROR_LINE:
         call.whole(500, form.error(500, CRASHED), form.error_type)
         return

@@ -103,7 +103,7 @@ async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
     if not fitting:
         return Vectors()
     behaviour, dimensions = call.simulator.behaviour, request["dimensions"]
-    await asyncio.sleep(behaviour.embedding_delay)
+    await asyncio.sleep(call.delay(behaviour.embedding_delay))
     units: list[Vector] = []
     for text, _ in fitting:
         units.append(sources.unit(model.voice, text, behaviour.seed, dimensions))
@@ -126,6 +126,6 @@ async def raw_vector(call: Call, request: Mapping[str, Any]) -> str:
         return "[]"
     if sources.token_count(model, text) > CONTEXT_LENGTH:
         raise RefusedError(500, TOO_LONG)
-    await asyncio.sleep(call.simulator.behaviour.embedding_delay)
+    await asyncio.sleep(call.delay(call.simulator.behaviour.embedding_delay))
     call.simulator.residence.used(model)
     return sources.raw_text(sources.raw(model.voice, text, call.simulator.behaviour.seed))

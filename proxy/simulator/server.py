@@ -101,6 +101,8 @@ class Simulator:
         """While it is closed, models are being quantized and do not get done."""
         self.random = random.Random(behaviour.seed)
         self.fault: Callable[[Received], Fault | None] | None = None
+        self.pace: Callable[[Received], float] | None = None
+        """How many seconds a whole answer takes, instead of the delays of the behaviour."""
         self.url = ""
         self.port = 0
         self._received: deque[Received] = deque(maxlen=KEPT_REQUESTS)
@@ -228,6 +230,8 @@ class Simulator:
         self._received.append(received)
         if route is not None and route.inference:
             self._inferences.add()
+            if self.pace is not None:
+                call.seconds = self.pace(received)
         return self.fault(received) if self.fault is not None else None
 
     def _redirect(self, call: Call, path: str) -> None:

@@ -51,6 +51,17 @@ async def test_another_server_seed_another_text(simulator: Simulator) -> None:
         assert await text_of(other) != await text_of(simulator)
 
 
+async def test_who_tests_can_say_how_long_an_answer_takes(simulator: Simulator) -> None:
+    simulator.behaviour = Behaviour(completion_delay=3_600, embedding_delay=3_600)
+    simulator.pace = lambda received: 0.0 if b"quick" in received.body else 3_600
+    await text_of(simulator, prompt="quick")
+    for path, text in (("/api/embed", "input"), ("/api/embeddings", "prompt")):
+        assert (await post(simulator, path, model="all-minilm", **{text: "quick"})).status == 200
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await text_of(simulator, prompt="slow")
+
+
 async def test_a_stream_is_the_same_text(simulator: Simulator) -> None:
     answer = await post(simulator, "/api/generate", model="tiny", prompt="once", options={"temperature": 0})
     rows = [json.loads(chunk) for chunk in answer.chunks]

@@ -1,0 +1,233 @@
+"""All figures of one repository, as plain values for JSON: what was derived, and what was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from benchmarks.workloads import chunks, costs, requests
+from benchmarks.workloads.diagnostics import diagnose, version
+from benchmarks.workloads.history import History
+from benchmarks.workloads.languages import language_of
+from benchmarks.workloads.rates import Bounded, Cache, Lasting, Tallies, Tally, count, percent, shared_beginning
+from benchmarks.workloads.replay import Measured, Row
+from benchmarks.workloads.requests import CATEGORIES, EMBED, EXPLAIN, FIX, Asked
+
+READERS: Final = (1, 2, 3)
+LIFETIMES: Final[dict[str, int | None]] = {"1 h": 3_600, "24 h": 86_400, "7 d": 604_800, "none": None}
+ROOMS: Final = {"64 MB": 64 << 20, "256 MB": 256 << 20, "2 GB": 2 << 30}
+"""What `maxmemory` is set to; Redis' MB is 1024 × 1024 bytes."""
+
+_ENDLESS: Final = 1 << 62
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The usual requests of a repository, in the order of the commits, and what is asked before them."""
+
+    before: Sequence[Asked]
+    asked: Sequence[Asked]
+
+    def tail(self, number: int) -> Workload:
+        """Give the last so many requests; before them stands what was asked earlier and is asked again in them.
+
+        An embedding keeps whether it was ever asked for alone, since only then is its count of tokens its own.
+        """
+        asked = self.asked[-number:]
+        wanted = {(one.category, text) for one in asked for text in one.texts}
+        before: list[Asked] = []
+        for one in (*self.before, *self.asked[:-number]):
+            alone = len(one.texts) == 1
+            texts = tuple(text for text in dict.fromkeys(one.texts) if (one.category, text) in wanted)
+            wanted.difference_update((one.category, text) for text in texts if alone or one.category != EMBED)
+            if texts:
+                before.append(Asked(at=one.at, category=one.category, texts=texts))
+        return Workload(before, asked)
+
+
+def usual(history: History) -> Workload:
+    """Derive what is asked with the usual rule of each category."""
+    before, lists = requests.embeds(history, chunks.USUAL)
+    said = diagnose(requests.linted(history), history.blobs)
+    readers = requests.explanations(history, requests.USUAL_EXPLANATION, 1)
+    fixes = requests.fixes(history, said, requests.USUAL_FIX)
+    return Workload(before, requests.together(lists, readers, fixes))
+
+
+def tallied(tally: Tally) -> Figures:
+    """Give counts and rates."""
+    return asdict(tally) | {"by_request": tally.by_request, "by_item": tally.by_item}
+
+
+def _all(tallies: Tallies) -> Figures:
+    each = {name: tallied(tally) for name, tally in tallies.by_category.items() if tally.requests}
+    return each | {"overall": tallied(tallies.overall)}
+
+
+def described(history: History) -> Figures:
+    """Say which history it is."""
+    dates = [_date(commit.at) for commit in history.commits]
+    languages = [
+        language.name
+        for commit in history.commits
+        for change in commit.changes
+        if (language := language_of(change.path)) is not None
+    ]
+    return {
+        "name": history.name,
+        "head": history.head,
+        "commits": len(history.commits),
+        "begun": _date(history.begun),
+        "from": dates[0],
+        "to": dates[-1],
+        "language": statistics.mode(languages) if languages else "",
+        "linter": version(),
+    }
+
+
+def _date(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def derived(history: History, workload: Workload, step: Callable[[], None]) -> Figures:
+    """Give the rates by rule, where nothing expires or is evicted."""
+
+    def rate(category: str, before: Iterable[Asked], asked: Iterable[Asked]) -> Figures:
+        step()
+        return tallied(count(before, asked, Cache(Lasting())).by_category[category])
+
+    said = diagnose(requests.linted(history), history.blobs)
+    explained = {shape: requests.explanations(history, shape, 1) for shape in requests.EXPLANATIONS}
+    alone = requests.USUAL_EXPLANATION
+    return {
+        "embed": {rule: rate(EMBED, *requests.embeds(history, rule)) for rule in chunks.RULES},
+        "explain": {shape: rate(EXPLAIN, [], asked) for shape, asked in explained.items()},
+        "readers": {str(n): rate(EXPLAIN, [], requests.explanations(history, alone, n)) for n in READERS},
+        "fix": {shape: rate(FIX, [], requests.fixes(history, said, shape)) for shape in requests.FIXES},
+        "beginning": {shape: shared_beginning(_missed(asked)) for shape, asked in explained.items()},
+        "usual": {
+            "itemwise": _all(count(workload.before, workload.asked, Cache(Lasting()))),
+            "whole": _all(count(workload.before, workload.asked, Cache(Lasting(), itemwise=False))),
+        },
+        "lifetime": {
+            name: _all(count(workload.before, workload.asked, Cache(Lasting(lifetime))))
+            for name, lifetime in LIFETIMES.items()
+        },
+    }
+
+
+def _missed(asked: Iterable[Asked]) -> Iterable[str]:
+    cache = Cache(Lasting())
+    return (text for one in asked for text in cache.ask(one))
+
+
+def worked(workload: Workload, seed: int) -> Figures:
+    """Give the seconds that Ollama works for the whole workload, without a cache and with it, by category."""
+    cache = Cache(Lasting())
+    for one in workload.before:
+        cache.ask(one)
+    found = {name: {"without": 0.0, "with": 0.0} for name in CATEGORIES}
+    for one in workload.asked:
+        found[one.category]["without"] += costs.seconds(one.category, one.texts, seed)
+        found[one.category]["with"] += costs.seconds(one.category, cache.ask(one), seed)
+    return {name: {key: round(value, 1) for key, value in row.items()} for name, row in found.items() if row["without"]}
+
+
+def entry_sizes(tail: Workload, measured: Measured) -> dict[str, int]:
+    """Give what an entry of each category takes of a server's memory, with a share of what is kept beside entries."""
+    most = max(measured.sizes.values())
+    sizes = {name: size or most for name, size in measured.sizes.items()}
+    kept = Bounded(_ENDLESS)
+    count(tail.before, tail.asked, Cache(kept, sizes=sizes))
+    beside = (measured.memory - measured.empty) / kept.held
+    return {name: round(size * beside) for name, size in sizes.items()}
+
+
+def halved(tail: Workload, measured: Measured, sizes: Mapping[str, int], bounded: Measured) -> Figures:
+    """Put what a real server knew that had half of the room beside what is derived for it, in percent of the texts."""
+    kept = Bounded((measured.memory - measured.empty) // 2)
+    tally = count(tail.before, tail.asked, Cache(kept, sizes=sizes)).overall
+    real = percent(sum(row.known for row in bounded.rows), sum(row.items for row in bounded.rows))
+    return {"real": real, "derived": tally.by_item, "evicted": bounded.evicted, "derived_evicted": kept.evicted}
+
+
+def stored(workload: Workload, measured: Measured, sizes: Mapping[str, int]) -> Figures:
+    """Give what the whole workload takes in the store, and its rates where the store is bounded.
+
+    An entry takes what it was measured to take; a bounded server has that less which it takes when it is empty.
+    """
+    endless = Bounded(_ENDLESS)
+    count(workload.before, workload.asked, Cache(endless, sizes=sizes))
+    rooms = {}
+    for name, room in ROOMS.items():
+        kept = Bounded(room - measured.empty)
+        tallies = count(workload.before, workload.asked, Cache(kept, sizes=sizes))
+        rooms[name] = _all(tallies) | {"evicted": kept.evicted}
+    return {"bytes": endless.held, "entries": endless.entries, "sizes": dict(sizes), "maxmemory": rooms}
+
+
+# Measured
+
+
+def _unscaled(row: Row, scale: float) -> tuple[float, float]:
+    """Give the seconds of a request without the cache and with it, with Ollama's time as it is unscaled."""
+    return (
+        row.ollama_direct + row.direct - scale * row.ollama_direct,
+        row.ollama_cached + row.cached - scale * row.ollama_cached,
+    )
+
+
+def latency(seconds: Sequence[float]) -> dict[str, float]:
+    """Give average, median and 95th percentile in milliseconds, and requests a second of one who asks without pause."""
+    ordered = sorted(seconds)
+    return {
+        "average": round(1000 * statistics.fmean(ordered), 1),
+        "p50": round(1000 * statistics.median(ordered), 1),
+        "p95": round(1000 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 1),
+        "rate": round(len(ordered) / sum(ordered), 2),
+    }
+
+
+def replayed(measured: Measured) -> Figures:
+    """Give what was measured: all of it, by category, and each request on its own."""
+    groups: Mapping[str, list[Row]] = {
+        "overall": list(measured.rows),
+        **{name: [row for row in measured.rows if row.category == name] for name in CATEGORIES},
+    }
+    return {
+        "scale": measured.scale,
+        "requests": len(measured.rows),
+        "unlike": sum(row.known != row.expected for row in measured.rows),
+        "keys": measured.keys,
+        "memory": measured.memory,
+        "empty": measured.empty,
+        "sizes": measured.sizes,
+        "groups": {name: _group(rows, measured.scale) for name, rows in groups.items() if rows},
+        "rows": [
+            [row.category, row.items, row.known, row.expected, *(round(1000 * value, 3) for value in times)]
+            for row in measured.rows
+            for times in [(row.direct, row.cached, row.ollama_direct, row.ollama_cached)]
+        ],
+    }
+
+
+def _group(rows: Sequence[Row], scale: float) -> Figures:
+    pairs = [_unscaled(row, scale) for row in rows]
+    hits = [row.cached for row in rows if row.known == row.items]
+    return {
+        "requests": len(rows),
+        "by_request": percent(len(hits), len(rows)),
+        "by_item": percent(sum(row.known for row in rows), sum(row.items for row in rows)),
+        "derived_by_request": percent(sum(row.expected == row.items for row in rows), len(rows)),
+        "derived_by_item": percent(sum(row.expected for row in rows), sum(row.items for row in rows)),
+        "without": latency([plain for plain, _ in pairs]),
+        "with": latency([cached for _, cached in pairs]),
+        "hit": latency(hits) if hits else None,
+        "ollama_without": round(sum(row.ollama_direct for row in rows), 1),
+        "ollama_with": round(sum(row.ollama_cached for row in rows), 1),
+    }

@@ -1,0 +1,58 @@
+"""The simulator as a process that takes its time: that of costs.py, scaled.
+
+`scale X` on its standard input sets the scale, 0 at first; it answers `done`. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+import orjson
+
+from benchmarks.workloads import costs
+from benchmarks.workloads.requests import MODELS
+from proxy.simulator import Behaviour, Received, Simulator
+
+_CATEGORIES = {model: category for category, model in MODELS.items()}
+
+
+class Pace:
+    """Says how many seconds a request takes."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self.scale = 0.0
+
+    def __call__(self, received: Received) -> float:
+        """Read the request."""
+        body = orjson.loads(received.body)
+        given = body.get("input") or body["prompt"]
+        texts = [given] if isinstance(given, str) else given
+        return self.scale * costs.seconds(_CATEGORIES[body["model"]], texts, self._seed)
+
+
+async def main(port: int, seed: int) -> None:
+    """Answer until the input ends."""
+    simulator = Simulator(Behaviour(seed=seed))
+    for model in _CATEGORIES:
+        if simulator.models.find(model) is None:
+            simulator.models.add(model)
+    simulator.pace = pace = Pace(seed)
+    await simulator.start("127.0.0.1", port)
+    sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
+    sys.stderr.flush()
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        pace.scale = float(line.removeprefix("scale "))
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
+    await simulator.stop()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.port, arguments.seed))

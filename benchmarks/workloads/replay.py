@@ -1,0 +1,204 @@
+"""The same requests through a real proxy with a real Redis or Valkey, in front of the simulator, and to that directly.
+
+One client asks, one request after the other, as one GPU answers. Ollama's time is scaled so that a run ends in
+minutes; the proxy's is not. So the latency that is reported is Ollama's unscaled time plus what was measured beyond the
+scaled one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+import redis
+
+from benchmarks.load import Secrets, Watched, proxy
+from benchmarks.workloads import costs, rates
+from benchmarks.workloads.requests import CATEGORIES, Asked
+from tests.support.rawhttp import RawAnswer, RawConnection, ask
+from tests.support.servers import RedisServer, free_port
+
+_OK: Final = 200
+_KNOWN: Final = re.compile(r"known=(\d+)")
+_MEASURED_ENTRIES: Final = 300
+_WRITTEN_WITHIN: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One request: how many texts, how many of them the cache knew and how many it should have.
+
+    `direct` and `cached` are the seconds that it took without the proxy and with it; `ollama_direct` and
+    `ollama_cached` those of them that were Ollama's, before they were scaled.
+    """
+
+    category: str
+    items: int
+    known: int
+    expected: int
+    direct: float
+    cached: float
+    ollama_direct: float
+    ollama_cached: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A run. `sizes` are the bytes of an entry by category, `empty` those of a server without one; `memory` is all."""
+
+    scale: float
+    rows: tuple[Row, ...]
+    keys: int
+    memory: int
+    empty: int
+    evicted: int
+    sizes: dict[str, int]
+
+
+async def replay(  # noqa: PLR0913 - a run is made of them
+    before: Sequence[Asked],
+    asked: Sequence[Asked],
+    *,
+    seed: int,
+    scale: float,
+    step: Callable[[], None] = lambda: None,
+    maxmemory: int = 0,
+) -> Measured:
+    """Ask everything of Ollama, then everything of the proxy, with `before` uncounted between; `step` is told of each.
+
+    Ollama's time is multiplied by `scale`; `maxmemory` bounds the store to so many bytes, 0 does not.
+    """
+    with ExitStack() as stack:
+        server = RedisServer("--maxmemory", str(maxmemory), "--maxmemory-policy", "allkeys-lru")
+        stack.callback(server.close)
+        server.start()
+        store = server.client()
+        stack.callback(store.close)
+        port = free_port()
+        arguments = ("-m", "benchmarks.workloads.ollama", "--port", f"{port}", "--seed", f"{seed}")
+        ollama = Watched(*arguments, secrets=Secrets())
+        stack.callback(ollama.close)
+        upstream = await ollama.said("answers at ")
+        process = proxy(upstream, server.url, secrets=Secrets())
+        stack.callback(process.close)
+        url = await process.said("listens on ")
+        empty = int(store.info("memory")["used_memory"])
+
+        await ollama.tell(f"scale {scale}")
+        direct = [seconds async for seconds, _ in _ask(upstream, asked, step)]
+        await ollama.tell("scale 0")
+        writes = Writes(store)
+        async for _ in _ask(url, before, step, writes):
+            pass
+        await ollama.tell(f"scale {scale}")
+        cached = [pair async for pair in _ask(url, asked, step, writes)]
+        memory = store.info("memory")
+        measured = Measured(
+            scale=scale,
+            rows=tuple(_rows(before, asked, direct, cached, seed)),
+            keys=store.dbsize(),
+            memory=int(memory["used_memory"]),
+            empty=empty,
+            evicted=int(store.info("stats")["evicted_keys"]),
+            sizes=await _sizes(url, store),
+        )
+        await process.end()
+    return measured
+
+
+class Writes:
+    """Waits until the store has what was answered: it is written behind the answer, and nobody asks again at once."""
+
+    def __init__(self, store: redis.Redis) -> None:
+        self._store = store
+        self._cache = rates.Cache(rates.Lasting())
+        self._awaited = 0
+
+    def _changes(self) -> int:
+        return int(self._store.info("persistence")["rdb_changes_since_last_save"])
+
+    def expect(self, one: Asked) -> None:
+        """Count what the answer to this request will bring."""
+        self._awaited = self._changes() + len(self._cache.ask(one))
+
+    async def written(self) -> None:
+        """Return when it is there; also when it does not come, since that is for the figures to show."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WRITTEN_WITHIN):
+                while self._changes() < self._awaited:  # noqa: ASYNC110 - another process counts them
+                    await asyncio.sleep(0.001)
+
+
+async def _ask(
+    url: str, asked: Iterable[Asked], step: Callable[[], None], writes: Writes | None = None
+) -> AsyncIterator[tuple[float, RawAnswer]]:
+    """Give for each request the seconds to its answer, and the answer."""
+    async with await RawConnection.open(url) as connection:
+        for one in asked:
+            body, fields = one.body(), {"X-Cache-Category": one.category}
+            if writes is not None:
+                writes.expect(one)
+            begun = time.perf_counter()
+            connection.send("POST", one.path, body=body, fields=fields)
+            answer = await connection.answer()
+            seconds = time.perf_counter() - begun
+            assert answer.status == _OK, answer.body[:200]
+            if writes is not None:
+                await writes.written()
+            step()
+            yield seconds, answer
+
+
+def _rows(
+    before: Iterable[Asked],
+    asked: Iterable[Asked],
+    direct: Iterable[float],
+    cached: Iterable[tuple[float, RawAnswer]],
+    seed: int,
+) -> Iterator[Row]:
+    """Put beside each other what was measured and what was to be expected where nothing expires or is evicted."""
+    cache = rates.Cache(rates.Lasting())
+    for one in before:
+        cache.ask(one)
+    for one, plain, (seconds, answer) in zip(asked, direct, cached, strict=True):
+        missing = cache.ask(one)
+        yield Row(
+            category=one.category,
+            items=len(one.texts),
+            known=_known(answer, len(one.texts)),
+            expected=sum(text not in missing for text in one.texts),
+            direct=plain,
+            cached=seconds,
+            ollama_direct=costs.seconds(one.category, one.texts, seed),
+            ollama_cached=costs.seconds(one.category, missing, seed),
+        )
+
+
+def _known(answer: RawAnswer, items: int) -> int:
+    """Read off an answer how many of its items the cache knew."""
+    if answer.field("X-Cache") == "HIT":
+        return items
+    found = _KNOWN.search(answer.field("Cache-Status") or "")
+    return int(found[1]) if found else 0
+
+
+async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:
+    """Give what an entry of each category takes in the server's memory, the mean of some; 0 where there is none."""
+    found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
+    token = store.get("ocp:1:generation") or b""
+    generation = token if isinstance(token, str) else token.decode()
+    cursor = "" if generation else None  # a full store may have evicted that too, and its entries count no more
+    while cursor is not None and sum(map(len, found.values())) < _MEASURED_ENTRIES:
+        page = orjson.loads((await ask(url, "GET", f"/api/cache/entries?cursor={cursor}")).body)
+        for entry in page["entries"]:
+            size = store.memory_usage(f"ocp:1:e:{generation}:{entry['key']}", samples=0)
+            if size is not None and entry["category"] in found:
+                found[entry["category"]].append(size)
+        cursor = page["cursor"]
+    return {name: round(sum(sizes) / len(sizes)) if sizes else 0 for name, sizes in found.items()}
