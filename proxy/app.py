@@ -90,7 +90,8 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
     recent = Recent(clock.now)
-    observe: Observer = fan_out((metrics, log, recent))
+    observers = (metrics, log, recent)
+    observe: Observer = fan_out(observers)
     asyncio.get_running_loop().set_exception_handler(quiet(log, clock))
     async with AsyncExitStack() as stack:
         tasks = Tasks()
@@ -133,7 +134,7 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
             upstream=upstream,
             models=models,
             clock=clock,
-            observe=fan_out((observe, statistics)),
+            observe=fan_out((*observers, statistics)),
             tasks=tasks,
             purges=Purges(),
             marking=Marking(chosen.store, on=settings.explain),

@@ -88,7 +88,7 @@ class Shortcuts:
 
         Where the store has to be asked, that is known later.
         """
-        if len(raw) > MOST or (note := self._notes.get(name := _name(raw))) is None:
+        if not self._notes or len(raw) > MOST or (note := self._notes.get(name := _name(raw))) is None:
             return None
         begun = self._clock.monotonic()
         edition = self._models.edition(begun)

@@ -39,6 +39,7 @@ NOT_RUN = {
     r"pip install ": "it needs a package index",
     r".*\bollama run ": "it needs Ollama's own command",
     r"docker ": "it needs a container engine; tests/docker holds its files",
+    r"make hit-rates": "it takes a repository, or half a minute; tests/workloads does the same",
     r"make stack\b": "it takes the usual ports; tests/docker runs it on others",
     r"prometheus ": "it takes the usual port; tests/prometheus runs it on another",
     r"(cp|mkdir) .*(/etc/grafana|/var/lib/grafana)": "they are Grafana's folders",

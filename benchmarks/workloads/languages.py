@@ -148,7 +148,8 @@ class _Cutter:
             if self._above is None:
                 self._above, self._above_depth = number, depth
         else:
-            self._declaration(number if self._above is None else self._above, bare, depth)
+            above = number if self._above is None else max(self._above, self._begin)  # none of a piece that has ended
+            self._declaration(above, bare, depth)
             self._above = None
 
     def _declaration(self, number: int, bare: str, depth: int) -> None:

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"cleared": cleared}, indent=False)
     else:
-        sys.stdout.write(f"{_entries(cleared)} forgotten.\n")
+        sys.stdout.write(f"{options.entries(cleared)} forgotten.\n")
     return DONE
 
 
@@ -59,7 +59,7 @@ async def _told(url: str, meant: dict[str, str]) -> str:
     async with asking(url, "") as proxy:
         keys = (await proxy.told(STATS))["keys"]
     which = ", ".join(f"{name} {value}" for name, value in meant.items())
-    return f"every entry of {which} at {url}" if which else f"all {_entries(keys)} at {url}"
+    return f"every entry of {which} at {url}" if which else f"all {options.entries(keys)} at {url}"
 
 
 async def _clear(url: str, settings: Settings, meant: dict[str, str]) -> int:
@@ -68,7 +68,3 @@ async def _clear(url: str, settings: Settings, meant: dict[str, str]) -> int:
     async with asking(url, secret(settings.admin_token)) as proxy:
         cleared: int = (await proxy.told(CLEAR, meant))["cleared"]
     return cleared
-
-
-def _entries(count: int) -> str:
-    return f"{count:,} {'entry' if count == 1 else 'entries'}"

@@ -160,3 +160,8 @@ def _keep_off_the_command_line(url: str | None) -> None:
         raise SettingsError(
             "redis_url: (hidden) is not allowed on the command line, where others read it: OCP_REDIS_URL"
         )
+
+
+def entries(count: int) -> str:
+    """Say how many entries there are."""
+    return f"{count:,} {'entry' if count == 1 else 'entries'}"

@@ -131,7 +131,7 @@ def _shown(screen: Any, url: str, stats: dict[str, Any], problem: str = "") -> A
 
     store = stats.get("store", {})
     state = "" if store.get("state") == "ok" else "; it does not answer, `ollama-cache-proxy doctor` says why"
-    head = f"{url} keeps {stats['keys']:,} entries in {store.get('name', '?')}{state}"
+    head = f"{url} keeps {options.entries(stats['keys'])} in {store.get('name', '?')}{state}"
     lines: list[Any] = [Text(printable(head)), Text("")]
     lines.append(part("Operation", stats["byOperation"], stats))
     for title, name in (("Model", "byModel"), ("Category", "byCategory")):

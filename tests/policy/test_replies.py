@@ -76,7 +76,7 @@ def test_a_reply_of_an_admin_route_is_framed_and_never_kept(answer, status, kind
     assert head.fields == (
         (b"Content-Type", kind.encode()),
         (b"Date", b"Tue, 14 Nov 2023 22:13:20 GMT"),
-        (b"Content-Length", str(len(body)).encode()),
         (b"Cache-Control", b"no-store"),
+        (b"Content-Length", str(len(body)).encode()),
         *more,
     )

@@ -13,6 +13,7 @@ from proxy.cli.asking import EXPLAIN, FORBIDDEN, Answer
 from proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from proxy.cli.checks.scene import Scene
 from proxy.cli.ending import Failed
+from proxy.cli.options import entries
 from proxy.cli.reasons import REASONS
 from proxy.cli.screen import printable
 from proxy.settings import host_and_port, is_loopback
@@ -134,7 +135,7 @@ async def store(scene: Scene) -> list[Finding]:
                 "see whether it runs, and what its own log says",
             )
         ]
-    said = f"{keys:,} entries in {name}"
+    said = f"{entries(keys)} in {name}"
     if name == "memory":
         return [note(f"{said}: not shared, and forgotten when the proxy ends", "install Valkey, or name a Redis")]
     return [ok(said)]
