@@ -91,9 +91,11 @@ async def _show(console: Console, url: str) -> None:
             same = "yes" if first.body == again.body else "no: asked again"
             table.add_row(question.title, _milliseconds(first), _milliseconds(again), same, again.cache_status)
         async with session.get("/api/cache/stats") as response:
-            stats = await response.read()
+            stats = orjson.loads(await response.read())
     console.print(table)
-    console.print("GET /api/cache/stats says:", stats.decode(), soft_wrap=True, highlight=False)
+    shown = {name: stats[name] for name in ("hits", "misses", "hitRate", "keys", "savedSeconds")}
+    text = orjson.dumps(shown).decode().removesuffix("}")
+    console.print(f"GET /api/cache/stats says: {text},…}}", soft_wrap=True, highlight=False)
     console.print("Chats are passed straight through unless a setting says otherwise.", highlight=False)
 
 
