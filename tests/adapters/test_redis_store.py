@@ -542,3 +542,18 @@ async def test_how_full_a_server_is_that_has_gone_is_not_known(connect: Connect,
     server.kill()
     await store._measure()
     assert store.tiers(asking=True) == ()
+
+
+async def test_a_server_that_is_too_slow_to_say_goodbye_is_not_waited_for(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the proxy raised redis-py's TimeoutError."""
+    closed = store._redis.aclose
+
+    async def late() -> None:
+        await closed()
+        raise redis.TimeoutError("Timed out closing connection after 0.1")
+
+    monkeypatch.setattr(store._redis, "aclose", late)
+    await store.close()
+    monkeypatch.undo()
