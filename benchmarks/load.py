@@ -29,7 +29,7 @@ import orjson
 from proxy.simulator import ModelRegistry, generate, tokens, vectors
 from proxy.simulator.complete import CONTEXT_LENGTH
 from proxy.simulator.generate import Ask, End, Piece
-from proxy.simulator.models import TEMPLATE, Model
+from proxy.simulator.models import TEMPLATE, Model, Voice
 from proxy.simulator.rendering import Turn, render
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
@@ -202,11 +202,11 @@ def _completion(route: Route, text: str, digest: str, models: ModelRegistry) -> 
 
 
 @lru_cache(maxsize=4096)
-def _vector(route: Route, digest: str, width: int, text: str, *, packed: bool) -> bytes:
+def _vector(route: Route, voice: Voice, text: str, *, packed: bool) -> bytes:
     """Give a vector as a route writes it."""
     if route is Route.EMBEDDINGS:
-        return vectors.raw_text(vectors.raw(digest, width, text, SEED)).encode()
-    vector = vectors.unit(digest, width, text, SEED, 0)
+        return vectors.raw_text(vectors.raw(voice, text, SEED)).encode()
+    vector = vectors.unit(voice, text, SEED, 0)
     return f'"{vectors.packed(vector)}"'.encode() if packed else vectors.unit_text(vector).encode()
 
 
@@ -251,7 +251,7 @@ class Oracle:
 
 def _wrong_vectors(question: Question, body: bytes, model: Model, *, counted: bool) -> str:
     packed = question.base64
-    rows = [_vector(question.route, model.digest, model.width, text, packed=packed) for text in question.texts]
+    rows = [_vector(question.route, model.voice, text, packed=packed) for text in question.texts]
     count = sum(vectors.token_count(model, text) for text in question.texts)
     match question.route:
         case Route.EMBEDDINGS:
