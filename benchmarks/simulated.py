@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
@@ -59,21 +60,25 @@ class Control:
         self._simulator.fault = drawn
 
 
+async def obey(simulator: Simulator, port: int, control: Callable[[str], None]) -> None:
+    """Answer until the input ends; `control` takes each of its lines, of which it is told `done`."""
+    await simulator.start("127.0.0.1", port)
+    sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
+    sys.stderr.flush()
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        control(line)
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
+    await simulator.stop()
+
+
 async def main(port: int, variant: int) -> None:
     """Answer until the input ends."""
     behaviour = Behaviour(completion_delay=0.02, embedding_delay=0.01, token_rate=800)
     simulator = Simulator(behaviour)
     simulator.models = with_variants()
     stand_in(simulator.models, variant)
-    await simulator.start("127.0.0.1", port)
-    sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
-    sys.stderr.flush()
-    control = Control(simulator, Random(port))  # noqa: S311 - a share, no secret
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        control(line)
-        sys.stdout.write("done\n")
-        sys.stdout.flush()
-    await simulator.stop()
+    await obey(simulator, port, Control(simulator, Random(port)))  # noqa: S311 - a share, no secret
 
 
 if __name__ == "__main__":

@@ -236,17 +236,18 @@ def _figures(
     Only who is scraped asks Redis and Ollama how they are.
     """
 
-    def snapshot(*, asking: bool = False) -> Snapshot:
+    def settle(*, asking: bool) -> None:
         exchanges.shortcuts.tell()
         metrics.level(levels(asking=asking))
+
+    def snapshot() -> Snapshot:
+        settle(asking=False)
         return metrics.snapshot()
 
     async def render(accept: str) -> tuple[bytes, str]:
-        if siblings is not None:
-            return metrics.render(accept, await siblings.together(snapshot(asking=True)))
-        exchanges.shortcuts.tell()
-        metrics.level(levels(asking=True))
-        return metrics.render(accept)
+        settle(asking=True)
+        together = None if siblings is None else await siblings.together(metrics.snapshot())
+        return metrics.render(accept, together)
 
     return snapshot, render
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 
 import orjson
 
+from benchmarks.simulated import obey
 from benchmarks.workloads import costs
 from benchmarks.workloads.requests import MODELS
 from proxy.simulator import Behaviour, Received, Simulator
@@ -24,6 +24,10 @@ class Pace:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self.scale = 0.0
+
+    def set(self, line: str) -> None:
+        """Take the scale that a line says."""
+        self.scale = float(line.removeprefix("scale "))
 
     def __call__(self, received: Received) -> float:
         """Read the request."""
@@ -40,14 +44,7 @@ async def main(port: int, seed: int) -> None:
         if simulator.models.find(model) is None:
             simulator.models.add(model)
     simulator.pace = pace = Pace(seed)
-    await simulator.start("127.0.0.1", port)
-    sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
-    sys.stderr.flush()
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        pace.scale = float(line.removeprefix("scale "))
-        sys.stdout.write("done\n")
-        sys.stdout.flush()
-    await simulator.stop()
+    await obey(simulator, port, pace.set)
 
 
 if __name__ == "__main__":

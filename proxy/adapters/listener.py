@@ -164,7 +164,7 @@ class _HttpClient:
     def put(self, chunk: bytes) -> bool:
         if not self._bodyless:
             self._write_chunk(chunk)
-        return not self._connection.is_paused
+        return not self._connection.writing_paused
 
     def _write_chunk(self, chunk: bytes, after: bytes = b"") -> None:
         self.sent += len(chunk)
@@ -237,7 +237,7 @@ class _HttpClient:
 
     async def flush(self) -> None:
         """Wait while the client reads too slowly."""
-        if not self._connection.is_paused:
+        if not self._connection.writing_paused:
             return
         try:
             await self._writer.drain()
@@ -421,11 +421,6 @@ class _Connection(web.RequestHandler):
     def abort(self) -> None:
         """End with a reset."""
         _reset(self.transport)
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the client takes too little of what it is sent."""
-        return self._paused
 
     def _is_idle(self) -> bool:
         """Whether every request that came is answered, and the client takes what it is sent."""

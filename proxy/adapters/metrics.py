@@ -300,7 +300,7 @@ class Metrics:
         for family in self._families:
             name = family.name + family.suffix
             yield Description(name=name, kind=family.kind, labels=family.labels, text=family.text)
-        for name, kind, text in _PROCESS:
+        for name, kind, text, _ in _PROCESS:
             yield Description(name=name, kind=kind, labels=(), text=text)
 
     def _exchange(self, event: Exchange, seconds: Sequence[float], first_bytes: Sequence[float | None]) -> None:
@@ -396,18 +396,12 @@ def _sums(values: Iterable[tuple[str, int]]) -> dict[tuple[str, ...], float]:
 
 
 _PROCESS: Final = (
-    ("process_cpu_seconds_total", "counter", "Seconds of processor time that the proxy has used."),
-    ("process_max_fds", "gauge", "Files and sockets that the process may open."),
-    ("process_open_fds", "gauge", "Files and sockets that are open."),
-    ("process_resident_memory_bytes", "gauge", "Bytes of memory that the process takes."),
-    ("process_start_time_seconds", "gauge", "Unix time at which the process began."),
-    ("process_virtual_memory_bytes", "gauge", "Bytes of addresses that the process has mapped."),
+    ("process_cpu_seconds_total", "counter", "Seconds of processor time that the proxy has used.", Across.TOTAL),
+    ("process_max_fds", "gauge", "Files and sockets that the process may open.", Across.SUM),
+    ("process_open_fds", "gauge", "Files and sockets that are open.", Across.SUM),
+    ("process_resident_memory_bytes", "gauge", "Bytes of memory that the process takes.", Across.SUM),
+    ("process_start_time_seconds", "gauge", "Unix time at which the process began.", Across.LEAST),
+    ("process_virtual_memory_bytes", "gauge", "Bytes of addresses that the process has mapped.", Across.SUM),
 )
 """What prometheus-client's ProcessCollector tells, on Linux only."""
-_ACROSS_PROCESS: Final = {
-    "process_max_fds": Across.SUM,
-    "process_open_fds": Across.SUM,
-    "process_resident_memory_bytes": Across.SUM,
-    "process_start_time_seconds": Across.LEAST,
-    "process_virtual_memory_bytes": Across.SUM,
-}
+_ACROSS_PROCESS: Final = {name: across for name, _, _, across in _PROCESS}

@@ -18,7 +18,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 _MORE: Final = object()
-_TRIES: Final = 2
 _PATIENCE: Final = 5.0
 _LOST: Final = "the connection was lost"
 
@@ -132,16 +131,10 @@ class RedisLane:
 
         Whoever gives up waiting may go; if it was for too long a time, he says so (`renew`).
         """
-        for left in reversed(range(_TRIES)):
-            wire = self._wire
-            if wire is None or not wire.is_open:
-                wire = await self._open()
-            try:
-                return await wire.ask(*command)
-            except RedisConnectionError:
-                if not left:
-                    raise
-        raise AssertionError  # pragma: no cover
+        try:
+            return await (await self._open()).ask(*command)
+        except RedisConnectionError:
+            return await (await self._open()).ask(*command)
 
     def renew(self) -> None:
         """Ask over a new connection from now on: this one does not answer in time, and may never."""
@@ -156,6 +149,9 @@ class RedisLane:
         await asyncio.sleep(0)
 
     async def _open(self) -> Wire:
+        """Give the connection over which things are asked now, a new one where none is open."""
+        if self._wire is not None and self._wire.is_open:
+            return self._wire
         async with self._opening:
             if self._wire is None or not self._wire.is_open:
                 connection = self._make()
