@@ -8,7 +8,7 @@ has ended, the store included, so that no request can fall between the answer an
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Flight(Generic[T]):
             self._seats.discard(seat)
             if self._tail is not None:
                 self._tail.trim()
-            if not self._seats and not self._complete:
+            if not self._seats and not self.complete:
                 self._abandon()
 
     @property
@@ -141,7 +141,8 @@ class Flight(Generic[T]):
         self.fail(unreachable("the request to Ollama was cancelled"))
 
     @property
-    def _complete(self) -> bool:
+    def complete(self) -> bool:
+        """Whether all of the answer has come: what is left is the store's."""
         return self._answer is not None and (self._tail is None or self._tail.ended)
 
     def _abandon(self) -> None:
@@ -151,7 +152,7 @@ class Flight(Generic[T]):
             self._cancel()
 
     def _expire(self) -> None:
-        if not self._complete:  # the rest is the store's
+        if not self.complete:
             self._cancel()
 
     def _cancel(self) -> None:
@@ -258,7 +259,7 @@ class Flights(Generic[T]):
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         self._current: dict[str, Flight[T]] = {}
-        self._under_way: Counter[str] = Counter()
+        self._groups: dict[str, set[Flight[T]]] = {}
 
     @property
     def waiting(self) -> int:
@@ -266,8 +267,8 @@ class Flights(Generic[T]):
         return sum(flight.seats for flight in self._current.values())
 
     def under_way(self, group: str) -> int:
-        """How many flights of a group have not ended, those that nobody may join included."""
-        return self._under_way[group]
+        """How many flights of a group wait for their answer, those that nobody may join included."""
+        return sum(not flight.complete for flight in self._groups.get(group, ()))
 
     def join(self, key: str) -> Flight[T] | None:
         """Give the flight for `key` that can still be joined, or None."""
@@ -290,7 +291,7 @@ class Flights(Generic[T]):
         takes the place of an earlier one. A ProxyError of `work` goes to those who wait.
         """
         flight: Flight[T] = Flight(linger, hold.__enter__())
-        self._under_way[group] += 1
+        self._groups.setdefault(group, set()).add(flight)
         if not alone:
             self._current[key] = flight
         task = self._tasks.spawn(_fly(flight, work), f"flight {key[:8]}")
@@ -300,7 +301,10 @@ class Flights(Generic[T]):
         return flight
 
     def _land(self, key: str, group: str, flight: Flight[T]) -> None:
-        self._under_way -= Counter((group,))
+        flights = self._groups[group]
+        flights.discard(flight)
+        if not flights:
+            del self._groups[group]
         flight.hold.__exit__()
         if self._current.get(key) is flight:
             del self._current[key]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxy.ports import Entries
 from proxy.simulator import Simulator
 from tests.support.rawhttp import RawAnswer, ask, request_bytes
 from tests.support.servers import RedisServer, proxy_before
@@ -155,3 +156,20 @@ async def test_a_miss_that_ends_badly_makes_room_for_the_next(leaves: bool, simu
         simulator.gate.open()
         answer = await post(proxy.url, GENERATE | {"prompt": "next"})
         assert answer.status == (200 if leaves else 502), "and not 503"
+
+
+async def test_an_answer_on_its_way_to_the_store_takes_no_miss_s_place(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy_before(simulator.url, max_misses=1) as proxy:
+        put, written = proxy.running.store.put, asyncio.Event()
+
+        async def slowly(entries: Entries, generation: str) -> bool:
+            await written.wait()
+            return await put(entries, generation)
+
+        monkeypatch.setattr(proxy.running.store, "put", slowly)
+        answers = [await post(proxy.url, GENERATE | {"prompt": text}) for text in ("one", "another", "one")]
+        assert [answer.status for answer in answers] == [200, 200, 200]
+        assert answers[2].field("Cache-Status") == "ollama-cache-proxy; fwd=miss; collapsed"
+        written.set()
