@@ -150,15 +150,17 @@ class Fetcher:
         body = b"".join(whole.chunks)
         verdict = self.judged(question, whole.head, body)
         if isinstance(verdict, Detail):
-            flight.publish(replace(whole, detail=verdict))
+            await self.answer(question, flight, replace(whole, detail=verdict))
             return
         tokens = (verdict.prompt_tokens, verdict.output_tokens)
+        ttl = self.lifetime(question)
+        whole = replace(whole, ttl=ttl, prompt_tokens=tokens[0], output_tokens=tokens[1])
+        await self.answer(question, flight, whole)
         entry = self.entry(question, whole.head, body, took=whole.seconds, tokens=tokens)
-        flight.publish(replace(whole, ttl=entry.lifetime, prompt_tokens=tokens[0], output_tokens=tokens[1]))
         await self.keep(question, ((question.key, entry),))
 
     async def ask(self, question: Question, flight: Flight[Fetched]) -> Whole | None:
-        """Ask for all of it; None where the answer was over the limit, and has been relayed."""
+        """Ask for all of it, to be handed to `answer`; None where it was over the limit, and has been relayed."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent) as answer:
@@ -172,8 +174,13 @@ class Fetcher:
                 self._worked(question, answer.head, passing)
                 return None
         seconds = self._clock.monotonic() - begun
-        self._worked(question, answer.head, _passed(chunks))
         return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
+
+    async def answer(self, question: Question, flight: Flight[Fetched], whole: Whole) -> None:
+        """Give all who wait what was asked, and let them go on; then tell of what Ollama did for it."""
+        flight.publish(whole)
+        await asyncio.sleep(0)
+        self._worked(question, whole.head, _passed(whole.chunks))
 
     async def ask_bounded(
         self, question: Question, request: Request, body: bytes, flight: Flight[Fetched]
@@ -266,7 +273,6 @@ class Fetcher:
 
     async def keep(self, question: Question, entries: Entries) -> None:
         """Put entries into the store, and take them out again should the model turn out to be another."""
-        await asyncio.sleep(0)  # who waits for the answer comes first
         generation = question.generation or ""
         entries = await self._marked(question, entries)
         keys = [key for key, _ in entries]

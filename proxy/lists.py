@@ -6,6 +6,7 @@ whole, and not kept.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -42,10 +43,10 @@ class ListFetcher(Fetcher):
         items = self._cut(question, listing, whole, texts)
         detail = items if isinstance(items, Detail) else self.bar(question)
         if isinstance(items, Detail) or detail is not None:
-            flight.publish(replace(whole, detail=detail))
+            await self.answer(question, flight, replace(whole, detail=detail))
             return
         tokens = sum(item.tokens for item in items)
-        flight.publish(replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens))
+        await self.answer(question, flight, replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens))
         await self._keep_items(question, listing, whole, dict(zip(texts, items, strict=True)))
 
     async def _fetch_part(
@@ -89,6 +90,7 @@ class ListFetcher(Fetcher):
             known=listing.known_texts,
         )
         flight.publish(whole)
+        await asyncio.sleep(0)
         if detail is None:
             await self._keep_items(question, listing, part, asked)
 
@@ -111,7 +113,7 @@ class ListFetcher(Fetcher):
         """Ask as the caller asked: what came of the part could not be joined, for this reason."""
         whole = await self.ask(question, flight)
         if whole is not None:
-            flight.publish(replace(whole, detail=detail))
+            await self.answer(question, flight, replace(whole, detail=detail))
 
     def _cut(
         self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...]

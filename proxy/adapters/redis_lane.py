@@ -8,8 +8,10 @@ large, or takes long, goes redis-py's way: on this one everybody waits for those
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import hiredis
@@ -56,8 +58,9 @@ class Wire(Replies):
 
     def __init__(self, connection: redis.Connection) -> None:
         super().__init__(connection)
-        self._asked: deque[asyncio.Future[Any]] = deque()
+        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._written: list[bytes] = []
+        self._deadline: asyncio.TimerHandle | None = None
         self._last = False
 
     @property
@@ -70,11 +73,18 @@ class Wire(Replies):
         """How many commands have no reply yet."""
         return len(self._asked)
 
-    def ask(self, *command: bytes | str | int) -> asyncio.Future[Any]:
-        """Send a command; gives its reply, or a RedisError. Raises one where the connection is closed."""
+    def ask(self, *command: bytes | str | int, within: float = math.inf) -> asyncio.Future[Any]:
+        """Send a command; gives its reply, a RedisError, or TimeoutError after `within` seconds.
+
+        Raises a RedisError where the connection is closed.
+        """
         self.write(*command)
-        asked: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asked.append(asked)
+        loop = asyncio.get_running_loop()
+        asked: asyncio.Future[Any] = loop.create_future()
+        until = loop.time() + within
+        self._asked.append((asked, until))
+        if within < math.inf:
+            self._expect(until)
         return asked
 
     def write(self, *command: bytes | str | int) -> None:
@@ -93,6 +103,24 @@ class Wire(Replies):
         if not self.transport.is_closing():
             self.transport.write(b"".join(written))
 
+    def _expect(self, until: float) -> None:
+        """Look at `until`, in the event loop's time, who has waited for too long: one timer is there for all."""
+        if self._deadline is not None:
+            if self._deadline.when() <= until:
+                return
+            self._deadline.cancel()
+        self._deadline = asyncio.get_running_loop().call_at(until, self._look)
+
+    def _look(self) -> None:
+        self._deadline = None
+        now = asyncio.get_running_loop().time()
+        for asked, until in self._asked:
+            if until <= now and not asked.done():
+                asked.set_exception(TimeoutError())
+        due = min((until for asked, until in self._asked if not asked.done()), default=math.inf)
+        if due < math.inf:
+            self._expect(due)
+
     def end(self) -> None:
         """Take no more commands, and close when those under way are answered, or long given up."""
         self._last = True
@@ -103,7 +131,7 @@ class Wire(Replies):
 
     def came(self, reply: Any) -> None:
         """See Replies."""
-        asked = self._asked.popleft()
+        asked, _ = self._asked.popleft()
         if not asked.done():
             asked.set_exception(reply) if isinstance(reply, RedisError) else asked.set_result(reply)
         if self._last and not self._asked:
@@ -111,8 +139,10 @@ class Wire(Replies):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         """Tell all who wait that nothing will come."""
+        if self._deadline is not None:
+            self._deadline.cancel()
         while self._asked:
-            asked = self._asked.popleft()
+            asked, _ = self._asked.popleft()
             if not asked.done():
                 asked.set_exception(RedisConnectionError(_LOST))
 
@@ -126,14 +156,17 @@ class RedisLane:
         self._wires: list[Wire] = []
         self._opening = asyncio.Lock()
 
-    async def ask(self, *command: bytes | str | int) -> Any:
-        """Give the reply to a command; raises RedisError or OSError. What a lost connection took is asked once more.
+    async def ask(self, *command: bytes | str | int, within: float) -> Any:
+        """Give the reply to a command; raises RedisError, OSError, or TimeoutError after `within` seconds.
 
-        Whoever gives up waiting may go; if it was for too long a time, he says so (`renew`).
+        What a lost connection took is asked once more, and has as long again. Whoever gives up waiting because it was
+        for too long says so (`renew`).
         """
-        try:
-            return await (await self._open()).ask(*command)
-        except RedisConnectionError:
+        wire = self._wire
+        if wire is not None and wire.is_open:
+            with suppress(RedisConnectionError):
+                return await wire.ask(*command, within=within)
+        async with asyncio.timeout(within):
             return await (await self._open()).ask(*command)
 
     def renew(self) -> None:

@@ -176,7 +176,7 @@ class RedisStore:
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store. A long list takes several commands, and may take longer."""
         deadline = min(_LOOKUP + _LOOKUP_EACH * len(keys), _LOOKUP_MOST)
-        found = await self._read("get", lambda: self._look(keys), None, deadline=deadline)
+        found = await self._guarded(Part.STORE, "get", lambda: self._look(keys, deadline), None)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
         generation, values = found
@@ -189,12 +189,23 @@ class RedisStore:
             self._tasks.spawn(self.delete(damaged, generation), f"remove damaged {damaged[0][:8]}")
         return Lookups(entries=entries, generation=generation)
 
-    async def _look(self, keys: Sequence[str]) -> tuple[str, list[bytes | None]]:
+    async def _look(self, keys: Sequence[str], within: float = _LOOKUP) -> tuple[str, list[bytes | None]]:
         """Give the current generation and the entries under it; one command, unless the generation is new to us."""
+        if len(keys) <= _AT_ONCE:
+            generation = self._generation
+            names = [_entry(generation, key) for key in keys]
+            current, *values = await self._lane.ask("MGET", GENERATION, *names, within=within)
+            if current == generation.encode():
+                return generation, values
+        async with asyncio.timeout(within):
+            return await self._look_well(keys)
+
+    async def _look_well(self, keys: Sequence[str]) -> tuple[str, list[bytes | None]]:
+        """Look in as many commands as it takes: the list is long, or the generation is new to us."""
         for _ in range(3):
             generation = self._generation
             names = [_entry(generation, key) for key in keys]
-            current, *values = await self._lane.ask("MGET", GENERATION, *names[:_AT_ONCE])
+            current, *values = await self._lane.ask("MGET", GENERATION, *names[:_AT_ONCE], within=_LOOKUP_MOST)
             if current is None or _TOKEN.fullmatch(current) is None:  # none, or no token of ours: it could come again
                 try:
                     current = await self._renewed()
@@ -242,19 +253,19 @@ class RedisStore:
 
     async def _set(self, values: list[tuple[str, bytes, int]]) -> bool:
         """Write some entries in one round trip."""
+        if len(values) == 1 and len(values[0][1]) <= _SMALL:
+            return bool(await self._guarded(Part.STORE_WRITES, "set", lambda: self._set_small(*values[0]), None))
 
         async def write() -> bool:
-            if len(values) == 1:
-                ((name, value, lifetime),) = values
-                if len(value) <= _SMALL:
-                    return bool(await self._lane.ask("SET", name, value, "EX", lifetime))
-                return bool(await self._redis.set(name, value, ex=lifetime))
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for name, value, lifetime in values:
                     pipeline.set(name, value, ex=lifetime)
                 return all(await pipeline.execute())
 
         return bool(await self._write("set", write))
+
+    async def _set_small(self, name: str, value: bytes, lifetime: int) -> bool:
+        return bool(await self._lane.ask("SET", name, value, "EX", lifetime, within=_WRITE))
 
     async def touch(self, keys: Sequence[str], generation: str) -> None:
         """Let these entries count as used just now, which keeps them from being evicted."""
@@ -530,27 +541,19 @@ class RedisStore:
     async def _read(
         self, name: str, operation: Callable[[], Awaitable[T]], fallback: T, *, deadline: float = _LOOKUP
     ) -> T:
-        return await self._guarded(Part.STORE, name, operation, fallback, deadline)
+        return await self._guarded(Part.STORE, name, partial(_within, deadline, operation), fallback)
 
     async def _write(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:
-        return await self._guarded(Part.STORE_WRITES, name, operation, None, _WRITE)
+        return await self._guarded(Part.STORE_WRITES, name, partial(_within, _WRITE, operation), None)
 
-    async def _guarded(
-        self,
-        part: Part,
-        name: str,
-        operation: Callable[[], Awaitable[T]],
-        fallback: T,
-        deadline: float,
-    ) -> T:
-        """Run one operation within its deadline and its part's breaker; any failure gives the fallback."""
+    async def _guarded(self, part: Part, name: str, operation: Callable[[], Awaitable[T]], fallback: T) -> T:
+        """Run one operation, which takes no longer than it may, within its part's breaker; a failure is the fallback."""
         breaker = self._reads if part is Part.STORE else self._writes
         begun = self._clock.monotonic()
         if not breaker.allows(begun):
             return fallback
         try:
-            async with asyncio.timeout(deadline):
-                result = await operation()
+            result = await operation()
         except _FAILURES as error:
             if isinstance(error, TimeoutError):
                 self._lane.renew()
@@ -573,6 +576,11 @@ class RedisStore:
         if known is well or (known is None and part is Part.STORE_WRITES and well):
             return
         self._observe(Health(part=part, well=well, name=self.name, reason=reason))
+
+
+async def _within(seconds: float, operation: Callable[[], Awaitable[T]]) -> T:
+    async with asyncio.timeout(seconds):
+        return await operation()
 
 
 def _entry(generation: str, key: str) -> str:

@@ -106,7 +106,10 @@ class TieredStore:
 
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""
-        found = await self.get_many((key,))
+        held = self.held(key)
+        if held is not None:
+            return Lookup(entry=held, generation=self._generation)
+        found = await self._read((key,))
         return Lookup(entry=found.entries[0], generation=found.generation)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:

@@ -26,6 +26,9 @@ class Lane(RedisLane):
         self.opened = 0
         super().__init__(self.make)
 
+    async def ask(self, *command: bytes | str | int, within: float = 10.0) -> Any:
+        return await super().ask(*command, within=within)
+
     def make(self) -> redis.Connection:
         self.opened += 1
         made: redis.Connection = self.pool.connection_class(**self.pool.connection_kwargs)
