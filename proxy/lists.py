@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from proxy.fetch import Fetched, Fetcher, Listing, Question, Whole
 from proxy.flights import Flight
@@ -19,6 +20,9 @@ from proxy.policy.status import Detail
 from proxy.policy.storing import OK, NotStorable
 
 _OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
+
+_TO_ASK: Final = 3
+"""Turns of the event loop that a look at the models takes until it is sent."""
 
 
 class ListFetcher(Fetcher):
@@ -53,23 +57,23 @@ class ListFetcher(Fetcher):
         self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
     ) -> None:
         """Ask for some texts, and join their items with those that are known."""
-        lines = _without_body_fields(question.request.fields)
-        part = await self.ask_bounded(
-            question, replace(question.request, fields=lines), upstream_body(listing.batch, texts), flight
-        )
+        request = replace(question.request, fields=_without_body_fields(question.request.fields))
+        part = await self.ask_bounded(question, request, upstream_body(listing.batch, texts), flight)
         if isinstance(part, Detail):
             await self._fetch_unkept(question, flight, part)
             return
         if part.head.status != OK:  # one bad text fails the list, and the error is about what the caller sent
             await self._fetch_unkept(question, flight, Detail.STATUS)
             return
+        look = self._look(question) if listing.known else None
+        await _turns(_TO_ASK)  # what Ollama says to that comes while the answer is cut
         items = self._cut(question, listing, part, texts)
         if isinstance(items, Detail):
             await self._fetch_unkept(question, flight, items)
             return
         asked = dict(zip(texts, items, strict=True))
         together = {**listing.known, **asked}
-        detail = await self._unjoinable(question, listing, together)
+        detail = await self._unjoinable(question, listing, together, look)
         if detail is not None:
             await self._fetch_unkept(question, flight, detail)
             return
@@ -94,19 +98,23 @@ class ListFetcher(Fetcher):
         if detail is None:
             await self._keep_items(question, listing, part, asked)
 
-    async def _unjoinable(self, question: Question, listing: Listing, items: Mapping[str, Item]) -> Detail | None:
-        """Say why these items must not be joined, or None.
+    def _look(self, question: Question) -> asyncio.Task[bool]:
+        """Begin to look whether the model is still the same.
 
         Of one answer Ollama has seen to it that its vectors belong together; between what is known and what was asked
-        the model may have changed behind our back, so its digest is looked at once more.
+        the model may have changed behind our back.
         """
+        return self._tasks.spawn(self._models.still(question.identity), "look whether a model is the same")
+
+    async def _unjoinable(
+        self, question: Question, listing: Listing, items: Mapping[str, Item], look: asyncio.Task[bool] | None
+    ) -> Detail | None:
+        """Say why these items must not be joined, or None."""
         if joined_size(listing.batch, items) > self._rules.max_list_bytes:
             return Detail.ANSWER_TOO_LARGE
         if not alike(items.values()):
             return Detail.MODEL_CHANGED
-        same = question.identity.stability.unchanged() and (
-            not listing.known or await self._models.still(question.identity)
-        )
+        same = question.identity.stability.unchanged() and (look is None or await look)
         return None if same else Detail.MODEL_CHANGED
 
     async def _fetch_unkept(self, question: Question, flight: Flight[Fetched], detail: Detail) -> None:
@@ -119,13 +127,11 @@ class ListFetcher(Fetcher):
         self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...]
     ) -> tuple[Item, ...] | Detail:
         """Give the items of an answer to a request for `texts`, or why it has none that can be relied on."""
-        body = b"".join(whole.chunks)
-        verdict = storing.storable(replace(question.candidate, items=len(texts)), whole.head, body)
-        if isinstance(verdict, NotStorable):
-            return verdict.detail
-        items = split(listing.batch, texts, body)
+        candidate, body = replace(question.candidate, items=len(texts)), b"".join(whole.chunks)
+        items = None if storing.by_head(candidate, whole.head) else split(listing.batch, texts, body)
         if items is None:
-            return Detail.ANSWER_COUNT
+            verdict = storing.storable(candidate, whole.head, body)
+            return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
         measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
         return tuple(
             replace(item, total_duration=item.total_duration or measured, load_duration=item.load_duration or 1)
@@ -142,6 +148,12 @@ class ListFetcher(Fetcher):
             for text, item in items.items()
         ]
         await self.keep(question, entries)
+
+
+async def _turns(count: int) -> None:
+    """Let others go on so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def _without_body_fields(fields: Fields) -> Fields:

@@ -547,7 +547,7 @@ class RedisStore:
         return await self._guarded(Part.STORE_WRITES, name, partial(_within, _WRITE, operation), None)
 
     async def _guarded(self, part: Part, name: str, operation: Callable[[], Awaitable[T]], fallback: T) -> T:
-        """Run one operation, which takes no longer than it may, within its part's breaker; a failure is the fallback."""
+        """Run one operation, bounded in time by itself, within its part's breaker; a failure is the fallback."""
         breaker = self._reads if part is Part.STORE else self._writes
         begun = self._clock.monotonic()
         if not breaker.allows(begun):

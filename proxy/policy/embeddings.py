@@ -156,7 +156,8 @@ def upstream_body(batch: Batch, texts: tuple[str, ...]) -> bytes:
 # Splitting
 
 
-_VECTOR: Final = re.compile(rb"\[[0-9e+.,-]+\]")
+_FOREIGN: Final = (b" ", b"\t", b"\n", b"\r", b'"', b"{", b"n", b"t", b"f", b"E")
+"""One of these is in whatever JSON may have in a list beside numbers as Go writes them."""
 
 
 def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
@@ -165,10 +166,13 @@ def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...]
     `body` is in the form of the batch's route, with numbers and not base64. None means that it is not exactly of the
     recorded form, and then nothing of it may be kept or joined.
     """
-    measures = _measures(batch, body)
-    vectors = _VECTOR.findall(body)
-    numbers = {vector.count(b",") + 1 for vector in vectors}
-    if measures is None or len(vectors) != len(texts) or len(numbers) != 1 or not all(map(_is_vector, vectors)):
+    read = _read(batch, body)
+    vectors = [b"[%b]" % part.partition(b"]")[0] for part in body.split(b"[")[2:]]  # two begin before the first vector
+    if read is None or not (len(vectors) == len(read.rows) == len(texts)):
+        return None
+    measures, numbers = read.measures, {len(row) for row in read.rows}
+    text = b"".join(vectors)
+    if any(letter in text for letter in _FOREIGN) or len(numbers) != 1 or not all(map(_is_vector, read.rows)):
         return None
     if _rendered(batch.candidate, vectors, measures) != body:
         return None
@@ -194,26 +198,36 @@ class _Measures:
     load_duration: int
 
 
-def _measures(batch: Batch, body: bytes) -> _Measures | None:
-    """Read the members behind the last vector; the comparison with the whole body judges the rest of the form."""
-    behind = body.rfind(b"]") + 2
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What an answer says as JSON: its vectors, which are lists, and its measures."""
+
+    rows: list[list[Any]]
+    measures: _Measures
+
+
+def _read(batch: Batch, body: bytes) -> _Answer | None:
+    """Read what is needed; the comparison with the whole body judges the rest of the form."""
+    v1 = _is_v1(batch.candidate)
     try:
-        rest = orjson.loads(b"{" + body[behind:])
-    except orjson.JSONDecodeError:
+        document = orjson.loads(body)
+        rows = [row["embedding"] for row in document["data"]] if v1 else document["embeddings"]
+        tokens = document["usage"]["prompt_tokens"] if v1 else document["prompt_eval_count"]
+        total, load = (document.get(duration, 0) for duration in ("total_duration", "load_duration"))
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         return None
-    usage, name = (rest.get("usage"), "prompt_tokens") if _is_v1(batch.candidate) else (rest, "prompt_eval_count")
-    tokens: Any = usage.get(name) if isinstance(usage, dict) else None
-    total, load = (rest.get(duration, 0) for duration in ("total_duration", "load_duration"))
+    if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
+        return None
     if not all(type(number) is int and 0 <= number < _INT64 for number in (tokens, total, load)):
         return None
-    return _Measures(tokens=tokens, total_duration=total, load_duration=load)
+    return _Answer(rows=rows, measures=_Measures(tokens=tokens, total_duration=total, load_duration=load))
 
 
-def _is_vector(text: bytes) -> bool:
-    """Whether what `_VECTOR` found is a JSON list of numbers, each within the range of Go's float32."""
+def _is_vector(numbers: list[Any]) -> bool:
+    """Whether these are numbers, each within the range of Go's float32."""
     try:
-        return bool(_float32(orjson.loads(text)))
-    except (orjson.JSONDecodeError, OverflowError):
+        return bool(_float32(numbers))
+    except (struct.error, OverflowError):
         return False
 
 
