@@ -8,6 +8,7 @@ the next answer.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -16,21 +17,117 @@ from aiohttp.client_proto import ResponseHandler
 
 _IDLE: Final = 15.0
 """Seconds for which a connection is kept that nobody uses."""
+_UNSEEN: Final = 4
+"""Reads of an answer that are kept until somebody wants to know where its chunks end."""
+_CRLF: Final = b"\r\n"
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
+_SIZE_LINE: Final = 9
+"""Bytes of a line that is not yet ended, at most."""
+
+
+class Chunks:
+    """Where the chunks of an answer end (RFC 9112, section 7.1), all of which it is shown, its head first.
+
+    Only the plainest form is followed: what has extensions, or is the last chunk, is lost sight of.
+    """
+
+    __slots__ = ("_ends", "_left", "_lost", "_rest", "_within")
+
+    def __init__(self) -> None:
+        self._within = True
+        self._lost = False
+        self._left = 0
+        self._ends = False
+        self._rest = b""
+
+    def lose(self) -> None:
+        """Know nothing any more."""
+        self._lost = True
+
+    def add(self, data: bytes) -> None:
+        """Take in what came next."""
+        if self._lost:
+            return
+        data = self._rest + data
+        if self._within:
+            head, ended, data = data.partition(_END_OF_HEAD)
+            if not ended:
+                self._rest = head
+                return
+            self._within = False
+        at = 0
+        while at < len(data):
+            if self._left:
+                step = min(self._left, len(data) - at)
+                self._left -= step
+                at += step
+                continue
+            end = data.find(_CRLF, at)
+            if end < 0:
+                break
+            self._line(data[at:end])
+            at = end + len(_CRLF)
+        self._rest = data[at:]
+        self._lost = self._lost or len(self._rest) > _SIZE_LINE
+
+    def _line(self, text: bytes) -> None:
+        """Read the line that begins a chunk, or the empty one that ends it."""
+        if self._ends:
+            self._ends, self._lost = False, self._lost or bool(text)
+        elif _SIZE.fullmatch(text) and (size := int(text, 16)):
+            self._ends, self._left = True, size
+        else:
+            self._lost = True
+
+    def one(self, data: bytes) -> bytes | None:
+        """Give what a chunk holds that these bytes are, all of them, where one is to begin; they count as not shown."""
+        if self._lost or self._within or self._left or self._ends or self._rest:
+            return None
+        size, _, rest = data.partition(_CRLF)
+        if not _SIZE.fullmatch(size) or not rest.endswith(_CRLF):
+            return None
+        chunk = rest[: -len(_CRLF)]
+        return chunk if 0 < len(chunk) == int(size, 16) else None
 
 
 class Connection(ResponseHandler):
     """aiohttp's protocol. Reading is resumed only where it was paused, and not after every chunk.
 
-    `arrived` is called when something came, or nothing will come any more: before the event loop goes on.
+    `arrived` is called when something came, or nothing will come any more: before the event loop goes on. A chunk that
+    came by itself is given to `straight` before the parser sees it, and never gets there if it was taken.
     """
 
     arrived: Callable[[], None] | None = None
+    straight: Callable[[bytes], bool] | None = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.begins()
+
+    def begins(self) -> None:
+        """Expect a new answer."""
+        self._chunks = Chunks()
+        self._unseen: list[bytes] = []
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self.straight is not None and (chunk := self._one(data)) is not None and self.straight(chunk):
+            return
+        if len(self._unseen) < _UNSEEN:
+            self._unseen.append(data)
+        else:
+            self._chunks.lose()
         super().data_received(data)
         if self.arrived is not None:
             self.arrived()
+
+    def _one(self, data: bytes) -> bytes | None:
+        """Give the chunk that came, where it is one and no more; see Chunks."""
+        for earlier in self._unseen:
+            self._chunks.add(earlier)
+        self._unseen.clear()
+        return self._chunks.one(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
@@ -80,6 +177,7 @@ class Connections:
         if connection.should_close or not connection.is_connected():
             connection.close()
             return
+        connection.begins()
         loop = asyncio.get_running_loop()
         self._idle.append((connection, loop.time()))
         if self._timer is None:

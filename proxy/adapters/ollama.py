@@ -76,36 +76,19 @@ class _Answer:
 
     async def pour(self, take: Callable[[bytes], bool]) -> bool:
         """See ports.Answer."""
-        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        busy = False
-
-        def go_on() -> None:
-            nonlocal busy
-            if busy or ended.done():  # reading lets a paused connection go on, which brings more
-                return
-            busy = True
-            try:
-                while chunk := self._next():
-                    if not take(chunk):
-                        ended.set_result(False)
-                        return
-                if self.content.at_eof():
-                    ended.set_result(True)
-            except Exception as error:  # noqa: BLE001 - whoever waits raises it
-                ended.set_exception(error)
-            finally:
-                busy = False
-
-        self._connection.arrived = go_on
+        pouring = _Pouring(self, take)
+        self._connection.arrived = pouring.go_on
         try:
-            go_on()
-            return await ended
+            pouring.go_on()
+            if self._chunked and not pouring.ended.done():
+                self._connection.straight = pouring.straight
+            return await pouring.ended
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error
         finally:
-            self._connection.arrived = None
+            self._connection.arrived = self._connection.straight = None
 
-    def _next(self) -> bytes | None:
+    def next(self) -> bytes | None:
         """Give a chunk that is there, without waiting for one."""
         content = self.content
         while content.exception() is not None or content.total_bytes > self._taken or self._parts:
@@ -146,6 +129,44 @@ class _Answer:
             and codings in ([], [b"chunked"])
             and (self.length or 0) <= MAX_LENGTH
         )
+
+
+class _Pouring:
+    """Hands an answer's chunks to `take` in the callbacks that bring them; `ended` is whether it took all."""
+
+    def __init__(self, answer: _Answer, take: Callable[[bytes], bool]) -> None:
+        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._answer = answer
+        self._take = take
+        self._busy = False
+
+    def go_on(self) -> None:
+        """Hand on what the parser has read."""
+        if self._busy or self.ended.done():  # reading lets a paused connection go on, which brings more
+            return
+        self._busy = True
+        try:
+            while chunk := self._answer.next():
+                if not self._take(chunk):
+                    self.ended.set_result(False)
+                    return
+            if self._answer.content.at_eof():
+                self.ended.set_result(True)
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
+            self.ended.set_exception(error)
+        finally:
+            self._busy = False
+
+    def straight(self, chunk: bytes) -> bool:
+        """Hand on a chunk that came as it was written: the parser is at the end of the one before, which is taken."""
+        if self.ended.done():
+            return False
+        try:
+            if not self._take(chunk):
+                self.ended.set_result(False)
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
+            self.ended.set_exception(error)
+        return True
 
 
 def _length(lines: Fields) -> int | None:

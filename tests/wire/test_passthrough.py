@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import itertools
 import os
+import random
+import socket
 from contextlib import suppress
 
 import pytest
@@ -219,6 +222,40 @@ async def test_chunks_that_come_together_stay_apart() -> None:
 
     async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
         assert (await ask(proxy.url, "POST", "/api/chat", body=CHAT)).chunks == (b"a", b"bc", b"d")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+async def test_chunks_stay_what_they_are_however_they_are_torn(seed: int, slow: bool) -> None:
+    """Whole ones, several, and parts of one come in turn; a slow client holds them up in the middle."""
+    source = random.Random(seed)
+    pieces = [source.randbytes(source.choice((1, 5, 100, 5000, 60_000))) for _ in range(80)]
+    pieces += [b"5\r\n5", b"\r\n", b"0\r\n\r\n"]
+    source.shuffle(pieces)
+    written = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
+
+    async def script(talk: Conversation) -> None:
+        await talk.read_body()
+        await talk.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for text in [*written, b"0\r\n\r\n"]:
+            cuts = sorted(source.sample(range(len(text)), source.choice((0, 0, 0, 1, 2))))
+            for begin, end in itertools.pairwise((0, *cuts, len(text))):
+                await talk.write(text[begin:end])
+                await asyncio.sleep(source.choice((0, 0.0005)))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096 if slow else 1 << 20)
+            sock.setblocking(False)
+            host, _, port = proxy.url.removeprefix("http://").rpartition(":")
+            await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+            reader, writer = await asyncio.open_connection(sock=sock, limit=4096)
+            client = RawConnection(reader, writer, "localhost")
+            client.send("POST", "/api/chat", body=CHAT)
+            await asyncio.sleep(0.2 if slow else 0)
+            answer = await asyncio.wait_for(client.answer(), 20)
+            client.close()
+        assert answer.chunks == tuple(pieces)
 
 
 async def test_an_answer_that_ends_by_closing_is_chunked_for_the_client() -> None:
