@@ -22,6 +22,7 @@ _UNSEEN: Final = 4
 _CRLF: Final = b"\r\n"
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
+_BEGIN: Final = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _SIZE_LINE: Final = 9
 """Bytes of a line that is not yet ended, at most."""
 
@@ -32,10 +33,11 @@ class Chunks:
     Only the plainest form is followed: what has extensions, or is the last chunk, is lost sight of.
     """
 
-    __slots__ = ("_ends", "_left", "_lost", "_rest", "_within")
+    __slots__ = ("_between", "_ends", "_left", "_lost", "_rest", "_within")
 
     def __init__(self) -> None:
         self._within = True
+        self._between = False
         self._lost = False
         self._left = 0
         self._ends = False
@@ -43,7 +45,7 @@ class Chunks:
 
     def lose(self) -> None:
         """Know nothing any more."""
-        self._lost = True
+        self._lost, self._between = True, False
 
     def add(self, data: bytes) -> None:
         """Take in what came next."""
@@ -70,6 +72,7 @@ class Chunks:
             at = end + len(_CRLF)
         self._rest = data[at:]
         self._lost = self._lost or len(self._rest) > _SIZE_LINE
+        self._between = not (self._lost or self._left or self._ends or self._rest)
 
     def _line(self, text: bytes) -> None:
         """Read the line that begins a chunk, or the empty one that ends it."""
@@ -82,13 +85,11 @@ class Chunks:
 
     def one(self, data: bytes) -> bytes | None:
         """Give what a chunk holds that these bytes are, all of them, where one is to begin; they count as not shown."""
-        if self._lost or self._within or self._left or self._ends or self._rest:
+        found = _BEGIN.match(data) if self._between else None
+        if found is None:
             return None
-        size, _, rest = data.partition(_CRLF)
-        if not _SIZE.fullmatch(size) or not rest.endswith(_CRLF):
-            return None
-        chunk = rest[: -len(_CRLF)]
-        return chunk if 0 < len(chunk) == int(size, 16) else None
+        begin, end = found.end(), len(data) - len(_CRLF)
+        return data[begin:end] if 0 < end - begin == int(found[1], 16) and data.endswith(_CRLF) else None
 
 
 class Connection(ResponseHandler):
@@ -124,9 +125,10 @@ class Connection(ResponseHandler):
 
     def _one(self, data: bytes) -> bytes | None:
         """Give the chunk that came, where it is one and no more; see Chunks."""
-        for earlier in self._unseen:
-            self._chunks.add(earlier)
-        self._unseen.clear()
+        if self._unseen:
+            for earlier in self._unseen:
+                self._chunks.add(earlier)
+            self._unseen.clear()
         return self._chunks.one(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
