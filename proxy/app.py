@@ -8,7 +8,6 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
@@ -47,6 +46,7 @@ from proxy.opening import (
 from proxy.policy.endpoints import REUSABLE, Policy
 from proxy.policy.messages import Request
 from proxy.policy.purge import Filter, Purges
+from proxy.policy.record import record
 from proxy.policy.rules import Rules
 from proxy.policy.sums import Snapshot
 from proxy.ports import Client, Health, Levels, Observer, Part, Store, Topic, fan_out
@@ -56,7 +56,7 @@ from proxy.tasks import Tasks
 _LAST_STORES = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Running:
     """A proxy that accepts connections at `url`."""
 

@@ -4,7 +4,7 @@
                  |                     +- Forward --> flight (fetch.py, lists.py, streams.py) -> respond, store
                  +- Bypass --> relayed chunk by chunk
 
-Each exchange ends in one frozen `Exchange`, which metrics, log and statistics observe.
+Each exchange ends in one `Exchange`, which metrics, log and statistics observe.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ It follows the same steps as an exchange, and for a miss looks for the entry tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from proxy.fetch import Listing, Neighbours, Question
@@ -15,6 +15,7 @@ from proxy.policy import classify, embeddings, endpoints, fields, names
 from proxy.policy.classify import Bypass
 from proxy.policy.marks import differing
 from proxy.policy.messages import Description, Request
+from proxy.policy.record import record
 from proxy.policy.reuse import Forward, Hit, directives
 from proxy.policy.status import Detail
 
@@ -22,7 +23,7 @@ _SEARCH: Final = 2.0
 _PAGE: Final = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Nearest:
     """What a search found; `complete` says that it saw every entry in its time."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TypeAlias
 
 from proxy.flights import Flight, Tail
@@ -21,6 +21,7 @@ from proxy.policy.endpoints import Endpoint, Policy
 from proxy.policy.key import Scope
 from proxy.policy.messages import Request, ResponseHead, StoredResponse
 from proxy.policy.purge import Purges
+from proxy.policy.record import record
 from proxy.policy.reuse import Directives
 from proxy.policy.rules import Rules
 from proxy.policy.status import Detail
@@ -30,7 +31,7 @@ from proxy.ports import NOTHING, Clock, Entries, Identity, Models, Observer, Sav
 from proxy.tasks import Tasks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Neighbours:
     """What serving takes, joined once by the composition root."""
 
@@ -45,7 +46,7 @@ class Neighbours:
     marking: Marking
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Listing:
     """A question that is a list of texts. `keys` are the item keys by text.
 
@@ -63,7 +64,7 @@ class Listing:
         return sum(text in self.known for text in self.batch.texts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Question:
     """A candidate with all that is needed to ask Ollama for it and to keep the answer.
 
@@ -91,7 +92,7 @@ class Question:
         return 0 if self.listing is None else len(self.listing.batch.texts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Whole:
     """A complete answer, in the chunks that it came in.
 
@@ -112,7 +113,7 @@ class Whole:
     known: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Flowing:
     """An answer that is still coming, a stream or one over the limit; `tail` gives all of its body.
 

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TextIO
 
 from proxy.adapters.log import Log, Style
@@ -22,6 +22,7 @@ from proxy.adapters.redis_store import RedisStore
 from proxy.adapters.redis_watch import RedisWatch
 from proxy.adapters.tiered_store import TieredStore
 from proxy.adapters.tls import CertificateError, towards
+from proxy.policy.record import record
 from proxy.ports import Clock, Observer, Store
 from proxy.settings import Settings, SettingsError, chosen_upstream, host_and_port, named_redis, public_url
 from proxy.tasks import Tasks
@@ -47,7 +48,7 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChosenStore:
     """The store, how log and statistics name it, whether it is well, and what forgets all that is held of it."""
 
@@ -57,7 +58,7 @@ class ChosenStore:
     forget: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Lent:
     """A private server that somebody else keeps alive."""
 

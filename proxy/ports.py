@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Protocol, TypeAlias
 
 from proxy.errors import Source
 from proxy.policy.messages import Description, Fields, Request, ResponseHead, StoredResponse
+from proxy.policy.record import record
 from proxy.policy.replies import Reply
 from proxy.policy.status import CacheStatus, Detail
 from proxy.policy.usage import Usage
@@ -111,7 +111,7 @@ class Upstream(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Lookup:
     """What the store said: the entry or None, and the generation that a later `put` has to carry.
 
@@ -122,7 +122,7 @@ class Lookup:
     generation: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Lookups:
     """A Lookup of several keys at once, in their order."""
 
@@ -134,7 +134,7 @@ Entries: TypeAlias = Sequence[tuple[str, StoredResponse]]
 """Keys, and what to keep under them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KeyCount:
     """How many entries of the current generation there are, and how old that figure is in seconds (0: exact)."""
 
@@ -142,7 +142,7 @@ class KeyCount:
     age: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Page:
     """Some entries of the current generation. `cursor` gives the next page; None where there is none.
 
@@ -153,7 +153,7 @@ class Page:
     cursor: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Tier:
     """How full a store, or a part of it, is: entries, bytes that it takes, entries that had to leave for others."""
 
@@ -224,7 +224,7 @@ class Stability(Protocol):
     def unchanged(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Identity:
     """What a model's name stands for now: its digest and Ollama's version, and a look at whether that still holds."""
 
@@ -296,7 +296,7 @@ class Shortcut(Protocol):
         """Whether these bytes are the head of a known request, of which the body is still to come."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Saved:
     """What Ollama did not have to do again: seconds of its time, and tokens."""
 
@@ -308,7 +308,7 @@ class Saved:
 NOTHING: Final = Saved()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Exchange:
     """One exchange, ended. Times are seconds; `upstream_seconds` is None where Ollama was not asked.
 
@@ -343,7 +343,7 @@ class Exchange:
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Worked:
     """Ollama has worked, and said so at the end of an answer: told once, however many got that answer.
 
@@ -355,7 +355,7 @@ class Worked:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Repeated:
     """Exchanges that were all like this one but for the time that they took, in seconds: of each from head to end."""
 
@@ -363,7 +363,7 @@ class Repeated:
     seconds: Sequence[float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Stored:
     """Entries have reached the store: one, or one for each text of a list. `ttl` is in seconds, `size` in bytes."""
 
@@ -375,7 +375,7 @@ class Stored:
     entries: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Unkept:
     """A stream has ended and was not kept, for this reason: too late to say so in its head."""
 
@@ -385,7 +385,7 @@ class Unkept:
     detail: Detail
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Stream:
     """What a route of the proxy's own answers piece by piece, for as long as somebody takes it.
 
@@ -410,14 +410,14 @@ class Fault(Enum):
     DROPPED = "dropped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StoreFault:
     """An operation of the store failed, an entry was damaged, or one was dropped because too many were waiting."""
 
     kind: Fault
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StoreCall:
     """One operation of a store that is asked over a connection; an attempt that its breaker stopped is none."""
 
@@ -426,7 +426,7 @@ class StoreCall:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Resident:
     """A model that Ollama has loaded: bytes of it in all, and those of them in the memory of GPUs."""
 
@@ -435,7 +435,7 @@ class Resident:
     vram: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Levels:
     """How things stand at this moment.
 
@@ -460,7 +460,7 @@ class Part(Enum):
     UPSTREAM = "upstream"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Health:
     """A neighbour became well or unwell; said once a change. `reason` holds no secret and nothing of a request."""
 

@@ -10,13 +10,13 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final, TypeAlias, assert_never
 from urllib.parse import parse_qs
 
 from proxy.errors import ProxyError
 from proxy.policy.fields import is_own_origin
 from proxy.policy.messages import Request, first
+from proxy.policy.record import record
 from proxy.policy.replies import Reply, error, head, json, stream_head
 from proxy.ports import Client, Clock, Route, Stream, Upstream
 
@@ -28,7 +28,7 @@ _GUARDED: Final = "/api/cache/entries"
 """Keys and namespaces tell more than figures do: whoever has a guess at a prompt could confirm it by its key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Access:
     """Who may change things: anyone on a `loopback` listener, else whoever brings `token` (empty: nobody)."""
 

@@ -17,6 +17,7 @@ from proxy import __version__
 from proxy.adapters.families import OPEN_METRICS, TEXT, Counter, Family, Gauge, Histogram, wants_open_metrics
 from proxy.policy import names
 from proxy.policy.labels import Labels
+from proxy.policy.record import record
 from proxy.policy.status import Detail, Result
 from proxy.policy.sums import Across, Snapshot
 from proxy.policy.sums import Family as CountedFamily
@@ -59,7 +60,7 @@ _SHARED: Final = "redis"
 F = TypeVar("F", bound=Family)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Description:
     """What docs/metrics.md says of one metric."""
 

@@ -20,6 +20,7 @@ import orjson
 from proxy.errors import ProxyError
 from proxy.policy import names
 from proxy.policy.messages import Request
+from proxy.policy.record import record
 from proxy.ports import Clock, Identity, Siblings, Store, Topic, Upstream
 from proxy.tasks import Tasks
 
@@ -32,7 +33,7 @@ ANY: Final = "*"
 """Stands for every model, where a change did not say which one it is about."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Table:
     """One look: canonical names to digests. `begun` is monotonic; a name with the digest "" is not to be reused."""
 
@@ -50,7 +51,7 @@ class _Change:
     token: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Pending:
     """An answer kept under a digest that the next look has to confirm."""
 

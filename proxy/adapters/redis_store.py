@@ -14,7 +14,6 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +28,7 @@ from proxy.adapters.codec import decode, decode_description, described_by, encod
 from proxy.adapters.redis_lane import RedisLane
 from proxy.policy.breaker import Breaker
 from proxy.policy.messages import Description
+from proxy.policy.record import record
 from proxy.ports import (
     Clock,
     Entries,
@@ -79,7 +79,7 @@ _FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadErr
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Count:
     """What a look at every name found: the entries of `generation`, and how many names of others there were.
 

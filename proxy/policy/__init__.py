@@ -1,4 +1,4 @@
-"""Decisions about requests and answers: pure functions over frozen values.
+"""Decisions about requests and answers: pure functions over values.
 
 Nothing in here waits, reads a clock, draws a random number, logs or opens anything. Imports stay within the standard
 library, orjson and this package, so every rule can be tested by a table.

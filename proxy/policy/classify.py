@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from proxy.policy import document, names
 from proxy.policy.endpoints import Endpoint, Kind, Policy
 from proxy.policy.messages import Fields, Request
+from proxy.policy.record import record
 from proxy.policy.reuse import Directives
 from proxy.policy.status import Detail
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Candidate:
     """A request that the cache may answer. `items` counts the vectors that an embeddings answer must hold."""
 
@@ -24,7 +24,7 @@ class Candidate:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Bypass:
     """A request that is passed on as it came. `model` is its model's name where it was understood, else empty."""
 

@@ -12,7 +12,6 @@ import base64
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -20,13 +19,14 @@ import orjson
 from proxy.policy.classify import Candidate
 from proxy.policy.key import Frame, Scope, scoped
 from proxy.policy.messages import Fields
+from proxy.policy.record import record
 
 _EMBED: Final = "embed"
 _V1: Final = "v1-embeddings"
 _INT64: Final = 2**63
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Batch:
     """A candidate seen as a list of texts.
 
@@ -40,7 +40,7 @@ class Batch:
     base64: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Item:
     """What is kept of one text.
 
@@ -57,7 +57,7 @@ class Item:
     load_duration: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Joined:
     """An answer put together. `estimated` says that its token count is a sum with apportioned parts."""
 
@@ -189,7 +189,7 @@ def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...]
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Measures:
     """What an answer says of itself: prompt tokens, and durations in nanoseconds, 0 where it names none."""
 
@@ -198,7 +198,7 @@ class _Measures:
     load_duration: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Answer:
     """What an answer says as JSON: its vectors, which are lists, and its measures."""
 

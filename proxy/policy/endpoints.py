@@ -6,10 +6,11 @@ A request that matches no row is `OTHER`, and is passed on. Field names are thos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 from urllib.parse import unquote_to_bytes
+
+from proxy.policy.record import record
 
 
 class Kind(Enum):
@@ -31,7 +32,7 @@ class Policy(Enum):
     WRITE_ONLY = "write-only"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Endpoint:
     """One route.
 

@@ -9,7 +9,6 @@ field splits the cache and never merges it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -17,11 +16,12 @@ import orjson
 from proxy.policy.classify import Candidate
 from proxy.policy.endpoints import Endpoint
 from proxy.policy.messages import Fields, values
+from proxy.policy.record import record
 
 SCHEMA: Final = b"1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Scope:
     """What an answer depends on beside the request's body. `digest` and `version` are Ollama's own texts."""
 

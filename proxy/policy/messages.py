@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, TypeAlias
+
+from proxy.policy.record import record
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -18,7 +20,7 @@ MAX_LENGTH: Final = 2**63 - 1
 """Bytes of a body: what is over it, parsers read as something else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Request:
     """The head of a request. `target` is in origin-form, exactly as it was sent (RFC 9112, section 3.2.1)."""
 
@@ -27,7 +29,7 @@ class Request:
     fields: Fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ResponseHead:
     """A status line and its field lines, hop-by-hop fields included or not, as the holder says."""
 
@@ -43,7 +45,7 @@ def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> byt
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StoredResponse:
     """One cache entry.
 
@@ -86,7 +88,7 @@ def unpacked(pieces: bytes) -> Iterator[tuple[int, int]]:
 _MOST: Final = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Description:
     """What is said of an entry without its body: its key, the size of its body in bytes, the rest as StoredResponse."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Final
 
 from proxy.policy import names
 from proxy.policy.messages import Description
+from proxy.policy.record import record
 from proxy.policy.reuse import namespace
 
 _REMEMBERED: Final = 1000
@@ -17,7 +18,7 @@ _SHARED: Final = {"v1-embeddings": "embed"}
 """Operations that share their items: an item belongs to both."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Filter:
     """What an entry must be to be meant; None means anything. `model` is canonical."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -11,12 +10,13 @@ import orjson
 
 from proxy.policy.fields import about_cache
 from proxy.policy.messages import Fields, ResponseHead
+from proxy.policy.record import record
 from proxy.policy.status import CacheStatus
 
 JSON: Final = "application/json; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Reply:
     """What an admin route answers; `kind` is its Content-Type."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from typing import Final, TypeAlias
 
 from proxy.policy.messages import Fields, StoredResponse, first, members
+from proxy.policy.record import record
 from proxy.policy.status import FwdReason
 
 OWN_REQUEST_FIELDS: Final = frozenset({b"x-cache-ttl", b"x-cache-category", b"x-cache-namespace"})
@@ -18,7 +18,7 @@ _MAX_NAMESPACE: Final = 128
 _SECONDS: Final = re.compile(rb"[0-9]{1,10}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Directives:
     """A request's wishes. Times are whole seconds; `ttl` is None where the client left it to us.
 
@@ -93,7 +93,7 @@ def _argument(wishes: list[bytes], name: bytes, *, strictest: int) -> int | None
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hit:
     """The entry answers. `age` and `ttl` (what is left of its lifetime) are whole seconds.
 
@@ -106,7 +106,7 @@ class Hit:
     estimated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Forward:
     """Ollama has to be asked."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from proxy.policy.classify import is_embedding
 from proxy.policy.endpoints import Endpoint, Policy
+from proxy.policy.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rules:
     """What an exchange follows. Sizes are bytes, times seconds.
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+from proxy.policy.record import record
 
 CACHE_NAME: Final = "ollama-cache-proxy"
 
@@ -92,7 +93,7 @@ class Detail(Enum):
     ESTIMATED_USAGE = "estimated-usage"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CacheStatus:
     """One member of the Cache-Status list.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -11,6 +10,7 @@ import orjson
 from proxy.policy.classify import Candidate
 from proxy.policy.endpoints import Endpoint, Kind
 from proxy.policy.messages import ResponseHead, first, members
+from proxy.policy.record import record
 from proxy.policy.status import Detail
 
 OK: Final = 200
@@ -19,7 +19,7 @@ _COMPLETE: Final = frozenset({"stop", "length"})
 _FINISHED: Final = ("stop", "length", "tool_calls")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Storable:
     """The answer may be kept. Token counts are None where the answer does not name them."""
 
@@ -27,7 +27,7 @@ class Storable:
     output_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NotStorable:
     """The answer must not be kept, for this reason."""
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from proxy.policy.endpoints import Endpoint, Kind
 from proxy.policy.messages import ResponseHead, first
+from proxy.policy.record import record
 
 _OK: Final = 200
 _HEAD: Final = 4096
@@ -35,7 +35,7 @@ _A_SECOND: Final = 1e9
 _READER: Final = json.JSONDecoder()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Usage:
     """Tokens, and the seconds that Ollama spent on each part; None where it did not say.
 
