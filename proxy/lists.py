@@ -132,6 +132,8 @@ class ListFetcher(Fetcher):
         if items is None:
             verdict = storing.storable(candidate, whole.head, body)
             return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
+        if all(item.total_duration and item.load_duration for item in items):
+            return items
         measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
         return tuple(
             replace(item, total_duration=item.total_duration or measured, load_duration=item.load_duration or 1)

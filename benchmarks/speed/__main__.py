@@ -169,12 +169,15 @@ class Bench:
             await subjects.proxy("proxy", direct),
             await subjects.proxy("proxy, no hot tier", direct, OCP_HOT_BYTES="0"),
         ]
-        async with aiohttp.ClientSession() as session:
+        clients = {subject.name: await lists.Client.open(subject.url) for subject in servers}
+        stub = await lists.Client.open(direct)
 
-            def run(subject: Subject) -> Callable[[], Awaitable[Any]]:
-                return lambda: lists.run(session, subject.url, direct, next(numbers))
+        def run(client: lists.Client) -> Callable[[], Awaitable[Any]]:
+            return lambda: lists.run(client, stub, next(numbers))
 
-            await self.alternate("lists", {subject.name: run(subject) for subject in servers})
+        await self.alternate("lists", {name: run(client) for name, client in clients.items()})
+        for client in (stub, *clients.values()):
+            client.transport.close()
         await runner.cleanup()
 
     async def entries(self, subjects: Subjects) -> None:

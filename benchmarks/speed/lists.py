@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
-import aiohttp
 import orjson
 from aiohttp import web
 
 TEXTS: Final = 64
 LONG: Final = 1024
 FLOATS: Final = 768
+_LARGEST: Final = 1 << 25
+"""Bytes of an answer, its head among them."""
+_HEAD: Final = (
+    b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
 EACH: Final = 0.001
 """Seconds that the stub takes for a text."""
 
@@ -64,33 +69,73 @@ class Listed:
     growth: float
 
 
-async def ask(session: aiohttp.ClientSession, url: str, wanted: list[str]) -> float:
-    """Ask for a list; give the milliseconds until all of its answer was there."""
-    data = orjson.dumps({"model": "tiny", "input": wanted})
-    begun = time.perf_counter()
-    async with session.post(url + "/api/embed", data=data, headers={"Content-Type": "application/json"}) as answer:
-        await answer.read()
-        assert answer.status == web.HTTPOk.status_code
-    return (time.perf_counter() - begun) * 1000
+class Client(asyncio.BufferedProtocol):
+    """One connection. What comes goes into memory that is there already: it is the server that is measured."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._memory = bytearray(_LARGEST)
+        self._size = 0
+        self._expected = 0
+        self._whole: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect to a server."""
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        _, client = await asyncio.get_running_loop().create_connection(cls, host, int(port))
+        return client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to write."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
+        """Give where the next bytes go."""
+        return memoryview(self._memory)[self._size :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See whether all is there."""
+        self._size += nbytes
+        if not self._expected:
+            end = self._memory.find(b"\r\n\r\n", 0, self._size)
+            length = re.search(rb"(?i)content-length: ([0-9]+)\r\n", self._memory[: end + 2])
+            assert end > 0
+            assert length is not None
+            self._expected = end + 4 + int(length[1])
+        if self._size == self._expected and self._whole is not None:
+            self._whole.set_result(None)
+
+    async def ask(self, wanted: list[str]) -> float:
+        """Ask for a list; give the milliseconds until all of its answer was there."""
+        data = orjson.dumps({"model": "tiny", "input": wanted})
+        self._size = self._expected = 0
+        self._whole = asyncio.get_running_loop().create_future()
+        begun = time.perf_counter()
+        self.transport.write(_HEAD % len(data) + data)
+        await self._whole
+        taken = time.perf_counter() - begun
+        assert self._memory.startswith(b"HTTP/1.1 200 ")
+        return taken * 1000
+
+    async def ask_known(self, wanted: list[str]) -> float:
+        """Ask for a list so often that all of it is known, and held where it can be; give the time of the last."""
+        await self.ask(wanted)
+        await asyncio.sleep(0.2)
+        await self.ask(list(reversed(wanted)))  # they come to be held
+        return await self.ask(wanted[1:] + wanted[:1])
 
 
-async def ask_known(session: aiohttp.ClientSession, url: str, wanted: list[str]) -> float:
-    """Ask for a list so often that all of it is known, and held where it can be; give the time of the last."""
-    await ask(session, url, wanted)
-    await asyncio.sleep(0.2)
-    await ask(session, url, list(reversed(wanted)))  # they come to be held
-    return await ask(session, url, wanted[1:] + wanted[:1])
-
-
-async def run(session: aiohttp.ClientSession, url: str, direct: str, number: int) -> Listed:
-    """Measure once, with lists that no other run has asked for."""
+async def run(client: Client, direct: Client, number: int) -> Listed:
+    """Measure once, with lists that no other run has asked for; `direct` is the way to the stub."""
     start = 1_000_000 * (number + 1)
     known = texts(start)
-    whole = await ask_known(session, url, known)
+    whole = await client.ask_known(known)
     mixed = [text for pair in zip(known[: TEXTS // 2], texts(start + TEXTS), strict=False) for text in pair]
-    half = await ask(session, url, mixed)
-    stub = await ask(session, direct, texts(start + 5000)[: TEXTS // 2])
-    shorter = await ask_known(session, url, texts(start + 10_000, LONG // 2))
-    long = await ask_known(session, url, texts(start + 20_000, LONG))
+    half = await client.ask(mixed)
+    stub = await direct.ask(texts(start + 5000)[: TEXTS // 2])
+    shorter = await client.ask_known(texts(start + 10_000, LONG // 2))
+    long = await client.ask_known(texts(start + 20_000, LONG))
     growth = long / 2 / shorter
     return Listed(known=whole, half=half, stub=stub, added=half - stub, long=long, growth=growth)

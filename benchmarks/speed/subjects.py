@@ -82,9 +82,12 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _child(pid: int) -> int:
+async def _child(pid: int) -> int:
     """Give the first child of a process: what taskset runs takes its place, so that is nginx's worker."""
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    while not (found := children.read_text().split()):  # its master listens before that is there
+        await asyncio.sleep(0.01)
+    return int(found[0])
 
 
 @asynccontextmanager
@@ -156,7 +159,7 @@ class Subjects:
         binary = shutil.which("nginx") or "/usr/sbin/nginx"
         running = await self.stack.enter_async_context(process(core, binary, "-p", str(folder), "-c", str(file)))
         await listens(port)
-        return Subject(name, f"http://127.0.0.1:{port}", _child(running.pid))
+        return Subject(name, f"http://127.0.0.1:{port}", await _child(running.pid))
 
     async def stub(self) -> str:
         """Start an upstream that answers at once; gives its URL."""

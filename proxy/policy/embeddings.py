@@ -12,7 +12,7 @@ import base64
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -24,6 +24,10 @@ from proxy.policy.record import record
 _EMBED: Final = "embed"
 _V1: Final = "v1-embeddings"
 _INT64: Final = 2**63
+
+
+Text: TypeAlias = bytes | memoryview
+"""What is large is not copied on its way from an entry into an answer."""
 
 
 @record
@@ -49,7 +53,7 @@ class Item:
     0 where the answer named none, as those of /v1 do.
     """
 
-    vector: bytes
+    vector: Text
     numbers: int
     tokens: int
     exact: bool
@@ -287,21 +291,24 @@ def join(batch: Batch, items: Mapping[str, Item], *, durations: tuple[int, int] 
     )
 
 
-def _rendered(candidate: Candidate, vectors: Iterable[bytes], measures: _Measures) -> bytes:
+def _rendered(candidate: Candidate, vectors: Iterable[Text], measures: _Measures) -> bytes:
     """Write an answer as Ollama does: `api.EmbedResponse`, or `openai.EmbeddingList` with its line end."""
     model = _string(candidate.model)
     if _is_v1(candidate):
-        rows = (b'{"object":"embedding","embedding":%b,"index":%d}' % (text, at) for at, text in enumerate(vectors))
+        rows = [part for at, text in enumerate(vectors) for part in (_ROW_BEGINS, text, b',"index":%d}' % at, b",")]
         usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (measures.tokens, measures.tokens)
-        return b'{"object":"list","data":[%b],"model":%b,"usage":%b}\n' % (b",".join(rows), model, usage)
+        return b"".join((b'{"object":"list","data":[', *rows[:-1], b'],"model":%b,"usage":%b}\n' % (model, usage)))
     numbers = (
         (b"total_duration", measures.total_duration),
         (b"load_duration", measures.load_duration),
         (b"prompt_eval_count", measures.tokens),
     )
     told = b"".join(b',"%b":%d' % (name, number) for name, number in numbers if number)  # Go's omitempty
-    return b'{"model":%b,"embeddings":[%b]%b}' % (model, b",".join(vectors), told)
+    rows = [part for text in vectors for part in (text, b",")]
+    return b"".join((b'{"model":%b,"embeddings":[' % model, *rows[:-1], b"]%b}" % told))
 
+
+_ROW_BEGINS: Final = b'{"object":"embedding","embedding":'
 
 _ESCAPES: Final = (
     (b"<", b"\\u003c"),
@@ -320,7 +327,7 @@ def _string(text: str) -> bytes:
     return written
 
 
-def _as_it_is(vector: bytes) -> bytes:
+def _as_it_is(vector: Text) -> Text:
     return vector
 
 
@@ -332,11 +339,12 @@ _AMISS: Final = {
 }
 
 
-def _base64(vector: bytes) -> bytes:
+def _base64(vector: Text) -> Text:
     """Write a vector as `floatsToBase64` does: a JSON string with the base64 of little-endian float32."""
-    numbers: list[float] = orjson.loads(vector)
-    if any(mark in vector for mark in _MARKS):
-        texts = vector[1:-1].split(b",")
+    text = bytes(vector)
+    numbers: list[float] = orjson.loads(text)
+    if any(mark in text for mark in _MARKS):
+        texts = text[1:-1].split(b",")
         numbers = [_AMISS.get(text, number) for text, number in zip(texts, numbers, strict=True)]
     return b'"%b"' % base64.b64encode(_float32(numbers))
 
@@ -357,7 +365,7 @@ def encode(item: Item) -> bytes:
     """Write an item for the body of a store entry: form, numbers, tokens, how they are known, durations, vector."""
     known = b"exact" if item.exact else b"share"
     head = (item.numbers, item.tokens, known, item.total_duration, item.load_duration)
-    return b"item/3 %d %d %b %d %d %b" % (*head, item.vector)
+    return b"".join((b"item/3 %d %d %b %d %d " % head, item.vector))
 
 
 def decode(data: bytes) -> Item | None:
@@ -369,11 +377,11 @@ def decode(data: bytes) -> Item | None:
     if found is None:
         return None
     numbers, tokens, total, load = (int(found[group]) for group in (1, 2, 4, 5))
-    vector = data[found.end() :]
-    if max(tokens, total, load) >= _INT64 or not (vector.startswith(b"[") and vector.endswith(b"]")):
+    begin = found.end()
+    if max(tokens, total, load) >= _INT64 or not (data.startswith(b"[", begin) and data.endswith(b"]")):
         return None
     return Item(
-        vector=vector,
+        vector=memoryview(data)[begin:],
         numbers=numbers,
         tokens=tokens,
         exact=found[3] == b"exact",
