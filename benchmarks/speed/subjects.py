@@ -82,12 +82,15 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 async def _child(pid: int) -> int:
     """Give the first child of a process: what taskset runs takes its place, so that is nginx's worker."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    while not (found := children.read_text().split()):  # its master listens before that is there
+    while not (found := _children(pid)):  # noqa: ASYNC110 - its master listens before that is there, and tells nobody
         await asyncio.sleep(0.01)
-    return int(found[0])
+    return found[0]
 
 
 @asynccontextmanager
