@@ -243,6 +243,8 @@ class Exchanges:
         """
         name = f"{question.generation}:{question.purges}:{question.key}"
         joined = self._flights.join(name) if _joins(question) else None
+        if joined is not None and joined.complete and reason is FwdReason.REQUEST:
+            joined = None  # its answer is what is known, which would not do
         if joined is not None:
             joined_at = self._clock.monotonic()
             with joined.seat() as seat:

@@ -15,7 +15,7 @@ CORE = {
     *("proxy.marking", "proxy.flights", "proxy.tasks", "proxy.errors", "proxy.ports"),
 }
 HELPERS = {
-    "proxy.adapters.redis_store": ("proxy.adapters.codec", "proxy.adapters.redis_lane"),
+    "proxy.adapters.redis_store": ("proxy.adapters.codec", "proxy.adapters.redis_lane", "proxy.adapters.unwritten"),
     "proxy.adapters.redis_watch": ("proxy.adapters.redis_lane",),
     "proxy.adapters.ollama": ("proxy.adapters.connections",),
     "proxy.adapters.metrics": ("proxy.adapters.families",),

@@ -49,6 +49,7 @@ class Watch:
     """Counts what went the short way; `off` lets nothing go there."""
 
     def __init__(self, proxy: Proxy, *, off: bool = False) -> None:
+        self.proxy = proxy
         self.taken = 0
         self.real = proxy.running.exchanges.shortcuts
         self._off = off
@@ -166,6 +167,8 @@ async def test_every_recorded_case_is_answered_counted_and_logged_alike_both_way
                 short, ordinary = [
                     await client.ask(asked["method"], asked["path"], body, asked.get("headers")) for client in clients
                 ]
+                for proxy in proxies:
+                    await proxy.kept()
                 assert short.status_line == ordinary.status_line, name
                 assert fields(short) == fields(ordinary), name
                 assert settled(short.body.decode("latin-1")) == settled(ordinary.body.decode("latin-1")), name
@@ -213,6 +216,7 @@ async def noted(client: Client, watch: Watch, **fields: str | None) -> None:
     async with asyncio.timeout(10):
         while not watch.taken:
             await client.generate(**fields)
+    await watch.proxy.kept()
 
 
 async def test_a_clear_a_purge_and_a_deletion_are_obeyed_at_once(client: Client, watch: Watch, proxy: Proxy) -> None:

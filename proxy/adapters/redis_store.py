@@ -26,6 +26,7 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 
 from proxy.adapters.codec import decode, decode_description, described_by, encode
 from proxy.adapters.redis_lane import RedisLane
+from proxy.adapters.unwritten import Unwritten
 from proxy.policy.breaker import Breaker
 from proxy.policy.messages import Description
 from proxy.policy.record import record
@@ -129,6 +130,7 @@ class RedisStore:
         self._well: dict[Part, bool] = {}
         self._writers = asyncio.Semaphore(_WRITERS)
         self._waiting = 0
+        self._unwritten = Unwritten()
         self._count: _Count | None = None
         self._counting: asyncio.Task[None] | None = None
         self._tier: Tier | None = None
@@ -187,6 +189,9 @@ class RedisStore:
         if damaged:
             self._observe(StoreFault(kind=Fault.DAMAGED))
             self._tasks.spawn(self.delete(damaged, generation), f"remove damaged {damaged[0][:8]}")
+        if self._unwritten:
+            newer = (self._unwritten.get(_entry(generation, key)) for key in keys)
+            entries = tuple(new or entry for new, entry in zip(newer, entries, strict=True))
         return Lookups(entries=entries, generation=generation)
 
     async def _look(self, keys: Sequence[str], within: float = _LOOKUP) -> tuple[str, list[bytes | None]]:
@@ -236,6 +241,14 @@ class RedisStore:
 
     async def put(self, entries: Entries, generation: str) -> bool:
         """See ports.Store. Waits for its turn; over too many waiting bytes the entries are dropped."""
+        named = {_entry(generation, key): entry for key, entry in entries}
+        await self._unwritten.wait(named)
+        try:
+            return await self._put(entries, generation)
+        finally:
+            self._unwritten.written(named)
+
+    async def _put(self, entries: Entries, generation: str) -> bool:
         values = [(_entry(generation, key), encode(key, entry), entry.lifetime) for key, entry in entries]
         size = sum(len(value) for _, value, _ in values)
         if self._waiting + size > _MAX_WAITING:
@@ -275,7 +288,13 @@ class RedisStore:
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See ports.Store."""
+        await self._settled()
         return await self._unlink([_entry(generation, key) for key in keys])
+
+    async def _settled(self) -> None:
+        """Write what is on its way: who deletes and who counts means it too."""
+        if self._unwritten:
+            await self._unwritten.settle(_WRITE)
 
     async def _unlink(self, names: list[str]) -> int | None:
         """Give how many of these were there; None when the store failed."""
@@ -285,10 +304,12 @@ class RedisStore:
         """See ports.Store. The cursor is SCAN's; among many names of others a page may hold fewer entries, or none."""
         if cursor and not (cursor.isascii() and cursor.isdigit() and int(cursor) < _CURSORS):
             raise ValueError(f"{cursor[:32]!r} is no cursor")
+        await self._settled()
         return await self._read("page", lambda: self._page(int(cursor or "0"), limit), None, deadline=_WRITE)
 
     async def purge(self, matches: Matches) -> int | None:
         """See ports.Store. What was deleted before the store failed stays deleted."""
+        await self._settled()
         generation = await self._read("get", self._current, None)
         if generation is None:
             return None
@@ -444,6 +465,7 @@ class RedisStore:
 
         Exact where that is found at once; else what the last look at every name found, corrected, with the look's age.
         """
+        await self._settled()
         found = await self._read("count", self._count_some, None, deadline=_WRITE)
         if found is None:
             return None

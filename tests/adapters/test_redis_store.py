@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from proxy.adapters import redis_store as module
+from proxy.adapters import unwritten
 from proxy.adapters.redis_store import RedisStore
 from proxy.policy.messages import StoredResponse, packed
 from proxy.ports import Event, KeyCount, Lookup, Lookups, Page, StoreCall
@@ -458,6 +459,92 @@ async def test_a_purge_that_the_server_does_not_see_to_its_end_failed(connect: C
 
     assert await store.purge(meant) is None
     assert 200 <= len(looked_at) < 500
+
+
+# What is on its way.
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written unless somebody sees to it."""
+    monkeypatch.setattr(unwritten, "MOMENT", 3600.0)
+
+
+async def begun(store: RedisStore, *numbers: int, entry: StoredResponse = ENTRY) -> asyncio.Task[bool]:
+    """Begin to put entries, which goes no further by itself."""
+    generation = (await store.get(key(0))).generation
+    assert generation is not None
+    putting = asyncio.create_task(store.put([(key(number), entry) for number in numbers], generation))
+    await asyncio.sleep(0)
+    return putting
+
+
+@pytest.mark.usefixtures("late")
+async def test_what_is_on_its_way_is_found_here_and_nowhere_else(connect: Connect, redis_server: RedisServer) -> None:
+    one, other = connect(redis_server), connect(redis_server)
+    await asyncio.wait_for(store_settled(one, await begun(one, 1)), 5)
+    newer = replace(ENTRY, body=b"newer")
+    putting = await begun(one, 1, 2, entry=newer)
+    assert (await one.get_many([key(1), key(2), key(3)])).entries == (newer, newer, None)
+    assert (await other.get_many([key(1), key(2), key(3)])).entries == (ENTRY, None, None)
+    await asyncio.wait_for(store_settled(one, putting), 5)
+    for store in (one, other):
+        assert (await store.get_many([key(1), key(2), key(3)])).entries == (newer, newer, None)
+
+
+async def store_settled(store: RedisStore, putting: asyncio.Task[bool]) -> None:
+    assert await store.count() is not None
+    assert await putting
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("operation", ["page", "purge", "delete", "count", "clear"])
+async def test_who_counts_or_deletes_means_what_is_on_its_way_too(operation: str, store: RedisStore) -> None:
+    putting = await begun(store, 1, 2)
+    generation = (await store.get(key(0))).generation
+    assert generation is not None
+    found: Any = {
+        "page": lambda: store.page("", 10),
+        "purge": lambda: store.purge(lambda entry: entry.key == key(1)),
+        "delete": lambda: store.delete([key(1)], generation),
+        "count": store.count,
+        "clear": store.clear,
+    }[operation]
+    found = await asyncio.wait_for(found(), 5)
+    assert await putting
+    match operation:
+        case "page":
+            assert sorted(entry.key for entry in found.entries) == [key(1), key(2)]
+        case "count":
+            assert found.keys == 2
+        case "clear":
+            assert found == 2
+            assert await keys(store) == []
+        case _:
+            assert found == 1
+            assert await keys(store) == [key(2)]
+
+
+@pytest.mark.usefixtures("late")
+async def test_what_was_on_its_way_before_a_clear_by_another_is_not_found_after_it(
+    connect: Connect, redis_server: RedisServer
+) -> None:
+    one, other = connect(redis_server), connect(redis_server)
+    putting = await begun(one, 1)
+    await other.clear()
+    assert (await one.get(key(1))).entry is None
+    await asyncio.wait_for(store_settled(one, putting), 5)
+    assert [(await store.get(key(1))).entry for store in (one, other)] == [None, None]
+
+
+async def test_what_could_not_be_written_is_not_found(store: RedisStore, redis_server: RedisServer) -> None:
+    putting = await begun(store, 1)
+    redis_server.client().config_set("maxmemory", "1")
+    try:
+        assert not await putting
+    finally:
+        redis_server.client().config_set("maxmemory", "0")
+    assert (await store.get(key(1))).entry is None
 
 
 # What is measured of it.

@@ -68,6 +68,7 @@ async def test_read_only_answers_and_keeps_nothing(
             missed = await post(reader.url, operation)
             assert missed.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=read-only"
         await post(writer.url, operation)
+        await writer.kept()
         assert (await post(reader.url, operation)).field("X-Cache") == "HIT"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxy.ports import Entries
 from proxy.simulator import Behaviour, Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
@@ -130,6 +131,24 @@ async def test_directives(proxy: Proxy, simulator: Simulator) -> None:
     assert short.field("Cache-Status") == "ollama-cache-proxy; fwd=request; stored; ttl=7"
     for name in (b"x-cache-ttl", b"x-cache-namespace"):
         assert all(line[0].lower() != name for request in simulator.received for line in request.fields)
+
+
+async def test_who_would_not_have_what_is_known_does_not_get_an_answer_that_has_just_been_given(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy_before(simulator.url) as proxy:
+        await post(proxy.url, "/api/generate", GENERATE)
+        put, written = proxy.running.store.put, asyncio.Event()
+
+        async def slowly(entries: Entries, generation: str) -> bool:
+            await written.wait()
+            return await put(entries, generation)
+
+        monkeypatch.setattr(proxy.running.store, "put", slowly)
+        for _ in range(2):
+            answer = await post(proxy.url, "/api/generate", GENERATE, Cache_Control="min-fresh=4000")
+            assert answer.field("Cache-Status") == "ollama-cache-proxy; fwd=request; stored; ttl=3600"
+        written.set()
 
 
 async def test_only_if_cached_asks_nobody_about_a_model_that_is_not_known(proxy: Proxy, simulator: Simulator) -> None:
@@ -309,8 +328,10 @@ async def test_counts_are_those_of_the_generation_that_another_proxy_began(
         proxy_before(simulator.url, redis_url=redis_server.url) as other,
     ):
         await post(other.url, "/api/generate", GENERATE)
+        await other.kept()
         await ask(one.url, "POST", "/api/cache/clear")
         await post(one.url, "/api/generate", GENERATE)
+        await one.kept()
         assert (await stats(other))["keys"] == 1
         assert json.loads((await ask(other.url, "POST", "/api/cache/clear")).body) == {"cleared": 1}
         await until(lambda: not redis_server.client().keys("ocp:1:e:*"))
@@ -322,6 +343,7 @@ async def test_two_proxies_share_one_redis(simulator: Simulator, redis_server: R
         proxy_before(simulator.url, redis_url=redis_server.url) as other,
     ):
         assert (await post(one.url, "/api/generate", GENERATE)).field("X-Cache") == "MISS"
+        await one.kept()
         assert (await post(other.url, "/api/generate", GENERATE)).field("X-Cache") == "HIT"
         await ask(one.url, "POST", "/api/cache/clear")
         assert (await post(other.url, "/api/generate", GENERATE)).field("X-Cache") == "MISS"
@@ -364,6 +386,7 @@ async def test_log_lines(proxy: Proxy) -> None:
         await post(
             proxy.url, "/api/generate", GENERATE | {"prompt": "canary-prompt"}, Authorization="Bearer canary-token"
         )
+    await proxy.kept()
     lines = proxy.log.getvalue().splitlines()
     assert "[AI Cache] ✅ Connected to Redis" in lines
     key = next(line for line in lines if "MISS" in line).split("MISS: ")[1][:8]

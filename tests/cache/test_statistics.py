@@ -79,6 +79,7 @@ async def test_they_are_those_of_all_proxies_and_outlive_each(simulator: Simulat
     async with proxy_before(simulator.url, redis_url=redis_server.url) as other:
         async with proxy_before(simulator.url, redis_url=redis_server.url) as one:
             await post(one.url, "/api/generate", GENERATE)
+            await one.kept()
             await post(other.url, "/api/generate", GENERATE)
         found = await stats(other)
         assert (found["hits"], found["misses"]) == (1, 1), "one was counted when it ended"
