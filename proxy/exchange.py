@@ -135,7 +135,9 @@ class Exchanges:
             return
         rules, policy = self._rules, self._rules.policy(endpoint)
         wishes = directives(request.fields, max_ttl=rules.max_ttl)
-        forwarded = replace(request, fields=fields.forwarded_request(request.fields))
+        forwarded = Request(
+            method=request.method, target=request.target, fields=fields.forwarded_request(request.fields)
+        )
         body: bytes | None = None
         found: Bypass | Candidate | None = classify.by_head(endpoint, request, wishes, policy=policy, exact=exact)
         if endpoint is not endpoints.OTHER:  # what we do not know, uploads among it, is never held in memory
@@ -291,7 +293,7 @@ class Exchanges:
     async def _deliver(
         self, question: Question, answer: Fetched, seat: Seat, course: Course, cache: CacheStatus
     ) -> None:
-        head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
+        head = fields.forwarded_head(answer.head, cache)
         course.cache, course.status = cache, head.status
         course.items = question.texts
         course.items_known = question.texts if cache.collapsed else cache.known
@@ -356,7 +358,7 @@ class Exchanges:
         source = course.client.stream() if body is None else body or None
         try:
             async with self._upstream.ask(request, source, repeatable=repeatable, spent=course.spent) as answer:
-                head = replace(answer.head, fields=fields.forwarded_response(answer.head, cache))
+                head = fields.forwarded_head(answer.head, cache)
                 course.status = head.status
                 whole, passing = answer.arrived(), Passing()
                 try:

@@ -266,6 +266,10 @@ class Metrics:
         match event:
             case Exchange():
                 self._take(event)
+            case StoreCall():
+                self._calls.observe((event.operation,), (event.seconds,))
+                if event.failed:
+                    self._call_errors.inc(event.operation)
             case Repeated():
                 self._exchange(event.exchange, event.seconds, event.seconds)
             case Worked():
@@ -278,10 +282,6 @@ class Metrics:
                 self._unkept.inc(event.operation, event.detail.value)
             case StoreFault():
                 self._faults.inc(event.kind.value)
-            case StoreCall():
-                self._calls.observe((event.operation,), (event.seconds,))
-                if event.failed:
-                    self._call_errors.inc(event.operation)
             case Health():
                 self._parts[event.part].set(event.well)
 

@@ -60,6 +60,7 @@ class Wire(Replies):
         super().__init__(connection)
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._written: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
         self._deadline: asyncio.TimerHandle | None = None
         self._last = False
 
@@ -73,34 +74,35 @@ class Wire(Replies):
         """How many commands have no reply yet."""
         return len(self._asked)
 
-    def ask(self, *command: bytes | str | int, within: float = math.inf) -> asyncio.Future[Any]:
+    def ask(self, *command: bytes | str | int, within: float = math.inf, urgent: bool = False) -> asyncio.Future[Any]:
         """Send a command; gives its reply, a RedisError, or TimeoutError after `within` seconds.
 
-        Raises a RedisError where the connection is closed.
+        Raises a RedisError where the connection is closed. What is `urgent` waits for no others where nobody else asks.
         """
-        self.write(*command)
-        loop = asyncio.get_running_loop()
-        asked: asyncio.Future[Any] = loop.create_future()
-        until = loop.time() + within
+        self.write(*command, at_once=urgent and not self._asked)
+        asked: asyncio.Future[Any] = self._loop.create_future()
+        until = self._loop.time() + within
         self._asked.append((asked, until))
         if within < math.inf:
             self._expect(until)
         return asked
 
-    def write(self, *command: bytes | str | int) -> None:
+    def write(self, *command: bytes | str | int, at_once: bool = False) -> None:
         """Send a command whose reply is nobody's; raises RedisError where the connection is closed.
 
-        What is written in one turn of the event loop goes out in one piece.
+        What is written in one turn of the event loop goes out in one piece, unless it is to go `at_once`.
         """
         if self.transport.is_closing():
             raise RedisConnectionError(_LOST)
-        if not self._written:
-            asyncio.get_running_loop().call_soon(self._flush)
+        if not (self._written or at_once):
+            self._loop.call_soon(self._flush)
         self._written.append(hiredis.pack_command(command))  # type: ignore[arg-type] # hiredis says one member too few
+        if at_once:
+            self._flush()
 
     def _flush(self) -> None:
         written, self._written = self._written, []
-        if not self.transport.is_closing():
+        if written and not self.transport.is_closing():
             self.transport.write(b"".join(written))
 
     def _expect(self, until: float) -> None:
@@ -109,11 +111,11 @@ class Wire(Replies):
             if self._deadline.when() <= until:
                 return
             self._deadline.cancel()
-        self._deadline = asyncio.get_running_loop().call_at(until, self._look)
+        self._deadline = self._loop.call_at(until, self._look)
 
     def _look(self) -> None:
         self._deadline = None
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         for asked, until in self._asked:
             if until <= now and not asked.done():
                 asked.set_exception(TimeoutError())
@@ -125,7 +127,7 @@ class Wire(Replies):
         """Take no more commands, and close when those under way are answered, or long given up."""
         self._last = True
         if self._asked:
-            asyncio.get_running_loop().call_later(_PATIENCE, self.transport.abort)
+            self._loop.call_later(_PATIENCE, self.transport.abort)
         else:
             self.transport.abort()
 
@@ -156,7 +158,7 @@ class RedisLane:
         self._wires: list[Wire] = []
         self._opening = asyncio.Lock()
 
-    async def ask(self, *command: bytes | str | int, within: float) -> Any:
+    async def ask(self, *command: bytes | str | int, within: float, urgent: bool = False) -> Any:
         """Give the reply to a command; raises RedisError, OSError, or TimeoutError after `within` seconds.
 
         What a lost connection took is asked once more, and has as long again. Whoever gives up waiting because it was
@@ -165,7 +167,7 @@ class RedisLane:
         wire = self._wire
         if wire is not None and wire.is_open:
             with suppress(RedisConnectionError):
-                return await wire.ask(*command, within=within)
+                return await wire.ask(*command, within=within, urgent=urgent)
         async with asyncio.timeout(within):
             return await (await self._open()).ask(*command)
 

@@ -199,7 +199,7 @@ class RedisStore:
         if len(keys) <= _AT_ONCE:
             generation = self._generation
             names = [_entry(generation, key) for key in keys]
-            current, *values = await self._lane.ask("MGET", GENERATION, *names, within=within)
+            current, *values = await self._lane.ask("MGET", GENERATION, *names, within=within, urgent=True)
             if current == generation.encode():
                 return generation, values
         async with asyncio.timeout(within):

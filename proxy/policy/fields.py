@@ -41,9 +41,11 @@ _REPLAYED_PREFIX: Final = b"access-control-"
 
 def end_to_end(fields: Fields) -> Fields:
     """Leave out the fields that are meant for one hop: the fixed set, and what Connection names."""
-    named = set(members(fields, b"connection")) - _KEPT_IN_SPITE
-    dropped = HOP_BY_HOP | named
-    return tuple(line for line in fields if line[0].lower() not in dropped)
+    names = [name.lower() for name, _ in fields]
+    dropped = HOP_BY_HOP
+    if b"connection" in names:
+        dropped |= set(members(fields, b"connection")) - _KEPT_IN_SPITE
+    return tuple([line for line, name in zip(fields, names, strict=True) if name not in dropped])
 
 
 def forwarded_request(fields: Fields) -> Fields:
@@ -52,14 +54,17 @@ def forwarded_request(fields: Fields) -> Fields:
     Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
     Origin that is the proxy itself.
     """
-    dropped = OWN_REQUEST_FIELDS | {b"host", b"expect"}
-    kept = (line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in dropped)
+    kept = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _ENDS_HERE]
     return (*kept, (b"Via", VIA))
 
 
-def forwarded_response(head: ResponseHead, status: CacheStatus) -> Fields:
-    """Give the fields that go to the client: end-to-end, and what the cache says of itself."""
-    return (*end_to_end(head.fields), *about_cache(status))
+_ENDS_HERE: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
+
+
+def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
+    """Give the head that goes to the client: its end-to-end fields, and what the cache says of itself."""
+    lines = (*end_to_end(head.fields), *about_cache(status))
+    return ResponseHead(status=head.status, reason=head.reason, fields=lines)
 
 
 def about_cache(status: CacheStatus) -> Fields:
@@ -99,7 +104,7 @@ def looped(fields: Fields) -> bool:
 
 def without_own_origin(fields: Fields) -> Fields:
     """Take off an Origin that names the proxy as the client knows it: to Ollama it would look foreign."""
-    host = first(fields, b"host")
+    host = first(fields, b"host") if first(fields, b"origin") is not None else None
     if host is None:
         return fields
     own = (b"http://" + host.lower(), b"https://" + host.lower())

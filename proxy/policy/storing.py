@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 import orjson
 
 from proxy.policy.classify import Candidate
 from proxy.policy.endpoints import Endpoint, Kind
-from proxy.policy.messages import ResponseHead, first, members
+from proxy.policy.messages import ResponseHead, members
 from proxy.policy.record import record
 from proxy.policy.status import Detail
 
@@ -62,15 +62,30 @@ def is_openai(endpoint: Endpoint) -> bool:
 
 def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
     """Give the reason not to keep the answer that its head shows, or None."""
-    content_type = (first(head.fields, b"content-type") or b"").partition(b";")[0].strip().lower()
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in head.fields:
+        if (low := name.lower()) in _JUDGED:
+            found.setdefault(low, []).append(value)
+    content_type = found.pop(b"content-type", _NONE)[0].partition(b";")[0].strip().lower()
     expected = b"application/json"
     if candidate.stream:
         expected = b"text/event-stream" if is_openai(candidate.endpoint) else b"application/x-ndjson"
+    if head.status != OK:
+        return Detail.STATUS
+    if content_type != expected:
+        return Detail.CONTENT_TYPE
+    return _barred(head, found) if found else None
+
+
+_NONE: Final = [b""]
+_JUDGED: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie", b"cache-control", b"vary"})
+
+
+def _barred(head: ResponseHead, found: Collection[bytes]) -> Detail | None:
+    """Say which of the fields that were `found` forbids to keep the answer, or None."""
     rules = (
-        (head.status != OK, Detail.STATUS),
-        (content_type != expected, Detail.CONTENT_TYPE),
-        (first(head.fields, b"content-encoding") is not None, Detail.RESPONSE_ENCODING),
-        (first(head.fields, b"set-cookie") is not None, Detail.SET_COOKIE),
+        (b"content-encoding" in found, Detail.RESPONSE_ENCODING),
+        (b"set-cookie" in found, Detail.SET_COOKIE),
         (not _FORBIDDEN.isdisjoint(_directive_names(head)), Detail.CACHE_CONTROL),  # RFC 9111, section 3
         (not set(members(head.fields, b"vary")) <= {b"origin"}, Detail.VARY),  # section 4.1: the key holds Origin
     )

@@ -26,8 +26,8 @@ class Lane(RedisLane):
         self.opened = 0
         super().__init__(self.make)
 
-    async def ask(self, *command: bytes | str | int, within: float = 10.0) -> Any:
-        return await super().ask(*command, within=within)
+    async def ask(self, *command: bytes | str | int, within: float = 10.0, urgent: bool = False) -> Any:
+        return await super().ask(*command, within=within, urgent=urgent)
 
     def make(self) -> redis.Connection:
         self.opened += 1
@@ -44,8 +44,9 @@ async def lane(redis_server: RedisServer) -> AsyncIterator[Lane]:
 
 async def test_replies_come_in_the_order_of_their_commands(lane: Lane) -> None:
     await lane.ask("MSET", *(text for number in range(500) for text in (f"key{number}", f"{number}" * 500)))
-    replies = await asyncio.gather(*(lane.ask("GET", f"key{number}") for number in range(500)))
-    assert replies == [f"{number}".encode() * 500 for number in range(500)]
+    for urgent in (False, True):
+        asked = (lane.ask("GET", f"key{number}", urgent=urgent and number % 3 == 0) for number in range(500))
+        assert await asyncio.gather(*asked) == [f"{number}".encode() * 500 for number in range(500)]
     assert await lane.ask("MGET", "key1", "none", "key2") == [b"1" * 500, None, b"2" * 500]
     assert await lane.ask("SET", b"bytes\xff", b"\x00\r\n", "EX", 60) == b"OK"
     assert await lane.ask("GET", b"bytes\xff") == b"\x00\r\n"

@@ -9,8 +9,8 @@ from proxy.policy.fields import (
     allowed_host,
     authority,
     end_to_end,
+    forwarded_head,
     forwarded_request,
-    forwarded_response,
     hit_fields,
     is_own_origin,
     looped,
@@ -115,7 +115,7 @@ def test_an_answer_goes_on_with_what_the_cache_says_of_itself():
         ),
     )
     cache = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, stored=True, ttl=5)
-    assert forwarded_response(head, cache) == (
+    assert forwarded_head(head, cache).fields == (
         (b"ETag", b"x"),
         (b"Cache-Status", b"other; hit"),
         (b"set-cookie", b"c"),
