@@ -7,7 +7,7 @@ is over the limit is relayed from there on, and never kept. A stream is relayed 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import field, replace
 from typing import TypeAlias
 
@@ -27,7 +27,20 @@ from proxy.policy.rules import Rules
 from proxy.policy.status import Detail
 from proxy.policy.storing import NotStorable, Storable
 from proxy.policy.usage import Passing
-from proxy.ports import NOTHING, Clock, Entries, Identity, Models, Observer, Saved, Store, Stored, Upstream, Worked
+from proxy.ports import (
+    NOTHING,
+    Answer,
+    Clock,
+    Entries,
+    Identity,
+    Models,
+    Observer,
+    Saved,
+    Store,
+    Stored,
+    Upstream,
+    Worked,
+)
 from proxy.tasks import Tasks
 
 
@@ -156,32 +169,38 @@ class Fetcher:
         tokens = (verdict.prompt_tokens, verdict.output_tokens)
         ttl = self.lifetime(question)
         whole = replace(whole, ttl=ttl, prompt_tokens=tokens[0], output_tokens=tokens[1])
-        await self.answer(question, flight, whole)
-        entry = self.entry(question, whole.head, body, took=whole.seconds, tokens=tokens)
-        await self.keep(question, ((question.key, entry),))
+
+        def entries() -> Entries:
+            return ((question.key, self.entry(question, whole.head, body, took=whole.seconds, tokens=tokens)),)
+
+        await self.answer(question, flight, whole, entries)
 
     async def ask(self, question: Question, flight: Flight[Fetched]) -> Whole | None:
         """Ask for all of it, to be handed to `answer`; None where it was over the limit, and has been relayed."""
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent) as answer:
-            arriving = answer.chunks()
-            chunks, excess = await _collected(arriving, limit, flight.hold)
+            chunks, excess, rest = await _collected(answer, limit, flight.hold)
             if excess is not None:
                 tail = flight.overflow(sum(map(len, chunks)))
                 flight.publish(Flowing(head=answer.head, length=answer.length, tail=tail, detail=excess))
                 passing = Passing()
-                await tail.feed(_resumed(chunks, arriving, passing))
+                await tail.feed(_resumed(chunks, rest, passing))
                 self._worked(question, answer.head, passing)
                 return None
         seconds = self._clock.monotonic() - begun
         return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
 
-    async def answer(self, question: Question, flight: Flight[Fetched], whole: Whole) -> None:
-        """Give all who wait what was asked, and let them go on; then tell of what Ollama did for it."""
+    async def answer(
+        self, question: Question, flight: Flight[Fetched], whole: Whole, entries: Callable[[], Entries] = tuple
+    ) -> None:
+        """Give all who wait what was asked, and let them go on; then keep it, and tell of what Ollama did for it."""
         flight.publish(whole)
         await asyncio.sleep(0)
-        self._worked(question, whole.head, _passed(whole.chunks))
+        try:
+            await self.keep(question, entries())
+        finally:
+            self._worked(question, whole.head, _passed(whole.chunks))
 
     async def ask_bounded(
         self, question: Question, request: Request, body: bytes, flight: Flight[Fetched]
@@ -190,7 +209,7 @@ class Fetcher:
         begun = self._clock.monotonic()
         limit = self._rules.max_answer(question.candidate.endpoint)
         async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as answer:
-            chunks, excess = await _collected(answer.chunks(), limit, flight.hold)
+            chunks, excess, _ = await _collected(answer, limit, flight.hold)
         seconds = self._clock.monotonic() - begun
         if excess is None:
             self._worked(question, answer.head, _passed(chunks))
@@ -274,6 +293,8 @@ class Fetcher:
 
     async def keep(self, question: Question, entries: Entries) -> None:
         """Put entries into the store, and take them out again should the model turn out to be another."""
+        if not entries:
+            return
         generation = question.generation or ""
         entries = await self._marked(question, entries)
         keys = [key for key, _ in entries]
@@ -301,18 +322,28 @@ class Fetcher:
             )
 
 
-async def _collected(arriving: AsyncIterator[bytes], limit: int, hold: Hold) -> tuple[tuple[bytes, ...], Detail | None]:
-    """Give what came until the end, or until it was over `limit` bytes or found no room, and which of both it was."""
+async def _collected(
+    answer: Answer, limit: int, hold: Hold
+) -> tuple[tuple[bytes, ...], Detail | None, AsyncIterator[bytes]]:
+    """Give what came until the end, or until it was over `limit` bytes or found no room, which of both, the rest."""
+    whole, rest = answer.arrived(), answer.chunks()
+    if whole is not None:
+        return (whole,), _excess(len(whole), len(whole), limit, hold), rest
     chunks: list[bytes] = []
     size = 0
-    async for chunk in arriving:
+    async for chunk in rest:
         chunks.append(chunk)
         size += len(chunk)
-        if size > limit:
-            return tuple(chunks), Detail.ANSWER_TOO_LARGE
-        if not hold.grow(2 * len(chunk)):  # the chunks, and the whole that is made of them
-            return tuple(chunks), Detail.BUFFERS_FULL
-    return tuple(chunks), None
+        excess = _excess(size, len(chunk), limit, hold)
+        if excess is not None:
+            return tuple(chunks), excess, rest
+    return tuple(chunks), None, rest
+
+
+def _excess(size: int, more: int, limit: int, hold: Hold) -> Detail | None:
+    if size > limit:
+        return Detail.ANSWER_TOO_LARGE
+    return None if hold.grow(2 * more) else Detail.BUFFERS_FULL  # the chunks, and the whole that is made of them
 
 
 async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes], passing: Passing) -> AsyncIterator[bytes]:

@@ -18,6 +18,7 @@ from proxy.policy.embeddings import Item, alike, encode, join, joined_size, miss
 from proxy.policy.messages import Fields
 from proxy.policy.status import Detail
 from proxy.policy.storing import OK, NotStorable
+from proxy.ports import Entries
 
 _OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
 
@@ -50,8 +51,11 @@ class ListFetcher(Fetcher):
             await self.answer(question, flight, replace(whole, detail=detail))
             return
         tokens = sum(item.tokens for item in items)
-        await self.answer(question, flight, replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens))
-        await self._keep_items(question, listing, whole, dict(zip(texts, items, strict=True)))
+        whole, found = (
+            replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens),
+            dict(zip(texts, items, strict=True)),
+        )
+        await self.answer(question, flight, whole, lambda: self._entries(question, listing, whole, found))
 
     async def _fetch_part(
         self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
@@ -96,7 +100,7 @@ class ListFetcher(Fetcher):
         flight.publish(whole)
         await asyncio.sleep(0)
         if detail is None:
-            await self._keep_items(question, listing, part, asked)
+            await self.keep(question, self._entries(question, listing, part, asked))
 
     def _look(self, question: Question) -> asyncio.Task[bool]:
         """Begin to look whether the model is still the same.
@@ -140,16 +144,16 @@ class ListFetcher(Fetcher):
             for item in items
         )
 
-    async def _keep_items(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> None:
+    def _entries(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> Entries:
+        """Give what is kept of each item."""
         took = whole.seconds / len(items)
-        entries = [
+        return [
             (
                 listing.keys[text],
                 self.entry(question, whole.head, encode(item), took=took, tokens=(item.tokens, None)),
             )
             for text, item in items.items()
         ]
-        await self.keep(question, entries)
 
 
 async def _turns(count: int) -> None:

@@ -21,7 +21,7 @@ from proxy.adapters.connections import Connection, Connections
 from proxy.errors import ClientLeft, ProxyError, too_late, unreachable
 from proxy.policy.breaker import Breaker
 from proxy.policy.fields import authority
-from proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, first
+from proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, first, values
 from proxy.ports import Body, Clock, Health, Observer, Part
 from proxy.tasks import Tasks
 
@@ -48,9 +48,10 @@ class _Answer:
         self.content = content
         lines = message.raw_headers
         self.head = ResponseHead(status=message.code, reason=message.reason or "", fields=lines)
-        self.length = _length(lines)
+        self._codings = values(lines, _CODING)
+        self.length = None if self._codings else _length(lines)
         self._connection = connection
-        self._chunked = first(lines, _CODING) is not None
+        self._chunked = bool(self._codings)
         self._parts: list[bytes] = []
         self._size = 0
         self._taken = 0
@@ -121,7 +122,7 @@ class _Answer:
     def is_sound(self) -> bool:
         """Whether an answer that aiohttp reads is one that nobody else can read as another."""
         message = self.message
-        codings = [value.strip(b" \t").lower() for name, value in message.raw_headers if name.lower() == _CODING]
+        codings = [value.strip(b" \t").lower() for value in self._codings]
         return (
             message.version in (HttpVersion10, HttpVersion11)
             and message.code in _STATUSES
@@ -170,8 +171,6 @@ class _Pouring:
 
 
 def _length(lines: Fields) -> int | None:
-    if first(lines, _CODING) is not None:
-        return None
     value = first(lines, b"content-length")
     return int(value) if value is not None and value.isdigit() else None
 

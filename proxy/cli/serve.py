@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from typing import Any
 
 from proxy.app import running
 from proxy.cli import options
 from proxy.cli.ending import DONE, WRONG, Failed
-from proxy.cli.loop import notify, until_signalled
+from proxy.cli.loop import notify, settle, until_signalled
 from proxy.cli.loop import run as run_loop
 from proxy.opening import bind
 from proxy.settings import Settings, SettingsError
@@ -50,8 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _serve(settings: Settings) -> None:
     with bind(settings.listen) as sock:
         async with running(settings, sock) as proxy:
-            gc.collect()
-            gc.freeze()  # what is there now stays: no collection looks at it again
+            settle()
             notify("READY=1")
             await until_signalled()
             notify("STOPPING=1")

@@ -7,13 +7,12 @@ when its supervisor is gone.
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import sys
 from contextlib import suppress
 
 from proxy.cli.loop import run as run_loop
-from proxy.cli.loop import until_signalled
+from proxy.cli.loop import settle, until_signalled
 from proxy.settings import SettingsError
 from proxy.workers import working
 
@@ -21,8 +20,7 @@ from proxy.workers import working
 async def _work(*descriptors: int) -> None:
     with suppress(SettingsError, ConnectionError):  # the supervisor has been told, or has gone
         async with working(*(socket.socket(fileno=descriptor) for descriptor in descriptors)) as siblings:
-            gc.collect()
-            gc.freeze()  # see serve.py
+            settle()
             ends = [asyncio.ensure_future(end) for end in (until_signalled(), siblings.told_to_end.wait())]
             _, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in left:

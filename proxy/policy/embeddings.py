@@ -107,7 +107,7 @@ def item_keys(batch: Batch, scope: Scope, fields: Fields) -> dict[str, str]:
 
     The digest stands for the model, however it is spelled.
     """
-    frame = Frame(*scoped("embed-item", scope, fields), orjson.dumps(item_document(batch.candidate)))
+    frame = Frame(scoped("embed-item", scope, fields), orjson.dumps(item_document(batch.candidate)))
     return {text: frame.key(text.encode()) for text in batch.unique}
 
 

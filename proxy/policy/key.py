@@ -9,6 +9,7 @@ field splits the cache and never merges it.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -38,22 +39,21 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """
     body = normalised(candidate.endpoint, candidate.document)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
-    return framed(*scoped(kind, scope, fields), body)
+    return Frame(scoped(kind, scope, fields)).key(body)
 
 
-def scoped(kind: str, scope: Scope, fields: Fields) -> tuple[bytes, ...]:
-    """Give the parts of a key of some kind that do not come from the request's body."""
+def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:
+    """Give the parts of a key of some kind that do not come from the request's body, framed."""
     authorization = b"\n".join(values(fields, b"authorization"))
-    return (
-        SCHEMA,
-        kind.encode(),
-        scope.namespace.encode(),
-        scope.digest.encode(),
-        scope.version.encode(),
-        scope.epoch.encode(),
-        hashlib.sha256(authorization).digest() if authorization else b"",
-        b"\n".join(values(fields, b"origin")),
-    )
+    common = _common(kind, scope.namespace, scope.digest, scope.version, scope.epoch)
+    own = (hashlib.sha256(authorization).digest() if authorization else b"", b"\n".join(values(fields, b"origin")))
+    return common + b"".join(map(_frame, own))
+
+
+@lru_cache(maxsize=256)
+def _common(*parts: str) -> bytes:
+    """Frame the parts that many requests have in common."""
+    return b"".join(map(_frame, (SCHEMA, *(part.encode() for part in parts))))
 
 
 def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
@@ -67,14 +67,14 @@ def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
 
 def framed(*parts: bytes) -> str:
     """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits."""
-    return Frame(*parts).key()
+    return Frame().key(*parts)
 
 
 class Frame:
-    """The first parts of keys that have them in common."""
+    """The first parts of keys that have them in common: `begin` is framed already, `parts` are not."""
 
-    def __init__(self, *parts: bytes) -> None:
-        self._digest = hashlib.sha256(b"".join(map(_frame, parts)))
+    def __init__(self, begin: bytes = b"", *parts: bytes) -> None:
+        self._digest = hashlib.sha256(begin + b"".join(map(_frame, parts)))
 
     def key(self, *more: bytes) -> str:
         """Give the key of these parts and some more."""
