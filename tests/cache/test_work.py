@@ -204,6 +204,7 @@ async def test_a_stream_in_which_the_model_says_nothing_has_no_first_token() -> 
 async def test_a_hit_is_no_work_and_saves_its_tokens(proxy: Proxy) -> None:
     for _ in range(3):
         await post(proxy.url, "/api/generate", GENERATE)
+    await proxy.kept()
     done = work(proxy, "generate")
     assert value(proxy, "load_duration_seconds_count", model="tiny:latest") == 1
     assert value(proxy, "saved_prompt_tokens_total", endpoint="generate") == 2 * (done["prompt_tokens"] or 0) > 0

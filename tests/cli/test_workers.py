@@ -113,6 +113,12 @@ async def talk(connection: RawConnection, method: str, path: str, body: Any = No
     return await asyncio.wait_for(connection.answer(), 20)
 
 
+async def found(connection: RawConnection) -> dict[str, Any]:
+    """Give the statistics; to count, a worker writes first what it has on its way."""
+    stats: dict[str, Any] = json.loads((await talk(connection, "GET", "/api/cache/stats")).body)
+    return stats
+
+
 async def generate(connection: RawConnection, **more: Any) -> RawAnswer:
     return await talk(connection, "POST", "/api/generate", GENERATE | more)
 
@@ -407,6 +413,7 @@ async def test_what_one_worker_clears_the_other_has_forgotten_at_once(filters: d
         one, other = await two.pair(stack)
         for _ in range(20):
             await until_hit(other)
+            assert (await found(other))["keys"] == 1
             assert (await talk(one, "POST", "/api/cache/clear", filters)).body == b'{"cleared":1}'
             assert (await generate(other)).field("X-Cache") == "MISS"
 
@@ -478,8 +485,8 @@ async def test_statistics_add_up_at_once(two: Workers) -> None:
 
 
 async def hits(connection: RawConnection) -> int:
-    found: dict[str, int] = json.loads((await talk(connection, "GET", "/api/cache/stats")).body)
-    return found["hits"]
+    hits: int = (await found(connection))["hits"]
+    return hits
 
 
 @together
@@ -538,10 +545,11 @@ async def test_nothing_is_left_of_a_supervisor_that_is_killed(simulator: Simulat
     async with workers(simulator, TMPDIR=str(tmp_path)) as running, AsyncExitStack() as stack:
         for connection in await running.pair(stack):
             assert (await generate(connection)).status == 200
+            assert (await found(connection))["keys"] == 1
         (store,) = tmp_path.glob("ocp-*/redis.sock")  # noqa: ASYNC240 - nothing else is waiting
         reader, writer = await asyncio.open_unix_connection(str(store))
-        found = json.loads((await ask(running.url, "GET", "/api/cache/stats")).body)
-        assert (found["hits"], found["store"]["name"]) == (1, "private valkey-server")
+        stats = json.loads((await ask(running.url, "GET", "/api/cache/stats")).body)
+        assert (stats["hits"], stats["store"]["name"]) == (1, "private valkey-server")
         pids = running.pids
         running.command.process.kill()
         await until(lambda: not any(map(lives, pids)))

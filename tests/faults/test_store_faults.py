@@ -211,6 +211,7 @@ async def test_full_and_not_evicting(measured: Measured, simulator: Simulator) -
     try:
         async with proxy_before(simulator.url, redis_url=own.url) as proxy:
             await generate(proxy)
+            await proxy.kept()
             own.client().config_set("maxmemory", "1")
             answers = [await generate(proxy, f"other {number}") for number in range(8)]
             measured(6, "errors", sum(answer.status != 200 for answer in answers))
