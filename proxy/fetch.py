@@ -297,13 +297,13 @@ class Fetcher:
             return
         generation = question.generation or ""
         entries = await self._marked(question, entries)
-        keys = [key for key, _ in entries]
+        keys, name = [key for key, _ in entries], f"withdraw {question.key[:8]}"
         withdrawn = False
 
         def withdraw() -> None:
             nonlocal withdrawn
             withdrawn = True
-            self._tasks.spawn(self._store.delete(keys, generation), f"withdraw {question.key[:8]}")
+            self._tasks.spawn(self._store.delete(keys, generation), name)  # not the question: this may wait for long
 
         self._models.confirm(question.identity, withdraw)
         kept = await self._store.put(entries, generation)

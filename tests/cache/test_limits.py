@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from typing import Any
 
 import pytest
 
+from proxy.fetch import Question
 from proxy.ports import Entries
 from proxy.simulator import Simulator
 from tests.support.rawhttp import RawAnswer, ask, request_bytes
@@ -173,3 +175,13 @@ async def test_an_answer_on_its_way_to_the_store_takes_no_miss_s_place(
         assert [answer.status for answer in answers] == [200, 200, 200]
         assert answers[2].field("Cache-Status") == "ollama-cache-proxy; fwd=miss; collapsed"
         written.set()
+
+
+async def test_nothing_is_left_of_a_question_that_is_answered_and_kept(simulator: Simulator) -> None:
+    """Its answer waits to be confirmed by the next look at the models, which is no reason to hold what was asked."""
+    async with proxy_before(simulator.url) as proxy:
+        for path, body in (("/api/generate", GENERATE), ("/api/embed", {"model": "all-minilm", "input": ["a", "b"]})):
+            assert (await post(proxy.url, body, path)).field("X-Cache") == "MISS"
+        await proxy.kept()
+        gc.collect()
+        assert not [found for found in gc.get_objects() if isinstance(found, Question)]
