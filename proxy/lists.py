@@ -51,10 +51,8 @@ class ListFetcher(Fetcher):
             await self.answer(question, flight, replace(whole, detail=detail))
             return
         tokens = sum(item.tokens for item in items)
-        whole, found = (
-            replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens),
-            dict(zip(texts, items, strict=True)),
-        )
+        whole = replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens)
+        found = dict(zip(texts, items, strict=True))
         await self.answer(question, flight, whole, lambda: self._entries(question, listing, whole, found))
 
     async def _fetch_part(
