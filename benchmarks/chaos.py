@@ -734,6 +734,10 @@ KINDS: Final = {
 }
 
 
+_WRITTEN: Final = 0.05
+"""Seconds: until then an entry may be found that could not be written."""
+
+
 async def recovered(scene: Scene) -> None:
     """See that the proxy is healthy at once, and soon answers from the cache and keeps what is new."""
     judge = scene.judge
@@ -752,6 +756,7 @@ async def recovered(scene: Scene) -> None:
                 for _turn in range(2):
                     outcome = await client.ask(fresh)
                     judge("probes", fresh, outcome)
+                    await asyncio.sleep(_WRITTEN)
                 if "; hit" in outcome.details:
                     return
             if time.monotonic() - begun > RECOVERY:
