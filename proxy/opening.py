@@ -142,9 +142,14 @@ async def open_store(  # noqa: PLR0913 - what a store is made of
         await store.ping()
         store.begin()
         if not settings.hot_bytes:
-            return ChosenStore(store=store, name=public_url(url), well=store.ping, forget=_nothing)
+            return ChosenStore(store=store, name=public_url(url), well=store.ping, forget=store.forget)
         tiered = tiered_store(store, settings.hot_bytes, clock, tasks)
-        return ChosenStore(store=tiered, name=public_url(url), well=store.ping, forget=lambda: tiered.forget(None))
+
+        def forget() -> None:
+            store.forget()
+            tiered.forget(None)
+
+        return ChosenStore(store=tiered, name=public_url(url), well=store.ping, forget=forget)
 
     certified("redis_ca", settings.redis_ca, towards)
     url = "" if lent is not None else named_redis(settings)

@@ -167,6 +167,10 @@ class RedisStore:
             return None
         return [name.decode("latin-1").rpartition(":")[2] for name in names]
 
+    def forget(self) -> None:
+        """Find nothing that is not in Redis yet: another process has deleted what it meant."""
+        self._unwritten.forget()
+
     def held(self, key: str) -> None:
         """See ports.Store. Nothing is known of Redis without asking."""
 
@@ -242,8 +246,8 @@ class RedisStore:
     async def put(self, entries: Entries, generation: str) -> bool:
         """See ports.Store. Waits for its turn; over too many waiting bytes the entries are dropped."""
         named = {_entry(generation, key): entry for key, entry in entries}
-        await self._unwritten.wait(named)
         try:
+            await self._unwritten.wait(named)
             return await self._put(entries, generation)
         finally:
             self._unwritten.written(named)

@@ -48,6 +48,12 @@ class Unwritten:
         if self._settled is not None:
             self._settled.set()
 
+    def forget(self) -> None:
+        """Give none of them any more; they are written all the same."""
+        self._entries.clear()
+        if self._settled is not None:
+            self._settled.set()
+
     async def settle(self, within: float) -> None:
         """Have written at once what is here now, and wait for that up to `within` seconds."""
         names = set(self._entries)

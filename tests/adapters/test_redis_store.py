@@ -537,6 +537,24 @@ async def test_what_was_on_its_way_before_a_clear_by_another_is_not_found_after_
     assert [(await store.get(key(1))).entry for store in (one, other)] == [None, None]
 
 
+@pytest.mark.usefixtures("late")
+async def test_what_is_on_its_way_is_not_found_once_it_is_forgotten(store: RedisStore) -> None:
+    """Another process has deleted what it meant, which may be that."""
+    putting = await begun(store, 1)
+    store.forget()
+    assert (await store.get(key(1))).entry is None
+    putting.cancel()
+    await asyncio.wait([putting])
+
+
+@pytest.mark.usefixtures("late")
+async def test_what_is_never_written_is_not_found(store: RedisStore) -> None:
+    putting = await begun(store, 1)
+    putting.cancel()
+    await asyncio.wait([putting])
+    assert (await store.get(key(1))).entry is None
+
+
 async def test_what_could_not_be_written_is_not_found(store: RedisStore, redis_server: RedisServer) -> None:
     putting = await begun(store, 1)
     redis_server.client().config_set("maxmemory", "1")
