@@ -9,23 +9,7 @@ import pytest
 
 from proxy.adapters import unwritten
 from proxy.adapters.unwritten import Unwritten
-from proxy.policy.messages import StoredResponse
-
-ENTRY = StoredResponse(
-    status=200,
-    reason="OK",
-    fields=(),
-    body=b"x",
-    stored_at=1.0,
-    lifetime=60,
-    took=0.1,
-    operation="generate",
-    model="tiny",
-    category="",
-    namespace="",
-    prompt_tokens=None,
-    output_tokens=None,
-)
+from tests.support.entries import ENTRY
 
 
 async def test_entries_are_found_until_they_are_written_and_go_together() -> None:

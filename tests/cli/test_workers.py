@@ -21,13 +21,14 @@ from proxy.adapters.cache_routes import CacheRoutes
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.siblings import HEARS_WITHIN
 from proxy.opening import bind
-from proxy.policy.messages import Request, StoredResponse
+from proxy.policy.messages import Request
 from proxy.policy.purge import Purges
 from proxy.ports import Topic
 from proxy.settings import SettingsError, load, packed, share, unpacked
 from proxy.simulator import Behaviour, Fault, Received, Simulator
 from proxy.workers import supervising
 from tests.support import canary
+from tests.support.entries import ENTRY
 from tests.support.processes import Command, serve
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import RedisServer, free_port
@@ -454,23 +455,6 @@ async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
 
 async def nothing(*_: object) -> dict[str, Any]:
     raise AssertionError
-
-
-ENTRY = StoredResponse(
-    status=200,
-    reason="OK",
-    fields=(),
-    body=b"{}",
-    stored_at=0.0,
-    lifetime=60,
-    took=1.0,
-    operation="generate",
-    model="tiny",
-    category="",
-    namespace="",
-    prompt_tokens=None,
-    output_tokens=None,
-)
 
 
 @together

@@ -13,11 +13,10 @@ import pytest
 
 from proxy.adapters.redis_store import RedisStore
 from proxy.opening import SystemClock
-from proxy.policy.messages import StoredResponse
 from proxy.simulator import Simulator
 from proxy.tasks import Tasks
 from tests.faults.conftest import Measured
-from tests.support import canary
+from tests.support import canary, entries
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
@@ -163,21 +162,7 @@ async def test_an_entry_under_anothers_name_is_no_answer(
         measured(10, "wrong", int(essence(answer) != right))
 
 
-ENTRY = StoredResponse(
-    status=200,
-    reason="OK",
-    fields=((b"Content-Type", b"application/json"),),
-    body=b"",
-    stored_at=0.0,
-    lifetime=3600,
-    took=1.0,
-    operation="generate",
-    model="tiny",
-    category="",
-    namespace="",
-    prompt_tokens=None,
-    output_tokens=None,
-)
+ENTRY = replace(entries.ENTRY, fields=((b"Content-Type", b"application/json"),), body=b"", lifetime=3600)
 
 
 @row(11)
