@@ -382,11 +382,11 @@ class Exchanges:
         client = course.client
         await client.begin(head, answer.length)
 
-        def hand_on(chunk: bytes) -> bool:
+        def hand_on(chunk: bytes, framed: bytes | None) -> bool:
             passing.add(chunk)
             if course.silent:
                 self._hear(course, chunk)
-            return client.put(chunk)
+            return client.put(chunk, framed)
 
         while not await answer.pour(hand_on):
             await client.flush()

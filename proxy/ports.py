@@ -29,6 +29,11 @@ class Clock(Protocol):
 
 Room: TypeAlias = Callable[[int], bool]
 """Whether so many bytes more may be held in memory."""
+Take: TypeAlias = Callable[[bytes, bytes | None], bool]
+"""What is given a piece of a body, and that piece framed as a chunk (RFC 9112, section 7.1) where it came so.
+
+Says whether more may follow at once.
+"""
 
 
 class Client(Protocol):
@@ -62,8 +67,8 @@ class Client(Protocol):
 
     async def begin(self, head: ResponseHead, length: int | None) -> None: ...
     async def write(self, chunk: bytes) -> None: ...
-    def put(self, chunk: bytes) -> bool:
-        """Write without waiting; whether more may follow at once, or `flush` is to be waited for."""
+    def put(self, chunk: bytes, framed: bytes | None) -> bool:
+        """Write without waiting; whether more may follow at once, or `flush` is to be waited for. See Take."""
 
     async def flush(self) -> None: ...
     async def finish(self, last: bytes = b"") -> None:
@@ -88,7 +93,7 @@ class Answer(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
 
-    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+    async def pour(self, take: Take) -> bool:
         """Let `take` have each piece in the very turn in which it arrives, as long as it says True.
 
         Gives True at the end of the body; raises ProxyError when it breaks off, and what `take` raises.

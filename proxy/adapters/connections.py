@@ -11,7 +11,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp.client_proto import ResponseHandler
 
@@ -22,22 +22,25 @@ _UNSEEN: Final = 4
 _CRLF: Final = b"\r\n"
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
-_BEGIN: Final = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _SIZE_LINE: Final = 9
 """Bytes of a line that is not yet ended, at most."""
+
+Straight: TypeAlias = Callable[[bytes, bytes], bool]
+"""What is given a chunk and the bytes that it came in, and says whether it took it."""
 
 
 class Chunks:
     """Where the chunks of an answer end (RFC 9112, section 7.1), all of which it is shown, its head first.
 
-    Only the plainest form is followed: what has extensions, or is the last chunk, is lost sight of.
+    Only the plainest form is followed: what has extensions, or is the last chunk, is lost sight of. `between` says that
+    the next one begins with what comes next.
     """
 
-    __slots__ = ("_between", "_ends", "_left", "_lost", "_rest", "_within")
+    __slots__ = ("_ends", "_left", "_lost", "_rest", "_within", "between")
 
     def __init__(self) -> None:
         self._within = True
-        self._between = False
+        self.between = False
         self._lost = False
         self._left = 0
         self._ends = False
@@ -45,7 +48,7 @@ class Chunks:
 
     def lose(self) -> None:
         """Know nothing any more."""
-        self._lost, self._between = True, False
+        self._lost, self.between = True, False
 
     def add(self, data: bytes) -> None:
         """Take in what came next."""
@@ -72,7 +75,7 @@ class Chunks:
             at = end + len(_CRLF)
         self._rest = data[at:]
         self._lost = self._lost or len(self._rest) > _SIZE_LINE
-        self._between = not (self._lost or self._left or self._ends or self._rest)
+        self.between = not (self._lost or self._left or self._ends or self._rest)
 
     def _line(self, text: bytes) -> None:
         """Read the line that begins a chunk, or the empty one that ends it."""
@@ -83,24 +86,22 @@ class Chunks:
         else:
             self._lost = True
 
-    def one(self, data: bytes) -> bytes | None:
-        """Give what a chunk holds that these bytes are, all of them, where one is to begin; they count as not shown."""
-        found = _BEGIN.match(data) if self._between else None
-        if found is None:
-            return None
-        begin, end = found.end(), len(data) - len(_CRLF)
-        return data[begin:end] if 0 < end - begin == int(found[1], 16) and data.endswith(_CRLF) else None
+
+def alone(data: bytes) -> bytes | None:
+    """Give what a chunk holds that these bytes are, all of them, written as Go writes one; None where they are not."""
+    begin = data.find(_CRLF) + len(_CRLF)
+    size = len(data) - begin - len(_CRLF)
+    whole = size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(_CRLF)
+    return data[begin : begin + size] if whole else None
 
 
 class Connection(ResponseHandler):
     """aiohttp's protocol. Reading is resumed only where it was paused, and not after every chunk.
 
-    `arrived` is called when something came, or nothing will come any more: before the event loop goes on. A chunk that
-    came by itself is given to `straight` before the parser sees it, and never gets there if it was taken.
+    `arrived` is called when something came, or nothing will come any more: before the event loop goes on.
     """
 
     arrived: Callable[[], None] | None = None
-    straight: Callable[[bytes], bool] | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -110,26 +111,39 @@ class Connection(ResponseHandler):
         """Expect a new answer."""
         self._chunks = Chunks()
         self._unseen: list[bytes] = []
+        self._straight: Straight | None = None
+        self._ready: Straight | None = None
+
+    def bypass_parser(self, straight: Straight | None) -> None:
+        """Give `straight` each chunk that comes by itself, and the bytes that it came in, before the parser sees it.
+
+        It never gets there if it was taken. None ends that.
+        """
+        self._straight = straight
+        self._look()
+
+    def _look(self) -> None:
+        """See whether the parser is between two chunks."""
+        if self._straight is None:
+            self._ready = None
+            return
+        for data in self._unseen:
+            self._chunks.add(data)
+        self._unseen.clear()
+        self._ready = self._straight if self._chunks.between else None
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self.straight is not None and (chunk := self._one(data)) is not None and self.straight(chunk):
+        if self._ready is not None and (chunk := alone(data)) is not None and self._ready(chunk, data):
             return
         if len(self._unseen) < _UNSEEN:
             self._unseen.append(data)
         else:
             self._chunks.lose()
+        self._look()
         super().data_received(data)
         if self.arrived is not None:
             self.arrived()
-
-    def _one(self, data: bytes) -> bytes | None:
-        """Give the chunk that came, where it is one and no more; see Chunks."""
-        if self._unseen:
-            for earlier in self._unseen:
-                self._chunks.add(earlier)
-            self._unseen.clear()
-        return self._chunks.one(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""

@@ -158,11 +158,14 @@ class _HttpClient:
         await self.flush()
 
     async def write(self, chunk: bytes) -> None:
-        if not self.put(chunk):
+        if not self.put(chunk, None):
             await self.flush()
 
-    def put(self, chunk: bytes) -> bool:
-        if not self._bodyless:
+    def put(self, chunk: bytes, framed: bytes | None) -> bool:
+        if framed is not None and self._chunked:
+            self.sent += len(chunk)
+            self._write(framed)
+        elif not self._bodyless:
             self._write_chunk(chunk)
         return not self._connection.writing_paused
 

@@ -22,7 +22,7 @@ from proxy.errors import ClientLeft, ProxyError, too_late, unreachable
 from proxy.policy.breaker import Breaker
 from proxy.policy.fields import authority
 from proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, first, values
-from proxy.ports import Body, Clock, Health, Observer, Part
+from proxy.ports import Body, Clock, Health, Observer, Part, Take
 from proxy.tasks import Tasks
 
 _MAX_LINE: Final = 32_768
@@ -75,19 +75,20 @@ class _Answer:
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error
 
-    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+    async def pour(self, take: Take) -> bool:
         """See ports.Answer."""
         pouring = _Pouring(self, take)
         self._connection.arrived = pouring.go_on
         try:
             pouring.go_on()
             if self._chunked and not pouring.ended.done():
-                self._connection.straight = pouring.straight
+                self._connection.bypass_parser(pouring.straight)
             return await pouring.ended
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error
         finally:
-            self._connection.arrived = self._connection.straight = None
+            self._connection.arrived = None
+            self._connection.bypass_parser(None)
 
     def next(self) -> bytes | None:
         """Give a chunk that is there, without waiting for one."""
@@ -135,7 +136,7 @@ class _Answer:
 class _Pouring:
     """Hands an answer's chunks to `take` in the callbacks that bring them; `ended` is whether it took all."""
 
-    def __init__(self, answer: _Answer, take: Callable[[bytes], bool]) -> None:
+    def __init__(self, answer: _Answer, take: Take) -> None:
         self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answer = answer
         self._take = take
@@ -148,7 +149,7 @@ class _Pouring:
         self._busy = True
         try:
             while chunk := self._answer.next():
-                if not self._take(chunk):
+                if not self._take(chunk, None):
                     self.ended.set_result(False)
                     return
             if self._answer.content.at_eof():
@@ -158,12 +159,12 @@ class _Pouring:
         finally:
             self._busy = False
 
-    def straight(self, chunk: bytes) -> bool:
-        """Hand on a chunk that came as it was written: the parser is at the end of the one before, which is taken."""
+    def straight(self, chunk: bytes, framed: bytes) -> bool:
+        """Hand on a chunk that came by itself: the parser is at the end of the one before, which is taken."""
         if self.ended.done():
             return False
         try:
-            if not self._take(chunk):
+            if not self._take(chunk, framed):
                 self.ended.set_result(False)
         except Exception as error:  # noqa: BLE001 - whoever waits raises it
             self.ended.set_exception(error)

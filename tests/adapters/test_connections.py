@@ -8,7 +8,7 @@ import random
 import pytest
 from aiohttp.client_proto import ResponseHandler
 
-from proxy.adapters.connections import Chunks, Connection
+from proxy.adapters.connections import Chunks, Connection, alone
 from proxy.adapters.ollama import _Answer
 from proxy.errors import ClientLeft
 
@@ -33,7 +33,7 @@ def test_what_is_one_whole_chunk_is_known_however_the_rest_comes(seed: int) -> N
     payloads = [
         source.choice(AWKWARD) if source.random() < 0.5 else source.randbytes(source.randint(1, 40)) for _ in range(60)
     ]
-    forms = [source.choice(("%x", "%X", "%04x")) for _ in payloads]
+    forms = [source.choice(("%x", "%x", "%X", "%04x")) for _ in payloads]
     body = [written(payload, form) for payload, form in zip(payloads, forms, strict=True)]
     ends = [len(HEAD)]
     for text in body:
@@ -43,12 +43,15 @@ def test_what_is_one_whole_chunk_is_known_however_the_rest_comes(seed: int) -> N
     chunks, begin, known = Chunks(), 0, 0
     for end in sorted(cuts):
         data = everything[begin:end]
-        found = chunks.one(data)
+        found = alone(data) if chunks.between else None
         if begin in ends and ends.index(begin) + 1 < len(ends) and ends[ends.index(begin) + 1] == end:
-            assert found == payloads[ends.index(begin)]
-            known += 1
+            payload = payloads[ends.index(begin)]
+            assert chunks.between
+            assert found == (payload if data == written(payload) else None)
+            known += found is not None
         else:
             assert found is None
+        if found is None:
             chunks.add(data)
         begin = end
     assert known > 0
@@ -75,26 +78,28 @@ def test_what_is_one_whole_chunk_is_known_however_the_rest_comes(seed: int) -> N
     ],
 )
 def test_what_is_not_of_the_plainest_form_is_never_one_and_ends_what_is_known(came: bytes) -> None:
-    assert after(HEAD).one(came) is None
-    assert after(HEAD, came).one(b"1\r\nx\r\n") is None
+    assert after(HEAD).between
+    assert alone(came) is None
+    assert not after(HEAD, came).between
 
 
 @pytest.mark.parametrize("data", [b"", b"1", b"1\r\n", b"1\r\nx", b"1\r\nx\r", b"1\r\nx\r\n1", b"1\r\nx\r\n1\r\ny\r\n"])
 def test_less_than_a_chunk_or_more_is_not_one(data: bytes) -> None:
-    assert after(HEAD).one(data) is None
+    assert alone(data) is None
 
 
 @pytest.mark.parametrize("size", range(len(HEAD)))
 def test_nothing_is_known_before_the_head_has_ended(size: int) -> None:
-    assert after(HEAD[:size]).one(b"1\r\nx\r\n") is None
-    assert after(HEAD[:size], HEAD[size:]).one(b"1\r\nx\r\n") == b"x"
+    assert not after(HEAD[:size]).between
+    assert after(HEAD[:size], HEAD[size:]).between
 
 
 def test_what_was_not_shown_ends_what_is_known() -> None:
     chunks = after(HEAD, b"1\r\nx\r\n")
-    assert chunks.one(b"1\r\ny\r\n") == b"y"
+    assert chunks.between
     chunks.lose()
-    assert chunks.one(b"1\r\ny\r\n") is None
+    chunks.add(b"1\r\nx\r\n")
+    assert not chunks.between
 
 
 class Wire(asyncio.Transport):
@@ -136,7 +141,7 @@ async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_un
     taken: list[bytes] = []
     room = True
 
-    def take(chunk: bytes) -> bool:
+    def take(chunk: bytes, framed: bytes | None) -> bool:
         nonlocal room
         assert room
         taken.append(chunk)
@@ -157,10 +162,10 @@ async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_un
 async def test_a_chunk_that_comes_by_itself_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection(asyncio.get_running_loop())
     answer = await answer_over(connection, HEAD + written(b"a"))
-    taken: list[bytes] = []
+    taken: list[tuple[bytes, bytes | None]] = []
 
-    def take(chunk: bytes) -> bool:
-        taken.append(chunk)
+    def take(chunk: bytes, framed: bytes | None) -> bool:
+        taken.append((chunk, framed))
         return True
 
     pouring = asyncio.ensure_future(answer.pour(take))
@@ -171,7 +176,7 @@ async def test_a_chunk_that_comes_by_itself_is_not_parsed_again(monkeypatch: pyt
     for data in (written(b"b"), written(b"c") + b"1\r", b"\nd\r\n", written(b"e"), b"0\r\n\r\n"):
         connection.data_received(data)
     assert await asyncio.wait_for(pouring, 5)
-    assert taken == [b"a", b"b", b"c", b"d", b"e"]
+    assert taken == [(b"a", None), (b"b", written(b"b")), (b"c", None), (b"d", None), (b"e", written(b"e"))]
     assert parsed == [written(b"c") + b"1\r", b"\nd\r\n", b"0\r\n\r\n"]
 
 
@@ -179,7 +184,7 @@ async def test_what_a_take_raises_is_raised_where_it_is_waited_for() -> None:
     connection = Connection(asyncio.get_running_loop())
     answer = await answer_over(connection, HEAD)
 
-    def take(chunk: bytes) -> bool:
+    def take(chunk: bytes, framed: bytes | None) -> bool:
         raise ClientLeft
 
     pouring = asyncio.ensure_future(answer.pour(take))
