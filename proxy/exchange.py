@@ -383,10 +383,11 @@ class Exchanges:
         await client.begin(head, answer.length)
 
         def hand_on(chunk: bytes, framed: bytes | None) -> bool:
+            more = client.put(chunk, framed)
             passing.add(chunk)
             if course.silent:
                 self._hear(course, chunk)
-            return client.put(chunk, framed)
+            return more
 
         while not await answer.pour(hand_on):
             await client.flush()

@@ -32,7 +32,7 @@ Room: TypeAlias = Callable[[int], bool]
 Take: TypeAlias = Callable[[bytes, bytes | None], bool]
 """What is given a piece of a body, and that piece framed as a chunk (RFC 9112, section 7.1) where it came so.
 
-Says whether more may follow at once.
+Says whether more may follow at once; raises nothing.
 """
 
 
@@ -68,7 +68,7 @@ class Client(Protocol):
     async def begin(self, head: ResponseHead, length: int | None) -> None: ...
     async def write(self, chunk: bytes) -> None: ...
     def put(self, chunk: bytes, framed: bytes | None) -> bool:
-        """Write without waiting; whether more may follow at once, or `flush` is to be waited for. See Take."""
+        """Write without waiting; whether more may follow at once, see Take. Else `flush` is to be waited for."""
 
     async def flush(self) -> None: ...
     async def finish(self, last: bytes = b"") -> None:
@@ -96,7 +96,7 @@ class Answer(Protocol):
     async def pour(self, take: Take) -> bool:
         """Let `take` have each piece in the very turn in which it arrives, as long as it says True.
 
-        Gives True at the end of the body; raises ProxyError when it breaks off, and what `take` raises.
+        Gives True at the end of the body; raises ProxyError when it breaks off.
         """
 
 

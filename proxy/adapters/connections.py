@@ -11,9 +11,11 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from aiohttp.client_proto import ResponseHandler
+
+from proxy.ports import Take
 
 _IDLE: Final = 15.0
 """Seconds for which a connection is kept that nobody uses."""
@@ -24,9 +26,21 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
 _SIZE_LINE: Final = 9
 """Bytes of a line that is not yet ended, at most."""
+_SMALL: Final = 4102
+"""Bytes of a chunk whose size has three digits, all in all and at most."""
 
-Straight: TypeAlias = Callable[[bytes, bytes], bool]
-"""What is given a chunk and the bytes that it came in, and says whether it took it."""
+
+def _begin(length: int) -> bytes:
+    """Give what a chunk that takes so many bytes begins with, as Go writes it; something longer where none can."""
+    for digits in (1, 2, 3):
+        size = length - digits - 2 * len(_CRLF)
+        begin = b"%x\r\n" % size
+        if size > 0 and len(begin) == digits + len(_CRLF):
+            return begin
+    return bytes(length + 1)
+
+
+_BEGINS: Final = tuple(map(_begin, range(_SMALL + 1)))
 
 
 class Chunks:
@@ -88,11 +102,11 @@ class Chunks:
 
 
 def alone(data: bytes) -> bytes | None:
-    """Give what a chunk holds that these bytes are, all of them, written as Go writes one; None where they are not."""
-    begin = data.find(_CRLF) + len(_CRLF)
-    size = len(data) - begin - len(_CRLF)
-    whole = size > 0 and data.startswith(b"%x\r\n" % size) and data.endswith(_CRLF)
-    return data[begin : begin + size] if whole else None
+    """Give what a small chunk holds that these bytes are, all of them, written as Go writes one; None for all else."""
+    if len(data) > _SMALL:
+        return None
+    begin = _BEGINS[len(data)]
+    return data[len(begin) : -2] if data.startswith(begin) and data.endswith(_CRLF) else None
 
 
 class Connection(ResponseHandler):
@@ -111,30 +125,33 @@ class Connection(ResponseHandler):
         """Expect a new answer."""
         self._chunks = Chunks()
         self._unseen: list[bytes] = []
-        self._straight: Straight | None = None
-        self._ready: Straight | None = None
+        self._take: Take | None = None
+        self._take_next: Take | None = None
 
-    def bypass_parser(self, straight: Straight | None) -> None:
-        """Give `straight` each chunk that comes by itself, and the bytes that it came in, before the parser sees it.
-
-        It never gets there if it was taken. None ends that.
-        """
-        self._straight = straight
+    def bypass_parser(self, take: Take, full: Callable[[], None]) -> None:
+        """Give `take` each chunk that comes by itself, past the parser. When it wants no more, `full` is called."""
+        self._take, self._full = take, full
         self._look()
 
+    def parse_all(self) -> None:
+        """Let the parser see all that comes, again."""
+        self._take = self._take_next = None
+
     def _look(self) -> None:
-        """See whether the parser is between two chunks."""
-        if self._straight is None:
-            self._ready = None
+        """See whether the parser is between two chunks, if that matters."""
+        if self._take is None:
             return
         for data in self._unseen:
             self._chunks.add(data)
         self._unseen.clear()
-        self._ready = self._straight if self._chunks.between else None
+        self._take_next = self._take if self._chunks.between else None
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._ready is not None and (chunk := alone(data)) is not None and self._ready(chunk, data):
+        if self._take_next is not None and (chunk := alone(data)) is not None:
+            if not self._take_next(chunk, data):
+                self.parse_all()
+                self._full()
             return
         if len(self._unseen) < _UNSEEN:
             self._unseen.append(data)

@@ -162,9 +162,12 @@ class _HttpClient:
             await self.flush()
 
     def put(self, chunk: bytes, framed: bytes | None) -> bool:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
         if framed is not None and self._chunked:
             self.sent += len(chunk)
-            self._write(framed)
+            transport.write(framed)
         elif not self._bodyless:
             self._write_chunk(chunk)
         return not self._connection.writing_paused
@@ -200,7 +203,8 @@ class _HttpClient:
             self._write(lines)
             self._write(body)
         self._end()
-        await self.flush()
+        if self._connection.writing_paused:
+            await self.flush()
 
     def _end(self) -> None:
         """All of the answer is written: on a connection that stays, the next one may follow."""
@@ -239,7 +243,9 @@ class _HttpClient:
         return rendered(head, framing, minor=0 if self._old else 1)
 
     async def flush(self) -> None:
-        """Wait while the client reads too slowly."""
+        """Wait while the client reads too slowly; raises ClientLeft."""
+        if self._transport is None or self._transport.is_closing():
+            raise ClientLeft
         if not self._connection.writing_paused:
             return
         try:

@@ -77,18 +77,18 @@ class _Answer:
 
     async def pour(self, take: Take) -> bool:
         """See ports.Answer."""
-        pouring = _Pouring(self, take)
+        pouring = _Pouring(self, self._connection, take)
         self._connection.arrived = pouring.go_on
         try:
             pouring.go_on()
             if self._chunked and not pouring.ended.done():
-                self._connection.bypass_parser(pouring.straight)
+                self._connection.bypass_parser(take, pouring.full)
             return await pouring.ended
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error
         finally:
             self._connection.arrived = None
-            self._connection.bypass_parser(None)
+            self._connection.parse_all()
 
     def next(self) -> bytes | None:
         """Give a chunk that is there, without waiting for one."""
@@ -136,9 +136,10 @@ class _Answer:
 class _Pouring:
     """Hands an answer's chunks to `take` in the callbacks that bring them; `ended` is whether it took all."""
 
-    def __init__(self, answer: _Answer, take: Take) -> None:
+    def __init__(self, answer: _Answer, connection: Connection, take: Take) -> None:
         self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answer = answer
+        self._connection = connection
         self._take = take
         self._busy = False
 
@@ -150,7 +151,7 @@ class _Pouring:
         try:
             while chunk := self._answer.next():
                 if not self._take(chunk, None):
-                    self.ended.set_result(False)
+                    self.full()
                     return
             if self._answer.content.at_eof():
                 self.ended.set_result(True)
@@ -158,17 +159,12 @@ class _Pouring:
             self.ended.set_exception(error)
         finally:
             self._busy = False
+            if self.ended.done():
+                self._connection.parse_all()
 
-    def straight(self, chunk: bytes, framed: bytes) -> bool:
-        """Hand on a chunk that came by itself: the parser is at the end of the one before, which is taken."""
-        if self.ended.done():
-            return False
-        try:
-            if not self._take(chunk, framed):
-                self.ended.set_result(False)
-        except Exception as error:  # noqa: BLE001 - whoever waits raises it
-            self.ended.set_exception(error)
-        return True
+    def full(self) -> None:
+        """End here: what comes now has to wait."""
+        self.ended.set_result(False)
 
 
 def _length(lines: Fields) -> int | None:

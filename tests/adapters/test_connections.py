@@ -10,7 +10,6 @@ from aiohttp.client_proto import ResponseHandler
 
 from proxy.adapters.connections import Chunks, Connection, alone
 from proxy.adapters.ollama import _Answer
-from proxy.errors import ClientLeft
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 AWKWARD = (b"5", b"5\r\n5", b"\r\n", b"0\r\n\r\n", b"a\r\n0123456789\r\n", b"\r", b"\n", HEAD)
@@ -86,6 +85,12 @@ def test_what_is_not_of_the_plainest_form_is_never_one_and_ends_what_is_known(ca
 @pytest.mark.parametrize("data", [b"", b"1", b"1\r\n", b"1\r\nx", b"1\r\nx\r", b"1\r\nx\r\n1", b"1\r\nx\r\n1\r\ny\r\n"])
 def test_less_than_a_chunk_or_more_is_not_one(data: bytes) -> None:
     assert alone(data) is None
+
+
+def test_chunks_of_up_to_three_digits_are_small() -> None:
+    for size in range(1, 5000):
+        payload = bytes(size)
+        assert alone(written(payload)) == (payload if size < 0x1000 else None)
 
 
 @pytest.mark.parametrize("size", range(len(HEAD)))
@@ -178,17 +183,3 @@ async def test_a_chunk_that_comes_by_itself_is_not_parsed_again(monkeypatch: pyt
     assert await asyncio.wait_for(pouring, 5)
     assert taken == [(b"a", None), (b"b", written(b"b")), (b"c", None), (b"d", None), (b"e", written(b"e"))]
     assert parsed == [written(b"c") + b"1\r", b"\nd\r\n", b"0\r\n\r\n"]
-
-
-async def test_what_a_take_raises_is_raised_where_it_is_waited_for() -> None:
-    connection = Connection(asyncio.get_running_loop())
-    answer = await answer_over(connection, HEAD)
-
-    def take(chunk: bytes, framed: bytes | None) -> bool:
-        raise ClientLeft
-
-    pouring = asyncio.ensure_future(answer.pour(take))
-    await asyncio.sleep(0)
-    connection.data_received(written(b"a"))
-    with pytest.raises(ClientLeft):
-        await asyncio.wait_for(pouring, 5)
