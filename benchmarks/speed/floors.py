@@ -5,6 +5,7 @@ redis    answers from one GET of Redis, keyed by the body
 pass     asks the upstream each time, and hands on the whole answer
 get-pass one GET of Redis that finds nothing, then as `pass`
 relay    asks the upstream each time, and hands on each chunk as it comes
+plain    knows nothing of HTTP, nor aiohttp: hands on what it reads, whichever way it goes
 """
 
 from __future__ import annotations
@@ -56,6 +57,48 @@ class Floor:
             return relayed
 
 
+class Plain(asyncio.Protocol):
+    """One end of a connection that is handed on; `other` is the way to the other end."""
+
+    def __init__(self, upstream: tuple[str, int] | None, other: asyncio.Transport | None = None) -> None:
+        self.upstream = upstream
+        self.other = other
+        self.transport: asyncio.Transport | None = None
+        self.opening: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way back."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on; what comes first opens the other end."""
+        if self.other is not None:
+            self.other.write(data)
+        else:
+            self.opening = asyncio.ensure_future(self.open(data))
+
+    async def open(self, data: bytes) -> None:
+        """Connect to the upstream."""
+        assert self.upstream is not None
+        made = asyncio.get_running_loop().create_connection(lambda: Plain(None, self.transport), *self.upstream)
+        self.other, _ = await made
+        self.other.write(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - asyncio's name
+        """Close the other end."""
+        if self.other is not None:
+            self.other.close()
+
+
+async def serve_plain(port: int, upstream: str) -> None:
+    """Hand on until this is ended."""
+    host, _, to = upstream.removeprefix("http://").rpartition(":")
+    server = await asyncio.get_running_loop().create_server(lambda: Plain((host, int(to))), "127.0.0.1", port)
+    sys.stderr.write("ready\n")
+    sys.stderr.flush()
+    await server.serve_forever()
+
+
 async def serve(mode: str, port: int, upstream: str, store: str) -> None:
     """Answer until this is ended."""
     app = web.Application(client_max_size=1 << 30)
@@ -70,9 +113,12 @@ async def serve(mode: str, port: int, upstream: str, store: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mode", choices=("dict", "redis", "pass", "get-pass", "relay"))
+    parser.add_argument("mode", choices=("dict", "redis", "pass", "get-pass", "relay", "plain"))
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--upstream", default="")
     parser.add_argument("--store", default="")
     given = parser.parse_args()
-    uvloop.run(serve(given.mode, given.port, given.upstream, given.store))
+    if given.mode == "plain":
+        uvloop.run(serve_plain(given.port, given.upstream))
+    else:
+        uvloop.run(serve(given.mode, given.port, given.upstream, given.store))

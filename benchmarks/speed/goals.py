@@ -8,13 +8,15 @@ from typing import Any, Final, TypeAlias
 
 Results: TypeAlias = dict[str, dict[str, list[dict[str, float]]]]
 """By case and subject, the runs in their order; runs of one number were made one after the other."""
+MISSED: Final = "**missed**"
+_NOT_REACHED: Final = "not reached"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
     """A figure of a case, or its ratio to that of another subject, or to that of another case (`base`).
 
-    `less` takes off the figure of the subject of this name first.
+    `less` takes off the figure of the subject of this name first. An `aim` may be missed, where the page says why.
     """
 
     text: str
@@ -26,6 +28,7 @@ class Goal:
     base: str = ""
     at_least: float | None = None
     at_most: float | None = None
+    aim: bool = False
 
     def values(self, results: Results) -> list[float]:
         """Give the figure of each run."""
@@ -69,12 +72,12 @@ GOALS: Final = (
         at_least=1.0,
     ),
     Goal(
-        text="hits, 64 connections, no hot tier, 10,000 keys: requests a second of 2 workers × 1 worker, on both cores",
+        text="hits, 64 connections, each request with a field of its own: requests a second of 2 workers × 1 worker",
         case="workers-64",
         figure="rate",
         subject="2 workers",
         against="1 worker",
-        at_least=1.2,
+        at_least=1.5,
     ),
     Goal(text="hits, 1 connection: p50 × nginx", case="hits-1", figure="p50", against="nginx", at_most=1.2),
     Goal(text="hits, 1 connection: p99, ms", case="hits-1", figure="p99", at_most=1.0),
@@ -126,6 +129,7 @@ GOALS: Final = (
         figure="cpu",
         against="nginx",
         at_most=1.2,
+        aim=True,
     ),
     Goal(text="64 streams: chunks merged or lost", case="streams-64", figure="merged", at_most=0.0),
     Goal(text="64 known vectors of 768 floats, hot tier: ms", case="lists", figure="known", at_most=2.0),
@@ -178,9 +182,10 @@ def table(results: Results) -> list[str]:
         if goal.case not in results:
             continue
         values = goal.values(results)
-        bound = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
+        bound = "aim " * goal.aim
+        bound += f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
         spread = f"{min(values):.3g} to {max(values):.3g}"
-        verdict = "holds" if goal.holds(results) else "**missed**"
+        verdict = "holds" if goal.holds(results) else _NOT_REACHED if goal.aim else MISSED
         lines.append(f"| {goal.text} | {statistics.median(values):.3g} | {spread} | {bound} | {verdict} |")
     return lines
 

@@ -33,10 +33,10 @@ def cpu(pid: int) -> float:
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-async def wrk(subject: Subject, bodies: Path, *, connections: int, seconds: int, new: bool = False) -> Run:
-    """Let wrk send the bodies of a file in turn."""
+async def wrk(subject: Subject, bodies: Path, *, connections: int, seconds: int, mode: str = "") -> Run:
+    """Let wrk send the bodies of a file in turn; `mode` is "", "new" or "traced", see post.lua."""
     command = ("taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s")
-    arguments = ("-s", str(_SCRIPT), subject.url, "--", "/api/generate", str(bodies), "new" if new else "")
+    arguments = ("-s", str(_SCRIPT), subject.url, "--", "/api/generate", str(bodies), mode)
     begun, before = cpu(subject.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
     running = await asyncio.create_subprocess_exec(*command, *arguments, stdout=asyncio.subprocess.PIPE)
     assert running.stdout is not None

@@ -1,14 +1,15 @@
 -- Sends questions to wrk's server: from the arguments, the path and a file that holds one body a line.
--- With "new" as third argument each body is sent once only, with a number of its own in the place of the word NUMBER.
+-- With "new" as third argument each body is sent once only, with a number of its own in the place of the word NUMBER;
+-- with "traced" each request has a number of its own in a field, as those of a client that traces them.
 
-local requests, bodies, at, new = {}, {}, 0, false
+local requests, bodies, at, mode = {}, {}, 0, ""
 
 -- As any client does, and wrk.format does not: the fields always in the same order.
-local function post(body)
+local function post(body, number)
   return table.concat({
     "POST " .. wrk.path .. " HTTP/1.1",
     "Host: " .. wrk.host .. ":" .. wrk.port,
-    "Content-Type: application/json",
+    "Content-Type: application/json" .. (number and "\r\nX-Request-Id: " .. number or ""),
     "Content-Length: " .. #body,
     "",
     body,
@@ -17,19 +18,22 @@ end
 
 function init(arguments)
   local path, file = arguments[1], arguments[2]
-  new = arguments[3] == "new"
+  mode = arguments[3]
   wrk.path = path
   for body in io.lines(file) do
     bodies[#bodies + 1] = body
     requests[#requests + 1] = post(body)
   end
   math.randomseed(os.time())
-  at = new and math.random(1, 1000000000) or math.random(1, #requests)
+  at = mode == "" and math.random(1, #requests) or math.random(1, 1000000000)
 end
 
 function request()
   at = at + 1
-  if new then
+  if mode == "traced" then
+    return post(bodies[at % #bodies + 1], at)
+  end
+  if mode == "new" then
     local body = string.gsub(bodies[1], "NUMBER", tostring(at))
     return post(body)
   end

@@ -181,13 +181,14 @@ class Subjects:
         return await self.nginx("nginx", SERVER_CORE, more, upstream=upstream.removeprefix("http://"))
 
     async def floor(self, mode: str, upstream: str = "") -> Subject:
-        """Start plain aiohttp in one of the modes of floors.py."""
+        """Start one of the modes of floors.py."""
         port = free_port()
         command = (sys.executable, "-m", "benchmarks.speed.floors", mode, "--port", str(port))
         more = ("--upstream", upstream or self.upstream, "--store", self.store)
         running = await self.stack.enter_async_context(process(SERVER_CORE, *command, *more))
         await listens(port)
-        return Subject(f"aiohttp {mode}", f"http://127.0.0.1:{port}", running.pid)
+        name = "plain relay" if mode == "plain" else f"aiohttp {mode}"
+        return Subject(name, f"http://127.0.0.1:{port}", running.pid)
 
     async def proxy(
         self, name: str, upstream: str = "", *options: str, cores: str = str(SERVER_CORE), **settings: str
