@@ -403,6 +403,11 @@ class _Connection(web.RequestHandler):
             self.span = _Span()
         self._read(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        """Resume only what was paused: aiohttp would feed the parser nothing whenever a piece of a body is read."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def _looks_up(self, data: bytes, answer: asyncio.Future[bytes | None]) -> None:
         """Wait for an answer that comes in a moment: until then nothing else is begun."""
         self._answered()
