@@ -167,13 +167,20 @@ class Fetcher:
             await self.answer(question, flight, replace(whole, detail=verdict))
             return
         tokens = (verdict.prompt_tokens, verdict.output_tokens)
-        ttl = self.lifetime(question)
-        whole = replace(whole, ttl=ttl, prompt_tokens=tokens[0], output_tokens=tokens[1])
+        kept = Whole(  # `replace` takes three times as long
+            head=whole.head,
+            length=whole.length,
+            chunks=whole.chunks,
+            seconds=whole.seconds,
+            ttl=self.lifetime(question),
+            prompt_tokens=tokens[0],
+            output_tokens=tokens[1],
+        )
 
         def entries() -> Entries:
-            return ((question.key, self.entry(question, whole.head, body, took=whole.seconds, tokens=tokens)),)
+            return ((question.key, self.entry(question, kept.head, body, took=kept.seconds, tokens=tokens)),)
 
-        await self.answer(question, flight, whole, entries)
+        await self.answer(question, flight, kept, entries)
 
     async def ask(self, question: Question, flight: Flight[Fetched]) -> Whole | None:
         """Ask for all of it, to be handed to `answer`; None where it was over the limit, and has been relayed."""

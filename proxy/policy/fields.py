@@ -69,7 +69,7 @@ def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
 
 def about_cache(status: CacheStatus) -> Fields:
     """Give the cache's own fields (RFC 9211, and the X-Cache that people look for)."""
-    return ((b"Cache-Status", status.render()), (b"X-Cache", status.result.value.encode()))
+    return ((b"Cache-Status", status.render()), (b"X-Cache", status.result.encode()))
 
 
 def replayed(fields: Fields) -> Fields:

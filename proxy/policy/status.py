@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 from proxy.policy.record import record
@@ -13,7 +13,7 @@ from proxy.policy.record import record
 CACHE_NAME: Final = "ollama-cache-proxy"
 
 
-class Result(Enum):
+class Result(StrEnum):
     """What `X-Cache` says and what the counters count."""
 
     HIT = "HIT"
@@ -21,7 +21,7 @@ class Result(Enum):
     BYPASS = "BYPASS"
 
 
-class FwdReason(Enum):
+class FwdReason(StrEnum):
     """Why a request went upstream (RFC 9211, section 2.2)."""
 
     BYPASS = "bypass"
@@ -30,7 +30,7 @@ class FwdReason(Enum):
     STALE = "stale"
 
 
-class Detail(Enum):
+class Detail(StrEnum):
     """The one reason for a bypass, for not storing, or for a field of ours that was ignored."""
 
     # bypass: by what the request is
@@ -116,7 +116,7 @@ class CacheStatus:
         if self.result is Result.HIT and self.fwd is None:
             parts.append("hit")
         if self.fwd is not None:
-            parts.append(f"fwd={self.fwd.value}")
+            parts.append(f"fwd={self.fwd}")
         if self.stored:
             parts.append("stored")
         if self.collapsed:
@@ -124,7 +124,7 @@ class CacheStatus:
         if self.ttl is not None:
             parts.append(f"ttl={self.ttl}")
         if self.detail is not None:
-            parts.append(f"detail={self.detail.value}")
+            parts.append(f"detail={self.detail}")
         if 0 < self.known < self.of:
             parts.append(f"known={self.known}; of={self.of}")
         return "; ".join(parts).encode()
