@@ -164,7 +164,8 @@ class _Pouring:
 
     def full(self) -> None:
         """End here: what comes now has to wait."""
-        self.ended.set_result(False)
+        if not self.ended.done():  # who waited may have gone
+            self.ended.set_result(False)
 
 
 def _length(lines: Fields) -> int | None:

@@ -183,3 +183,15 @@ async def test_a_chunk_that_comes_by_itself_is_not_parsed_again(monkeypatch: pyt
     assert await asyncio.wait_for(pouring, 5)
     assert taken == [(b"a", None), (b"b", written(b"b")), (b"c", None), (b"d", None), (b"e", written(b"e"))]
     assert parsed == [written(b"c") + b"1\r", b"\nd\r\n", b"0\r\n\r\n"]
+
+
+async def test_who_no_longer_waits_is_not_told() -> None:
+    connection = Connection(asyncio.get_running_loop())
+    answer = await answer_over(connection, HEAD)
+    pouring = asyncio.ensure_future(answer.pour(lambda chunk, framed: False))
+    await asyncio.sleep(0)
+    pouring.cancel()
+    connection.data_received(written(b"a"))  # in the same turn
+    connection.data_received(written(b"b"))
+    with pytest.raises(asyncio.CancelledError):
+        await pouring
