@@ -8,6 +8,7 @@ import pytest
 from proxy.adapters.memory_store import MemoryStore
 from proxy.policy.messages import StoredResponse, packed
 from proxy.ports import KeyCount
+from tests.support.entries import ENTRY
 
 OVERHEAD = 1024
 
@@ -29,21 +30,7 @@ def clock():
 
 
 def entry(size: int = 0, *, stored_at: float = 1000.0, lifetime: int = 100) -> StoredResponse:
-    return StoredResponse(
-        status=200,
-        reason="OK",
-        fields=(),
-        body=b"x" * size,
-        stored_at=stored_at,
-        lifetime=lifetime,
-        took=1.0,
-        operation="generate",
-        model="m",
-        category="",
-        namespace="",
-        prompt_tokens=None,
-        output_tokens=None,
-    )
+    return replace(ENTRY, body=b"x" * size, stored_at=stored_at, lifetime=lifetime)
 
 
 def room_for(count: int, clock: Clock, size: int = 0) -> MemoryStore:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.workloads.rates import Bounded, Cache, Lasting, Tally, count, shared_beginning
 from benchmarks.workloads.requests import Asked
-from proxy.policy.messages import StoredResponse
 from proxy.policy.reuse import NO_DIRECTIVES, Hit, reuse
+from tests.support.entries import ENTRY
 
 
 def embed(*texts: str, at: int = 0) -> Asked:
@@ -62,21 +64,7 @@ def test_what_a_list_brings_again_has_no_count_of_its_own_any_more() -> None:
 def test_a_lifetime_ends_when_the_proxy_says_so(age: int) -> None:
     kept = Lasting(60)
     kept.keep("a", 1_000, 1)
-    entry = StoredResponse(
-        status=200,
-        reason="OK",
-        fields=(),
-        body=b"{}",
-        stored_at=1_000,
-        lifetime=60,
-        took=1,
-        operation="generate",
-        model="m",
-        category="",
-        namespace="",
-        prompt_tokens=1,
-        output_tokens=1,
-    )
+    entry = replace(ENTRY, stored_at=1_000, lifetime=60)
     assert kept.knows("a", 1_000 + age) == isinstance(reuse(entry, NO_DIRECTIVES, 1_000 + age), Hit)
 
 
