@@ -390,6 +390,7 @@ async def test_what_is_over_the_limit_goes_on_before_it_has_ended(path: str) -> 
 
 async def test_a_hit_tells_its_age_and_what_is_left_of_its_life(proxy: Proxy) -> None:
     first = await generate(proxy)
+    await proxy.kept()
     later(proxy, 100)
     again = await generate(proxy)
     assert (again.field("Age"), said(again)) == ("100", "hit; ttl=3500")

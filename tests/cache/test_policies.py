@@ -87,6 +87,7 @@ async def test_write_only_keeps_and_never_answers(
             assert "; stored; ttl=" in (answer.field("Cache-Status") or "")
         assert asked(simulator, operation) == 2
         assert (await post(writer.url, operation, Cache_Control="only-if-cached")).status == 504
+        await writer.kept()
         assert (await post(reader.url, operation)).field("X-Cache") == "HIT"
 
 

@@ -102,6 +102,7 @@ async def test_they_survive_eviction(loss: str, simulator: Simulator, redis_serv
         for proxy in (one, other):
             await post(proxy.url, "/api/generate", GENERATE)
             await post(proxy.url, "/api/embed", {"model": "all-minilm", "input": "a"})
+            await proxy.kept()
         before = [await stats(proxy) for proxy in (one, other, one)][-1]
         assert (before["hits"], before["misses"]) == (2, 2)
         if loss == "all":

@@ -265,6 +265,7 @@ async def test_an_answer_over_the_limit_is_counted_too() -> None:
 async def test_of_a_list_only_what_was_asked_for_is_work(proxy: Proxy) -> None:
     for texts in (["a", "b"], ["b", "c"], ["a", "c"]):
         await post(proxy.url, "/api/embed", {"model": "all-minilm", "input": texts})
+    await proxy.kept()
     done = work(proxy, "embed", "all-minilm:latest")
     saved = value(proxy, "saved_prompt_tokens_total", endpoint="embed") or 0
     assert value(proxy, "load_duration_seconds_count", model="all-minilm:latest") == 2
