@@ -14,7 +14,7 @@ from typing import Final
 from proxy.fetch import Fetched, Fetcher, Listing, Question, Whole
 from proxy.flights import Flight
 from proxy.policy import storing
-from proxy.policy.embeddings import Item, alike, encode, join, joined_size, missing, split, upstream_body
+from proxy.policy.embeddings import Item, alike, encode, join, joined_size, missing, sound, split, upstream_body
 from proxy.policy.messages import Fields
 from proxy.policy.status import Detail
 from proxy.policy.storing import OK, NotStorable
@@ -45,7 +45,7 @@ class ListFetcher(Fetcher):
         if whole is None:
             return
         texts = listing.batch.texts
-        items = self._cut(question, listing, whole, texts)
+        items = self._cut(question, listing, whole, texts, sure=True)
         detail = items if isinstance(items, Detail) else self.bar(question)
         if isinstance(items, Detail) or detail is not None:
             await self.answer(question, flight, replace(whole, detail=detail))
@@ -69,7 +69,7 @@ class ListFetcher(Fetcher):
             return
         look = self._look(question) if listing.known else None
         await _turns(_TO_ASK)  # what Ollama says to that comes while the answer is cut
-        items = self._cut(question, listing, part, texts)
+        items = self._cut(question, listing, part, texts, sure=listing.batch.base64)
         if isinstance(items, Detail):
             await self._fetch_unkept(question, flight, items)
             return
@@ -97,7 +97,7 @@ class ListFetcher(Fetcher):
         )
         flight.publish(whole)
         await asyncio.sleep(0)
-        if detail is None:
+        if detail is None and sound(items):  # the caller, who has what Ollama said, has not waited for this
             await self.keep(question, self._entries(question, listing, part, asked))
 
     def _look(self, question: Question) -> asyncio.Task[bool]:
@@ -126,12 +126,15 @@ class ListFetcher(Fetcher):
             await self.answer(question, flight, replace(whole, detail=detail))
 
     def _cut(
-        self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...]
+        self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...], *, sure: bool
     ) -> tuple[Item, ...] | Detail:
-        """Give the items of an answer to a request for `texts`, or why it has none that can be relied on."""
+        """Give the items of an answer to a request for `texts`, or why it has none that can be relied on.
+
+        They are `sound` where that must be `sure` now.
+        """
         candidate, body = replace(question.candidate, items=len(texts)), b"".join(whole.chunks)
         items = None if storing.by_head(candidate, whole.head) else split(listing.batch, texts, body)
-        if items is None:
+        if items is None or (sure and not sound(items)):
             verdict = storing.storable(candidate, whole.head, body)
             return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
         if all(item.total_duration and item.load_duration for item in items):

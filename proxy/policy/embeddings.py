@@ -160,30 +160,29 @@ def upstream_body(batch: Batch, texts: tuple[str, ...]) -> bytes:
 # Splitting
 
 
-_FOREIGN: Final = (b" ", b"\t", b"\n", b"\r", b'"', b"{", b"n", b"t", b"f", b"E")
-"""One of these is in whatever JSON may have in a list beside numbers as Go writes them."""
+_NUMERALS: Final = b"0123456789-.,e+"
+"""What Go writes a list of numbers with."""
 
 
 def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
     """Cut Ollama's complete 200 answer to a request for `texts` into one item for each, or None.
 
     `body` is in the form of the batch's route, with numbers and not base64. None means that it is not exactly of the
-    recorded form, and then nothing of it may be kept or joined.
+    recorded form, and then nothing of it may be joined. What may be kept is `sound` besides.
     """
-    read = _read(batch, body)
-    vectors = [b"[%b]" % part.partition(b"]")[0] for part in body.split(b"[")[2:]]  # two begin before the first vector
-    if read is None or not (len(vectors) == len(read.rows) == len(texts)):
+    vectors, end = _vectors(body)
+    measures = _measures(batch, body[end:])
+    if measures is None or not len(vectors) == len(texts) > 0:
         return None
-    measures, numbers = read.measures, {len(row) for row in read.rows}
-    text = b"".join(vectors)
-    if any(letter in text for letter in _FOREIGN) or len(numbers) != 1 or not all(map(_is_vector, read.rows)):
+    if b"".join(vectors).translate(None, _NUMERALS) != b"[]" * len(vectors):
         return None
     if _rendered(batch.candidate, vectors, measures) != body:
         return None
+    numbers = vectors[0].count(b",") + 1  # of each, which `sound` holds them to
     return tuple(
         Item(
             vector=vector,
-            numbers=min(numbers),
+            numbers=numbers,
             tokens=tokens,
             exact=len(texts) == 1,
             total_duration=measures.total_duration,
@@ -191,6 +190,17 @@ def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...]
         )
         for vector, tokens in zip(vectors, _apportioned(measures.tokens, texts), strict=True)
     )
+
+
+def _vectors(body: bytes) -> tuple[list[bytes], int]:
+    """Give what stands in brackets inside the first one, and where the last of it ends."""
+    vectors, end = [], body.find(b"[") + 1
+    while (begin := body.find(b"[", end)) >= 0:
+        end = body.find(b"]", begin) + 1
+        vectors.append(body[begin:end])
+        if not end:
+            break
+    return vectors, end
 
 
 @record
@@ -202,36 +212,28 @@ class _Measures:
     load_duration: int
 
 
-@record
-class _Answer:
-    """What an answer says as JSON: its vectors, which are lists, and its measures."""
-
-    rows: list[list[Any]]
-    measures: _Measures
-
-
-def _read(batch: Batch, body: bytes) -> _Answer | None:
-    """Read what is needed; the comparison with the whole body judges the rest of the form."""
+def _measures(batch: Batch, rest: bytes) -> _Measures | None:
+    """Read what stands behind the last vector; the comparison with the whole body judges its form."""
     v1 = _is_v1(batch.candidate)
     try:
-        document = orjson.loads(body)
-        rows = [row["embedding"] for row in document["data"]] if v1 else document["embeddings"]
+        document = orjson.loads((_V1_BEGINS if v1 else _EMBED_BEGINS) + rest)
         tokens = document["usage"]["prompt_tokens"] if v1 else document["prompt_eval_count"]
         total, load = (document.get(duration, 0) for duration in ("total_duration", "load_duration"))
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
-        return None
-    if not (isinstance(rows, list) and all(isinstance(row, list) for row in rows)):
+    except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     if not all(type(number) is int and 0 <= number < _INT64 for number in (tokens, total, load)):
         return None
-    return _Answer(rows=rows, measures=_Measures(tokens=tokens, total_duration=total, load_duration=load))
+    return _Measures(tokens=tokens, total_duration=total, load_duration=load)
 
 
-def _is_vector(numbers: list[Any]) -> bool:
-    """Whether these are numbers, each within the range of Go's float32."""
+def sound(items: Iterable[Item]) -> bool:
+    """Whether every vector is JSON of numbers within the range of Go's float32, none of them missing.
+
+    This takes longer than all else: who only hands on what Ollama said can look afterwards.
+    """
     try:
-        return bool(_float32(numbers))
-    except (struct.error, OverflowError):
+        return all(len(_float32(orjson.loads(item.vector))) == item.numbers * 4 for item in items)
+    except (orjson.JSONDecodeError, struct.error, OverflowError):
         return False
 
 
@@ -309,6 +311,8 @@ def _rendered(candidate: Candidate, vectors: Iterable[Text], measures: _Measures
 
 
 _ROW_BEGINS: Final = b'{"object":"embedding","embedding":'
+_V1_BEGINS: Final = b'{"data":[' + _ROW_BEGINS + b"[]"
+_EMBED_BEGINS: Final = b'{"embeddings":[[]'
 
 _ESCAPES: Final = (
     (b"<", b"\\u003c"),

@@ -167,6 +167,42 @@ async def test_a_part_that_cannot_be_joined_is_asked_anew_and_not_kept(proxy: Pr
         assert [json.loads(talk.body)["input"] for talk in upstream.seen] == ["a", ["b"], ["a", "b"], ["b"], ["a", "b"]]
 
 
+NO_NUMBERS = pytest.mark.parametrize("wrong", ["[3,.4]", "[3,1e39]"], ids=["no-json", "no-float32"])
+
+
+@NO_NUMBERS
+async def test_a_vector_of_no_numbers_is_handed_on_as_it_came_and_not_kept(wrong: str) -> None:
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        await talk.write(whole(answer(*({"a": "[1,2]"}.get(text, wrong) for text in texts))))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, ["a"])
+        for _ in range(2):
+            assert f'"embeddings":[[1,2],{wrong}]'.encode() in (await embed(own.url, ["a", "b"])).body
+            await own.kept()
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b"], ["b"]]
+
+
+@NO_NUMBERS
+async def test_what_cannot_be_written_as_base64_is_asked_anew(wrong: str) -> None:
+    async def script(talk: Conversation) -> None:
+        request = json.loads(await talk.read_body())
+        if request.get("encoding_format") == "base64":
+            await talk.write(whole(b"Ollama's own"))
+            return
+        row = {"a": "[1,2]", "b": wrong}[request["input"][0]]
+        data, usage = f'{{"object":"embedding","embedding":{row},"index":0}}', '{"prompt_tokens":1,"total_tokens":1}'
+        await talk.write(whole(f'{{"object":"list","data":[{data}],"model":"{MODEL}","usage":{usage}}}\n'.encode()))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, ["a"], "/v1/embeddings")
+        seen = await embed(own.url, ["a", "b"], "/v1/embeddings", encoding_format="base64")
+        assert seen.body == b"Ollama's own"
+        assert "stored" not in (seen.field("Cache-Status") or "")
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b"], ["a", "b"]]
+
+
 async def test_a_model_that_changes_meanwhile_mixes_no_vectors(proxy: Proxy, simulator: Simulator) -> None:
     await embed(proxy.url, "a")
     simulator.gate.close()
