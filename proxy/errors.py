@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Source(Enum):
+class Source(StrEnum):
     """Who failed; the label of the error metrics."""
 
     UPSTREAM = "upstream"

@@ -235,14 +235,15 @@ class Fetcher:
 
     def bar(self, question: Question) -> Detail | None:
         """Say why no answer to this question may be kept now, whatever it is, or None."""
-        rules = (
-            (question.policy is Policy.READ_ONLY, Detail.READ_ONLY),
-            (question.generation is None, Detail.STORE_UNAVAILABLE),
-            (not question.identity.stability.unchanged(), Detail.MODEL_CHANGED),
-            (self.lifetime(question) <= 0, Detail.NO_STORE),
-            (self._is_purged(question), Detail.PURGED),
-        )
-        return next((detail for broken, detail in rules if broken), None)
+        if question.policy is Policy.READ_ONLY:
+            return Detail.READ_ONLY
+        if question.generation is None:
+            return Detail.STORE_UNAVAILABLE
+        if not question.identity.stability.unchanged():
+            return Detail.MODEL_CHANGED
+        if self.lifetime(question) <= 0:
+            return Detail.NO_STORE
+        return Detail.PURGED if self._is_purged(question) else None
 
     def _is_purged(self, question: Question) -> bool:
         """Whether a purge that began after this question means what would be kept of it."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar
 
 from proxy.errors import ProxyError, unreachable
 from proxy.policy.buffers import Hold
@@ -26,15 +25,27 @@ PATIENCE: Final = 5.0
 """Seconds for which a reader that takes nothing may hold up others who share its answer."""
 
 
-@dataclass(slots=True, eq=False)
 class Seat:
     """One client's place; `position` counts the chunks of a flowing answer that it has taken.
 
-    `delay` is how many seconds it has held up others and taken nothing; one that is `late` gets no more.
+    `delay` is how many seconds it has held up others and taken nothing; one that is `late` gets no more. It is taken
+    for a block: `enter` and `leave` are its flight's.
     """
 
-    position: int = 0
-    delay: float = 0.0
+    __slots__ = ("_enter", "_leave", "delay", "position")
+
+    def __init__(self, enter: Callable[[Seat], None], leave: Callable[[Seat], None]) -> None:
+        self.position = 0
+        self.delay = 0.0
+        self._enter = enter
+        self._leave = leave
+
+    def __enter__(self) -> Self:
+        self._enter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave(self)
 
     @property
     def late(self) -> bool:
@@ -56,22 +67,22 @@ class Flight(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextmanager
-    def seat(self) -> Iterator[Seat]:
-        """Take part until the block ends; the last one to leave an unfinished flight ends it."""
-        seat = Seat()
+    def seat(self) -> Seat:
+        """Take part for a block; the last one to leave an unfinished flight ends it."""
+        return Seat(self._enter, self._leave)
+
+    def _enter(self, seat: Seat) -> None:
         self._seats.add(seat)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        try:
-            yield seat
-        finally:
-            self._seats.discard(seat)
-            if self._tail is not None:
-                self._tail.trim()
-            if not self._seats and not self.complete:
-                self._abandon()
+
+    def _leave(self, seat: Seat) -> None:
+        self._seats.discard(seat)
+        if self._tail is not None:
+            self._tail.trim()
+        if not self._seats and not self.complete:
+            self._abandon()
 
     @property
     def seats(self) -> int:
@@ -86,7 +97,7 @@ class Flight(Generic[T]):
             await told
         if isinstance(self._answer, ProxyError):
             raise self._answer
-        return cast("T", self._answer)
+        return self._answer  # type: ignore[return-value] # it is there: it was told
 
     def publish(self, answer: T) -> None:
         """Give all who wait their answer: they go on in the event loop's next turn."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias
 
 from proxy.errors import Source
@@ -266,7 +266,7 @@ class Models(Protocol):
         """Call `withdraw` if the first look begun after this moment shows another digest."""
 
 
-class Topic(Enum):
+class Topic(StrEnum):
     """What the processes of one proxy tell each other, and what comes with it.
 
     A change is `[token, model]` when it begins, and its token when it has ended; a purge is its filter; totals are
@@ -407,7 +407,7 @@ Route: TypeAlias = Callable[[Request, bytes], Awaitable[Reply | Stream]]
 """One route of the proxy's own: a request and its whole body to what it answers."""
 
 
-class Fault(Enum):
+class Fault(StrEnum):
     """What can go wrong with the store, as a metric names it."""
 
     FAILED = "failed"
@@ -457,7 +457,7 @@ class Levels:
     residents: Sequence[Resident]
 
 
-class Part(Enum):
+class Part(StrEnum):
     """A neighbour whose health is watched."""
 
     STORE = "store"

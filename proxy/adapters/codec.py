@@ -71,14 +71,12 @@ def decode(key: str, value: bytes) -> StoredResponse | None:
         return None
     if int.from_bytes(value[4:_CHECKED_FROM], "big") != binascii.crc32(memoryview(value)[_CHECKED_FROM:]):
         return None
-    found = _read(value[_HEAD.size : start])
+    found = _read(value, start)
     if found is None:
         return None
     entry, chunks = found
-    middle = start + chunks * PIECE.size
-    if middle > len(value):
+    if len(entry.pieces) < chunks * PIECE.size:
         return None
-    entry = replace(entry, pieces=value[start:middle], body=value[middle:])
     whole = not chunks or sum(size for _, size in unpacked(entry.pieces)) == len(entry.body)
     return entry if whole else None
 
@@ -99,7 +97,7 @@ def decode_description(key: str, prefix: bytes, total: int) -> Description | Non
     start = described_by(key, prefix)
     if not 0 < start <= min(len(prefix), total):
         return None
-    found = _read(prefix[_HEAD.size : start])
+    found = _read(prefix[:start], start)
     if found is None:
         return None
     entry, chunks = found
@@ -109,10 +107,10 @@ def decode_description(key: str, prefix: bytes, total: int) -> Description | Non
     return replace(described(key, entry, size), streamed=chunks > 0)
 
 
-def _read(text: bytes) -> tuple[StoredResponse, int] | None:
-    """Give the entry that the JSON says, without its body, and how many chunks a stream's has."""
+def _read(value: bytes, start: int) -> tuple[StoredResponse, int] | None:
+    """Give the entry whose JSON ends at `start`, with what is there of its chunks and body, and how many chunks."""
     try:
-        about: dict[str, Any] = orjson.loads(text)
+        about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
         about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
         about["fields"] = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about["fields"])
         chunks = about.pop("pieces", 0)
@@ -120,6 +118,7 @@ def _read(text: bytes) -> tuple[StoredResponse, int] | None:
             return None
         if "marks" in about and not all(isinstance(mark, str) for mark in about["marks"].values()):
             return None
-        return StoredResponse(body=b"", **about), chunks
+        middle = start + chunks * PIECE.size
+        return StoredResponse(pieces=value[start:middle], body=value[middle:], **about), chunks
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None

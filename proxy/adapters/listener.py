@@ -69,6 +69,10 @@ class _Written(web.StreamResponse):
         """Nothing is left to write."""
 
 
+_STAYS: Final = _Written(keep_alive=True)
+_ENDS: Final = _Written(keep_alive=False)
+
+
 class _HttpClient:
     """See ports.Client. Writes to the transport; one answer."""
 
@@ -499,7 +503,7 @@ class _Connection(web.RequestHandler):
         transport = request.transport
         if transport is not None and not transport.is_closing() and exc is not None:
             transport.write(_BAD_REQUEST)
-        return _Written(keep_alive=False)
+        return _ENDS
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - the text would name the request
         """Name the kind of error and nothing of the request."""
@@ -658,4 +662,4 @@ class Listener:
             client.close()
             client.let_go()
             self.ends(client)
-        return _Written(keep_alive=client.keep_alive)
+        return _STAYS if client.keep_alive else _ENDS

@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, cast
 
 import hiredis
@@ -166,8 +165,10 @@ class RedisLane:
         """
         wire = self._wire
         if wire is not None and wire.is_open:
-            with suppress(RedisConnectionError):
+            try:
                 return await wire.ask(*command, within=within, urgent=urgent)
+            except RedisConnectionError:
+                pass
         async with asyncio.timeout(within):
             return await (await self._open()).ask(*command)
 

@@ -28,7 +28,7 @@ from proxy.adapters.codec import decode, decode_description, described_by, encod
 from proxy.adapters.redis_lane import RedisLane
 from proxy.adapters.unwritten import Unwritten
 from proxy.policy.breaker import Breaker
-from proxy.policy.messages import Description
+from proxy.policy.messages import Description, StoredResponse
 from proxy.policy.record import record
 from proxy.ports import (
     Clock,
@@ -176,8 +176,13 @@ class RedisStore:
 
     async def get(self, key: str) -> Lookup:
         """See ports.Store."""
-        found = await self.get_many((key,))
-        return Lookup(entry=found.entries[0], generation=found.generation)
+        found = await self._guarded(Part.STORE, "get", lambda: self._look((key,)), None)
+        if found is None:
+            return Lookup(entry=None, generation=None)
+        generation, (value,) = found
+        if value is None:
+            return Lookup(entry=self._unwritten.get(_entry(generation, key)), generation=generation)
+        return Lookup(entry=self._read_out((key,), found)[0], generation=generation)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store. A long list takes several commands, and may take longer."""
@@ -185,6 +190,12 @@ class RedisStore:
         found = await self._guarded(Part.STORE, "get", lambda: self._look(keys, deadline), None)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
+        return Lookups(entries=self._read_out(keys, found), generation=found[0])
+
+    def _read_out(
+        self, keys: Sequence[str], found: tuple[str, list[bytes | None]]
+    ) -> tuple[StoredResponse | None, ...]:
+        """Give the entries of what was found under a generation, those on their way before it; damaged ones go."""
         generation, values = found
         entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
         damaged = [
@@ -196,7 +207,7 @@ class RedisStore:
         if self._unwritten:
             newer = (self._unwritten.get(_entry(generation, key)) for key in keys)
             entries = tuple(new or entry for new, entry in zip(newer, entries, strict=True))
-        return Lookups(entries=entries, generation=generation)
+        return entries
 
     async def _look(self, keys: Sequence[str], within: float = _LOOKUP) -> tuple[str, list[bytes | None]]:
         """Give the current generation and the entries under it; one command, unless the generation is new to us."""

@@ -52,7 +52,7 @@ class TieredStore:
         self._timer: asyncio.TimerHandle | None = None
         self._awake = False
         self._generation: str | None = None
-        self._reading: list[set[str]] = []
+        self._reading: dict[int, set[str]] = {}
         """For each lookup under way the keys that have not changed since it began; none when all have."""
 
     # What is heard of the store.
@@ -77,13 +77,13 @@ class TieredStore:
             return
         for key in keys:
             self._front.drop(key)
-        for unchanged in self._reading:
+        for unchanged in self._reading.values():
             unchanged.difference_update(keys)
 
     def _forget_all(self) -> None:
         self._front.empty()
         self._generation = None
-        for unchanged in self._reading:
+        for unchanged in self._reading.values():
             unchanged.clear()
 
     # The store.
@@ -109,8 +109,16 @@ class TieredStore:
         held = self.held(key)
         if held is not None:
             return Lookup(entry=held, generation=self._generation)
-        found = await self._read((key,))
-        return Lookup(entry=found.entries[0], generation=found.generation)
+        if not self._awake:
+            return await self._back.get(key)
+        unchanged = self._watch((key,))
+        try:
+            found = await self._back.get(key)
+        finally:
+            del self._reading[id(unchanged)]
+        if self._is_current(found.generation, unchanged) and found.entry is not None and key in unchanged:
+            self._front.keep(key, found.entry)
+        return found
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See ports.Store. Only what is not held is asked for."""
@@ -131,19 +139,29 @@ class TieredStore:
         """Read from the store, and hold what came, where it did not change meanwhile."""
         if not self._awake:
             return await self._back.get_many(keys)
-        unchanged = {_GENERATION, *keys}
-        self._reading.append(unchanged)
+        unchanged = self._watch(keys)
         try:
             found = await self._back.get_many(keys)
         finally:
-            self._reading = [other for other in self._reading if other is not unchanged]
-        if _GENERATION in unchanged and found.generation is not None:
-            self._generation = self._generation or found.generation
-            if found.generation == self._generation:
-                for key, entry in zip(keys, found.entries, strict=True):
-                    if entry is not None and key in unchanged:
-                        self._front.keep(key, entry)
+            del self._reading[id(unchanged)]
+        if self._is_current(found.generation, unchanged):
+            for key, entry in zip(keys, found.entries, strict=True):
+                if entry is not None and key in unchanged:
+                    self._front.keep(key, entry)
         return found
+
+    def _watch(self, keys: Iterable[str]) -> set[str]:
+        """Give the keys, and the generation, from which those go that change from now on."""
+        unchanged = {_GENERATION, *keys}
+        self._reading[id(unchanged)] = unchanged
+        return unchanged
+
+    def _is_current(self, generation: str | None, unchanged: set[str]) -> bool:
+        """Whether what was read is of the generation that is held, which may be the first one to be."""
+        if generation is None or _GENERATION not in unchanged:
+            return False
+        self._generation = self._generation or generation
+        return generation == self._generation
 
     async def put(self, entries: Entries, generation: str) -> bool:
         """See ports.Store."""

@@ -39,7 +39,7 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """
     body = normalised(candidate.endpoint, candidate.document)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
-    return Frame(scoped(kind, scope, fields)).key(body)
+    return hashlib.sha256(scoped(kind, scope, fields) + _frame(body)).hexdigest()
 
 
 def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:
@@ -67,7 +67,7 @@ def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
 
 def framed(*parts: bytes) -> str:
     """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits."""
-    return Frame().key(*parts)
+    return hashlib.sha256(b"".join(map(_frame, parts))).hexdigest()
 
 
 class Frame:

@@ -12,7 +12,7 @@ import pytest
 from proxy.adapters import tiered_store
 from proxy.adapters.memory_store import MemoryStore
 from proxy.adapters.tiered_store import TieredStore
-from proxy.ports import Lookups
+from proxy.ports import Lookup, Lookups
 from proxy.tasks import Tasks
 from tests.adapters.test_stores import ENTRY
 from tests.support.waiting import until
@@ -42,11 +42,17 @@ class Back(MemoryStore):
     async def touch(self, keys: Any, generation: str) -> None:
         self.touched += keys
 
+    async def get(self, key: str) -> Lookup:
+        found = await self.get_many((key,))
+        return Lookup(entry=found.entries[0], generation=found.generation)
+
     async def get_many(self, keys: Any) -> Lookups:
         self.asked += keys
-        found, may_answer = await super().get_many(keys), self.may_answer
+        entries, generation, may_answer = tuple(map(self.held, keys)), self._generation, self.may_answer
         await may_answer.wait()
-        return found if self.works else Lookups(entries=(None,) * len(keys), generation=None)
+        return Lookups(
+            entries=entries if self.works else (None,) * len(keys), generation=generation if self.works else None
+        )
 
 
 @pytest.fixture
@@ -54,10 +60,18 @@ def back() -> Back:
     return Back()
 
 
-@pytest.fixture
-async def tiered(back: Back) -> AsyncIterator[TieredStore]:
+class ByLists(TieredStore):
+    """Looks one entry up as a list of one."""
+
+    async def get(self, key: str) -> Lookup:
+        found = await self.get_many((key,))
+        return Lookup(entry=found.entries[0], generation=found.generation)
+
+
+@pytest.fixture(params=[TieredStore, ByLists])
+async def tiered(request: pytest.FixtureRequest, back: Back) -> AsyncIterator[TieredStore]:
     tasks = Tasks()
-    store = TieredStore(MemoryStore(1 << 20, clock=Clock()), back, tasks=tasks)
+    store: TieredStore = request.param(MemoryStore(1 << 20, clock=Clock()), back, tasks=tasks)
     store.wake()
     back.keep(ONE, ENTRY)
     back.keep(TWO, replace(ENTRY, body=b"two"))
