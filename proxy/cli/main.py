@@ -6,6 +6,7 @@ Only the module of the command that is named is imported: each brings along what
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -37,11 +38,20 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     return top
 
 
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """Read the command line; the garbage collector need not look at what importing makes, all of which stays."""
+    gc.disable()
+    try:
+        return parser(given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS).parse_args(given)
+    finally:
+        gc.enable()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = parser(given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS).parse_args(given)
+        arguments = _parsed(given)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except Failed as failed:
