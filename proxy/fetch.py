@@ -38,6 +38,7 @@ from proxy.ports import (
     Saved,
     Store,
     Stored,
+    Unkept,
     Upstream,
     Worked,
 )
@@ -244,6 +245,13 @@ class Fetcher:
         if self.lifetime(question) <= 0:
             return Detail.NO_STORE
         return Detail.PURGED if self._is_purged(question) else None
+
+    def left_out(self, question: Question, detail: Detail) -> None:
+        """Tell of an answer whose head says that it is kept, or may be, that it was not."""
+        candidate = question.candidate
+        self._observe(
+            Unkept(key=question.key, operation=candidate.endpoint.operation, model=candidate.model, detail=detail)
+        )
 
     def _is_purged(self, question: Question) -> bool:
         """Whether a purge that began after this question means what would be kept of it."""

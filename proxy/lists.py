@@ -1,7 +1,8 @@
 """Lists of texts, embedded item by item: only what is not known is asked of Ollama, in one request.
 
 The answer is joined from items in the caller's order. Whatever cannot be joined with certainty is asked anew as a
-whole, and not kept.
+whole, and not kept. Whether what Ollama wrote for a vector is numbers at all is looked at when the caller has it, and
+decides only on what is kept.
 """
 
 from __future__ import annotations
@@ -97,8 +98,12 @@ class ListFetcher(Fetcher):
         )
         flight.publish(whole)
         await asyncio.sleep(0)
-        if detail is None and sound(items):  # the caller, who has what Ollama said, has not waited for this
+        if detail is not None:
+            return
+        if sound(items):  # the caller, who has what Ollama said, has not waited for this
             await self.keep(question, self._entries(question, listing, part, asked))
+        else:
+            self.left_out(question, self._unfit(question, part, texts))
 
     def _look(self, question: Question) -> asyncio.Task[bool]:
         """Begin to look whether the model is still the same.
@@ -132,11 +137,10 @@ class ListFetcher(Fetcher):
 
         They are `sound` where that must be `sure` now.
         """
-        candidate, body = replace(question.candidate, items=len(texts)), b"".join(whole.chunks)
-        items = None if storing.by_head(candidate, whole.head) else split(listing.batch, texts, body)
+        barred = storing.by_head(question.candidate, whole.head)
+        items = None if barred else split(listing.batch, texts, b"".join(whole.chunks))
         if items is None or (sure and not sound(items)):
-            verdict = storing.storable(candidate, whole.head, body)
-            return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
+            return self._unfit(question, whole, texts)
         if all(item.total_duration and item.load_duration for item in items):
             return items
         measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
@@ -144,6 +148,12 @@ class ListFetcher(Fetcher):
             replace(item, total_duration=item.total_duration or measured, load_duration=item.load_duration or 1)
             for item in items
         )
+
+    def _unfit(self, question: Question, whole: Whole, texts: tuple[str, ...]) -> Detail:
+        """Say why an answer to a request for `texts` has no items, or none that may be kept."""
+        candidate = replace(question.candidate, items=len(texts))
+        verdict = storing.storable(candidate, whole.head, b"".join(whole.chunks))
+        return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
 
     def _entries(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> Entries:
         """Give what is kept of each item."""

@@ -382,7 +382,7 @@ class Stored:
 
 @record
 class Unkept:
-    """A stream has ended and was not kept, for this reason: too late to say so in its head."""
+    """An answer was not kept, for this reason, which showed too late to say so in its head: a stream's end, mostly."""
 
     key: str
     operation: str

@@ -13,7 +13,6 @@ from proxy.policy.buffers import Hold
 from proxy.policy.messages import ResponseHead, packed
 from proxy.policy.status import Detail
 from proxy.policy.usage import Passing
-from proxy.ports import Unkept
 
 _TO_THE_END: Final = 5.0
 """Seconds between a stream's last chunk and its end, which nobody may be left to wait for."""
@@ -89,15 +88,15 @@ class StreamFetcher(Fetcher):
     ) -> None:
         """Keep a recording that has everything; else say why not."""
         if recording.excess is not None:
-            self._left_out(question, recording.excess)
+            self.left_out(question, recording.excess)
             return
         if not complete:
-            self._left_out(question, Detail.INCOMPLETE)
+            self.left_out(question, Detail.INCOMPLETE)
             return
         body = b"".join(recording.chunks)
         verdict = self.judged(question, head, body)
         if isinstance(verdict, Detail):
-            self._left_out(question, verdict)
+            self.left_out(question, verdict)
             return
         entry = self.entry(
             question,
@@ -108,9 +107,3 @@ class StreamFetcher(Fetcher):
             pieces=packed(zip(recording.at, map(len, recording.chunks), strict=True)),
         )
         await self.keep(question, ((question.key, entry),))
-
-    def _left_out(self, question: Question, detail: Detail) -> None:
-        candidate = question.candidate
-        self._observe(
-            Unkept(key=question.key, operation=candidate.endpoint.operation, model=candidate.model, detail=detail)
-        )

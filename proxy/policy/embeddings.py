@@ -174,15 +174,15 @@ def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...]
     measures = _measures(batch, body[end:])
     if measures is None or not len(vectors) == len(texts) > 0:
         return None
-    if b"".join(vectors).translate(None, _NUMERALS) != b"[]" * len(vectors):
+    commas = {vector.count(b",") for vector in vectors}
+    if len(commas) != 1 or b"".join(vectors).translate(None, _NUMERALS) != b"[]" * len(vectors):
         return None
     if _rendered(batch.candidate, vectors, measures) != body:
         return None
-    numbers = vectors[0].count(b",") + 1  # of each, which `sound` holds them to
     return tuple(
         Item(
             vector=vector,
-            numbers=numbers,
+            numbers=min(commas) + 1,
             tokens=tokens,
             exact=len(texts) == 1,
             total_duration=measures.total_duration,

@@ -167,25 +167,29 @@ async def test_a_part_that_cannot_be_joined_is_asked_anew_and_not_kept(proxy: Pr
         assert [json.loads(talk.body)["input"] for talk in upstream.seen] == ["a", ["b"], ["a", "b"], ["b"], ["a", "b"]]
 
 
-NO_NUMBERS = pytest.mark.parametrize("wrong", ["[3,.4]", "[3,1e39]"], ids=["no-json", "no-float32"])
+NO_NUMBERS = pytest.mark.parametrize(
+    ("wrong", "detail"), [("[3,.4]", "incomplete"), ("[3,1e39]", "answer-count")], ids=["no-json", "no-float32"]
+)
 
 
 @NO_NUMBERS
-async def test_a_vector_of_no_numbers_is_handed_on_as_it_came_and_not_kept(wrong: str) -> None:
+async def test_a_vector_of_no_numbers_is_handed_on_as_it_came_and_not_kept(wrong: str, detail: str) -> None:
     async def script(talk: Conversation) -> None:
         texts = json.loads(await talk.read_body())["input"]
         await talk.write(whole(answer(*({"a": "[1,2]"}.get(text, wrong) for text in texts))))
 
     async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
         await embed(own.url, ["a"])
-        for _ in range(2):
+        for times in (1, 2):
             assert f'"embeddings":[[1,2],{wrong}]'.encode() in (await embed(own.url, ["a", "b"])).body
             await own.kept()
+            metrics = (await ask(own.url, "GET", "/metrics")).body.decode()
+            assert f'ollama_cache_proxy_unkept_total{{detail="{detail}",endpoint="embed"}} {times}.0' in metrics
         assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b"], ["b"]]
 
 
 @NO_NUMBERS
-async def test_what_cannot_be_written_as_base64_is_asked_anew(wrong: str) -> None:
+async def test_what_cannot_be_written_as_base64_is_asked_anew(wrong: str, detail: str) -> None:
     async def script(talk: Conversation) -> None:
         request = json.loads(await talk.read_body())
         if request.get("encoding_format") == "base64":
@@ -199,8 +203,22 @@ async def test_what_cannot_be_written_as_base64_is_asked_anew(wrong: str) -> Non
         await embed(own.url, ["a"], "/v1/embeddings")
         seen = await embed(own.url, ["a", "b"], "/v1/embeddings", encoding_format="base64")
         assert seen.body == b"Ollama's own"
-        assert "stored" not in (seen.field("Cache-Status") or "")
+        assert seen.field("Cache-Status") == f"ollama-cache-proxy; fwd=miss; detail={detail}"
         assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("wrong", ["[]", "[3]", "[3,4,5]"])
+async def test_vectors_of_one_answer_that_differ_in_length_are_asked_anew(wrong: str) -> None:
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        await talk.write(whole(answer(*({"c": wrong}.get(text, "[1,2]") for text in texts))))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, ["a"])
+        seen = await embed(own.url, ["a", "b", "c"])
+        assert seen.body == answer("[1,2]", "[1,2]", wrong)
+        assert seen.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=answer-count"
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b", "c"], ["a", "b", "c"]]
 
 
 async def test_a_model_that_changes_meanwhile_mixes_no_vectors(proxy: Proxy, simulator: Simulator) -> None:
