@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 
 import aiohttp
 import redis.asyncio as redis
@@ -94,8 +93,6 @@ async def serve_plain(port: int, upstream: str) -> None:
     """Hand on until this is ended."""
     host, _, to = upstream.removeprefix("http://").rpartition(":")
     server = await asyncio.get_running_loop().create_server(lambda: Plain((host, int(to))), "127.0.0.1", port)
-    sys.stderr.write("ready\n")
-    sys.stderr.flush()
     await server.serve_forever()
 
 
@@ -106,8 +103,6 @@ async def serve(mode: str, port: int, upstream: str, store: str) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    sys.stderr.write("ready\n")
-    sys.stderr.flush()
     await asyncio.Event().wait()
 
 

@@ -26,21 +26,8 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
 _SIZE_LINE: Final = 9
 """Bytes of a line that is not yet ended, at most."""
-_SMALL: Final = 4102
-"""Bytes of a chunk whose size has three digits, all in all and at most."""
-
-
-def _begin(length: int) -> bytes:
-    """Give what a chunk that takes so many bytes begins with, as Go writes it; something longer where none can."""
-    for digits in (1, 2, 3):
-        size = length - digits - 2 * len(_CRLF)
-        begin = b"%x\r\n" % size
-        if size > 0 and len(begin) == digits + len(_CRLF):
-            return begin
-    return bytes(length + 1)
-
-
-_BEGINS: Final = tuple(map(_begin, range(_SMALL + 1)))
+_BEGINS: Final = {len(begin) + size + len(_CRLF): begin for size in range(1, 0x1000) for begin in (b"%x\r\n" % size,)}
+"""What a small chunk begins with, as Go writes it, by the bytes that all of it takes."""
 
 
 class Chunks:
@@ -103,10 +90,10 @@ class Chunks:
 
 def alone(data: bytes) -> bytes | None:
     """Give what a small chunk holds that these bytes are, all of them, written as Go writes one; None for all else."""
-    if len(data) > _SMALL:
+    begin = _BEGINS.get(len(data))
+    if begin is None or not (data.startswith(begin) and data.endswith(_CRLF)):
         return None
-    begin = _BEGINS[len(data)]
-    return data[len(begin) : -2] if data.startswith(begin) and data.endswith(_CRLF) else None
+    return data[len(begin) : -len(_CRLF)]
 
 
 class Connection(ResponseHandler):

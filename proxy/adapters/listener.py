@@ -167,7 +167,7 @@ class _HttpClient:
 
     def put(self, chunk: bytes, framed: bytes | None) -> bool:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing():  # `_open`, without the call: this is done for each chunk
             return False
         if framed is not None and self._chunked:
             self.sent += len(chunk)
@@ -248,7 +248,7 @@ class _HttpClient:
 
     async def flush(self) -> None:
         """Wait while the client reads too slowly; raises ClientLeft."""
-        if self._transport is None or self._transport.is_closing():
+        if _open(self._transport) is None:
             raise ClientLeft
         if not self._connection.writing_paused:
             return
@@ -258,15 +258,21 @@ class _HttpClient:
             raise ClientLeft from error
 
     def _write(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        transport = _open(self._transport)
+        if transport is None:
             raise ClientLeft
         transport.write(data)
 
 
+def _open(transport: asyncio.Transport | None) -> asyncio.Transport | None:
+    """Give the way to a client; None where it has left, or is being left."""
+    return None if transport is None or transport.is_closing() else transport
+
+
 def _reset(transport: asyncio.Transport | None) -> None:
     """Close a connection so that no one can take what was sent for a whole answer."""
-    if transport is None or transport.is_closing():
+    transport = _open(transport)
+    if transport is None:
         return
     sock = transport.get_extra_info("socket")
     with suppress(OSError, AttributeError):
@@ -500,8 +506,8 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 - it would repeat what the client sent
     ) -> web.StreamResponse:
         """Answer what is no HTTP as Go's server does. An error of the proxy's own never gets here as an answer."""
-        transport = request.transport
-        if transport is not None and not transport.is_closing() and exc is not None:
+        transport = _open(request.transport)
+        if transport is not None and exc is not None:
             transport.write(_BAD_REQUEST)
         return _ENDS
 

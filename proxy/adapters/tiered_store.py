@@ -109,15 +109,12 @@ class TieredStore:
         held = self.held(key)
         if held is not None:
             return Lookup(entry=held, generation=self._generation)
-        if not self._awake:
-            return await self._back.get(key)
         unchanged = self._watch((key,))
         try:
             found = await self._back.get(key)
         finally:
             del self._reading[id(unchanged)]
-        if self._is_current(found.generation, unchanged) and found.entry is not None and key in unchanged:
-            self._front.keep(key, found.entry)
+        self._hold(found.generation, ((key, found.entry),), unchanged)
         return found
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
@@ -137,31 +134,31 @@ class TieredStore:
 
     async def _read(self, keys: Sequence[str]) -> Lookups:
         """Read from the store, and hold what came, where it did not change meanwhile."""
-        if not self._awake:
-            return await self._back.get_many(keys)
         unchanged = self._watch(keys)
         try:
             found = await self._back.get_many(keys)
         finally:
             del self._reading[id(unchanged)]
-        if self._is_current(found.generation, unchanged):
-            for key, entry in zip(keys, found.entries, strict=True):
-                if entry is not None and key in unchanged:
-                    self._front.keep(key, entry)
+        self._hold(found.generation, zip(keys, found.entries, strict=True), unchanged)
         return found
 
     def _watch(self, keys: Iterable[str]) -> set[str]:
-        """Give the keys, and the generation, from which those go that change from now on."""
-        unchanged = {_GENERATION, *keys}
+        """Give the keys, and the generation, from which those go that change from now on; nothing while asleep."""
+        unchanged = {_GENERATION, *keys} if self._awake else set()
         self._reading[id(unchanged)] = unchanged
         return unchanged
 
-    def _is_current(self, generation: str | None, unchanged: set[str]) -> bool:
-        """Whether what was read is of the generation that is held, which may be the first one to be."""
+    def _hold(
+        self, generation: str | None, entries: Iterable[tuple[str, StoredResponse | None]], unchanged: set[str]
+    ) -> None:
+        """Hold what was read and is unchanged, where it is of the generation that is held, or of the first to be."""
         if generation is None or _GENERATION not in unchanged:
-            return False
+            return
         self._generation = self._generation or generation
-        return generation == self._generation
+        if generation == self._generation:
+            for key, entry in entries:
+                if entry is not None and key in unchanged:
+                    self._front.keep(key, entry)
 
     async def put(self, entries: Entries, generation: str) -> bool:
         """See ports.Store."""

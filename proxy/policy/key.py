@@ -39,7 +39,7 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """
     body = normalised(candidate.endpoint, candidate.document)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
-    return hashlib.sha256(scoped(kind, scope, fields) + _frame(body)).hexdigest()
+    return framed(body, begin=scoped(kind, scope, fields))
 
 
 def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:
@@ -65,15 +65,18 @@ def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
     return orjson.dumps(body)
 
 
-def framed(*parts: bytes) -> str:
-    """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits."""
-    return hashlib.sha256(b"".join(map(_frame, parts))).hexdigest()
+def framed(*parts: bytes, begin: bytes = b"") -> str:
+    """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits.
+
+    `begin` is framed already.
+    """
+    return hashlib.sha256(begin + b"".join(map(_frame, parts))).hexdigest()
 
 
 class Frame:
     """The first parts of keys that have them in common: `begin` is framed already, `parts` are not."""
 
-    def __init__(self, begin: bytes = b"", *parts: bytes) -> None:
+    def __init__(self, begin: bytes, *parts: bytes) -> None:
         self._digest = hashlib.sha256(begin + b"".join(map(_frame, parts)))
 
     def key(self, *more: bytes) -> str:

@@ -28,7 +28,17 @@ class Clock:
         return 50.0
 
 
-class Back(MemoryStore):
+class ByLists:
+    """Looks one entry up as a list of one."""
+
+    get_many: Any
+
+    async def get(self, key: str) -> Lookup:
+        found = await self.get_many((key,))
+        return Lookup(entry=found.entries[0], generation=found.generation)
+
+
+class Back(ByLists, MemoryStore):
     """Counts what is asked, and answers when it is let."""
 
     def __init__(self) -> None:
@@ -42,17 +52,11 @@ class Back(MemoryStore):
     async def touch(self, keys: Any, generation: str) -> None:
         self.touched += keys
 
-    async def get(self, key: str) -> Lookup:
-        found = await self.get_many((key,))
-        return Lookup(entry=found.entries[0], generation=found.generation)
-
     async def get_many(self, keys: Any) -> Lookups:
         self.asked += keys
-        entries, generation, may_answer = tuple(map(self.held, keys)), self._generation, self.may_answer
+        found, may_answer = Lookups(entries=tuple(map(self.held, keys)), generation=self._generation), self.may_answer
         await may_answer.wait()
-        return Lookups(
-            entries=entries if self.works else (None,) * len(keys), generation=generation if self.works else None
-        )
+        return found if self.works else Lookups(entries=(None,) * len(keys), generation=None)
 
 
 @pytest.fixture
@@ -60,15 +64,11 @@ def back() -> Back:
     return Back()
 
 
-class ByLists(TieredStore):
-    """Looks one entry up as a list of one."""
-
-    async def get(self, key: str) -> Lookup:
-        found = await self.get_many((key,))
-        return Lookup(entry=found.entries[0], generation=found.generation)
+class TieredByLists(ByLists, TieredStore):
+    pass
 
 
-@pytest.fixture(params=[TieredStore, ByLists])
+@pytest.fixture(params=[TieredStore, TieredByLists])
 async def tiered(request: pytest.FixtureRequest, back: Back) -> AsyncIterator[TieredStore]:
     tasks = Tasks()
     store: TieredStore = request.param(MemoryStore(1 << 20, clock=Clock()), back, tasks=tasks)
