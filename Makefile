@@ -69,7 +69,7 @@ unit: install-dev
 	$(BIN)/pytest $(ARGS)
 
 faults: install-dev ## Run the fault matrix and print what each fault costs
-	$(BIN)/pytest tests/faults --table -p no:cacheprovider $(ARGS)
+	$(BIN)/pytest tests/e2e/faults --table -p no:cacheprovider $(ARGS)
 
 soak: install-dev ## Load it for three minutes and check every body (options: make soak ARGS="--minutes 1")
 	$(BIN)/python -m benchmarks.soak $(ARGS)
@@ -109,11 +109,11 @@ metrics-tools: $(VENV)/.python
 	else echo "No prometheus, and no apt to get it with: the tests that ask it will be left out"; fi
 
 # The JavaScript that the tests drive: clients, and axe-core for the live page; without npm they are left out, and say so.
-clients: tests/clients/node_modules/.installed
-tests/clients/node_modules/.installed: tests/clients/package-lock.json
+clients: tests/e2e/clients/node_modules/.installed
+tests/e2e/clients/node_modules/.installed: tests/e2e/clients/package-lock.json
 	@if command -v npm >/dev/null; then \
 		echo "Installing the JavaScript clients"; \
-		(cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
+		(cd tests/e2e/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
 	else echo "No npm: the tests of JavaScript clients will be left out"; fi
 
 # The browser in which the tests look at the live page; without it those tests say that they were left out.
@@ -138,4 +138,4 @@ lock: install-dev ## Renew the lock files
 		| $(COMPILE) - -o requirements-$$extra.lock || exit 1; done
 
 clean: ## Remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache tests/clients/node_modules
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache tests/e2e/clients/node_modules

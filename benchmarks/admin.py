@@ -20,14 +20,14 @@ import aiohttp
 import orjson
 import redis.asyncio as redis
 
-from proxy.adapters.codec import encode
-from proxy.adapters.private_redis import PrivateRedis, find_server
-from proxy.app import running
-from proxy.opening import bind
-from proxy.policy.messages import StoredResponse
-from proxy.settings import load
-from proxy.simulator import Behaviour, Simulator
-from proxy.tasks import Tasks
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.messages import StoredResponse
+from ollama_cache_proxy.service.app import running
+from ollama_cache_proxy.service.resources import bind
+from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.stores.entry_codec import encode
+from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_server
 
 GOAL: Final = 0.05
 _BATCH: Final = 5000

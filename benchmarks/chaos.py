@@ -46,8 +46,8 @@ from benchmarks.load import (
     table,
 )
 from benchmarks.simulated import SHIFTING, VARIANTS, with_variants
-from proxy.simulator import Fault
-from proxy.simulator.models import Model
+from ollama_cache_proxy.simulator import Fault
+from ollama_cache_proxy.simulator.registry import Model
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import RedisServer, free_port

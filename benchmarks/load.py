@@ -26,11 +26,11 @@ from typing import IO, Any, Final, TypeVar
 
 import orjson
 
-from proxy.simulator import ModelRegistry, generate, tokens, vectors
-from proxy.simulator.complete import CONTEXT_LENGTH
-from proxy.simulator.generate import Ask, End, Piece
-from proxy.simulator.models import TEMPLATE, Model, Voice
-from proxy.simulator.rendering import Turn, render
+from ollama_cache_proxy.simulator import ModelRegistry, generate, tokens, vectors
+from ollama_cache_proxy.simulator.complete import CONTEXT_LENGTH
+from ollama_cache_proxy.simulator.generate import Ask, End, Piece
+from ollama_cache_proxy.simulator.registry import TEMPLATE, Model, Voice
+from ollama_cache_proxy.simulator.rendering import Turn, render
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 
@@ -514,7 +514,7 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 def simulator(port: int, *arguments: str, secrets: Secrets) -> Watched:
     """Start `ollama-cache-proxy simulate`."""
-    return Watched("-m", "proxy", "simulate", "--listen", f"127.0.0.1:{port}", *arguments, secrets=secrets)
+    return Watched("-m", "ollama_cache_proxy", "simulate", "--listen", f"127.0.0.1:{port}", *arguments, secrets=secrets)
 
 
 def proxy(upstream: str, redis_url: str, *, secrets: Secrets, **settings: str) -> Watched:
@@ -522,7 +522,7 @@ def proxy(upstream: str, redis_url: str, *, secrets: Secrets, **settings: str) -
     environment = {f"OCP_{name.upper()}": value for name, value in settings.items()}
     environment |= {"OCP_REDIS_URL": redis_url, "OCP_ADMIN_TOKEN": canary.TOKEN}
     arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream, "--log", "plain")
-    return Watched("-m", "proxy", "serve", *arguments, secrets=secrets, environment=environment)
+    return Watched("-m", "ollama_cache_proxy", "serve", *arguments, secrets=secrets, environment=environment)
 
 
 async def look_around(url: str, process: Watched, secrets: Secrets) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
-from proxy.simulator.names import known
+from ollama_cache_proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
+from ollama_cache_proxy.simulator.naming import known
 
 SHIFTING: Final = "shifting"
 VARIANTS: Final = ("variant-0", "variant-1", "variant-2")

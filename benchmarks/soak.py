@@ -36,7 +36,7 @@ from benchmarks.load import (
     simulator,
     table,
 )
-from proxy.simulator import ModelRegistry
+from ollama_cache_proxy.simulator import ModelRegistry
 from tests.support.servers import RedisServer, free_port
 
 HITS: Final = 0.7

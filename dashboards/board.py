@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proxy.policy.endpoints import ENDPOINTS
-from proxy.policy.usage import generates
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS
+from ollama_cache_proxy.policy.usage import generates
 
 Json = dict[str, Any]
 

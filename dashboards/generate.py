@@ -1,7 +1,7 @@
 """Write dashboards/ollama-cache-proxy.json: `python -m dashboards.generate`, in the root of the project.
 
-The form is that of Grafana 10.2 to 11, which later releases take too. tests/prometheus/test_dashboard.py holds the file
-against what this would write.
+The form is that of Grafana 10.2 to 11, which later releases take too. The file is held against what this would write by
+tests/e2e/prometheus/test_dashboard.py.
 """
 
 from __future__ import annotations

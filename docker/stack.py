@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from proxy.adapters.private_redis import find_server
+from ollama_cache_proxy.stores.redis.private_server import find_server
 
 ROOT: Final = Path(__file__).parents[1]
 _CONFIG: Final = ROOT / "config" / "prometheus"
@@ -80,7 +80,7 @@ def _redis(folder: Path, port: int) -> Sequence[str]:
 
 def _commands(folder: Path, ports: dict[str, int], *, simulated: bool) -> dict[str, Sequence[str]]:
     """Give the command of each component, in the order in which they start."""
-    own = (sys.executable, "-m", "proxy")
+    own = (sys.executable, "-m", "ollama_cache_proxy")
     cards = ("--replay", str(ROOT / "tests" / "data" / "nvml" / "h100.json")) if simulated else ()
     listen = {name: ("--listen", f"127.0.0.1:{ports[name]}") for name in ports}
     store = ("--redis-url", f"redis://127.0.0.1:{ports['redis']}/0")

@@ -1,14 +1,14 @@
 """Write docs/settings.md and docs/metrics.md from the code that they describe: `python docs/generate.py`.
 
-tests/test_docs.py holds the files against what this would write.
+tests/project/test_docs.py holds the files against what this would write.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from proxy.adapters.metrics import Metrics
-from proxy.settings import Settings
+from ollama_cache_proxy.service.settings import Settings
+from ollama_cache_proxy.telemetry.metrics import Metrics
 
 HERE = Path(__file__).parent
 

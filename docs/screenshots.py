@@ -20,13 +20,13 @@ from pathlib import Path
 import aiohttp
 from playwright.async_api import async_playwright
 
-from proxy import app
-from proxy.adapters import residents
-from proxy.gpu.replay import Replay
-from proxy.opening import SystemClock, bind
-from proxy.ports import Resident
-from proxy.settings import load
-from proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.core.ports import Resident
+from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.service import app
+from ollama_cache_proxy.service.resources import SystemClock, bind
+from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.upstream import loaded_models
 
 DOCS = Path(__file__).parent
 CARD = DOCS.parent / "tests" / "data" / "nvml" / "rtx4090.json"
@@ -119,7 +119,7 @@ async def photograph(url: str) -> None:
 async def main() -> None:
     """Play, and take the pictures."""
     app.SystemClock = Stage  # type: ignore[misc]
-    residents._residents = lambda _: LOADED  # noqa: SLF001 - the simulator has no graphics card
+    loaded_models._residents = lambda _: LOADED  # noqa: SLF001 - the simulator has no graphics card
     ticks = chain([0.0], repeat(25.0))
     card = Replay(CARD.read_text("utf-8"), clock=lambda: next(ticks))
     async with Simulator(Behaviour(completion_delay=TAKES_REALLY, embedding_delay=0)) as ollama:

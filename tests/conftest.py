@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     uvloop = None
 
-from proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
 
@@ -28,7 +28,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     """Tests run on uvloop, as the command does; what is about sockets runs on asyncio's own loop too."""
     if uvloop is None:
         return {"asyncio": asyncio.new_event_loop}
-    both = item.path.parent.name in ("wire", "faults") or item.path.name == "test_events.py"
+    both = item.path.parent.name in ("wire", "faults") or item.path.name == "test_live_events.py"
     return {"uvloop": uvloop.new_event_loop} | ({"asyncio": asyncio.new_event_loop} if both else {})
 
 

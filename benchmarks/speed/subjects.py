@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from benchmarks.speed.questions import TAGS, VERSION, answer
-from proxy.adapters.private_redis import find_server
+from ollama_cache_proxy.stores.redis.private_server import find_server
 
 SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
@@ -195,7 +195,7 @@ class Subjects:
     ) -> Subject:
         """Start the proxy itself."""
         port = free_port()
-        command = (sys.executable, "-m", "proxy", "serve", "--listen", f"127.0.0.1:{port}")
+        command = (sys.executable, "-m", "ollama_cache_proxy", "serve", "--listen", f"127.0.0.1:{port}")
         environment = {"OCP_UPSTREAM": upstream or self.upstream, "OCP_REDIS_URL": self.store, "OCP_LOG": "plain"}
         running = await self.stack.enter_async_context(process(cores, *command, *options, **(environment | settings)))
         await listens(port)

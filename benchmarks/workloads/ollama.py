@@ -13,7 +13,7 @@ import orjson
 from benchmarks.simulated import obey
 from benchmarks.workloads import costs
 from benchmarks.workloads.requests import MODELS
-from proxy.simulator import Behaviour, Received, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Received, Simulator
 
 _CATEGORIES = {model: category for category, model in MODELS.items()}
 

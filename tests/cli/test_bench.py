@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from proxy.cli.jobs.benching import HITS
-from proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.cli.jobs.benching import HITS
+from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
 from tests.support.processes import serve
 from tests.support.rawhttp import ask

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from proxy.simulator import Simulator
+from ollama_cache_proxy.simulator import Simulator
 from tests.support import canary
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, proxy_before

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from proxy.cli.completion import _SHELLS, grammars
-from proxy.cli.main import COMMANDS, parser
+from ollama_cache_proxy.cli.completion import _SHELLS, grammars
+from ollama_cache_proxy.cli.main import COMMANDS, parser
 
 COMPLETE = """
 source /dev/stdin
@@ -49,7 +49,11 @@ def test_bash_offers_what_may_follow(words: str, offered: set[str], script: str)
 def test_every_command_and_option_is_in_each_script(shell: str) -> None:
     """The shell itself reads it where it is installed: bash always is."""
     done = subprocess.run(
-        [sys.executable, "-m", "proxy", "completion", shell], capture_output=True, text=True, check=True, timeout=20
+        [sys.executable, "-m", "ollama_cache_proxy", "completion", shell],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
     )
     assert done.stderr == ""
     for name, grammar in grammars(parser()).items():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.settings import Settings
+from ollama_cache_proxy.service.settings import Settings
 from tests.support import canary
 from tests.support.terminal import piped, terminal, widest
 

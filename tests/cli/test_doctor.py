@@ -17,15 +17,14 @@ import orjson
 import pytest
 from aiohttp import web
 
-from proxy.cli.asking import Answer, Proxy, Server, client
-from proxy.cli.checks import machine, redis, table
-from proxy.cli.checks import proxy as of_proxy
-from proxy.cli.checks.finding import Finding, Level, ok
-from proxy.cli.checks.scene import Scene
-from proxy.cli.checks.seen import Seen, place, read, remembered, write
-from proxy.cli.checks.table import CHECKS, Check, examine
-from proxy.settings import load
-from proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.cli.asking import Answer, Proxy, Server, client
+from ollama_cache_proxy.cli.checks import of_machine, of_proxy, of_redis, table
+from ollama_cache_proxy.cli.checks.finding import Finding, Level, ok
+from ollama_cache_proxy.cli.checks.scene import Scene
+from ollama_cache_proxy.cli.checks.seen import Seen, place, read, remembered, write
+from ollama_cache_proxy.cli.checks.table import CHECKS, Check, examine
+from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy as RunningProxy
@@ -380,8 +379,8 @@ async def test_a_store_that_is_to_be_redis_without_a_url(tmp_path: Path) -> None
 )
 def test_what_redis_says_of_itself(about: dict[str, Any], said: str, fix: str) -> None:
     well = {"redis_version": "7.2.0", "maxmemory": 1 << 30, "maxmemory_policy": "allkeys-lru", "used_memory": 1}
-    assert [finding.level for finding in redis.judged("redis://h", well, None)] == [Level.OK]
-    (finding,) = redis.judged("redis://h", well | about, None)
+    assert [finding.level for finding in of_redis.judged("redis://h", well, None)] == [Level.OK]
+    (finding,) = of_redis.judged("redis://h", well | about, None)
     assert finding.level is Level.PROBLEM
     assert said in finding.text
     assert fix in finding.fix
@@ -491,7 +490,7 @@ def test_a_date_of_whole_seconds_is_judged_fairly(date: object, skew: float | No
     answer = Answer(status=200, headers=headers, body=b"", begun=100.0, ended=100.5)
     if date == 101:
         skew = 0.5
-    assert machine.ahead(answer) == skew
+    assert of_machine.ahead(answer) == skew
 
 
 async def test_clocks_that_differ(tmp_path: Path) -> None:
@@ -564,7 +563,7 @@ def test_the_file_lies_where_programs_keep_such_things(monkeypatch: pytest.Monke
 async def test_gpus_are_looked_for_in_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path) as made:
         async with serving(lambda _: web.Response(text="DCGM_FI_DEV_GPU_UTIL{} 1")) as url:
-            monkeypatch.setattr(machine, "_DCGM", url)
+            monkeypatch.setattr(of_machine, "_DCGM", url)
             assert (await found(made, "GPU"))["GPU"] == [ok("dcgm-exporter answers on port 9400")]
         (finding,) = (await found(made, "GPU"))["GPU"]
     assert finding.level is Level.NOTE

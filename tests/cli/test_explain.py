@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.explain import told_of
-from proxy.cli.reasons import REASONS
-from proxy.policy.status import Detail
-from proxy.simulator import Simulator
+from ollama_cache_proxy.cli.explain import told_of
+from ollama_cache_proxy.cli.reasons import REASONS
+from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.simulator import Simulator
 from tests.support import canary
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, proxy_before

@@ -92,7 +92,7 @@ async def test_a_driver_that_hangs_keeps_it_neither_from_answering_nor_from_endi
 )
 async def test_a_wrong_argument_is_one_line(arguments: list[str], said: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "gpu", *arguments), stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "ollama_cache_proxy", "gpu", *arguments), stderr=asyncio.subprocess.PIPE
     )
     _, error = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2
@@ -101,7 +101,7 @@ async def test_a_wrong_argument_is_one_line(arguments: list[str], said: str) -> 
 
 
 async def test_serve_starts_without_it() -> None:
-    code = "import sys, proxy.cli.main as m; m.parser(); print([n for n in sys.modules if 'nvml' in n or n == 'proxy.gpu'])"
+    code = "import sys, ollama_cache_proxy.cli.main as m; m.parser(); print([n for n in sys.modules if 'nvml' in n or n == 'ollama_cache_proxy.gpu'])"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-c", code), stdout=asyncio.subprocess.PIPE
     )

@@ -9,16 +9,16 @@ import sys
 
 import pytest
 
-import proxy
-from proxy.cli.ending import STATUSES
-from proxy.cli.main import COMMANDS, main, parser
+import ollama_cache_proxy
+from ollama_cache_proxy.cli.ending import STATUSES
+from ollama_cache_proxy.cli.main import COMMANDS, main, parser
 from tests.support.terminal import environment, piped, terminal, widest
 
 EXAMPLE = re.compile(r"^  ollama-cache-proxy (.+)$", re.MULTILINE)
 
 
 async def test_version() -> None:
-    assert (await piped("--version")).out == f"ollama-cache-proxy {proxy.__version__}\n"
+    assert (await piped("--version")).out == f"ollama-cache-proxy {ollama_cache_proxy.__version__}\n"
 
 
 async def test_help_lists_every_command_and_exit_status() -> None:
@@ -63,23 +63,32 @@ async def test_a_wrong_setting_ends_with_2_and_one_line(command: str) -> None:
 @pytest.mark.parametrize(
     ("command", "kept_away"),
     [
-        ("serve", {"rich", "proxy.cli.asking", "proxy.simulator", "proxy.cli.doctor", "proxy.gpu"}),
-        ("stats", {"redis", "proxy.app", "proxy.simulator"}),
-        ("doctor", {"proxy.app", "proxy.simulator"}),
-        ("config", {"aiohttp", "proxy.app", "redis"}),
+        (
+            "serve",
+            {
+                "rich",
+                "ollama_cache_proxy.cli.asking",
+                "ollama_cache_proxy.simulator",
+                "ollama_cache_proxy.cli.doctor",
+                "ollama_cache_proxy.gpu",
+            },
+        ),
+        ("stats", {"redis", "ollama_cache_proxy.service.app", "ollama_cache_proxy.simulator"}),
+        ("doctor", {"ollama_cache_proxy.service.app", "ollama_cache_proxy.simulator"}),
+        ("config", {"aiohttp", "ollama_cache_proxy.service.app", "redis"}),
     ],
 )
 async def test_a_command_imports_no_more_than_it_needs(command: str, kept_away: set[str]) -> None:
     """`serve` brings rich along where a library of its own does, so that is looked at before it runs."""
     code = (
-        "import sys; import proxy.cli.main as m; m.parser([sys.argv[1]]).parse_args([sys.argv[1]]);"
+        "import sys; import ollama_cache_proxy.cli.main as m; m.parser([sys.argv[1]]).parse_args([sys.argv[1]]);"
         " print(*sorted(sys.modules))"
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, command), env=environment(), stdout=asyncio.subprocess.PIPE
     )
     out, _ = await asyncio.wait_for(process.communicate(), 20)
-    assert f"proxy.cli.{command}" in out.decode().split()
+    assert f"ollama_cache_proxy.cli.{command}" in out.decode().split()
     assert not kept_away & set(out.decode().split())
 
 
@@ -87,7 +96,7 @@ def test_an_interrupt_before_anything_runs_is_130(monkeypatch: pytest.MonkeyPatc
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("proxy.cli.config.run", interrupted)
+    monkeypatch.setattr("ollama_cache_proxy.cli.config.run", interrupted)
     assert main(["config"]) == 130
 
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.cli.ending import Failed
-from proxy.cli.jobs.quantizing import _disk
-from proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
+from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.cli.jobs.quantizing import _disk
+from ollama_cache_proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
 from tests.support.servers import free_port
 from tests.support.terminal import environment, piped, terminal
 
@@ -273,7 +273,7 @@ async def test_ctrl_c_while_it_measures_removes_what_was_made(simulator: Simulat
 async def test_sigterm_in_a_pipe_removes_what_was_made(simulator: Simulator) -> None:
     simulator.gate.close()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "quantize", "tiny", "--upstream", simulator.url),
+        *(sys.executable, "-m", "ollama_cache_proxy", "quantize", "tiny", "--upstream", simulator.url),
         env=environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.cli.screen import Column, Screen, duration, printable, size, table
+from ollama_cache_proxy.cli.screen import Column, Screen, duration, printable, size, table
 
 COLUMNS = (Column(title="a"), Column(title="b", spare=1), Column(title="c", spare=2), Column(title="d", right=True))
 

@@ -11,7 +11,7 @@ from tests.support.rawhttp import ask
 
 async def test_it_answers_until_it_is_ended() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "simulate", "--listen", "127.0.0.1:0", "--completion-ms", "0"),
+        *(sys.executable, "-m", "ollama_cache_proxy", "simulate", "--listen", "127.0.0.1:0", "--completion-ms", "0"),
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
@@ -25,7 +25,7 @@ async def test_it_answers_until_it_is_ended() -> None:
 @pytest.mark.parametrize("listen", ["nowhere", "192.0.2.1:1"])
 async def test_a_wrong_address_is_one_line(listen: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "simulate", "--listen", listen), stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "ollama_cache_proxy", "simulate", "--listen", listen), stderr=asyncio.subprocess.PIPE
     )
     _, said = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from proxy.cli.options import proxy_url
-from proxy.settings import load
-from proxy.simulator import Simulator
+from ollama_cache_proxy.cli.options import proxy_url
+from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.simulator import Simulator
 from tests.support.processes import serve
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
@@ -111,7 +111,7 @@ async def test_a_watched_proxy_may_be_away_for_a_while(simulator: Simulator) -> 
 
 async def test_watched_json_is_a_line_each_time(used: Proxy) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "stats", "--url", used.url, "--json", "--watch", "0.1"),
+        *(sys.executable, "-m", "ollama_cache_proxy", "stats", "--url", used.url, "--json", "--watch", "0.1"),
         env=environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.simulator import Simulator
+from ollama_cache_proxy.simulator import Simulator
 from tests.support.processes import serve
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, free_port, proxy_before

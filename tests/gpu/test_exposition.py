@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.gpu.exposition import METRICS, render
-from proxy.gpu.nvml import Reader
-from proxy.gpu.readings import Card, Figures, Found, Memory, Nothing, Reading
-from proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.exposition import METRICS, render
+from ollama_cache_proxy.gpu.nvml import Reader
+from ollama_cache_proxy.gpu.readings import Card, Figures, Found, Memory, Nothing, Reading
+from ollama_cache_proxy.gpu.replay import Replay
 
 DATA = Path(__file__).parents[1] / "data" / "nvml"
 LABELS = ["gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "DCGM_FI_DRIVER_VERSION"]

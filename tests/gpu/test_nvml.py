@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from proxy.gpu.nvml import RETRY, Reader, pynvml
-from proxy.gpu.readings import Card, Figures, Found, Memory, Nothing
-from proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.nvml import RETRY, Reader, pynvml
+from ollama_cache_proxy.gpu.readings import Card, Figures, Found, Memory, Nothing
+from ollama_cache_proxy.gpu.replay import Replay
 
 DATA = Path(__file__).parents[1] / "data" / "nvml"
 NOT_SUPPORTED, DRIVER_NOT_LOADED, LOST = ({"error": number} for number in (3, 9, 15))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy.gpu.readings import Card, Figures, Found, Gpu, Memory, Nothing, Reading, gpus
+from ollama_cache_proxy.gpu.readings import Card, Figures, Found, Gpu, Memory, Nothing, Reading, gpus
 
 CARD = Card(index=0, uuid="GPU-1", bus_id="00000000:01:00.0", name="NVIDIA X")
 

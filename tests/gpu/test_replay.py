@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.gpu.nvml import Reader
-from proxy.gpu.readings import Found
-from proxy.gpu.replay import NVMLError, Replay
+from ollama_cache_proxy.gpu.nvml import Reader
+from ollama_cache_proxy.gpu.readings import Found
+from ollama_cache_proxy.gpu.replay import NVMLError, Replay
 
 DATA = Path(__file__).parents[1] / "data" / "nvml"
 RECORDINGS = sorted(path.stem for path in DATA.glob("*.json"))

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from proxy.gpu.readings import Card, Figures, Found, Nothing, Reading
-from proxy.gpu.watch import Watch
+from ollama_cache_proxy.gpu.readings import Card, Figures, Found, Nothing, Reading
+from ollama_cache_proxy.gpu.watch import Watch
 from tests.support.waiting import until
 
 FOUND = Found(

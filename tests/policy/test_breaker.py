@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.breaker import Breaker
+from ollama_cache_proxy.policy.breaker import Breaker
 
 
 def opened(at: float = 100.0) -> Breaker:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from proxy.policy.buffers import Buffers
+from ollama_cache_proxy.policy.buffers import Buffers
 
 FREE = 65_536
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from proxy.policy.classify import Bypass, Candidate, by_body, by_head, changed_model, is_embedding
-from proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy, find
-from proxy.policy.messages import Request
-from proxy.policy.reuse import NO_DIRECTIVES, Directives
-from proxy.policy.status import Detail
+from ollama_cache_proxy.policy.classify import Bypass, Candidate, by_body, by_head, changed_model, is_embedding
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy, find
+from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives
+from ollama_cache_proxy.policy.status import Detail
 
 GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
 CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy.policy.document import read, weight
-from proxy.policy.status import Detail
+from ollama_cache_proxy.policy.document import read, weight
+from ollama_cache_proxy.policy.status import Detail
 
 KNOWN = frozenset(
     {"model", "prompt", "stream", "system", "options", "keep_alive", "format", "think", "_debug_render_only"}

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from proxy.policy.classify import Candidate, by_body
-from proxy.policy.embeddings import (
+from ollama_cache_proxy.policy.classify import Candidate, by_body
+from ollama_cache_proxy.policy.embeddings import (
     Batch,
     Item,
     batch,
@@ -26,8 +26,8 @@ from proxy.policy.embeddings import (
     split,
     upstream_body,
 )
-from proxy.policy.endpoints import ENDPOINTS, Policy, find
-from proxy.policy.key import Scope, cache_key
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, Policy, find
+from ollama_cache_proxy.policy.key import Scope, cache_key
 from tests.support.servers import data
 
 EMBED, V1 = "/api/embed", "/v1/embeddings"

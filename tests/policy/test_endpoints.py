@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find
 
 POLICIES = {
     "generate": Policy.ALWAYS,

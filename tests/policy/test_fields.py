@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.fields import (
+from ollama_cache_proxy.policy.fields import (
     HOP_BY_HOP,
     VIA,
     about_cache,
@@ -17,8 +17,8 @@ from proxy.policy.fields import (
     replayed,
     without_own_origin,
 )
-from proxy.policy.messages import ResponseHead
-from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from ollama_cache_proxy.policy.messages import ResponseHead
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 
 HIT = CacheStatus(result=Result.HIT, ttl=9)
 

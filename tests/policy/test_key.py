@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from proxy.policy.classify import Bypass, Candidate, by_body
-from proxy.policy.endpoints import Policy, find
-from proxy.policy.key import SCHEMA, Scope, cache_key, normalised
+from ollama_cache_proxy.policy.classify import Bypass, Candidate, by_body
+from ollama_cache_proxy.policy.endpoints import Policy, find
+from ollama_cache_proxy.policy.key import SCHEMA, Scope, cache_key, normalised
 
 SCOPE = {"digest": "sha256:0123", "version": "0.24.0"}
 SCHEMA_AB = '{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"string"}}}'

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.labels import REST, Labels
+from ollama_cache_proxy.policy.labels import REST, Labels
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from proxy.policy.messages import (
+from ollama_cache_proxy.policy.messages import (
     Description,
     StoredResponse,
     described,

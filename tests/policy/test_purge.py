@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.messages import Description
-from proxy.policy.purge import NAMES, Filter, Purges, read
-from proxy.policy.reuse import directives
+from ollama_cache_proxy.policy.messages import Description
+from ollama_cache_proxy.policy.purge import NAMES, Filter, Purges, read
+from ollama_cache_proxy.policy.reuse import directives
 
 FULL = "registry.ollama.ai/library/tiny:latest"
 ENTRY = {"key": "k1", "model": FULL, "operation": "generate", "category": "batch", "namespace": "team"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.policy.record import record
+from ollama_cache_proxy.policy.record import record
 
 
 @record
@@ -38,7 +38,7 @@ def test_a_change_is_found_by_the_type_check(tmp_path: Path) -> None:
     text = """
 from dataclasses import replace
 
-from proxy.policy.messages import Request
+from ollama_cache_proxy.policy.messages import Request
 
 request = Request(method="GET", target="/", fields=())
 request.target = "/other"

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from proxy.policy import replies
-from proxy.policy.replies import Reply, reply
-from proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from ollama_cache_proxy.policy import replies
+from ollama_cache_proxy.policy.replies import Reply, reply
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 
 MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS)
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.messages import StoredResponse
-from proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, directives, reuse
-from proxy.policy.status import FwdReason
+from ollama_cache_proxy.policy.messages import StoredResponse
+from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, directives, reuse
+from ollama_cache_proxy.policy.status import FwdReason
 
 MAX_TTL = 1000
 STRICTEST = 2**31

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy
-from proxy.policy.rules import Rules
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy
+from ollama_cache_proxy.policy.rules import Rules
 
 RULES = Rules(ttl_completion=1, ttl_embedding=2, max_entry_bytes=3, max_list_bytes=4, linger=5.0)
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from proxy.policy.status import CACHE_NAME, CacheStatus, Detail, FwdReason, Result, bypass
+from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus, Detail, FwdReason, Result, bypass
 
 TOKEN = re.compile(r"[a-z][a-z0-9-]*")
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from proxy.policy.classify import Candidate, by_body
-from proxy.policy.endpoints import Policy, find
-from proxy.policy.messages import ResponseHead
-from proxy.policy.status import Detail
-from proxy.policy.storing import NotStorable, Storable, by_head, ends, is_openai, storable
+from ollama_cache_proxy.policy.classify import Candidate, by_body
+from ollama_cache_proxy.policy.endpoints import Policy, find
+from ollama_cache_proxy.policy.messages import ResponseHead
+from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.storing import NotStorable, Storable, by_head, ends, is_openai, storable
 from tests.support.servers import data
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import orjson
 
-from proxy.policy.sums import Snapshot, added, lasting
+from ollama_cache_proxy.policy.sums import Snapshot, added, lasting
 
 ONE: Snapshot = [
     ("hits", "total", [("hits_total", {"endpoint": "generate"}, 2.0)]),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.policy.target import split
+from ollama_cache_proxy.policy.target import split
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from proxy.policy import endpoints
-from proxy.policy.messages import ResponseHead
-from proxy.policy.usage import Passing, Usage, generates, model, says, speaks, told
+from ollama_cache_proxy.policy import endpoints
+from ollama_cache_proxy.policy.messages import ResponseHead
+from ollama_cache_proxy.policy.usage import Passing, Usage, generates, model, says, speaks, told
 from tests.support.servers import data
 
 RECORDING: dict[str, Any] = json.loads(data("wire").joinpath("ollama-0.24.json").read_text("utf-8"))

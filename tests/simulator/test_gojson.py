@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.simulator import schemas
-from proxy.simulator.gojson import GoError, Members, NoValueError, Number, scan
-from proxy.simulator.goschema import FOREVER, decode
+from ollama_cache_proxy.simulator import schemas
+from ollama_cache_proxy.simulator.gojson import GoError, Members, NoValueError, Number, scan
+from ollama_cache_proxy.simulator.goschema import FOREVER, decode
 
 _BAD = "\ufffd"
 

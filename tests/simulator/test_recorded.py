@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support.rawhttp import RawAnswer, ask
 
 RECORDING: dict[str, Any] = json.loads(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxy.simulator import Behaviour, Fault, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.waiting import until
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.simulator import wire
+from ollama_cache_proxy.simulator import wire
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from proxy.policy.messages import StoredResponse
+from ollama_cache_proxy.policy.messages import StoredResponse
 
 ENTRY: Final = StoredResponse(
     status=200,

@@ -54,7 +54,7 @@ class Command:
 async def serve(*arguments: str, environment: dict[str, str] | None = None) -> AsyncIterator[Command]:
     """Run `ollama-cache-proxy serve` as a process, in this environment with `environment` added."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", *arguments),
+        *(sys.executable, "-m", "ollama_cache_proxy", "serve", *arguments),
         env={**os.environ, **(environment or {})},
         stderr=asyncio.subprocess.PIPE,
     )
@@ -71,7 +71,16 @@ async def serve(*arguments: str, environment: dict[str, str] | None = None) -> A
 async def simulate(*arguments: str, port: int = 0) -> AsyncIterator[tuple[Command, str]]:
     """Run `ollama-cache-proxy simulate` as a process: an Ollama that can be stopped and killed. Gives its URL too."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "simulate", "--listen", f"127.0.0.1:{port}", "--completion-ms", "0"),
+        *(
+            sys.executable,
+            "-m",
+            "ollama_cache_proxy",
+            "simulate",
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--completion-ms",
+            "0",
+        ),
         *("--embedding-ms", "0", *arguments),
         stderr=asyncio.subprocess.PIPE,
     )
@@ -89,7 +98,7 @@ async def simulate(*arguments: str, port: int = 0) -> AsyncIterator[tuple[Comman
 async def gpu(*arguments: str, **environment: str) -> AsyncIterator[tuple[Command, str]]:
     """Run `ollama-cache-proxy gpu` as a process; gives its URL too."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "gpu", "--listen", "127.0.0.1:0", *arguments),
+        *(sys.executable, "-m", "ollama_cache_proxy", "gpu", "--listen", "127.0.0.1:0", *arguments),
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )

@@ -19,10 +19,10 @@ from typing import Any
 
 import redis
 
-from proxy.adapters.private_redis import find_server
-from proxy.app import Running, running
-from proxy.opening import bind
-from proxy.settings import load
+from ollama_cache_proxy.service.app import Running, running
+from ollama_cache_proxy.service.resources import bind
+from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.stores.redis.private_server import find_server
 from tests.support import canary
 from tests.support.rawhttp import ask
 from tests.support.waiting import until

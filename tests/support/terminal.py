@@ -39,7 +39,7 @@ class Done:
 async def piped(*arguments: str, given: bytes = b"", added: Mapping[str, str] | None = None) -> Done:
     """Run `ollama-cache-proxy …` with pipes to its end; nothing that it says may hold a secret."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", *arguments),
+        *(sys.executable, "-m", "ollama_cache_proxy", *arguments),
         env=environment(added),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -113,7 +113,7 @@ async def terminal(
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", *arguments),
+        *(sys.executable, "-m", "ollama_cache_proxy", *arguments),
         env=environment(added),
         stdin=slave,
         stdout=slave,

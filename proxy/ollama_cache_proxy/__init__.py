@@ -1,0 +1,21 @@
+"""A transparent caching reverse proxy in front of Ollama. This is the map of the package.
+
+    core/          one exchange from top to bottom: start reading at core/exchange.py
+    policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, status, usage
+    downstream/    HTTP/1.1 towards clients
+    upstream/      Ollama: HTTP/1.1 towards it, the digests of its models, those that are loaded
+    stores/        where entries are kept: memory, Redis (stores/redis/), and a hot tier in front of it
+    telemetry/     what observes facts: metrics, log, statistics, recent requests
+    admin/         the proxy's own routes: health, metrics, entries, the live page
+    service/       the running proxy: settings, what they open, the composition root, workers
+    cli/           the command line, one module a command
+    workbench/     what bench, warm and quantize compute and decide, pure
+    gpu/           metrics of NVIDIA cards under the names of dcgm-exporter, a command of its own
+    simulator/     an Ollama with the real wire form, for tests and demo
+    web/           the live page: HTML, CSS and JavaScript as they are served
+
+Imports point one way: policy <- core <- downstream, upstream, stores, telemetry, admin <- service <- cli.
+tests/project/test_architecture.py holds who may import whom.
+"""
+
+__version__ = "0.2.0"

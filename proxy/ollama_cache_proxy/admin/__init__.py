@@ -1,0 +1,1 @@
+"""The proxy's own routes: health, metrics, entries, the live page."""

@@ -1,0 +1,214 @@
+"""The routes about what the cache keeps: statistics, entries, purges, explanations. No answer holds a prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any, Final, TypeAlias
+from urllib.parse import parse_qs
+
+import orjson
+
+from ollama_cache_proxy.core.ports import Clock, Lookup, Route, Siblings, Store, Topic
+from ollama_cache_proxy.policy import model_names, purge
+from ollama_cache_proxy.policy.fields import with_host
+from ollama_cache_proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first
+from ollama_cache_proxy.policy.purge import Filter, Purges
+from ollama_cache_proxy.policy.replies import Reply, error, json
+from ollama_cache_proxy.policy.target import split
+
+_MAX_CLEAR: Final = 65_536
+_PAGE: Final = 100
+_MAX_PAGE: Final = 1000
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
+_LIMIT: Final = re.compile(r"[0-9]{1,9}")
+_UNAVAILABLE: Final = "the store does not answer"
+_NONE: Final = error(404, "no entry has this key")
+
+Told: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+"""Gives the statistics."""
+
+Explain: TypeAlias = Callable[[Request, bytes], Awaitable[dict[str, Any]]]
+"""Explains one request to a proxied route."""
+
+
+class CacheRoutes:
+    """Answers for `routes`; `store_name` says which store it is."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
+        self,
+        *,
+        store: Store,
+        store_name: str,
+        purges: Purges,
+        told: Told,
+        explain: Explain,
+        clock: Clock,
+        siblings: Siblings | None = None,
+    ) -> None:
+        self._store = store
+        self._store_name = store_name
+        self._purges = purges
+        self._told = told
+        self._explained = explain
+        self._clock = clock
+        self._siblings = siblings
+        self.routes: Mapping[str, Mapping[str, Route]] = {
+            "/api/cache/stats": {"GET": self._stats},
+            "/api/cache/clear": {"POST": self._clear},
+            "/api/cache/entries": {"GET": self._entries},
+            "/api/cache/entries/": {"GET": self._entry, "DELETE": self._delete},
+            "/api/cache/explain": {"POST": self._explain},
+        }
+
+    async def _stats(self, _request: Request, _body: bytes) -> Reply:
+        counted, told = await self._store.count(), await self._told()
+        leading = {name: told.pop(name) for name in ("hits", "misses", "hitRate")}
+        stats: dict[str, Any] = leading | {"keys": counted.keys if counted is not None else 0}
+        if counted is not None and counted.age > 0:
+            stats["keysAge"] = round(counted.age, 1)
+        store = {"name": self._store_name, "state": "ok" if counted is not None else "degraded"}
+        return json(stats | told | {"store": store})
+
+    async def _clear(self, _request: Request, body: bytes) -> Reply:
+        if len(body) > _MAX_CLEAR:
+            return error(413, "the body is too large")
+        try:
+            filters = _document(body)
+            wanted = purge.read(filters)
+        except ValueError as problem:
+            return error(400, str(problem))
+        cleared = await (self._purge(wanted) if filters else self._clear_all())
+        return error(503, f"{_UNAVAILABLE}; nothing was cleared for certain") if cleared is None else _cleared(cleared)
+
+    async def _clear_all(self) -> int | None:
+        """Clear the store; the siblings hold nothing of it any more."""
+        cleared = await self._store.clear()
+        if self._siblings is not None:
+            await self._siblings.tell(Topic.FORGET)
+        return cleared
+
+    async def _purge(self, wanted: Filter) -> int | None:
+        """Delete what is meant; what is still on its way to the store will not arrive. None when the store failed."""
+        self._purges.add(wanted)
+        if self._siblings is None:
+            return await self._purged(wanted)
+        await self._siblings.tell(Topic.PURGE, asdict(wanted))
+        purged = await self._purged(wanted)
+        await self._siblings.tell(Topic.FORGET)
+        return purged
+
+    async def _purged(self, wanted: Filter) -> int | None:
+        if wanted.key is None:
+            return await self._store.purge(wanted.means)
+        lookup = await self._found(wanted.key)
+        if lookup.generation is None:
+            return None
+        if lookup.entry is None or not wanted.means(_described(wanted.key, lookup.entry)):
+            return 0
+        return await self._store.delete((wanted.key,), lookup.generation)
+
+    async def _found(self, key: str) -> Lookup:
+        """Look a key up; what is no key is nowhere."""
+        return await self._store.get(key) if _KEY.fullmatch(key) else Lookup(entry=None, generation="")
+
+    async def _entries(self, request: Request, _body: bytes) -> Reply:
+        """Give about `limit` entries after `cursor`, those that the filters mean."""
+        given = parse_qs(request.target.partition("?")[2], keep_blank_values=True)
+        query = {name: found[-1] for name, found in given.items()}
+        cursor, limit = query.pop("cursor", ""), query.pop("limit", str(_PAGE))
+        if not _LIMIT.fullmatch(limit):
+            return error(400, f"limit must be a number from 1 to {_MAX_PAGE}")
+        try:
+            wanted = purge.read(query)
+            page = await self._store.page(cursor, max(1, min(int(limit), _MAX_PAGE)))
+        except ValueError as problem:
+            return error(400, str(problem))
+        if page is None:
+            return error(503, _UNAVAILABLE)
+        shown = [self._shown(entry) for entry in page.entries if wanted.means(entry)]
+        return json({"entries": shown, "cursor": page.cursor})
+
+    async def _entry(self, request: Request, _body: bytes) -> Reply:
+        key = _key_of(request)
+        lookup = await self._found(key)
+        if lookup.generation is None:
+            return error(503, _UNAVAILABLE)
+        return _NONE if lookup.entry is None else json(self._shown(_described(key, lookup.entry)))
+
+    async def _delete(self, request: Request, _body: bytes) -> Reply:
+        cleared = await self._purge(Filter(key=_key_of(request)))
+        if cleared is None:
+            return error(503, _UNAVAILABLE)
+        return _cleared(cleared) if cleared else _NONE
+
+    async def _explain(self, own: Request, body: bytes) -> Reply:
+        try:
+            request, asked = _asked(_document(body), first(own.fields, b"host"))
+        except ValueError as problem:
+            return error(400, str(problem))
+        return json(await self._explained(request, asked))
+
+    def _shown(self, entry: Description) -> dict[str, Any]:
+        """Show an entry: times are seconds, `storedAt` Unix time, `size` bytes of its body."""
+        told = {name: getattr(entry, name) for name in _SHOWN} | {"model": model_names.short(entry.model)}
+        age = max(0, int(self._clock.now() - entry.stored_at))
+        return {_camel(name): value for name, value in told.items()} | {"age": age, "ttl": entry.lifetime - age}
+
+
+_SHOWN: Final = tuple(field.name for field in fields(Description) if field.name != "marks")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def _cleared(count: int) -> Reply:
+    return json({"cleared": count})
+
+
+def _described(key: str, entry: StoredResponse) -> Description:
+    return described(key, entry, len(entry.body))
+
+
+def _key_of(request: Request) -> str:
+    """Give the last segment of the path."""
+    return request.target.partition("?")[0].rpartition("/")[2]
+
+
+def _document(body: bytes) -> Any:
+    """Read a JSON body, nothing as {}; raises ValueError with one line for whoever sent it."""
+    if not body.strip():
+        return {}
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise ValueError("the body is not JSON") from None
+
+
+def _asked(document: Any, host: bytes | None) -> tuple[Request, bytes]:
+    """Read what is to be explained; raises ValueError with one line for whoever sent it.
+
+    A body that is a text is taken as it is; JSON is written anew. `host` stands in for a Host that is not given.
+    """
+    wrong = 'the body must be {"path": text, "headers": {name: text}, "body": text or JSON}, headers as you like'
+    if not isinstance(document, dict) or not set(document) <= {"method", "path", "headers", "body"}:
+        raise ValueError(wrong)
+    method, path = document.get("method", "POST"), document.get("path")
+    headers, body = document.get("headers", {}), document.get("body", "")
+    texts = isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
+    if not isinstance(method, str) or not isinstance(path, str) or not texts:
+        raise ValueError(wrong)
+    lines: Fields = tuple((name.encode(), value.encode()) for name, value in headers.items())
+    target, authority = split(path)
+    if authority is not None:
+        lines = with_host(lines, authority)
+    elif host is not None and first(lines, b"host") is None:
+        lines = ((b"Host", host), *lines)
+    try:
+        asked = body.encode() if isinstance(body, str) else orjson.dumps(body)
+    except TypeError:
+        raise ValueError("the body is nested too deep to be written anew: send it as a text") from None
+    return Request(method=method, target=target, fields=lines), asked

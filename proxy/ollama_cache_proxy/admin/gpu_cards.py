@@ -1,0 +1,58 @@
+"""The graphics cards of this machine, looked at in the background while somebody wants to know.
+
+All that reads them is loaded when somebody first looks, and NVML in a thread of its own: without nvidia-ml-py, a driver
+or a card there are none, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from ollama_cache_proxy.core.tasks import Polling, Tasks
+
+if TYPE_CHECKING:
+    from ollama_cache_proxy.gpu.readings import Gpu
+    from ollama_cache_proxy.gpu.watch import Watch
+
+_EVERY: Final = 2.0
+
+
+class Cards:
+    """The cards, as they were found last; `nvml` takes the place of the real one."""
+
+    def __init__(self, nvml: Callable[[], Any] | None, *, tasks: Tasks) -> None:
+        self._nvml = nvml
+        self._watch: Watch | None = None
+        self._found: tuple[Gpu, ...] = ()
+        self._polling = Polling(self._look, "look at graphics cards", tasks=tasks, every=_EVERY)
+        self.ready = self._polling.ready
+
+    def found(self) -> list[dict[str, Any]]:
+        """Give what was found last, in percent, bytes, °C and W, None for what is not said; it is looked at again."""
+        self._polling.want()
+        return [
+            {
+                "name": gpu.name,
+                "utilisation": gpu.utilisation,
+                "memoryUsed": gpu.memory_used,
+                "memoryTotal": gpu.memory_total,
+                "temperature": gpu.temperature,
+                "power": gpu.power,
+            }
+            for gpu in self._found
+        ]
+
+    async def _look(self) -> None:
+        from ollama_cache_proxy.gpu import nvml, readings, watch  # noqa: PLC0415 - see above
+
+        if self._watch is None:
+            self._watch = watch.Watch(nvml.Reader(self._nvml or nvml.pynvml).read, _nobody)
+        try:
+            self._found = readings.gpus(await self._watch.look())
+        except Exception:  # noqa: BLE001 - a driver's library may raise anything; then there is nothing to show
+            self._found = ()
+
+
+def _nobody(_line: str) -> None:
+    """Most machines that the proxy runs on have no card: that is not worth a line."""

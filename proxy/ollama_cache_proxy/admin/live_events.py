@@ -1,0 +1,103 @@
+"""Server-sent events of how things stand: one look a second for all who listen, and none where nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from ollama_cache_proxy.core.ports import Clock, Stream
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.replies import Reply, error
+
+MOST: Final = 32
+EVERY: Final = 1.0
+HEARTBEAT: Final = 15.0
+PATIENCE: Final = 10.0
+_KIND: Final = "text/event-stream"
+_STILL_HERE: Final = b": still here\n\n"
+_UNBUFFERED: Final = ((b"X-Accel-Buffering", b"no"),)
+"""nginx would else collect events."""
+_LATER: Final = ((b"Retry-After", b"10"),)
+
+Look: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+"""Gives how things stand; what is under `lastRequests` is not for everybody."""
+
+
+class Events:
+    """Tells all who listen the newest state: whoever reads slowly misses what was in between.
+
+    Nothing is sent while nothing changes, but a comment every HEARTBEAT seconds. At most MOST listen.
+    """
+
+    def __init__(self, look: Look, *, clock: Clock, tasks: Tasks) -> None:
+        self._look = look
+        self._clock = clock
+        self._tasks = tasks
+        self._listening = 0
+        self._closed = False
+        self._looking: asyncio.Task[None] | None = None
+        self._state: dict[str, Any] | None = None
+        self._told: dict[bool, bytes] = {}
+        self._changed = asyncio.Event()
+
+    def listen(self, trusted: bool) -> Reply | Stream:  # noqa: FBT001 - see admin.Watch
+        """Give events; those of whoever is not `trusted` name no requests."""
+        if self._closed:
+            return error(503, "the proxy is ending", _LATER)
+        if self._listening >= MOST:
+            return error(503, f"{MOST} others listen already", _LATER)
+        return Stream(kind=_KIND, pieces=self._pieces(trusted=trusted), patience=PATIENCE, fields=_UNBUFFERED)
+
+    def close(self) -> None:
+        """End what is being told."""
+        self._closed = True
+        self._wake()
+
+    async def _pieces(self, *, trusted: bool) -> AsyncGenerator[bytes, None]:
+        """Give events until the end."""
+        seen: dict[str, Any] | None = None
+        self._listening += 1
+        try:
+            while not self._closed:
+                if self._looking is None:
+                    self._looking = self._tasks.spawn(self._keep_looking(), "look for those who watch", endless=True)
+                if self._state is not seen:
+                    seen = self._state
+                    yield self._told[trusted]
+                    continue
+                try:
+                    async with asyncio.timeout(HEARTBEAT):
+                        await self._changed.wait()
+                except TimeoutError:
+                    yield _STILL_HERE
+        finally:
+            self._listening -= 1
+
+    async def _keep_looking(self) -> None:
+        try:
+            while self._listening and not self._closed:
+                state = await self._look()
+                if state != self._state:
+                    self._state = state
+                    now = round(self._clock.now(), 3)
+                    self._told = {
+                        True: _event({"time": now, **state}),
+                        False: _event({"time": now, **state, "lastRequests": None}),
+                    }
+                    self._wake()
+                await self._clock.sleep(EVERY)
+        finally:
+            self._looking = None
+            if not self._listening:
+                self._state = None
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(document) + b"\n\n"

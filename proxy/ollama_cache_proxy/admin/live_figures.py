@@ -1,0 +1,111 @@
+"""What the cache does for whoever looks: figures of all proxies that share the store, and of this process and machine.
+
+`hitRate`, `averageSeconds`, what was saved and how often it was asked are the statistics of the store; the rate, the
+speed of Ollama, the history and the last requests are those of this process; models and cards are those that are there
+now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from ollama_cache_proxy.core.ports import KeyCount, Part, Resident, Route
+from ollama_cache_proxy.core.tasks import Polling, Tasks
+from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.replies import Reply, json
+from ollama_cache_proxy.telemetry.recent import SPAN, Recent
+
+_FIRST: Final = 2.5
+"""Seconds that a first look at models, cards and entries may take; without it they are shown later."""
+_EVERY: Final = 2.0
+
+
+class Watched(Protocol):
+    """What is looked at in the background while somebody wants to know."""
+
+    async def ready(self) -> None: ...
+
+
+class Residents(Watched, Protocol):
+    """The models that Ollama has loaded."""
+
+    def found(self) -> Sequence[Resident]: ...
+
+
+class Cards(Watched, Protocol):
+    """The graphics cards of this machine."""
+
+    def found(self) -> list[dict[str, Any]]: ...
+
+
+class Figures:
+    """Gives them for `GET /api/cache/system`, and with history and last requests for the page."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
+        self,
+        *,
+        recent: Recent,
+        told: Callable[[], Awaitable[dict[str, Any]]],
+        count: Callable[[], Awaitable[KeyCount | None]],
+        store_name: str,
+        residents: Residents,
+        cards: Cards,
+        tasks: Tasks,
+    ) -> None:
+        self._recent = recent
+        self._told = told
+        self._counted = count
+        self._store_name = store_name
+        self._residents = residents
+        self._cards = cards
+        self._keys: int | None = None
+        self._counting = Polling(self._count, "count entries for those who watch", tasks=tasks, every=_EVERY)
+        self.routes: dict[str, dict[str, Route]] = {"/api/cache/system": {"GET": self._system}}
+
+    async def state(self) -> dict[str, Any]:
+        """Give all that the page shows."""
+        return {
+            **await self.system(),
+            "span": SPAN,
+            "history": self._recent.history(),
+            "lastRequests": self._recent.requests(),
+        }
+
+    async def system(self) -> dict[str, Any]:
+        """Give the figures; None stands for what is not known."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST):
+                await asyncio.gather(self._residents.ready(), self._cards.ready(), self._counting.ready())
+        told = await self._told()
+        requests = {name: told[name] for name in ("hits", "misses", "bypasses")}
+        speed = self._recent.tokens_per_second()
+        return {
+            "hitRate": told["hitRate"],
+            "requests": {
+                "total": sum(requests.values()),
+                **requests,
+                "perSecond": round(self._recent.rate(), 2),
+            },
+            "averageSeconds": told["averageSeconds"],
+            "savedSeconds": told["savedSeconds"],
+            "savedTokens": told["savedTokens"],
+            "tokensPerSecond": None if speed is None else round(speed, 1),
+            "models": [
+                {"name": model_names.short(found.model), "size": found.size, "vram": found.vram}
+                for found in self._residents.found()
+            ],
+            "gpus": self._cards.found(),
+            "store": {"name": self._store_name, "keys": self._keys, **self._recent.state(Part.STORE)},
+            "upstream": self._recent.state(Part.UPSTREAM),
+        }
+
+    async def _count(self) -> None:
+        counted = await self._counted()
+        self._keys = None if counted is None else counted.keys
+
+    async def _system(self, _request: Request, _body: bytes) -> Reply:
+        return json(await self.system())

@@ -1,0 +1,190 @@
+"""The proxy's own routes: who may ask, health, metrics. Those about entries are in cache_routes.py.
+
+Reading follows the Host rule of proxied requests and nothing more. Changing, and listing entries or requests, needs an
+Origin that is none or our own, and, on a listener that others can reach, the admin token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Final, TypeAlias, assert_never
+from urllib.parse import parse_qs
+
+from ollama_cache_proxy.core.errors import ProxyError
+from ollama_cache_proxy.core.ports import Client, Clock, Route, Stream, Upstream
+from ollama_cache_proxy.policy.fields import is_own_origin
+from ollama_cache_proxy.policy.messages import Request, first
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.replies import Reply, error, head, json, stream_head
+
+_MAX_BODY: Final = 16 * 1024 * 1024
+_PROBE: Final = 1.0
+_SERVER_ERROR: Final = 500
+_READING: Final = frozenset({"GET", "HEAD"})
+_GUARDED: Final = "/api/cache/entries"
+"""Keys and namespaces tell more than figures do: whoever has a guess at a prompt could confirm it by its key."""
+
+
+@record
+class Access:
+    """Who may change things: anyone on a `loopback` listener, else whoever brings `token` (empty: nobody)."""
+
+    loopback: bool
+    token: str
+
+
+Render: TypeAlias = Callable[[str], Awaitable[tuple[bytes, str]]]
+"""Gives metrics and their Content-Type for an Accept."""
+
+Watch: TypeAlias = Callable[[bool], Reply | Stream]
+"""Gives events; whether whoever asks may see single requests."""
+
+Routes: TypeAlias = Mapping[str, Mapping[str, Route]]
+"""Paths, and for each its methods. One that ends in a slash stands for everything below it."""
+
+
+class Admin:
+    """Answers the requests whose path is one of its routes; `routes` are those beside its own."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
+        self,
+        *,
+        routes: Routes,
+        store_well: Callable[[], Awaitable[bool]],
+        upstream: Upstream,
+        render: Render,
+        watch: Watch,
+        serving: Callable[[], bool],
+        access: Access,
+        clock: Clock,
+    ) -> None:
+        self._store_well = store_well
+        self._upstream = upstream
+        self._render = render
+        self._watch = watch
+        self._serving = serving
+        self._access = access
+        self._clock = clock
+        self._routes: Routes = {
+            **routes,
+            "/healthz": {"GET": self._healthz},
+            "/readyz": {"GET": self._readyz},
+            "/metrics": {"GET": self._metrics},
+            "/api/cache/events": {"GET": self._events},
+        }
+
+    def owns(self, request: Request) -> bool:
+        """Whether the request is for a route of the proxy's own."""
+        return self._found(request) is not None
+
+    def _found(self, request: Request) -> Mapping[str, Route] | None:
+        path = request.target.partition("?")[0]
+        below = path[: path.rfind("/") + 1]
+        return self._routes.get(path) or self._routes.get(below)
+
+    async def serve(self, request: Request, client: Client) -> None:
+        """Answer a request that this owns."""
+        answer = await self._answer(request, client, self._found(request) or {})
+        match answer:
+            case Reply():
+                await client.send(head(answer, self._clock.now()), answer.body)
+            case Stream():
+                async with aclosing(answer.pieces):
+                    await self._hand_on(answer, client, bodyless=request.method == "HEAD")
+            case never:
+                assert_never(never)
+
+    async def _hand_on(self, answer: Stream, client: Client, *, bodyless: bool) -> None:
+        """Send piece by piece; a reader that is too slow meets a reset."""
+        try:
+            await client.begin(stream_head(answer.kind, self._clock.now(), answer.fields), None)
+            if not bodyless:
+                async for piece in answer.pieces:
+                    async with asyncio.timeout(answer.patience):
+                        await client.write(piece)
+            await client.finish()
+        except TimeoutError:
+            client.abort()
+
+    async def _answer(self, request: Request, client: Client, methods: Mapping[str, Route]) -> Reply | Stream:
+        method = "GET" if request.method == "HEAD" else request.method
+        route = methods.get(method)
+        if route is None:
+            allow = ", ".join("GET, HEAD" if name == "GET" else name for name in methods)
+            return error(405, "method not allowed", ((b"Allow", allow.encode()),))
+        guarded = method not in _READING or request.target.startswith(_GUARDED)
+        barred = self._may_not_change(request) if guarded else None
+        if barred is not None:
+            return barred
+        if not guarded:  # whoever may only read makes us hold nothing
+            return await route(request, b"")
+        try:
+            body = await client.body(_MAX_BODY, _always)
+        except ProxyError as late:
+            return error(late.status, late.message)
+        return await route(request, body) if body is not None else error(413, "the body is too large")
+
+    def _may_not_change(self, request: Request) -> Reply | None:
+        """Say why the request may not change anything, or None."""
+        if not is_own_origin(request.fields):
+            return error(403, "a page of another origin may not change the cache")
+        if self._access.loopback:
+            return None
+        if not self._access.token:
+            return error(403, "set OCP_ADMIN_TOKEN to allow changes on a listener that is not on loopback")
+        scheme, _, given = (first(request.fields, b"authorization") or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given, self._access.token.encode()):
+            challenge = ((b"WWW-Authenticate", b'Bearer realm="ollama-cache-proxy"'),)
+            return error(401, "the admin token is missing or wrong", challenge)
+        return None
+
+    async def _events(self, request: Request, _body: bytes) -> Reply | Stream:
+        """Tell everybody of figures, and of single requests who may list entries."""
+        barred = self._may_not_change(request)
+        if barred is not None and not is_own_origin(request.fields):
+            return barred
+        return self._watch(barred is None)
+
+    async def _healthz(self, _request: Request, _body: bytes) -> Reply:
+        return json({"status": "ok"})
+
+    async def _readyz(self, request: Request, _body: bytes) -> Reply:
+        """Say 200 while requests can be served, also without a neighbour; `?require=` makes named ones necessary."""
+        upstream, store = await asyncio.gather(self._upstream_well(), self._store_well())
+        parts = {"upstream": upstream, "store": store}
+        required = {
+            name
+            for value in parse_qs(request.target.partition("?")[2]).get("require", [])
+            for name in value.split(",")
+            if name
+        }
+        unknown = required - parts.keys()
+        if unknown:
+            return error(400, "require takes upstream and store")
+        ready = self._serving() and all(parts[name] for name in required)
+        told = {name: "ok" if well else "down" for name, well in parts.items()}
+        status = ("ok" if all(parts.values()) else "degraded") if self._serving() else "draining"
+        return json({"status": status, **told}, 200 if ready else 503)
+
+    async def _upstream_well(self) -> bool:
+        request = Request(method="GET", target="/api/version", fields=())
+        try:
+            async with asyncio.timeout(_PROBE), self._upstream.ask(request, None) as answer:
+                return answer.head.status < _SERVER_ERROR
+        except (ProxyError, TimeoutError):
+            return False
+
+    async def _metrics(self, request: Request, _body: bytes) -> Reply:
+        accept = (first(request.fields, b"accept") or b"").decode("latin-1")
+        try:
+            body, kind = await self._render(accept)
+        except (TimeoutError, ConnectionError):  # figures of this process alone would look like a new start
+            return error(503, "the other workers' figures cannot be had")
+        return Reply(body=body, kind=kind)
+
+
+def _always(_size: int) -> bool:
+    return True

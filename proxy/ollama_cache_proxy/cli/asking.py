@@ -1,0 +1,180 @@
+"""Asking a running proxy, or Ollama, over HTTP: every answer within a deadline, every failure one line."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import aiohttp
+import orjson
+
+from ollama_cache_proxy.cli.ending import WRONG, Failed
+from ollama_cache_proxy.cli.screen import printable
+
+_WITHIN: Final = 10.0
+_CONNECTS_WITHIN: Final = 3.0
+_OK: Final = 200
+_LARGEST: Final = 64 * 1024 * 1024
+
+FORBIDDEN: Final = 403
+_FIXES: Final = {401: "set OCP_ADMIN_TOKEN here to the proxy's", 503: "`ollama-cache-proxy doctor` says more"}
+
+PROXY_FIX: Final = "start one with `ollama-cache-proxy serve`, or name it with --url"
+OLLAMA_FIX: Final = "start it with `ollama serve`, or name it with --upstream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer as it came; `begun` and `ended` are Unix times around it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    begun: float
+    ended: float
+
+    def json(self) -> Any:
+        """Give what the body says; None where it is no JSON."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+
+class Server:
+    """A server at a URL. `title` is how a line names it, `fix` what to do where it does not answer.
+
+    `authority` is a PEM file of who may sign its certificate, else the system's; raises Failed where it is none.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, *, title: str, fix: str, authority: str | None = None
+    ) -> None:
+        try:
+            self._tls = True if authority is None else ssl.create_default_context(cafile=authority)
+        except OSError:
+            raise Failed(f"{authority} is no PEM file of an authority", status=WRONG) from None
+        self._session = session
+        self.url = url
+        self.title = title
+        self.fix = fix
+
+    async def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        within: float = _WITHIN,
+    ) -> Answer:
+        """Ask; raises Failed where there is no whole answer in time (seconds)."""
+        begun, read = time.time(), bytearray()
+        async with self._asked(path, method, headers, body, within) as response:
+            async for chunk in response.content.iter_any():
+                read += chunk
+                if len(read) > _LARGEST:
+                    raise Failed(f"{self.title} at {self.url} answers without an end")
+            return Answer(
+                status=response.status, headers=response.headers, body=bytes(read), begun=begun, ended=time.time()
+            )
+
+    async def stream(self, path: str, body: bytes, *, within: float) -> tuple[int, list[tuple[float, bytes]]]:
+        """Give the status of the answer to a POST, and its pieces, each with the monotonic time of its arrival."""
+        headers = {"Cache-Control": "no-store"}
+        async with self._asked(path, "POST", headers, body, within) as response:
+            return response.status, [(time.monotonic(), chunk) async for chunk in response.content.iter_any()]
+
+    @asynccontextmanager
+    async def _asked(
+        self, path: str, method: str, headers: Mapping[str, str] | None, body: bytes | None, within: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=within, sock_connect=_CONNECTS_WITHIN)
+        name = self.title.split()[-1]
+        try:
+            async with self._session.request(
+                method,
+                self.url + path,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                timeout=timeout,
+                ssl=self._tls,
+            ) as response:
+                yield response
+        except TimeoutError:
+            raise Failed(f"{self.title} at {self.url} has not answered in time", self.fix) from None
+        except aiohttp.ClientConnectorCertificateError:
+            raise Failed(
+                f"{self.title} at {self.url} has a certificate that is not trusted",
+                "set SSL_CERT_FILE to its authority",
+            ) from None
+        except (
+            aiohttp.ClientConnectorSSLError,
+            aiohttp.ClientResponseError,
+            aiohttp.ClientPayloadError,
+            aiohttp.ServerDisconnectedError,
+        ):
+            raise Failed(f"what listens at {self.url} is no {name}, or broke off", self.fix) from None
+        except (aiohttp.ClientError, OSError):
+            raise Failed(f"no {name} answers at {self.url}", self.fix) from None
+
+
+class Proxy(Server):
+    """A running proxy, and the token that it wants for changes."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+        super().__init__(session, url, title="the proxy", fix=PROXY_FIX)
+        self._token = token
+
+    async def told(self, path: str, document: Any = None, query: Mapping[str, str] | None = None) -> Any:
+        """Give what one of the proxy's own routes says, asked by POST where there is a document. Raises Failed."""
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        answer = await self.ask(
+            f"{path}?{urlencode(query)}" if query else path,
+            method="GET" if document is None else "POST",
+            headers=headers if path != STATS else None,
+            body=None if document is None else orjson.dumps(document),
+            within=60.0,
+        )
+        found = answer.json()
+        if answer.status == _OK and isinstance(found, dict) and _SAYS[path] in found:
+            return found
+        raise self._refused(answer, found)
+
+    def _refused(self, answer: Answer, found: Any) -> Failed:
+        said = found.get("error") if isinstance(found, dict) else None
+        if isinstance(said, str):
+            return Failed(f"{self.url} says: {printable(said)}", _FIXES.get(answer.status, ""))
+        if answer.status == FORBIDDEN:
+            return Failed(f"{self.url} refuses this Host", "name the proxy by localhost or an address with --url")
+        return Failed(f"what answers at {self.url} is no ollama-cache-proxy (status {answer.status})", self.fix)
+
+
+STATS: Final = "/api/cache/stats"
+CLEAR: Final = "/api/cache/clear"
+ENTRIES: Final = "/api/cache/entries"
+EXPLAIN: Final = "/api/cache/explain"
+_SAYS: Final = {STATS: "hitRate", CLEAR: "cleared", ENTRIES: "entries", EXPLAIN: "candidate"}
+"""A name in each answer that nobody else would give."""
+
+
+@asynccontextmanager
+async def asking(url: str, token: str) -> AsyncIterator[Proxy]:
+    """Open what asks the proxy."""
+    async with client() as session:
+        yield Proxy(session, url, token)
+
+
+@asynccontextmanager
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    """Open what asks anybody: no cookies are kept, and no proxies of the environment are used."""
+    async with aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "ollama-cache-proxy-cli"}
+    ) as session:
+        yield session

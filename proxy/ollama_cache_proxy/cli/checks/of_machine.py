@@ -1,0 +1,74 @@
+"""Checks of this machine: its clock beside others', its GPUs."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+
+from ollama_cache_proxy.cli.asking import Answer, Server, client
+from ollama_cache_proxy.cli.checks import of_redis
+from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
+from ollama_cache_proxy.cli.checks.scene import Scene
+from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.cli.screen import printable
+
+_TOLERATED = 2.0
+_DCGM = "http://127.0.0.1:9400"
+
+
+async def clock(scene: Scene) -> list[Finding]:
+    """Whether clocks agree: ages and lifetimes are counted by them."""
+    skews = {"Redis": await of_redis.skew(scene)}
+    for name, server, path in (("Ollama", scene.ollama, "/api/version"), ("the proxy", scene.proxy, "/healthz")):
+        try:
+            skews[name] = ahead(await scene.ask(server, path))
+        except Failed:
+            skews[name] = None
+    known = {name: skew for name, skew in skews.items() if skew is not None}
+    wrong = [
+        warning(
+            f"the clock of {name} is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's: entries"
+            " that several proxies share would be too old, or too young",
+            "let NTP set both clocks: `timedatectl set-ntp true`; on macOS System Settings, General, Date & Time",
+        )
+        for name, skew in known.items()
+        if abs(skew) > _TOLERATED
+    ]
+    return wrong or ([ok(f"agrees with {' and '.join(known)}")] if known else [])
+
+
+def ahead(answer: Answer) -> float | None:
+    """Give by how many seconds the Date of an answer is ahead, at least; Date has whole seconds."""
+    try:
+        date = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError):
+        return None
+    if date > answer.ended:
+        return date - answer.ended
+    return min(0.0, date + 1 - answer.begun)
+
+
+async def gpus(_scene: Scene) -> list[Finding]:
+    """Whether NVIDIA's cards can be seen, through NVML or dcgm-exporter."""
+    from ollama_cache_proxy.gpu.nvml import Reader, pynvml
+    from ollama_cache_proxy.gpu.readings import Nothing
+    from ollama_cache_proxy.gpu.watch import Watch
+
+    look = await Watch(Reader(pynvml).read, lambda _line: None).look()
+    if not isinstance(look, Nothing):
+        names = ", ".join(printable(reading.card.name) for reading in look.readings)
+        return [ok(f"NVML shows {names} (driver {printable(look.driver)}): `ollama-cache-proxy gpu` exports them")]
+    async with client() as session:
+        if await _dcgm(session):
+            return [ok("dcgm-exporter answers on port 9400")]
+    why, _, fix = look.why.partition("; ")
+    return [note(f"none of NVIDIA's can be seen: {why}", fix)]
+
+
+async def _dcgm(session: aiohttp.ClientSession) -> bool:
+    try:
+        answer = await Server(session, _DCGM, title="dcgm-exporter", fix="").ask("/metrics", within=2.0)
+    except Failed:
+        return False
+    return b"DCGM_FI_" in answer.body

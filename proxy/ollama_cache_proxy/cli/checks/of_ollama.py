@@ -1,0 +1,104 @@
+"""Checks of Ollama: whether it answers, whom it lets in, what it has loaded, what no digest shows."""
+
+from __future__ import annotations
+
+import time
+
+from ollama_cache_proxy.cli.asking import FORBIDDEN
+from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
+from ollama_cache_proxy.cli.checks.scene import Scene
+from ollama_cache_proxy.cli.checks.seen import read, remembered, write
+from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.cli.screen import printable, size
+
+_FOREIGN = "https://page.invalid"
+
+
+async def answers(scene: Scene) -> list[Finding]:
+    """Whether Ollama can be reached, its version, its models."""
+    ollama = scene.ollama
+    try:
+        answer = await scene.ask(ollama, "/api/version")
+    except Failed as failed:
+        return [problem(failed.what, failed.fix)]
+    if answer.status == FORBIDDEN:
+        return [
+            problem(
+                f"Ollama at {ollama.url} refuses this Host: it listens on loopback, and is asked by another name",
+                "name it by its address with --upstream, or let it listen on all addresses (OLLAMA_HOST=0.0.0.0)",
+            )
+        ]
+    found = answer.json()
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, str):
+        return [problem(f"what answers at {ollama.url} is no Ollama (status {answer.status})", ollama.fix)]
+    models = await scene.models(ollama)
+    said = f"Ollama {printable(version)} answers at {ollama.url}"
+    if not models:
+        return [warning(f"{said}, but has no model", "get one: `ollama pull llama3.2`")]
+    return [ok(f"{said}, with {len(models)} model{'s' if len(models) > 1 else ''}")]
+
+
+async def origins(scene: Scene) -> list[Finding]:
+    """Which pages of browsers may use Ollama."""
+    try:
+        foreign = await scene.ollama.ask("/api/version", headers={"Origin": _FOREIGN})
+        asked = scene.origin and await scene.proxy.ask("/api/version", headers={"Origin": scene.origin})
+    except Failed:
+        return []
+    findings = [
+        ok("pages of foreign origins are refused, those on this machine may ask")
+        if foreign.status == FORBIDDEN
+        else warning(
+            "any web page that is open in a browser may use this Ollama",
+            "set OLLAMA_ORIGINS where Ollama runs to the origins that you use, and start it again",
+        )
+    ]
+    if asked and asked.status == FORBIDDEN:
+        findings.append(
+            problem(
+                f"pages of {scene.origin} are refused",
+                f"set OLLAMA_ORIGINS={scene.origin} where Ollama runs, and start it again",
+            )
+        )
+    elif asked:
+        findings.append(ok(f"pages of {scene.origin} may ask"))
+    return findings
+
+
+async def loaded(scene: Scene) -> list[Finding]:
+    """Whether loaded models fit into the memory of GPUs, and have the context that they had before."""
+    found = await scene.told(scene.ollama, "/api/ps")
+    if found is None:
+        return []
+    rows = found.get("models") or ()
+    findings: list[Finding] = []
+    seen = read(scene.state, scene.ollama.url)
+    settings = scene.settings
+    lifetime = max(settings.ttl_completion, settings.ttl_embedding)
+    for row in rows:
+        name, whole, vram = printable(str(row["name"])), int(row["size"]), int(row["size_vram"])
+        if 0 < vram < whole:
+            findings.append(
+                warning(
+                    f"{name} does not fit into the GPU: {size(vram)} of {size(whole)} are there, the CPU does the rest",
+                    "use a smaller quantization or context, or unload others: `ollama ps`",
+                )
+            )
+        if "context_length" not in row:
+            continue
+        context = int(row["context_length"])
+        now, stale = remembered(seen.get(row["digest"]), context, settings.epoch, time.time(), lifetime)
+        seen[row["digest"]] = now
+        if stale:
+            findings.append(
+                warning(
+                    f"{name} has a context of {context:,} tokens and had {now.before:,} before: no digest shows that,"
+                    " so entries from before may be answered still (where a request's own num_ctx did it, all is well)",
+                    f"change the setting epoch, or `ollama-cache-proxy clear --model {name}`",
+                )
+            )
+    if not rows:
+        return [note("no model is loaded, so its context and its place cannot be seen")]
+    write(scene.state, scene.ollama.url, seen)
+    return findings or [ok(f"{len(rows)} loaded, with the context of before")]

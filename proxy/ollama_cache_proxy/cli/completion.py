@@ -1,0 +1,187 @@
+"""`ollama-cache-proxy completion SHELL`: a script that completes the command line, made from its parser."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli.ending import DONE
+
+_NAME: Final = "ollama-cache-proxy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """An option, a command or a word that stands for itself. `takes` is what follows an option: words, or a file."""
+
+    name: str
+    help: str
+    takes: tuple[str, ...] | None = None
+    file: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What may stand on the command line of one command; `file` says that a file may."""
+
+    help: str
+    words: tuple[Word, ...]
+    file: bool
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = options.command(
+        commands,
+        "completion",
+        run,
+        help="print a script that completes commands and options",
+        description="Print a script for a shell that completes commands and options. Read it in the shell's own start.",
+        examples=(
+            'completion bash  # in ~/.bashrc: eval "$(ollama-cache-proxy completion bash)"',
+            'completion zsh  # in ~/.zshrc, after compinit: eval "$(ollama-cache-proxy completion zsh)"',
+            "completion fish > ~/.config/fish/completions/ollama-cache-proxy.fish",
+        ),
+    )
+    parser.add_argument("shell", choices=tuple(_SHELLS), help="the shell")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from ollama_cache_proxy.cli.main import parser
+
+    sys.stdout.write(_SHELLS[arguments.shell](grammars(parser())))
+    return DONE
+
+
+def grammars(top: argparse.ArgumentParser) -> dict[str, Grammar]:
+    """Give the grammar of each command."""
+    (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
+    told = {choice.dest: choice.help or "" for choice in commands._choices_actions}  # noqa: SLF001
+    return {name: _grammar(parser, told[name]) for name, parser in commands.choices.items()}
+
+
+def _grammar(parser: argparse.ArgumentParser, help: str) -> Grammar:  # noqa: A002
+    words: list[Word] = []
+    file = False
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to ask
+        takes_file = action.metavar == "FILE"
+        if not action.option_strings:
+            file = file or takes_file
+            words += [Word(name=str(choice), help="") for choice in action.choices or ()]
+            continue
+        text = (action.help or "") % {"default": action.default}
+        takes = None if action.nargs == 0 else tuple(map(str, action.choices or ()))
+        words += [Word(name=name, help=text, takes=takes, file=takes_file) for name in action.option_strings]
+    return Grammar(help=help, words=tuple(words), file=file)
+
+
+def _bash(commands: dict[str, Grammar]) -> str:
+    def cases() -> Iterator[str]:
+        for name, grammar in commands.items():
+            for word in grammar.words:
+                if word.takes is not None:
+                    reply = 'COMPREPLY=($(compgen -f -- "$word"))' if word.file else _of(" ".join(word.takes))
+                    yield f"        {name}:{word.name}) {reply}; return ;;\n"
+
+    def words() -> Iterator[str]:
+        for name, grammar in commands.items():
+            files = ' $(compgen -f -- "$word")' if grammar.file else ""
+            yield f"        {name}) {_of(' '.join(word.name for word in grammar.words), files)} ;;\n"
+
+    def _of(words: str, more: str = "") -> str:
+        return f"COMPREPLY=($(compgen -W '{words}' -- \"$word\"){more})"
+
+    return (
+        f"_{_function()}() {{\n"
+        '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command="${COMP_WORDS[1]}"\n'
+        "    COMPREPLY=()\n"
+        '    if [ "$COMP_CWORD" -eq 1 ]; then\n'
+        f"        {_of(' '.join((*commands, '--help', '--version')))}\n"
+        "        return\n"
+        "    fi\n"
+        f'    case "$command:$before" in\n{"".join(cases())}    esac\n'
+        f'    case "$command" in\n{"".join(words())}    esac\n'
+        "}\n"
+        f"complete -o filenames -F _{_function()} {_NAME}\n"
+    )
+
+
+def _zsh(commands: dict[str, Grammar]) -> str:
+    def described(name: str, text: str) -> str:
+        return _quoted(f"{name}:{text}")
+
+    def cases() -> Iterator[str]:
+        for name, grammar in commands.items():
+            arguments = [
+                f"{word.name}[{_bracketed(word.help)}]"
+                + (
+                    ""
+                    if word.takes is None
+                    else f":value:{'_files' if word.file else '(' + ' '.join(word.takes) + ')'}"
+                )
+                for word in grammar.words
+                if word.name.startswith("-")
+            ]
+            plain = " ".join(word.name for word in grammar.words if not word.name.startswith("-"))
+            arguments += [f"1:word:({plain})"] if plain else []
+            arguments += ["*:file:_files"] if grammar.file else []
+            yield f"        {name}) _arguments {' '.join(map(_quoted, arguments))} ;;\n"
+
+    listed = " ".join(described(name, grammar.help) for name, grammar in commands.items())
+    return (
+        f"#compdef {_NAME}\n"
+        f"_{_function()}() {{\n"
+        "    if (( CURRENT == 2 )); then\n"
+        f"        local -a commands=({listed})\n"
+        "        _describe command commands\n"
+        "        return\n"
+        "    fi\n"
+        "    local command=${words[2]}\n"
+        "    shift words; (( CURRENT-- ))\n"
+        f"    case $command in\n{''.join(cases())}    esac\n"
+        "}\n"
+        f"compdef _{_function()} {_NAME}\n"
+    )
+
+
+def _fish(commands: dict[str, Grammar]) -> str:
+    begun = f"complete -c {_NAME}"
+    lines = [f"{begun} -f"]
+    lines += [
+        f"{begun} -n __fish_use_subcommand -a {name} -d {_fish_quoted(grammar.help)}"
+        for name, grammar in commands.items()
+    ]
+    for name, grammar in commands.items():
+        of = f"{begun} -n '__fish_seen_subcommand_from {name}'"
+        lines += [f"{of} -F"] if grammar.file else []
+        for word in grammar.words:
+            dashes = len(word.name) - len(word.name.lstrip("-"))
+            option = {0: f"-a {word.name}", 1: f"-s {word.name[1:]}"}.get(dashes, f"-l {word.name[2:]}")
+            takes = "" if word.takes is None else " -r -F" if word.file else " -x"
+            takes += f" -a {_fish_quoted(' '.join(word.takes))}" if word.takes else ""
+            lines.append(f"{of} {option}{takes} -d {_fish_quoted(word.help)}")
+    return "\n".join(lines) + "\n"
+
+
+def _function() -> str:
+    return _NAME.replace("-", "_")
+
+
+def _bracketed(text: str) -> str:
+    return text.replace("[", "(").replace("]", ")").replace(":", " -")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+_SHELLS: Final[dict[str, Callable[[dict[str, Grammar]], str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}

@@ -1,0 +1,111 @@
+"""`ollama-cache-proxy entries`: list what is kept, never a prompt or an answer."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli.ending import DONE
+from ollama_cache_proxy.cli.filters import add_filters, filters
+from ollama_cache_proxy.service.settings import Settings, secret
+
+_LIMIT: Final = 20
+_LARGEST: Final = 1000
+_SHORT: Final = 12
+_WIDE: Final = 160
+"""Columns of a terminal on which whole keys have room."""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = options.command(
+        commands,
+        "entries",
+        run,
+        help="list what is kept",
+        description="List entries, in no order, without prompts and answers. Where others can reach the proxy it needs"
+        " OCP_ADMIN_TOKEN, or the file's admin_token.",
+        examples=("entries", "entries --model llama3.2 --limit 100", "entries --all --json | jq '.entries[].key'"),
+    )
+    options.add_url(parser)
+    add_filters(parser)
+    parser.add_argument(
+        "--limit", metavar="N", type=_limit, default=_LIMIT, help="how many, or a few more; default: %(default)s"
+    )
+    parser.add_argument("--cursor", metavar="CURSOR", default="", help="go on where a list has stopped")
+    parser.add_argument("--all", action="store_true", help="to the end, however many there are")
+    options.add_json(parser)
+
+
+def _limit(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_LARGEST}; --all has no limit")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from ollama_cache_proxy.cli.loop import run_ending
+    from ollama_cache_proxy.cli.screen import write_json
+
+    settings = options.settings_of(arguments)
+    found = run_ending(_entries(options.proxy_url(arguments, settings), settings, arguments))
+    if arguments.json:
+        write_json(found)
+    else:
+        _show(found)
+    return DONE
+
+
+async def _entries(url: str, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ask page after page until there are enough: filters leave few of a page."""
+    from ollama_cache_proxy.cli.asking import ENTRIES, asking
+
+    limit = _LARGEST if arguments.all else arguments.limit
+    query = filters(arguments) | {"limit": str(limit), "cursor": arguments.cursor}
+    found: list[dict[str, Any]] = []
+    async with asking(url, secret(settings.admin_token)) as proxy:
+        while True:
+            page = await proxy.told(ENTRIES, query=query)
+            found += page["entries"]
+            if page["cursor"] is None or (len(found) >= limit and not arguments.all):
+                return {"entries": found, "cursor": page["cursor"]}
+            query["cursor"] = page["cursor"]
+
+
+def _show(found: dict[str, Any]) -> None:
+    from ollama_cache_proxy.cli.screen import Column, Screen, duration, size, table
+
+    screen = Screen()
+    whole = screen.width >= _WIDE
+    columns = (
+        Column(title="Key"),
+        Column(title="Operation"),
+        Column(title="Model"),
+        Column(title="Category", spare=1),
+        Column(title="Size", right=True, spare=2),
+        Column(title="Age", right=True),
+        Column(title="Fresh for", right=True, spare=3),
+    )
+    rows = [
+        (
+            entry["key"] if whole else entry["key"][:_SHORT] + "…",
+            entry["operation"],
+            entry["model"],
+            entry["category"],
+            size(entry["size"]),
+            duration(entry["age"]),
+            duration(max(0, entry["ttl"])),
+        )
+        for entry in found["entries"]
+    ]
+    if not rows:
+        screen.say("Nothing is kept that was asked for.")
+    else:
+        screen.show(table(screen, columns, rows))
+    if screen.is_terminal and rows and not whole:
+        screen.say("Keys in full: --json, or a pipe.")
+    if found["cursor"] is not None:
+        Screen(stderr=True).say(f"There are more: --cursor {found['cursor']}, or --all")

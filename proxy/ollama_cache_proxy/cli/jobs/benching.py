@@ -1,0 +1,236 @@
+"""The work of `bench`: the same asked directly, through the proxy, and again."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli.asking import CLEAR, Answer, client
+from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
+from ollama_cache_proxy.cli.jobs.api import Api, ollama, proxy
+from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
+from ollama_cache_proxy.cli.jobs.work import say
+from ollama_cache_proxy.cli.screen import write_json
+from ollama_cache_proxy.service.settings import secret
+from ollama_cache_proxy.workbench.questions import OPERATIONS, Operation, completion
+from ollama_cache_proxy.workbench.sheet import markdown
+from ollama_cache_proxy.workbench.speedup import Found, Streamed, document, sheet, stream_sheet
+from ollama_cache_proxy.workbench.spread import spread
+
+HITS: Final = 20
+"""Hits for each miss: they cost next to nothing."""
+
+_TTL: Final = 300
+"""Seconds after which the entries are gone even where they cannot be cleared."""
+
+_KEPT_WITHIN: Final = 2.0
+_CLEARS_WITHIN: Final = 60.0
+_OK: Final = 200
+_NO_LEAVE: Final = (401, 403)
+
+
+async def bench(arguments: argparse.Namespace) -> int:
+    """Measure, tell, and leave nothing behind; raises Failed."""
+    for name in ("rounds", "tokens"):
+        if getattr(arguments, name) < 1:
+            raise Failed(f"--{name}: {getattr(arguments, name)} is not allowed: must be 1 or more", status=WRONG)
+    settings = options.settings_of(arguments)
+    url, upstream = options.proxy_url(arguments, settings), options.upstream_url(settings)
+    async with client() as session:
+        cache, direct = await proxy(session, url), ollama(session, upstream, settings.upstream_ca)
+        model = await _chosen(direct, "completion", arguments.model)
+        embeds = await _chosen(direct, "embedding", arguments.embed_model)
+        for name in filter(None, (model, embeds)):
+            await _check_same(cache, direct, name)
+        measuring = _Bench(cache=cache, direct=direct, model=model, embeds=embeds, tokens=arguments.tokens)
+        try:
+            with steps() as progress:
+                found, streamed = await measuring.measure(arguments.rounds, progress)
+        finally:
+            await measuring.clear(secret(settings.admin_token))
+    _tell(arguments, found, streamed, {"rounds": arguments.rounds, "model": model, "embedModel": embeds})
+    return DONE
+
+
+def _tell(
+    arguments: argparse.Namespace, found: Sequence[Found], streamed: Streamed | None, facts: Mapping[str, Any]
+) -> None:
+    if arguments.json:
+        write_json(document(found, streamed, facts))
+        return
+    tables = [sheet(found)] if streamed is None else [sheet(found), stream_sheet(streamed)]
+    if arguments.markdown:
+        sys.stdout.write("\n\n".join(map(markdown, tables)) + "\n")
+        sys.stdout.flush()
+    else:
+        for table in tables:
+            show(table)
+    for one in found:
+        if one.note:
+            say(f"{one.operation}: {one.note}")
+    say(f"Medians of {facts['rounds']} rounds, with the smallest and the largest; {HITS} hits to a round")
+
+
+async def _chosen(api: Api, capability: str, named: str | None) -> str | None:
+    """Give a model that is there: the named one, or the smallest that can; None where there is none."""
+    if named is not None:
+        return str((await api.row_of(named))["name"])
+    for row in sorted(await api.installed(), key=lambda row: int(row.get("size", 0))):
+        local = not row.get("remote_host") and not row.get("remote_model")
+        if local and capability in (await api.object("/api/show", {"model": row["name"]})).get("capabilities", ()):
+            return str(row["name"])
+    return None
+
+
+async def _check_same(cache: Api, direct: Api, model: str) -> None:
+    one, two = [(await api.row_of(model)).get("digest") for api in (cache, direct)]
+    if one != two:
+        raise Failed(
+            f"{model} is another model at {cache.url} than at {direct.url}", "name the proxy's Ollama with --upstream"
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Times:
+    """Of one operation, in seconds."""
+
+    direct: list[float] = field(default_factory=list)
+    miss: list[float] = field(default_factory=list)
+    hit: list[float] = field(default_factory=list)
+    note: str = ""
+
+
+class _Bench:
+    """The measuring, in a namespace that nobody else has."""
+
+    def __init__(self, *, cache: Api, direct: Api, model: str | None, embeds: str | None, tokens: int) -> None:
+        self._cache = cache
+        self._direct = direct
+        self._model = model
+        self._embeds = embeds
+        self._tokens = tokens
+        self._namespace = f"bench-{secrets.token_hex(8)}"
+        self._fields = {
+            "X-Cache-Namespace": self._namespace,
+            "X-Cache-TTL": str(_TTL),
+            "X-Cache-Category": "bench",
+        }
+
+    async def measure(self, rounds: int, progress: Steps) -> tuple[list[Found], Streamed | None]:
+        """Measure everything that there are models for, in rounds: what comes first in one comes last in the next."""
+        operations = [(operation, model) for operation in OPERATIONS if (model := self._model_of(operation))]
+        if not operations:
+            raise Failed(f"Ollama at {self._direct.url} has no model that completes or embeds", "`ollama pull` one")
+        times = {operation.title: _Times() for operation, _ in operations}
+        progress.begin("Loading", len(operations))
+        for operation, model in operations:
+            await self._ok(self._direct, operation, operation.body(model, self._mark(), 1))
+            progress.advance()
+        progress.begin("Measuring", rounds * len(operations))
+        for turn in range(rounds):
+            for operation, model in operations:
+                await self._round(times[operation.title], operation, model, cached_first=turn % 2 == 1)
+                progress.advance()
+        streamed = await self._streams(self._model, rounds, progress) if self._model is not None else None
+        found = [
+            Found(
+                operation=title,
+                direct=spread(one.direct),
+                miss=spread(one.miss),
+                hit=spread(one.hit) if one.hit else None,
+                note=one.note,
+            )
+            for title, one in times.items()
+        ]
+        return found, streamed
+
+    def _model_of(self, operation: Operation) -> str | None:
+        return self._embeds if operation.embeds else self._model
+
+    def _mark(self) -> str:
+        return secrets.token_hex(4)
+
+    async def _ok(
+        self, api: Api, operation: Operation, body: Any, headers: Mapping[str, str] | None = None
+    ) -> tuple[float, Answer]:
+        """Give the seconds of an answer, and one that is as it should be."""
+        seconds, answer = await api.timed(operation.path, orjson.dumps(body), headers)
+        if answer.status != _OK:
+            raise api.refused(answer.status, answer.json())
+        return seconds, answer
+
+    async def _round(self, times: _Times, operation: Operation, model: str, *, cached_first: bool) -> None:
+        for cached in (cached_first, not cached_first):
+            body = operation.body(model, self._mark(), self._tokens)
+            if cached:
+                await self._through(times, operation, body)
+            else:
+                times.direct.append((await self._ok(self._direct, operation, body))[0])
+
+    async def _through(self, times: _Times, operation: Operation, body: Any) -> None:
+        """Ask the proxy what it does not know, then again and again."""
+        seconds, miss = await self._ok(self._cache, operation, body, self._fields)
+        times.miss.append(seconds)
+        status = miss.headers.get("Cache-Status", "no Cache-Status")
+        if "; stored" not in status or not await self._kept(operation, body):
+            times.note = f"the proxy did not keep it: {status}"
+            return
+        for _ in range(HITS):
+            seconds, hit = await self._ok(self._cache, operation, body, self._fields)
+            if hit.headers.get("X-Cache") == "HIT":
+                times.hit.append(seconds)
+
+    async def _kept(self, operation: Operation, body: Any) -> bool:
+        """Wait until the proxy has kept an answer, which it does behind its back."""
+        fields = {**self._fields, "Cache-Control": "only-if-cached"}
+        deadline = time.monotonic() + _KEPT_WITHIN
+        while time.monotonic() < deadline:
+            if (await self._cache.timed(operation.path, orjson.dumps(body), fields))[1].status == _OK:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    async def _streams(self, model: str, rounds: int, progress: Steps) -> Streamed:
+        """Stream past the cache, so that only the way is measured."""
+        progress.begin("Streaming", 2 * rounds)
+        first: dict[bool, list[float]] = {False: [], True: []}
+        chunk: dict[bool, list[float]] = {False: [], True: []}
+        for turn in range(rounds):
+            for proxied in (turn % 2 == 1, turn % 2 == 0):
+                api = self._cache if proxied else self._direct
+                fields = {**self._fields, "Cache-Control": "no-store"} if proxied else {}
+                body = completion(model, f"[{self._mark()}] Tell me a story.", self._tokens, stream=True)
+                begun = time.perf_counter()
+                arrived = [time.perf_counter() - begun async for _ in api.rows("/api/generate", body, fields)]
+                first[proxied].append(arrived[0])
+                chunk[proxied].append((arrived[-1] - arrived[0]) / max(1, len(arrived) - 1))
+                progress.advance()
+        return Streamed(
+            first_direct=spread(first[False]),
+            first_proxied=spread(first[True]),
+            chunk_direct=spread(chunk[False]),
+            chunk_proxied=spread(chunk[True]),
+        )
+
+    async def clear(self, token: str) -> None:
+        """Clear the namespace; where that cannot be, say what becomes of it."""
+        gone = f"the entries of this run are gone in {_TTL} s"
+        try:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            wanted = orjson.dumps({"namespace": self._namespace})
+            answer = await self._cache.ask(CLEAR, method="POST", headers=headers, body=wanted, within=_CLEARS_WITHIN)
+        except Failed:
+            say(f"The proxy could not be asked to clear what was measured: {gone}")
+            return
+        if answer.status != _OK:
+            hint = "; set OCP_ADMIN_TOKEN here to the proxy's" if answer.status in _NO_LEAVE else ""
+            say(f"The proxy did not clear what was measured (status {answer.status}{hint}): {gone}")

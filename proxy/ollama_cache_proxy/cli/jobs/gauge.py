@@ -1,0 +1,167 @@
+"""Measuring one model on an Ollama: loaded anew, asked one thing at a time, unloaded at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.cli.jobs.api import Api
+from ollama_cache_proxy.cli.jobs.progress import Steps
+from ollama_cache_proxy.workbench.fidelity import Completing, Distribution, Embedding, completing, contexts, embedding
+from ollama_cache_proxy.workbench.questions import completion
+from ollama_cache_proxy.workbench.verdict import Measured
+
+LOADS: Final = 2
+"""A model is loaded so often, and the shortest time counts: the first may have to read it from the disk."""
+
+CONTEXTS: Final = 16
+"""Contexts that are cut from each prompt."""
+
+_TOP: Final = 20
+"""The likeliest tokens that Ollama tells, at most."""
+
+_UNLOADS_WITHIN: Final = 30.0
+_NANO: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a model said: its answers, token by token, and what was likeliest after each context; or its vectors."""
+
+    answers: Sequence[Sequence[str]] = ()
+    likeliest: Sequence[Distribution] = ()
+    vectors: Sequence[Sequence[float]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """How models are measured: the Ollama, what is asked, how long an answer may be, and whether vectors are."""
+
+    api: Api
+    prompts: Sequence[str]
+    tokens: int
+    embeds: bool
+
+    @property
+    def steps(self) -> int:
+        """How many steps one model takes."""
+        asked = 0 if self.embeds else len(contexts(self.prompts, CONTEXTS))
+        return LOADS + len(self.prompts) + asked
+
+    async def measure(self, model: str, level: str, steps: Steps) -> tuple[Measured, Said]:
+        """Measure a model, without its fidelity. Whatever else is loaded stays."""
+        steps.begin(f"Measuring {model}", self.steps)
+        row = await self.api.row_of(model)
+        digest = str(row.get("digest"))
+        loads = []
+        for _ in range(LOADS):
+            await self.unload(model, digest)
+            loads.append(await self._load(model))
+            steps.advance()
+        memory, vram = await self._memory(digest)
+        prompt_rate, output_rate, first, said = await (self._vectors if self.embeds else self._completions)(
+            model, steps
+        )
+        await self.unload(model, digest)
+        measured = Measured(
+            name=model,
+            level=level,
+            size=int(row["size"]),
+            memory=memory,
+            vram=vram,
+            load=min(loads),
+            prompt_rate=prompt_rate,
+            output_rate=output_rate,
+            first_token=first,
+        )
+        return measured, said
+
+    def compare(self, source: Said, other: Said) -> Completing | Embedding:
+        """Say how alike two models are."""
+        if self.embeds:
+            return embedding(source.vectors, other.vectors)
+        return completing(source.answers, other.answers, source.likeliest, other.likeliest)
+
+    async def unload(self, model: str, digest: str) -> None:
+        """Unload a model, and wait until it is."""
+        await self.api.object("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+        deadline = time.monotonic() + _UNLOADS_WITHIN
+        while await self._resident(digest) is not None:
+            if time.monotonic() > deadline:
+                raise Failed(f"{model} stays loaded: another client uses it", "try again when Ollama is idle")
+            await asyncio.sleep(0.05)
+
+    async def _load(self, model: str) -> float:
+        """Load a model; gives how long it took, in seconds."""
+        if self.embeds:
+            row = await self.api.object("/api/embed", {"model": model, "input": "."})
+        else:
+            row = await self.api.object("/api/generate", completion(model, ".", 1, raw=True))
+        return float(row.get("load_duration", 0)) * _NANO
+
+    async def _resident(self, digest: str) -> dict[str, Any] | None:
+        """Give the row of a loaded model, which a copy of it may have loaded under its own name."""
+        rows: list[dict[str, Any]] = (await self.api.object("/api/ps")).get("models") or []
+        return next((row for row in rows if row.get("digest") == digest), None)
+
+    async def _memory(self, digest: str) -> tuple[int, int]:
+        row = await self._resident(digest)
+        return (0, 0) if row is None else (int(row.get("size", 0)), int(row.get("size_vram", 0)))
+
+    async def _completions(self, model: str, steps: Steps) -> tuple[float, float, float, Said]:
+        answers, firsts, prompt_rates, output_rates = [], [], [], []
+        for prompt in self.prompts:
+            first, pieces, last = await self._answer(model, prompt)
+            answers.append(pieces)
+            firsts.append(first)
+            prompt_rates.append(_rate(last.get("prompt_eval_count", 0), last.get("prompt_eval_duration", 0)))
+            output_rates.append(_rate(last.get("eval_count", 0), last.get("eval_duration", 0)))
+            steps.advance()
+        likeliest = []
+        for context in contexts(self.prompts, CONTEXTS):
+            likeliest.append(await self._likeliest(model, context))
+            steps.advance()
+        said = Said(answers=answers, likeliest=likeliest)
+        return median(prompt_rates), median(output_rates), median(firsts), said
+
+    async def _answer(self, model: str, prompt: str) -> tuple[float, list[str], dict[str, Any]]:
+        """Give the seconds to the first token, the tokens, and the last line of a streamed answer."""
+        begun, first, pieces, last = time.perf_counter(), None, [], {}
+        async for row in self.api.rows("/api/generate", completion(model, prompt, self.tokens, stream=True)):
+            piece = str(row.get("thinking") or "") + str(row.get("response") or "")
+            if piece:
+                pieces.append(piece)
+                first = first or time.perf_counter() - begun
+            last = row
+        return first or time.perf_counter() - begun, pieces, last
+
+    async def _likeliest(self, model: str, context: str) -> Distribution:
+        """Give the likeliest next tokens after a text; nothing where this Ollama tells none."""
+        asked = completion(model, context, 1, raw=True, logprobs=True, top_logprobs=_TOP)
+        rows = (await self.api.object("/api/generate", asked)).get("logprobs") or [{}]
+        together: dict[str, float] = {}
+        for row in rows[0].get("top_logprobs") or []:  # parts of letters all read as one text
+            together[row["token"]] = together.get(row["token"], 0.0) + math.exp(row["logprob"])
+        return {token: math.log(share) for token, share in together.items() if share > 0}
+
+    async def _vectors(self, model: str, steps: Steps) -> tuple[float, None, float, Said]:
+        vectors, took, rates = [], [], []
+        for prompt in self.prompts:
+            begun = time.perf_counter()
+            row = await self.api.object("/api/embed", {"model": model, "input": prompt})
+            took.append(time.perf_counter() - begun)
+            vectors.append(row["embeddings"][0])
+            duration = row.get("total_duration", 0) - row.get("load_duration", 0)
+            rates.append(_rate(row.get("prompt_eval_count", 0), duration))
+            steps.advance()
+        return median(rates), None, median(took), Said(vectors=vectors)
+
+
+def _rate(count: int, nanoseconds: int) -> float:
+    return count / (nanoseconds * _NANO) if nanoseconds > 0 else 0.0

@@ -1,0 +1,77 @@
+"""Making quantized models on an Ollama, and removing what was made."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+import orjson
+
+from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.cli.jobs.api import Api
+from ollama_cache_proxy.cli.jobs.progress import Steps
+from ollama_cache_proxy.workbench.levels import Target, same
+
+_NOT_FOUND: Final = 404
+_UNLOADS_WITHIN: Final = 2.0
+_ENDING: Final = (
+    "Ending: Ollama first finishes {name}, else half of it would lie in its folder until it starts again"
+    " (a second Ctrl-C leaves at once)"
+)
+
+
+class Makings:
+    """The models that this run has begun to make; only those are ever removed."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._begun: list[str] = []
+
+    async def make(self, source: str, target: Target, steps: Steps) -> None:
+        """Make one; a cancelling waits until Ollama has done, and a second one does not."""
+        if any(same(str(row.get("name")), target.name) for row in await self._api.installed()):
+            raise Failed(f"{target.name} is there by now", f"name the result otherwise: --to {target.level}=NAME")
+        self._begun.append(target.name)
+        steps.begin(f"Making {target.name}", 1)
+        reading = asyncio.create_task(self._read(source, target, steps))
+        try:
+            await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            steps.say(_ENDING.format(name=target.name))
+            with suppress(Failed):
+                await reading
+            raise
+
+    async def _read(self, source: str, target: Target, steps: Steps) -> None:
+        body = {"model": target.name, "from": source, "quantize": target.level, "stream": True}
+        status = ""
+        async for row in self._api.rows("/api/create", body):
+            status = str(row.get("status", ""))
+            if row.get("total"):
+                steps.at(row.get("completed", 0) / row["total"])
+        if status != "success":
+            raise Failed(f"Ollama stopped making {target.name} at {status!r}", "its log says why")
+
+    @property
+    def made(self) -> list[str]:
+        """The names of what there is to keep or to remove."""
+        return list(self._begun)
+
+    async def remove(self, name: str) -> None:
+        """Unload and remove one that this run has made; one that never came to be is none."""
+        unload = orjson.dumps({"model": name, "keep_alive": 0, "stream": False})
+        with suppress(Failed):
+            await self._api.ask("/api/generate", method="POST", body=unload, within=_UNLOADS_WITHIN)
+        answer = await self._api.ask("/api/delete", method="DELETE", body=orjson.dumps({"model": name}))
+        if answer.status >= 400 and answer.status != _NOT_FOUND:  # noqa: PLR2004 - the first status of errors
+            raise Failed(f"{name} could not be removed (status {answer.status})", f"`ollama rm {name}`")
+        self._begun.remove(name)
+
+    async def remove_all(self, steps: Steps) -> None:
+        """Remove everything, and say of what cannot be removed how to do it."""
+        for name in self.made:
+            try:
+                await self.remove(name)
+            except Failed:
+                steps.say(f"{name} could not be removed: `ollama rm {name}`")

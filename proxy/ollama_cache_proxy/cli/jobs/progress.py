@@ -1,0 +1,63 @@
+"""How far a job is, beside its output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from ollama_cache_proxy.cli.jobs.work import say
+from ollama_cache_proxy.cli.screen import Column, Screen, table
+from ollama_cache_proxy.workbench.sheet import Sheet
+
+
+def show(sheet: Sheet) -> None:
+    """Print a table to the output."""
+    screen = Screen()
+    columns = [Column(title=title, right=index > 0) for index, title in enumerate(sheet.columns)]
+    screen.print(table(screen, columns, sheet.rows))
+
+
+class Steps:
+    """Bars on a terminal, elsewhere a line for each thing that begins."""
+
+    def __init__(self, bars: Progress | None) -> None:
+        self._bars = bars
+        self._bar = None if bars is None else bars.add_task("", visible=False)
+
+    def begin(self, what: str, total: float) -> None:
+        """Begin something of `total` steps."""
+        if self._bars is None or self._bar is None:
+            say(f"{what} …")
+        else:
+            self._bars.reset(self._bar, description=what, total=total, completed=0, visible=True)
+
+    def advance(self, steps: float = 1) -> None:
+        """Go on."""
+        if self._bars is not None and self._bar is not None:
+            self._bars.advance(self._bar, steps)
+
+    def at(self, completed: float) -> None:
+        """Go to where it is."""
+        if self._bars is not None and self._bar is not None:
+            self._bars.update(self._bar, completed=completed)
+
+    def say(self, line: str) -> None:
+        """Say a line above the bars."""
+        if self._bars is None:
+            say(line)
+        else:
+            self._bars.console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def steps() -> Iterator[Steps]:
+    """Show progress on standard error for a while; on a terminal nothing of it stays."""
+    screen = Screen(stderr=True)
+    if not screen.is_terminal:
+        yield Steps(None)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True) as bars:
+        yield Steps(bars)

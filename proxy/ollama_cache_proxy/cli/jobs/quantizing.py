@@ -1,0 +1,224 @@
+"""The work of `quantize`: check, make, measure, recommend, and keep what is to be kept."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli.asking import client
+from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
+from ollama_cache_proxy.cli.jobs.api import Api, ollama
+from ollama_cache_proxy.cli.jobs.gauge import Gauge
+from ollama_cache_proxy.cli.jobs.makings import Makings
+from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
+from ollama_cache_proxy.cli.jobs.sheets import table
+from ollama_cache_proxy.cli.jobs.work import say
+from ollama_cache_proxy.cli.screen import write_json
+from ollama_cache_proxy.service.settings import http_url, is_loopback
+from ollama_cache_proxy.workbench import levels
+from ollama_cache_proxy.workbench.levels import Target
+from ollama_cache_proxy.workbench.questions import PROMPTS
+from ollama_cache_proxy.workbench.verdict import Measured, Verdict, recommend
+
+_BLOBS: Final = re.compile(r"^FROM (?P<folder>.+)[/\\]blobs[/\\](?P<blob>sha256-[0-9a-f]{64})$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What is to be done: the source as Ollama lists it, what to make, how large it will be, and room for it."""
+
+    source: str
+    level: str
+    size: int
+    targets: Sequence[Target]
+    estimates: Sequence[int]
+    embeds: bool
+    needed: int
+    disk: str
+
+
+async def quantize(arguments: argparse.Namespace) -> int:
+    """Do everything, or with --dry-run say what would be done; raises Failed."""
+    prompts = _prompts(arguments.prompts)
+    if arguments.tokens < 1:
+        raise Failed(f"--tokens: {arguments.tokens} is not allowed: must be 1 or more", status=WRONG)
+    settings = options.settings_of(arguments)
+    upstream, authority = options.upstream_url(settings), settings.upstream_ca
+    async with client() as session:
+        api = ollama(session, upstream, authority)
+        if arguments.against is not None:
+            await _compare(api, ollama(session, _against(arguments), authority), prompts, arguments)
+            return DONE
+        plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
+        for line in _told(plan, arguments.keep):
+            say(line)
+        if arguments.dry_run:
+            if arguments.json:
+                write_json({"plan": asdict(plan)})
+            return DONE
+        gauge = Gauge(api=api, prompts=prompts, tokens=arguments.tokens, embeds=plan.embeds)
+        await _make_and_measure(plan, gauge, Makings(api), arguments)
+    return DONE
+
+
+async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, arguments: argparse.Namespace) -> None:
+    with steps() as progress:
+        try:
+            for target in plan.targets:
+                await makings.make(plan.source, target, progress)
+            source, results = await _measured(plan, gauge, progress)
+            verdict = recommend(source, results)
+            keep = {"best": {verdict.take}, "all": set(makings.made), "none": set()}[arguments.keep]
+            for name in makings.made:
+                if name not in keep:
+                    await makings.remove(name)
+        except BaseException:  # whatever ends it, a signal too
+            await makings.remove_all(progress)
+            raise
+    if arguments.json:
+        kept = {"recommendation": asdict(verdict), "kept": makings.made}
+        write_json({"source": asdict(source), "results": [asdict(result) for result in results], **kept})
+    else:
+        _show(source, results, verdict, makings.made)
+
+
+async def _measured(plan: _Plan, gauge: Gauge, progress: Steps) -> tuple[Measured, list[Measured]]:
+    source, said = await gauge.measure(plan.source, plan.level, progress)
+    results = []
+    for target in plan.targets:
+        measured, other = await gauge.measure(target.name, target.level, progress)
+        results.append(replace(measured, fidelity=gauge.compare(said, other)))
+    return source, results
+
+
+def _against(arguments: argparse.Namespace) -> str:
+    if arguments.to or arguments.dry_run:
+        raise Failed("--against makes nothing, so it goes with neither --to nor --dry-run", status=WRONG)
+    try:
+        return http_url(arguments.against)
+    except ValueError as error:
+        raise Failed(f"--against: {arguments.against!r} is not allowed: {error}", status=WRONG) from None
+
+
+async def _compare(api: Api, other: Api, prompts: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Measure one model on two Ollamas."""
+    row, twin = await api.row_of(arguments.model), await other.row_of(arguments.model)
+    if row.get("digest") != twin.get("digest"):
+        raise Failed(f"{row['name']} is another model at {other.url}", "let both have the same folder of models")
+    gauge = Gauge(api=api, prompts=prompts, tokens=arguments.tokens, embeds=await _embeds(api, row))
+    with steps() as progress:
+        source, said = await gauge.measure(str(row["name"]), _level(row), progress)
+        measured, told = await replace(gauge, api=other).measure(str(row["name"]), _level(row), progress)
+    result = replace(measured, name=other.url, fidelity=gauge.compare(said, told))
+    if arguments.json:
+        write_json({"source": asdict(source), "results": [asdict(result)]})
+    else:
+        show(table(replace(source, name=api.url), [result]))
+
+
+def _level(row: Mapping[str, Any]) -> str:
+    return str((row.get("details") or {}).get("quantization_level") or "unknown")
+
+
+async def _embeds(api: Api, row: Mapping[str, Any]) -> bool:
+    """Say whether a model embeds and does not complete; one that can do neither is Failed."""
+    capabilities = (await api.object("/api/show", {"model": row["name"]})).get("capabilities") or ["completion"]
+    if not {"completion", "embedding"} & set(capabilities):
+        raise Failed(f"{row['name']} neither completes nor embeds", "only such models can be measured")
+    return "completion" not in capabilities
+
+
+def _prompts(file: str | None) -> Sequence[str]:
+    if file is None:
+        return PROMPTS
+    try:
+        lines = Path(file).read_text("utf-8").splitlines()
+    except OSError as error:
+        raise Failed(f"--prompts: {file!r} cannot be read: {error.strerror}", status=WRONG) from None
+    except UnicodeDecodeError:
+        raise Failed(f"--prompts: {file!r} is not UTF-8", status=WRONG) from None
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise Failed(f"--prompts: {file!r} holds none", status=WRONG)
+    return prompts
+
+
+async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
+    """Check everything that can be checked before anything is made."""
+    row = await api.row_of(model)
+    source, size = str(row["name"]), int(row["size"])
+    if row.get("remote_host") or row.get("remote_model"):
+        raise Failed(f"{source} is answered by another machine", "quantize what is installed on this one")
+    level = _level(row)
+    try:
+        targets = [levels.read_target(text, source) for text in wanted]
+    except ValueError as error:
+        raise Failed(f"--to: {error}", status=WRONG) from None
+    if why := levels.refusal(source, level, targets):
+        raise Failed(why)
+    _check_names(targets, [str(row.get("name")) for row in await api.installed()])
+    shown = await api.object("/api/show", {"model": source})
+    info = shown.get("model_info") or {}
+    width = int(info.get(f"{info.get('general.architecture')}.embedding_length") or 0)
+    estimates = [levels.estimate(size, level, target.level, width) for target in targets]
+    needed = levels.needed(estimates)
+    return _Plan(
+        source=source,
+        level=level,
+        size=size,
+        targets=targets,
+        estimates=estimates,
+        embeds=await _embeds(api, row),
+        needed=needed,
+        disk=_disk(api.url, str(shown.get("modelfile", "")), needed),
+    )
+
+
+def _check_names(targets: Sequence[Target], taken: Sequence[str]) -> None:
+    for index, target in enumerate(targets):
+        if any(levels.same(target.name, other.name) for other in targets[:index]):
+            raise Failed(f"--to: {target.name} would be made twice", status=WRONG)
+        if any(levels.same(target.name, name) for name in taken):
+            raise Failed(
+                f"{target.name} is there already, and is not overwritten",
+                f"`ollama rm` it, or name the result otherwise: --to {target.level}=NAME",
+            )
+
+
+def _disk(url: str, modelfile: str, needed: int) -> str:
+    """Say what the disk of the models has free, where it can be seen; Failed where that is too little."""
+    where = _BLOBS.search(modelfile)
+    try:
+        here = where is not None and (Path(where["folder"]) / "blobs" / where["blob"]).exists()
+        if where is None or not here or not is_loopback(urlsplit(url).hostname or ""):
+            return "cannot be seen from here"
+        free = shutil.disk_usage(where["folder"]).free
+    except OSError:  # the folder is another user's
+        return "cannot be seen from here"
+    if free < needed:
+        raise Failed(
+            f"{where['folder']} has {levels.spelled(free)} free, and {levels.spelled(needed)} may be needed",
+            "make room (`ollama rm`), or take fewer levels at once",
+        )
+    return f"{levels.spelled(free)} free in {where['folder']}"
+
+
+def _told(plan: _Plan, keep: str) -> list[str]:
+    lines = [f"Source: {plan.source}, {plan.level}, {levels.spelled(plan.size)}"]
+    for target, size in zip(plan.targets, plan.estimates, strict=True):
+        lines.append(f"To make: {target.name}, {target.level}, about {levels.spelled(size)}")
+    lines.append(f"Disk: up to {levels.spelled(plan.needed)} needed meanwhile; {plan.disk}")
+    return [*lines, f"Afterwards: keep {keep}"]
+
+
+def _show(source: Measured, results: Sequence[Measured], verdict: Verdict, kept: Sequence[str]) -> None:
+    show(table(source, results))
+    say(f"Recommended: {verdict.take} ({verdict.why})")
+    say(f"Kept: {', '.join(kept) or 'none of what was made'}")

@@ -1,0 +1,183 @@
+"""The work of `warm`: what the cache does not know is asked of Ollama through it, at a pace."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli.asking import Answer, client
+from ollama_cache_proxy.cli.ending import DONE, FAILED, WRONG, Failed
+from ollama_cache_proxy.cli.jobs.api import Api, proxy
+from ollama_cache_proxy.cli.jobs.progress import Steps, steps
+from ollama_cache_proxy.cli.jobs.work import say
+from ollama_cache_proxy.cli.screen import write_json
+from ollama_cache_proxy.workbench.chunks import chunks
+from ollama_cache_proxy.workbench.requests import Asking, Outcome, embeddings, outcome, read, total
+
+_OK: Final = 200
+_NOT_CACHED: Final = 504
+_GIVE_UP: Final = 10
+"""Failures in a row after which the rest is left alone."""
+
+_TOLD: Final = 5
+"""Failures that are named one by one."""
+
+
+async def warm(arguments: argparse.Namespace) -> int:
+    """Ask ahead, and say what became of it; raises Failed."""
+    for name in ("lines", "batch", "concurrency", "rate"):
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise Failed(f"--{name}: {value} is not allowed: must be above 0", status=WRONG)
+    if bool(arguments.files) == bool(arguments.embed) or bool(arguments.embed) != bool(arguments.model):
+        raise Failed("warm takes either FILEs, or --embed DIR together with --model NAME", status=WRONG)
+    askings = list(_from_directory(arguments) if arguments.embed else _from_files(arguments.files))
+    url = options.proxy_url(arguments, options.settings_of(arguments))
+    async with client() as session:
+        warming = _Warming(await proxy(session, url), arguments.rate)
+        try:
+            with steps() as progress:
+                await warming.all(askings, arguments.concurrency, progress)
+        finally:
+            warming.tell(sum(asking.weight for asking in askings), as_json=arguments.json)
+    return FAILED if warming.failed else DONE
+
+
+def _from_files(names: Sequence[str]) -> Iterator[Asking]:
+    """Read requests; every line is looked at before anything is asked."""
+    for name in names:
+        try:
+            data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        except OSError as error:
+            raise Failed(f"{name!r} cannot be read: {error.strerror}", status=WRONG) from None
+        for number, line in enumerate(data.splitlines(), 1):
+            if line.strip():
+                try:
+                    yield read(line, f"{name}:{number}")
+                except ValueError as error:
+                    raise Failed(str(error), status=WRONG) from None
+
+
+def _from_directory(arguments: argparse.Namespace) -> Iterator[Asking]:
+    folder = Path(arguments.embed)
+    if not folder.is_dir():
+        raise Failed(f"--embed: {arguments.embed!r} is not a directory", status=WRONG)
+    try:
+        files = sorted(path for path in folder.glob(arguments.glob) if path.is_file() and not _hidden(path, folder))
+    except (ValueError, NotImplementedError) as error:
+        raise Failed(f"--glob: {arguments.glob!r} is not allowed: {error}", status=WRONG) from None
+    texts: list[str] = []
+    skipped = 0
+    for file in files:
+        try:
+            texts += chunks(file.read_text("utf-8"), arguments.chunk, arguments.lines)
+        except (OSError, UnicodeDecodeError):
+            skipped += 1
+    if skipped:
+        say(f"{skipped} of {len(files)} files were left out: no UTF-8, or not to be read")
+    if not texts:
+        raise Failed(f"--embed: {arguments.embed!r} has no text in files like {arguments.glob!r}", status=WRONG)
+    yield from embeddings(texts, arguments.model, arguments.batch)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+class _Pace:
+    """Lets as many pass in a second as it is told, evenly."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._gap = 0.0 if rate is None else 1 / rate
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Wait for one's turn."""
+        now = time.monotonic()
+        mine = max(now, self._next)
+        self._next = mine + self._gap
+        if mine > now:
+            await asyncio.sleep(mine - now)
+
+
+class _Warming:
+    """What was asked so far, and what became of it."""
+
+    def __init__(self, api: Api, rate: float | None) -> None:
+        self._api = api
+        self._pace = _Pace(rate)
+        self._outcomes: list[Outcome] = []
+        self._in_a_row = 0
+        self._begun = time.monotonic()
+
+    @property
+    def failed(self) -> int:
+        """How many texts and completions failed."""
+        return total(self._outcomes).failed
+
+    async def all(self, askings: Sequence[Asking], concurrency: int, progress: Steps) -> None:
+        """Ask everything; raises Failed after many failures in a row."""
+        progress.begin("Warming", sum(asking.weight for asking in askings))
+        waiting = iter(askings)
+
+        async def some() -> None:
+            for asking in waiting:
+                self._note(asking, await self._one(asking), progress)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(some())
+        except ExceptionGroup as group_of_errors:
+            raise group_of_errors.exceptions[0] from None
+
+    async def _one(self, asking: Asking) -> Outcome:
+        """Ask the cache alone first: what it knows costs Ollama nothing, and so takes no turn."""
+        known = await self._ask(asking, {"Cache-Control": "only-if-cached"})
+        if known.status == _NOT_CACHED:
+            await self._pace.turn()
+            known = await self._ask(asking, {})
+        headers = known.headers
+        return outcome(asking.weight, known.status, headers.get("X-Cache", ""), headers.get("Cache-Status", ""))
+
+    async def _ask(self, asking: Asking, fields: dict[str, str]) -> Answer:
+        return (await self._api.timed(asking.path, asking.body, {**asking.headers, **fields}))[1]
+
+    def _note(self, asking: Asking, came: Outcome, progress: Steps) -> None:
+        self._outcomes.append(came)
+        progress.advance(asking.weight)
+        self._in_a_row = self._in_a_row + 1 if came.failed else 0
+        if came.failed and sum(bool(one.failed) for one in self._outcomes) <= _TOLD:
+            progress.say(f"{asking.origin}: failed with {came.why}")
+        if self._in_a_row >= _GIVE_UP:
+            raise Failed(
+                f"{_GIVE_UP} requests in a row failed, the last with {came.why}",
+                "`ollama-cache-proxy doctor` says more",
+            )
+
+    def tell(self, wanted: int, *, as_json: bool) -> None:
+        """Say what became of everything."""
+        summed, seconds = total(self._outcomes), time.monotonic() - self._begun
+        reasons = Counter({"": 0})
+        for one in self._outcomes:
+            reasons[one.why] += one.unkept
+        unkept = {why: count for why, count in reasons.items() if count}
+        if as_json:
+            counts = asdict(summed) | {"unkept": unkept, "wanted": wanted, "seconds": round(seconds, 3)}
+            del counts["why"]
+            write_json(counts, indent=False)
+            return
+        did = f"{summed.asked} asked and kept, {summed.known} known, {summed.failed} failed"
+        say(f"Of {wanted}: {did}, in {seconds:.1f} s")
+        for why, count in unkept.items():
+            say(f"{count} asked, but not kept: {why} (see docs/cache-rules.md)")
+        if sum((summed.asked, summed.known, summed.failed, summed.unkept)) < wanted:
+            say("Start it again to go on: what is known is not asked again")

@@ -1,0 +1,65 @@
+"""`ollama-cache-proxy COMMAND …`. ending.py has the exit statuses.
+
+Only the module of the command that is named is imported: each brings along what others need not wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ollama_cache_proxy import __version__
+from ollama_cache_proxy.cli.ending import INTERRUPTED, STATUSES, UNREAD, Failed
+
+COMMANDS = (
+    *("serve", "stats", "clear", "entries", "explain", "doctor", "config"),
+    *("bench", "warm", "quantize"),
+    *("simulate", "demo", "gpu", "completion"),
+)
+"""Each is a module beside this one, with `add`; in the order in which help lists them."""
+
+
+def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Give the parser of the command line with these commands."""
+    statuses = "; ".join(f"{status} {meaning}" for status, meaning in STATUSES.items())
+    top = argparse.ArgumentParser(
+        prog="ollama-cache-proxy",
+        description="A transparent caching reverse proxy in front of Ollama.",
+        epilog=f"`ollama-cache-proxy COMMAND --help` shows examples. Exit statuses: {statuses}.",
+    )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in names:
+        importlib.import_module(f"ollama_cache_proxy.cli.{name}").add(commands)
+    return top
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """Read the command line; the garbage collector need not look at what importing makes, all of which stays."""
+    gc.disable()
+    try:
+        return parser(given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS).parse_args(given)
+    finally:
+        gc.enable()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit status."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = _parsed(given)
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except Failed as failed:
+        sys.stderr.write(f"ollama-cache-proxy: {failed}\n")
+        return failed.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write has nowhere to go
+        return UNREAD
+    return status

@@ -1,0 +1,67 @@
+"""`ollama-cache-proxy simulate`: an Ollama without models, for trying things out."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli.loop import run as run_loop
+from ollama_cache_proxy.cli.loop import until_signalled
+from ollama_cache_proxy.service.settings import host_and_port
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+
+_WRONG_SETTING = 2
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = options.command(
+        commands,
+        "simulate",
+        run,
+        help="run an Ollama that only pretends",
+        description="Answer as an Ollama 0.24 does, after delays, with made-up text and vectors. The same seed gives"
+        " the same answers.",
+        examples=("simulate", "simulate --listen 127.0.0.1:11500 --completion-ms 500 --token-rate 50"),
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="default: %(default)s")
+    parser.add_argument("--completion-ms", metavar="MS", type=float, default=2000.0, help="default: %(default)g")
+    parser.add_argument("--embedding-ms", metavar="MS", type=float, default=300.0, help="default: %(default)g")
+    parser.add_argument("--load-ms", metavar="MS", type=float, default=0.0, help="first use of a model; default: 0")
+    parser.add_argument(
+        "--token-rate", metavar="N", type=float, help="tokens a second in streams; default: all at once"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="default: %(default)d")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    try:
+        host, port = host_and_port(arguments.listen)
+        run_loop(_simulate(arguments, host, port))
+    except ValueError as error:
+        sys.stderr.write(f"ollama-cache-proxy: listen: {arguments.listen!r} is not allowed: {error}\n")
+        return _WRONG_SETTING
+    except OSError as error:
+        sys.stderr.write(f"ollama-cache-proxy: listen: {arguments.listen!r} cannot be used: {error.strerror}\n")
+        return _WRONG_SETTING
+    return 0
+
+
+async def _simulate(arguments: argparse.Namespace, host: str, port: int) -> None:
+    behaviour = Behaviour(
+        seed=arguments.seed,
+        completion_delay=arguments.completion_ms / 1000,
+        embedding_delay=arguments.embedding_ms / 1000,
+        load_delay=arguments.load_ms / 1000,
+        token_rate=arguments.token_rate,
+    )
+    simulator = Simulator(behaviour)
+    ended = asyncio.ensure_future(until_signalled())
+    await simulator.start(host, port)
+    sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
+    await ended
+    await simulator.stop()

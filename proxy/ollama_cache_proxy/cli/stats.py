@@ -1,0 +1,142 @@
+"""`ollama-cache-proxy stats`: what the cache did, as a table, live or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+from contextlib import nullcontext
+from typing import Any, Final
+
+from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli.ending import DONE, Failed
+
+_EVERY: Final = 2.0
+_LEAST: Final = 0.1
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = options.command(
+        commands,
+        "stats",
+        run,
+        help="show what the cache did",
+        description="Show hits, misses and what they saved, by operation, category and model: since the store was"
+        " first used, over all proxies that share it.",
+        examples=("stats", "stats --watch  # until Ctrl-C", "stats --json | jq .hitRate"),
+    )
+    options.add_url(parser)
+    options.add_json(parser)
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=_seconds,
+        const=_EVERY,
+        help=f"look again and again (default: every {_EVERY:g} s), until Ctrl-C; as JSON a line each time",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not _LEAST <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least {_LEAST:g}")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from ollama_cache_proxy.cli.loop import run_ending
+
+    url = options.proxy_url(arguments, options.settings_of(arguments))
+    return run_ending(_watch(url, arguments) if arguments.watch else _once(url, arguments))
+
+
+async def _once(url: str, arguments: argparse.Namespace) -> int:
+    from ollama_cache_proxy.cli.asking import STATS, asking
+    from ollama_cache_proxy.cli.screen import Screen, write_json
+
+    async with asking(url, "") as proxy:
+        stats = await proxy.told(STATS)
+    if arguments.json:
+        write_json(stats)
+    else:
+        screen = Screen()
+        screen.show(_shown(screen, url, stats))
+    return DONE
+
+
+async def _watch(url: str, arguments: argparse.Namespace) -> int:
+    """Go on until Ctrl-C; a proxy that is away is waited for, unless it was never there."""
+    from rich.live import Live
+
+    from ollama_cache_proxy.cli.asking import STATS, asking
+    from ollama_cache_proxy.cli.screen import Screen, write_json
+
+    screen = Screen()
+    live = screen.is_terminal and not arguments.json
+    async with asking(url, "") as proxy:
+        stats = await proxy.told(STATS)
+        with Live(console=screen, auto_refresh=False, vertical_overflow="crop") if live else nullcontext() as shown:
+            while True:
+                problem = ""
+                try:
+                    stats = await proxy.told(STATS)
+                except Failed as failed:
+                    problem = str(failed)
+                if arguments.json:
+                    write_json(stats if not problem else {"error": problem}, indent=False)
+                elif shown is not None:
+                    shown.update(_shown(screen, url, stats, problem), refresh=True)
+                else:
+                    screen.show(_shown(screen, url, stats, problem))
+                    screen.print()
+                await asyncio.sleep(arguments.watch)
+
+
+def _shown(screen: Any, url: str, stats: dict[str, Any], problem: str = "") -> Any:
+    """Give the tables, those without a row left out, and above them a line about the store."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from ollama_cache_proxy.cli.screen import Column, duration, printable, table
+
+    def row(title: str, found: dict[str, Any]) -> tuple[str, ...]:
+        tokens = found["savedTokens"]
+        return (
+            title,
+            f"{found['hits']:,}",
+            f"{found['misses']:,}",
+            f"{found['hitRate']:.1f} %" if found["hits"] + found["misses"] else "–",
+            f"{found['bypasses']:,}" if "bypasses" in found else "",
+            duration(found["savedSeconds"]),
+            f"{tokens['prompt'] + tokens['output']:,}",
+        )
+
+    def part(title: str, rows: dict[str, dict[str, Any]], whole: dict[str, Any] | None = None) -> Any:
+        passed = [Column(title="Passed on", right=True, spare=1)] if whole else []
+        columns = [
+            Column(title=title),
+            *(Column(title=name, right=True) for name in ("Hits", "Misses", "Hit rate")),
+            *passed,
+            Column(title="Saved time", right=True),
+            Column(title="Saved tokens", right=True, spare=2),
+        ]
+        used = sorted(rows.items(), key=lambda item: -item[1]["hits"] - item[1]["misses"])
+        lines = [row(name, found) for name, found in used]
+        lines += [row("together", whole)] if whole else []
+        shown = [line if whole else (*line[:4], *line[5:]) for line in lines]
+        return table(screen, columns, shown, total=bool(whole))
+
+    store = stats.get("store", {})
+    state = "" if store.get("state") == "ok" else "; it does not answer, `ollama-cache-proxy doctor` says why"
+    head = f"{url} keeps {options.entries(stats['keys'])} in {store.get('name', '?')}{state}"
+    lines: list[Any] = [Text(printable(head)), Text("")]
+    lines.append(part("Operation", stats["byOperation"], stats))
+    for title, name in (("Model", "byModel"), ("Category", "byCategory")):
+        if stats[name]:
+            lines += [Text(""), part(title, stats[name])]
+    if problem:
+        lines += [Text(""), Text(printable(problem), style="bold red")]
+    return Group(*lines)

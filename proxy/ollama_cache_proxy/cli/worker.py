@@ -1,0 +1,32 @@
+"""One process of `serve --workers`, which starts it as `python -m ollama_cache_proxy.cli.worker` with three arguments.
+
+CHANNEL, HANDOFF and LISTENER are file descriptors of its sockets. It ends when it is told to, by its supervisor or by a
+signal, and when its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from contextlib import suppress
+
+from ollama_cache_proxy.cli.loop import run as run_loop
+from ollama_cache_proxy.cli.loop import settle, until_signalled
+from ollama_cache_proxy.service.settings import SettingsError
+from ollama_cache_proxy.service.workers import working
+
+
+async def _work(*descriptors: int) -> None:
+    with suppress(SettingsError, ConnectionError):  # the supervisor has been told, or has gone
+        async with working(*(socket.socket(fileno=descriptor) for descriptor in descriptors)) as siblings:
+            settle()
+            ends = [asyncio.ensure_future(end) for end in (until_signalled(), siblings.told_to_end.wait())]
+            _, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in left:
+                end.cancel()
+
+
+if __name__ == "__main__":
+    channel, handoff, listener = map(int, sys.argv[1:])
+    run_loop(_work(channel, handoff, listener))

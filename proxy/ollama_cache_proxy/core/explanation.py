@@ -1,0 +1,117 @@
+"""Why a request is or is not answered from the cache, without asking Ollama for an answer.
+
+It follows the same steps as an exchange, and for a miss looks for the entry that the request came nearest to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from ollama_cache_proxy.core.fetch import Listing, Neighbours, Question
+from ollama_cache_proxy.core.fingerprint_key import Marking
+from ollama_cache_proxy.core.lookup import Finder
+from ollama_cache_proxy.policy import classify, embeddings, endpoints, fields, model_names
+from ollama_cache_proxy.policy.classify import Bypass
+from ollama_cache_proxy.policy.fingerprints import differing
+from ollama_cache_proxy.policy.messages import Description, Request
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.reuse import Forward, Hit, directives
+from ollama_cache_proxy.policy.status import Detail
+
+_SEARCH: Final = 2.0
+_PAGE: Final = 500
+
+
+@record
+class _Nearest:
+    """What a search found; `complete` says that it saw every entry in its time."""
+
+    entry: Description | None
+    differs: tuple[str, ...]
+    searched: int
+    complete: bool
+
+
+class Explainer:
+    """Explains requests; `marking` makes its search possible."""
+
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._rules = neighbours.rules
+        self._store = neighbours.store
+        self._clock = neighbours.clock
+        self._marking: Marking = neighbours.marking
+        self._finder = Finder(neighbours)
+
+    async def explain(self, request: Request, body: bytes) -> dict[str, Any]:
+        """Give what `POST /api/cache/explain` answers."""
+        endpoint, exact = endpoints.find(request.method, request.target)
+        rules, policy = self._rules, self._rules.policy(endpoint)
+        wishes = directives(request.fields, max_ttl=rules.max_ttl)
+        found: Any = classify.by_head(endpoint, request, wishes, policy=policy, exact=exact)
+        if found is None and len(body) > rules.max_request_bytes:
+            found = Bypass(detail=Detail.TOO_LARGE)
+        if found is None:
+            found = classify.by_body(endpoint, body, policy=policy, streams=rules.streams)
+        about: dict[str, Any] = {"operation": endpoint.operation, "policy": policy.value if policy else None}
+        if isinstance(found, Bypass):
+            return about | {"candidate": False, "detail": found.detail.value}
+        request = replace(request, fields=fields.forwarded_request(request.fields))
+        question = await self._finder.pose(found, request, body, replace(wishes, only_if_cached=False))
+        if question is None:
+            return about | {"candidate": False, "detail": Detail.NO_DIGEST.value}
+        question, outcome = await self._finder.find(question)
+        about |= {"candidate": True, "model": model_names.short(question.identity.model), "key": question.key}
+        if question.listing is not None:
+            about["items"] = {"known": question.listing.known_texts, "of": question.texts}
+        if question.generation is None:
+            about["detail"] = Detail.STORE_UNAVAILABLE.value
+        match outcome:
+            case Hit():
+                return about | {"result": "hit", "age": outcome.age, "ttl": outcome.ttl}
+            case Forward():
+                about |= {"result": "miss", "fwd": outcome.reason.value}
+        return about | await self._nearest(question)
+
+    async def _nearest(self, question: Question) -> dict[str, Any]:
+        """Say which entry came nearest, where that can be said."""
+        if not self._marking.on:
+            return {"nearest": None, "note": "set OCP_EXPLAIN=true to have the fields of entries compared"}
+        found = await self._search(question)
+        about: dict[str, Any] = {"nearest": None, "searched": found.searched, "complete": found.complete}
+        if found.entry is not None:
+            about["nearest"] = {
+                "key": found.entry.key,
+                "model": model_names.short(found.entry.model),
+                "operation": found.entry.operation,
+                "age": max(0, int(self._clock.now() - found.entry.stored_at)),
+                "differs": list(found.differs),
+            }
+        return about
+
+    async def _search(self, question: Question) -> _Nearest:
+        """Go through the entries for as long as there is time."""
+        await self._marking.renew()
+        text = None if question.listing is None else _first_missing(question.listing)
+        wanted = await self._marking.of(question.candidate, text, question.scope, question.request.fields)
+        best: tuple[int, float, Description, tuple[str, ...]] | None = None
+        searched, cursor, ends = 0, "", self._clock.monotonic() + _SEARCH
+        complete = False
+        while not complete and self._clock.monotonic() < ends:
+            page = await self._store.page(cursor, _PAGE)
+            if page is None:
+                break
+            for entry in page.entries:
+                differs = differing(wanted, entry.marks)
+                if differs is not None and (best is None or (len(differs), -entry.stored_at) < best[:2]):
+                    best = (len(differs), -entry.stored_at, entry, differs)
+            searched += len(page.entries)
+            complete, cursor = page.cursor is None, page.cursor or ""
+        return _Nearest(
+            entry=best[2] if best else None, differs=best[3] if best else (), searched=searched, complete=complete
+        )
+
+
+def _first_missing(listing: Listing) -> str:
+    missing = embeddings.missing(listing.batch, listing.known)
+    return missing[0] if missing else listing.batch.texts[0]

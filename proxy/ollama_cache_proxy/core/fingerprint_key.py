@@ -1,0 +1,35 @@
+"""The key of the fingerprints that are kept with entries: random, and in the store alone. Off unless it is set."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Final
+
+from ollama_cache_proxy.core.ports import Store
+from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.fingerprints import marks
+from ollama_cache_proxy.policy.key import Scope
+from ollama_cache_proxy.policy.messages import Fields
+
+_NAME: Final = "marks-key"
+_BYTES: Final = 32
+
+
+class Marking:
+    """Gives marks where that is `on` and the store has a key for them."""
+
+    def __init__(self, store: Store, *, on: bool) -> None:
+        self._store = store
+        self.on = on
+        self._secret: bytes | None = None
+
+    async def renew(self) -> None:
+        """Read the key again: the store may have lost it, and another proxy begun a new one."""
+        self._secret = await self._store.settle(_NAME, secrets.token_bytes(_BYTES)) if self.on else None
+
+    async def of(self, candidate: Candidate, text: str | None, scope: Scope, fields: Fields) -> Mapping[str, str]:
+        """Give the marks of a request, or of one text of its list; none where there is no key."""
+        if self.on and self._secret is None:
+            await self.renew()
+        return {} if self._secret is None else marks(candidate, text, scope, fields, self._secret)

@@ -1,0 +1,187 @@
+"""Lists of texts, embedded item by item: only what is not known is asked of Ollama, in one request.
+
+The answer is joined from items in the caller's order. Whatever cannot be joined with certainty is asked anew as a
+whole, and not kept. Whether what Ollama wrote for a vector is numbers at all is looked at when the caller has it, and
+decides only on what is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Listing, Question, Whole
+from ollama_cache_proxy.core.flights import Flight
+from ollama_cache_proxy.core.ports import Entries
+from ollama_cache_proxy.policy import storing
+from ollama_cache_proxy.policy.embeddings import (
+    Item,
+    alike,
+    encode,
+    join,
+    joined_size,
+    missing,
+    sound,
+    split,
+    upstream_body,
+)
+from ollama_cache_proxy.policy.messages import Fields
+from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.storing import OK, NotStorable
+
+_OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
+
+_TO_ASK: Final = 3
+"""Turns of the event loop that a look at the models takes until it is sent."""
+
+
+class ListFetcher(Fetcher):
+    """Does the work of flights for lists."""
+
+    async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
+        """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
+        texts = missing(listing.batch, listing.known)
+        if not texts:  # all are known, but the answer would be over the limit
+            await self._fetch_unkept(question, flight, Detail.ANSWER_TOO_LARGE)
+        elif texts == listing.batch.texts and not listing.batch.base64:
+            await self._fetch_all(question, listing, flight)
+        else:
+            await self._fetch_part(question, listing, flight, texts)
+
+    async def _fetch_all(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
+        """Ask as the caller asked, and hand on the answer as it came."""
+        whole = await self.ask(question, flight)
+        if whole is None:
+            return
+        texts = listing.batch.texts
+        items = self._cut(question, listing, whole, texts, sure=True)
+        detail = items if isinstance(items, Detail) else self.bar(question)
+        if isinstance(items, Detail) or detail is not None:
+            await self.answer(question, flight, replace(whole, detail=detail))
+            return
+        tokens = sum(item.tokens for item in items)
+        whole = replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens)
+        found = dict(zip(texts, items, strict=True))
+        await self.answer(question, flight, whole, lambda: self._entries(question, listing, whole, found))
+
+    async def _fetch_part(
+        self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
+    ) -> None:
+        """Ask for some texts, and join their items with those that are known."""
+        request = replace(question.request, fields=_without_body_fields(question.request.fields))
+        part = await self.ask_bounded(question, request, upstream_body(listing.batch, texts), flight)
+        if isinstance(part, Detail):
+            await self._fetch_unkept(question, flight, part)
+            return
+        if part.head.status != OK:  # one bad text fails the list, and the error is about what the caller sent
+            await self._fetch_unkept(question, flight, Detail.STATUS)
+            return
+        look = self._look(question) if listing.known else None
+        await _turns(_TO_ASK)  # what Ollama says to that comes while the answer is cut
+        items = self._cut(question, listing, part, texts, sure=listing.batch.base64)
+        if isinstance(items, Detail):
+            await self._fetch_unkept(question, flight, items)
+            return
+        asked = dict(zip(texts, items, strict=True))
+        together = {**listing.known, **asked}
+        detail = await self._unjoinable(question, listing, together, look)
+        if detail is not None:
+            await self._fetch_unkept(question, flight, detail)
+            return
+        durations = (items[0].total_duration, items[0].load_duration)
+        joined = join(listing.batch, together, durations=durations)
+        length = (b"Content-Length", str(len(joined.body)).encode())
+        head = replace(part.head, fields=(*_without_body_fields(part.head.fields), length))
+        detail = self.bar(question)
+        whole = Whole(
+            head=head,
+            length=len(joined.body),
+            chunks=(joined.body,),
+            seconds=part.seconds,
+            ttl=None if detail else self.lifetime(question),
+            detail=detail,
+            prompt_tokens=sum(item.tokens for item in items),
+            estimated=joined.estimated,
+            known=listing.known_texts,
+        )
+        flight.publish(whole)
+        await asyncio.sleep(0)
+        if detail is not None:
+            return
+        if sound(items):  # the caller, who has what Ollama said, has not waited for this
+            await self.keep(question, self._entries(question, listing, part, asked))
+        else:
+            self.left_out(question, self._unfit(question, part, texts))
+
+    def _look(self, question: Question) -> asyncio.Task[bool]:
+        """Begin to look whether the model is still the same.
+
+        Of one answer Ollama has seen to it that its vectors belong together; between what is known and what was asked
+        the model may have changed behind our back.
+        """
+        return self._tasks.spawn(self._models.still(question.identity), "look whether a model is the same")
+
+    async def _unjoinable(
+        self, question: Question, listing: Listing, items: Mapping[str, Item], look: asyncio.Task[bool] | None
+    ) -> Detail | None:
+        """Say why these items must not be joined, or None."""
+        if joined_size(listing.batch, items) > self._rules.max_list_bytes:
+            return Detail.ANSWER_TOO_LARGE
+        if not alike(items.values()):
+            return Detail.MODEL_CHANGED
+        same = question.identity.stability.unchanged() and (look is None or await look)
+        return None if same else Detail.MODEL_CHANGED
+
+    async def _fetch_unkept(self, question: Question, flight: Flight[Fetched], detail: Detail) -> None:
+        """Ask as the caller asked: what came of the part could not be joined, for this reason."""
+        whole = await self.ask(question, flight)
+        if whole is not None:
+            await self.answer(question, flight, replace(whole, detail=detail))
+
+    def _cut(
+        self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...], *, sure: bool
+    ) -> tuple[Item, ...] | Detail:
+        """Give the items of an answer to a request for `texts`, or why it has none that can be relied on.
+
+        They are `sound` where that must be `sure` now.
+        """
+        barred = storing.by_head(question.candidate, whole.head)
+        items = None if barred else split(listing.batch, texts, b"".join(whole.chunks))
+        if items is None or (sure and not sound(items)):
+            return self._unfit(question, whole, texts)
+        if all(item.total_duration and item.load_duration for item in items):
+            return items
+        measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
+        return tuple(
+            replace(item, total_duration=item.total_duration or measured, load_duration=item.load_duration or 1)
+            for item in items
+        )
+
+    def _unfit(self, question: Question, whole: Whole, texts: tuple[str, ...]) -> Detail:
+        """Say why an answer to a request for `texts` has no items, or none that may be kept."""
+        candidate = replace(question.candidate, items=len(texts))
+        verdict = storing.storable(candidate, whole.head, b"".join(whole.chunks))
+        return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
+
+    def _entries(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> Entries:
+        """Give what is kept of each item."""
+        took = whole.seconds / len(items)
+        return [
+            (
+                listing.keys[text],
+                self.entry(question, whole.head, encode(item), took=took, tokens=(item.tokens, None)),
+            )
+            for text, item in items.items()
+        ]
+
+
+async def _turns(count: int) -> None:
+    """Let others go on so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def _without_body_fields(fields: Fields) -> Fields:
+    return tuple(line for line in fields if line[0].lower() not in _OF_THE_BODY)

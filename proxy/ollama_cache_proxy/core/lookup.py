@@ -1,0 +1,113 @@
+"""From a candidate to what the store knows about it: its model's identity, its key, and the entry or the items."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ollama_cache_proxy.core.fetch import Listing, Neighbours, Question
+from ollama_cache_proxy.core.ports import Saved
+from ollama_cache_proxy.policy import embeddings
+from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.embeddings import Batch, Item
+from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.key import Scope, cache_key
+from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.reuse import Directives, Forward, Hit, Refuse, Reuse, reuse
+from ollama_cache_proxy.policy.status import FwdReason
+
+
+class Finder:
+    """Asks the models and the store; nothing here reaches a client, and nothing asks Ollama for an answer."""
+
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._rules = neighbours.rules
+        self._store = neighbours.store
+        self._models = neighbours.models
+        self._clock = neighbours.clock
+        self._purges = neighbours.purges
+
+    async def pose(self, candidate: Candidate, request: Request, body: bytes, wishes: Directives) -> Question | None:
+        """Make a question of a candidate; None where it is not known what its model's name stands for.
+
+        The fields of `request` are those for Ollama.
+        """
+        identity = await self._models.identify(candidate.model)
+        if identity is None:
+            return None
+        scope = Scope(
+            digest=identity.digest, version=identity.version, epoch=self._rules.epoch, namespace=wishes.namespace
+        )
+        return Question(
+            request=request,
+            body=body,
+            wishes=wishes,
+            candidate=candidate,
+            identity=identity,
+            scope=scope,
+            key=cache_key(candidate, scope, request.fields),
+            policy=self._rules.policy(candidate.endpoint),
+            purges=self._purges.count,
+            listing=_listing(candidate, scope, request),
+        )
+
+    async def find(self, question: Question) -> tuple[Question, Reuse]:
+        """Look a question up: gives it with what was found out, and whether that answers it."""
+        if question.listing is not None:
+            return await self._find_list(question, question.listing)
+        lookup = await self._store.get(question.key)
+        entry = None if question.policy is Policy.WRITE_ONLY else lookup.entry
+        return replace(question, generation=lookup.generation), reuse(entry, question.wishes, self._clock.now())
+
+    async def _find_list(self, question: Question, listing: Listing) -> tuple[Question, Reuse]:
+        """Look up each text; all of them known are a hit, whose entry is the joined answer."""
+        batch, keys = listing.batch, listing.keys
+        found = await self._store.get_many(tuple(keys.values()))
+        wishes, now = replace(question.wishes, only_if_cached=False), self._clock.now()
+        entries = (None if question.policy is Policy.WRITE_ONLY else entry for entry in found.entries)
+        outcomes = {text: reuse(entry, wishes, now) for text, entry in zip(keys, entries, strict=True)}
+        hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
+        items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
+        if not embeddings.alike(items.values()):
+            items = {}  # of two models: one was replaced behind our back a moment ago
+        missing = frozenset(embeddings.missing(batch, items))
+        known = {text: item for text, item in items.items() if text not in missing}
+        listing = replace(listing, known=known, saved=_saved(batch, known, hits))
+        question = replace(question, generation=found.generation, listing=listing)
+        if not missing and embeddings.joined_size(batch, items) <= self._rules.max_list_bytes:
+            return question, _joined(listing, hits)
+        if question.wishes.only_if_cached:
+            return question, Refuse.ONLY_IF_CACHED
+        refused = (outcomes[text] for text in keys if text in missing)
+        reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)
+        return question, Forward(reason=reason)
+
+
+def _listing(candidate: Candidate, scope: Scope, request: Request) -> Listing | None:
+    batch = embeddings.batch(candidate)
+    if batch is None:
+        return None
+    return Listing(batch=batch, keys=embeddings.item_keys(batch, scope, request.fields))
+
+
+def _saved(batch: Batch, known: dict[str, Item], hits: dict[str, Hit]) -> Saved:
+    """Sum up what Ollama does not have to do again: it would work on each text as often as it stands there."""
+    texts = [text for text in batch.texts if text in known]
+    return Saved(
+        seconds=sum(hits[text].entry.took for text in texts), prompt_tokens=sum(known[text].tokens for text in texts)
+    )
+
+
+def _joined(listing: Listing, hits: dict[str, Hit]) -> Hit:
+    """Make one hit of a list of which every text is known; its age is that of the oldest item."""
+    joined = embeddings.join(listing.batch, listing.known)
+    first = hits[listing.batch.texts[0]].entry
+    kind = (b"Content-Type", embeddings.content_type(listing.batch))
+    entry = replace(
+        first,
+        fields=tuple(kind if line[0].lower() == b"content-type" else line for line in first.fields),
+        body=joined.body,
+        took=listing.saved.seconds,
+        prompt_tokens=listing.saved.prompt_tokens,
+    )
+    ages, ttls = [hit.age for hit in hits.values()], [hit.ttl for hit in hits.values()]
+    return Hit(entry=entry, age=max(ages), ttl=min(ttls), estimated=joined.estimated)

@@ -1,0 +1,208 @@
+"""Whether a request may be answered from the cache: a `Candidate`, or a `Bypass` with its one reason."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, TypeAlias
+
+from ollama_cache_proxy.policy import document, model_names
+from ollama_cache_proxy.policy.endpoints import Endpoint, Kind, Policy
+from ollama_cache_proxy.policy.messages import Fields, Request
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.reuse import Directives
+from ollama_cache_proxy.policy.status import Detail
+
+
+@record
+class Candidate:
+    """A request that the cache may answer. `items` counts the vectors that an embeddings answer must hold."""
+
+    endpoint: Endpoint
+    model: str
+    document: dict[str, Any]
+    items: int
+    stream: bool = False
+
+
+@record
+class Bypass:
+    """A request that is passed on as it came. `model` is its model's name where it was understood, else empty."""
+
+    detail: Detail
+    model: str = ""
+
+
+Classification: TypeAlias = Candidate | Bypass
+
+_DURATION: Final = re.compile(
+    r"[+-]?(?:0|(?:(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:ns|us|µs|μs|ms|s|m|h)){1,8})"
+)
+_PARTS: Final = re.compile(r"([0-9]*)\.?([0-9]*)(ns|us|µs|μs|ms|s|m|h)")
+_NANOSECONDS: Final = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
+_INT64: Final = 2**63
+
+
+def by_head(
+    endpoint: Endpoint, request: Request, wishes: Directives, *, policy: Policy | None, exact: bool
+) -> Bypass | None:
+    """Give the reason to pass the request on that shows before its body is read, or None."""
+    detail = _head_detail(endpoint, request.fields, wishes, policy, exact=exact)
+    return None if detail is None else Bypass(detail=detail)
+
+
+_BARRED: Final = {
+    b"content-encoding": Detail.CONTENT_ENCODING,
+    b"range": Detail.RANGE,
+    b"cookie": Detail.COOKIE,
+}
+
+
+def _head_detail(
+    endpoint: Endpoint, fields: Fields, wishes: Directives, policy: Policy | None, *, exact: bool
+) -> Detail | None:
+    if endpoint.policy is None:
+        return Detail.ENDPOINT
+    if policy is Policy.OFF:
+        return Detail.OPT_IN
+    if not exact:
+        return Detail.SPELLING
+    for name, _ in fields:
+        detail = _BARRED.get(name.lower())
+        if detail is not None:
+            return detail
+    return Detail.NO_STORE if wishes.no_store else None
+
+
+def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool) -> Classification:
+    """Classify a request whose head allows reuse, by its whole body. `streams` says whether those may be reused too."""
+    read = document.read(body, endpoint.known)
+    if isinstance(read, Detail):
+        return Bypass(detail=read)
+    model = read.get("model")
+    if not isinstance(model, str) or not model:
+        return Bypass(detail=Detail.NO_MODEL)
+    if model_names.is_remote(model):
+        return Bypass(detail=Detail.REMOTE_MODEL, model=model)
+    items = _items(endpoint, read)
+    if isinstance(items, Detail):
+        return Bypass(detail=items, model=model)
+    candidate = Candidate(endpoint=endpoint, model=model, document=read, items=items, stream=_streams(endpoint, read))
+    detail = _barred(candidate, policy, streams=streams) or _raw(read, body)
+    return candidate if detail is None else Bypass(detail=detail, model=model)
+
+
+def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> Detail | None:
+    """Say why what is understood is not to be reused all the same, or None."""
+    endpoint, body = candidate.endpoint, candidate.document
+    if endpoint.stream_default is not None and not isinstance(body.get("stream"), bool | None):
+        return Detail.FIELD_TYPE
+    if candidate.stream and not streams:
+        return Detail.STREAM
+    if policy is Policy.DETERMINISTIC and not _is_deterministic(endpoint, body):
+        return Detail.NOT_DETERMINISTIC
+    return _inert(endpoint, body)
+
+
+def _streams(endpoint: Endpoint, body: dict[str, Any]) -> bool:
+    """Whether a stream is asked for; `null` is the default, a string is Ollama's to refuse."""
+    if endpoint.stream_default is None:
+        return False
+    stream = body.get("stream")
+    return endpoint.stream_default if stream is None else stream is True
+
+
+_RANDOM: Final = 2**32 - 1
+"""The seed that llama.cpp takes for none; so is every one that is the same in 32 bits, -1 among them."""
+
+
+def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
+    """Whether the request itself asks for the same answer each time: vectors, temperature 0, or a seed."""
+    if endpoint.kind is Kind.EMBEDDING:
+        return True
+    sampling = body.get(endpoint.options) if endpoint.options else body
+    if not isinstance(sampling, dict):
+        return False
+    temperature, seed = sampling.get("temperature"), sampling.get("seed")
+    greedy = not isinstance(temperature, bool) and isinstance(temperature, int | float) and temperature == 0
+    return greedy or (type(seed) is int and 0 <= seed < _RANDOM)
+
+
+def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
+    """Count the answers asked for; an absent or empty prompt is a command to load or unload, not a question."""
+    prompt = body.get(endpoint.prompt)
+    forms = {"messages": (list,), "input": (str, list)}.get(endpoint.prompt, (str,))
+    if prompt is not None and not isinstance(prompt, forms):
+        return Detail.FIELD_TYPE
+    if not prompt:
+        return Detail.NO_PROMPT
+    if isinstance(prompt, str) or endpoint.prompt == "messages":
+        return 1 if isinstance(prompt, str) or all(isinstance(item, dict) for item in prompt) else Detail.FIELD_TYPE
+    return len(prompt) if all(type(item) is str and item for item in prompt) else Detail.FIELD_TYPE
+
+
+def _inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
+    """A field that is left out of the key must be valid, or Ollama has to say what is wrong with it."""
+    if "keep_alive" in endpoint.inert and not _keeps(body.get("keep_alive")):
+        return Detail.KEEP_ALIVE
+    if "encoding_format" in endpoint.known and body.get("encoding_format") not in (None, "", "float", "base64"):
+        return Detail.ENCODING_FORMAT
+    return None
+
+
+_ESCAPED: Final = re.compile(rb"\\u00(?:6[aAeEfF]|73)")
+
+
+def _raw(document: dict[str, Any], body: bytes) -> Detail | None:
+    """Ollama compares a `format` of text byte for byte, so "json" spelled with escapes is another one.
+
+    What OpenAI's form calls `response_format` is handed on as one.
+    """
+    raw = isinstance(document.get("format"), str) or "response_format" in document
+    return Detail.FIELD_TYPE if raw and _ESCAPED.search(body) is not None else None
+
+
+def _keeps(keep_alive: object) -> bool:
+    """Whether `keep_alive` is valid and no command to unload: null, a number other than 0, or a Go duration."""
+    if keep_alive is None:
+        return True
+    if isinstance(keep_alive, bool):
+        return False
+    if isinstance(keep_alive, int | float):
+        return keep_alive < 0 or 1 <= keep_alive * 1e9 < _INT64
+    return isinstance(keep_alive, str) and 0 < _nanoseconds(keep_alive) < _INT64
+
+
+def _nanoseconds(duration: str) -> int:
+    """Give the size of a Go duration (`time.ParseDuration`), fractions of a nanosecond cut off; 0 for no duration."""
+    if _DURATION.fullmatch(duration) is None:
+        return 0
+    return sum(
+        int(whole or 0) * (unit := _NANOSECONDS[name]) + int(part or 0) * unit // 10 ** len(part)
+        for whole, part, name in _PARTS.findall(duration)
+    )
+
+
+def is_embedding(endpoint: Endpoint) -> bool:
+    """Whether the endpoint answers with vectors: another lifetime, another limit, and worth finishing unasked."""
+    return endpoint.kind is Kind.EMBEDDING
+
+
+def changed_model(endpoint: Endpoint, body: bytes | None) -> str | None:
+    """Give the canonical name of the model that a pull, create, copy or delete is about.
+
+    None means that it cannot be told, and then it may be any model.
+    """
+    read = document.read(body or b"", endpoint.known)
+    if isinstance(read, Detail):
+        return None
+    name = next((value for field in endpoint.changes if (value := read.get(field))), None)
+    return model_names.canonical(name) if isinstance(name, str) else None

@@ -1,0 +1,94 @@
+"""Reading a request's JSON body only where Go's encoding/json must read the same.
+
+orjson refuses a BOM, lone surrogates, bytes after the value, NaN and invalid UTF-8. It keeps the last of duplicate
+names, turns integers past 64 bits into floats and forgets the sign of -0, so those get a look of their own. When in
+doubt the answer is a `Detail`, and the body is passed on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.status import Detail
+
+MAX_DEPTH: Final = 64
+MAX_EXACT: Final = 2**53
+_VALUE: Final = 128
+_OBJECT: Final = 320
+"""Bytes that a value and an object take in Python beside their text, roughly, while a key is made of them."""
+_MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
+"""orjson reads an integer, which has no sign; Go reads a float, which has."""
+
+
+def weight(body: bytes) -> int:
+    """Give about how many bytes of memory the values of `body` take: small ones take many times their text."""
+    return _VALUE * (body.count(b",") + body.count(b"[")) + _OBJECT * body.count(b"{")
+
+
+def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
+    """Give the object that `body` is, or why it cannot be trusted to mean the same to Ollama.
+
+    `known` are the names that Ollama reads at the top level, all in lower case.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return Detail.NOT_JSON
+    if not isinstance(document, dict):
+        return Detail.NOT_AN_OBJECT
+    if b"-0" in body and _MINUS_ZERO.search(body) is not None:
+        return Detail.NUMBER
+    texts = _survey(document)
+    if isinstance(texts, Detail):
+        return texts
+    if texts != _texts_in(body):
+        return Detail.DUPLICATE_NAME
+    return Detail.AMBIGUOUS_NAME if _ambiguous(document, known) else document
+
+
+def _survey(document: dict[str, Any]) -> int | Detail:
+    """Count the strings in the tree, names included, and check its depth and its numbers."""
+    texts = 0
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                texts += len(node)
+                items: Any = node.values()
+            else:
+                items = node
+            for item in items:
+                kind = type(item)
+                if kind is str:
+                    texts += 1
+                elif kind is dict or kind is list:
+                    below.append(item)
+                elif (kind is int or kind is float) and not (math.isfinite(item) and -MAX_EXACT <= item <= MAX_EXACT):
+                    return Detail.NUMBER
+        if not below:
+            return texts
+        level = below
+    return Detail.DEPTH
+
+
+def _texts_in(body: bytes) -> int:
+    """Count the strings that valid JSON spells out: a dropped duplicate shows as a difference to the tree's count."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return body.count(b'"') // 2
+
+
+def _ambiguous(document: dict[str, Any], known: frozenset[str]) -> bool:
+    """Whether Go, which folds case, could take one name for another (`STREAM`, `ſtream`, or `a` beside `A`)."""
+    seen: set[str] = set()
+    for name in document:
+        folded = name if name.isascii() and name.islower() else name.casefold()
+        if folded in seen or (folded in known and name not in known):
+            return True
+        seen.add(folded)
+    return False

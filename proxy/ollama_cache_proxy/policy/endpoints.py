@@ -1,0 +1,187 @@
+"""Ollama's routes, described once: what each one is, and what of it may be reused.
+
+A request that matches no row is `OTHER`, and is passed on. Field names are those of Ollama's request types
+(`api/types.go`, `openai/openai.go`, 0.24); they serve to find names that Ollama would take for one of them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from ollama_cache_proxy.policy.record import record
+
+
+class Kind(Enum):
+    """What an endpoint answers with."""
+
+    COMPLETION = "completion"
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    NONE = "none"
+
+
+class Policy(Enum):
+    """What the cache does for an endpoint: nothing, all it can, only what asks for determinism, or half of it."""
+
+    OFF = "off"
+    ALWAYS = "always"
+    DETERMINISTIC = "deterministic"
+    READ_ONLY = "read-only"
+    WRITE_ONLY = "write-only"
+
+
+@record
+class Endpoint:
+    """One route.
+
+    `operation` is its name in keys, metrics and log; `policy` what holds where no setting says otherwise (None: its
+    answers can never be reused); `stream_default` says what an absent `stream` means (None: it never streams); `prompt`
+    names the field that holds what is asked; `options` the member that holds the sampling options, whose names are
+    sorted too (empty: they stand at the top level); `inert` the fields that change no answer; `known` all the names
+    that Ollama reads; `changes` the fields that may name a model that success changes, first one wins.
+    """
+
+    method: str
+    path: str
+    operation: str
+    kind: Kind = Kind.NONE
+    policy: Policy | None = None
+    stream_default: bool | None = None
+    prompt: str = ""
+    options: str = ""
+    inert: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+    changes: tuple[str, ...] = ()
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NAMING: Final = _names("model name source destination")
+
+OTHER: Final = Endpoint(method="", path="", operation="other")
+
+ENDPOINTS: Final = (
+    Endpoint(
+        method="POST",
+        path="/api/generate",
+        operation="generate",
+        kind=Kind.COMPLETION,
+        policy=Policy.ALWAYS,
+        stream_default=True,
+        prompt="prompt",
+        options="options",
+        inert=_names("keep_alive stream"),
+        known=_names(
+            "model prompt suffix system template context stream raw format keep_alive images options think truncate"
+            " shift _debug_render_only logprobs top_logprobs width height steps",
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/embed",
+        operation="embed",
+        kind=Kind.EMBEDDING,
+        policy=Policy.ALWAYS,
+        prompt="input",
+        options="options",
+        inert=_names("keep_alive"),
+        known=_names("model input keep_alive truncate dimensions options"),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/embeddings",
+        operation="embeddings",
+        kind=Kind.EMBEDDING,
+        policy=Policy.ALWAYS,
+        prompt="prompt",
+        options="options",
+        inert=_names("keep_alive"),
+        known=_names("model prompt keep_alive options"),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/embeddings",
+        operation="v1-embeddings",
+        kind=Kind.EMBEDDING,
+        policy=Policy.ALWAYS,
+        prompt="input",
+        inert=_names("user"),
+        known=_names("model input dimensions encoding_format"),
+    ),
+    Endpoint(
+        method="POST",
+        path="/api/chat",
+        operation="chat",
+        kind=Kind.CHAT,
+        policy=Policy.OFF,
+        stream_default=True,
+        prompt="messages",
+        options="options",
+        inert=_names("keep_alive stream"),
+        known=_names(
+            "model messages stream format keep_alive tools options think truncate shift _debug_render_only logprobs"
+            " top_logprobs",
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/chat/completions",
+        operation="v1-chat",
+        kind=Kind.CHAT,
+        policy=Policy.OFF,
+        stream_default=False,
+        prompt="messages",
+        inert=_names("stream"),
+        known=_names(
+            "model messages stream stream_options max_tokens seed stop temperature frequency_penalty presence_penalty"
+            " top_p response_format tools reasoning reasoning_effort logprobs top_logprobs _debug_render_only",
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/completions",
+        operation="v1-completions",
+        kind=Kind.COMPLETION,
+        policy=Policy.OFF,
+        stream_default=False,
+        prompt="prompt",
+        inert=_names("stream"),
+        known=_names(
+            "model prompt frequency_penalty max_tokens presence_penalty seed stop stream stream_options temperature"
+            " top_p suffix logprobs _debug_render_only",
+        ),
+    ),
+    Endpoint(method="POST", path="/v1/responses", operation="v1-responses", kind=Kind.CHAT, stream_default=False),
+    Endpoint(method="POST", path="/v1/messages", operation="v1-messages", kind=Kind.CHAT, stream_default=False),
+    Endpoint(method="POST", path="/api/pull", operation="pull", known=_NAMING, changes=("model", "name")),
+    Endpoint(method="POST", path="/api/create", operation="create", known=_NAMING, changes=("model", "name")),
+    Endpoint(method="POST", path="/api/copy", operation="copy", known=_NAMING, changes=("destination",)),
+    Endpoint(method="DELETE", path="/api/delete", operation="delete", known=_NAMING, changes=("model", "name")),
+    Endpoint(method="POST", path="/api/push", operation="push", stream_default=True),
+    Endpoint(method="POST", path="/api/show", operation="show"),
+    Endpoint(method="GET", path="/api/tags", operation="tags"),
+    Endpoint(method="GET", path="/api/ps", operation="ps"),
+    Endpoint(method="GET", path="/api/version", operation="version"),
+    Endpoint(method="GET", path="/v1/models", operation="v1-models"),
+)
+
+REUSABLE: Final = tuple(row for row in ENDPOINTS if row.policy is not None)
+"""The routes that a setting can have a policy for."""
+
+_BY_ROUTE: Final = {(row.method, row.path): row for row in ENDPOINTS}
+
+
+def find(method: str, target: str) -> tuple[Endpoint, bool]:
+    """Give the row that Ollama's router would choose, and whether the target is spelled exactly as its path.
+
+    The path is decoded and its query ignored, as Ollama does; only an exact spelling makes a candidate.
+    """
+    exact = _BY_ROUTE.get((method, target))
+    if exact is not None:
+        return exact, True
+    path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
+    return _BY_ROUTE.get((method, path), OTHER), False

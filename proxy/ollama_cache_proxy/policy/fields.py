@@ -1,0 +1,164 @@
+"""Field lines on their way through: what stays at a hop, what is forwarded, what is replayed, who may ask.
+
+Sources: RFC 9110, sections 7.6.1 (Connection) and 7.6.3 (Via); RFC 9112, section 3.3 (Host); Ollama's own rules for
+Host and Origin (`server/routes.go`, 0.24).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from typing import Final
+from urllib.parse import urlsplit
+
+from ollama_cache_proxy.policy.messages import Fields, ResponseHead, first, members, values
+from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
+from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    },
+)
+_KEPT_IN_SPITE: Final = frozenset({b"content-length", b"host"})
+"""Connection may not take these off: without them a message would be framed or routed anew."""
+
+VIA: Final = b"1.1 " + CACHE_NAME.encode()
+_PSEUDONYM: Final = CACHE_NAME.encode()
+
+_REPLAYED: Final = frozenset({b"content-type", b"date", b"vary"})
+_REPLAYED_PREFIX: Final = b"access-control-"
+
+
+def end_to_end(fields: Fields) -> Fields:
+    """Leave out the fields that are meant for one hop: the fixed set, and what Connection names."""
+    names = [name.lower() for name, _ in fields]
+    dropped = HOP_BY_HOP
+    if b"connection" in names:
+        dropped |= set(members(fields, b"connection")) - _KEPT_IN_SPITE
+    return tuple([line for line, name in zip(fields, names, strict=True) if name not in dropped])
+
+
+def forwarded_request(fields: Fields) -> Fields:
+    """Give the fields that go upstream: end-to-end, and with Via.
+
+    Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
+    Origin that is the proxy itself.
+    """
+    kept = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _ENDS_HERE]
+    return (*kept, (b"Via", VIA))
+
+
+_ENDS_HERE: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
+
+
+def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
+    """Give the head that goes to the client: its end-to-end fields, and what the cache says of itself."""
+    lines = (*end_to_end(head.fields), *about_cache(status))
+    return ResponseHead(status=head.status, reason=head.reason, fields=lines)
+
+
+def about_cache(status: CacheStatus) -> Fields:
+    """Give the cache's own fields (RFC 9211, and the X-Cache that people look for)."""
+    return ((b"Cache-Status", status.render()), (b"X-Cache", status.result.encode()))
+
+
+def replayed(fields: Fields) -> Fields:
+    """Give the fields of an answer that are kept with its body and sent again with it."""
+    return tuple(line for line in fields if (name := line[0].lower()) in _REPLAYED or name.startswith(_REPLAYED_PREFIX))
+
+
+def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus) -> Fields:
+    """Give the fields of a hit: as stored, with Age in seconds (RFC 9111, section 5.1).
+
+    It is framed by Content-Length; a stream (`length` None) by whoever writes it.
+    """
+    framing = () if length is None else ((b"Content-Length", str(length).encode()),)
+    return (
+        *stored,
+        *framing,
+        (b"Age", str(age).encode()),
+        *about_cache(status),
+    )
+
+
+def with_host(fields: Fields, authority: str) -> Fields:
+    """Put an absolute target's authority in the place of Host (RFC 9112, section 3.2.2)."""
+    rest = tuple(line for line in fields if line[0].lower() != b"host")
+    return ((b"Host", authority.encode("latin-1", "replace")), *rest)
+
+
+def looped(fields: Fields) -> bool:
+    """Whether the request has been through this proxy before (RFC 9110, section 7.6.3)."""
+    return any(_PSEUDONYM in member.split() for member in members(fields, b"via"))
+
+
+def without_own_origin(fields: Fields) -> Fields:
+    """Take off an Origin that names the proxy as the client knows it: to Ollama it would look foreign."""
+    host = first(fields, b"host") if first(fields, b"origin") is not None else None
+    if host is None:
+        return fields
+    own = (b"http://" + host.lower(), b"https://" + host.lower())
+    return tuple(line for line in fields if line[0].lower() != b"origin" or line[1].lower() not in own)
+
+
+def is_own_origin(fields: Fields) -> bool:
+    """Whether every Origin that was sent is the proxy itself, as the client knows it; none counts as that."""
+    return not values(without_own_origin(fields), b"origin")
+
+
+def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[str]) -> bool:
+    """Apply Ollama's rule for a listener on loopback, against DNS rebinding.
+
+    `hostname` is the machine's own name; `local_addresses` are addresses of its interfaces, as text.
+    """
+    host = (first(fields, b"host") or b"").decode("latin-1")
+    return len(host) <= _MAX_HOST and _is_allowed(host, hostname, local_addresses)
+
+
+@lru_cache(maxsize=256)
+def _is_allowed(host: str, hostname: str, local_addresses: frozenset[str]) -> bool:
+    name = _host_part(host)
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        name = name.lower()
+        return name in ("", "localhost", hostname.lower()) or name.endswith((".localhost", ".local", ".internal"))
+    if address.is_unspecified or str(address) in local_addresses:
+        return True
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = mapped or address
+    return address.is_loopback or _is_private(address)
+
+
+_MAX_HOST: Final = 1024
+_HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^:\[\]]*)):[^:\[\]]*")
+
+_PRIVATE: Final = tuple(
+    ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+
+
+def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Tell RFC 1918 and RFC 4193 addresses, as Go's netip does; Python's own is_private holds more."""
+    return any(address.version == network.version and address in network for network in _PRIVATE)
+
+
+def _host_part(host: str) -> str:
+    """Split off the port as Go's net.SplitHostPort does; what that refuses stays whole."""
+    match = _HOST_AND_PORT.fullmatch(host)
+    return host if match is None else match["bracketed"] if match["bracketed"] is not None else match["plain"]
+
+
+def authority(url: str) -> str:
+    """Give the host and port of a URL, as a Host field wants them."""
+    return urlsplit(url).netloc.rpartition("@")[2]

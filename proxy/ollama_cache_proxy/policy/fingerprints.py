@@ -1,0 +1,73 @@
+"""Fingerprints of a request's fields, so that two requests can be told apart without keeping what they say.
+
+A mark is a keyed hash of one part of the key: of a field of the body, an option, a message, or of what stands beside
+the body. Under the empty name is the mark of what must be equal for two requests to be compared at all: the namespace
+and the Authorization.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.embeddings import item_document
+from ollama_cache_proxy.policy.key import Scope, framed
+from ollama_cache_proxy.policy.messages import Fields, values
+
+GROUP: Final = ""
+REST: Final = "(more)"
+_MAX_MARKS: Final = 64
+_MAX_NAME: Final = 64
+_DIGITS: Final = 16
+
+
+def marks(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, secret: bytes) -> dict[str, str]:
+    """Give names and marks, in 16 hexadecimal digits, of a request or of one `text` of its list."""
+    group = framed(scope.namespace.encode(), b"\n".join(values(fields, b"authorization"))).encode()
+    parts: dict[str, bytes] = {
+        "(model digest)": scope.digest.encode(),
+        "(Ollama version)": scope.version.encode(),
+        "(epoch)": scope.epoch.encode(),
+        "(Origin)": b"\n".join(values(fields, b"origin")),
+    }
+    if text is None:
+        parts["(operation)"] = candidate.endpoint.operation.encode()
+        parts["stream"] = b"%d" % candidate.stream
+    for name, value in _members(candidate, text):
+        place = name[:_MAX_NAME] if len(parts) < _MAX_MARKS else REST
+        parts[place] = framed(parts.get(place, b""), name.encode(), orjson.dumps(value)).encode()
+    return {name: _mark(part, secret) for name, part in {**parts, GROUP: group}.items()}
+
+
+def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
+    """Give what the body says, in pieces that mean something to whoever wrote it."""
+    endpoint = candidate.endpoint
+    if text is not None:
+        document = {endpoint.prompt: text, **item_document(candidate)}
+    else:
+        document = {name: value for name, value in candidate.document.items() if name not in endpoint.inert}
+    found: list[tuple[str, Any]] = []
+    for name, value in sorted(document.items()):
+        if name == "messages" and endpoint.prompt == name:
+            found += [(f"{name}[{place}]", message) for place, message in enumerate(value)]
+        elif name == "options" and isinstance(value, dict):
+            found += [(f"{name}.{option}", value[option]) for option in sorted(value)]
+        else:
+            found.append((name, value))
+    return found
+
+
+def _mark(part: bytes, secret: bytes) -> str:
+    return hmac.new(secret, part, hashlib.sha256).hexdigest()[:_DIGITS]
+
+
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Give the names of the parts that differ, or None where the two may not be compared."""
+    if GROUP not in one or one[GROUP] != other.get(GROUP):
+        return None
+    return tuple(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))

@@ -1,0 +1,90 @@
+"""The cache key: SHA-256 over length-framed parts, so that no two different lists of parts give the same bytes.
+
+The parts, in order: schema, operation, namespace, model digest, Ollama's version, epoch, a hash of Authorization,
+Origin, and the normalised body. Names are sorted at the top level and inside the options; every other value keeps its
+members' order, since in `format` and `tools` the order changes the answer. What we do not know stays in: an unknown
+field splits the cache and never merges it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.messages import Fields, values
+from ollama_cache_proxy.policy.record import record
+
+SCHEMA: Final = b"1"
+
+
+@record
+class Scope:
+    """What an answer depends on beside the request's body. `digest` and `version` are Ollama's own texts."""
+
+    digest: str
+    version: str
+    epoch: str = ""
+    namespace: str = ""
+
+
+def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
+    """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see.
+
+    A stream and a whole answer to the same question have two.
+    """
+    body = normalised(candidate.endpoint, candidate.document)
+    kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
+    return framed(body, begin=scoped(kind, scope, fields))
+
+
+def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:
+    """Give the parts of a key of some kind that do not come from the request's body, framed."""
+    authorization = b"\n".join(values(fields, b"authorization"))
+    common = _common(kind, scope.namespace, scope.digest, scope.version, scope.epoch)
+    own = (hashlib.sha256(authorization).digest() if authorization else b"", b"\n".join(values(fields, b"origin")))
+    return common + b"".join(map(_frame, own))
+
+
+@lru_cache(maxsize=256)
+def _common(*parts: str) -> bytes:
+    """Frame the parts that many requests have in common."""
+    return b"".join(map(_frame, (SCHEMA, *(part.encode() for part in parts))))
+
+
+def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
+    """Give the body as JSON without the inert fields, names sorted at the top level and inside the options."""
+    body = {name: document[name] for name in sorted(document) if name not in endpoint.inert}
+    options = body.get(endpoint.options)
+    if isinstance(options, dict):
+        body[endpoint.options] = {name: options[name] for name in sorted(options)}
+    return orjson.dumps(body)
+
+
+def framed(*parts: bytes, begin: bytes = b"") -> str:
+    """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits.
+
+    `begin` is framed already.
+    """
+    return hashlib.sha256(begin + b"".join(map(_frame, parts))).hexdigest()
+
+
+class Frame:
+    """The first parts of keys that have them in common: `begin` is framed already, `parts` are not."""
+
+    def __init__(self, begin: bytes, *parts: bytes) -> None:
+        self._digest = hashlib.sha256(begin + b"".join(map(_frame, parts)))
+
+    def key(self, *more: bytes) -> str:
+        """Give the key of these parts and some more."""
+        digest = self._digest.copy()
+        digest.update(b"".join(map(_frame, more)))
+        return digest.hexdigest()
+
+
+def _frame(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "big") + part

@@ -1,0 +1,146 @@
+"""The values that pass between a client, the proxy and Ollama.
+
+Field lines keep their order, their spelling and their bytes (RFC 9110, section 5.3): a transparent proxy sends on what
+it did not understand.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
+from typing import Final, TypeAlias
+
+from ollama_cache_proxy.policy.record import record
+
+Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+
+MAX_LENGTH: Final = 2**63 - 1
+"""Bytes of a body: what is over it, parsers read as something else."""
+
+
+@record
+class Request:
+    """The head of a request. `target` is in origin-form, exactly as it was sent (RFC 9112, section 3.2.1)."""
+
+    method: str
+    target: str
+    fields: Fields
+
+
+@record
+class ResponseHead:
+    """A status line and its field lines, hop-by-hop fields included or not, as the holder says."""
+
+    status: int
+    reason: str
+    fields: Fields
+
+
+def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> bytes:
+    """Give a head as bytes, `framing` behind its own fields; `minor` is that of the HTTP version."""
+    lines = [f"HTTP/1.{minor} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
+    lines += [b"%b: %b" % line for line in (*head.fields, *framing)]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@record
+class StoredResponse:
+    """One cache entry.
+
+    `stored_at` is Unix time in seconds, `lifetime` the freshness lifetime in seconds (RFC 9111, section 4.2.1), `took`
+    the seconds Ollama needed. Token counts are None where the answer did not name them. `pieces` are the
+    chunks of a stream (see `packed`); empty for a whole answer. `marks` are the fingerprints of the request's fields,
+    by name, where those are kept (`policy/marks.py`).
+    """
+
+    status: int
+    reason: str
+    fields: Fields
+    body: bytes
+    stored_at: float
+    lifetime: int
+    took: float
+    operation: str
+    model: str
+    category: str
+    namespace: str
+    prompt_tokens: int | None
+    output_tokens: int | None
+    pieces: bytes = b""
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+
+PIECE: Final = struct.Struct(">II")
+
+
+def packed(pieces: Iterable[tuple[int, int]]) -> bytes:
+    """Pack the chunks of a stream: for each the milliseconds since the request, and its size in bytes."""
+    return b"".join(PIECE.pack(min(at, _MOST), size) for at, size in pieces)
+
+
+def unpacked(pieces: bytes) -> Iterator[tuple[int, int]]:
+    """Give back what was packed; raises struct.error where it was not."""
+    return PIECE.iter_unpack(pieces)
+
+
+_MOST: Final = 2**32 - 1
+
+
+@record
+class Description:
+    """What is said of an entry without its body: its key, the size of its body in bytes, the rest as StoredResponse."""
+
+    key: str
+    size: int
+    status: int
+    stored_at: float
+    lifetime: int
+    took: float
+    operation: str
+    model: str
+    category: str
+    namespace: str
+    prompt_tokens: int | None
+    output_tokens: int | None
+    streamed: bool
+    marks: Mapping[str, str]
+
+
+def described(key: str, entry: StoredResponse, size: int) -> Description:
+    """Describe an entry whose body has `size` bytes; the entry's own may be left out."""
+    return Description(
+        key=key,
+        size=size,
+        status=entry.status,
+        stored_at=entry.stored_at,
+        lifetime=entry.lifetime,
+        took=entry.took,
+        operation=entry.operation,
+        model=entry.model,
+        category=entry.category,
+        namespace=entry.namespace,
+        prompt_tokens=entry.prompt_tokens,
+        output_tokens=entry.output_tokens,
+        streamed=bool(entry.pieces),
+        marks=entry.marks,
+    )
+
+
+def values(fields: Fields, name: bytes) -> list[bytes]:
+    """All the values of one field, in order; `name` is lower case."""
+    return [value for key, value in fields if key.lower() == name]
+
+
+def first(fields: Fields, name: bytes) -> bytes | None:
+    """The first value of one field, or None; `name` is lower case."""
+    for key, value in fields:
+        if key.lower() == name:
+            return value
+    return None
+
+
+def members(fields: Fields, name: bytes) -> list[bytes]:
+    """The lower-case members of a comma-separated list field over all its lines (RFC 9110, section 5.6.1)."""
+    return [member for value in values(fields, name) for part in value.split(b",") if (member := part.strip().lower())]

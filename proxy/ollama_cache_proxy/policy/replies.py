@@ -1,0 +1,69 @@
+"""Answers of the proxy's own: errors in the form that Ollama's have, empty ones, and those of the admin routes."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+
+from ollama_cache_proxy.policy.fields import about_cache
+from ollama_cache_proxy.policy.messages import Fields, ResponseHead
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.status import CacheStatus
+
+JSON: Final = "application/json; charset=utf-8"
+
+
+@record
+class Reply:
+    """What an admin route answers; `kind` is its Content-Type."""
+
+    status: int = 200
+    body: bytes
+    kind: str = JSON
+    fields: Fields = ()
+
+
+def json(document: object, status: int = 200, fields: Fields = ()) -> Reply:
+    """Give a reply of JSON."""
+    return Reply(status=status, body=orjson.dumps(document), fields=fields)
+
+
+def error(status: int, text: str, fields: Fields = ()) -> Reply:
+    """Give a reply that says in one line what is wrong."""
+    return json({"error": text}, status, fields)
+
+
+def head(reply: Reply, now: float) -> ResponseHead:
+    """Give the head of an admin route's reply. `now` is Unix time."""
+    length = (b"Content-Length", str(len(reply.body)).encode())
+    return stream_head(reply.kind, now, (length, *reply.fields), reply.status)
+
+
+def stream_head(kind: str, now: float, fields: Fields, status: int = 200) -> ResponseHead:
+    """Give the head of an answer whose length is not said, unless `fields` say it. `now` is Unix time."""
+    lines = (
+        (b"Content-Type", kind.encode()),
+        (b"Date", formatdate(now, usegmt=True).encode()),
+        (b"Cache-Control", b"no-store"),
+        *fields,
+    )
+    return ResponseHead(status=status, reason=HTTPStatus(status).phrase, fields=lines)
+
+
+def reply(
+    status: int, message: str | None, cache: CacheStatus, now: float, fields: Fields = ()
+) -> tuple[ResponseHead, bytes]:
+    """Give head and body: `{"error": message}`, or nothing where there is no message. `now` is Unix time."""
+    body = b"" if message is None else orjson.dumps({"error": message})
+    kind = () if message is None else ((b"Content-Type", JSON.encode()),)
+    lines = (
+        *kind,
+        (b"Date", formatdate(now, usegmt=True).encode()),
+        (b"Content-Length", str(len(body)).encode()),
+        *fields,
+        *about_cache(cache),
+    )
+    return ResponseHead(status=status, reason=HTTPStatus(status).phrase, fields=lines), body

@@ -1,0 +1,149 @@
+"""What a client asks of the cache, and whether an entry may answer (RFC 9111, sections 4 and 5.2.1)."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from hashlib import sha256
+from typing import Final, TypeAlias
+
+from ollama_cache_proxy.policy.messages import Fields, StoredResponse, first, members
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.status import FwdReason
+
+OWN_REQUEST_FIELDS: Final = frozenset({b"x-cache-ttl", b"x-cache-category", b"x-cache-namespace"})
+
+_CATEGORY: Final = re.compile(rb"[a-z0-9-]{1,32}")
+_MAX_NAMESPACE: Final = 128
+_SECONDS: Final = re.compile(rb"[0-9]{1,10}")
+
+
+@record
+class Directives:
+    """A request's wishes. Times are whole seconds; `ttl` is None where the client left it to us.
+
+    `ttl_ignored` says that X-Cache-TTL was sent but not understood or over the limit. `max-stale` is accepted and has
+    no effect, since nothing stale is ever served.
+    """
+
+    no_store: bool = False
+    no_cache: bool = False
+    only_if_cached: bool = False
+    max_age: int | None = None
+    min_fresh: int = 0
+    ttl: int | None = None
+    ttl_ignored: bool = False
+    category: str = ""
+    namespace: str = ""
+
+
+NO_DIRECTIVES: Final = Directives()
+
+
+def lasting(wishes: Directives) -> bool:
+    """Whether an entry that answers now answers for as long as it is fresh."""
+    return not (wishes.no_store or wishes.no_cache) and wishes.max_age is None and wishes.min_fresh == 0
+
+
+def directives(fields: Fields, *, max_ttl: int) -> Directives:
+    """Read Cache-Control, Pragma and the three fields of our own.
+
+    A directive whose argument is not a number is taken in its strictest sense (RFC 9111, section 4.2.1).
+    """
+    if not any(name.lower() in _RELEVANT for name, _ in fields):
+        return NO_DIRECTIVES
+    wishes = members(fields, b"cache-control")
+    ttl, ttl_ignored = _ttl(first(fields, b"x-cache-ttl"), max_ttl)
+    category = first(fields, b"x-cache-category") or b""
+    return Directives(
+        no_store=b"no-store" in wishes or ttl == 0,
+        no_cache=b"no-cache" in wishes or (not wishes and b"no-cache" in members(fields, b"pragma")),
+        only_if_cached=b"only-if-cached" in wishes,
+        max_age=_argument(wishes, b"max-age", strictest=0),
+        min_fresh=_argument(wishes, b"min-fresh", strictest=2**31) or 0,
+        ttl=ttl,
+        ttl_ignored=ttl_ignored,
+        category=category.decode() if _CATEGORY.fullmatch(category) else "other" if category else "",
+        namespace=namespace(first(fields, b"x-cache-namespace") or b""),
+    )
+
+
+_RELEVANT: Final = OWN_REQUEST_FIELDS | {b"cache-control", b"pragma"}
+
+
+def namespace(value: bytes) -> str:
+    """Give the namespace; a long one by its hash, since every entry names it."""
+    return value.decode("latin-1") if len(value) <= _MAX_NAMESPACE else "sha256:" + sha256(value).hexdigest()
+
+
+def _ttl(value: bytes | None, max_ttl: int) -> tuple[int | None, bool]:
+    if value is None:
+        return None, False
+    if _SECONDS.fullmatch(value) and int(value) <= max_ttl:
+        return int(value), False
+    return None, True
+
+
+def _argument(wishes: list[bytes], name: bytes, *, strictest: int) -> int | None:
+    for wish in wishes:
+        key, separator, value = wish.partition(b"=")
+        if key.strip() == name:
+            value = value.strip().strip(b'"')
+            return int(value) if separator and _SECONDS.fullmatch(value) else strictest
+    return None
+
+
+@record
+class Hit:
+    """The entry answers. `age` and `ttl` (what is left of its lifetime) are whole seconds.
+
+    `estimated` says that the token count of a joined list is a sum with apportioned parts.
+    """
+
+    entry: StoredResponse
+    age: int
+    ttl: int
+    estimated: bool = False
+
+
+@record
+class Forward:
+    """Ollama has to be asked."""
+
+    reason: FwdReason
+
+
+class Refuse(Enum):
+    """There is nothing to answer with, and the client does not want Ollama asked: 504 (section 5.2.1.7)."""
+
+    ONLY_IF_CACHED = "only-if-cached"
+
+
+Reuse: TypeAlias = Hit | Forward | Refuse
+
+
+def reuse(entry: StoredResponse | None, wishes: Directives, now: float) -> Reuse:
+    """Decide whether `entry` may answer at Unix time `now`, in seconds.
+
+    A clock that went backwards gives age 0, never a negative one.
+    """
+    outcome = _freshness(entry, wishes, now)
+    if wishes.only_if_cached and isinstance(outcome, Forward):
+        return Refuse.ONLY_IF_CACHED
+    return outcome
+
+
+def _freshness(entry: StoredResponse | None, wishes: Directives, now: float) -> Hit | Forward:
+    if entry is None:
+        return Forward(reason=FwdReason.REQUEST if wishes.no_cache else FwdReason.MISS)
+    age = max(0, int(now - entry.stored_at))
+    ttl = entry.lifetime - age
+    if wishes.no_cache:  # section 5.2.1.4
+        return Forward(reason=FwdReason.REQUEST)
+    if ttl <= 0:  # section 4.2
+        return Forward(reason=FwdReason.STALE)
+    if wishes.max_age is not None and age > wishes.max_age:  # section 5.2.1.1
+        return Forward(reason=FwdReason.REQUEST)
+    if ttl < wishes.min_fresh:  # section 5.2.1.3
+        return Forward(reason=FwdReason.REQUEST)
+    return Hit(entry=entry, age=age, ttl=ttl)

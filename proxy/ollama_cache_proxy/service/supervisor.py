@@ -1,0 +1,346 @@
+"""The workers of one proxy: processes that are kept alive, handed every connection, and told of each other.
+
+The supervisor accepts connections and hands each to the worker that has the fewest, so that even a few are spread
+evenly, none waits for a worker that has ended, and none is lost with it: a connection is held here until a worker has
+taken it. What a worker has counted outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ollama_cache_proxy.core.ports import Topic
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.sums import Snapshot, added, lasting
+from ollama_cache_proxy.service.channel import Channel
+from ollama_cache_proxy.service.siblings import HEARS_WITHIN, Word
+
+_BACKLOG: Final = 1024
+_AT_ONCE: Final = 64
+_PROMPT: Final = 0.02
+"""Seconds within which a worker takes what it is handed, unless it is busy."""
+_UNTAKEN: Final = 16
+"""Connections that a worker may have been handed and not taken yet."""
+_SHORT_LIFE: Final = 5.0
+_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+_FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXTRA: Final = 5.0
+"""Seconds beside those for draining after which a worker that is to end is killed."""
+
+
+class WorkerError(Exception):
+    """A worker cannot be what it is to be; the text is one line for the person who set it."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Worker:
+    """One process. `connections` are those that it has, `untaken` those that it was handed and has not taken.
+
+    `moved` is when it took one last, or was handed the first of those.
+
+    One that is `let_in` is told what its siblings are told, one that is `open` (since `opened`) is handed connections.
+    What is `wrong` is why it cannot serve.
+    """
+
+    process: asyncio.subprocess.Process
+    channel: Channel
+    handoff: socket.socket
+    settings: dict[str, Any]
+    untaken: deque[socket.socket] = field(default_factory=deque)
+    taken: int = 0
+    moved: float = 0.0
+    connections: int = 0
+    let_in: bool = False
+    open: bool = False
+    opened: float | None = None
+    wrong: str | None = None
+    snapshot: Snapshot = ()
+    changes: dict[str, str] = field(default_factory=dict)
+
+    def load(self, late: float) -> tuple[bool, int, int]:
+        """Give how loaded it is; one that has not taken anything since this time is stalled, or has too much to do."""
+        return bool(self.untaken) and self.moved < late, len(self.untaken), self.connections
+
+
+class Supervisor:
+    """Runs `count` workers behind a bound socket. `settings` is what each is told to be."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        count: int,
+        settings: dict[str, Any],
+        say: Callable[[str], None],
+        tasks: Tasks,
+    ) -> None:
+        self._sock = sock
+        self._count = count
+        self._settings = settings
+        self._say = say
+        self._tasks = tasks
+        self._workers: list[_Worker] = []
+        """Those that live, the one that was handed a connection last at the end."""
+        self._ended: Snapshot = ()
+        self._homeless: deque[socket.socket] = deque()
+        self._accepts = False
+        self._ending = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._wrong: str | None = None
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start all workers, and return when they serve; raises WorkerError when one says that it cannot."""
+        self._sock.listen(_BACKLOG)
+        self._sock.settimeout(0)
+        self._keepers = [
+            self._tasks.spawn(self._keep(number), f"keep worker {number}", endless=True)
+            for number in range(1, self._count + 1)
+        ]
+        while sum(worker.open for worker in self._workers) < self._count:
+            await self._moved.wait()
+            if self._wrong is not None:
+                raise WorkerError(self._wrong)
+
+    async def drain(self, patience: float) -> None:
+        """Let the workers end what is in progress; those that have not after `patience` seconds are killed."""
+        self._ending.set()
+        self._pause()
+        self._sock.close()
+        for worker in self._workers:
+            worker.channel.say(Word.DRAIN.value)
+        await asyncio.wait(self._keepers, timeout=patience + _EXTRA)
+
+    def kill(self) -> None:
+        """End what is left of the workers, at once."""
+        self._ending.set()
+        for worker in self._workers:
+            with suppress(ProcessLookupError):
+                worker.process.kill()
+        for connection in self._homeless:
+            connection.close()
+
+    # Processes.
+
+    async def _keep(self, number: int) -> None:
+        """Have a worker of this number, until the end."""
+        pause, speaks = 0.0, number == 1
+        while not self._ending.is_set():
+            served = 0.0
+            try:
+                how, served = await self._live(speaks=speaks)
+            except OSError as error:  # out of memory, processes or descriptors
+                how = f"could not be started ({error.strerror})"
+            if self._ending.is_set():
+                return
+            pause = 0.0 if served > _SHORT_LIFE else min(2 * pause or _PAUSE, _LONGEST_PAUSE)
+            self._say(f"Worker {number} {how}; another takes its place")
+            speaks = False
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause)
+
+    async def _live(self, *, speaks: bool) -> tuple[str, float]:
+        """Run one worker to its end; say how it ended, and for how many seconds it had served."""
+        ours, theirs = socket.socketpair()
+        handoff, taking = socket.socketpair()
+        handoff.settimeout(0)
+        descriptors = [end.fileno() for end in (theirs, taking, self._sock)]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "ollama_cache_proxy.cli.worker", *map(str, descriptors)),
+                pass_fds=descriptors,
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is the supervisor's to hear
+            )
+        except OSError:
+            ours.close()
+            handoff.close()
+            raise
+        finally:
+            theirs.close()
+            taking.close()
+        channel = await Channel.open(ours, self._tasks)
+        settings = {"settings": self._settings, "speaks": speaks}
+        worker = _Worker(process=process, channel=channel, handoff=handoff, settings=settings)
+        self._workers.append(worker)
+        if self._ending.is_set():
+            channel.say(Word.DRAIN.value)
+        try:
+            await channel.listen(lambda word, value: self._hear(worker, Word(word), value))
+        finally:
+            self._bury(worker)
+        with suppress(ProcessLookupError, TimeoutError):
+            await asyncio.wait_for(process.wait(), _EXTRA)
+        if process.returncode is None:  # it has lost us, and does not end
+            process.kill()
+        status = await process.wait()
+        served = 0.0 if worker.opened is None else asyncio.get_running_loop().time() - worker.opened
+        if worker.wrong is not None:
+            return f"cannot serve ({worker.wrong})", served
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"(process {process.pid}) {how}", served
+
+    def _bury(self, worker: _Worker) -> None:
+        """Let nothing of a worker be lost that others can have."""
+        self._workers.remove(worker)
+        worker.open = worker.let_in = False
+        self._ended = added([self._ended, lasting(worker.snapshot)])
+        for token in worker.changes:
+            self._say_to_others(worker, Topic.CHANGE_ENDS, token)
+        worker.handoff.close()
+        self._hand_on(worker)
+
+    # Words.
+
+    async def _hear(self, worker: _Worker, word: Word, value: Any) -> Any:  # noqa: C901 - one case for each word
+        match word:
+            case Word.SETTINGS:
+                return worker.settings
+            case Word.WRONG:
+                self._wrong = worker.wrong = value
+                self._move()
+            case Word.IN:
+                self._let_in(worker)
+            case Word.OPEN:
+                worker.open, worker.opened = not self._ending.is_set(), asyncio.get_running_loop().time()
+                self._settle()
+            case Word.COUNT:
+                self._counted(worker, *value)
+            case Word.LEAVING:
+                worker.open = False
+                self._hand_on(worker)
+            case Word.SNAPSHOT:
+                worker.snapshot = value
+            case Word.OTHERS:
+                return await self._figures_beside(worker)
+            case Word.TELL | Word.SAY:
+                topic, said = Topic(value[0]), value[1]
+                self._note(worker, topic, said)
+                if word is Word.SAY:
+                    self._say_to_others(worker, topic, said)
+                else:
+                    await _answered(other.channel.asked(topic.value, said) for other in self._others(worker))
+            case Word.DRAIN:
+                pass  # ours to say
+        return None
+
+    def _let_in(self, worker: _Worker) -> None:
+        """Tell a worker what its siblings know, before it is told anything else."""
+        worker.let_in = True
+        for change in [change for other in self._workers for change in other.changes.items()]:
+            worker.channel.say(Topic.CHANGE_BEGINS.value, change)
+
+    def _note(self, worker: _Worker, topic: Topic, said: Any) -> None:
+        """Know the changes under way: a worker that starts has to be told, and one that ends ends its own."""
+        if topic is Topic.CHANGE_BEGINS:
+            worker.changes[said[0]] = said[1]
+        elif topic is Topic.CHANGE_ENDS:
+            worker.changes.pop(said, None)
+
+    def _others(self, worker: _Worker) -> list[_Worker]:
+        return [other for other in self._workers if other is not worker and other.let_in]
+
+    def _say_to_others(self, worker: _Worker, topic: Topic, said: Any) -> None:
+        for other in self._others(worker):
+            other.channel.say(topic.value, said)
+
+    async def _figures_beside(self, worker: _Worker) -> list[Snapshot]:
+        """Give what others have counted: what has ended, and of each that lives what it says, or has said last."""
+        await _answered(other.channel.asked(Word.SNAPSHOT.value) for other in self._others(worker))
+        return [self._ended, *(other.snapshot for other in self._workers if other is not worker)]
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    # Connections.
+
+    def _settle(self) -> None:
+        """Hand out what waits, and go on accepting."""
+        while self._homeless and self._next() is not None:
+            self._hand(self._homeless.popleft())
+        if not (self._accepts or self._ending.is_set()):
+            self._accepts = True
+            asyncio.get_running_loop().add_reader(self._sock, self._accept)
+        self._move()
+
+    def _pause(self) -> None:
+        """Accept nothing for now: it waits in the kernel."""
+        if self._accepts:
+            self._accepts = False
+            asyncio.get_running_loop().remove_reader(self._sock)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            if self._homeless or self._next() is None:
+                self._pause()
+                return
+            try:
+                connection, _ = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._pause()
+                    asyncio.get_running_loop().call_later(_PAUSE, self._settle)
+                return
+            self._hand(connection)
+
+    def _next(self) -> _Worker | None:
+        """Give the worker that the next connection is for, if there is one that can have it."""
+        able = [worker for worker in self._workers if worker.open and len(worker.untaken) < _UNTAKEN]
+        late = asyncio.get_running_loop().time() - _PROMPT
+        return min(able, key=lambda worker: worker.load(late), default=None)
+
+    def _hand(self, connection: socket.socket) -> None:
+        while (worker := self._next()) is not None:
+            try:
+                socket.send_fds(worker.handoff, [b"."], [connection.fileno()])
+            except (BrokenPipeError, ConnectionResetError):  # it has just ended
+                worker.open = False
+                continue
+            except OSError:  # too much of this is under way
+                break
+            if not worker.untaken:
+                worker.moved = asyncio.get_running_loop().time()
+            worker.untaken.append(connection)
+            self._workers.remove(worker)
+            self._workers.append(worker)
+            return
+        self._homeless.append(connection)
+
+    def _counted(self, worker: _Worker, taken: int, connections: int) -> None:
+        """Know what a worker has taken, which is its own from now on, and how many connections it has."""
+        for _ in range(taken - worker.taken):
+            worker.untaken.popleft().close()
+            worker.moved = asyncio.get_running_loop().time()
+        worker.taken, worker.connections = taken, connections
+        if self._homeless or not self._accepts:
+            self._settle()
+
+    def _hand_on(self, worker: _Worker) -> None:
+        """Hand to others what a worker was handed and has not taken."""
+        untaken, worker.untaken = worker.untaken, deque()
+        for connection in untaken:
+            self._hand(connection)
+
+
+async def _answered(asked: Iterable[asyncio.Future[Any]]) -> None:
+    """Return when all have answered, are gone, or had time enough to."""
+    futures = list(asked)
+    if futures:
+        _, late = await asyncio.wait(futures, timeout=HEARS_WITHIN)
+        for future in late:
+            future.cancel()
+        for future in futures:
+            if not future.cancelled():
+                future.exception()

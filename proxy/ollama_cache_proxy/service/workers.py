@@ -1,0 +1,98 @@
+"""The proxy as several processes: composes the supervisor, and what each worker is beside a proxy (app.py).
+
+What they share, the port and a private store, is the supervisor's, and lives as long as it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TextIO
+
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.service.app import quiet, running
+from ollama_cache_proxy.service.channel import Channel
+from ollama_cache_proxy.service.resources import Lent, SystemClock, log_of, open_private
+from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
+from ollama_cache_proxy.service.siblings import SiblingProcesses
+from ollama_cache_proxy.service.supervisor import Supervisor, WorkerError
+from ollama_cache_proxy.telemetry.log import Log
+
+
+@asynccontextmanager
+async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Log]:
+    """Run workers behind a bound socket until the block ends; then drain them. Gives the log."""
+    clock = SystemClock()
+    log = log_of(settings, stream, clock)
+    asyncio.get_running_loop().set_exception_handler(quiet(log, clock))
+    async with AsyncExitStack() as stack:
+        tasks = Tasks()
+        stack.push_async_callback(tasks.close, 0)
+        lent = await _shared_store(settings, stack, tasks)
+        supervisor = Supervisor(
+            sock,
+            count=settings.workers,
+            settings={
+                "settings": packed(share(settings)),
+                "lent": None if lent is None else [lent.url, lent.name],
+            },
+            say=lambda text: log.say(text, warning=True),
+            tasks=tasks,
+        )
+        stack.callback(supervisor.kill)
+        try:
+            await supervisor.start()
+        except WorkerError as error:
+            raise SettingsError(str(error)) from None
+        log.say(f"{settings.workers} workers serve")
+        stack.push_async_callback(supervisor.drain, settings.drain_timeout)
+        yield log
+
+
+async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
+    """Give the private server that the workers share, None where a Redis is named; raises SettingsError."""
+    several = f"workers: {settings.workers} is not allowed"
+    if sys.platform == "win32":
+        raise SettingsError(f"{several}: this system cannot hand connections to other processes; leave it at 1")
+    if settings.store == "memory":
+        raise SettingsError(f"{several} with store 'memory', which no two processes share: choose another, or 1 worker")
+    if named_redis(settings):
+        return None
+    lent = await open_private(settings, stack, tasks)
+    if lent is None:
+        text = "without a Redis that they share: name one with --redis-url, or install valkey-server or redis-server"
+        raise SettingsError(f"{several} {text}")
+    return lent
+
+
+@asynccontextmanager
+async def working(
+    channel: socket.socket, handoff: socket.socket, sock: socket.socket
+) -> AsyncIterator[SiblingProcesses]:
+    """Run one worker, over the sockets that its supervisor gave it, until the block ends; then drain it.
+
+    Raises SettingsError, of which the supervisor has been told, and ConnectionError when that has gone.
+    """
+    tasks = Tasks()
+    words = await Channel.open(channel, tasks)
+    try:
+        siblings = SiblingProcesses(words, handoff, tasks)
+        told = await siblings.begin()
+        siblings.speaks = told["speaks"]
+        lent = told["settings"]["lent"]
+        settings = unpacked(told["settings"]["settings"])
+        try:
+            async with running(
+                settings, sock, siblings=siblings, lent=None if lent is None else Lent(url=lent[0], name=lent[1])
+            ):
+                sock.close()
+                yield siblings
+        except SettingsError as error:
+            siblings.refuse(str(error))
+            raise
+    finally:
+        await tasks.close(0)
+        await words.closed()

@@ -1,0 +1,169 @@
+"""POST /v1/messages: Anthropic's form of a chat, as in middleware/anthropic.go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollama_cache_proxy.simulator import wire
+from ollama_cache_proxy.simulator.call import Call
+from ollama_cache_proxy.simulator.complete import Reply, Wanted, complete
+from ollama_cache_proxy.simulator.gojson import GoError
+from ollama_cache_proxy.simulator.goschema import (
+    anything,
+    boolean,
+    decode,
+    integer,
+    listed,
+    number,
+    pointer,
+    string,
+    struct,
+)
+from ollama_cache_proxy.simulator.rendering import Turn
+
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+_STOP_REASONS = {"": "", "stop": "end_turn", "length": "max_tokens"}
+_CHARACTERS_PER_TOKEN = 4
+
+_REQUEST = struct(
+    "MessagesRequest",
+    {
+        "model": string,
+        "max_tokens": integer,
+        "messages": listed(
+            struct("MessageParam", {"role": string, "content": anything}, package="anthropic"),
+            "[]anthropic.MessageParam",
+        ),
+        "system": anything,
+        "stream": boolean,
+        "temperature": pointer(number),
+        "top_p": pointer(number),
+        "top_k": pointer(integer),
+        "stop_sequences": listed(string, "[]string"),
+        "tools": listed(anything, "[]anthropic.Tool"),
+    },
+    package="anthropic",
+)
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    data = wire.dumps({"type": kind, **fields})
+    return f"event: {kind}\ndata: {data}\n\n".encode()
+
+
+class MessagesForm:
+    """Replies as a message, or as the events that build one up; every event is a part of its own."""
+
+    whole_type = wire.BARE_JSON
+    stream_type = wire.EVENTS
+    error_type = wire.BARE_JSON
+
+    def __init__(self, call: Call, estimated: int) -> None:
+        self._call = call
+        self._id = self._new_id("msg")
+        self._estimated = estimated
+        self._started = self._has_text = False
+
+    def _new_id(self, prefix: str) -> str:
+        return f"{prefix}_{self._call.simulator.random.randbytes(12).hex()}"
+
+    def error_row(self, status: int, message: str) -> dict[str, Any]:
+        """Return an error in Anthropic's form."""
+        kind = _ERROR_TYPES.get(status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": self._new_id("req")}
+
+    def error(self, status: int, message: str) -> bytes:
+        """Return the error and a newline."""
+        return wire.dumps(self.error_row(status, message)).encode() + b"\n"
+
+    def _message(self, reply: Reply, content: list[dict[str, Any]] | None, tokens: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"id": self._id, "type": "message", "role": "assistant", "model": reply.model}
+        row["content"] = content
+        if reply.reason:
+            row["stop_reason"] = _STOP_REASONS.get(reply.reason, "stop_sequence")
+        return row | {"usage": {"input_tokens": tokens, "output_tokens": reply.usage("eval_count")}}
+
+    def whole(self, reply: Reply) -> bytes:
+        """Return the message and a newline."""
+        content = [{"type": "text", "text": reply.text}] if reply.text else None
+        row = self._message(reply, content, reply.usage("prompt_eval_count"))
+        return wire.dumps(row).encode() + b"\n"
+
+    def events(self, reply: Reply) -> list[bytes]:
+        """Return the events of one reply."""
+        parts: list[bytes] = []
+        if not self._started:
+            self._started = True
+            first = Reply(model=reply.model, created=reply.created)
+            tokens = reply.usage("prompt_eval_count") or self._estimated
+            parts.append(_event("message_start", message=self._message(first, [], tokens)))
+        if reply.text:
+            if not self._has_text:
+                self._has_text = True
+                block = {"type": "text", "text": ""}
+                parts.append(_event("content_block_start", index=0, content_block=block))
+            delta = {"type": "text_delta", "text": reply.text}
+            parts.append(_event("content_block_delta", index=0, delta=delta))
+        if reply.done:
+            if self._has_text:
+                parts.append(_event("content_block_stop", index=0))
+            reason = _STOP_REASONS.get(reply.reason, "stop_sequence")
+            usage = {"input_tokens": reply.usage("prompt_eval_count"), "output_tokens": reply.usage("eval_count")}
+            parts.append(_event("message_delta", delta={"stop_reason": reason}, usage=usage))
+            parts.append(_event("message_stop"))
+        return parts
+
+
+def _text(content: Any) -> str:
+    """Return the text of a content that is a text or a list of blocks."""
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    return "".join(
+        str(block.get("text", "")) for block in blocks if isinstance(block, dict) and block.get("type") == "text"
+    )
+
+
+def _refusal(request: dict[str, Any]) -> str:
+    """Return what is wrong with a request that could be read, empty where nothing is."""
+    if not request["model"]:
+        return "model is required"
+    if request["max_tokens"] <= 0:
+        return "max_tokens is required and must be positive"
+    return "" if request["messages"] else "messages is required"
+
+
+async def messages(call: Call) -> None:
+    """POST /v1/messages."""
+    try:
+        request = decode(call.body, _REQUEST)
+        refusal = _refusal(request)
+    except GoError as error:
+        request, refusal = {}, str(error)
+    if refusal:
+        call.json(400, MessagesForm(call, 0).error_row(400, refusal))
+        return
+    system = _text(request["system"])
+    turns = [Turn(role="system", text=system)] if system else []
+    turns += [Turn(role=message["role"].lower(), text=_text(message["content"])) for message in request["messages"]]
+    characters = sum(len(turn.text.encode()) + len(turn.role) for turn in turns) - (len("system") if system else 0)
+    names = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
+    names["stop_sequences"] = "stop"
+    wanted = Wanted(
+        model=request["model"],
+        turns=tuple(turns),
+        chat=True,
+        stream=request["stream"],
+        options={ours: request[theirs] for theirs, ours in names.items() if request[theirs] is not None},
+        tools=bool(request["tools"]),
+    )
+    if wanted.stream:
+        call.fields = (*call.fields, ("Cache-Control", "no-cache"), ("Connection", "keep-alive"))
+    await complete(call, wanted, MessagesForm(call, max(characters // _CHARACTERS_PER_TOKEN, 1)))

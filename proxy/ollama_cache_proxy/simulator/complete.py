@@ -1,0 +1,319 @@
+"""A completion from the request to the last token, whatever the form of the answer.
+
+The routes put their requests into one shape (`Wanted`) and say how a reply looks (`Form`); the order of the checks, the
+texts of the refusals, the loading of the model and the pace of the tokens are the same for all of them, and follow
+GenerateHandler and ChatHandler in Ollama's server/routes.go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from ollama_cache_proxy.simulator import generate, naming, tokens, wire
+from ollama_cache_proxy.simulator.call import Call, Fault
+from ollama_cache_proxy.simulator.generate import Ask, End, OptionError, Piece
+from ollama_cache_proxy.simulator.registry import SYSTEM, TEMPLATE, Model, sha256
+from ollama_cache_proxy.simulator.rendering import Turn, render
+from ollama_cache_proxy.simulator.residence import Residence
+
+CONTEXT_LENGTH = 512
+"""Tokens that a loaded model holds, as in the recording."""
+
+CRASHED = "an error was encountered while running the model: unexpected EOF"
+MAX_TOP_LOGPROBS = 20
+
+
+class RefusedError(Exception):
+    """A request that gets an error; `late` where the real server notices only after it began to stream."""
+
+    def __init__(self, status: int, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.status, self.message, self.late = status, message, late
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A completion as a client asked for it; `model` in the client's spelling, `keep_alive` in nanoseconds."""
+
+    model: str
+    turns: tuple[Turn, ...]
+    chat: bool
+    stream: bool
+    options: Mapping[str, Any] | None = None
+    keep_alive: int | None = None
+    system: str = ""
+    template: str = ""
+    suffix: str = ""
+    raw: bool = False
+    context: tuple[int, ...] | None = None
+    format: Any = None
+    think: bool | str | None = None
+    tools: bool = False
+    truncate: bool = True
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to complete: the request loads or unloads the model."""
+        return not self.turns if self.chat else not self.turns[0].text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One event of a completion; `created` in nanoseconds since the epoch, `metrics` durations in nanoseconds."""
+
+    model: str
+    created: int
+    text: str = ""
+    done: bool = False
+    reason: str = ""
+    context: tuple[int, ...] = ()
+    metrics: Mapping[str, int] = field(default_factory=dict)
+    logprobs: tuple[dict[str, Any], ...] = ()
+
+    def usage(self, name: str) -> int:
+        """Return a count of the metrics, 0 where there is none."""
+        return self.metrics.get(name, 0)
+
+
+class Form(Protocol):
+    """How replies look on a route."""
+
+    whole_type: str
+    stream_type: str
+
+    def whole(self, reply: Reply) -> bytes:
+        """Return the body of a completion in one piece."""
+
+    def events(self, reply: Reply) -> list[bytes]:
+        """Return the parts that a stream sends for one reply."""
+
+    def error(self, status: int, message: str) -> bytes:
+        """Return the body of an error."""
+
+    error_type: str
+
+
+def find(call: Call, text: str, *, unnamed: tuple[int, str]) -> Model:
+    """Return the model of a name in the client's spelling; `unnamed` is the refusal of an empty one."""
+    if not text:
+        raise RefusedError(*unnamed)
+    name = naming.parse(text)
+    if name is None:
+        raise RefusedError(400, "invalid model name")
+    model = call.simulator.models.find(name)
+    if model is None:
+        raise RefusedError(404, f"model '{text}' not found")
+    return model
+
+
+def schedule_options(model: Model, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options in force, or refuse."""
+    try:
+        return generate.merged_options(model, options)
+    except OptionError as error:
+        raise RefusedError(500, str(error)) from error
+
+
+async def load(call: Call, residence: Residence, model: Model, keep_alive: int | None) -> None:
+    """Load a model, which takes its time if it is not loaded yet."""
+    if residence.load(model, keep_alive):
+        await asyncio.sleep(call.simulator.behaviour.load_delay)
+
+
+def _supports(wanted: Wanted, model: Model) -> None:
+    """Refuse what the model cannot do."""
+    if wanted.think and "thinking" not in model.capabilities:
+        raise RefusedError(400, f'"{wanted.model}" does not support thinking')
+    if "completion" not in model.capabilities:
+        raise RefusedError(400, f'"{wanted.model}" does not support {"chat" if wanted.chat else "generate"}')
+    for needed, capability in ((wanted.tools, "tools"), (bool(wanted.suffix), "insert")):
+        if needed and capability not in model.capabilities:
+            raise RefusedError(400, f"{model.name.full} does not support {capability}")
+
+
+def _format(wanted: Wanted) -> str:
+    match wanted.format:
+        case None | "":
+            return ""
+        case "json":
+            return "json"
+        case dict():
+            return wire.dumps(wire.by_name(wanted.format))
+        case other:
+            quoted = wire.dumps(wire.dumps(other))
+            text = f'invalid format: {quoted}; expected "json" or a valid JSON Schema object'
+            raise RefusedError(500, text, late=True)
+
+
+def _ask(wanted: Wanted, model: Model, options: Mapping[str, Any]) -> Ask:
+    prompt = wanted.turns[0].text
+    if not wanted.raw:
+        system = wanted.system or model.text(SYSTEM)
+        turns = (
+            wanted.turns
+            if wanted.turns[0].role == "system" or not system
+            else (Turn(role="system", text=system), *wanted.turns)
+        )
+        prompt = render(wanted.template or model.text(TEMPLATE), turns)
+    ask = Ask(
+        model=model,
+        prompt=prompt,
+        options=options,
+        context=wanted.context or (),
+        format=_format(wanted),
+        images=tuple(sha256(image) for turn in wanted.turns for image in turn.images),
+        top_logprobs=wanted.top_logprobs if wanted.logprobs else None,
+    )
+    if not wanted.truncate and ask.prompt_tokens > CONTEXT_LENGTH:
+        raise RefusedError(400, "the input length exceeds the context length", late=True)
+    return ask
+
+
+async def complete(call: Call, wanted: Wanted, form: Form) -> None:
+    """Answer a completion, a load or an unload."""
+    clock = _Clock()
+    try:
+        first = await _prepare(call, wanted, clock)
+    except RefusedError as refused:
+        await call.simulator.gate.passed()
+        body = form.error(refused.status, refused.message)
+        if refused.late and wanted.stream:
+            call.begin(refused.status, form.error_type if form.error_type != wire.JSON else wire.BARE_JSON)
+            await call.part(body)
+            call.end()
+        else:
+            call.whole(refused.status, body, form.error_type)
+        return
+    await call.simulator.gate.passed()
+    if isinstance(first, Reply):
+        is_stream = wanted.stream and form.stream_type == wire.EVENTS
+        body = b"".join(form.events(first)) if is_stream else form.whole(first)
+        call.whole(200, body, form.stream_type if is_stream else form.whole_type)
+    elif wanted.stream:
+        await _stream(call, wanted, first, form, clock)
+    else:
+        await _at_once(call, wanted, first, form, clock)
+
+
+async def _prepare(call: Call, wanted: Wanted, clock: _Clock) -> Ask | Reply:
+    """Return what to ask the model, or the reply to a request that asks nothing of it."""
+    if not 0 <= wanted.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise RefusedError(400, "top_logprobs must be between 0 and 20")
+    model = find(call, wanted.model, unnamed=(400, "model is required") if wanted.chat else (404, "model '' not found"))
+    residence = call.simulator.residence
+    if wanted.empty and wanted.keep_alive == 0:
+        residence.unload(model)
+        return Reply(model=wanted.model, created=time.time_ns(), done=True, reason="unload")
+    if wanted.raw and (wanted.template or wanted.system or wanted.context):
+        raise RefusedError(400, "raw mode does not support template, system, or context")
+    _supports(wanted, model)
+    options = schedule_options(model, wanted.options)
+    await load(call, residence, model, wanted.keep_alive)
+    clock.loaded = time.perf_counter_ns()
+    if wanted.empty:
+        return Reply(model=wanted.model, created=time.time_ns(), done=True, reason="load")
+    return _ask(wanted, model, options)
+
+
+class _Clock:
+    """When the request came and when its model was loaded (perf_counter, nanoseconds)."""
+
+    def __init__(self) -> None:
+        self.began = self.loaded = time.perf_counter_ns()
+
+    def metrics(self, prompt_tokens: int, count: int) -> dict[str, int]:
+        """Return the durations and counts of the last reply."""
+        total = max(time.perf_counter_ns() - self.began, 1000)
+        loading = min(max(self.loaded - self.began, 1), total - 2)
+        prompt = max((total - loading) // 10, 1)
+        return {
+            "total_duration": total,
+            "load_duration": loading,
+            "prompt_eval_count": min(prompt_tokens, CONTEXT_LENGTH),
+            "prompt_eval_duration": prompt,
+            "eval_count": count,
+            "eval_duration": max(total - loading - prompt, 1),
+        }
+
+
+def _last(wanted: Wanted, ask: Ask, text: str, end: End, clock: _Clock) -> Reply:
+    context = () if wanted.raw or wanted.chat else (*ask.context, *tokens.encode(ask.prompt + text))
+    metrics = clock.metrics(ask.prompt_tokens, end.count)
+    return Reply(
+        model=wanted.model, created=time.time_ns(), done=True, reason=end.reason, context=context, metrics=metrics
+    )
+
+
+def _logprobs(piece: Piece, ranked_shown: int) -> tuple[dict[str, Any], ...]:
+    def one(token: str, value: float) -> dict[str, Any]:
+        return {"token": token, "logprob": value, "bytes": list(token.encode())}
+
+    rows = []
+    for ranked in piece.logprobs:
+        row = one(*ranked[0])
+        if ranked_shown:
+            row["top_logprobs"] = [one(*pair) for pair in ranked[:ranked_shown]]
+        rows.append(row)
+    return tuple(rows)
+
+
+async def _at_once(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Clock) -> None:
+    await asyncio.sleep(call.delay(call.simulator.behaviour.completion_delay))
+    if call.fault is Fault.ERROR_LINE:
+        call.whole(500, form.error(500, CRASHED), form.error_type)
+        return
+    events = list(generate.complete(ask, call.simulator.behaviour.seed))
+    pieces, end = [event for event in events if isinstance(event, Piece)], cast("End", events[-1])
+    text = "".join(piece.text for piece in pieces)
+    reply = _last(wanted, ask, text, end, clock)
+    rows = tuple(row for piece in pieces for row in _logprobs(piece, wanted.top_logprobs))
+    call.simulator.residence.used(ask.model)
+    whole = Reply(
+        model=reply.model,
+        created=reply.created,
+        text=text,
+        done=True,
+        reason=reply.reason,
+        context=reply.context,
+        metrics=reply.metrics,
+        logprobs=rows,
+    )
+    call.whole(200, form.whole(whole), form.whole_type)
+
+
+def _crash(form: Form) -> bytes:
+    """Return what a stream ends with when the model dies: the compatible routes lose the text of the error."""
+    if form.stream_type == wire.EVENTS:
+        return b"".join(form.events(Reply(model="", created=time.time_ns())))
+    return wire.dumps({"error": CRASHED}).encode() + b"\n"
+
+
+async def _stream(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Clock) -> None:
+    behaviour = call.simulator.behaviour
+    if behaviour.token_rate is None:
+        await asyncio.sleep(behaviour.completion_delay)
+    text = ""
+    for index, event in enumerate(generate.complete(ask, behaviour.seed)):
+        if behaviour.token_rate is not None:
+            await asyncio.sleep(1 / behaviour.token_rate)
+        if not call.streaming:
+            call.begin(200, form.stream_type)
+        if call.fault is Fault.ERROR_LINE and (index > 1 or isinstance(event, End)):
+            await call.part(_crash(form))
+            break
+        if isinstance(event, End):
+            reply = _last(wanted, ask, text, event, clock)
+        else:
+            text += event.text
+            rows = _logprobs(event, wanted.top_logprobs)
+            reply = Reply(model=wanted.model, created=time.time_ns(), text=event.text, logprobs=rows)
+        for part in form.events(reply):
+            await call.part(part)
+    call.simulator.residence.used(ask.model)
+    call.end()

@@ -1,0 +1,131 @@
+"""What the embedding routes share: the checks in the order of EmbedHandler and EmbeddingsHandler, and the pace."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ollama_cache_proxy.simulator import naming, tokens
+from ollama_cache_proxy.simulator import vectors as sources
+from ollama_cache_proxy.simulator.call import Call
+from ollama_cache_proxy.simulator.complete import CONTEXT_LENGTH, RefusedError, load, schedule_options
+from ollama_cache_proxy.simulator.registry import Model
+from ollama_cache_proxy.simulator.vectors import Vector, unit_text
+
+__all__ = ["RefusedError", "Vectors", "raw_vector", "unit_text", "vectors"]
+
+_Result = TypeVar("_Result")
+
+TOO_LONG = "the input length exceeds the context length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """Normalised vectors in the order of their texts; `metrics` is empty where nothing was asked of the model."""
+
+    units: tuple[Vector, ...] = ()
+    metrics: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all the texts together."""
+        return self.metrics.get("prompt_eval_count", 0)
+
+
+async def _loaded(call: Call, request: Mapping[str, Any], unnamed: tuple[int, str]) -> Model:
+    """Return the loaded model of a request, or refuse."""
+    text = request["model"]
+    if not text:
+        raise RefusedError(*unnamed)
+    if naming.parse(text) is None:
+        raise RefusedError(400, "invalid model name")
+    model = call.simulator.models.find(text)
+    if model is None:
+        raise RefusedError(404, f'model "{text}" not found, try pulling it first')
+    schedule_options(model, request["options"])
+    await load(call, call.simulator.residence, model, request["keep_alive"])
+    return model
+
+
+def _texts(given: Any) -> list[str]:
+    """Return the texts of an `input`, which may be missing, one text or a list of texts."""
+    match given:
+        case None | "":
+            return []
+        case str():
+            return [given]
+        case list() if all(isinstance(item, str) for item in given):
+            return given
+        case _:
+            raise RefusedError(400, "invalid input type")
+
+
+def _fitting(model: Model, text: str, *, truncate: bool) -> tuple[str, int]:
+    """Return a text as far as it fits, and its tokens."""
+    count = sources.token_count(model, text)
+    if count <= CONTEXT_LENGTH:
+        return text, count
+    if not truncate:
+        raise RefusedError(400, TOO_LONG)
+    special = sources.token_count(model, "x") - 1
+    return tokens.cut(text, CONTEXT_LENGTH - special), CONTEXT_LENGTH
+
+
+async def _gated(call: Call, work: Awaitable[_Result]) -> _Result:
+    """Return the result of the checks, or pass their refusal on, not before the gate is open."""
+    try:
+        result = await work
+    except RefusedError:
+        await call.simulator.gate.passed()
+        raise
+    await call.simulator.gate.passed()
+    return result
+
+
+async def _checked(call: Call, request: Mapping[str, Any]) -> tuple[Model, list[tuple[str, int]], int]:
+    """Return the model, the texts as far as they fit with their tokens, and when the model was loaded."""
+    if not request["model"]:
+        raise RefusedError(404, "model '' not found")
+    texts = _texts(request["input"])
+    model = await _loaded(call, request, (404, "model '' not found"))
+    loaded = time.perf_counter_ns()
+    truncate = request["truncate"] is not False
+    return model, [_fitting(model, text, truncate=truncate) for text in texts], loaded
+
+
+async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
+    """Return the vectors of an /api/embed request; RefusedError fails the whole list."""
+    began = time.perf_counter_ns()
+    model, fitting, loaded = await _gated(call, _checked(call, request))
+    if not fitting:
+        return Vectors()
+    behaviour, dimensions = call.simulator.behaviour, request["dimensions"]
+    await asyncio.sleep(call.delay(behaviour.embedding_delay))
+    units: list[Vector] = []
+    for text, _ in fitting:
+        units.append(sources.unit(model.voice, text, behaviour.seed, dimensions))
+        # A vector costs a while; other requests get their turn.
+        await asyncio.sleep(0)
+    call.simulator.residence.used(model)
+    metrics = {
+        "total_duration": time.perf_counter_ns() - began,
+        "load_duration": max(loaded - began, 1),
+        "prompt_eval_count": sum(count for _, count in fitting),
+    }
+    return Vectors(units=tuple(units), metrics=metrics)
+
+
+async def raw_vector(call: Call, request: Mapping[str, Any]) -> str:
+    """Return the JSON text of the vector of an /api/embeddings request."""
+    model = await _gated(call, _loaded(call, request, (400, "model is required")))
+    text = request["prompt"]
+    if not text:
+        return "[]"
+    if sources.token_count(model, text) > CONTEXT_LENGTH:
+        raise RefusedError(500, TOO_LONG)
+    await asyncio.sleep(call.delay(call.simulator.behaviour.embedding_delay))
+    call.simulator.residence.used(model)
+    return sources.raw_text(sources.raw(model.voice, text, call.simulator.behaviour.seed))

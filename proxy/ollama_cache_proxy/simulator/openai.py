@@ -1,0 +1,360 @@
+"""The OpenAI-compatible routes of completions and embeddings, and the lists of models.
+
+As in middleware/openai.go a request is turned into Ollama's own and the replies are rewritten: errors found before that
+are plain JSON, later ones and all answers end in a newline and carry a bare `application/json`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ollama_cache_proxy.simulator import embed, naming, wire
+from ollama_cache_proxy.simulator.call import Call
+from ollama_cache_proxy.simulator.complete import Reply, Wanted, complete
+from ollama_cache_proxy.simulator.gojson import GoError
+from ollama_cache_proxy.simulator.goschema import (
+    Kind,
+    anything,
+    boolean,
+    decode,
+    integer,
+    listed,
+    number,
+    pointer,
+    string,
+    struct,
+)
+from ollama_cache_proxy.simulator.rendering import Turn
+from ollama_cache_proxy.simulator.vectors import packed
+
+_ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_EFFORTS = ("high", "medium", "low", "max", "none")
+_STREAM_OPTIONS = pointer(struct("StreamOptions", {"include_usage": boolean}, package="openai"))
+
+_CHAT = struct(
+    "ChatCompletionRequest",
+    {
+        "model": string,
+        "messages": listed(
+            struct(
+                "Message",
+                {
+                    "role": string,
+                    "content": anything,
+                    "reasoning": string,
+                    "tool_calls": listed(anything, "[]openai.ToolCall"),
+                    "name": string,
+                    "tool_call_id": string,
+                },
+                package="openai",
+            ),
+            "[]openai.Message",
+        ),
+        "stream": boolean,
+        "stream_options": _STREAM_OPTIONS,
+        "max_tokens": pointer(integer),
+        "seed": pointer(integer),
+        "stop": anything,
+        "temperature": pointer(number),
+        "frequency_penalty": pointer(number),
+        "presence_penalty": pointer(number),
+        "top_p": pointer(number),
+        "response_format": anything,
+        "tools": listed(anything, "[]api.Tool"),
+        "reasoning": pointer(struct("Reasoning", {"effort": string}, package="openai")),
+        "reasoning_effort": pointer(string),
+        "logprobs": pointer(boolean),
+        "top_logprobs": integer,
+    },
+    package="openai",
+)
+_COMPLETION = struct(
+    "CompletionRequest",
+    {
+        "model": string,
+        "prompt": string,
+        "frequency_penalty": number,
+        "max_tokens": pointer(integer),
+        "presence_penalty": number,
+        "seed": pointer(integer),
+        "stop": anything,
+        "stream": boolean,
+        "stream_options": _STREAM_OPTIONS,
+        "temperature": pointer(number),
+        "top_p": number,
+        "suffix": string,
+        "logprobs": pointer(integer),
+    },
+    package="openai",
+)
+_EMBED = struct(
+    "EmbedRequest",
+    {"input": anything, "model": string, "dimensions": integer, "encoding_format": string},
+    package="openai",
+)
+
+
+def error_row(status: int, message: str) -> dict[str, Any]:
+    """Return an error in OpenAI's form."""
+    kind = _ERROR_TYPES.get(status, "api_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+def body(call: Call, kind: Kind) -> dict[str, Any] | None:
+    """Return the request as a struct, or answer that it cannot be read, and None."""
+    try:
+        return decode(call.body, kind)
+    except GoError as error:
+        call.json(400, error_row(400, str(error)))
+        return None
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return wire.dumps(row).encode() + b"\n"
+
+
+def _event(row: dict[str, Any]) -> bytes:
+    return b"data: " + wire.dumps(row).encode() + b"\n\n"
+
+
+def _usage(reply: Reply) -> dict[str, int]:
+    prompt, count = reply.usage("prompt_eval_count"), reply.usage("eval_count")
+    return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
+
+
+class OpenAIForm:
+    """Replies as OpenAI's chunks; `chat` puts the text into messages and deltas."""
+
+    whole_type = wire.BARE_JSON
+    stream_type = wire.EVENTS
+    error_type = wire.BARE_JSON
+
+    def __init__(self, call: Call, *, chat: bool, with_usage: bool) -> None:
+        self._chat, self._with_usage = chat, with_usage
+        self._id = f"{'chatcmpl' if chat else 'cmpl'}-{call.simulator.random.randrange(999)}"
+
+    def error(self, status: int, message: str) -> bytes:
+        """Return the error and a newline."""
+        return _line(error_row(status, message))
+
+    def whole(self, reply: Reply) -> bytes:
+        """Return a chat.completion or a text_completion."""
+        if self._chat:
+            text: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": reply.text}}
+        else:
+            text = {"text": reply.text, "index": 0}
+        choice = text | {"finish_reason": reply.reason or None}
+        if self._chat and reply.logprobs:
+            choice["logprobs"] = {"content": reply.logprobs}
+        row = {
+            "id": self._id,
+            "object": "chat.completion" if self._chat else "text_completion",
+            "created": reply.created // 10**9,
+            "model": reply.model,
+            "system_fingerprint": "fp_ollama",
+            "choices": [choice],
+            "usage": _usage(reply),
+        }
+        return _line(row)
+
+    def events(self, reply: Reply) -> list[bytes]:
+        """Return one part: a chunk, and after the last one the usage if wanted, and the end mark."""
+        row = self._chunk(reply)
+        if self._with_usage and not self._chat:
+            row["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        part = _event(row)
+        if reply.done:
+            if self._with_usage:
+                part += _event(row | {"choices": [], "usage": _usage(reply)})
+            part += b"data: [DONE]\n\n"
+        return [part]
+
+    def _chunk(self, reply: Reply) -> dict[str, Any]:
+        reason = reply.reason or None
+        head: dict[str, Any] = {"id": self._id, "object": "chat.completion.chunk" if self._chat else "text_completion"}
+        head["created"] = time.time_ns() // 10**9
+        made = {"model": reply.model, "system_fingerprint": "fp_ollama"}
+        if not self._chat:
+            return {**head, "choices": [{"text": reply.text, "index": 0, "finish_reason": reason}], **made}
+        delta = {"role": "assistant", "content": reply.text}
+        choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": reason}
+        if reply.logprobs:
+            choice["logprobs"] = {"content": reply.logprobs}
+        return {**head, **made, "choices": [choice]}
+
+
+def _stops(given: Any) -> dict[str, Any]:
+    match given:
+        case str():
+            return {"stop": [given]}
+        case list():
+            return {"stop": [stop for stop in given if isinstance(stop, str)]}
+        case _:
+            return {}
+
+
+def _options(request: dict[str, Any]) -> dict[str, Any]:
+    """Return Ollama's options for OpenAI's fields, with OpenAI's defaults."""
+    plain = {"max_tokens": "num_predict", "seed": "seed"}
+    plain |= {name: name for name in ("frequency_penalty", "presence_penalty")}
+    options = {ours: request[theirs] for theirs, ours in plain.items() if request[theirs] is not None}
+    temperature = request["temperature"]
+    options["temperature"] = 1.0 if temperature is None else temperature
+    options["top_p"] = request["top_p"] or 1.0
+    return options | _stops(request["stop"])
+
+
+def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
+    """Return the messages as turns, each text part of a list as a turn of its own; GoError for what cannot be one."""
+    turns: list[Turn] = []
+    for message in messages:
+        role, content = message["role"].lower(), message["content"]
+        match content:
+            case str():
+                turns.append(Turn(role=role, text=content))
+            case list():
+                for part in content:
+                    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+                    if not isinstance(text, str):
+                        raise GoError("invalid message format")
+                    turns.append(Turn(role=role, text=text))
+            case _ if message["tool_calls"] is None:
+                kinds = {type(None): "<nil>", float: "float64", bool: "bool", dict: "map[string]interface {}"}
+                raise GoError(f"invalid message content type: {kinds[type(content)]}")
+            case _:
+                turns.append(Turn(role=role, text=""))
+    return tuple(turns)
+
+
+def _format(given: Any) -> Any:
+    if not isinstance(given, dict):
+        return None
+    if given.get("type") == "json_object":
+        return "json"
+    schema = given.get("json_schema")
+    return schema.get("schema") if given.get("type") == "json_schema" and isinstance(schema, dict) else None
+
+
+def _think(request: dict[str, Any]) -> bool | str | None:
+    effort = request["reasoning"]["effort"] if request["reasoning"] else request["reasoning_effort"] or ""
+    if effort and effort not in _EFFORTS:
+        listing = '"high", "medium", "low", "max", or "none"'
+        raise GoError(f"invalid reasoning value: '{effort}' (must be {listing})")
+    return None if not effort else False if effort == "none" else effort
+
+
+def _with_usage(request: dict[str, Any]) -> bool:
+    return bool(request["stream_options"] and request["stream_options"]["include_usage"])
+
+
+async def chat(call: Call) -> None:
+    """POST /v1/chat/completions."""
+    request = body(call, _CHAT)
+    if request is None:
+        return
+    if not request["messages"]:
+        call.json(400, error_row(400, "[] is too short - 'messages'"))
+        return
+    try:
+        turns, think = _turns(request["messages"]), _think(request)
+    except GoError as error:
+        call.json(400, error_row(400, str(error)))
+        return
+    wanted = Wanted(
+        model=request["model"],
+        turns=turns,
+        chat=True,
+        stream=request["stream"],
+        options=_options(request),
+        format=_format(request["response_format"]),
+        think=think,
+        tools=bool(request["tools"]),
+        logprobs=bool(request["logprobs"]),
+        top_logprobs=request["top_logprobs"],
+    )
+    await complete(call, wanted, OpenAIForm(call, chat=True, with_usage=_with_usage(request)))
+
+
+async def completions(call: Call) -> None:
+    """POST /v1/completions."""
+    request = body(call, _COMPLETION)
+    if request is None:
+        return
+    stop = request["stop"]
+    wrong = next((item for item in stop if not isinstance(item, str)), None) if isinstance(stop, list) else None
+    if wrong is not None:
+        call.json(400, error_row(400, f"invalid type for 'stop' field: {_go_type(wrong)}"))
+        return
+    wanted = Wanted(
+        model=request["model"],
+        turns=(Turn(role="user", text=request["prompt"]),),
+        chat=False,
+        stream=request["stream"],
+        options=_options(request),
+        suffix=request["suffix"],
+        logprobs=bool(request["logprobs"]),
+        top_logprobs=max(request["logprobs"] or 0, 0),
+    )
+    await complete(call, wanted, OpenAIForm(call, chat=False, with_usage=_with_usage(request)))
+
+
+def _go_type(value: Any) -> str:
+    kinds = {bool: "bool", float: "float64", list: "[]interface {}", dict: "map[string]interface {}"}
+    return kinds[type(value)]
+
+
+async def embeddings(call: Call) -> None:
+    """POST /v1/embeddings: `encoding_format` float or base64; `truncate` and `options` are not read."""
+    request = body(call, _EMBED)
+    if request is None:
+        return
+    encoding, given = request["encoding_format"], request["input"]
+    if encoding and encoding.lower() not in ("float", "base64"):
+        text = f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64']."
+        call.json(400, error_row(400, text))
+        return
+    if given is None or given == []:
+        call.json(400, error_row(400, "invalid input"))
+        return
+    asked = {**request, "input": [""] if given == "" else given, "options": None, "keep_alive": None, "truncate": None}
+    try:
+        vectors = await embed.vectors(call, asked)
+    except embed.RefusedError as refused:
+        body_bytes = _line(error_row(refused.status, refused.message))
+        call.whole(refused.status, body_bytes, wire.BARE_JSON)
+        return
+    show = packed if encoding.lower() == "base64" else _verbatim
+    rows = [
+        {"object": "embedding", "embedding": show(vector), "index": index} for index, vector in enumerate(vectors.units)
+    ]
+    count = vectors.prompt_tokens
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    row = {"object": "list", "data": rows, "model": request["model"], "usage": usage}
+    call.whole(200, _line(row), wire.BARE_JSON)
+
+
+def _verbatim(vector: tuple[float, ...]) -> wire.Verbatim:
+    return wire.Verbatim(embed.unit_text(vector))
+
+
+async def models(call: Call) -> None:
+    """GET /v1/models."""
+    rows = [_model(model.name.shortest, model.modified) for model in call.simulator.models.installed()]
+    call.whole(200, _line({"object": "list", "data": rows or None}), wire.BARE_JSON)
+
+
+async def model(call: Call) -> None:
+    """GET /v1/models/:model."""
+    found = call.simulator.models.find(call.parameter)
+    if found is None:
+        text = f"model '{call.parameter}' not found"
+        status = 404 if naming.parse(call.parameter) else 400
+        body_bytes = _line(error_row(status, text if status == 404 else "invalid model name"))
+        call.whole(status, body_bytes, wire.BARE_JSON)
+        return
+    call.whole(200, _line(_model(call.parameter, found.modified)), wire.BARE_JSON)
+
+
+def _model(name: str, modified: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": modified // 10**9, "owned_by": naming.known(name).namespace}

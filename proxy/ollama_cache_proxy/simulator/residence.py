@@ -1,0 +1,65 @@
+"""Which models are loaded, and until when (`/api/ps`)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ollama_cache_proxy.simulator.goschema import FOREVER
+from ollama_cache_proxy.simulator.registry import Model
+
+KEEP_ALIVE = 5 * 60 * 10**9
+"""Nanoseconds that a model stays loaded after a request that does not say."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Resident:
+    """One loaded model; `expires` in nanoseconds since the epoch."""
+
+    model: Model
+    keep_alive: int
+    expires: int
+
+
+class Residence:
+    """The loaded models by weights and parameters: a copy of a model shares the place of its source."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Resident] = {}
+
+    def load(self, model: Model, keep_alive: int | None) -> bool:
+        """Note a use of a model; return True where it was not loaded. Without a keep_alive the last one holds on."""
+        self._expire()
+        resident = self._loaded.get(model.digest)
+        cold = resident is None
+        if resident is None:
+            resident = Resident(model=model, keep_alive=KEEP_ALIVE, expires=0)
+            self._loaded[model.digest] = resident
+        if keep_alive is not None:
+            resident.keep_alive = keep_alive
+        self._extend(resident)
+        return cold
+
+    def used(self, model: Model) -> None:
+        """Note the end of a use: the time to live starts anew."""
+        if (resident := self._loaded.get(model.digest)) is not None:
+            self._extend(resident)
+            self._expire()
+
+    def unload(self, model: Model) -> None:
+        """Forget a model now."""
+        self._loaded.pop(model.digest, None)
+
+    def loaded(self) -> list[Resident]:
+        """Return the loaded models, the one with the longest time left first (by the second)."""
+        self._expire()
+        return sorted(self._loaded.values(), key=lambda resident: -(resident.expires // 10**9))
+
+    @staticmethod
+    def _extend(resident: Resident) -> None:
+        resident.expires = min(time.time_ns() + resident.keep_alive, FOREVER)
+
+    def _expire(self) -> None:
+        now = time.time_ns()
+        for digest in [digest for digest, resident in self._loaded.items() if resident.expires < now]:
+            del self._loaded[digest]

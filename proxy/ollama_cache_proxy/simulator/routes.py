@@ -1,0 +1,86 @@
+"""The table of routes, and how a request finds its own (gin's rules)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ollama_cache_proxy.simulator import anthropic, create, manage, native, openai, responses
+from ollama_cache_proxy.simulator.call import Call
+
+Handler = Callable[[Call], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method and path; a path that ends in `/:` takes one more segment as its parameter.
+
+    `inference` routes wait at the simulator's gate; a `late_body` is read by the route itself, if at all.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    inference: bool = False
+    late_body: bool = False
+
+    def parameter(self, path: str) -> str | None:
+        """Return the parameter that a path holds (empty where the route has none), None where it does not match."""
+        if not self.path.endswith("/:"):
+            return "" if path == self.path else None
+        prefix = self.path[:-1]
+        rest = path[len(prefix) :]
+        return rest if path.startswith(prefix) and rest and "/" not in rest else None
+
+
+# The order of the methods is that of the Allow field.
+ROUTES = (
+    Route(method="HEAD", path="/", handler=manage.root),
+    Route(method="HEAD", path="/api/version", handler=manage.version),
+    Route(method="HEAD", path="/api/tags", handler=manage.tags),
+    Route(method="HEAD", path="/api/blobs/:", handler=manage.blob_head),
+    Route(method="GET", path="/", handler=manage.root),
+    Route(method="GET", path="/api/version", handler=manage.version),
+    Route(method="GET", path="/api/tags", handler=manage.tags),
+    Route(method="GET", path="/api/ps", handler=manage.ps),
+    Route(method="GET", path="/v1/models", handler=openai.models),
+    Route(method="GET", path="/v1/models/:", handler=openai.model),
+    Route(method="POST", path="/api/pull", handler=create.pull),
+    Route(method="POST", path="/api/push", handler=create.push),
+    Route(method="POST", path="/api/show", handler=manage.show),
+    Route(method="POST", path="/api/create", handler=create.create),
+    Route(method="POST", path="/api/blobs/:", handler=manage.blob_post, late_body=True),
+    Route(method="POST", path="/api/copy", handler=manage.copy),
+    Route(method="POST", path="/api/generate", handler=native.generate, inference=True),
+    Route(method="POST", path="/api/chat", handler=native.chat, inference=True),
+    Route(method="POST", path="/api/embed", handler=native.embed_inputs, inference=True),
+    Route(method="POST", path="/api/embeddings", handler=native.embed_prompt, inference=True),
+    Route(method="POST", path="/v1/chat/completions", handler=openai.chat, inference=True),
+    Route(method="POST", path="/v1/completions", handler=openai.completions, inference=True),
+    Route(method="POST", path="/v1/embeddings", handler=openai.embeddings, inference=True),
+    Route(method="POST", path="/v1/responses", handler=responses.responses, inference=True),
+    Route(method="POST", path="/v1/messages", handler=anthropic.messages, inference=True),
+    Route(method="DELETE", path="/api/delete", handler=manage.delete),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Where a request goes: a route, another path (`redirect`), or nowhere; `allowed` are a known path's methods."""
+
+    route: Route | None = None
+    parameter: str = ""
+    redirect: str = ""
+    allowed: tuple[str, ...] = ()
+
+
+def match(method: str, path: str) -> Match:
+    """Return where a request of a decoded path goes."""
+    found = [(route, parameter) for route in ROUTES if (parameter := route.parameter(path)) is not None]
+    for route, parameter in found:
+        if route.method == method:
+            return Match(route=route, parameter=parameter)
+    other = path[:-1] if path.endswith("/") else f"{path}/"
+    if path != "/" and any(route.method == method and route.parameter(other) is not None for route in ROUTES):
+        return Match(redirect=other)
+    return Match(allowed=tuple(route.method for route, _ in found))

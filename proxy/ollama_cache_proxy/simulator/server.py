@@ -1,0 +1,252 @@
+"""The listening simulator: sockets and HTTP parsing by aiohttp, everything that goes out written by `call`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from ollama_cache_proxy.simulator import gatekeeping, routes, wire
+from ollama_cache_proxy.simulator.call import Call, Departed, Fault, Received, Sent
+from ollama_cache_proxy.simulator.state import Behaviour, State
+
+KEPT_REQUESTS = 10_000
+_LARGEST_HEAD = 1 << 20
+_LINGER = 0.5
+"""Seconds that a closing connection still takes what the client sends, as in Go."""
+
+_SHUTDOWN = 0.05
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER at zero seconds: closing sends a reset."""
+
+
+class Tally:
+    """A number that only grows, and that can be waited for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changed = asyncio.Event()
+
+    def add(self) -> None:
+        """Count one more."""
+        self.count += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def reached(self, count: int) -> None:
+        """Return as soon as there are that many."""
+        while self.count < count:
+            await self._changed.wait()
+
+
+class Simulator(State):
+    """An Ollama in this process; use it as an async context manager or start and stop it."""
+
+    def __init__(self, behaviour: Behaviour | None = None) -> None:
+        super().__init__(behaviour or Behaviour())
+        self.fault: Callable[[Received], Fault | None] | None = None
+        self.pace: Callable[[Received], float] | None = None
+        """How many seconds a whole answer takes, instead of the delays of the behaviour."""
+        self.url = ""
+        self.port = 0
+        self._received: deque[Received] = deque(maxlen=KEPT_REQUESTS)
+        self._inferences = Tally()
+        self._departures = Tally()
+        self._stopping = False
+        self._server: web.Server | None = None
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def received(self) -> list[Received]:
+        """The last requests in the order of their arrival, with their bodies; that of a blob upload is not kept."""
+        return list(self._received)
+
+    @property
+    def inferences(self) -> int:
+        """How many inference requests have arrived."""
+        return self._inferences.count
+
+    @property
+    def cancelled(self) -> int:
+        """Requests whose client left before the answer was complete."""
+        return self._departures.count
+
+    async def arrived(self, count: int) -> None:
+        """Return as soon as that many inference requests have arrived in total."""
+        await self._inferences.reached(count)
+
+    async def departed(self, count: int) -> None:
+        """Return as soon as that many clients in total have left too early."""
+        await self._departures.reached(count)
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; port 0 takes a free one. Raises OSError where the address cannot be had."""
+        self._stopping = False
+        self._server = web.Server(
+            self._handle,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=_LARGEST_HEAD,
+            max_field_size=_LARGEST_HEAD,
+            lingering_time=_LINGER,
+        )
+        self._listener = await asyncio.get_running_loop().create_server(self._server, host, port)
+        self.port = int(self._listener.sockets[0].getsockname()[1])
+        self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def stop(self) -> None:
+        """Close the listener and every connection; unfinished answers stay unfinished."""
+        self._stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        if self._server is not None:
+            await self._server.shutdown(_SHUTDOWN)
+        if self._listener is not None:
+            await self._listener.wait_closed()
+        self._listener = self._server = None
+
+    async def __aenter__(self) -> Self:
+        """Start on a free port of the loopback interface."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        await self.stop()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        # A target in absolute form, as proxies get it, is served by its path.
+        target = re.sub(r"^https?://[^/?]*", "", request.raw_path)
+        path = unquote(target.partition("?")[0], errors="replace") or "/"
+        call = Call(simulator=self, request=request, path=path, keep=bool(request.keep_alive))
+        try:
+            await self._answer(call)
+            if not call.keep and not request.content.is_eof() and call.transport.can_write_eof():
+                # The client may be sending still; it shall see the answer's end all the same.
+                call.transport.write_eof()
+        except asyncio.CancelledError:
+            self._left(call)
+            raise
+        except Departed:
+            self._left(call)
+            call.keep = False
+        return Sent(keep=call.keep)
+
+    def _left(self, call: Call) -> None:
+        if not self._stopping and not call.finished:
+            self._departures.add()
+
+    async def _answer(self, call: Call) -> None:
+        method = call.request.method
+        where = routes.match(method, call.path)
+        route = where.route
+        if route is None or not route.late_body:
+            call.body = await call.read()
+        fault = self._arrive(call, route)
+        if fault is not None and await self._fail(call, fault):
+            return
+        if where.redirect:
+            self._redirect(call, where.redirect)
+            return
+        if where.allowed:
+            call.fields = (("Allow", ", ".join(where.allowed)),)
+        if self._turned_away(call):
+            return
+        if route is not None:
+            call.parameter = where.parameter
+            await route.handler(call)
+        elif where.allowed:
+            call.whole(HTTPStatus.METHOD_NOT_ALLOWED, b"405 method not allowed", wire.PLAIN)
+        else:
+            call.whole(HTTPStatus.NOT_FOUND, b"404 page not found", wire.PLAIN)
+
+    def _arrive(self, call: Call, route: routes.Route | None) -> Fault | None:
+        """Note the request; return the fault that a test wants for it."""
+        received = Received(
+            method=call.request.method,
+            target=call.request.raw_path,
+            fields=tuple(call.request.raw_headers),
+            body=call.body,
+        )
+        self._received.append(received)
+        if route is not None and route.inference:
+            self._inferences.add()
+            if self.pace is not None:
+                call.seconds = self.pace(received)
+        return self.fault(received) if self.fault is not None else None
+
+    def _redirect(self, call: Call, path: str) -> None:
+        _, mark, query = call.request.raw_path.partition("?")
+        location = f"{path}{mark}{query}"
+        is_get = call.request.method in ("GET", "HEAD")
+        status = HTTPStatus.MOVED_PERMANENTLY if is_get else HTTPStatus.TEMPORARY_REDIRECT
+        body = f'<a href="{location}">{status.phrase}</a>.\n\n'.encode() if is_get else b""
+        fields = (("Location", location),)
+        call.whole(status, body, "text/html; charset=utf-8" if is_get else "", fields=fields)
+
+    def _turned_away(self, call: Call) -> bool:
+        """Apply the rules of Origin and Host; return True where they have answered."""
+        host, origin = call.header("Host"), call.header("Origin")
+        is_options = call.request.method == "OPTIONS"
+        if gatekeeping.needs_leave(origin, host):
+            if not gatekeeping.origin_allowed(origin):
+                call.whole(HTTPStatus.FORBIDDEN)
+                return True
+            if is_options:
+                call.whole(HTTPStatus.NO_CONTENT, fields=gatekeeping.preflight(origin))
+                return True
+            call.fields = (*call.fields, *gatekeeping.leave(origin))
+        if not self.behaviour.loopback or gatekeeping.host_by_address(host):
+            return False
+        if not gatekeeping.host_by_name(host):
+            call.whole(HTTPStatus.FORBIDDEN)
+            return True
+        if is_options:
+            call.whole(HTTPStatus.NO_CONTENT)
+        return is_options
+
+    async def _fail(self, call: Call, fault: Fault) -> bool:
+        """Do what a fault says; return False where the route itself has to."""
+        transport = call.transport
+        match fault:
+            case Fault.ERROR_LINE:
+                call.fault = fault
+                return False
+            case Fault.HANG:
+                await asyncio.Event().wait()
+            case Fault.STATUS_500:
+                call.error(HTTPStatus.INTERNAL_SERVER_ERROR, "llama runner process has terminated: exit status 2")
+                return True
+            case Fault.JUNK:
+                transport.write(b"\x15\x03\x01\x00\x02\x02\x16 this is no HTTP\r\n\r\n")
+            case Fault.TWO_LENGTHS:
+                transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+                transport.write(b'Content-Length: 2\r\nContent-Length: 7\r\n\r\n{"a":1}')
+            case Fault.RESET_MID_BODY:
+                await self._reset_mid_body(transport)
+            case Fault.REFUSE:
+                pass
+        call.finished, call.keep = True, False
+        return True
+
+    @staticmethod
+    async def _reset_mid_body(transport: asyncio.Transport) -> None:
+        body = wire.dumps({"model": "tiny", "response": "half of this text never comes", "done": True}).encode()
+        head = wire.Head(status=200, fields=(("Content-Type", wire.JSON),), length=len(body))
+        transport.write(head.render() + body[: len(body) // 2])
+        await asyncio.sleep(0)
+        connection: Any = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()

@@ -1,0 +1,61 @@
+"""What a simulated Ollama is made of, as its routes see it: its behaviour, its models, and barriers for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+
+from ollama_cache_proxy.simulator.registry import ModelRegistry
+from ollama_cache_proxy.simulator.residence import Residence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How the simulated server behaves; delays in seconds.
+
+    `completion_delay` is a whole completion, or the time before the first token of a stream that has no `token_rate`;
+    with one (tokens per second) the tokens come evenly. `embedding_delay` is per request, `load_delay` per first use of
+    a model. `loopback` says whether the Host rule applies.
+    """
+
+    seed: int = 0
+    completion_delay: float = 2.0
+    embedding_delay: float = 0.3
+    token_rate: float | None = None
+    load_delay: float = 0.0
+    version: str = "0.24.0"
+    loopback: bool = True
+
+
+class Gate:
+    """A barrier for tests: while it is closed, inference requests arrive but get no answer."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def close(self) -> None:
+        """Hold the answers back."""
+        self._open.clear()
+
+    def open(self) -> None:
+        """Let the answers go."""
+        self._open.set()
+
+    async def passed(self) -> None:
+        """Return as soon as the gate is open."""
+        await self._open.wait()
+
+
+class State:
+    """Installed and loaded models, the source of chance, and what holds answers back."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.models = ModelRegistry()
+        self.residence = Residence()
+        self.gate = Gate()
+        self.making = Gate()
+        """While it is closed, models are being quantized and do not get done."""
+        self.random = random.Random(behaviour.seed)

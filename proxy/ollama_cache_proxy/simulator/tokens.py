@@ -1,0 +1,50 @@
+"""Tokens of texts: numbers where the recording shows them, bytes elsewhere, and a simple count.
+
+The vocabulary is that of the recorded model as far as it is known. Its single bytes follow GPT-2's order after three
+special tokens: printable ASCII first, then printable Latin-1, then the rest.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ollama_cache_proxy.simulator import recorded
+
+_SPECIAL = 3
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {
+    byte: _SPECIAL + index
+    for index, byte in enumerate([*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)])
+}
+_LONGEST = max(map(len, recorded.TOKENS))
+_COUNTED = re.compile(r"\w{1,6}|[^\w\s]")
+
+
+def encode(text: str) -> list[int]:
+    """Return the token numbers of a text: the longest known token at each place, bytes where none is known."""
+    numbers: list[int] = []
+    at = 0
+    while at < len(text):
+        for length in range(min(_LONGEST, len(text) - at), 1, -1):
+            number = recorded.TOKENS.get(text[at : at + length])
+            if number is not None:
+                numbers.append(number)
+                at += length
+                break
+        else:
+            numbers += [_BYTES[byte] for byte in text[at].encode("utf-8", "replace")]
+            at += 1
+    return numbers
+
+
+def count(text: str) -> int:
+    """Return how many tokens a text is said to have: pieces of up to six letters, and signs."""
+    return max(1, len(_COUNTED.findall(text)))
+
+
+def cut(text: str, limit: int) -> str:
+    """Return the beginning of a text that has at most `limit` tokens by `count`."""
+    for index, found in enumerate(_COUNTED.finditer(text)):
+        if index == limit:
+            return text[: found.start()]
+    return text

@@ -1,0 +1,1 @@
+"""Where entries are kept: in memory, in Redis or Valkey, in both."""

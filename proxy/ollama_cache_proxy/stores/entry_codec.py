@@ -1,0 +1,124 @@
+"""Entries to bytes and back.
+
+    "OCP1"  4 bytes      format and version
+    crc     4 bytes      CRC-32 of all that follows
+    key     32 bytes     the entry's own key: a value under a wrong name is no entry
+    length  4 bytes      of the JSON that follows: everything but the chunks of a stream and the body
+    JSON, chunks, body
+
+A value that is anything else decodes to None. Whoever can write to the store can write entries; the checks are against
+damage, not against them. A description is read without the body, and so without the CRC.
+"""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.messages import PIECE, Description, StoredResponse, described, unpacked
+
+MAGIC: Final = b"OCP1"
+_HEAD: Final = struct.Struct(">4sI32sI")
+_CHECKED_FROM: Final = 8
+_FORM: Final[dict[str, tuple[type, ...]]] = {
+    "status": (int,),
+    "stored_at": (int, float),
+    "lifetime": (int,),
+    "took": (int, float),
+    "operation": (str,),
+    "model": (str,),
+    "category": (str,),
+    "namespace": (str,),
+    "prompt_tokens": (int, type(None)),
+    "output_tokens": (int, type(None)),
+}
+"""What a description is made of: without the CRC, any of it may be of another type."""
+
+
+def encode(key: str, entry: StoredResponse) -> bytes:
+    """Give the bytes of an entry; `key` is in hexadecimal digits."""
+    about: dict[str, Any] = {
+        "status": entry.status,
+        "reason": entry.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
+        "fields": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in entry.fields],
+        "stored_at": entry.stored_at,
+        "lifetime": entry.lifetime,
+        "took": entry.took,
+        "operation": entry.operation,
+        "model": entry.model,
+        "category": entry.category,
+        "namespace": entry.namespace,
+        "prompt_tokens": entry.prompt_tokens,
+        "output_tokens": entry.output_tokens,
+    }
+    if entry.pieces:
+        about["pieces"] = len(entry.pieces) // PIECE.size
+    if entry.marks:
+        about["marks"] = dict(entry.marks)
+    text = orjson.dumps(about)
+    checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.pieces + entry.body
+    return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
+
+
+def decode(key: str, value: bytes) -> StoredResponse | None:
+    """Give the entry, or None for a value that is damaged, of another version or of another key."""
+    start = described_by(key, value)
+    if not 0 < start <= len(value):
+        return None
+    if int.from_bytes(value[4:_CHECKED_FROM], "big") != binascii.crc32(memoryview(value)[_CHECKED_FROM:]):
+        return None
+    found = _read(value, start)
+    if found is None:
+        return None
+    entry, chunks = found
+    if len(entry.pieces) < chunks * PIECE.size:
+        return None
+    whole = not chunks or sum(size for _, size in unpacked(entry.pieces)) == len(entry.body)
+    return entry if whole else None
+
+
+def described_by(key: str, prefix: bytes) -> int:
+    """Say how many of a value's first bytes `decode_description` takes; 0 where they are none of this key's value."""
+    if len(prefix) < _HEAD.size:
+        return 0
+    magic, _, own, length = _HEAD.unpack_from(prefix)
+    return _HEAD.size + length if magic == MAGIC and own.hex() == key.lower() else 0
+
+
+def decode_description(key: str, prefix: bytes, total: int) -> Description | None:
+    """Describe an entry by the first bytes of its value of `total` bytes.
+
+    None where they are too few (see `described_by`), damaged, of another version or of another key.
+    """
+    start = described_by(key, prefix)
+    if not 0 < start <= min(len(prefix), total):
+        return None
+    found = _read(prefix[:start], start)
+    if found is None:
+        return None
+    entry, chunks = found
+    size = total - start - chunks * PIECE.size
+    if size < 0 or not all(isinstance(getattr(entry, name), types) for name, types in _FORM.items()):
+        return None
+    return replace(described(key, entry, size), streamed=chunks > 0)
+
+
+def _read(value: bytes, start: int) -> tuple[StoredResponse, int] | None:
+    """Give the entry whose JSON ends at `start`, with what is there of its chunks and body, and how many chunks."""
+    try:
+        about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
+        about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
+        about["fields"] = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about["fields"])
+        chunks = about.pop("pieces", 0)
+        if type(chunks) is not int or chunks < 0:
+            return None
+        if "marks" in about and not all(isinstance(mark, str) for mark in about["marks"].values()):
+            return None
+        middle = start + chunks * PIECE.size
+        return StoredResponse(pieces=value[start:middle], body=value[middle:], **about), chunks
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        return None

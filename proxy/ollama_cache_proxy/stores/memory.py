@@ -1,0 +1,179 @@
+"""The store of a machine without Redis: entries in this process, bounded by bytes, the least recently used leave."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from ollama_cache_proxy.core.ports import Clock, Entries, KeyCount, Lookup, Lookups, Matches, Page, Tier
+from ollama_cache_proxy.policy.messages import Description, StoredResponse, described
+
+_OVERHEAD: Final = 1024
+"""What an entry takes beside its own texts, in bytes: objects, and its places in the dictionaries."""
+_MARK: Final = 128
+_SHELF: Final = 2
+"""Letters of a key by which entries are shelved, so that a page looks at few of them."""
+
+
+class MemoryStore:
+    """See ports.Store. `capacity` is in bytes."""
+
+    def __init__(self, capacity: int, *, clock: Clock) -> None:
+        self._capacity = capacity
+        self._clock = clock
+        self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._shelves: dict[str, set[str]] = {}
+        self._values: dict[str, bytes] = {}
+        self._totals: dict[str, dict[str, int]] = {}
+        self._generation = secrets.token_hex(16)
+        self.size = 0
+        self.evicted = 0
+
+    async def get(self, key: str) -> Lookup:
+        """See ports.Store."""
+        return Lookup(entry=self.held(key), generation=self._generation)
+
+    def held(self, key: str) -> StoredResponse | None:
+        """See ports.Store."""
+        entry = self._fresh(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+        return entry
+
+    def _fresh(self, key: str) -> StoredResponse | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.stored_at + entry.lifetime <= self._clock.now():
+            self.drop(key)
+            return None
+        return entry
+
+    async def get_many(self, keys: Sequence[str]) -> Lookups:
+        """See ports.Store."""
+        found = [await self.get(key) for key in keys]
+        return Lookups(entries=tuple(lookup.entry for lookup in found), generation=self._generation)
+
+    async def put(self, entries: Entries, generation: str) -> bool:
+        """See ports.Store."""
+        if generation != self._generation:
+            return False
+        kept = [self.keep(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
+        return all(kept)
+
+    def keep(self, key: str, entry: StoredResponse) -> bool:
+        """Keep one entry, at the cost of those that were used least recently; False where it is too large."""
+        size = _size(entry)
+        if size > self._capacity:
+            return False
+        self.drop(key)
+        self._entries[key] = entry
+        self._shelves.setdefault(key[:_SHELF], set()).add(key)
+        self.size += size
+        while self.size > self._capacity:
+            self.drop(next(iter(self._entries)))
+            self.evicted += 1
+        return True
+
+    async def delete(self, keys: Sequence[str], generation: str) -> int:
+        """See ports.Store."""
+        return sum(self.drop(key) for key in keys) if generation == self._generation else 0
+
+    async def page(self, cursor: str, limit: int) -> Page:
+        """See ports.Store. In the order of the keys; the cursor is the last key of the page before, or any text."""
+        await asyncio.sleep(0)
+        found: list[Description] = []
+        for key in self._keys_after(cursor):
+            if len(found) == limit:
+                return Page(entries=tuple(found), cursor=found[-1].key)
+            if (entry := self._fresh(key)) is not None:
+                found.append(described(key, entry, len(entry.body)))
+        return Page(entries=tuple(found), cursor=None)
+
+    async def purge(self, matches: Matches) -> int:
+        """See ports.Store. Lets others go on between shelves."""
+        purged = 0
+        for name in list(self._shelves):
+            for key in list(self._shelves.get(name, ())):
+                entry = self._fresh(key)
+                if entry is not None and matches(described(key, entry, len(entry.body))):
+                    purged += self.drop(key)
+            await asyncio.sleep(0)
+        return purged
+
+    def _keys_after(self, cursor: str) -> Iterator[str]:
+        for name in sorted(self._shelves):
+            if name >= cursor[:_SHELF]:
+                yield from sorted(key for key in self._shelves.get(name, ()) if key > cursor)
+
+    async def save(self, name: str, value: bytes) -> bool:
+        """See ports.Store."""
+        self._values[name] = value
+        return True
+
+    async def load(self, name: str) -> bytes | None:
+        """See ports.Store."""
+        return self._values.get(name)
+
+    async def settle(self, name: str, value: bytes) -> bytes:
+        """See ports.Store."""
+        return self._values.setdefault(name, value)
+
+    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
+        """See ports.Store."""
+        totals = self._totals[name] = {**known, **self._totals.get(name, {})}
+        for field, delta in deltas.items():
+            totals[field] = totals.get(field, 0) + delta
+        return dict(totals)
+
+    async def clear(self) -> int:
+        """See ports.Store."""
+        self._expire()
+        cleared = len(self._entries)
+        self.empty()
+        self._generation = secrets.token_hex(16)
+        return cleared
+
+    def empty(self) -> None:
+        """Forget every entry."""
+        self._entries.clear()
+        self._shelves.clear()
+        self.size = 0
+
+    async def count(self) -> KeyCount:
+        """See ports.Store."""
+        self._expire()
+        return KeyCount(keys=len(self._entries), age=0.0)
+
+    def tiers(self, *, asking: bool = False) -> tuple[Tier, ...]:  # noqa: ARG002 - nobody has to be asked
+        """See ports.Store. What has expired counts until somebody looks at it."""
+        return (Tier(name="memory", entries=len(self._entries), size=self.size, evicted=self.evicted),)
+
+    def breakers(self) -> Mapping[str, bool]:
+        """See ports.Store."""
+        return {}
+
+    def _expire(self) -> None:
+        now = self._clock.now()
+        for key in [key for key, entry in self._entries.items() if entry.stored_at + entry.lifetime <= now]:
+            self.drop(key)
+
+    def drop(self, key: str) -> bool:
+        """Forget an entry; whether there was one."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return False
+        shelf = self._shelves[key[:_SHELF]]
+        shelf.discard(key)
+        if not shelf:
+            del self._shelves[key[:_SHELF]]
+        self.size -= _size(entry)
+        return True
+
+
+def _size(entry: StoredResponse) -> int:
+    """Give what an entry takes, in bytes; names of models and operations are few, and shared."""
+    lines = sum(len(name) + len(value) for name, value in entry.fields)
+    marks = sum(_MARK + len(name) for name in entry.marks)
+    return len(entry.body) + len(entry.pieces) + len(entry.namespace) + lines + marks + _OVERHEAD

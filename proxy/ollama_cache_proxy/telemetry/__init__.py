@@ -1,0 +1,1 @@
+"""What observes facts: metrics, log, statistics, recent requests."""

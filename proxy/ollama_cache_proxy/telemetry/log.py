@@ -1,0 +1,171 @@
+"""Facts to lines: for people, with colour on a terminal, or JSON. No line holds anything of a prompt or a secret."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from enum import Enum
+from typing import Any, Final, TextIO
+
+import orjson
+
+from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.core.ports import (
+    Clock,
+    Event,
+    Exchange,
+    Health,
+    Part,
+    Repeated,
+    StoreCall,
+    Stored,
+    StoreFault,
+    Unkept,
+    Worked,
+)
+from ollama_cache_proxy.policy.status import Detail, Result
+
+TAG: Final = "[AI Cache]"
+_SHORT: Final = 8
+_START_IT: Final = "start it with `ollama serve`, or name another with --upstream"
+_RED, _GREEN, _YELLOW, _BLUE, _DIM, _PLAIN = ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[34m", "\x1b[2m", "\x1b[0m")
+_SERVER_ERROR: Final = 500
+_MAX_LETTERS: Final = 80
+
+
+class Style(Enum):
+    """How lines look: plain text, text with colour, or one JSON object a line."""
+
+    PLAIN = "plain"
+    COLOUR = "colour"
+    JSON = "json"
+
+
+class Log:
+    """Writes one line a fact. With `development`, also those that are of no interest in daily use.
+
+    Without `requests` it is silent about requests and entries as long as nothing goes wrong. One that is `quiet` leaves
+    it to another process to say how the start went.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a setting
+        self,
+        stream: TextIO = sys.stderr,
+        *,
+        style: Style,
+        development: bool,
+        requests: bool = True,
+        quiet: bool = False,
+        clock: Clock,
+    ) -> None:
+        self._stream = stream
+        self._style = style
+        self._development = development
+        self.requests = requests
+        self.quiet = quiet
+        self._unwell: set[Part] = set()
+        self._clock = clock
+
+    def __call__(self, event: Event) -> None:
+        """Take a fact in."""
+        if isinstance(event, Worked | StoreCall) or (not self.requests and _is_usual(event)):
+            return
+        if self.quiet and isinstance(event, Health):
+            if event.well and event.part not in self._unwell:
+                return
+            self._unwell.add(event.part)
+        if self._style is Style.JSON:
+            self._json(event)
+            return
+        match event:
+            case Exchange():
+                self._exchange(event)
+            case Stored():
+                size = f"{event.size} B" if self._development else ""
+                self._line(
+                    _BLUE, f"💾 Cached: {_short(event.key)} (TTL: {event.ttl}s)", event.model, event.operation, size
+                )
+            case Unkept():
+                more = (event.model, event.operation)
+                self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
+            case StoreFault() | Repeated():
+                pass  # its health says so once; hits are told by themselves where they are told at all
+            case Health():
+                self._health(event)
+
+    def say(self, text: str, *, warning: bool = False) -> None:
+        """Write a line that is no fact of an exchange: how the proxy was started, and how it ends."""
+        if self.quiet and not warning:
+            return
+        if self._style is Style.JSON:
+            self._write(orjson.dumps({"time": self._clock.now(), "event": "note", "text": text}).decode())
+        else:
+            self._line(_YELLOW if warning else "", text)
+
+    def _exchange(self, event: Exchange) -> None:
+        took = f"{event.seconds * 1000:.1f} ms"
+        more = (event.model, event.operation, took)
+        cache = event.cache
+        if event.error is Source.CLIENT:
+            if self._development:
+                self._line(_DIM, "👋 LEFT: the client closed first", *more, f"{event.bytes_sent} B")
+        elif event.error is not None or event.status >= _SERVER_ERROR:
+            why = event.error.value if event.error is not None else cache.result.value
+            self._line(_RED, f"⚠️  {event.status}: {why}", *more)
+        elif cache.result is Result.HIT:
+            how = " (collapsed)" if cache.collapsed else ""
+            self._line(_GREEN, f"✅ HIT: {_short(event.key)}{how}", *more)
+        elif cache.result is Result.MISS:
+            why = cache.detail.value if cache.detail is not None else ""
+            unstored = why if cache.stored or cache.detail in (None, Detail.RECORDING) else f"not stored: {why}"
+            self._line(_YELLOW, f"❌ MISS: {_short(event.key)}", *more, unstored)
+        elif self._development:
+            detail = cache.detail.value if cache.detail is not None else ""
+            self._line(_DIM, f"➡️  BYPASS: {detail}", *more, f"{event.status}", f"{event.bytes_sent} B")
+
+    def _health(self, event: Health) -> None:
+        what = {Part.STORE: "", Part.STORE_WRITES: " for writing", Part.UPSTREAM: ""}[event.part]
+        if event.well:
+            self._line(_GREEN, f"✅ Connected to {event.name}{what}")
+        elif event.part is Part.UPSTREAM:
+            self._line(_RED, f"⚠️  {event.reason}; what needs it gets a 502 until it answers ({_START_IT})")
+        else:
+            self._line(_RED, f"⚠️  Lost {event.name}{what}: {event.reason}")
+
+    def _line(self, colour: str, text: str, *more: str) -> None:
+        rest = "  ".join(_printable(part) for part in more if part)
+        if self._style is Style.COLOUR:
+            self._write(
+                f"{TAG} {colour}{text}{_PLAIN}{_DIM}  {rest}{_PLAIN}" if rest else f"{TAG} {colour}{text}{_PLAIN}"
+            )
+        else:
+            self._write(f"{TAG} {text}  {rest}" if rest else f"{TAG} {text}")
+
+    def _json(self, event: Event) -> None:
+        record: dict[str, Any] = {"time": round(self._clock.now(), 6), "event": type(event).__name__.lower()}
+        record |= asdict(event)
+        record.pop("trace", None)
+        self._write(orjson.dumps(record).decode())
+
+    def _write(self, line: str) -> None:
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            return  # a log that nobody can read any more must not stop an answer
+
+
+def _is_usual(event: Event) -> bool:
+    """Whether a fact tells of a request that went as it should."""
+    if isinstance(event, Exchange):
+        return event.error in (None, Source.CLIENT) and event.status < _SERVER_ERROR
+    return isinstance(event, Repeated | Stored | Unkept)
+
+
+def _printable(text: str) -> str:
+    """Replace what could move a terminal's cursor, and bound the rest: model names come from clients."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:_MAX_LETTERS])
+
+
+def _short(key: str) -> str:
+    return f"{key[:_SHORT]}..."

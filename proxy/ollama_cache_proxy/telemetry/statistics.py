@@ -1,0 +1,235 @@
+"""What the cache did since it was first used: by operation, category and model, kept in the store.
+
+Every process adds what it counted once a second, to totals that all proxies of one store share. A total that the store
+has lost goes on from what this process, or a sibling of it, saw last. Where it is not known whether the store took an
+addition, it is added again: a second may count twice then, and none is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ollama_cache_proxy.core.ports import Event, Exchange, Repeated, Siblings, Store, Topic
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy.labels import Labels
+from ollama_cache_proxy.policy.status import Result
+
+_NAME: Final = "statistics"
+_EVERY: Final = 1.0
+_OPERATION, _CATEGORY, _MODEL = "operation", "category", "model"
+_BOUNDS: Final = {_CATEGORY: 32, _MODEL: 50}
+_SEPARATOR: Final = "\n"
+_PARTS: Final = 2
+"""Separators in a total's name."""
+_MICRO: Final = 1_000_000
+_SERVER_ERROR: Final = 500
+_MOST_TALLIES: Final = 256
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What exchanges add up to that were alike but for their times, items and what they saved."""
+
+    times: int = 0
+    seconds: float = 0.0
+    items: int = 0
+    known: int = 0
+    saved_seconds: float = 0.0
+    saved_prompt: int = 0
+    saved_output: int = 0
+
+    def measures(self, result: Result, *, collapsed: bool, answered: bool) -> dict[str, int]:
+        """Give what is added to the totals. A failure, however quick, is no answer, and in no average."""
+        name = result.value.lower()
+        return {
+            "hits": self.times * (result is Result.HIT),
+            "misses": self.times * (result is Result.MISS),
+            "bypasses": self.times * (result is Result.BYPASS),
+            "collapsed": self.times * collapsed,
+            "itemHits": self.known,
+            "itemMisses": self.items - self.known,
+            "savedMicroseconds": round(self.saved_seconds * _MICRO),
+            "savedPromptTokens": self.saved_prompt,
+            "savedOutputTokens": self.saved_output,
+            f"{name}Answers": self.times * answered,
+            f"{name}Microseconds": round(self.seconds * _MICRO) * answered,
+        }
+
+
+class Statistics:
+    """Observes, and tells."""
+
+    def __init__(self, store: Store, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._siblings = siblings
+        self._known: dict[str, int] = {}
+        self._tallies: dict[tuple[str, str, str, Result, bool, bool], _Tally] = {}
+        self._new: Counter[str] = Counter()
+        self._sending: Counter[str] = Counter()
+        self._labels = {name: Labels(limit) for name, limit in _BOUNDS.items()}
+        self._turn = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take a fact in."""
+        if isinstance(event, Repeated):
+            self._add(event.exchange, len(event.seconds), sum(event.seconds))
+        elif isinstance(event, Exchange):
+            self._add(event, 1, event.seconds)
+
+    def _add(self, event: Exchange, times: int, seconds: float) -> None:
+        """Add exchanges that were alike; `seconds` are those of all of them."""
+        cache, saved = event.cache, event.saved
+        answered = cache.result is not Result.BYPASS and event.error is None and event.status < _SERVER_ERROR
+        alike = (event.operation, event.category, event.model, cache.result, cache.collapsed, answered)
+        tally = self._tallies.get(alike)
+        if tally is None:
+            tally = self._tallies[alike] = _Tally()
+        tally.times += times
+        tally.seconds += seconds
+        tally.items += times * event.items
+        tally.known += times * event.items_known
+        tally.saved_seconds += times * saved.seconds
+        tally.saved_prompt += times * saved.prompt_tokens
+        tally.saved_output += times * saved.output_tokens
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
+        if len(self._tallies) > _MOST_TALLIES:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Write what was counted under the names that it has in the store."""
+        tallies, self._tallies = self._tallies, {}
+        for (operation, category, model, result, collapsed, answered), tally in tallies.items():
+            measures = tally.measures(result, collapsed=collapsed, answered=answered)
+            places = [(_OPERATION, operation)]
+            if result is not Result.BYPASS:
+                places += [
+                    (name, label)
+                    for name, given in ((_CATEGORY, category), (_MODEL, model_names.short(model)))
+                    if (label := self._labels[name].of(given))
+                ]
+            for name, label in places:
+                for measure, number in measures.items():
+                    if number:
+                        self._new[_SEPARATOR.join((name, label, measure))] += number
+
+    async def begin(self) -> None:
+        """Learn the totals so far, and with them the names that are known already."""
+        await self.flush()
+        for name, limit in _BOUNDS.items():
+            places = (place.split(_SEPARATOR) for place in self._known)
+            self._labels[name] = Labels(limit, [label for dimension, label, _ in places if dimension == name])
+
+    async def flush(self) -> None:
+        """Add what is new to the totals in the store, and learn what others have added."""
+        async with self._turn:
+            self._settle()
+            self._sending, self._new = self._new, Counter()
+            totals: dict[str, int] | None = None
+            try:
+                totals = await self._store.add(_NAME, self._sending, self._known)
+            finally:
+                if totals is None:
+                    self._new.update(self._sending)
+                self._sending = Counter()
+            if totals is not None:
+                self._known = {place: total for place, total in totals.items() if place.count(_SEPARATOR) == _PARTS}
+                if self._siblings is not None:
+                    self._siblings.say(Topic.TOTALS, self._known)
+
+    async def heard_totals(self, totals: Mapping[str, int]) -> None:
+        """Learn what a sibling has seen: were the store to lose it, whoever adds next would go on from there."""
+        for place, total in totals.items():
+            if place not in self._sending:  # else it may be in there already
+                self._known[place] = max(total, self._known.get(place, 0))
+
+    async def heard_flush(self) -> None:
+        """Add what is new, since somebody asks a sibling for all of it."""
+        if self._tallies or self._new or self._sending:
+            await self.flush()
+
+    async def close(self) -> None:
+        """Add what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tallies or self._new:
+            await self.flush()
+
+    async def told(self) -> dict[str, Any]:
+        """Give all totals as `GET /api/cache/stats` shows them; whoever asks may leave meanwhile."""
+        if self._siblings is not None:
+            await self._siblings.tell(Topic.FLUSH)
+        await asyncio.shield(self._tasks.spawn(self.flush(), "add to the statistics"))
+        return self.shown()
+
+    def shown(self) -> dict[str, Any]:
+        """Give the totals that are known now, with what is not in the store yet."""
+        self._settle()
+        tables: dict[str, dict[str, Counter[str]]] = {_OPERATION: {}, _CATEGORY: {}, _MODEL: {}}
+        for counts in (self._known, self._sending, self._new):
+            for place, number in counts.items():
+                name, label, measure = place.split(_SEPARATOR)
+                tables.get(name, {}).setdefault(label, Counter())[measure] += number
+        whole: Counter[str] = Counter()
+        for counter in tables[_OPERATION].values():
+            whole.update(counter)
+        rows = {name: {label: _row(table[label]) for label in sorted(table)} for name, table in tables.items()}
+        for label, row in rows[_OPERATION].items():
+            row["bypasses"] = tables[_OPERATION][label]["bypasses"]
+        return {
+            **_row(whole),
+            "bypasses": whole["bypasses"],
+            "byOperation": rows[_OPERATION],
+            "byCategory": rows[_CATEGORY],
+            "byModel": rows[_MODEL],
+        }
+
+    def _due(self) -> None:
+        self._timer = None
+        self._tasks.spawn(self.flush(), "add to the statistics")
+
+
+def _row(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Give one row as it is shown: rates in percent, seconds with milliseconds."""
+    hits, misses, known, unknown = (counts.get(name, 0) for name in ("hits", "misses", "itemHits", "itemMisses"))
+    return {
+        "hits": hits,
+        "misses": misses,
+        "hitRate": _rate(hits, misses),
+        "collapsed": counts.get("collapsed", 0),
+        "items": {"hits": known, "misses": unknown, "hitRate": _rate(known, unknown)},
+        "savedSeconds": round(counts.get("savedMicroseconds", 0) / _MICRO, 3),
+        "savedTokens": {
+            "prompt": counts.get("savedPromptTokens", 0),
+            "output": counts.get("savedOutputTokens", 0),
+        },
+        "averageSeconds": _averages(counts),
+    }
+
+
+def _averages(counts: Mapping[str, int]) -> dict[str, float | None]:
+    """Give the average time of an answer: of hits, misses, both, and of both had Ollama been asked for all of it."""
+    hits, misses = counts.get("hitAnswers", 0), counts.get("missAnswers", 0)
+    of_hits, of_misses = counts.get("hitMicroseconds", 0), counts.get("missMicroseconds", 0)
+    without = of_misses + counts.get("savedMicroseconds", 0)
+    return {
+        "hit": _average(of_hits, hits),
+        "miss": _average(of_misses, misses),
+        "overall": _average(of_hits + of_misses, hits + misses),
+        "withoutCache": _average(without, hits + misses),
+    }
+
+
+def _average(microseconds: int, times: int) -> float | None:
+    return round(microseconds / times / _MICRO, 6) if times else None
+
+
+def _rate(hits: int, misses: int) -> float:
+    return round(100 * hits / (hits + misses), 1) if hits + misses else 0.0

@@ -1,0 +1,61 @@
+"""Which models Ollama has loaded (`GET /api/ps`), looked at in the background while somebody wants to know."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, Protocol
+
+import orjson
+
+from ollama_cache_proxy.core.errors import ProxyError
+from ollama_cache_proxy.core.ports import Resident, Upstream
+from ollama_cache_proxy.core.tasks import Polling, Tasks
+from ollama_cache_proxy.policy.messages import Request
+
+_DEADLINE: Final = 1.0
+_OK: Final = 200
+_ASKED: Final = Request(method="GET", target="/api/ps", fields=((b"User-Agent", b"ollama-cache-proxy"),))
+
+
+class Ollama(Upstream, Protocol):
+    """An upstream that says of itself whether asking is of use."""
+
+    @property
+    def silent(self) -> bool: ...
+
+
+class Residents:
+    """The loaded models, as they were found last."""
+
+    def __init__(self, upstream: Ollama, *, tasks: Tasks) -> None:
+        self._upstream = upstream
+        self._found: tuple[Resident, ...] = ()
+        self._polling = Polling(self._look, "look at loaded models", tasks=tasks)
+        self.ready = self._polling.ready
+
+    def found(self) -> tuple[Resident, ...]:
+        """Give what was found last, nothing where Ollama did not say; it will be looked at again."""
+        self._polling.want()
+        return self._found
+
+    async def _look(self) -> None:
+        found: tuple[Resident, ...] = ()
+        try:
+            if not self._upstream.silent:
+                async with asyncio.timeout(_DEADLINE):
+                    found = _residents(await self._ask())
+        except (ProxyError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # its health is told elsewhere
+        self._found = found
+
+    async def _ask(self) -> Any:
+        async with self._upstream.ask(_ASKED, None) as answer:
+            body = b"".join([chunk async for chunk in answer.chunks()])
+            return orjson.loads(body) if answer.head.status == _OK else {}
+
+
+def _residents(document: Any) -> tuple[Resident, ...]:
+    return tuple(
+        Resident(model=str(row["name"]), size=int(row["size"]), vram=int(row["size_vram"]))
+        for row in document.get("models") or ()
+    )

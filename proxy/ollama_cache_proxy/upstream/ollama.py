@@ -1,0 +1,450 @@
+"""Ollama over HTTP/1.1.
+
+What is asked is what the client asked: no field of our own but Host, no re-quoted target, no redirect followed, nothing
+decompressed, no cookies, no proxy from the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.http import HttpVersion10, HttpVersion11, StreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
+
+from ollama_cache_proxy.core.errors import ClientLeft, ProxyError, too_late, unreachable
+from ollama_cache_proxy.core.ports import Body, Clock, Health, Observer, Part, Take
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.breaker import Breaker
+from ollama_cache_proxy.policy.fields import authority
+from ollama_cache_proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, first, values
+from ollama_cache_proxy.upstream.connections import Connection, Connections
+
+_MAX_LINE: Final = 32_768
+_READ_BUFFER: Final = 65_536
+_PIECE: Final = 65_536
+_JOIN_UP_TO: Final = 65_536
+_NO_HTTP: Final = "Ollama's answer is not valid HTTP"
+_BROKE_OFF: Final = "Ollama broke off in the middle of its answer"
+_STATUSES: Final = range(200, 1000)
+_INTERIM: Final = range(100, 200)
+_SWITCHING: Final = 101
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_CODING: Final = b"transfer-encoding"
+_PORTS: Final = {"http": 80, "https": 443}
+_ERRORS: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
+
+
+class _Answer:
+    """See ports.Answer. `message` and `content` are aiohttp's: what its parser read, and its stream of the body."""
+
+    def __init__(self, message: Any, content: aiohttp.StreamReader, connection: Connection) -> None:
+        self.message = message
+        self.content = content
+        lines = message.raw_headers
+        self.head = ResponseHead(status=message.code, reason=message.reason or "", fields=lines)
+        self._codings = values(lines, _CODING)
+        self.length = None if self._codings else _length(lines)
+        self._connection = connection
+        self._chunked = bool(self._codings)
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._taken = 0
+
+    def arrived(self) -> bytes | None:
+        """See ports.Answer."""
+        if self.length is None or not self.content.is_eof():
+            return None
+        try:
+            return self.content.read_nowait()
+        except _ERRORS as error:
+            raise unreachable(_BROKE_OFF) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """See ports.Answer. A chunk of Ollama's is one piece up to 64 KiB, in however many reads it comes."""
+        try:
+            while not self.content.at_eof():
+                chunk = self._chunk(*await self.content.readchunk())
+                if chunk:
+                    yield chunk
+        except _ERRORS as error:
+            raise unreachable(_BROKE_OFF) from error
+
+    async def pour(self, take: Take) -> bool:
+        """See ports.Answer."""
+        pouring = _Pouring(self, self._connection, take)
+        self._connection.arrived = pouring.go_on
+        try:
+            pouring.go_on()
+            if self._chunked and not pouring.ended.done():
+                self._connection.bypass_parser(take, pouring.full)
+            return await pouring.ended
+        except _ERRORS as error:
+            raise unreachable(_BROKE_OFF) from error
+        finally:
+            self._connection.arrived = None
+            self._connection.parse_all()
+
+    def next(self) -> bytes | None:
+        """Give a chunk that is there, without waiting for one."""
+        content = self.content
+        while content.exception() is not None or content.total_bytes > self._taken or self._parts:
+            reading = content.readchunk()
+            try:
+                reading.send(None)
+            except StopIteration as read:
+                if chunk := self._chunk(*read.value):
+                    return chunk
+                if content.at_eof():
+                    return None
+            else:
+                reading.close()
+                return None
+        return None
+
+    def _chunk(self, part: bytes, ends: bool) -> bytes | None:  # noqa: FBT001 - as aiohttp gives them
+        """Give what was read as soon as it is a chunk, or as much as one may be."""
+        self._parts.append(part)
+        self._size += len(part)
+        self._taken += len(part)
+        if not self._size or not (ends or not self._chunked or self._size >= _PIECE):
+            return None
+        chunk = part if self._size == len(part) else b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return chunk
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether an answer that aiohttp reads is one that nobody else can read as another."""
+        message = self.message
+        codings = [value.strip(b" \t").lower() for value in self._codings]
+        return (
+            message.version in (HttpVersion10, HttpVersion11)
+            and message.code in _STATUSES
+            and "\0" not in self.head.reason
+            and codings in ([], [b"chunked"])
+            and (self.length or 0) <= MAX_LENGTH
+        )
+
+
+class _Pouring:
+    """Hands an answer's chunks to `take` in the callbacks that bring them; `ended` is whether it took all."""
+
+    def __init__(self, answer: _Answer, connection: Connection, take: Take) -> None:
+        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._answer = answer
+        self._connection = connection
+        self._take = take
+        self._busy = False
+
+    def go_on(self) -> None:
+        """Hand on what the parser has read."""
+        if self._busy or self.ended.done():  # reading lets a paused connection go on, which brings more
+            return
+        self._busy = True
+        try:
+            while chunk := self._answer.next():
+                if not self._take(chunk, None):
+                    self.full()
+                    return
+            if self._answer.content.at_eof():
+                self.ended.set_result(True)
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
+            self.ended.set_exception(error)
+        finally:
+            self._busy = False
+            if self.ended.done():
+                self._connection.parse_all()
+
+    def full(self) -> None:
+        """End here: what comes now has to wait."""
+        if not self.ended.done():  # who waited may have gone
+            self.ended.set_result(False)
+
+
+def _length(lines: Fields) -> int | None:
+    value = first(lines, b"content-length")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+class _Asked:
+    """A request under way on a connection; `upload` is what still sends its body."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.upload: asyncio.Task[None] | None = None
+        self.answer: _Answer | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it was sent and all of the answer read, so that the connection can be used again."""
+        answer, upload = self.answer, self.upload
+        sent = upload is None or upload.done()
+        return sent and answer is not None and answer.content.at_eof() and not answer.message.should_close
+
+
+class Asking:
+    """The context of one request, a class of its own because contextlib's way takes longer."""
+
+    def __init__(self, ollama: Ollama, head: Coroutine[Any, Any, _Asked]) -> None:
+        self._ollama = ollama
+        self._head = head
+        self._asked: _Asked | None = None
+
+    async def __aenter__(self) -> _Answer:
+        self._ollama.asking += 1
+        try:
+            self._asked = await self._head
+        except BaseException:
+            self._ollama.asking -= 1
+            raise
+        assert self._asked.answer is not None  # noqa: S101 - for the type checker; `_head` has it
+        return self._asked.answer
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ollama.asking -= 1
+        if self._asked is not None:
+            self._ollama.leave(self._asked)
+
+
+class Ollama:
+    """See ports.Upstream. A path in `url` goes before every target.
+
+    Times are seconds; `deadline` None waits for the head of an answer for ever. `tls` is for https, None the system's.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a setting or a neighbour
+        self,
+        url: str,
+        *,
+        connect_timeout: float,
+        deadline: float | None,
+        clock: Clock,
+        observe: Observer,
+        tasks: Tasks,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+        self.name = authority(url)
+        self.reachable: bool | None = None
+        self.asking = 0
+        self._host = self.name.removesuffix(f":{_PORTS[parts.scheme]}").encode()
+        self._prefix = parts.path.rstrip("/")
+        self._connect_timeout = connect_timeout
+        self._deadline = deadline
+        self._clock = clock
+        self._observe = observe
+        self._tasks = tasks
+        self._silence = Breaker(threshold=1, pause=1.0)
+        context = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._connections = Connections(parts.hostname or "", port, tls=context)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        self._connections.close()
+
+    def ask(self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0) -> Asking:
+        """See ports.Upstream."""
+        return Asking(self, self._head(request, body, repeatable=repeatable, spent=spent))
+
+    @property
+    def silent(self) -> bool:
+        """Whether Ollama did not even take the last connection: then whoever has to ask tries once a second."""
+        return self._silence.open
+
+    def leave(self, asked: _Asked) -> None:
+        """Keep the connection where its answer was read to the end; else close it, which makes Ollama stop."""
+        if asked.is_over:
+            self._connections.give_back(asked.connection)
+            return
+        if asked.upload is not None:
+            asked.upload.cancel()
+        self._connections.discard(asked.connection)
+
+    async def _head(self, request: Request, body: Body, *, repeatable: bool, spent: float) -> _Asked:
+        now = self._clock.monotonic()
+        if not self._silence.allows(now):
+            raise unreachable(f"Ollama at {self.name} does not answer")
+        source = body if body is None or isinstance(body, bytes) else _Upload(body)
+        try:
+            if self._deadline is None:
+                asked = await self._send(request, source, repeatable=repeatable)
+            else:
+                seconds = max(0.0, self._deadline - spent)
+                asked = await self._send_within(seconds, request, source, repeatable=repeatable)
+        except _ERRORS as error:
+            raise self._failed(error) from error
+        self._silence.succeeded()
+        self._told(well=True)
+        if asked.answer is None or not asked.answer.is_sound:
+            self.leave(asked)
+            raise unreachable(_NO_HTTP)
+        return asked
+
+    async def _send_within(
+        self, seconds: float, request: Request, body: bytes | _Upload | None, *, repeatable: bool
+    ) -> _Asked:
+        """Send the request; raises ProxyError where its answer does not begin in time."""
+        try:
+            async with asyncio.timeout(None if isinstance(body, _Upload) else seconds) as deadline:
+                if isinstance(body, _Upload):  # it is Ollama's time, not the client's
+                    body.then(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
+                asked = await self._send(request, body, repeatable=repeatable)
+                if isinstance(body, _Upload):
+                    body.then(_nothing)
+                return asked
+        except TimeoutError as error:
+            if deadline.expired():
+                raise too_late(self._deadline or seconds) from error
+            raise
+
+    async def _send(self, request: Request, body: bytes | _Upload | None, *, repeatable: bool) -> _Asked:
+        """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
+        connection = self._connections.take()
+        if connection is not None:
+            asked = _Asked(connection)
+            try:
+                return await self._answered(asked, request, body)
+            except _ERRORS as error:
+                if isinstance(body, _Upload) or not _unanswered(error, repeatable=repeatable):
+                    raise
+        return await self._answered(_Asked(await self._open()), request, body)
+
+    async def _open(self) -> Connection:
+        """Open a connection; raises ProxyError where that takes too long, or cannot be."""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                return await self._connections.open()
+        except TimeoutError as error:
+            self._silence.failed(self._clock.monotonic())
+            failure = unreachable(f"Ollama at {self.name} does not answer")
+            self._told(well=False, reason=failure.message)
+            raise failure from error
+        except OSError as error:
+            failure = unreachable(f"Ollama at {self.name} cannot be reached: {error.strerror or 'no address'}")
+            self._told(well=False, reason=failure.message)
+            raise failure from error
+
+    async def _answered(self, asked: _Asked, request: Request, body: bytes | _Upload | None) -> _Asked:
+        """Send a request on a connection, and wait for the head of the answer."""
+        connection = asked.connection
+        try:
+            connection.set_response_params(
+                skip_payload=request.method == "HEAD",
+                read_until_eof=True,
+                auto_decompress=False,
+                read_bufsize=_READ_BUFFER,
+                max_line_size=_MAX_LINE,
+                max_field_size=_MAX_LINE,
+            )
+            self._write(asked, request, body)
+            while asked.answer is None:
+                message, content = await connection.read()
+                if message.code not in _INTERIM or message.code == _SWITCHING:
+                    asked.answer = _Answer(message, content, connection)
+        except BaseException as error:
+            self.leave(asked)
+            if isinstance(body, _Upload) and body.failure is not None:
+                raise body.failure from error
+            raise
+        return asked
+
+    def _write(self, asked: _Asked, request: Request, body: bytes | _Upload | None) -> None:
+        transport = asked.connection.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ServerDisconnectedError
+        told = first(request.fields, b"content-length") is not None
+        head = self._rendered(request, body, told=told)
+        if isinstance(body, bytes) and len(body) <= _JOIN_UP_TO:
+            transport.write(head + body)
+            return
+        transport.write(head)
+        if isinstance(body, bytes):
+            transport.write(body)
+        elif body is not None:
+            writer = StreamWriter(asked.connection, asyncio.get_running_loop())
+            sending = self._upload(asked.connection, writer, body, chunked=not told)
+            asked.upload = self._tasks.spawn(sending, "send an upload", endless=True)
+
+    def _rendered(self, request: Request, body: bytes | _Upload | None, *, told: bool) -> bytes:
+        """Give the head of a request as bytes; it says how long the body is where its own fields do not."""
+        target = (self._prefix + request.target).encode("utf-8", "surrogateescape")
+        lines = [b"%b %b HTTP/1.1" % (request.method.encode(), target), b"Host: " + self._host]
+        lines += [b"%b: %b" % line for line in request.fields]
+        if isinstance(body, _Upload):
+            lines += [] if told else [b"Transfer-Encoding: chunked"]
+        elif not told and (body or request.method not in _WITHOUT_BODY):
+            lines.append(b"Content-Length: %d" % len(body or b""))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    async def _upload(self, connection: Connection, writer: StreamWriter, body: _Upload, *, chunked: bool) -> None:
+        """Send a body as it comes; when it breaks off, so does the request. What Ollama does shows in its answer."""
+        with suppress(aiohttp.ClientError, OSError):
+            try:
+                async for piece in body.read():
+                    if connection.transport is None:
+                        return
+                    connection.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                    await writer.drain()
+            except (ClientLeft, ProxyError) as error:
+                body.failure = error
+                connection.set_exception(aiohttp.ClientConnectionError())
+                connection.close()
+                return
+            if chunked and connection.transport is not None:
+                connection.transport.write(b"0\r\n\r\n")
+
+    def _failed(self, error: Exception) -> ProxyError:
+        """Say what happened, without a word of what was sent or received."""
+        if not isinstance(error, aiohttp.ServerDisconnectedError | OSError):
+            return unreachable(_NO_HTTP)
+        failure = unreachable("Ollama closed the connection before it answered")
+        self._told(well=False, reason=failure.message)
+        return failure
+
+    def _told(self, *, well: bool, reason: str = "") -> None:
+        if self.reachable is not well:
+            self.reachable = well
+            self._observe(Health(part=Part.UPSTREAM, well=well, name=f"Ollama at {self.name}", reason=reason))
+
+
+class _Upload:
+    """A request body on its way through; remembers whether it was the client that failed."""
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+        self._then = _nothing
+        self.failure: ClientLeft | ProxyError | None = None
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call this when the body has been read to its end."""
+        self._then = call
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Give the body, without empty pieces: in chunks they would end it."""
+        async for chunk in self._body:
+            if chunk:
+                yield chunk
+        self._then()
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _unanswered(error: Exception, *, repeatable: bool) -> bool:
+    """Whether a connection closed before any byte of an answer came.
+
+    aiohttp keeps what had come in the place of the message. Of a reset it keeps nothing: then only what may be asked
+    twice counts as unanswered.
+    """
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)
+    return repeatable and isinstance(error, aiohttp.ClientOSError | ConnectionError)

@@ -1,0 +1,106 @@
+"""What `warm` asks: requests read from lines of JSON, or texts put into lists; and what became of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.endpoints import REUSABLE
+
+PATHS: Final = frozenset(row.path for row in REUSABLE)
+_NAMES: Final = frozenset({"path", "headers", "body"})
+_FORM: Final = '{"path": text, "body": object or text, "headers": {name: text}}, headers as you like'
+_FIELD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_KNOWN: Final = re.compile(r"; known=([0-9]+); of=([0-9]+)")
+_DETAIL: Final = re.compile(r"; detail=([a-z-]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """One request: `origin` says where it is from, for messages; `weight` counts its texts, 1 for a completion."""
+
+    origin: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    weight: int = 1
+
+
+def read(line: bytes, origin: str) -> Asking:
+    """Read one line; raises ValueError with one line of text that repeats nothing of the request."""
+    try:
+        document = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        raise ValueError(f"{origin}: not JSON") from None
+    is_object = isinstance(document, dict) and set(document) <= _NAMES
+    path, body, headers = map(document.get, ("path", "body", "headers")) if is_object else (None, None, None)
+    headers = {} if headers is None else headers
+    if not (isinstance(path, str) and isinstance(body, dict | str) and isinstance(headers, dict)):
+        raise ValueError(f"{origin}: a line must be {_FORM}")  # noqa: TRY004 - a text of the wrong form
+    if path not in PATHS:
+        raise ValueError(f"{origin}: the path must be one of {', '.join(sorted(PATHS))}")
+    for name, value in headers.items():
+        if not _FIELD.fullmatch(name) or not isinstance(value, str) or not value.isprintable():
+            raise ValueError(f"{origin}: {name!r} in the headers must be a name and a text without line breaks")
+    sent = body.encode() if isinstance(body, str) else orjson.dumps(body)
+    return Asking(origin=origin, path=path, body=sent, headers=headers, weight=_weight(body))
+
+
+def _weight(body: dict[str, Any] | str) -> int:
+    texts = body.get("input") if isinstance(body, dict) else None
+    return max(1, len(texts)) if isinstance(texts, list) else 1
+
+
+def embeddings(texts: Iterable[str], model: str, batch: int) -> Iterator[Asking]:
+    """Put texts into requests to /api/embed, `batch` to each; a text that came before is left out."""
+    distinct = list(dict.fromkeys(texts))
+    for start in range(0, len(distinct), batch):
+        part = distinct[start : start + batch]
+        body = orjson.dumps({"model": model, "input": part})
+        origin = f"texts {start + 1} to {start + len(part)}"
+        yield Asking(origin=origin, path="/api/embed", body=body, weight=len(part))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a request, in texts: known before, asked of Ollama and kept, asked and not kept, failed.
+
+    `why` names the reason where something was not kept or failed.
+    """
+
+    known: int = 0
+    asked: int = 0
+    unkept: int = 0
+    failed: int = 0
+    why: str = ""
+
+
+_OK: Final = 200
+
+
+def outcome(weight: int, status: int, x_cache: str, cache_status: str) -> Outcome:
+    """Read off an answer what the cache did with it (docs/cache-rules.md)."""
+    if status != _OK:
+        return Outcome(failed=weight, why=f"status {status}")
+    if x_cache == "HIT":
+        return Outcome(known=weight)
+    partly = _KNOWN.search(cache_status)
+    known = weight * int(partly[1]) // int(partly[2]) if partly else 0
+    if "; stored" in cache_status or "; detail=recording" in cache_status:
+        return Outcome(known=known, asked=weight - known)
+    detail = _DETAIL.search(cache_status)
+    return Outcome(known=known, unkept=weight - known, why=detail[1] if detail else "no word of a cache")
+
+
+def total(outcomes: Sequence[Outcome]) -> Outcome:
+    """Add up; `why` is left empty."""
+    return Outcome(
+        known=sum(one.known for one in outcomes),
+        asked=sum(one.asked for one in outcomes),
+        unkept=sum(one.unkept for one in outcomes),
+        failed=sum(one.failed for one in outcomes),
+    )

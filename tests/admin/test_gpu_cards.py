@@ -1,0 +1,58 @@
+"""Graphics cards for whoever looks, from a recording; without them nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.admin.gpu_cards import Cards
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.gpu import watch
+from ollama_cache_proxy.gpu.replay import Replay
+from tests.support.servers import data
+
+
+@pytest.fixture
+async def cards() -> AsyncIterator[Callable[[Callable[[], Any]], Cards]]:
+    tasks = Tasks()
+    yield lambda nvml: Cards(nvml, tasks=tasks)
+    await tasks.close(0)
+
+
+async def test_what_is_shown_of_a_card(cards: Callable[..., Cards]) -> None:
+    replay = Replay(data("nvml/rtx4090.json").read_text("utf-8"))
+    seen = cards(lambda: replay)
+    assert seen.found() == [], "nobody waits for a first look"
+    await seen.ready()
+    (card,) = seen.found()
+    assert set(card) == {"name", "utilisation", "memoryUsed", "memoryTotal", "temperature", "power"}
+    assert "4090" in card["name"]
+    assert 0 < card["memoryUsed"] < card["memoryTotal"]
+
+
+@pytest.mark.parametrize("problem", [ImportError("pynvml"), AttributeError("nvmlInit"), OSError("a broken library")])
+async def test_without_cards_there_are_none(problem: Exception, cards: Callable[..., Cards]) -> None:
+    def load() -> Any:
+        raise problem
+
+    seen = cards(load)
+    await seen.ready()
+    assert seen.found() == []
+
+
+async def test_a_driver_that_hangs_holds_nothing_up(
+    cards: Callable[..., Cards], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(watch.Watch.__init__, "__defaults__", (0.05,))
+    seen = cards(release.wait)
+    try:
+        async with asyncio.timeout(5):
+            await seen.ready()
+        assert seen.found() == []
+    finally:
+        release.set()

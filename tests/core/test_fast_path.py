@@ -1,0 +1,631 @@
+"""The short way for hits: what it answers is what the ordinary way answers, and it is taken only where that is sure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.core import fast_path
+from ollama_cache_proxy.downstream import listener
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.stores import tiered
+from ollama_cache_proxy.upstream import digests
+from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
+from tests.support.servers import Proxy, RedisServer, data, proxy_before
+from tests.support.waiting import until
+
+CASES: dict[str, Any] = json.loads(data("wire/ollama-0.24.json").read_text("utf-8"))
+GENERATE: dict[str, Any] = {"model": "tiny", "prompt": "why", "stream": False}
+HIT = "HIT"
+STILL = Behaviour(completion_delay=0, embedding_delay=0)
+VARYING = (
+    re.compile(r'"(created_at|modified_at|expires_at|\w+_duration|created|completed_at|id|completed)": ?("[^"]*"|\d+)'),
+    re.compile(
+        r"Date: [^\r]*|\d+\.\d+ ms|127\.0\.0\.1:[\d/]+|_(?:sum|bucket)\{.*|seconds_total.*|(?:store|stored)_bytes.*|store_operation.*|process_.*|redis:[^}]*|[0-9]+ B|[\d.]+ s\b|[0-9a-f]{8}\.\.\."
+    ),
+    re.compile(r'"savedSeconds":[\d.]+|"averageSeconds":\{[^}]*\}|"(?:expires|at|keysAge)":[\d.]+|Version [\d.]+'),
+)
+
+
+def settled(text: str) -> str:
+    for pattern in VARYING:
+        text = pattern.sub("", text)
+    return text
+
+
+def fields(answer: RawAnswer) -> list[tuple[str, str]]:
+    """Give the fields, with the values of those left out that no two runs have in common."""
+    return [(name, "" if name in ("Date", "Content-Length") else value) for name, value in answer.fields]
+
+
+class Watch:
+    """Counts what went the short way; `off` lets nothing go there."""
+
+    def __init__(self, proxy: Proxy, *, off: bool = False) -> None:
+        self.proxy = proxy
+        self.taken = 0
+        self.real = proxy.running.exchanges.shortcuts
+        self._off = off
+        proxy.running.listener.shortcuts = self
+
+    def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
+        found = None if self._off else self.real.answer(raw)
+        if isinstance(found, asyncio.Future):
+            found.add_done_callback(self.looked_up)
+        else:
+            self.taken += found is not None
+        return found
+
+    def looked_up(self, found: asyncio.Future[bytes | None]) -> None:
+        self.taken += not found.cancelled() and found.result() is not None
+
+    def begins(self, data: bytes) -> bool:
+        return not self._off and self.real.begins(data)
+
+
+class Client:
+    """A client that keeps its connection, and sends a request in one piece, or its body in a second one."""
+
+    def __init__(self, url: str, *, pieces: int = 1) -> None:
+        self.url, self.pieces = url, pieces
+        self.connection: RawConnection | None = None
+
+    async def ask(
+        self, method: str, path: str, body: bytes | None, fields: dict[str, str | None] | None = None
+    ) -> RawAnswer:
+        if self.connection is None:
+            self.connection = await RawConnection.open(self.url)
+        sent = request_bytes(method, path, host="localhost", fields=fields, body=body)
+        head, _, rest = sent.partition(b"\r\n\r\n")
+        parts = [sent] if self.pieces == 1 else [head + b"\r\n\r\n", rest]
+        for part in parts:
+            self.connection.writer.write(part)
+            await asyncio.sleep(0 if part is parts[-1] else 0.002)
+        answer = await self.connection.answer(method)
+        if answer.closed or (answer.field("Connection") or "").lower() == "close" or answer.status == 400:
+            self.close()
+        return answer
+
+    async def generate(self, prompt: str = "why", **fields: str | None) -> RawAnswer:
+        named = {name.replace("_", "-"): value for name, value in fields.items()}
+        return await self.ask("POST", "/api/generate", json.dumps(GENERATE | {"prompt": prompt}).encode(), named)
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+
+STORES = ["memory", "redis", "redis without a hot tier"]
+
+
+async def awake(proxy: Proxy) -> None:
+    """Wait until the hot tier, where there is one, may hold entries."""
+    store: Any = proxy.running.store
+    await until(lambda: getattr(store, "_awake", True))
+
+
+def settings_of(store: str, url: str) -> dict[str, Any]:
+    if store == "memory":
+        return {}
+    return {"redis_url": url} | ({"hot_bytes": 0} if "without" in store else {})
+
+
+@pytest.fixture(params=STORES)
+async def proxy(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncIterator[Proxy]:
+    """A proxy with the memory store, or before a real Redis with a hot tier that is awake, or with none."""
+    url = "" if request.param == "memory" else request.getfixturevalue("redis_server").url
+    async with proxy_before(simulator.url, **settings_of(request.param, url)) as running:
+        await awake(running)
+        yield running
+
+
+@pytest.fixture
+def watch(proxy: Proxy) -> Watch:
+    return Watch(proxy)
+
+
+@pytest.fixture
+async def client(proxy: Proxy) -> AsyncIterator[Client]:
+    asking = Client(proxy.url)
+    yield asking
+    asking.close()
+
+
+# Both ways.
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("store", STORES)
+async def test_every_recorded_case_is_answered_counted_and_logged_alike_both_ways(
+    store: str, pieces: int, redis_process: RedisServer
+) -> None:
+    """Each is asked five times over a connection that is kept, through two proxies in step, before equal servers."""
+    redis_process.client().flushall()
+    urls = [redis_process.url[:-1] + str(number) for number in (1, 2)]
+    async with AsyncExitStack() as stack:
+        proxies, watches, clients = [], [], []
+        for number, url in enumerate(urls):
+            behind = await stack.enter_async_context(Simulator(STILL))
+            proxy = await stack.enter_async_context(proxy_before(behind.url, **settings_of(store, url)))
+            proxies.append(proxy)
+            watches.append(Watch(proxy, off=number == 1))
+            clients.append(Client(proxy.url, pieces=pieces))
+            stack.callback(clients[-1].close)
+            await awake(proxy)
+        for name, case in CASES.items():
+            asked = case["request"]
+            body = None if asked["body"] is None else asked["body"].encode("latin-1")
+            for _ in range(5):
+                short, ordinary = [
+                    await client.ask(asked["method"], asked["path"], body, asked.get("headers")) for client in clients
+                ]
+                for proxy in proxies:
+                    await proxy.kept()
+                assert short.status_line == ordinary.status_line, name
+                assert fields(short) == fields(ordinary), name
+                assert settled(short.body.decode("latin-1")) == settled(ordinary.body.decode("latin-1")), name
+        assert watches[0].taken > 40
+        assert watches[1].taken == 0
+        for path in ("/api/cache/stats", "/metrics"):
+            texts = [settled((await client.ask("GET", path, None)).body.decode()) for client in clients]
+            assert texts[0] == texts[1]
+        logs = [
+            [settled(line) for line in proxy.log.getvalue().splitlines() if "listens" not in line] for proxy in proxies
+        ]
+        assert sorted(logs[0]) == sorted(logs[1])
+
+
+async def test_what_was_counted_is_told_at_once_to_who_asks_and_in_time_to_who_does_not(
+    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+) -> None:
+    monkeypatch.setattr(fast_path, "EVERY", 0.05)
+    async with proxy_before(simulator.url, log_requests="off") as proxy:
+        watch, client = Watch(proxy), Client(proxy.url)
+        for _ in range(12):
+            await client.generate()
+        assert watch.taken == 10
+        found = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
+        assert (found["hits"], found["misses"], found["byModel"]["tiny:latest"]["hits"]) == (11, 1, 11)
+        text = (await ask(proxy.url, "GET", "/metrics")).body.decode()
+        assert 'ollama_cache_proxy_hits_total{endpoint="generate"} 11.0' in text
+        assert 'duration_seconds_count{cache="hit",endpoint="generate"} 11.0' in text
+        assert 'first_byte_seconds_bucket{cache="hit",endpoint="generate",le="+Inf"} 11.0' in text
+        saved = re.findall(r'saved_seconds_total\{endpoint="generate"\} (\S+)', text)
+        await client.generate()
+        await until(lambda: proxy.running.metrics.hits == 12)
+        more = re.findall(
+            r'saved_seconds_total\{endpoint="generate"\} (\S+)', proxy.running.metrics.render("")[0].decode()
+        )
+        assert float(more[0]) == pytest.approx(12 / 11 * float(saved[0]))
+        client.close()
+
+
+# Where it is not taken.
+
+
+async def noted(client: Client, watch: Watch, **fields: str | None) -> None:
+    """Ask until it goes the short way."""
+    async with asyncio.timeout(10):
+        while not watch.taken:
+            await client.generate(**fields)
+    await watch.proxy.kept()
+
+
+async def test_a_clear_a_purge_and_a_deletion_are_obeyed_at_once(client: Client, watch: Watch, proxy: Proxy) -> None:
+    key = json.loads((await ask(proxy.url, "POST", "/api/cache/explain", body=json.dumps(
+        {"path": "/api/generate", "body": GENERATE}).encode())).body)["key"]  # fmt: skip
+    for method, path, body in (
+        ("POST", "/api/cache/clear", None),
+        ("POST", "/api/cache/clear", b'{"model": "tiny"}'),
+        ("DELETE", f"/api/cache/entries/{key}", None),
+    ):
+        watch.taken = 0
+        await noted(client, watch)
+        answer = await ask(proxy.url, method, path, body=body)
+        assert answer.status == 200
+        assert (await client.generate()).field("X-Cache") == "MISS", path
+
+
+async def test_another_process_s_changes_are_heard_of(simulator: Simulator, redis_server: RedisServer) -> None:
+    """Clear, deletion, an eviction, FLUSHALL: what Redis no longer has is soon no hit here."""
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as one:
+        async with proxy_before(simulator.url, redis_url=redis_server.url) as other:
+            store: Any = one.running.store
+            await until(lambda: store._awake)
+            watch, client, redis = Watch(one), Client(one.url), redis_server.client()
+            changes = (
+                lambda: ask(other.url, "POST", "/api/cache/clear"),
+                lambda: ask(other.url, "POST", "/api/cache/clear", body=b'{"model": "tiny"}'),
+                lambda: asyncio.to_thread(redis.flushall),
+                lambda: asyncio.to_thread(redis.unlink, *redis.keys("ocp:1:e:*")),
+            )
+            for change in changes:
+                watch.taken = 0
+                await noted(client, watch)
+                await change()
+                await until(lambda: not store._front._entries)
+                assert (await client.generate()).field("X-Cache") == "MISS"
+            client.close()
+
+
+@pytest.fixture
+async def own(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
+    """A Redis to be mistreated, and a proxy that hears of its changes."""
+    server = RedisServer("--maxmemory-policy", "allkeys-lru")
+    server.start()
+    try:
+        async with proxy_before(simulator.url, redis_url=server.url) as proxy:
+            store: Any = proxy.running.store
+            await until(lambda: store._awake)
+            yield server, proxy
+    finally:
+        server.close()
+
+
+async def test_what_is_used_here_is_not_the_first_that_redis_lets_go_of(
+    monkeypatch: pytest.MonkeyPatch, own: tuple[RedisServer, Proxy]
+) -> None:
+    """Redis saw no more of an entry that was held, and evicted it before all others."""
+    monkeypatch.setattr(tiered, "TOUCH_EVERY", 0.05)
+    server, proxy = own
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    (name,) = server.client().keys("ocp:1:e:*")
+    await until(lambda: server.client().object("idletime", name) >= 1)
+    await client.generate()
+    await until(lambda: server.client().object("idletime", name) == 0)
+    client.close()
+
+
+async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(own: tuple[RedisServer, Proxy]) -> None:
+    server, proxy = own
+    store: Any = proxy.running.store
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    server.kill()
+    await until(lambda: not store._awake)
+    assert (await client.generate()).field("X-Cache") == "MISS"
+    server.start()
+    await until(lambda: store._awake)
+    watch.taken = 0
+    await noted(client, watch)
+    client.close()
+
+
+# Where the store has to be asked.
+
+
+@pytest.fixture
+async def asked(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
+    """A Redis to be stopped, and a proxy that holds nothing of what is in it."""
+    server = RedisServer()
+    server.start()
+    try:
+        async with proxy_before(simulator.url, redis_url=server.url, hot_bytes=0) as proxy:
+            yield server, proxy
+    finally:
+        server.signal(signal.SIGCONT)
+        server.close()
+
+
+KNOWN = request_bytes("POST", "/api/generate", host="localhost", body=json.dumps(GENERATE).encode())
+OTHER = request_bytes("GET", "/api/version", host="localhost")
+
+
+async def test_what_comes_behind_a_request_that_is_looked_up_waits_for_it(asked: tuple[RedisServer, Proxy]) -> None:
+    server, proxy = asked
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    taken = watch.taken
+    async with await RawConnection.open(proxy.url) as connection:
+        server.signal(signal.SIGSTOP)
+        connection.writer.write(KNOWN)
+        await until(lambda: proxy.running.listener._in_progress)
+        for more in (OTHER, KNOWN + OTHER):
+            connection.writer.write(more)
+            await asyncio.sleep(0.01)
+        server.signal(signal.SIGCONT)
+        answers = [await connection.answer() for _ in range(4)]
+    assert [b"version" in answer.body for answer in answers] == [False, True, False, True]
+    assert [answer.field("X-Cache") for answer in answers] == [HIT, "BYPASS", HIT, "BYPASS"]
+    assert watch.taken > taken
+    client.close()
+
+
+async def test_who_floods_while_a_request_is_looked_up_is_not_read(asked: tuple[RedisServer, Proxy]) -> None:
+    server, proxy = asked
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    async with await RawConnection.open(proxy.url) as connection:
+        server.signal(signal.SIGSTOP)
+        connection.writer.write(KNOWN)
+        await until(lambda: proxy.running.listener._in_progress)
+        (waiting,) = proxy.running.listener._in_progress
+        assert isinstance(waiting, listener._Connection)
+        for _ in range(200):
+            connection.writer.write(OTHER * 2000)
+            await asyncio.sleep(0)
+        assert 0 < len(waiting._behind) < 2_000_000
+        connection.writer.transport.abort()
+    client.close()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_store_that_does_not_answer_lets_the_ordinary_way_begin(
+    asked: tuple[RedisServer, Proxy], leaves: bool
+) -> None:
+    server, proxy = asked
+    watch, client = Watch(proxy), Client(proxy.url)
+    await noted(client, watch)
+    connection = await RawConnection.open(proxy.url)
+    server.signal(signal.SIGSTOP)
+    connection.writer.write(KNOWN)
+    await until(lambda: proxy.running.listener._in_progress)
+    if leaves:
+        connection.writer.transport.abort()
+    else:
+        answer = await connection.answer()
+        assert (answer.status, answer.field("X-Cache")) == (200, "MISS")
+    await until(lambda: not proxy.running.listener._in_progress)
+    assert watch.real._notes == {} or leaves
+    connection.close()
+    client.close()
+
+
+async def test_draining_waits_for_what_is_looked_up(simulator: Simulator) -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        async with proxy_before(simulator.url, redis_url=server.url, hot_bytes=0) as proxy:
+            watch, client = Watch(proxy), Client(proxy.url)
+            await noted(client, watch)
+            connection = await RawConnection.open(proxy.url)
+            server.signal(signal.SIGSTOP)
+            connection.writer.write(KNOWN)
+            await until(lambda: proxy.running.listener._in_progress)
+            drained = asyncio.ensure_future(proxy.running.listener.drain(5, grace=0))
+            await until(lambda: proxy.running.listener.draining)
+            server.signal(signal.SIGCONT)
+            answer = await connection.answer()
+            assert (answer.field("X-Cache"), answer.field("Connection")) == (HIT, "close")
+            await drained
+            connection.close()
+            client.close()
+    finally:
+        server.signal(signal.SIGCONT)
+        server.close()
+
+
+async def test_another_entry_under_the_same_key_is_found_anew(simulator: Simulator, redis_server: RedisServer) -> None:
+    async with proxy_before(simulator.url, redis_url=redis_server.url, hot_bytes=0) as one:
+        async with proxy_before(simulator.url, redis_url=redis_server.url, hot_bytes=0) as other:
+            watch, client, elsewhere = Watch(one), Client(one.url), Client(other.url)
+            await noted(client, watch)
+            before = await client.generate()
+            redis = redis_server.client()
+            redis.unlink(*redis.keys("ocp:1:e:*"))
+            await elsewhere.generate(Cache_Control="no-cache")
+            await until(lambda: redis.keys("ocp:1:e:*"))
+            taken = watch.taken
+            after = await client.generate()
+            assert watch.taken == taken
+            assert after.body != before.body
+            assert after.body == (await elsewhere.generate()).body
+            watch.taken = 0
+            await noted(client, watch)
+            client.close()
+            elsewhere.close()
+
+
+# What changes.
+
+
+async def test_a_model_that_changes_takes_its_answers_along(client: Client, watch: Watch, proxy: Proxy) -> None:
+    await noted(client, watch)
+    body = json.dumps({"source": "tiny2", "destination": "tiny"}).encode()
+    changed = await ask(proxy.url, "POST", "/api/copy", body=body)
+    assert changed.status == 200
+    assert (await client.generate()).field("X-Cache") in ("MISS", "BYPASS")
+
+
+async def test_while_the_models_have_not_been_looked_at_for_long_the_ordinary_way_decides(
+    monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch
+) -> None:
+    await noted(client, watch)
+    monkeypatch.setattr(digests, "STALE", 0.0)
+    taken = watch.taken
+    assert (await client.generate()).field("X-Cache") == HIT
+    assert watch.taken == taken
+
+
+async def test_age_and_ttl_go_on_and_what_is_no_longer_fresh_is_no_hit(
+    monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch, proxy: Proxy
+) -> None:
+    await noted(client, watch)
+    clock: Any = proxy.running.exchanges.shortcuts._clock
+    shift = 0
+    real = clock.now
+    monkeypatch.setattr(clock, "now", lambda: real() + shift)
+    for shift in (7, 100, 3590):
+        answer = await client.generate()
+        assert answer.field("Age") in (str(shift), str(shift + 1))
+        age = int(answer.field("Age") or "")
+        assert answer.field("Cache-Status") == f"ollama-cache-proxy; hit; ttl={3600 - age}"
+    taken = watch.taken
+    shift = 3601
+    assert (await client.generate()).field("X-Cache") == "MISS"
+    assert watch.taken == taken
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Cache-Control": "max-age=60"},
+        {"Cache-Control": "min-fresh=1"},
+        {"Connection": "close"},
+        {"Expect": "100-continue"},
+    ],
+)
+async def test_what_depends_on_more_than_the_bytes_is_never_noted(
+    fields: dict[str, str | None], client: Client, watch: Watch
+) -> None:
+    body = json.dumps(GENERATE).encode()
+    for _ in range(4):
+        client.close()
+        client.connection = await RawConnection.open(client.url)
+        client.connection.writer.write(
+            request_bytes("POST", "/api/generate", host="localhost", fields=fields, body=body)
+        )
+        if "Expect" in fields:
+            assert (await client.connection.head())[0] == "HTTP/1.1 100 Continue"
+        assert (await client.connection.answer()).status == 200
+    assert (watch.taken, watch.real._notes) == (0, {})
+
+
+async def test_a_foreign_host_is_refused_beside_a_noted_one(client: Client, watch: Watch) -> None:
+    await noted(client, watch)
+    taken = watch.taken
+    assert (await client.generate(Host="evil.example")).status == 403
+    assert watch.taken == taken
+
+
+async def test_bytes_of_a_known_request_inside_another_one_are_not_taken_for_it(client: Client, watch: Watch) -> None:
+    """After the end of one request and a part of the next, in the middle of a body, behind a chunk."""
+    body = json.dumps(GENERATE).encode()
+    known = request_bytes("POST", "/api/generate", host="localhost", body=body)
+    await noted(client, watch)
+    client.close()
+    plain = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\n"
+    for before in (
+        known + b"GET /api/tags HTTP/1.1\r\nX-A: ",
+        b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nX-A: ",
+        plain + b"Content-Length: %d\r\n\r\n" % len(known),
+        plain + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(known),
+        b"\r\n" + plain + b"Content-Length: %d\r\n\r\n" % (len(known) + 20),
+        b"\r\n\r\n" + plain + b"Content-Length: %d\r\n\r\n" % len(known),
+    ):
+        taken = watch.taken
+        async with await RawConnection.open(client.url) as connection:
+            connection.writer.write(before)
+            await asyncio.sleep(0.05)
+            connection.writer.write(known)
+            await asyncio.sleep(0.05)
+            assert watch.taken == taken, before
+
+
+async def test_answers_stay_in_order_where_requests_are_pipelined(client: Client, watch: Watch, proxy: Proxy) -> None:
+    """A known request that comes while another one is being answered has to wait for its turn."""
+    body = json.dumps(GENERATE).encode()
+    known = request_bytes("POST", "/api/generate", host="localhost", body=body)
+    await noted(client, watch)
+    other = request_bytes("GET", "/api/version", host="localhost")
+    async with await RawConnection.open(proxy.url) as connection:
+        for _ in range(20):
+            connection.writer.write(other)
+            await asyncio.sleep(0)
+            connection.writer.write(known)
+            await asyncio.sleep(0.001)
+            connection.writer.write(known + other)
+        answers = [await connection.answer() for _ in range(80)]
+    assert [b"version" in answer.body for answer in answers] == [True, False, False, True] * 20
+
+
+async def test_a_head_whose_body_does_not_come_goes_the_ordinary_way(
+    client: Client, watch: Watch, proxy: Proxy
+) -> None:
+    body = json.dumps(GENERATE).encode()
+    known = request_bytes("POST", "/api/generate", host="localhost", body=body)
+    head, rest = known[: -len(body)], body
+    await noted(client, watch)
+    assert watch.begins(head)
+    for pause in (0.0, 0.1):
+        taken = watch.taken
+        async with await RawConnection.open(proxy.url) as connection:
+            connection.writer.write(head)
+            await asyncio.sleep(pause or 0.005)
+            connection.writer.write(rest)
+            assert (await connection.answer()).field("X-Cache") == HIT
+            assert (watch.taken > taken) == (not pause)
+            connection.writer.write(head)
+            await asyncio.sleep(0.005)
+            connection.writer.write(rest.replace(b"why", b"abc"))
+            assert (await connection.answer()).field("X-Cache") in ("MISS", HIT)
+            connection.writer.write(head)  # and leaves
+
+
+async def test_while_draining_the_connection_s_end_is_announced(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url) as proxy:
+        watch, client = Watch(proxy), Client(proxy.url)
+        await noted(client, watch)
+        taken = watch.taken
+        proxy.running.listener.draining = True
+        answer = await client.generate()
+        assert (answer.field("X-Cache"), answer.field("Connection")) == (HIT, "close")
+        assert watch.taken == taken
+        proxy.running.listener.draining = False
+
+
+async def test_who_does_not_read_is_not_sent_more(client: Client, watch: Watch, proxy: Proxy) -> None:
+    """What is not taken stays with the client's kernel and a little more, however much is asked for."""
+    await noted(client, watch)
+    known = request_bytes("POST", "/api/generate", host="localhost", body=json.dumps(GENERATE).encode())
+    async with await RawConnection.open(proxy.url) as connection:
+        connection.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.writer.transport.pause_reading()
+        taken = begun = watch.taken
+        while watch.taken - begun < 50_000:
+            taken = watch.taken
+            connection.writer.write(known)
+            with suppress(TimeoutError):
+                await until(lambda: watch.taken > taken, 0.3)  # noqa: B023 - called at once
+            if watch.taken == taken:
+                break
+        assert begun < watch.taken < begun + 50_000
+        connection.writer.transport.abort()
+
+
+async def test_an_idle_connection_holds_nothing_of_its_last_request(
+    monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch
+) -> None:
+    spans: list[Any] = []
+    monkeypatch.setattr(listener._Span, "__init__", lambda span: (spans.append(span), begin(span))[1])
+    for number in range(3):
+        await client.generate(f"{number}" * 10_000)
+        await client.ask("GET", "/api/version", None)
+    assert len(spans) == 6
+    await until(lambda: all(span._parts is None for span in spans))
+
+
+begin = listener._Span.__init__
+
+
+async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch) -> None:
+    monkeypatch.setattr(fast_path, "CAPACITY", 10_000)
+    for number in range(30):
+        for _ in range(3):
+            await client.generate(f"question {number}")
+    real = watch.real
+    assert len(real._notes) == 9
+    assert set(real._begins) == {note.begin for note in real._notes.values()}
+    names = set(real._notes)
+    long = "x" * (fast_path.MOST + 1)
+    for _ in range(3):
+        await client.generate(long)
+    assert set(real._notes) == names
+
+
+async def test_a_note_names_what_the_ordinary_way_told(watch: Watch, client: Client) -> None:
+    await noted(client, watch, X_Cache_Category="batch", X_Cache_Namespace="team")
+    (note,) = watch.real._notes.values()
+    told = replace(note.exchange, seconds=0, first_byte=None, bytes_sent=0, key="", saved=None, cache=None)
+    assert (told.operation, told.model, told.category, told.status) == ("generate", "tiny", "batch", 200)

@@ -1,0 +1,312 @@
+"""Embeddings item by item, end to end: every mask of known and unknown texts, both routes, both encodings."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.simulator import Fault, Simulator
+from tests.support.rawhttp import RawAnswer, ask
+from tests.support.servers import Proxy, proxy_before
+from tests.support.upstream import Conversation, byte_upstream, whole
+
+MODEL = "all-minilm"
+
+
+async def post(url: str, path: str, body: Any, **fields: str) -> RawAnswer:
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    return await ask(url, "POST", path, body=json.dumps(body).encode(), fields=named)
+
+
+async def embed(url: str, texts: Any, route: str = "/api/embed", **more: Any) -> RawAnswer:
+    return await post(url, route, {"model": MODEL, "input": texts, **more})
+
+
+def vectors(answer: RawAnswer) -> list[Any]:
+    document = json.loads(answer.body)
+    return document["embeddings"] if "embeddings" in document else [row["embedding"] for row in document["data"]]
+
+
+def asked(simulator: Simulator) -> list[Any]:
+    return [json.loads(seen.body)["input"] for seen in simulator.received if "embed" in seen.target]
+
+
+LISTS = [["a"], ["a", "b"], ["a", "b", "a"], ["c", "a", "b", "c"], ["a", "a"]]
+ROUTES = [("/api/embed", {}), ("/v1/embeddings", {}), ("/v1/embeddings", {"encoding_format": "base64"})]
+
+
+@pytest.mark.parametrize(("route", "more"), ROUTES, ids=["embed", "v1", "base64"])
+@pytest.mark.parametrize("texts", LISTS, ids="".join)
+async def test_every_mask_gives_what_ollama_gives(
+    texts: list[str], route: str, more: dict[str, Any], proxy: Proxy, simulator: Simulator
+) -> None:
+    direct = await embed(simulator.url, texts, route, **more)
+    unique = list(dict.fromkeys(texts))
+    for mask in itertools.product((False, True), repeat=len(unique)):
+        await ask(proxy.url, "POST", "/api/cache/clear")
+        known = [text for text, is_known in zip(unique, mask, strict=True) if is_known]
+        for text in known:
+            await embed(proxy.url, text)
+        before = len(asked(simulator))
+        answer = await embed(proxy.url, texts, route, **more)
+        absent = [text for text in unique if text not in known]
+        sent = asked(simulator)[before:]
+        if not absent:
+            assert sent == []
+            assert answer.field("X-Cache") == "HIT"
+        else:
+            everything = not known and absent == texts and not more
+            assert sent == [texts if everything else absent]
+            assert answer.field("X-Cache") == "MISS"
+            counted = sum(text in known for text in texts)
+            status = answer.field("Cache-Status") or ""
+            assert (f"known={counted}; of={len(texts)}" in status) == bool(counted)
+        assert vectors(answer) == vectors(direct)
+        mine, theirs = json.loads(answer.body), json.loads(direct.body)
+        assert list(mine) == list(theirs)
+        if "usage" in theirs:
+            assert mine["model"] == theirs["model"]
+            assert [list(row.items())[0::2] for row in mine["data"]] == [
+                list(row.items())[0::2] for row in theirs["data"]
+            ]
+        assert answer.field("Content-Type") == direct.field("Content-Type")
+        again = await embed(proxy.url, texts, route, **more)
+        assert vectors(again) == vectors(direct)
+
+
+async def test_the_token_counts_are_exact_where_each_text_was_asked_alone(proxy: Proxy, simulator: Simulator) -> None:
+    texts = ["one two three", "four", "five six"]
+    for text in texts:
+        await embed(proxy.url, text)
+    answer = await embed(proxy.url, texts)
+    direct = await embed(simulator.url, texts)
+    assert answer.field("Cache-Status") == "ollama-cache-proxy; hit; ttl=86400"
+    assert json.loads(answer.body)["prompt_eval_count"] == json.loads(direct.body)["prompt_eval_count"]
+
+
+async def test_an_estimate_is_named_and_holds_in_sum(proxy: Proxy) -> None:
+    texts = ["one two three", "four", "five six"]
+    first = await embed(proxy.url, texts)
+    again = await embed(proxy.url, texts)
+    assert again.field("Cache-Status") == "ollama-cache-proxy; hit; ttl=86400; detail=estimated-usage"
+    assert again.body == first.body
+    alone = await embed(proxy.url, "four")
+    assert alone.field("X-Cache") == "MISS", "a single text is answered with an exact count only"
+
+
+async def test_what_one_route_has_embedded_the_other_knows(proxy: Proxy) -> None:
+    assert (await embed(proxy.url, "a")).field("X-Cache") == "MISS"
+    for route, more in ROUTES:
+        for texts in ("a", ["a"], ["a", "a"]):
+            assert (await embed(proxy.url, texts, route, **more)).field("X-Cache") == "HIT"
+    assert (await embed(proxy.url, "a", "/v1/embeddings", user="x", truncate=False)).field("X-Cache") == "HIT"
+    for more in ({"dimensions": 8}, {"truncate": False}, {"options": {"num_ctx": 64}}, {"unknown": 1}):
+        assert (await embed(proxy.url, "a", **more)).field("X-Cache") == "MISS"
+    assert (await post(proxy.url, "/api/embeddings", {"model": MODEL, "prompt": "a"})).field("X-Cache") == "MISS"
+
+
+async def test_items_belong_to_their_authorization_and_namespace(proxy: Proxy) -> None:
+    await embed(proxy.url, "a")
+    body = {"model": MODEL, "input": "a"}
+    for fields in ({"Authorization": "Bearer x"}, {"X_Cache_Namespace": "n"}, {"Origin": "http://localhost"}):
+        assert (await post(proxy.url, "/api/embed", body, **fields)).field("X-Cache") == "MISS"
+
+
+async def test_directives_hold_for_the_list(proxy: Proxy, simulator: Simulator) -> None:
+    body = {"model": MODEL, "input": ["a", "b"]}
+    await embed(proxy.url, "a")
+    refused = await post(proxy.url, "/api/embed", body, Cache_Control="only-if-cached")
+    assert refused.status == 504
+    await post(proxy.url, "/api/embed", body, Cache_Control="no-cache")
+    assert asked(simulator)[-1] == ["a", "b"]
+
+
+async def test_one_bad_text_fails_the_list_with_ollamas_own_words(proxy: Proxy, simulator: Simulator) -> None:
+    long = "word " * 900
+    await embed(proxy.url, "a", truncate=False)
+    answer = await embed(proxy.url, ["a", long], truncate=False)
+    direct = await embed(simulator.url, ["a", long], truncate=False)
+    assert (answer.status, answer.body) == (direct.status, direct.body) == (400, direct.body)
+
+
+async def test_equal_lists_at_once_are_one_request(proxy: Proxy, simulator: Simulator) -> None:
+    await embed(proxy.url, "a")
+    simulator.gate.close()
+    tasks = [asyncio.create_task(embed(proxy.url, ["a", "b"])) for _ in range(3)]
+    await simulator.arrived(2)
+    async with asyncio.timeout(10):
+        while proxy.running.exchanges.waiting < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    simulator.gate.open()
+    assert len({(await task).body for task in tasks}) == 1
+    assert asked(simulator) == ["a", ["b"]]
+
+
+async def test_a_part_that_cannot_be_joined_is_asked_anew_and_not_kept(proxy: Proxy, simulator: Simulator) -> None:
+    bodies = {
+        "a": b'{"model":"all-minilm","embeddings":[[1,2]],"total_duration":1,"load_duration":1,"prompt_eval_count":1}',
+        "b": b'{"model":"all-minilm","embeddings":[[3,4],[5,6]],"prompt_eval_count":1}',
+    }
+    whole_list = b'{"model":"all-minilm","embeddings":[[1,2],[3,4]],"total_duration":1,"extra":1,"prompt_eval_count":2}'
+
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        one = texts if isinstance(texts, str) else texts[0]
+        await talk.write(whole(whole_list if texts == ["a", "b"] else bodies[one]))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        assert (await embed(own.url, "a")).field("X-Cache") == "MISS"
+        for _ in range(2):
+            answer = await embed(own.url, ["a", "b"])
+            assert answer.body == whole_list
+            assert "stored" not in (answer.field("Cache-Status") or "")
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen] == ["a", ["b"], ["a", "b"], ["b"], ["a", "b"]]
+
+
+NO_NUMBERS = pytest.mark.parametrize(
+    ("wrong", "detail"), [("[3,.4]", "incomplete"), ("[3,1e39]", "answer-count")], ids=["no-json", "no-float32"]
+)
+
+
+@NO_NUMBERS
+async def test_a_vector_of_no_numbers_is_handed_on_as_it_came_and_not_kept(wrong: str, detail: str) -> None:
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        await talk.write(whole(answer(*({"a": "[1,2]"}.get(text, wrong) for text in texts))))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, ["a"])
+        for times in (1, 2):
+            assert f'"embeddings":[[1,2],{wrong}]'.encode() in (await embed(own.url, ["a", "b"])).body
+            await own.kept()
+            metrics = (await ask(own.url, "GET", "/metrics")).body.decode()
+            assert f'ollama_cache_proxy_unkept_total{{detail="{detail}",endpoint="embed"}} {times}.0' in metrics
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b"], ["b"]]
+
+
+@NO_NUMBERS
+async def test_what_cannot_be_written_as_base64_is_asked_anew(wrong: str, detail: str) -> None:
+    async def script(talk: Conversation) -> None:
+        request = json.loads(await talk.read_body())
+        if request.get("encoding_format") == "base64":
+            await talk.write(whole(b"Ollama's own"))
+            return
+        row = {"a": "[1,2]", "b": wrong}[request["input"][0]]
+        data, usage = f'{{"object":"embedding","embedding":{row},"index":0}}', '{"prompt_tokens":1,"total_tokens":1}'
+        await talk.write(whole(f'{{"object":"list","data":[{data}],"model":"{MODEL}","usage":{usage}}}\n'.encode()))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, ["a"], "/v1/embeddings")
+        seen = await embed(own.url, ["a", "b"], "/v1/embeddings", encoding_format="base64")
+        assert seen.body == b"Ollama's own"
+        assert seen.field("Cache-Status") == f"ollama-cache-proxy; fwd=miss; detail={detail}"
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b"], ["a", "b"]]
+
+
+@pytest.mark.parametrize("wrong", ["[]", "[3]", "[3,4,5]"])
+async def test_vectors_of_one_answer_that_differ_in_length_are_asked_anew(wrong: str) -> None:
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        await talk.write(whole(answer(*({"c": wrong}.get(text, "[1,2]") for text in texts))))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, ["a"])
+        seen = await embed(own.url, ["a", "b", "c"])
+        assert seen.body == answer("[1,2]", "[1,2]", wrong)
+        assert seen.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=answer-count"
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen] == [["a"], ["b", "c"], ["a", "b", "c"]]
+
+
+async def test_a_model_that_changes_meanwhile_mixes_no_vectors(proxy: Proxy, simulator: Simulator) -> None:
+    await embed(proxy.url, "a")
+    simulator.gate.close()
+    task = asyncio.create_task(embed(proxy.url, ["a", "b"]))
+    await simulator.arrived(2)
+    await post(proxy.url, "/api/create", {"model": MODEL, "from": MODEL, "template": "x"})
+    simulator.gate.open()
+    answer = await task
+    assert asked(simulator)[-1] == ["a", "b"]
+    assert vectors(answer) == vectors(await embed(simulator.url, ["a", "b"]))
+    assert "stored" not in (answer.field("Cache-Status") or "")
+
+
+def answer(*vectors: str) -> bytes:
+    joined = ",".join(vectors)
+    return f'{{"model":"{MODEL}","embeddings":[{joined}],"total_duration":9,"load_duration":3,"prompt_eval_count":{len(vectors)}}}'.encode()
+
+
+async def test_a_model_replaced_behind_our_back_is_not_mixed_with_what_is_known(
+    proxy: Proxy, simulator: Simulator
+) -> None:
+    """The table is young, so the change would show only in seconds: a join looks once more."""
+    await embed(proxy.url, "a")
+    before = vectors(await embed(proxy.url, "a"))
+    simulator.models.replace(MODEL)
+    joined = await embed(proxy.url, ["a", "b"])
+    assert vectors(joined) == vectors(await embed(simulator.url, ["a", "b"]))
+    assert vectors(joined)[0] != before[0]
+    assert joined.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=model-changed"
+
+
+async def test_vectors_of_two_lengths_are_never_joined() -> None:
+    narrow = True
+
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        count = 1 if isinstance(texts, str) else len(texts)
+        await talk.write(whole(answer(*(["[1,2]" if narrow else "[1,2,3]"] * count))))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, "a")
+        narrow = False
+        await embed(own.url, "b")
+        for texts in (["a", "b"], ["a", "c"]):
+            assert {len(vector) for vector in vectors(await embed(own.url, texts))} == {3}
+
+
+async def test_a_text_that_stands_there_often_is_not_multiplied_without_bound(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, max_list_bytes=100_000) as own:
+        for _ in range(2):
+            seen = await embed(own.url, ["a"] * 100)
+            assert vectors(seen) == vectors(await embed(simulator.url, ["a"] * 100))
+            assert seen.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=answer-too-large"
+        await embed(own.url, "a")
+        assert (await embed(own.url, "a")).field("X-Cache") == "HIT"
+
+
+async def test_a_list_that_must_be_young_joins_nobody(proxy: Proxy, simulator: Simulator) -> None:
+    body = {"model": MODEL, "input": ["a", "b"]}
+    simulator.gate.close()
+    first = asyncio.create_task(post(proxy.url, "/api/embed", body))
+    await simulator.arrived(1)
+    second = asyncio.create_task(post(proxy.url, "/api/embed", body, Cache_Control="max-age=5"))
+    await simulator.arrived(2)
+    simulator.gate.open()
+    assert [(await task).field("X-Cache") for task in (first, second)] == ["MISS", "MISS"]
+
+
+async def test_what_v1_embedded_has_all_the_members_on_the_other_route(proxy: Proxy, simulator: Simulator) -> None:
+    await embed(proxy.url, "a", "/v1/embeddings")
+    seen, direct = await embed(proxy.url, "a"), await embed(simulator.url, "a")
+    assert seen.field("X-Cache") == "HIT"
+    assert list(json.loads(seen.body)) == list(json.loads(direct.body))
+
+
+async def test_a_broken_upstream_is_a_502_and_keeps_nothing(proxy: Proxy, simulator: Simulator) -> None:
+    await embed(proxy.url, "a")
+    simulator.fault = lambda seen: Fault.RESET_MID_BODY if seen.target == "/api/embed" else None
+    assert (await embed(proxy.url, ["a", "b"])).status == 502
+    simulator.fault = None
+    assert (await embed(proxy.url, ["a", "b"])).field("X-Cache") == "MISS"
+
+
+async def test_items_are_counted_apart(proxy: Proxy) -> None:
+    await embed(proxy.url, "a")
+    await embed(proxy.url, ["a", "b", "a"])
+    metrics = (await ask(proxy.url, "GET", "/metrics")).body.decode()
+    assert 'ollama_cache_proxy_items_total{cache="hit",endpoint="embed"} 2.0' in metrics
+    assert 'ollama_cache_proxy_items_total{cache="miss",endpoint="embed"} 2.0' in metrics

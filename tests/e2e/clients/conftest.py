@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+
+CHANGES_CLIENTS = re.compile(r"(OLLAMA|OPENAI|NODE)_.*|(HTTPS?|ALL)_PROXY", re.IGNORECASE)
+
+
+@pytest.fixture(autouse=True)
+def clients_as_they_come(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client finds a host, a key or an HTTP proxy but those that a test gives it."""
+    for name in list(os.environ):
+        if CHANGES_CLIENTS.fullmatch(name):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def direct() -> AsyncIterator[Simulator]:
+    """An Ollama equal to the one behind the proxy."""
+    async with Simulator(Behaviour(completion_delay=0, embedding_delay=0)) as running:
+        yield running

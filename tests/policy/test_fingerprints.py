@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from ollama_cache_proxy.policy import endpoints
+from ollama_cache_proxy.policy.classify import Candidate, by_body
+from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.fingerprints import GROUP, REST, differing, marks
+from ollama_cache_proxy.policy.key import Scope
+
+SCOPE = Scope(digest="d", version="1")
+SECRET = b"s" * 32
+GENERATE = {"model": "tiny", "prompt": "canary", "stream": False, "options": {"seed": 1}}
+
+
+def candidate(body, path="/api/generate") -> Candidate:
+    endpoint, _ = endpoints.find("POST", path)
+    found = by_body(endpoint, orjson.dumps(body), policy=Policy.ALWAYS, streams=True)
+    assert isinstance(found, Candidate)
+    return found
+
+
+def of(body, path="/api/generate", *, text=None, scope=SCOPE, fields=(), secret=SECRET):
+    return marks(candidate(body, path), text, scope, fields, secret)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({}, ()),
+        ({"keep_alive": "5m"}, ()),
+        ({"options": {"seed": 2}}, ("options.seed",)),
+        ({"options": {"seed": 1, "a": 1}}, ("options.a",)),
+        ({"options": None}, ("options", "options.seed")),
+        ({"prompt": "x"}, ("prompt",)),
+        ({"stream": True}, ("stream",)),
+        ({"model": "tiny:latest", "new": 1}, ("model", "new")),
+        ({"format": {"a": 1, "b": 2}}, ("format",)),
+    ],
+    ids=str,
+)
+def test_what_differs_is_named(change, names):
+    assert differing(of(GENERATE), of(GENERATE | change)) == names
+
+
+@pytest.mark.parametrize(
+    ("scope", "fields", "names"),
+    [
+        (Scope(digest="e", version="1"), (), ("(model digest)",)),
+        (Scope(digest="d", version="2"), (), ("(Ollama version)",)),
+        (Scope(digest="d", version="1", epoch="x"), (), ("(epoch)",)),
+        (SCOPE, ((b"Origin", b"http://a"),), ("(Origin)",)),
+        (SCOPE, ((b"User-Agent", b"x"),), ()),
+        (Scope(digest="d", version="1", namespace="n"), (), None),
+        (SCOPE, ((b"Authorization", b"Bearer x"),), None),
+    ],
+    ids=range(7),
+)
+def test_what_stands_beside_the_body(scope, fields, names):
+    assert differing(of(GENERATE), of(GENERATE, scope=scope, fields=fields)) == names
+
+
+def test_messages_are_told_apart_one_by_one():
+    one = {"model": "tiny", "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
+    other = {"model": "tiny", "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "c"}]}
+    assert differing(of(one, "/api/chat"), of(other, "/api/chat")) == ("messages[1]",)
+
+
+def test_the_text_of_an_item_is_the_same_through_both_routes():
+    native = of({"model": "m", "input": ["a", "b"], "truncate": True}, "/api/embed", text="a")
+    openai = of({"model": "m:latest", "input": "a", "encoding_format": "base64"}, "/v1/embeddings", text="a")
+    assert differing(native, openai) == ()
+    assert differing(native, of({"model": "m", "input": "b"}, "/api/embed", text="b")) == ("input",)
+
+
+def test_a_stream_of_names_is_bounded_and_what_is_beyond_still_differs():
+    many = GENERATE | {f"f{number:04}" + "x" * 100: number for number in range(200)}
+    found = of(many)
+    assert len(found) <= 66
+    assert max(map(len, found)) <= 64
+    assert REST in found
+    last = max(name for name in many if name.startswith("f0"))
+    assert differing(found, of(many | {last: -1})) == (REST,)
+
+
+def test_long_names_that_begin_alike_are_not_lost():
+    one, other = {"x" * 64 + "a": 1, "x" * 64 + "b": 1}, {"x" * 64 + "a": 2, "x" * 64 + "b": 1}
+    assert differing(of(GENERATE | one), of(GENERATE | other)) == ("x" * 64,)
+
+
+def test_marks_are_keyed_and_hold_no_text():
+    found = of(GENERATE)
+    assert "canary" not in str(found)
+    assert all(len(mark) == 16 and int(mark, 16) >= 0 for mark in found.values())
+    again = of(GENERATE, secret=b"t" * 32)
+    assert not set(found.values()) & set(again.values())
+    assert differing(found, again) is None, "another key: nothing can be compared"
+    assert found[GROUP] != of(GENERATE, fields=((b"Authorization", b"x"),))[GROUP]

@@ -1,0 +1,84 @@
+"""What is written about settings and metrics is what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed.goals import GOALS, plot
+from ollama_cache_proxy.cli.main import parser
+from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.service.settings import Settings, load
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["settings", "metrics"])
+def test_generated_pages_are_fresh(page: str, generate: ModuleType) -> None:
+    assert (ROOT / "docs" / f"{page}.md").read_text("utf-8") == getattr(generate, page)()
+
+
+def test_every_detail_is_explained() -> None:
+    text = (ROOT / "docs" / "cache-rules.md").read_text("utf-8").partition("## Every reason")[2]
+    assert [detail.value for detail in Detail if f"| `{detail.value}` |" not in text] == []
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == {detail.value for detail in Detail}
+
+
+def test_the_example_file_shows_every_setting_with_its_default(tmp_path: Path) -> None:
+    text = (ROOT / "config" / "ollama-cache-proxy.toml").read_text("utf-8")
+    shown = tomllib.loads(re.sub(r"^# (?=[a-z0-9_]+ = )", "", text, flags=re.MULTILINE))
+    assert set(shown) == set(Settings.model_fields)
+    file = tmp_path / "shown.toml"
+    file.write_text(re.sub(r"^# (?=[a-z0-9_]+ = )", "", text, flags=re.MULTILINE), "utf-8")
+    loaded, defaults = load(str(file), {}), load(None, {})
+    for name in Settings.model_fields:
+        if getattr(defaults, name) is not None:
+            assert getattr(loaded, name) == getattr(defaults, name), name
+
+
+def fences(page: str) -> list[str]:
+    text = (ROOT / page).read_text("utf-8")
+    return [line for block in re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("page", ["README.md"])
+def test_commands_on_the_page_are_commands(page: str) -> None:
+    """Every line that starts the proxy is one that its parser, or make, understands."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    made = [line.split()[1] for line in fences(page) if line.startswith("make ")]
+    assert made
+    assert set(made) <= targets
+    for line in fences(page):
+        if line.startswith("ollama-cache-proxy "):
+            parser().parse_args(line.split("#")[0].split()[1:])
+
+
+def test_links_in_the_pages_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "dashboards" / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_on_performance_and_its_picture_are_made_from_the_results() -> None:
+    kept = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text("utf-8"))
+    written = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    assert speed.page(written, kept) == written
+    assert plot(kept["results"]) == (ROOT / "docs" / "hits.svg").read_text("utf-8")
+    assert {goal.case for goal in GOALS} <= set(kept["results"])

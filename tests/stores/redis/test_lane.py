@@ -1,0 +1,175 @@
+"""Commands over one connection of a real Redis or Valkey: each gets its own reply, whatever becomes of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis.asyncio as redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from ollama_cache_proxy.stores.redis import lane as module
+from ollama_cache_proxy.stores.redis.lane import RedisLane
+from tests.support.servers import RedisServer
+from tests.support.waiting import until
+
+
+class Lane(RedisLane):
+    """A lane that keeps what it opened."""
+
+    def __init__(self, url: str) -> None:
+        self.pool: Any = redis.ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=1, socket_timeout=1)
+        self.opened = 0
+        super().__init__(self.make)
+
+    async def ask(self, *command: bytes | str | int, within: float = 10.0, urgent: bool = False) -> Any:
+        return await super().ask(*command, within=within, urgent=urgent)
+
+    def make(self) -> redis.Connection:
+        self.opened += 1
+        made: redis.Connection = self.pool.connection_class(**self.pool.connection_kwargs)
+        return made
+
+
+@pytest.fixture
+async def lane(redis_server: RedisServer) -> AsyncIterator[Lane]:
+    opened = Lane(redis_server.url)
+    yield opened
+    await opened.close()
+
+
+async def test_replies_come_in_the_order_of_their_commands(lane: Lane) -> None:
+    await lane.ask("MSET", *(text for number in range(500) for text in (f"key{number}", f"{number}" * 500)))
+    for urgent in (False, True):
+        asked = (lane.ask("GET", f"key{number}", urgent=urgent and number % 3 == 0) for number in range(500))
+        assert await asyncio.gather(*asked) == [f"{number}".encode() * 500 for number in range(500)]
+    assert await lane.ask("MGET", "key1", "none", "key2") == [b"1" * 500, None, b"2" * 500]
+    assert await lane.ask("SET", b"bytes\xff", b"\x00\r\n", "EX", 60) == b"OK"
+    assert await lane.ask("GET", b"bytes\xff") == b"\x00\r\n"
+    assert lane.opened == 1
+
+
+async def test_many_who_ask_at_once_share_one_connection(lane: Lane) -> None:
+    assert len(set(await asyncio.gather(*(lane.ask("CLIENT", "ID") for _ in range(50))))) == 1
+    assert lane.opened == 1
+
+
+async def test_an_error_is_its_own_command_s_and_has_redis_py_s_name(lane: Lane, redis_server: RedisServer) -> None:
+    await lane.ask("LPUSH", "list", "a")
+    found = await asyncio.gather(
+        lane.ask("PING"), lane.ask("GET", "list"), lane.ask("NONE"), lane.ask("PING"), return_exceptions=True
+    )
+    assert [found[0], found[3]] == [b"PONG", b"PONG"]
+    assert [type(error) for error in found[1:3]] == [ResponseError, ResponseError]
+    assert str(found[1]).startswith("WRONGTYPE")
+    redis_server.client().config_set("maxmemory", "1")
+    try:
+        with pytest.raises(OutOfMemoryError):
+            await lane.ask("SET", "a", "b")
+    finally:
+        redis_server.client().config_set("maxmemory", "0")
+    assert lane.opened == 1
+
+
+async def test_who_gives_up_leaves_the_others_their_replies(lane: Lane) -> None:
+    await lane.ask("MSET", "a", "1", "b", "2")
+    asked = [asyncio.ensure_future(lane.ask("GET", name)) for name in ("a", "b", "a", "b")]
+    await asyncio.sleep(0)
+    asked[0].cancel()
+    asked[2].cancel()
+    assert [await asked[1], await asked[3]] == [b"2", b"2"]
+    assert await lane.ask("GET", "a") == b"1"
+
+
+async def test_what_a_lost_connection_took_is_asked_once_more(lane: Lane, redis_server: RedisServer) -> None:
+    own = await lane.ask("CLIENT", "ID")
+    asked = [asyncio.ensure_future(lane.ask("BLPOP", f"queue{number}", 5)) for number in range(3)]
+    client = redis_server.client()
+    await until(lambda: client.info("clients")["blocked_clients"] == 1)
+    client.client_kill_filter(_id=str(own))
+    await until(lambda: client.info("clients")["blocked_clients"] == 1 and lane.opened == 2)
+    for number in range(3):
+        client.rpush(f"queue{number}", number)
+    assert [await one for one in asked] == [[f"queue{number}".encode(), b"%d" % number] for number in range(3)]
+
+
+async def test_a_server_that_is_gone_is_an_error_and_one_that_is_back_is_found(lane: Lane) -> None:
+    server = RedisServer()
+    server.start()
+    other = Lane(server.url)
+    try:
+        assert await other.ask("PING") == b"PONG"
+        server.kill()
+        with pytest.raises((RedisConnectionError, OSError)):
+            await other.ask("PING")
+        server.start()
+        assert await other.ask("PING") == b"PONG"
+    finally:
+        await other.close()
+        server.close()
+
+
+async def test_a_renewed_lane_asks_elsewhere_and_lets_the_old_one_end(
+    monkeypatch: pytest.MonkeyPatch, lane: Lane, redis_server: RedisServer
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    client = redis_server.client()
+    own = await lane.ask("CLIENT", "ID")
+    slow = asyncio.ensure_future(lane.ask("BLPOP", "slow", 30))
+    never = asyncio.ensure_future(lane.ask("GET", "never"))
+    await asyncio.sleep(0)
+    lane.renew()
+    assert await lane.ask("CLIENT", "ID") != own
+    client.rpush("slow", "a")
+    assert await slow == [b"slow", b"a"]
+    assert await never is None
+    await until(lambda: str(own) not in {row["id"] for row in client.client_list()})
+    stuck = asyncio.ensure_future(lane.ask("BLPOP", "stuck", 30))
+    await asyncio.sleep(0)
+    stuck.cancel()
+    lane.renew()
+    await until(lambda: client.info("clients")["blocked_clients"] == 0)
+
+
+async def test_a_server_that_is_stopped_keeps_nobody_for_longer_than_he_waits() -> None:
+    server = RedisServer()
+    server.start()
+    other = Lane(server.url)
+    try:
+        await other.ask("PING")
+        server.signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await other.ask("PING")
+        server.signal(signal.SIGCONT)
+        assert await other.ask("ECHO", "a") == b"a"
+    finally:
+        server.signal(signal.SIGCONT)
+        await other.close()
+        server.close()
+
+
+@pytest.mark.parametrize("reply", [b"?\r\n", b"+OK\r\n+one too many\r\n", b"*1\r\n?\r\n"])
+async def test_what_is_no_reply_ends_the_connection(reply: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(reply if b"PING" in data else b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    other = Lane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        if reply.startswith(b"+"):
+            assert await other.ask("PING") == b"OK"
+        else:
+            with pytest.raises(RedisConnectionError):
+                await other.ask("PING")
+        wire: Any = other._wire
+        await until(lambda: not wire.is_open)
+    finally:
+        await other.close()
+        server.close()

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.core.ports import Exchange, Health, Part, StoreCall, Stored, Unkept, Worked
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from ollama_cache_proxy.policy.usage import Usage
+from ollama_cache_proxy.telemetry.log import Log, Style
+
+KEY = "0123456789abcdef" * 4
+HIT = CacheStatus(result=Result.HIT, ttl=5)
+MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, stored=True, ttl=5)
+EXCHANGE = Exchange(
+    method="POST",
+    operation="generate",
+    model="tiny",
+    cache=HIT,
+    status=200,
+    key=KEY,
+    seconds=0.0123,
+    first_byte=0.01,
+    bytes_sent=42,
+)
+STORED = Stored(key=KEY, operation="generate", model="tiny", ttl=3600, size=512)
+
+
+class Clock:
+    def now(self) -> float:
+        return 1_700_000_000.1234567
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+def written(*events, style: Style = Style.PLAIN, development: bool = False) -> str:
+    stream = io.StringIO()
+    log = Log(stream, style=style, development=development, clock=Clock())
+    for event in events:
+        log(event)
+    return stream.getvalue()
+
+
+def failed(**changes) -> Exchange:
+    return replace(EXCHANGE, cache=MISS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        pytest.param(EXCHANGE, "✅ HIT: 01234567...  tiny  generate  12.3 ms", id="hit"),
+        pytest.param(
+            replace(EXCHANGE, cache=CacheStatus(result=Result.HIT, fwd=FwdReason.MISS, collapsed=True)),
+            "✅ HIT: 01234567... (collapsed)  tiny  generate  12.3 ms",
+            id="collapsed",
+        ),
+        pytest.param(replace(EXCHANGE, cache=MISS), "❌ MISS: 01234567...  tiny  generate  12.3 ms", id="miss"),
+        pytest.param(
+            replace(EXCHANGE, cache=replace(MISS, stored=False, detail=Detail.INCOMPLETE)),
+            "❌ MISS: 01234567...  tiny  generate  12.3 ms  not stored: incomplete",
+            id="miss that is not kept",
+        ),
+        pytest.param(STORED, "💾 Cached: 01234567... (TTL: 3600s)  tiny  generate", id="stored"),
+        pytest.param(
+            failed(status=502, error=Source.UPSTREAM), "⚠️  502: upstream  tiny  generate  12.3 ms", id="unreachable"
+        ),
+        pytest.param(
+            failed(status=504, error=Source.UPSTREAM_DEADLINE),
+            "⚠️  504: upstream-deadline  tiny  generate  12.3 ms",
+            id="too late",
+        ),
+        pytest.param(failed(status=500), "⚠️  500: MISS  tiny  generate  12.3 ms", id="an error of Ollama's own"),
+        pytest.param(Health(part=Part.STORE, well=True, name="Redis"), "✅ Connected to Redis", id="store is well"),
+        pytest.param(
+            Health(part=Part.STORE_WRITES, well=True, name="Redis"),
+            "✅ Connected to Redis for writing",
+            id="store takes entries",
+        ),
+        pytest.param(
+            Health(part=Part.STORE_WRITES, well=False, name="Redis", reason="OOM"),
+            "⚠️  Lost Redis for writing: OOM",
+            id="store is full",
+        ),
+    ],
+)
+def test_a_fact_is_one_line(event, line):
+    assert written(event) == f"[AI Cache] {line}\n"
+
+
+def test_a_lost_ollama_is_one_line_that_says_why_and_what_can_be_done():
+    line = written(Health(part=Part.UPSTREAM, well=False, name="Ollama", reason="Ollama refused"))
+    assert line.startswith("[AI Cache] ⚠️  Ollama refused")
+    assert "ollama serve" in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("detail", [Detail.STREAM, Detail.ENDPOINT])
+def test_a_bypass_is_of_interest_in_development_only(detail):
+    event = replace(EXCHANGE, cache=bypass(detail), key="")
+    assert written(event) == ""
+    expected = f"[AI Cache] ➡️  BYPASS: {detail.value}  tiny  generate  12.3 ms  200  42 B\n"
+    assert written(event, development=True) == expected
+
+
+def test_a_failed_bypass_is_of_interest_always():
+    event = replace(EXCHANGE, cache=bypass(Detail.STREAM), key="", status=502, error=Source.UPSTREAM)
+    assert written(event) == "[AI Cache] ⚠️  502: upstream  tiny  generate  12.3 ms\n"
+
+
+def test_the_size_of_an_entry_is_of_interest_in_development_only():
+    assert written(STORED, development=True).endswith("  tiny  generate  512 B\n")
+    assert "512" not in written(STORED)
+
+
+@pytest.mark.parametrize(
+    ("event", "colour"),
+    [
+        (EXCHANGE, "32"),
+        (replace(EXCHANGE, cache=MISS), "33"),
+        (failed(status=502, error=Source.UPSTREAM), "31"),
+        (STORED, "34"),
+        (Health(part=Part.STORE, well=True, name="Redis"), "32"),
+        (Health(part=Part.STORE, well=False, name="Redis", reason="x"), "31"),
+    ],
+    ids=["hit", "miss", "error", "stored", "well", "lost"],
+)
+def test_colour_adds_colour_and_nothing_else(event, colour):
+    plain, coloured = written(event), written(event, style=Style.COLOUR)
+    assert f"\x1b[{colour}m" in coloured
+    assert coloured.endswith("\x1b[0m\n")
+    for code in ("31", "32", "33", "34", "2", "0"):
+        coloured = coloured.replace(f"\x1b[{code}m", "")
+    assert coloured == plain
+
+
+@pytest.mark.parametrize("style", [Style.PLAIN, Style.COLOUR, Style.JSON])
+@pytest.mark.parametrize("model", ["a\nb", "a\r\x1b[2Jb", "\x07", "\u202eevil", "\u2028", "a" * 10_000])
+def test_a_models_name_moves_no_cursor_and_breaks_no_line(style, model):
+    for event in (replace(EXCHANGE, model=model), replace(STORED, model=model)):
+        text = written(event, style=style)
+        assert text.count("\n") == 1
+        assert "\r" not in text
+        assert "\x07" not in text
+        assert "\x1b[2J" not in text
+
+
+def test_a_client_that_leaves_is_of_interest_to_developers_only():
+    left = failed(status=0, error=Source.CLIENT)
+    assert written(left) == ""
+    assert written(left, development=True).startswith(
+        "[AI Cache] 👋 LEFT: the client closed first  tiny  generate  12.3 ms"
+    )
+
+
+def test_letters_of_any_script_are_shown():
+    assert "  模型-é🙂  " in written(replace(EXCHANGE, model="模型-é🙂"))
+
+
+def test_what_metrics_alone_are_for_is_not_in_the_log():
+    silent = (
+        Worked(operation="generate", model="tiny", usage=Usage(output_tokens=1)),
+        StoreCall(operation="get", seconds=0.1, failed=True),
+    )
+    traced = replace(EXCHANGE, trace="4bf92f3577b34da6a3ce929d0e0e4736")
+    for style in Style:
+        assert written(*silent, style=style, development=True) == ""
+        assert written(traced, style=style, development=True) == written(EXCHANGE, style=style, development=True)
+
+
+def test_json_is_one_object_a_line_with_every_member_of_the_fact():
+    first, second, third = map(
+        json.loads,
+        written(
+            EXCHANGE, STORED, Health(part=Part.STORE, well=False, name="Redis", reason="gone"), style=Style.JSON
+        ).splitlines(),
+    )
+    assert first == {
+        "time": 1_700_000_000.123457,
+        "event": "exchange",
+        "method": "POST",
+        "operation": "generate",
+        "model": "tiny",
+        "category": "",
+        "cache": {
+            "result": "HIT",
+            "fwd": None,
+            "stored": False,
+            "collapsed": False,
+            "ttl": 5,
+            "detail": None,
+            "known": 0,
+            "of": 0,
+        },
+        "status": 200,
+        "key": KEY,
+        "seconds": 0.0123,
+        "first_byte": 0.01,
+        "first_token": None,
+        "upstream_seconds": None,
+        "items": 0,
+        "items_known": 0,
+        "bytes_sent": 42,
+        "prompt_tokens": None,
+        "output_tokens": None,
+        "saved": {"seconds": 0.0, "prompt_tokens": 0, "output_tokens": 0},
+        "error": None,
+    }
+    assert second["event"] == "stored"
+    assert (second["key"], second["operation"], second["model"], second["ttl"], second["size"]) == (
+        KEY,
+        "generate",
+        "tiny",
+        3600,
+        512,
+    )
+    assert (third["event"], third["part"], third["well"], third["name"], third["reason"]) == (
+        "health",
+        "store",
+        False,
+        "Redis",
+        "gone",
+    )
+
+
+def test_json_says_bypasses_too():
+    record = json.loads(written(replace(EXCHANGE, cache=bypass(Detail.STREAM), key=""), style=Style.JSON))
+    assert record["cache"]["detail"] == "stream"
+
+
+def test_json_names_the_source_of_an_error():
+    assert json.loads(written(failed(status=502, error=Source.UPSTREAM), style=Style.JSON))["error"] == "upstream"
+
+
+@pytest.mark.parametrize("warning", [False, True])
+def test_a_note_is_a_line(warning):
+    plain, coloured, structured = (io.StringIO() for _ in range(3))
+    for stream, style in ((plain, Style.PLAIN), (coloured, Style.COLOUR), (structured, Style.JSON)):
+        Log(stream, style=style, development=False, clock=Clock()).say("listens", warning=warning)
+    assert plain.getvalue() == "[AI Cache] listens\n"
+    assert ("\x1b[33m" in coloured.getvalue()) is warning
+    assert json.loads(structured.getvalue()) == {"time": Clock().now(), "event": "note", "text": "listens"}
+
+
+class Broken(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("style", list(Style))
+def test_a_log_that_nobody_reads_any_more_stops_nothing(style):
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Broken(), closed):
+        log = Log(stream, style=style, development=True, clock=Clock())
+        log(EXCHANGE)
+        log(STORED)
+        log.say("end")
+    assert closed.closed
+
+
+def test_a_stream_says_whether_it_was_kept_when_it_has_ended():
+    recording = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.RECORDING)
+    line = written(replace(EXCHANGE, cache=recording))
+    assert line.endswith("  recording\n")
+    unkept = Unkept(key=KEY, operation="generate", model="tiny", detail=Detail.INCOMPLETE)
+    assert written(unkept) == f"[AI Cache] 🚫 Not cached: {KEY[:8]}... (incomplete)  tiny  generate\n"
+
+
+def test_a_quiet_log_leaves_the_start_to_another_and_tells_of_a_loss_and_its_end():
+    stream = io.StringIO()
+    log = Log(stream, style=Style.PLAIN, development=False, quiet=True, clock=Clock())
+    well = Health(part=Part.STORE, well=True, name="Redis")
+    log.say("listens")
+    log.say("an error", warning=True)
+    log(well)
+    log(Health(part=Part.STORE, well=False, name="Redis", reason="gone"))
+    log(well)
+    assert stream.getvalue().splitlines() == [
+        "[AI Cache] an error",
+        "[AI Cache] ⚠️  Lost Redis: gone",
+        "[AI Cache] ✅ Connected to Redis",
+    ]

@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from dataclasses import replace
+
+import orjson
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ollama_cache_proxy import __version__
+from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.core.ports import (
+    Exchange,
+    Health,
+    Levels,
+    Part,
+    Repeated,
+    Resident,
+    Saved,
+    StoreCall,
+    Stored,
+    Tier,
+    Unkept,
+    Worked,
+)
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from ollama_cache_proxy.policy.sums import added, lasting
+from ollama_cache_proxy.policy.usage import Usage
+from ollama_cache_proxy.telemetry.metrics import Metrics
+
+PREFIX = "ollama_cache_proxy_"
+HIT = CacheStatus(result=Result.HIT, ttl=5)
+COLLAPSED = CacheStatus(result=Result.HIT, fwd=FwdReason.MISS, collapsed=True)
+MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS)
+EXCHANGE = Exchange(
+    method="POST",
+    operation="generate",
+    model="tiny",
+    cache=HIT,
+    status=200,
+    key="ab" * 32,
+    seconds=0.003,
+    first_byte=0.002,
+    saved=Saved(seconds=2.5),
+    bytes_sent=42,
+)
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(PREFIX + name, labels)
+
+
+def test_a_hit_counts_as_one_and_saves_what_it_saved(metrics):
+    metrics(EXCHANGE)
+    metrics(EXCHANGE)
+    assert (metrics.hits, metrics.misses) == (2, 0)
+    assert value(metrics, "hits_total", endpoint="generate") == 2
+    assert value(metrics, "saved_seconds_total", endpoint="generate") == 5.0
+    assert value(metrics, "collapsed_total", endpoint="generate") is None
+    assert value(metrics, "misses_total", endpoint="generate") is None
+    assert value(metrics, "requests_total", endpoint="generate", model="tiny:latest", cache="hit", status="200") == 2
+
+
+def test_a_collapsed_request_is_a_hit_and_reported_apart(metrics):
+    metrics(replace(EXCHANGE, cache=COLLAPSED, saved=Saved()))
+    assert (metrics.hits, metrics.misses) == (1, 0)
+    assert value(metrics, "hits_total", endpoint="generate") == 1
+    assert value(metrics, "collapsed_total", endpoint="generate") == 1
+
+
+def test_a_miss_counts_as_one_even_where_it_failed(metrics):
+    metrics(replace(EXCHANGE, cache=MISS, saved=Saved()))
+    metrics(replace(EXCHANGE, cache=MISS, saved=Saved(), status=502, error=Source.UPSTREAM))
+    assert (metrics.hits, metrics.misses) == (0, 2)
+    assert value(metrics, "misses_total", endpoint="generate") == 2
+    assert value(metrics, "saved_seconds_total", endpoint="generate") is None
+    assert value(metrics, "errors_total", source="upstream") == 1
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        bypass(Detail.STREAM),
+        bypass(Detail.CLIENT_LEFT),
+        CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED),
+    ],
+    ids=lambda cache: cache.detail.value,
+)
+def test_a_bypass_is_neither_hit_nor_miss_and_counted_by_its_reason(metrics, cache):
+    metrics(replace(EXCHANGE, cache=cache))
+    assert (metrics.hits, metrics.misses) == (0, 0)
+    assert value(metrics, "bypasses_total", endpoint="generate", detail=cache.detail.value) == 1
+    assert value(metrics, "hits_total", endpoint="generate") is None
+    assert value(metrics, "misses_total", endpoint="generate") is None
+
+
+def test_times_are_observed_apart_by_endpoint_and_result(metrics):
+    metrics(EXCHANGE)
+    metrics(replace(EXCHANGE, cache=MISS, seconds=7.0, first_byte=None))
+    assert value(metrics, "request_duration_seconds_count", endpoint="generate", cache="hit") == 1
+    assert value(metrics, "request_duration_seconds_sum", endpoint="generate", cache="hit") == 0.003
+    assert value(metrics, "request_duration_seconds_sum", endpoint="generate", cache="miss") == 7.0
+    assert value(metrics, "first_byte_seconds_sum", endpoint="generate", cache="hit") == 0.002
+    assert value(metrics, "first_byte_seconds_count", endpoint="generate", cache="miss") is None
+
+
+@pytest.mark.parametrize(
+    ("hits", "misses", "ratio"),
+    [(0, 0, 0.0), (1, 0, 1.0), (0, 1, 0.0), (3, 1, 0.75)],
+    ids=["none", "hit", "miss", "both"],
+)
+def test_the_hit_ratio_is_of_hits_and_misses(metrics, hits, misses, ratio):
+    for cache, count in ((HIT, hits), (MISS, misses), (bypass(Detail.STREAM), 5)):
+        for _ in range(count):
+            metrics(replace(EXCHANGE, cache=cache))
+    assert value(metrics, "hit_ratio") == ratio
+
+
+def test_what_reached_the_store_is_counted(metrics):
+    metrics(Stored(key="k", operation="embed", model="m", ttl=5, size=100))
+    metrics(Stored(key="k", operation="embed", model="m", ttl=5, size=11))
+    assert value(metrics, "stores_total", endpoint="embed") == 2
+    assert value(metrics, "stored_bytes_total", endpoint="embed") == 111
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "at_first"),
+    [(Part.UPSTREAM, "upstream_up", 0), (Part.STORE, "store_up", 0), (Part.STORE_WRITES, "store_writes_up", 1)],
+    ids=["upstream", "store", "writes"],
+)
+def test_health_is_a_gauge(metrics, part, name, at_first):
+    others = {"upstream_up": 0.0, "store_up": 0.0, "store_writes_up": 1.0}
+    assert value(metrics, name) == at_first
+    for well in (True, False, True, True):
+        metrics(Health(part=part, well=well, name="x", reason="secret reason"))
+        assert value(metrics, name) == int(well)
+        assert {other: value(metrics, other) for other in others if other != name} == {
+            other: up for other, up in others.items() if other != name
+        }
+
+
+def test_the_models_of_a_label_are_bounded(metrics):
+    for number in range(200):
+        metrics(replace(EXCHANGE, model=f"m{number}"))
+    metrics(replace(EXCHANGE, model="m0"))
+    labels = {"endpoint": "generate", "cache": "hit", "status": "200"}
+    assert value(metrics, "requests_total", model="m0:latest", **labels) == 2
+    assert value(metrics, "requests_total", model="m49:latest", **labels) == 1
+    assert value(metrics, "requests_total", model="m50:latest", **labels) is None
+    assert value(metrics, "requests_total", model="other", **labels) == 150
+    metrics(replace(EXCHANGE, model=""))
+    assert value(metrics, "requests_total", model="", **labels) == 1
+
+
+def test_two_sets_of_metrics_do_not_share(metrics):
+    metrics(EXCHANGE)
+    assert Metrics().hits == 0
+    assert value(Metrics(), "hits_total", endpoint="generate") is None
+
+
+def test_every_name_has_the_prefix_and_a_meaning(metrics):
+    families = list(metrics.registry.collect())
+    assert len(families) > 10
+    for family in families:
+        assert family.name.startswith((PREFIX, "process_"))
+        assert family.documentation.endswith(".")
+
+
+def test_the_version_is_a_label(metrics):
+    assert value(metrics, "build_info", version=__version__, python=platform.python_version()) == 1
+
+
+def test_it_renders_as_prometheus_reads_it(metrics):
+    metrics(replace(EXCHANGE, model='a"b\\c\nd'))
+    body, content_type = metrics.render("text/plain")
+    assert content_type.startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    assert families[PREFIX + "hits"].samples[0].value == 1
+    labels = [sample.labels for sample in families[PREFIX + "requests"].samples if sample.name.endswith("_total")]
+    assert labels == [{"endpoint": "generate", "model": 'a"b\\c\nd', "cache": "hit", "status": "200"}]
+
+
+@pytest.mark.parametrize(
+    ("accept", "open_metrics"),
+    [
+        ("application/openmetrics-text; version=1.0.0", True),
+        ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", True),
+        ("text/plain", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_it_renders_as_openmetrics_when_asked(metrics, accept, open_metrics):
+    body, content_type = metrics.render(accept)
+    assert content_type.startswith("application/openmetrics-text") is open_metrics
+    assert body.endswith(b"# EOF\n") is open_metrics
+
+
+def test_what_was_not_kept_is_counted_by_its_reason(metrics):
+    missed = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.STATUS)
+    metrics(replace(EXCHANGE, cache=missed))
+    metrics(replace(EXCHANGE, cache=replace(missed, detail=Detail.RECORDING)))
+    metrics(replace(EXCHANGE, cache=replace(missed, detail=Detail.ITEMS, stored=True)))
+    metrics(Unkept(key="k", operation="generate", model="tiny", detail=Detail.STATUS))
+    assert value(metrics, "unkept_total", endpoint="generate", detail="status") == 2.0
+    for detail in ("recording", "items"):
+        assert value(metrics, "unkept_total", endpoint="generate", detail=detail) is None
+
+
+def test_a_partly_known_list_saves_too(metrics):
+    metrics(replace(EXCHANGE, cache=CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, stored=True)))
+    assert value(metrics, "saved_seconds_total", endpoint="generate") == 2.5
+
+
+def test_what_several_processes_counted_reads_as_if_one_had(metrics):
+    other = Metrics()
+    for _ in range(3):
+        metrics(EXCHANGE)
+    other(replace(EXCHANGE, cache=MISS, saved=Saved(), seconds=100.0))
+    for part in Part:
+        metrics(Health(part=part, well=True, name="x"))
+    other(Health(part=Part.UPSTREAM, well=True, name="x"))
+    other(Health(part=Part.STORE, well=False, name="x"))
+    body, kind = metrics.render("", added([metrics.snapshot(), orjson.loads(orjson.dumps(other.snapshot()))]))
+    assert kind == metrics.render("")[1]
+    found = {
+        (sample.name.removeprefix(PREFIX), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert found["hits_total", "generate"] == 3
+    assert found["misses_total", "generate"] == 1
+    assert found["hit_ratio",] == 0.75
+    assert found["build_info", platform.python_version(), __version__] == 1
+    assert (found["upstream_up",], found["store_up",], found["store_writes_up",]) == (1, 0, 1)
+    assert found["request_duration_seconds_count", "hit", "generate"] == 3
+    assert found["request_duration_seconds_bucket", "miss", "generate", "60.0"] == 0
+    assert found["request_duration_seconds_bucket", "miss", "generate", "+Inf"] == 1
+    assert metrics.hits == 3, "its own figures are what they were"
+
+
+def test_what_all_processes_say_of_one_redis_is_not_added_up(metrics):
+    other = Metrics()
+    redis = Tier(name="redis", entries=40, size=4000, evicted=4)
+    hot = Tier(name="hot", entries=2, size=200, evicted=1)
+    loaded = (Resident(model="tiny:latest", size=10, vram=8),)
+    metrics.level(replace(LEVELS, tiers=(hot, redis), residents=loaded, broken={"read": True}))
+    other.level(replace(LEVELS, tiers=(hot, replace(redis, evicted=3)), residents=loaded, broken={"read": False}))
+    snapshots = [metrics.snapshot(), other.snapshot()]
+    body, _ = metrics.render("", added(snapshots))
+    found = {
+        (sample.name.removeprefix(PREFIX), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert [found["store_entries", tier] for tier in ("hot", "redis")] == [4, 40]
+    assert [found["store_bytes", tier] for tier in ("hot", "redis")] == [400, 4000]
+    assert [found["store_evictions_total", tier] for tier in ("hot", "redis")] == [2, 4]
+    assert (found["model_loaded", "tiny:latest"], found["model_vram_bytes", "tiny:latest"]) == (1, 8)
+    assert found["store_breaker_open", "read"] == 1
+    assert [found[name,] for name in ("requests_in_flight", "connections")] == [6, 14]
+    ended = {family: samples for family, _, samples in lasting(snapshots[0])}
+    assert [row[1:] for row in ended[PREFIX + "store_evictions"]] == [({"tier": "hot"}, 1)]
+
+
+USAGE = Usage(prompt_tokens=3, output_tokens=8, prompt_seconds=0.25, output_seconds=1.5, load_seconds=4.0)
+LEVELS = Levels(serving=3, asking=2, connections=7, tiers=(), broken={}, residents=())
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_work_is_counted_by_model_and_endpoint(metrics):
+    for model in ("tiny", "TINY:latest", "registry.ollama.ai/library/tiny"):  # one model, as Ollama resolves names
+        metrics(Worked(operation="chat", model=model, usage=USAGE))
+    where = {"endpoint": "chat", "model": "tiny:latest"}
+    assert value(metrics, "prompt_tokens_total", **where) == 9
+    assert value(metrics, "output_tokens_total", **where) == 24
+    assert value(metrics, "prompt_eval_seconds_total", **where) == 0.75
+    assert value(metrics, "eval_seconds_total", **where) == 4.5
+    del where["endpoint"]
+    assert value(metrics, "load_duration_seconds_sum", **where) == 12.0
+    assert value(metrics, "load_duration_seconds_bucket", le="2.5", **where) == 0
+    assert value(metrics, "load_duration_seconds_bucket", le="5.0", **where) == 3
+    assert value(metrics, "time_per_output_token_seconds_sum", **where) == 3 * 1.5 / 8
+    assert value(metrics, "time_per_output_token_seconds_bucket", le="0.2", **where) == 3
+    assert value(metrics, "time_per_output_token_seconds_bucket", le="0.15", **where) == 0
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [Usage(output_tokens=8), Usage(output_seconds=1.0), Usage(output_tokens=0, output_seconds=1.0)],
+    ids=["no-time", "no-tokens", "zero-tokens"],
+)
+def test_the_time_of_a_token_needs_both(metrics, usage):
+    metrics(Worked(operation="chat", model="tiny", usage=usage))
+    for name in ("time_per_output_token_seconds_count", "load_duration_seconds_count"):
+        assert value(metrics, name, model="tiny:latest") is None
+    assert value(metrics, "output_tokens_total", endpoint="chat", model="tiny:latest") == usage.output_tokens
+
+
+def test_what_was_told_at_once_counts_as_what_was_told_one_by_one():
+    one, many = Metrics(), Metrics()
+    hit = replace(
+        EXCHANGE, category="search", items=2, items_known=2, saved=Saved(seconds=2.5, prompt_tokens=3, output_tokens=8)
+    )
+    seconds = [0.003, 0.0001, 7.0]
+    for second in seconds:
+        one(replace(hit, seconds=second, first_byte=second))
+    many(Repeated(exchange=hit, seconds=seconds))
+    written = [metrics.render("")[0].decode().partition("# HELP process_")[0] for metrics in (one, many)]
+    assert written[0] == written[1]
+    assert value(many, "saved_output_tokens_total", endpoint="generate") == 24
+    assert value(many, "lookups_total", endpoint="generate", category="search", cache="hit") == 3
+
+
+def test_an_operation_of_the_store_is_timed_and_its_failure_counted(metrics):
+    metrics(StoreCall(operation="get", seconds=0.002, failed=False))
+    metrics(StoreCall(operation="get", seconds=0.25, failed=True))
+    metrics(StoreCall(operation="set", seconds=0.0001, failed=False))
+    assert value(metrics, "store_operation_seconds_count", operation="get") == 2
+    assert value(metrics, "store_operation_seconds_bucket", operation="set", le="0.0001") == 1
+    assert value(metrics, "store_errors_total", operation="get") == 1
+    assert value(metrics, "store_errors_total", operation="set") is None
+
+
+def test_levels_are_those_of_the_moment(metrics):
+    tiers = (Tier(name="hot", entries=5, size=500, evicted=2), Tier(name="redis", entries=None, size=9000, evicted=0))
+    residents = (Resident(model="tiny:latest", size=10, vram=4), Resident(model="big:7b", size=30, vram=30))
+    metrics.level(replace(LEVELS, tiers=tiers, broken={"read": True, "write": False}, residents=residents))
+    assert value(metrics, "requests_in_flight") == 3
+    assert value(metrics, "upstream_requests_in_flight") == 2
+    assert value(metrics, "connections") == 7
+    assert value(metrics, "store_entries", tier="hot") == 5
+    assert value(metrics, "store_entries", tier="redis") is None  # not known yet
+    assert value(metrics, "store_bytes", tier="redis") == 9000
+    assert value(metrics, "store_evictions_total", tier="hot") == 2
+    assert [value(metrics, "store_breaker_open", breaker=name) for name in ("read", "write")] == [1, 0]
+    assert value(metrics, "model_loaded", model="big:7b") == 1
+    assert value(metrics, "model_vram_bytes", model="tiny:latest") == 4
+    assert value(metrics, "model_size_bytes", model="tiny:latest") == 10
+    metrics.level(LEVELS)
+    for name, labels in (("store_bytes", {"tier": "redis"}), ("model_loaded", {"model": "big:7b"})):
+        assert value(metrics, name, **labels) is None
+
+
+def test_loaded_models_beyond_the_bound_are_one(metrics):
+    residents = tuple(Resident(model=f"m{number}", size=2, vram=1) for number in range(60))
+    metrics.level(replace(LEVELS, residents=residents))
+    assert value(metrics, "model_loaded", model="m49:latest") == 1
+    assert value(metrics, "model_loaded", model="other") == 10
+    assert value(metrics, "model_size_bytes", model="other") == 20
+    assert value(metrics, "model_vram_bytes", model="other") == 10
+
+
+def test_a_trace_is_an_exemplar_of_the_duration():
+    metrics = Metrics(now=lambda: 1_700_000_000.5)
+    metrics(replace(EXCHANGE, trace=TRACE))
+    metrics(EXCHANGE)
+    (line,) = [
+        line for line in metrics.render("application/openmetrics-text")[0].decode().splitlines() if TRACE in line
+    ]
+    assert line == (
+        f'{PREFIX}request_duration_seconds_bucket{{cache="hit",endpoint="generate",le="0.005"}} 2.0'
+        f' # {{trace_id="{TRACE}"}} 0.003 1700000000.5'
+    )
+    assert TRACE.encode() not in metrics.render("text/plain")[0]
+
+
+def full() -> Metrics:
+    """As much as there can be: more models than are told apart, at every endpoint, with every outcome."""
+    metrics = Metrics()
+    operations = [row.operation for row in ENDPOINTS]
+    for model in [f"model-{number}" for number in range(60)]:
+        for operation in operations:
+            for status in (200, 400, 404, 500, 502, 504):
+                for cache in (HIT, MISS, bypass(Detail.OPT_IN)):
+                    metrics(
+                        replace(
+                            EXCHANGE, operation=operation, model=model, cache=cache, status=status, category="search"
+                        )
+                    )
+            metrics(Worked(operation=operation, model=model, usage=USAGE))
+    return metrics
+
+
+def test_a_scrape_of_all_that_there_can_be_is_bounded():
+    metrics = full()
+    begun = time.perf_counter()
+    body, _ = metrics.render("application/openmetrics-text")
+    took = time.perf_counter() - begun
+    samples = [line for line in body.decode().splitlines() if not line.startswith("#")]
+    print(f"{len(samples)} samples, {len(body) / 1e6:.1f} MB, {took * 1000:.1f} ms")  # noqa: T201 - a figure to look at with `pytest -s`
+    requests = [line for line in samples if line.startswith(f"{PREFIX}requests_total")]
+    assert len(requests) == len(ENDPOINTS) * 6 * (51 + 51 + 1)
+    work = [line for line in samples if line.startswith(f"{PREFIX}prompt_tokens_total")]
+    assert len(work) == len(ENDPOINTS) * 51
+
+
+def test_it_describes_all_that_it_tells(metrics):
+    described = {row.name: (row.kind, set(row.labels)) for row in metrics.described()}
+    told = {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in metrics.registry.collect()
+    }
+    if not sys.platform.startswith("linux"):
+        described = {name: row for name, row in described.items() if name.startswith(PREFIX)}
+    assert {name: kind for name, (kind, _) in described.items()} == told
+    for family in full().registry.collect():
+        for sample in family.samples:
+            name = family.name + ("_total" if family.type == "counter" else "")
+            assert set(sample.labels) - {"le"} == described[name][1]

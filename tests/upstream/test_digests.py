@@ -1,0 +1,91 @@
+"""Policy of the model table that takes a fake upstream to provoke; the rest is in tests/e2e/cache/test_models.py."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+from ollama_cache_proxy.core.errors import unreachable
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.service.resources import SystemClock
+from ollama_cache_proxy.stores.memory import MemoryStore
+from ollama_cache_proxy.upstream import digests as module
+from ollama_cache_proxy.upstream.digests import OllamaModels
+
+
+def memory() -> MemoryStore:
+    return MemoryStore(1 << 20, clock=SystemClock())
+
+
+class Upstream:
+    """Answers tags and version, and opens `ended` in the same turn of the loop in which a look ends."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.get_running_loop().create_future()
+        self.looks = 0
+
+    @asynccontextmanager
+    async def ask(self, request, body):
+        document = b'{"models":[]}' if request.target == "/api/tags" else b'{"version":"0.24.0"}'
+
+        async def chunks():
+            yield document
+
+        yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
+        if request.target == "/api/version":
+            self.looks += 1
+            if not self.ended.done():
+                self.ended.set_result(None)
+
+
+async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
+    """It joined the look that had ended, for ever, without letting anything else run."""
+    upstream = Upstream()
+    models = OllamaModels(upstream, memory(), name="x", deadline=5, clock=SystemClock(), tasks=Tasks())
+
+    async def request():
+        await upstream.ended
+        return await models.identify("missing")
+
+    waiting = asyncio.create_task(request())
+    await asyncio.sleep(0)
+    models._look()
+    assert await waiting is None
+    assert upstream.looks == 2
+    models.close()
+
+
+async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(monkeypatch):
+    """Silence for as long as lies between two looks is no slowness, nor is a look that ends without a connection."""
+    monkeypatch.setattr(module, "STALE", 0.0)
+    monkeypatch.setattr(module, "POLL", 0.1)
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    silent = False
+
+    class Silent(Upstream):
+        @asynccontextmanager
+        async def ask(self, request, body):
+            if silent:
+                await asyncio.sleep(0.3)
+                raise unreachable("silent")
+            tags = b'{"models":[{"name":"tiny","digest":"d"}]}'
+
+            async def chunks():
+                yield tags if request.target == "/api/tags" else b'{"version":"0.24.0"}'
+
+            yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
+
+    tasks = Tasks()
+    models = OllamaModels(Silent(), memory(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    assert (await models.identify("tiny")).digest == "d"
+    silent = True
+    await asyncio.sleep(0.15)
+    assert await models.identify("tiny") is None, "nothing is known yet: it may only be slow"
+    await asyncio.sleep(0.1)
+    assert (await models.identify("tiny")).digest == "d", "it has been silent for too long, and still is"
+    await asyncio.sleep(0.2)
+    for _ in range(3):
+        assert (await models.identify("tiny")).digest == "d", "the look has ended without a connection"
+    models.close()
+    await tasks.close(1)

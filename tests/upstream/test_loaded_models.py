@@ -1,0 +1,137 @@
+"""Loaded models, from the real wire form; that nothing waits for them, and nobody asks in vain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.core.errors import ProxyError, unreachable
+from ollama_cache_proxy.core.ports import Resident
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.messages import Request, ResponseHead
+from ollama_cache_proxy.service.resources import SystemClock
+from ollama_cache_proxy.upstream import loaded_models
+from ollama_cache_proxy.upstream.connections import Connections
+from ollama_cache_proxy.upstream.loaded_models import Residents
+from ollama_cache_proxy.upstream.ollama import Ollama as RealOllama
+from tests.policy.test_usage import RECORDING
+from tests.support.waiting import until
+
+RECORDED = RECORDING["ps"]["response"]["body"].encode()
+
+
+class Answer:
+    def __init__(self, status: int, body: bytes) -> None:
+        self.head = ResponseHead(status=status, reason="", fields=())
+        self.length = None
+        self._body = body
+
+    def arrived(self) -> None:
+        return None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._body[:100]
+        yield self._body[100:]
+
+
+class Ollama:
+    """Answers what the test says; an exception is raised, and None takes for ever."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+        self.silent = False
+
+    @asynccontextmanager
+    async def ask(self, request: Request, body: Any, **_: Any) -> AsyncIterator[Answer]:
+        self.asked.append(request.target)
+        if self.answer is None:
+            await asyncio.Event().wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        yield self.answer
+
+
+@pytest.fixture
+async def look() -> AsyncIterator[Callable[[Ollama], Residents]]:
+    tasks = Tasks()
+
+    def begin(ollama: Ollama) -> Residents:
+        return Residents(ollama, tasks=tasks)
+
+    yield begin
+    await tasks.close(0)
+
+
+async def test_what_is_loaded_is_told_from_the_second_time_on(look: Callable[[Ollama], Residents]) -> None:
+    ollama = Ollama(Answer(200, RECORDED))
+    found = look(ollama)
+    assert found.found() == ()
+    await until(lambda: found.found() != ())
+    assert found.found() == (
+        Resident(model="all-minilm:latest", size=85149696, vram=0),
+        Resident(model="tiny:latest", size=951552, vram=0),
+    )
+    assert ollama.asked == ["/api/ps"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b'{"models":null}'),
+        Answer(200, b'{"models":[{"name":"a"}]}'),
+        Answer(200, b'{"models":[5]}'),
+        Answer(200, b'{"models":[{"name":"a","size":null,"size_vram":0}]}'),
+        Answer(200, b"[]"),
+        Answer(200, b"nonsense"),
+        Answer(500, RECORDED),
+        unreachable("gone"),
+        None,
+    ],
+    ids=["none", "part", "no-row", "no-size", "no-object", "no-json", "status", "unreachable", "no-answer"],
+)
+async def test_what_ollama_does_not_say_is_not_known(
+    answer: Any, look: Callable[[Ollama], Residents], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_models, "_DEADLINE", 0.05)
+    found = look(Ollama(answer))
+    found._found = (Resident(model="old", size=1, vram=1),)
+    assert found.found()
+    await until(lambda: found.found() == ())
+
+
+async def test_a_silent_ollama_is_not_asked(look: Callable[[Ollama], Residents]) -> None:
+    ollama = Ollama(Answer(200, RECORDED))
+    ollama.silent = True
+    found = look(ollama)
+    found._found = (Resident(model="old", size=1, vram=1),)
+    found.found()
+    await until(lambda: found.found() == ())
+    assert ollama.asked == []
+
+
+async def test_an_ollama_that_takes_no_connection_is_silent_and_its_one_probe_is_left_to_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks, clock, tried = Tasks(), SystemClock(), []
+
+    async def never(_: Connections) -> None:
+        tried.append(None)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Connections, "open", never)
+    upstream = RealOllama(
+        "http://127.0.0.1:1", connect_timeout=0.01, deadline=None, clock=clock, observe=lambda _: None, tasks=tasks
+    )
+    assert not upstream.silent
+    with pytest.raises(ProxyError):
+        async with upstream.ask(Request(method="GET", target="/", fields=()), None):
+            pass
+    assert (upstream.silent, upstream.asking, len(tried)) == (True, 0, 1)
+    await Residents(upstream, tasks=tasks)._look()
+    assert len(tried) == 1
+    await upstream.close()
