@@ -8,8 +8,8 @@ import pytest
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.ports import Exchange, Health, Part, StoreCall, Stored, Unkept, Worked
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.log import Log, Style
 
 KEY = "0123456789abcdef" * 4

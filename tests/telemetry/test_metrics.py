@@ -25,10 +25,10 @@ from ollama_cache_proxy.core.ports import (
     Unkept,
     Worked,
 )
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.policy.sums import added, lasting
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.metrics import Metrics
 
 PREFIX = "ollama_cache_proxy_"

@@ -416,7 +416,8 @@ class Exchanges:
         """Send an answer of the proxy's own."""
         course.cache, course.status = cache, status
         later = ((b"Retry-After", b"1"),) if status == _UNAVAILABLE else ()
-        await course.client.send(*reply(status, message, cache, self._clock.now(), later))
+        body = b"" if message is None else course.endpoint.dialect.error(status, message)
+        await course.client.send(*reply(status, body, cache, self._clock.now(), later))
 
 
 def _told(request: Request, course: Course, span: tuple[float, float], *, ended: bool) -> Exchange:

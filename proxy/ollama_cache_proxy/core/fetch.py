@@ -32,6 +32,7 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import fields, storing, usage
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.embeddings import Batch, Item
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.key import Scope
@@ -41,7 +42,6 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.storing import NotStorable, Storable
 from ollama_cache_proxy.policy.usage import Passing
 
 
@@ -379,7 +379,7 @@ def _passed(chunks: tuple[bytes, ...]) -> Passing:
 
 def worked(endpoint: Endpoint, model: str, head: ResponseHead, passing: Passing) -> Worked | None:
     """Give the fact that Ollama has worked, where the end of an answer says so; `model` as the request named it."""
-    told = usage.told(passing.tail) if head.status == storing.OK else None
+    told = endpoint.dialect.usage(passing.tail) if head.status == storing.OK else None
     if told is None:
         return None
     return Worked(operation=endpoint.operation, model=model or usage.model(passing), usage=told)

@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias
 
 from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.messages import Description, Fields, Request, ResponseHead, StoredResponse
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.replies import Reply
 from ollama_cache_proxy.policy.status import CacheStatus, Detail
-from ollama_cache_proxy.policy.usage import Usage
 
 
 class Clock(Protocol):

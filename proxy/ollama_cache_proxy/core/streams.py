@@ -72,7 +72,7 @@ class StreamFetcher(Fetcher):
                     recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
                     if recording.excess is not None and flight.joinable:
                         flight.closes(tail, recording.held)
-                    elif storing.ends(question.candidate.endpoint, chunk):
+                    elif question.candidate.endpoint.dialect.ends(chunk):
                         flight.lingers(_TO_THE_END)
                     yield chunk
 

@@ -51,7 +51,7 @@ from ollama_cache_proxy.telemetry.recent import Recent
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
 from ollama_cache_proxy.upstream.loaded_models import Residents
-from ollama_cache_proxy.upstream.ollama import Ollama
+from ollama_cache_proxy.upstream.ollama_server import Ollama
 
 _LAST_STORES = 2.0
 

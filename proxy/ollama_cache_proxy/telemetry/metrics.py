@@ -29,13 +29,13 @@ from ollama_cache_proxy.core.ports import (
     Worked,
 )
 from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail, Result
 from ollama_cache_proxy.policy.sums import Across, Snapshot
 from ollama_cache_proxy.policy.sums import Family as CountedFamily
 from ollama_cache_proxy.policy.sums import Sample as CountedSample
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.metric_families import (
     OPEN_METRICS,
     TEXT,
