@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ollama_cache_proxy.policy.messages import StoredResponse
-from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, directives, reuse
+from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, read_directives, reuse
 from ollama_cache_proxy.policy.status import FwdReason
 
 MAX_TTL = 1000
@@ -88,7 +88,7 @@ def cc(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
     ],
 )
 def test_wishes_are_read(fields, expected):
-    assert directives(fields, max_ttl=MAX_TTL) == expected
+    assert read_directives(fields, max_ttl=MAX_TTL) == expected
 
 
 def entry(stored_at: float = 1000.0, lifetime: int = 100) -> StoredResponse:

@@ -21,9 +21,9 @@ from ollama_cache_proxy.admin.router import Access, Admin, Render
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.explanation import Explainer
-from ollama_cache_proxy.core.fetch import Neighbours
 from ollama_cache_proxy.core.fingerprint_key import Marking
 from ollama_cache_proxy.core.ports import Client, Health, Levels, Observer, Part, Store, Topic, fan_out
+from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy

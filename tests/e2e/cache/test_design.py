@@ -160,7 +160,7 @@ async def test_the_table_is_polled_while_candidates_arrive_and_no_longer(
     await generate(proxy)
     await until(lambda: looks(simulator) > 3)
     later(proxy, 10.5)
-    table: Any = proxy.running.exchanges._models
+    table: Any = proxy.running.exchanges._relay._models
     await until(lambda: table._timer is None)
     before = looks(simulator)
     await generate(proxy)
@@ -315,7 +315,7 @@ async def test_a_look_that_began_before_a_change_ended_does_not_count(
     first.set()
     await until(lambda: held.begun == 2)
     task = asking(proxy)
-    table: Any = proxy.running.exchanges._models
+    table: Any = proxy.running.exchanges._relay._models
     await until(lambda: task.done() or table._unseen("registry.ollama.ai/library/tiny:latest"))
     second.set()
     after = await task
@@ -564,7 +564,7 @@ async def test_after_a_failure_each_follower_asks_for_itself_and_is_joined_by_no
         tasks = [asking(proxy) for _ in range(3)]
         await until(lambda: proxy.running.exchanges.waiting == 3 and len(upstream.seen) == 1)
         if fail is None:
-            flights: Any = proxy.running.exchanges._flights
+            flights: Any = proxy.running.exchanges._collapsing._flights
             (flight,) = flights._current.values()
             flight._cancel()
         may_fail.set()
