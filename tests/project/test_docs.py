@@ -71,7 +71,8 @@ def test_commands_on_the_page_are_commands(page: str) -> None:
 
 
 def test_links_in_the_pages_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "dashboards" / "README.md", *(ROOT / "docs").glob("*.md")]:
+    single = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "dashboards" / "README.md"]
+    for page in [*single, *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

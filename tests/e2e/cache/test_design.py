@@ -1,4 +1,4 @@
-"""What DESIGN says of reuse and no other test would miss, end to end, in the order of its paragraphs.
+"""The rules of docs/design.md, end to end, section by section: those that no other test would miss.
 
 The clock of the proxy is set forward where time has to pass; whatever happens at once is held by a barrier.
 """
