@@ -30,15 +30,14 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["settings", "metrics"])
+@pytest.mark.parametrize("page", ["settings", "metrics", "cache-rules"])
 def test_generated_pages_are_fresh(page: str, generate: ModuleType) -> None:
-    assert (ROOT / "docs" / f"{page}.md").read_text("utf-8") == getattr(generate, page)()
+    assert (ROOT / "docs" / f"{page}.md").read_text("utf-8") == getattr(generate, page.replace("-", "_"))()
 
 
 def test_every_detail_is_explained() -> None:
     text = (ROOT / "docs" / "cache-rules.md").read_text("utf-8").partition("## Every reason")[2]
-    assert [detail.value for detail in Detail if f"| `{detail.value}` |" not in text] == []
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == {detail.value for detail in Detail}
+    assert re.findall(r"^\| `([a-z-]+)` \| .+ \|$", text, re.MULTILINE) == [detail.value for detail in Detail]
 
 
 def test_the_example_file_shows_every_setting_with_its_default(tmp_path: Path) -> None:
