@@ -18,11 +18,11 @@ from ollama_cache_proxy.core.ports import (
     Answer,
     Clock,
     Entries,
+    EntryStore,
     Identity,
     Models,
     Observer,
     Saved,
-    Store,
     Stored,
     Unkept,
     Upstream,
@@ -50,7 +50,7 @@ class Neighbours:
     """What serving takes, joined once by the composition root."""
 
     rules: Rules
-    store: Store
+    store: EntryStore
     upstream: Upstream
     models: Models
     clock: Clock
