@@ -34,7 +34,7 @@ class Generation:
     def __init__(self, client: RedisClient) -> None:
         self._pool = client.pool
         self._lane = client.lane
-        self.seen = ""
+        self.seen = secrets.token_hex(_BYTES)  # nobody's: even an empty text in the store is no token that was seen
 
     async def lookup(self, keys: Sequence[str], within: float = READ_WITHIN) -> tuple[str, list[bytes | None]]:
         """Return the current generation and the values of its entries; one command, unless it is new to us."""
