@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.ports import (
-    Exchange,
     Health,
     Levels,
     Part,
@@ -30,23 +29,11 @@ from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.policy.sums import added, lasting
 from ollama_cache_proxy.telemetry.metrics import Metrics
+from tests.support import exchanges
+from tests.support.exchanges import COLLAPSED, HIT, MISS
 
 PREFIX = "ollama_cache_proxy_"
-HIT = CacheStatus(result=Result.HIT, ttl=5)
-COLLAPSED = CacheStatus(result=Result.HIT, fwd=FwdReason.MISS, collapsed=True)
-MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS)
-EXCHANGE = Exchange(
-    method="POST",
-    operation="generate",
-    model="tiny",
-    cache=HIT,
-    status=200,
-    key="ab" * 32,
-    seconds=0.003,
-    first_byte=0.002,
-    saved=Saved(seconds=2.5),
-    bytes_sent=42,
-)
+EXCHANGE = replace(exchanges.EXCHANGE, seconds=0.003, first_byte=0.002, saved=Saved(seconds=2.5))
 
 
 @pytest.fixture

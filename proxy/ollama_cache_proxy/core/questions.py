@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from ollama_cache_proxy.core.fingerprint_key import Marking
-from ollama_cache_proxy.core.ports import NOTHING, Clock, Identity, Models, Observer, Saved, Store, Upstream
+from ollama_cache_proxy.core.ports import NOTHING, Clock, EntryStore, Identity, Models, Observer, Saved, Upstream
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import Batch, Item
@@ -24,7 +24,7 @@ class Neighbours:
     """What serving takes, joined once by the composition root."""
 
     rules: Rules
-    store: Store
+    store: EntryStore
     upstream: Upstream
     models: Models
     clock: Clock

@@ -22,7 +22,7 @@ from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.explanation import Explainer
 from ollama_cache_proxy.core.fingerprint_key import Marking
-from ollama_cache_proxy.core.ports import Client, Health, Levels, Observer, Part, Store, Topic, fan_out
+from ollama_cache_proxy.core.ports import Client, EntryStore, Health, Levels, Observer, Part, Topic, fan_out
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.downstream.listener import Listener
@@ -65,7 +65,7 @@ class Running:
     exchanges: Exchanges
     events: Events
     metrics: Metrics
-    store: Store
+    store: EntryStore
     log: Log
     settings: Settings
 
@@ -115,7 +115,7 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
         stack.push_async_callback(upstream.close)
         models = OllamaModels(
             upstream,
-            chosen.store,
+            chosen.values,
             name=_machine(ollama) + upstream.name,
             deadline=settings.connect_timeout + 5,
             patience=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
@@ -125,19 +125,19 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
         )
         stack.callback(models.close)
         stack.push_async_callback(tasks.close, _LAST_STORES)
-        statistics = Statistics(chosen.store, tasks=tasks, siblings=siblings)
+        statistics = Statistics(chosen.values, tasks=tasks, siblings=siblings)
         await statistics.begin()
         stack.push_async_callback(statistics.close)
         neighbours = Neighbours(
             rules=_rules(settings, loopback=loopback),
-            store=chosen.store,
+            store=chosen.entries,
             upstream=upstream,
             models=models,
             clock=clock,
             observe=fan_out((*observers, statistics)),
             tasks=tasks,
             purges=Purges(),
-            marking=Marking(chosen.store, on=settings.explain),
+            marking=Marking(chosen.values, on=settings.explain),
         )
         exchanges = Exchanges(neighbours, each=log.requests)
 
@@ -148,8 +148,8 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
                 serving=exchanges.serving,
                 asking=upstream.asking,
                 connections=listener.connections,
-                tiers=chosen.store.tiers(asking=asking),
-                broken=chosen.store.breakers(),
+                tiers=[tier for part in chosen.gauges for tier in part.tiers(asking=asking)],
+                broken={name: is_open for part in chosen.gauges for name, is_open in part.breakers().items()},
                 residents=residents.found() if asking else (),
             )
 
@@ -167,7 +167,7 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
         figures = Figures(
             recent=recent,
             told=told,
-            count=chosen.store.count,
+            count=chosen.entries.count,
             store_name=chosen.name,
             residents=residents,
             cards=Cards(nvml, tasks=tasks),
@@ -175,7 +175,7 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
         )
         events = Events(figures.state, clock=clock, tasks=tasks)
         about_entries = CacheRoutes(
-            store=chosen.store,
+            store=chosen.entries,
             store_name=chosen.name,
             purges=neighbours.purges,
             told=told,
@@ -222,7 +222,7 @@ async def running(  # noqa: PLR0913, PLR0915 - the composition root names each n
             exchanges=exchanges,
             events=events,
             metrics=metrics,
-            store=chosen.store,
+            store=chosen.entries,
             log=log,
             settings=settings,
         )

@@ -10,12 +10,12 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Final, TextIO
 
-from ollama_cache_proxy.core.ports import Clock, Observer, Store
+from ollama_cache_proxy.core.ports import Clock, EntryStore, Observer, StoreGauges, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.settings import (
@@ -27,9 +27,12 @@ from ollama_cache_proxy.service.settings import (
     public_url,
 )
 from ollama_cache_proxy.service.tls import CertificateError, towards
-from ollama_cache_proxy.stores.memory import MemoryStore
+from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
+from ollama_cache_proxy.stores.redis.key_layout import WATCHED, changed_keys
 from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_server
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.tiered import TieredStore
 from ollama_cache_proxy.telemetry.log import Log, Style
@@ -52,9 +55,14 @@ class SystemClock:
 
 @record
 class ChosenStore:
-    """The store, how log and statistics name it, whether it is well, and what forgets all that is held of it."""
+    """The store, how log and statistics name it, whether it is well, and what forgets all that is held of it.
 
-    store: Store
+    `gauges` are those of its parts, the fastest one first.
+    """
+
+    entries: EntryStore
+    values: ValueStore
+    gauges: Sequence[StoreGauges]
     name: str
     well: Callable[[], Awaitable[bool]]
     forget: Callable[[], None]
@@ -139,19 +147,28 @@ async def open_store(  # noqa: PLR0913 - what a store is made of
     """Choose and open the store, and say what the choice means."""
 
     async def connect(url: str) -> ChosenStore:
-        store = RedisStore(url, name="Redis", clock=clock, observe=observe, tasks=tasks, authority=settings.redis_ca)
-        stack.push_async_callback(store.close)
-        await store.ping()
-        store.begin()
+        client = RedisClient(url, authority=settings.redis_ca)
+        stack.push_async_callback(client.close)
+        store = RedisStore(client, name="Redis", clock=clock, observe=observe, tasks=tasks)
+        await store.open()
+        chosen = ChosenStore(
+            entries=store.entries,
+            values=store.values,
+            gauges=(store.gauges,),
+            name=public_url(url),
+            well=store.ping,
+            forget=store.entries.buffer.forget,
+        )
         if not settings.hot_bytes:
-            return ChosenStore(store=store, name=public_url(url), well=store.ping, forget=store.forget)
-        tiered = tiered_store(store, settings.hot_bytes, clock, tasks)
+            return chosen
+        hot = MemoryStore(settings.hot_bytes, clock=clock, name="hot")
+        tiered = tiered_store(hot, store.entries, client, tasks)
 
         def forget() -> None:
-            store.forget()
+            chosen.forget()
             tiered.forget(None)
 
-        return ChosenStore(store=tiered, name=public_url(url), well=store.ping, forget=forget)
+        return replace(chosen, entries=tiered, gauges=(hot, store.gauges), forget=forget)
 
     certified("redis_ca", settings.redis_ca, towards)
     url = "" if lent is not None else named_redis(settings)
@@ -172,7 +189,9 @@ async def open_store(  # noqa: PLR0913 - what a store is made of
     memory = MemoryStore(settings.memory_bytes, clock=clock)
     size = settings.memory_bytes // _MIB
     log.say(f"Store: this process's memory, {size} MiB, not shared, forgotten when the proxy ends (--redis-url)")
-    return ChosenStore(store=memory, name="memory", well=_always, forget=_nothing)
+    return ChosenStore(
+        entries=memory, values=MemoryValues(), gauges=(memory,), name="memory", well=_always, forget=_nothing
+    )
 
 
 async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
@@ -185,14 +204,14 @@ async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) 
     return Lent(url=private.url, name=private.name) if await private.start() else None
 
 
-def tiered_store(store: RedisStore, capacity: int, clock: Clock, tasks: Tasks) -> TieredStore:
+def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:
     """Put a hot tier before Redis, which tells it what changes."""
-    tiered = TieredStore(MemoryStore(capacity, clock=clock), store, tasks=tasks)
+    tiered = TieredStore(hot, entries, tasks=tasks)
     watch = RedisWatch(
-        store.connection,
-        prefixes=store.watched,
+        client.connection,
+        prefixes=WATCHED,
         wake=tiered.wake,
-        changed=lambda names: tiered.forget(store.keys_of(names)),
+        changed=lambda names: tiered.forget(changed_keys(names)),
         sleep=tiered.sleep,
     )
     watch.begin(tasks)

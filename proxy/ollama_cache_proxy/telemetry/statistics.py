@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ollama_cache_proxy.core.ports import Event, Exchange, Repeated, Siblings, Store, Topic
+from ollama_cache_proxy.core.ports import Event, Exchange, Repeated, Siblings, Topic, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.labels import Labels
@@ -64,7 +64,7 @@ class _Tally:
 class Statistics:
     """Observes, and tells."""
 
-    def __init__(self, store: Store, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
+    def __init__(self, store: ValueStore, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
         self._store = store
         self._tasks = tasks
         self._siblings = siblings
