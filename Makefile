@@ -128,14 +128,13 @@ screenshots: install-dev browser ## Take the pictures of the live page anew
 	$(BIN)/python docs/screenshots.py
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-header --no-annotate
+	--no-header --no-annotate $(ARGS)
 
-lock: install-dev ## Renew the lock files
-	$(PIP) install uv
+lock: install-dev ## Renew the lock files (newer versions: make lock ARGS=--upgrade)
 	$(COMPILE) pyproject.toml --group build -o requirements.lock
-	$(COMPILE) pyproject.toml --group build --group dev -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
 	for extra in server gpu; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
-		| $(COMPILE) - -o requirements-$$extra.lock || exit 1; done
+		| $(COMPILE) - -c requirements.lock -o requirements-$$extra.lock || exit 1; done
 
 clean: ## Remove what was installed and cached
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache tests/e2e/clients/node_modules
