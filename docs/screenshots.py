@@ -21,7 +21,7 @@ import aiohttp
 from playwright.async_api import async_playwright
 
 from ollama_cache_proxy.core.ports import Resident
-from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.service import app
 from ollama_cache_proxy.service.resources import SystemClock, bind
 from ollama_cache_proxy.service.settings import load
@@ -29,7 +29,6 @@ from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.upstream import loaded_models
 
 DOCS = Path(__file__).parent
-CARD = DOCS.parent / "tests" / "data" / "nvml" / "rtx4090.json"
 BEGIN = datetime(2026, 3, 2, 9, 41, tzinfo=UTC).timestamp()
 SPAN = 5.0
 SPANS = 120
@@ -121,7 +120,7 @@ async def main() -> None:
     app.SystemClock = Stage  # type: ignore[misc]
     loaded_models._residents = lambda _: LOADED  # noqa: SLF001 - the simulator has no graphics card
     ticks = chain([0.0], repeat(25.0))
-    card = Replay(CARD.read_text("utf-8"), clock=lambda: next(ticks))
+    card = Replay(recording("rtx4090"), clock=lambda: next(ticks))
     async with Simulator(Behaviour(completion_delay=TAKES_REALLY, embedding_delay=0)) as ollama:
         Stage.ollama = ollama
         for name, embedding in zip(MODELS, (False, True), strict=True):

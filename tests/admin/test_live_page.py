@@ -19,11 +19,11 @@ from playwright.async_api import Page, async_playwright, expect
 
 from ollama_cache_proxy.admin import live_events
 from ollama_cache_proxy.admin.live_page import ROUTES
-from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
 from tests.support.rawhttp import ask
-from tests.support.servers import Proxy, data, free_port, proxy_before
+from tests.support.servers import Proxy, free_port, proxy_before
 from tests.support.waiting import until
 
 AXE = Path(__file__).parents[1] / "e2e" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
@@ -140,7 +140,7 @@ async def traffic(url: str) -> None:
 async def test_a_person_sees_what_the_cache_does_and_it_keeps_itself_up_to_date(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replay = Replay(data("nvml/h100.json").read_text("utf-8"))
+    replay = Replay(recording("h100"))
     async with (
         Simulator(Behaviour(completion_delay=0.2)) as simulator,
         proxy_before(simulator.url, nvml=lambda: replay) as proxy,
@@ -317,7 +317,7 @@ async def test_it_is_accessible_on_a_phone_and_a_desktop(scheme: str, browser: B
     """Every rule of axe-core, contrast among them; and no phone has to scroll sideways."""
     if not AXE.is_file():
         left_out("axe-core is not installed: run `make clients`")
-    replay = Replay(data("nvml/h100.json").read_text("utf-8"))
+    replay = Replay(recording("h100"))
     async with proxy_before(simulator.url, nvml=lambda: replay) as proxy:
         await traffic(proxy.url)
         backgrounds = set()
