@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools hit-rates hit-rates-sample metrics-tools clients browser screenshots gpu format lock clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools hit-rates hit-rates-sample metrics-tools clients browser screenshots gpu format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -136,5 +136,9 @@ lock: install-dev ## Renew the lock files (newer versions: make lock ARGS=--upgr
 	for extra in server gpu; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
 		| $(COMPILE) - -c requirements.lock -o requirements-$$extra.lock || exit 1; done
 
-clean: ## Remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache tests/e2e/clients/node_modules
+dist: install ## Build the wheel and the sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+
+clean: ## Remove what was installed, built and cached
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache tests/e2e/clients/node_modules
