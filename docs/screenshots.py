@@ -16,9 +16,11 @@ import sys
 from datetime import UTC, datetime
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Literal
+from unittest.mock import patch
 
 import aiohttp
-from playwright.async_api import async_playwright
+from playwright.async_api import ViewportSize, async_playwright
 
 from ollama_cache_proxy.core.ports import Resident
 from ollama_cache_proxy.gpu.replay import Replay, recording
@@ -42,10 +44,10 @@ LOADED = (
     Resident(model="llama3.2:latest", size=3_367_856_128, vram=3_367_856_128),
     Resident(model="nomic-embed-text:latest", size=849_346_560, vram=849_346_560),
 )
-PICTURES = (
-    ("cache-light", "light", {"width": 1200, "height": 1060}),
-    ("cache-dark", "dark", {"width": 1200, "height": 1060}),
-    ("cache-phone", "light", {"width": 375, "height": 812}),
+PICTURES: tuple[tuple[str, Literal["light", "dark"], ViewportSize], ...] = (
+    ("cache-light", "light", ViewportSize(width=1200, height=1060)),
+    ("cache-dark", "dark", ViewportSize(width=1200, height=1060)),
+    ("cache-phone", "light", ViewportSize(width=375, height=812)),
 )
 _LARGEST = 150_000
 
@@ -117,8 +119,6 @@ async def photograph(url: str) -> None:
 
 async def main() -> None:
     """Play, and take the pictures."""
-    app.SystemClock = Stage  # type: ignore[misc]
-    loaded_models._residents = lambda _: LOADED  # noqa: SLF001 - the simulator has no graphics card
     ticks = chain([0.0], repeat(25.0))
     card = Replay(recording("rtx4090"), clock=lambda: next(ticks))
     async with Simulator(Behaviour(completion_delay=TAKES_REALLY, embedding_delay=0)) as ollama:
@@ -127,9 +127,12 @@ async def main() -> None:
             ollama.models.add(name, embedding=embedding)
         settings = load(None, {"upstream": ollama.url, "listen": "127.0.0.1:0"})
         with bind(settings.listen) as sock:
-            async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:
-                await play(proxy)
-                await photograph(proxy.url)
+            clock = patch.object(app, "SystemClock", Stage)
+            models = patch.object(loaded_models, "_residents", lambda _: LOADED)  # the simulator has no graphics card
+            with clock, models:
+                async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:
+                    await play(proxy)
+                    await photograph(proxy.url)
 
 
 if __name__ == "__main__":
