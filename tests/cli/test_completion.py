@@ -9,6 +9,7 @@ import pytest
 
 from ollama_cache_proxy.cli.completion import grammars, script
 from ollama_cache_proxy.cli.main import COMMANDS, parser
+from tests.support.leaving_out import program
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,8 +68,7 @@ OFFERED = [
 
 def offers(shell: str, line: str, folder: Path, *, loaded: str = AS_COMMAND) -> set[str]:
     """Return what the shell itself offers at the end of a line, with our script loaded."""
-    if shutil.which(shell) is None:
-        pytest.skip(f"no {shell}: run `make system-tools`")
+    program(shell)
     file, offered = folder / "_ollama-cache-proxy", folder / "offered"
     file.write_text(script(shell, parser()), "utf-8")
     command = {
