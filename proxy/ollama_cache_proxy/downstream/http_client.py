@@ -17,13 +17,13 @@ from aiohttp.http import HttpVersion11
 from ollama_cache_proxy.core.errors import ClientLeft, stalled
 from ollama_cache_proxy.core.ports import Room
 from ollama_cache_proxy.downstream.client_connection import ClientConnection, Owner, reset, still_open
+from ollama_cache_proxy.policy import chunked
 from ollama_cache_proxy.policy.messages import Fields, ResponseHead, rendered
 
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _JOIN_UP_TO: Final = 65_536
 _PIECE: Final = 65_536
 """Bytes of a body that are read at once: so much of it is copied on its way."""
-_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class HttpClient:
@@ -121,30 +121,32 @@ class HttpClient:
         transport = self._transport
         if transport is None or transport.is_closing():  # without a call: this is done for each chunk
             return False
+        if self._bodyless:
+            return not self._connection.congested
+        self.sent += len(chunk)
         if framed is not None and self._chunked:
-            self.sent += len(chunk)
             transport.write(framed)
-        elif not self._bodyless:
-            self._write_chunk(chunk)
+        else:
+            for piece in self._framed(chunk):
+                transport.write(piece)
         return not self._connection.congested
 
-    def _write_chunk(self, chunk: bytes, after: bytes = b"") -> None:
-        self.sent += len(chunk)
+    def _framed(self, chunk: bytes, after: bytes = b"") -> tuple[bytes, ...]:
+        """Give a chunk as it is written; a large one is not copied."""
         if not self._chunked:
-            self._write(chunk)
-        elif len(chunk) <= _JOIN_UP_TO:
-            self._write(b"%x\r\n%b\r\n%b" % (len(chunk), chunk, after))
-        else:
-            self._write(b"%x\r\n" % len(chunk))
-            self._write(chunk)
-            self._write(b"\r\n" + after)
+            return (chunk,)
+        if len(chunk) <= _JOIN_UP_TO:
+            return (chunked.framed(chunk, after),)
+        return chunked.begun(len(chunk)), chunk, chunked.END + after
 
     async def finish(self, last: bytes = b"") -> None:
         if last and not self._bodyless:
-            self._write_chunk(last, _LAST_CHUNK)
+            self.sent += len(last)
+            for piece in self._framed(last, chunked.LAST):
+                self._write(piece)
         elif self._chunked:
             with suppress(ClientLeft):
-                self._write(_LAST_CHUNK)
+                self._write(chunked.LAST)
         self._end()
 
     async def send(self, head: ResponseHead, body: bytes) -> None:
