@@ -1,7 +1,6 @@
 """One connection of a client: aiohttp's protocol with a gate before its parser, a deadline for heads, and a cap.
 
-Its errors repeat nothing of what was sent. Of aiohttp's private names two are needed, see
-tests/downstream/test_client_connection.py.
+Its errors repeat nothing of what was sent. Two private names of aiohttp are needed, see tests/project/test_aiohttp.py.
 """
 
 from __future__ import annotations
