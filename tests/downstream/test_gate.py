@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_cache_proxy.downstream import gate as module
-from ollama_cache_proxy.downstream.gate import MOST_KEPT, Answer, Gate, Hold, Lookup, Pass, Phase, Queue
+from ollama_cache_proxy.downstream.gate import MOST_KEPT, Gate, Hold, Lookup, Pass, Phase, Queue
 
 HEAD = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
 KNOWN = HEAD + b"hello"
@@ -85,7 +85,7 @@ def passes(data: bytes, begun: int = 1, length: int | None = 0, *, ended: bool =
     return [(came(data), Pass(data=data)), (parsed(begun, length, ended=ended), None)]
 
 
-ANSWERED = (came(KNOWN), Answer(data=RESPONSE))
+ANSWERED = (came(KNOWN), RESPONSE)
 LOOKED_UP = (came(STORED), Lookup(pending=PENDING))
 SERVED = [*passes(NEW, length=5), (RESPONDED, None)]
 HELD = (came(HEAD), Hold())
@@ -93,10 +93,10 @@ HELD = (came(HEAD), Hold())
 SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     # Requests that are known.
     "a known request, again and again": [ANSWERED, ANSWERED, ANSWERED, (PHASE, Phase.BETWEEN)],
-    "a head alone is held back, its body completes it": [HELD, (PHASE, Phase.HELD), (came(b"hello"), Answer(data=RESPONSE)), ANSWERED],
+    "a head alone is held back, its body completes it": [HELD, (PHASE, Phase.HELD), (came(b"hello"), RESPONSE), ANSWERED],
     "what is held is not held again": [HELD, (came(b"hel"), Pass(data=HEAD + b"hel")), (parsed(1, 5, ended=False), None), (came(b"lo"), Pass(data=b"lo"))],
     "a held head with another body": [HELD, (came(b"other"), Pass(data=HEAD + b"other")), (parsed(1, 5), None), (kept(1), HEAD + b"other")],
-    "a held head with a body that the store is asked for": [HELD, (came(b"store"), Lookup(pending=PENDING)), (found(FOUND), (Answer(data=FOUND), b"")), ANSWERED],
+    "a held head with a body that the store is asked for": [HELD, (came(b"store"), Lookup(pending=PENDING)), (found(FOUND), (FOUND, b"")), ANSWERED],
     "a held head with a body and more": [HELD, (came(b"hello" + OTHER), Pass(data=KNOWN + OTHER)), (parsed(2, 5), None)],
     "a held head whose body does not come in time": [HELD, (RELEASED, Pass(data=HEAD)), (parsed(1, 5, ended=False), None), (came(b"hello"), Pass(data=b"hello")), (parsed(0), None), (kept(1), KNOWN), (RESPONDED, None), ANSWERED],
     "a held head, and meanwhile the client reads no more": [HELD, (came(b"hello", ready=False), Pass(data=KNOWN))],
@@ -131,13 +131,13 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "the client reads no more, or the connection ends": [*SERVED, (came(KNOWN, ready=False), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), ANSWERED],
     "draining begins with a head that is not held": [*SERVED, (came(HEAD, ready=False), Pass(data=HEAD))],
     # While the store is asked.
-    "the store has it": [LOOKED_UP, (PHASE, Phase.LOOKUP), (found(FOUND), (Answer(data=FOUND), b"")), ANSWERED],
+    "the store has it": [LOOKED_UP, (PHASE, Phase.LOOKUP), (found(FOUND), (FOUND, b"")), ANSWERED],
     "the store has it no more": [LOOKED_UP, (found(None), (Pass(data=STORED), b"")), (parsed(1, 5), None), (kept(1), STORED), (IDLE, False), (RESPONDED, None), ANSWERED],
-    "what comes behind it waits": [LOOKED_UP, (came(OTHER), Queue()), (came(KNOWN), Queue()), (QUEUED, len(OTHER + KNOWN)), (found(FOUND), (Answer(data=FOUND), OTHER + KNOWN)), (QUEUED, 0), ANSWERED],
+    "what comes behind it waits": [LOOKED_UP, (came(OTHER), Queue()), (came(KNOWN), Queue()), (QUEUED, len(OTHER + KNOWN)), (found(FOUND), (FOUND, OTHER + KNOWN)), (QUEUED, 0), ANSWERED],
     "what comes behind one that the store has not waits": [LOOKED_UP, (came(KNOWN), Queue()), (found(None), (Pass(data=STORED), KNOWN)), (parsed(1, 5), None), (came(KNOWN), Pass(data=KNOWN))],
     "draining begins while the store is asked": [LOOKED_UP, (found(FOUND, ready=False), (Pass(data=STORED), b"")), (parsed(1, 5), None)],
-    "nothing is looked up behind a lookup": [LOOKED_UP, (came(STORED), Queue()), (found(FOUND), (Answer(data=FOUND), STORED)), LOOKED_UP],
-    "the last request's bytes outlive a hold and a lookup": [*SERVED, HELD, (kept(1), NEW), (came(b"store"), Lookup(pending=PENDING)), (kept(1), NEW), (found(FOUND), (Answer(data=FOUND), b"")), (kept(1), NEW)],
+    "nothing is looked up behind a lookup": [LOOKED_UP, (came(STORED), Queue()), (found(FOUND), (FOUND, STORED)), LOOKED_UP],
+    "the last request's bytes outlive a hold and a lookup": [*SERVED, HELD, (kept(1), NEW), (came(b"store"), Lookup(pending=PENDING)), (kept(1), NEW), (found(FOUND), (FOUND, b"")), (kept(1), NEW)],
     # What is kept.
     "nothing is kept of one that was let go": [*SERVED, (let_go(1), None), (kept(1), None), ANSWERED],
     "another one's bytes stay": [*SERVED, *passes(OTHER), (let_go(1), None), (kept(2), OTHER), (let_go(3), None), (kept(2), OTHER)],
@@ -186,7 +186,7 @@ class Simulated:
         match step:
             case Pass(data=data):
                 self.parse(data)
-            case Answer(data=data):
+            case bytes(data):
                 assert not self.unanswered
                 self.responses.append(data)
             case Lookup():

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from ollama_cache_proxy.core.ports import Clock, Shortcut
-from ollama_cache_proxy.downstream.gate import Answer, Gate, Hold, Lookup, Pass, Phase, Queue
+from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, Queue
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
 
 _HOLDS: Final = 0.02
@@ -152,11 +152,13 @@ class ClientConnection(web.RequestHandler):
         if self._release_timer is not None:
             self._release_timer.cancel()
             self._release_timer = None
-        match self.gate.feed(data, ready=not (self.congested or self._ending or self._owner.draining)):
-            case Answer(data=answer):
-                self._keep()
-                if self.transport is not None:
-                    self.transport.write(answer)
+        step = self.gate.feed(data, ready=not (self.congested or self._ending or self._owner.draining))
+        if isinstance(step, bytes):  # not one of the cases, which take longer to get to
+            self._keep()
+            if self.transport is not None:
+                self.transport.write(step)
+            return
+        match step:
             case Pass(data=data):
                 self._parse(data)
             case Hold():
@@ -193,10 +195,10 @@ class ClientConnection(web.RequestHandler):
         answer = None if found.cancelled() or found.exception() is not None else found.result()
         ready = not (self.congested or self._ending or self._owner.draining)
         step, behind = self.gate.found(answer, ready=ready)
-        if isinstance(step, Answer):
-            self.transport.write(step.data)
-        else:
+        if isinstance(step, Pass):
             self._parse(step.data)
+        else:
+            self.transport.write(step)
         if behind:
             self.transport.resume_reading()
             self.data_received(behind)
