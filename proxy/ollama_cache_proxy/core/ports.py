@@ -94,7 +94,7 @@ class Answer(Protocol):
         """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
 
     async def pour(self, take: Take) -> bool:
-        """Let `take` have each piece in the very turn in which it arrives, as long as it says True.
+        """Let `take` have each piece as it arrives, chunks in the very turn of it, as long as it says True.
 
         Gives True at the end of the body; raises ProxyError when it breaks off.
         """
