@@ -22,9 +22,10 @@ from playwright.async_api import async_playwright
 
 from ollama_cache_proxy.core.ports import Resident
 from ollama_cache_proxy.gpu.replay import Replay
-from ollama_cache_proxy.service import app
-from ollama_cache_proxy.service.resources import SystemClock, bind
+from ollama_cache_proxy.service import app, context
 from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.sockets import bind
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.upstream import loaded_models
 
@@ -118,7 +119,7 @@ async def photograph(url: str) -> None:
 
 async def main() -> None:
     """Play, and take the pictures."""
-    app.SystemClock = Stage  # type: ignore[misc]
+    context.SystemClock = Stage  # type: ignore[misc]
     loaded_models._residents = lambda _: LOADED  # noqa: SLF001 - the simulator has no graphics card
     ticks = chain([0.0], repeat(25.0))
     card = Replay(CARD.read_text("utf-8"), clock=lambda: next(ticks))

@@ -15,8 +15,8 @@ from ollama_cache_proxy.core.ports import Topic
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.service.app import running
-from ollama_cache_proxy.service.resources import bind
 from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.telemetry.statistics import Statistics

@@ -12,7 +12,7 @@ import pytest
 from ollama_cache_proxy.core.ports import KeyCount, Page, Store
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse, described, packed
-from ollama_cache_proxy.service.resources import tiered_store
+from ollama_cache_proxy.service.store_choice import tiered_store
 from ollama_cache_proxy.stores.memory import MemoryStore
 from ollama_cache_proxy.stores.redis import redis_store
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore

@@ -11,7 +11,7 @@ import pytest
 from ollama_cache_proxy.core.ports import Exchange
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.status import CacheStatus, FwdReason, Result
-from ollama_cache_proxy.service.resources import SystemClock
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.stores.memory import MemoryStore
 from ollama_cache_proxy.telemetry.statistics import Statistics
