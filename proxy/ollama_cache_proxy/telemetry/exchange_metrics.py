@@ -134,12 +134,12 @@ class ExchangeMetrics:
             families.bypasses.inc(operation, alike.detail.value if alike.detail is not None else "", by=times)
         else:
             families.lookups.inc(operation, alike.category, word, by=times)
-            self._count_lookups(alike, times)
+            self._count_lookups(alike, amounts)
         self._count_saved(operation, amounts)
 
-    def _count_lookups(self, alike: _Alike, times: int) -> None:
+    def _count_lookups(self, alike: _Alike, amounts: _Amounts) -> None:
         """Count hits, or misses."""
-        families, operation = self._families, alike.operation
+        families, operation, times = self._families, alike.operation, len(amounts.seconds)
         if alike.result is _HIT:
             self.hits += times
             families.hits.inc(operation, by=times)
