@@ -1,4 +1,4 @@
-"""Write docs/settings.md and docs/metrics.md from the code that they describe: `python docs/generate.py`.
+"""Write docs/settings.md, docs/metrics.md and the reasons in docs/cache-rules.md: `python docs/generate.py`.
 
 tests/project/test_docs.py holds the files against what this would write.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.service.settings import Settings
 from ollama_cache_proxy.telemetry.metrics import Metrics
 
@@ -46,6 +47,8 @@ Ollama lists them (`tiny:latest`), then `other`. A bypass may name anything, so 
 |---|---|---|---|
 """
 
+REASONS = "## Every reason\n\n| reason | what it means |\n|---|---|\n"
+
 
 def settings() -> str:
     """Give docs/settings.md."""
@@ -71,6 +74,13 @@ def metrics() -> str:
     return METRICS + "".join(rows)
 
 
+def cache_rules() -> str:
+    """Return docs/cache-rules.md with its table of reasons, which ends it."""
+    before, title, _ = (HERE / "cache-rules.md").read_text("utf-8").partition(REASONS)
+    return before + title + "".join(f"| `{detail.value}` | {detail.meaning} |\n" for detail in Detail)
+
+
 if __name__ == "__main__":
+    (HERE / "cache-rules.md").write_text(cache_rules(), "utf-8")
     (HERE / "settings.md").write_text(settings(), "utf-8")
     (HERE / "metrics.md").write_text(metrics(), "utf-8")

@@ -82,14 +82,14 @@ GOALS: Final = (
     Goal(text="hits, 1 connection: p50 × nginx", case="hits-1", figure="p50", against="nginx", at_most=1.2),
     Goal(text="hits, 1 connection: p99, ms", case="hits-1", figure="p99", at_most=1.0),
     Goal(
-        text="passed on, 1 connection: p50 × aiohttp pass-through",
+        text="forwarded, 1 connection: p50 × aiohttp pass-through",
         case="pass-1",
         figure="p50",
         against="aiohttp pass",
         at_most=1.15,
     ),
     Goal(
-        text="passed on, 16 connections: requests a second × aiohttp pass-through",
+        text="forwarded, 16 connections: requests a second × aiohttp pass-through",
         case="pass-16",
         figure="rate",
         against="aiohttp pass",
@@ -170,7 +170,7 @@ GOALS: Final = (
         at_most=1.1,
     ),
     Goal(text="64 MiB held in the hot tier: more memory, MB", case="held", figure="memory", at_most=100.0),
-    Goal(text="start to the first answer, s", case="start", figure="seconds", at_most=0.6),
+    Goal(text="start to the first response, s", case="start", figure="seconds", at_most=0.6),
     Goal(text="memory after the start, MB", case="start", figure="memory", at_most=70.0),
 )
 

@@ -6,7 +6,7 @@ import pytest
 
 from ollama_cache_proxy.policy.messages import (
     Description,
-    StoredResponse,
+    EntryMetadata,
     described,
     first,
     members,
@@ -14,6 +14,7 @@ from ollama_cache_proxy.policy.messages import (
     unpacked,
     values,
 )
+from tests.support.entries import FULL_ENTRY
 
 LINES = (
     (b"Host", b"a"),
@@ -66,25 +67,8 @@ def test_members_are_those_of_a_comma_separated_list(fields, expected):
     assert members(fields, b"x-thing") == expected
 
 
-ENTRY = StoredResponse(
-    status=203,
-    reason="OK",
-    fields=((b"Content-Type", b"application/json"),),
-    body=b"body",
-    stored_at=5.5,
-    lifetime=60,
-    took=1.5,
-    operation="generate",
-    model="m",
-    category="c",
-    namespace="n",
-    prompt_tokens=7,
-    output_tokens=None,
-)
-
-
 def test_an_entry_is_a_whole_answer_without_marks_unless_it_says_so():
-    assert (ENTRY.pieces, ENTRY.marks) == (b"", {})
+    assert (FULL_ENTRY.pieces, FULL_ENTRY.marks) == (b"", {})
 
 
 @pytest.mark.parametrize(
@@ -93,12 +77,18 @@ def test_an_entry_is_a_whole_answer_without_marks_unless_it_says_so():
     ids=["whole", "a stream, with marks"],
 )
 def test_a_description_says_all_of_an_entry_but_what_was_asked_and_answered(changes):
-    entry = replace(ENTRY, **changes)
+    entry = replace(FULL_ENTRY, **changes)
     expected = asdict(entry) | {"key": "k", "size": 99, "streamed": bool(changes)}
     for name in ("reason", "fields", "body", "pieces"):
         del expected[name]
     assert asdict(described("k", entry, 99)) == expected
     assert {field.name for field in fields(Description)} == set(expected)
+
+
+def test_a_description_has_each_of_an_entry_s_metadata_from_the_entry():
+    metadata = {field.name: object() for field in fields(EntryMetadata)}
+    entry = replace(FULL_ENTRY, **metadata)
+    assert {name: getattr(described("k", entry, 1), name) for name in metadata} == metadata
 
 
 @pytest.mark.parametrize("pieces", [[], [(0, 0)], [(1, 2), (2**32 - 1, 2**32 - 1)]], ids=len)

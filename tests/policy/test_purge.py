@@ -4,7 +4,7 @@ import pytest
 
 from ollama_cache_proxy.policy.messages import Description
 from ollama_cache_proxy.policy.purge import NAMES, Filter, Purges, read
-from ollama_cache_proxy.policy.reuse import directives
+from ollama_cache_proxy.policy.reuse import read_directives
 
 FULL = "registry.ollama.ai/library/tiny:latest"
 ENTRY = {"key": "k1", "model": FULL, "operation": "generate", "category": "batch", "namespace": "team"}
@@ -184,7 +184,7 @@ def test_where_a_purge_is_forgotten_everything_is_meant():
 
 @pytest.mark.parametrize("length", [128, 129, 5000])
 def test_a_namespace_is_meant_however_long_it_is(length):
-    wishes = directives(((b"X-Cache-Namespace", b"n" * length),), max_ttl=1)
+    wishes = read_directives(((b"X-Cache-Namespace", b"n" * length),), max_ttl=1)
     purge = read({"namespace": "n" * length})
     assert purge.means_any(("k",), "m", "generate", "", wishes.namespace)
     assert not purge.means_any(("k",), "m", "generate", "", "n")

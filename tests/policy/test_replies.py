@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from ollama_cache_proxy.policy import replies
@@ -15,10 +13,10 @@ MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS)
     ("status", "phrase"),
     [(403, "Forbidden"), (502, "Bad Gateway"), (504, "Gateway Timeout"), (508, "Loop Detected")],
 )
-def test_an_error_has_the_form_that_ollamas_have(status, phrase):
-    head, body = reply(status, 'no "one" there ☕', MISS, 0.0)
+def test_an_error_has_the_fields_that_ollamas_have(status, phrase):
+    head, body = reply(status, b'{"error":"x"}', MISS, 0.0)
     assert (head.status, head.reason) == (status, phrase)
-    assert json.loads(body) == {"error": 'no "one" there ☕'}
+    assert body == b'{"error":"x"}'
     assert head.fields == (
         (b"Content-Type", b"application/json; charset=utf-8"),
         (b"Date", b"Thu, 01 Jan 1970 00:00:00 GMT"),
@@ -29,7 +27,7 @@ def test_an_error_has_the_form_that_ollamas_have(status, phrase):
 
 
 def test_without_a_message_there_is_no_body_and_no_type():
-    head, body = reply(403, None, bypass(Detail.HOST), 1_700_000_000.9)
+    head, body = reply(403, b"", bypass(Detail.HOST), 1_700_000_000.9)
     assert body == b""
     assert head.fields == (
         (b"Date", b"Tue, 14 Nov 2023 22:13:20 GMT"),
@@ -37,12 +35,6 @@ def test_without_a_message_there_is_no_body_and_no_type():
         (b"Cache-Status", b"ollama-cache-proxy; fwd=bypass; detail=host"),
         (b"X-Cache", b"BYPASS"),
     )
-
-
-def test_an_empty_message_is_still_a_message():
-    head, body = reply(502, "", MISS, 0.0)
-    assert json.loads(body) == {"error": ""}
-    assert head.fields[0][0] == b"Content-Type"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ollama_cache_proxy.policy.messages import StoredResponse
-from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, directives, reuse
+from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, read_directives, reuse
 from ollama_cache_proxy.policy.status import FwdReason
+from tests.support.entries import ENTRY
 
 MAX_TTL = 1000
 STRICTEST = 2**31
@@ -88,25 +91,11 @@ def cc(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
     ],
 )
 def test_wishes_are_read(fields, expected):
-    assert directives(fields, max_ttl=MAX_TTL) == expected
+    assert read_directives(fields, max_ttl=MAX_TTL) == expected
 
 
 def entry(stored_at: float = 1000.0, lifetime: int = 100) -> StoredResponse:
-    return StoredResponse(
-        status=200,
-        reason="OK",
-        fields=(),
-        body=b"{}",
-        stored_at=stored_at,
-        lifetime=lifetime,
-        took=1.0,
-        operation="generate",
-        model="m",
-        category="",
-        namespace="",
-        prompt_tokens=1,
-        output_tokens=1,
-    )
+    return replace(ENTRY, stored_at=stored_at, lifetime=lifetime)
 
 
 MISS, REQUEST, STALE = (Forward(reason=reason) for reason in (FwdReason.MISS, FwdReason.REQUEST, FwdReason.STALE))

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from ollama_cache_proxy.policy.classify import Candidate, by_body
+from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Policy, find
 from ollama_cache_proxy.policy.messages import ResponseHead
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.storing import NotStorable, Storable, by_head, ends, is_openai, storable
+from ollama_cache_proxy.policy.storing import by_head, storable
 from tests.support.servers import data
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
@@ -140,14 +141,6 @@ def test_each_form_of_answer_has_its_own_content_type(asked, expected, charset):
     heads = {kind: ResponseHead(status=200, reason="", fields=((b"Content-Type", kind + charset),)) for kind in TYPES}
     assert [kind for kind in TYPES if by_head(asked, heads[kind]) is None] == [expected]
     assert {by_head(asked, heads[kind]) for kind in TYPES if kind != expected} == {Detail.CONTENT_TYPE}
-
-
-@pytest.mark.parametrize(
-    ("path", "openai"),
-    [("/api/generate", False), (CHAT, False), (EMBED, False), (V1, True), (V1_CHAT, True), (V1_COMPLETIONS, True)],
-)
-def test_the_routes_of_openai_have_their_own_form(path, openai):
-    assert is_openai(find("POST", path)[0]) is openai
 
 
 @pytest.mark.parametrize(
@@ -593,7 +586,7 @@ def test_what_a_real_ollama_answered_is_not_kept_without_its_last_bytes(name):
 def test_of_what_a_real_ollama_streamed_only_the_last_chunk_ends_it(name):
     chunks = [chunk["data"].encode("latin-1") for chunk in RECORDED[name]["response"]["chunks"]]
     endpoint = asked(name).endpoint
-    assert [ends(endpoint, chunk) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert [endpoint.dialect.ends(chunk) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
 @pytest.mark.parametrize(
@@ -613,7 +606,7 @@ def test_of_what_a_real_ollama_streamed_only_the_last_chunk_ends_it(name):
     ],
 )
 def test_a_chunk_that_holds_the_end_is_the_last(path, chunk, last):
-    assert ends(find("POST", path)[0], chunk) is last
+    assert find("POST", path)[0].dialect.ends(chunk) is last
 
 
 @pytest.mark.parametrize(
@@ -647,7 +640,7 @@ def test_what_a_real_ollama_said_of_a_command_is_never_kept(name, stream):
     ],
 )
 def test_the_last_chunk_of_a_stream_is_known(path, chunk, last):
-    assert ends(find("POST", path)[0], chunk) is last
+    assert find("POST", path)[0].dialect.ends(chunk) is last
 
 
 @pytest.mark.parametrize("reasons", [["stop", None], ["stop", "stop"], [None], [], ["load"], [["stop"]]], ids=str)

@@ -6,16 +6,12 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.policy import endpoints
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.messages import ResponseHead
-from ollama_cache_proxy.policy.usage import Passing, Usage, generates, model, says, speaks, told
+from ollama_cache_proxy.policy.usage import Passing, generates, model, says, speaks
 from tests.support.servers import data
 
 RECORDING: dict[str, Any] = json.loads(data("wire").joinpath("ollama-0.24.json").read_text("utf-8"))
-NATIVE = Usage(prompt_tokens=3, output_tokens=8, prompt_seconds=0.25, output_seconds=1.5, load_seconds=4.0)
-DURATIONS = (
-    b'"total_duration":6000000000,"load_duration":4000000000,"prompt_eval_count":3,"prompt_eval_duration":250000000,'
-    b'"eval_count":8,"eval_duration":1500000000}'
-)
 
 
 def chunks_of(case: dict[str, Any]) -> list[bytes]:
@@ -62,13 +58,15 @@ WORKING = {
 
 @pytest.mark.parametrize("name", WORKING)
 def test_what_ollama_said_is_found_at_the_end_of_what_it_sent(name: str) -> None:
+    request = WORKING[name]["request"]
+    endpoint, _ = endpoints.find(request["method"], request["path"])
     chunks = chunks_of(WORKING[name])
     passing = Passing()
     for chunk in chunks:
         passing.add(chunk)
     read = documents(chunks)
     expected = recorded(read)
-    assert told(passing.tail) == expected
+    assert endpoint.dialect.usage(passing.tail) == expected
     if expected is not None:
         assert model(passing) == read[0]["model"]
 
@@ -116,40 +114,6 @@ def test_a_stream_speaks_from_its_first_piece_of_text_on(name: str) -> None:
 )
 def test_what_counts_as_said(chunk: bytes, expected: bool) -> None:
     assert says(chunk) is expected
-
-
-@pytest.mark.parametrize(
-    ("tail", "expected"),
-    [
-        pytest.param(b'{"model":"m","done":true,' + DURATIONS, NATIVE, id="whole"),
-        pytest.param(b'1,2,3],"done":true,' + DURATIONS + b"\n", NATIVE, id="cut-off-in-a-long-context"),
-        pytest.param(DURATIONS[:-1] + b',"logprobs":[{"token":"a"}]}', NATIVE, id="more-behind"),
-        pytest.param(b'{"arguments":{"total_duration":1}},' + DURATIONS, NATIVE, id="a-name-alike-before"),
-        pytest.param(b'{"response":"\\"total_duration\\":1","done":false}', None, id="only-said"),
-        pytest.param(b'{"response":"\\"usage\\":{\\"prompt_tokens\\":9}","done":false}', None, id="only-said-too"),
-        pytest.param(DURATIONS[:-1], None, id="broken-off"),
-        pytest.param(b'"total_duration":"x","eval_count":-1,"prompt_eval_count":true}', None, id="no-numbers"),
-        pytest.param(b'"total_duration":5,"eval_count":2}', Usage(output_tokens=2), id="what-is-zero-is-left-out"),
-        pytest.param(b'"usage":null}', None, id="no-usage"),
-        pytest.param(b'"usage":{"total_tokens":1}}', None, id="usage-of-nothing"),
-        pytest.param(
-            b'"usage":{"input_tokens":1,"output_tokens":0}}\n"usage":{"input_tokens":2,"output_tokens":5}}\n\nevent: x',
-            Usage(prompt_tokens=2, output_tokens=5),
-            id="the-last-usage",
-        ),
-        pytest.param(
-            b'"usage":{"input_tokens":2,"input_tokens_details":{"cached_tokens":0},"output_tokens":4},"metadata":{}}',
-            Usage(prompt_tokens=2, output_tokens=4),
-            id="of-responses",
-        ),
-        pytest.param(b'"usage":{"prompt_tokens":7,"total_tokens":7}}', Usage(prompt_tokens=7), id="of-embeddings"),
-        pytest.param(b'"usage":' + b'{"a":' * 5000, None, id="deep"),
-        pytest.param(b'"usage":{"prompt_tokens":\xff}', None, id="no-utf-8"),
-        pytest.param(b"", None, id="empty"),
-    ],
-)
-def test_what_the_last_bytes_say(tail: bytes, expected: Usage | None) -> None:
-    assert told(tail) == expected
 
 
 @pytest.mark.parametrize("size", [1, 7, 200, 8191, 8192, 8193, 16384, 16385, 70_000, 200_000])

@@ -18,10 +18,10 @@ from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.simulator import Simulator
-from ollama_cache_proxy.stores.redis.redis_store import RedisStore
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
-from ollama_cache_proxy.upstream.ollama import Ollama
+from ollama_cache_proxy.upstream.ollama_server import Ollama
 from tests.support.servers import RedisServer
 
 LATER = [
@@ -31,7 +31,7 @@ LATER = [
     (Tasks, "close"),
     (OllamaModels, "close"),
     (Ollama, "close"),
-    (RedisStore, "close"),
+    (RedisClient, "close"),
 ]
 
 

@@ -10,27 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_cache_proxy.policy.messages import StoredResponse, described, packed
+from ollama_cache_proxy.policy.messages import EntryMetadata, StoredResponse, described, packed
 from ollama_cache_proxy.stores.entry_codec import MAGIC, decode, decode_description, described_by, encode
+from tests.support.entries import ENTRY, FULL_ENTRY
 
 KEY = "ab" * 32
 OTHER = "ac" + "ab" * 31
-ENTRY = StoredResponse(
-    status=200,
-    reason="OK",
-    fields=((b"Content-Type", b"application/json"), (b"Vary", b"Origin")),
-    body=b'{"response":"hello","done":true}',
-    stored_at=1_700_000_000.25,
-    lifetime=3600,
-    took=1.5,
-    operation="generate",
-    model="registry.ollama.ai/library/tiny:latest",
-    category="batch",
-    namespace="team",
-    prompt_tokens=7,
-    output_tokens=None,
-)
-
 numbers = st.floats(min_value=0, max_value=1e12)
 tokens = st.none() | st.integers(min_value=0, max_value=2**53)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -85,38 +70,89 @@ def test_an_entry_is_described_by_its_first_bytes(entry, key):
 
 @pytest.mark.parametrize("length", [44, 60, 100, 1024])
 def test_a_prefix_that_is_too_short_says_so(length):
-    entry = replace(ENTRY, fields=((b"Vary", b"x" * 2000),))
+    entry = replace(FULL_ENTRY, fields=((b"Vary", b"x" * 2000),))
     value = encode(KEY, entry)
     needed = described_by(KEY, value[:length])
-    assert needed == len(value) - len(ENTRY.body)
+    assert needed == len(value) - len(FULL_ENTRY.body)
     assert decode_description(KEY, value[:length], len(value)) is None
     assert decode_description(KEY, value[: needed - 1], len(value)) is None
     assert decode_description(KEY, value[:needed], len(value)) is not None
 
 
 def test_what_an_entry_has_not_takes_no_room():
-    assert b"pieces" not in encode(KEY, ENTRY)
-    assert b"marks" not in encode(KEY, ENTRY)
-    assert decode(KEY, encode(KEY, ENTRY)) == replace(ENTRY, pieces=b"", marks={})
+    assert b"pieces" not in encode(KEY, FULL_ENTRY)
+    assert b"marks" not in encode(KEY, FULL_ENTRY)
+    assert decode(KEY, encode(KEY, FULL_ENTRY)) == replace(FULL_ENTRY, pieces=b"", marks={})
 
 
 def test_a_body_of_any_bytes_comes_back():
-    entry = replace(ENTRY, body=bytes(range(256)) * 4096)
+    entry = replace(FULL_ENTRY, body=bytes(range(256)) * 4096)
     assert decode(KEY, encode(KEY, entry)) == entry
 
 
 def test_the_form_is_what_the_head_of_the_module_says():
-    value = encode(KEY, ENTRY)
+    value = encode(KEY, FULL_ENTRY)
     length = int.from_bytes(value[40:44], "big")
     assert value[:4] == b"OCP1"
     assert int.from_bytes(value[4:8], "big") == binascii.crc32(value[8:])
     assert value[8:40].hex() == KEY
     assert orjson.loads(value[44 : 44 + length])["status"] == 200
-    assert value[44 + length :] == ENTRY.body
+    assert value[44 + length :] == FULL_ENTRY.body
+
+
+ABOUT_FULL = (
+    b'"stored_at":1000.25,"lifetime":3600,"took":1.5,"operation":"generate",'
+    b'"model":"registry.ollama.ai/library/tiny:latest","category":"batch","namespace":"team","prompt_tokens":7,'
+)
+FIELDS = b'"fields":[["Content-Type","application/json"],["Vary","Origin"]],'
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        pytest.param(
+            ENTRY,
+            b"OCP1\x25\x34\x3e\xfc" + b"\xab" * 32 + b'\0\0\0\xbe{"status":200,"reason":"OK","fields":[],"stored_at":0.0,'
+            b'"lifetime":60,"took":1.0,"operation":"generate","model":"tiny","category":"","namespace":"",'
+            b'"prompt_tokens":null,"output_tokens":null}{}',
+            id="with next to nothing",
+        ),
+        pytest.param(
+            FULL_ENTRY,
+            b"OCP1\xe8\xc6\xba\x01" + b"\xab" * 32 + b'\0\0\x01!{"status":200,"reason":"OK",'
+            + FIELDS + ABOUT_FULL + b'"output_tokens":null}{"response":"hello","done":true}',
+            id="whole",
+        ),
+        pytest.param(
+            replace(
+                FULL_ENTRY,
+                reason="Höflich\udc80",
+                output_tokens=5,
+                pieces=packed([(5, 12), (70_000, 20)]),
+                marks={"prompt": "00ff", "model": "0f"},
+            ),
+            b"OCP1\xde\xad\x8a2" + b"\xab" * 32 + b'\0\0\x01Z{"status":200,"reason":"H\xc3\x83\xc2\xb6flich\xc2\x80",'
+            + FIELDS + ABOUT_FULL + b'"output_tokens":5,"pieces":2,"marks":{"prompt":"00ff","model":"0f"}}'
+            b'\0\0\0\x05\0\0\0\x0c\0\x01\x11p\0\0\0\x14{"response":"hello","done":true}',
+            id="a stream, with marks",
+        ),
+    ],
+)  # fmt: skip
+def test_the_bytes_are_those_of_stores_that_are_in_use(entry, value):
+    assert encode(KEY, entry) == value
+    assert decode(KEY, value) == entry
+
+
+def test_all_of_an_entry_s_metadata_is_stored_and_checked_by_its_annotated_types():
+    stored = orjson.loads(encode(KEY, replace(FULL_ENTRY, body=b"", marks={"prompt": "00ff"}))[44:])
+    assert set(stored) == {field.name for field in fields(EntryMetadata)} | {"reason", "fields"}
+    for name in stored.keys() - {"reason", "fields"}:
+        value = sealed(orjson.dumps(stored | {name: [1]}))
+        assert decode_description(KEY, value, len(value)) is None, name
 
 
 def test_a_change_of_any_single_bit_is_seen():
-    value = encode(KEY, ENTRY)
+    value = encode(KEY, FULL_ENTRY)
     for at in range(len(value)):
         for bit in range(8):
             damaged = bytearray(value)
@@ -125,7 +161,7 @@ def test_a_change_of_any_single_bit_is_seen():
 
 
 def test_a_description_of_a_damaged_value_is_of_the_right_form_or_none():
-    entry = replace(ENTRY, pieces=packed([(5, 12), (7, 20)]), marks={"prompt": "00ff"})
+    entry = replace(FULL_ENTRY, pieces=packed([(5, 12), (7, 20)]), marks={"prompt": "00ff"})
     value = encode(KEY, entry)
     whole = described(KEY, entry, len(entry.body))
     for at in range(described_by(KEY, value)):
@@ -138,35 +174,35 @@ def test_a_description_of_a_damaged_value_is_of_the_right_form_or_none():
 
 
 def test_a_value_that_is_cut_off_anywhere_is_none():
-    value = encode(KEY, ENTRY)
+    value = encode(KEY, FULL_ENTRY)
     for length in range(len(value)):
         assert decode(KEY, value[:length]) is None, length
-        assert described_by(KEY, value[:length]) == (0 if length < 44 else len(value) - len(ENTRY.body))
+        assert described_by(KEY, value[:length]) == (0 if length < 44 else len(value) - len(FULL_ENTRY.body))
 
 
 def test_a_value_with_more_after_it_is_none():
-    value = encode(KEY, ENTRY)
+    value = encode(KEY, FULL_ENTRY)
     for more in (b"\0", b"x", b"\n", value):
         assert decode(KEY, value + more) is None
 
 
 def test_a_value_under_another_key_is_none():
     for other in (OTHER, "no key", "", KEY[:-1]):
-        assert decode(other, encode(KEY, ENTRY)) is None
-        assert decode_description(other, encode(KEY, ENTRY), 10_000) is None
-    assert decode(KEY, encode(OTHER, ENTRY)) is None
+        assert decode(other, encode(KEY, FULL_ENTRY)) is None
+        assert decode_description(other, encode(KEY, FULL_ENTRY), 10_000) is None
+    assert decode(KEY, encode(OTHER, FULL_ENTRY)) is None
 
 
 def test_the_case_of_a_keys_digits_does_not_count():
-    assert decode(KEY.upper(), encode(KEY, ENTRY)) == ENTRY
-    assert decode_description(KEY.upper(), encode(KEY, ENTRY), 10_000) is not None
+    assert decode(KEY.upper(), encode(KEY, FULL_ENTRY)) == FULL_ENTRY
+    assert decode_description(KEY.upper(), encode(KEY, FULL_ENTRY), 10_000) is not None
 
 
 @pytest.mark.parametrize("magic", [b"OCP0", b"OCP2", b"ocp1", b"\0\0\0\0"])
 def test_a_value_of_another_version_is_none(magic):
     assert magic != MAGIC
-    assert decode(KEY, magic + encode(KEY, ENTRY)[4:]) is None
-    assert decode_description(KEY, magic + encode(KEY, ENTRY)[4:], 10_000) is None
+    assert decode(KEY, magic + encode(KEY, FULL_ENTRY)[4:]) is None
+    assert decode_description(KEY, magic + encode(KEY, FULL_ENTRY)[4:], 10_000) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"OCP1", b"\0" * 44, b"x" * 1000, b"OCP1" + b"\0" * 100])
@@ -181,7 +217,7 @@ def sealed(text: bytes, *, length: int | None = None, body: bytes = b"body") -> 
     return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
 
 
-ABOUT = orjson.loads(encode(KEY, replace(ENTRY, body=b""))[44:])
+ABOUT = orjson.loads(encode(KEY, replace(FULL_ENTRY, body=b""))[44:])
 
 
 def about(**changes: object) -> bytes:
@@ -189,9 +225,9 @@ def about(**changes: object) -> bytes:
 
 
 def test_a_sealed_value_of_the_right_form_is_an_entry():
-    assert decode(KEY, sealed(about(), body=ENTRY.body)) == ENTRY
+    assert decode(KEY, sealed(about(), body=FULL_ENTRY.body)) == FULL_ENTRY
     pieces = packed([(0, 1), (9, 3)])
-    entry = replace(ENTRY, body=b"body", pieces=pieces, marks={"a": "ff"})
+    entry = replace(FULL_ENTRY, body=b"body", pieces=pieces, marks={"a": "ff"})
     value = sealed(about(pieces=2, marks={"a": "ff"}), body=pieces + b"body")
     assert decode(KEY, value) == entry
     assert decode_description(KEY, value, len(value)) == described(KEY, entry, 4)

@@ -3,132 +3,106 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
 
-from ollama_cache_proxy.core.ports import KeyCount, Page, Store
+from ollama_cache_proxy.core.ports import EntryStore, KeyCount, Page, StoreGauges, Tier, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse, described, packed
+from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.store_choice import tiered_store
-from ollama_cache_proxy.stores.memory import MemoryStore
-from ollama_cache_proxy.stores.redis import redis_store
+from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
+from ollama_cache_proxy.stores.redis import redis_client
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
+from ollama_cache_proxy.stores.tiered import TieredStore
+from tests.support.clocks import Clock
+from tests.support.entries import FULL_ENTRY
+from tests.support.stores import fill, key, keys, pages
 from tests.support.waiting import until
 
-ENTRY = StoredResponse(
-    status=200,
-    reason="OK",
-    fields=((b"Content-Type", b"application/json"),),
-    body=b'{"response":"hello","done":true}',
-    stored_at=1000.0,
-    lifetime=3600,
-    took=1.5,
-    operation="generate",
-    model="registry.ollama.ai/library/tiny:latest",
-    category="batch",
-    namespace="team",
-    prompt_tokens=7,
-    output_tokens=None,
-)
 
-Pair: TypeAlias = tuple[Store, Store]
+@record
+class View:
+    """One process's view of a store."""
+
+    entries: EntryStore
+    values: ValueStore
+    gauges: Sequence[StoreGauges]
 
 
-class Clock:
-    def now(self) -> float:
-        return 1000.0
-
-    def monotonic(self) -> float:
-        return 50.0
+Pair: TypeAlias = tuple[View, View]
 
 
 @pytest.fixture(params=["memory", "redis", "tiered"])
 async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
     """Two processes' views of one store, with patience for a busy machine; that in memory is one process's only."""
     if request.param == "memory":
-        store = MemoryStore(1 << 26, clock=Clock())
-        yield store, store
+        memory = MemoryStore(1 << 26, clock=Clock())
+        view = View(entries=memory, values=MemoryValues(), gauges=(memory,))
+        yield view, view
         return
-    monkeypatch.setattr(redis_store, "_CONNECT", 5.0)
-    monkeypatch.setattr(redis_store, "_READ", 5.0)
+    monkeypatch.setattr(redis_client, "_CONNECT", 5.0)
+    monkeypatch.setattr(redis_client, "_READ", 5.0)
     server, tasks = request.getfixturevalue("redis_server"), Tasks()
-    views = [RedisStore(server.url, name="Redis", clock=Clock(), observe=print, tasks=tasks) for _ in range(2)]
-    if request.param == "tiered":
-        tiers = [tiered_store(view, 1 << 26, Clock(), tasks) for view in views]
-        await until(lambda: all(tier._awake for tier in tiers))
-        yield tiers[0], tiers[1]
-    else:
-        yield views[0], views[1]
+    clients = [RedisClient(server.url) for _ in range(2)]
+
+    def view_of(client: RedisClient) -> View:
+        store = RedisStore(client, name="Redis", clock=Clock(), observe=print, tasks=tasks)
+        view = View(entries=store.entries, values=store.values, gauges=(store.gauges,))
+        if request.param == "redis":
+            return view
+        hot = MemoryStore(1 << 26, clock=Clock(), name="hot")
+        return replace(view, entries=tiered_store(hot, store.entries, client, tasks), gauges=(hot, store.gauges))
+
+    views = [view_of(client) for client in clients]
+    await until(lambda: all(getattr(view.entries, "_awake", True) for view in views))
+    yield views[0], views[1]
     await tasks.close(5)
-    for view in views:
-        await view.close()
+    for client in clients:
+        await client.close()
 
 
 @pytest.fixture
-def store(pair: Pair) -> Store:
-    return pair[0]
-
-
-def key(number: int) -> str:
-    return f"{number:064x}"
-
-
-async def fill(store: Store, entries: dict[str, StoredResponse]) -> None:
-    generation = (await store.get(key(0))).generation
-    assert generation is not None
-    assert await store.put(list(entries.items()), generation)
-
-
-async def pages(store: Store, limit: int) -> list[Page]:
-    found: list[Page] = []
-    cursor: str | None = ""
-    while cursor is not None:
-        page = await store.page(cursor, limit)
-        assert page is not None
-        found.append(page)
-        cursor = page.cursor
-    return found
-
-
-async def keys(store: Store) -> list[str]:
-    return sorted(entry.key for page in await pages(store, 100) for entry in page.entries)
+def store(pair: Pair) -> EntryStore:
+    return pair[0].entries
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        pytest.param(ENTRY, id="whole"),
-        pytest.param(replace(ENTRY, body=b""), id="empty"),
-        pytest.param(replace(ENTRY, body=b"x" * (1 << 20)), id="large"),
-        pytest.param(replace(ENTRY, pieces=packed([(3, 10), (5, 0), (5, 22)])), id="stream"),
-        pytest.param(replace(ENTRY, body=b"x" * 999, pieces=packed([(7, 1)] * 999)), id="stream of many pieces"),
-        pytest.param(replace(ENTRY, marks={"model": "00ff", "prompt": ""}), id="marks"),
-        pytest.param(replace(ENTRY, fields=((b"Vary", b"x" * 10_000),)), id="long fields"),
-        pytest.param(replace(ENTRY, prompt_tokens=None, output_tokens=0, took=0.0), id="tokens"),
+        pytest.param(FULL_ENTRY, id="whole"),
+        pytest.param(replace(FULL_ENTRY, body=b""), id="empty"),
+        pytest.param(replace(FULL_ENTRY, body=b"x" * (1 << 20)), id="large"),
+        pytest.param(replace(FULL_ENTRY, pieces=packed([(3, 10), (5, 0), (5, 22)])), id="stream"),
+        pytest.param(replace(FULL_ENTRY, body=b"x" * 999, pieces=packed([(7, 1)] * 999)), id="stream of many pieces"),
+        pytest.param(replace(FULL_ENTRY, marks={"model": "00ff", "prompt": ""}), id="marks"),
+        pytest.param(replace(FULL_ENTRY, fields=((b"Vary", b"x" * 10_000),)), id="long fields"),
+        pytest.param(replace(FULL_ENTRY, prompt_tokens=None, output_tokens=0, took=0.0), id="tokens"),
     ],
 )
-async def test_an_entry_comes_back_and_is_described(entry: StoredResponse, store: Store) -> None:
+async def test_an_entry_comes_back_and_is_described(entry: StoredResponse, store: EntryStore) -> None:
     await fill(store, {key(1): entry})
     about = described(key(1), entry, len(entry.body))
     assert (await store.get(key(1))).entry == entry
     assert await store.page("", 10) == Page(entries=(about,), cursor=None)
 
 
-async def test_deleting_says_how_many_there_were(store: Store) -> None:
-    await fill(store, {key(1): ENTRY, key(2): ENTRY})
+async def test_deleting_says_how_many_there_were(store: EntryStore) -> None:
+    await fill(store, {key(1): FULL_ENTRY, key(2): FULL_ENTRY})
     generation = (await store.get(key(1))).generation
     assert generation is not None
     assert await store.delete([key(1), key(3)], generation) == 1
     assert await store.delete([key(2)], "another") == 0
     assert await store.delete([], generation) == 0
-    assert await store.page("", 10) == Page(entries=(described(key(2), ENTRY, len(ENTRY.body)),), cursor=None)
+    assert await store.page("", 10) == Page(entries=(described(key(2), FULL_ENTRY, len(FULL_ENTRY.body)),), cursor=None)
 
 
-async def test_pages_give_each_entry_once(store: Store) -> None:
-    entries = {key(number): ENTRY for number in range(3000)}
+async def test_pages_give_each_entry_once(store: EntryStore) -> None:
+    entries = {key(number): FULL_ENTRY for number in range(3000)}
     await fill(store, entries)
     found = await pages(store, 100)
     assert sorted(entry.key for page in found for entry in page.entries) == sorted(entries)
@@ -136,9 +110,9 @@ async def test_pages_give_each_entry_once(store: Store) -> None:
     assert len(found) > 10
 
 
-async def test_an_empty_store_has_an_empty_page(store: Store) -> None:
+async def test_an_empty_store_has_an_empty_page(store: EntryStore) -> None:
     assert await store.page("", 10) == Page(entries=(), cursor=None)
-    await fill(store, {key(1): ENTRY})
+    await fill(store, {key(1): FULL_ENTRY})
     assert await store.clear() == 1
     assert await store.page("", 10) == Page(entries=(), cursor=None)
 
@@ -153,8 +127,8 @@ async def test_an_empty_store_has_an_empty_page(store: Store) -> None:
         pytest.param(lambda _: True, 300, id="all"),
     ],
 )
-async def test_a_purge_takes_what_is_meant_and_leaves_the_rest(meant, purged: int, store: Store) -> None:
-    entries = {key(number): replace(ENTRY, model=f"m{number % 3}", body=b"x" * number) for number in range(300)}
+async def test_a_purge_takes_what_is_meant_and_leaves_the_rest(meant, purged: int, store: EntryStore) -> None:
+    entries = {key(number): replace(FULL_ENTRY, model=f"m{number % 3}", body=b"x" * number) for number in range(300)}
     await fill(store, entries)
     left = {name: entry for name, entry in entries.items() if not meant(described(name, entry, len(entry.body)))}
     assert await store.purge(meant) == purged
@@ -164,62 +138,74 @@ async def test_a_purge_takes_what_is_meant_and_leaves_the_rest(meant, purged: in
     assert await store.purge(meant) == 0
 
 
-async def test_what_is_settled_first_stays_for_all(pair: Pair) -> None:
-    one, other = pair
-    assert await one.settle("salt", b"first") == b"first"
-    assert await other.settle("salt", b"second") == b"first"
-    assert await other.settle("pepper", b"") == b""
+async def test_what_is_set_first_stays_for_all(pair: Pair) -> None:
+    one, other = pair[0].values, pair[1].values
+    assert await one.set_default("salt", b"first") == b"first"
+    assert await other.set_default("salt", b"second") == b"first"
+    assert await other.set_default("pepper", b"") == b""
     assert await one.load("salt") == b"first"
-    await one.clear()
-    assert await one.settle("salt", b"third") == b"first"
+    await pair[0].entries.clear()
+    assert await one.set_default("salt", b"third") == b"first"
 
 
-async def test_all_who_settle_at_once_have_one_value(pair: Pair) -> None:
+async def test_all_who_set_a_default_at_once_have_one_value(pair: Pair) -> None:
     wanted = [bytes([number]) for number in range(20)]
-    settled = await asyncio.gather(*(pair[number % 2].settle("salt", value) for number, value in enumerate(wanted)))
-    assert len(set(settled)) == 1
-    assert settled[0] in wanted
+    found = await asyncio.gather(
+        *(pair[number % 2].values.set_default("salt", value) for number, value in enumerate(wanted))
+    )
+    assert len(set(found)) == 1
+    assert found[0] in wanted
 
 
 async def test_totals_are_those_of_all_who_add(pair: Pair) -> None:
-    one, other = pair
+    one, other = pair[0].values, pair[1].values
     assert await one.add("stats", {"hits": 5, "misses": 2}, {}) == {"hits": 5, "misses": 2}
     assert await other.add("stats", {"hits": 3}, {}) == {"hits": 8, "misses": 2}
     assert await one.add("stats", {}, {"hits": 5, "misses": 2}) == {"hits": 8, "misses": 2}
     assert await one.add("others", {"hits": 1}, {}) == {"hits": 1}
-    await one.clear()
+    await pair[0].entries.clear()
     assert await one.add("stats", {"hits": 1}, {"hits": 8, "misses": 2}) == {"hits": 9, "misses": 2}
 
 
 async def test_nothing_is_lost_or_added_twice_among_many(pair: Pair) -> None:
-    async def adder(store: Store) -> None:
+    async def adder(store: ValueStore) -> None:
         known: dict[str, int] = {}
         for number in range(50):
             totals = await store.add("stats", {"all": 1, f"{number % 5}": 2}, known)
             assert totals is not None
             known = totals
 
-    await asyncio.gather(*(adder(pair[number % 2]) for number in range(10)))
-    assert await pair[0].add("stats", {}, {}) == {"all": 500} | {str(number): 200 for number in range(5)}
+    await asyncio.gather(*(adder(pair[number % 2].values) for number in range(10)))
+    assert await pair[0].values.add("stats", {}, {}) == {"all": 500} | {str(number): 200 for number in range(5)}
 
 
 async def test_totals_that_the_store_does_not_know_go_on_from_what_was_seen(pair: Pair) -> None:
     """The larger of two memories may be the later one: what the store has counts, whatever is said to be known."""
-    one, other = pair
+    one, other = pair[0].values, pair[1].values
     assert await one.add("stats", {"hits": 1}, {"hits": 100, "misses": 7}) == {"hits": 101, "misses": 7}
     assert await other.add("stats", {"hits": 1}, {"hits": 90, "saved": 3}) == {"hits": 102, "misses": 7, "saved": 3}
 
 
 async def test_it_says_how_full_it_is_where_that_is_known_without_asking(pair: Pair) -> None:
-    store, _ = pair
-    await fill(store, {key(1): ENTRY, key(2): ENTRY})
-    await store.get(key(1))
-    tiers = {tier.name: (tier.entries, tier.evicted) for tier in store.tiers(asking=True)}
-    if isinstance(store, MemoryStore):
-        assert tiers == {"memory": (2, 0)}
-        assert store.tiers(asking=True)[0].size > 2 * len(ENTRY.body)
-        assert store.breakers() == {}
+    view, _ = pair
+
+    def tiers(*, asking: bool = True) -> list[Tier]:
+        return [tier for part in view.gauges for tier in part.tiers(asking=asking)]
+
+    def breakers() -> dict[str, bool]:
+        return {name: is_open for part in view.gauges for name, is_open in part.breakers().items()}
+
+    await fill(view.entries, {key(1): FULL_ENTRY, key(2): FULL_ENTRY})
+    await view.entries.get(key(1))
+    found = {tier.name: (tier.entries, tier.evicted) for tier in tiers()}
+    if isinstance(view.entries, MemoryStore):
+        assert found == {"memory": (2, 0)}
+        assert tiers()[0].size > 2 * len(FULL_ENTRY.body)
+        assert breakers() == {}
         return
-    assert tiers == ({} if isinstance(store, RedisStore) else {"hot": (1, 0)})
-    assert store.breakers() == {"read": False, "write": False}
-    await until(lambda: "redis" in {tier.name for tier in store.tiers(asking=True)})
+    hot = isinstance(view.entries, TieredStore)
+    assert found == ({"hot": (1, 0)} if hot else {})
+    assert breakers() == {"read": False, "write": False}
+    await until(lambda: "redis" in {tier.name for tier in tiers()})
+    assert [tier.name for tier in tiers()] == ["hot", "redis"][not hot :]
+    assert [tier.name for tier in tiers(asking=False)] == ["hot"] * hot

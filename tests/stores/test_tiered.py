@@ -14,18 +14,11 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores import tiered as module
 from ollama_cache_proxy.stores.memory import MemoryStore
 from ollama_cache_proxy.stores.tiered import TieredStore
-from tests.stores.test_stores import ENTRY
+from tests.support.clocks import Clock
+from tests.support.entries import FULL_ENTRY
 from tests.support.waiting import until
 
 ONE, TWO = "a" * 64, "b" * 64
-
-
-class Clock:
-    def now(self) -> float:
-        return 1000.0
-
-    def monotonic(self) -> float:
-        return 50.0
 
 
 class ByLists:
@@ -73,8 +66,8 @@ async def tiered(request: pytest.FixtureRequest, back: Back) -> AsyncIterator[Ti
     tasks = Tasks()
     store: TieredStore = request.param(MemoryStore(1 << 20, clock=Clock()), back, tasks=tasks)
     store.wake()
-    back.keep(ONE, ENTRY)
-    back.keep(TWO, replace(ENTRY, body=b"two"))
+    back.keep(ONE, FULL_ENTRY)
+    back.keep(TWO, replace(FULL_ENTRY, body=b"two"))
     yield store
     store.sleep()
     await tasks.close(1)
@@ -90,7 +83,7 @@ async def test_what_was_read_once_is_not_asked_for_again(tiered: TieredStore, ba
 async def test_of_a_list_only_what_is_not_held_is_asked_for(tiered: TieredStore, back: Back) -> None:
     await tiered.get(TWO)
     found = await tiered.get_many((ONE, TWO, "c" * 64))
-    assert [entry and entry.body for entry in found.entries] == [ENTRY.body, b"two", None]
+    assert [entry and entry.body for entry in found.entries] == [FULL_ENTRY.body, b"two", None]
     assert back.asked == [TWO, ONE, "c" * 64]
 
 
@@ -115,12 +108,12 @@ async def test_asleep_it_holds_nothing(tiered: TieredStore, back: Back) -> None:
     await tiered.get(ONE)
     tiered.sleep()
     assert tiered.held(ONE) is None
-    assert (await tiered.get(ONE)).entry == ENTRY
+    assert (await tiered.get(ONE)).entry == FULL_ENTRY
     assert tiered.held(ONE) is None
     assert back.asked == [ONE, ONE]
     tiered.wake()
     await tiered.get(ONE)
-    assert tiered.held(ONE) == ENTRY
+    assert tiered.held(ONE) == FULL_ENTRY
 
 
 @pytest.mark.parametrize("told", [[ONE], [ONE, TWO], None, [str(number) for number in range(5000)]])
@@ -143,7 +136,7 @@ async def test_what_changes_while_it_is_read_is_not_held(
     assert tiered.held(ONE) is None
     assert not tiered._reading
     await tiered.get(ONE)
-    assert tiered.held(ONE) == ENTRY
+    assert tiered.held(ONE) == FULL_ENTRY
 
 
 async def test_what_was_read_before_a_change_is_not_held_because_of_what_is_read_after_it(
@@ -162,7 +155,7 @@ async def test_what_was_read_before_a_change_is_not_held_because_of_what_is_read
     assert tiered.held(ONE) is None
     back.may_answer.set()
     await late
-    assert tiered.held(ONE) == ENTRY
+    assert tiered.held(ONE) == FULL_ENTRY
     assert not tiered._reading
 
 
@@ -188,14 +181,14 @@ async def test_another_generation_makes_all_of_it_old(tiered: TieredStore, back:
 async def test_a_store_that_does_not_answer_costs_what_is_held_nothing(tiered: TieredStore, back: Back) -> None:
     await tiered.get(ONE)
     back.works = False
-    assert (await tiered.get(ONE)).entry == ENTRY
+    assert (await tiered.get(ONE)).entry == FULL_ENTRY
     assert (await tiered.get_many((ONE, TWO))).generation is None
-    assert (await tiered.get(ONE)).entry == ENTRY
+    assert (await tiered.get(ONE)).entry == FULL_ENTRY
 
 
 async def test_what_is_put_deleted_cleared_or_purged_here_is_forgotten_here(tiered: TieredStore, back: Back) -> None:
     generation = (await tiered.get(ONE)).generation or ""
-    new = replace(ENTRY, body=b"new")
+    new = replace(FULL_ENTRY, body=b"new")
     await tiered.put([(ONE, new)], generation)
     assert (await tiered.get(ONE)).entry == new
     await tiered.delete([ONE], generation)
@@ -203,7 +196,7 @@ async def test_what_is_put_deleted_cleared_or_purged_here_is_forgotten_here(tier
     await tiered.get(TWO)
     assert await tiered.purge(lambda _: True) == 1
     assert (await tiered.get(TWO)).entry is None
-    back.keep(ONE, ENTRY)
+    back.keep(ONE, FULL_ENTRY)
     await tiered.get(ONE)
     assert await tiered.clear() == 1
     assert (await tiered.get(ONE)).entry is None

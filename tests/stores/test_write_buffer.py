@@ -8,57 +8,71 @@ from dataclasses import replace
 import pytest
 
 from ollama_cache_proxy.stores import write_buffer
-from ollama_cache_proxy.stores.write_buffer import Unwritten
+from ollama_cache_proxy.stores.write_buffer import WriteBuffer
 from tests.support.entries import ENTRY
 
 
 async def test_entries_are_found_until_they_are_written_and_go_together() -> None:
-    waiting = Unwritten()
+    buffer = WriteBuffer()
     went: list[str] = []
 
     async def put(name: str) -> None:
         entries = {name: ENTRY}
-        await waiting.wait(entries)
+        await buffer.add(entries)
         went.append(name)
-        waiting.written(entries)
+        buffer.remove(entries)
 
-    assert not waiting
+    assert not buffer
     tasks = [asyncio.ensure_future(put(name)) for name in ("a", "b")]
     await asyncio.sleep(0)
-    assert (waiting.get("a"), waiting.get("b"), waiting.get("c")) == (ENTRY, ENTRY, None)
+    assert (buffer.get("a"), buffer.get("b"), buffer.get("c")) == (ENTRY, ENTRY, None)
     await asyncio.wait(tasks, timeout=5)
     assert went == ["a", "b"]
-    assert not waiting
+    assert not buffer
     await asyncio.wait_for(put("c"), 5)
     assert went == ["a", "b", "c"]
 
 
 async def test_a_newer_entry_of_a_name_outlives_the_older_one_s_way() -> None:
-    waiting = Unwritten()
+    buffer = WriteBuffer()
     older, newer = {"a": ENTRY}, {"a": replace(ENTRY, body=b"y")}
     for entries in (older, newer):
-        asyncio.ensure_future(waiting.wait(entries))  # noqa: RUF006 - ends with the moment
+        asyncio.ensure_future(buffer.add(entries))  # noqa: RUF006 - ends with the moment
     await asyncio.sleep(0)
-    waiting.written(older)
-    assert waiting.get("a") == newer["a"]
-    waiting.written(newer)
-    assert not waiting
-    await waiting.wait({})
+    buffer.remove(older)
+    assert buffer.get("a") == newer["a"]
+    buffer.remove(newer)
+    assert not buffer
+    await buffer.add({})
 
 
-async def test_who_settles_waits_for_what_was_there_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_flushes_waits_for_what_was_there_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_buffer, "MOMENT", 3600.0)
-    waiting = Unwritten()
+    buffer = WriteBuffer()
     first, later = {"a": ENTRY}, {"b": ENTRY}
-    writing = asyncio.ensure_future(waiting.wait(first))
+    writing = asyncio.ensure_future(buffer.add(first))
     await asyncio.sleep(0)
-    settling = asyncio.ensure_future(waiting.settle(5))
+    flushing = asyncio.ensure_future(buffer.flush(5))
     await asyncio.wait_for(writing, 1)
-    asyncio.ensure_future(waiting.wait(later)).add_done_callback(lambda _: None)
+    asyncio.ensure_future(buffer.add(later)).add_done_callback(lambda _: None)
     await asyncio.sleep(0)
-    assert not settling.done()
-    waiting.written(first)
-    await asyncio.wait_for(settling, 1)
-    assert waiting.get("b") == ENTRY
-    await waiting.settle(0.01)
-    assert waiting.get("b") == ENTRY, "nobody has written it"
+    assert not flushing.done()
+    buffer.remove(first)
+    await asyncio.wait_for(flushing, 1)
+    assert buffer.get("b") == ENTRY
+    await buffer.flush(0.01)
+    assert buffer.get("b") == ENTRY, "nobody has written it"
+
+
+async def test_what_is_forgotten_is_not_found_and_goes_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_buffer, "MOMENT", 3600.0)
+    buffer, entries = WriteBuffer(), {"a": ENTRY}
+    writing = asyncio.ensure_future(buffer.add(entries))
+    await asyncio.sleep(0)
+    flushing = asyncio.ensure_future(buffer.flush(5))
+    await asyncio.sleep(0)
+    buffer.forget()
+    assert buffer.get("a") is None
+    await asyncio.wait_for(flushing, 1)
+    await asyncio.wait_for(writing, 1)
+    buffer.remove(entries)

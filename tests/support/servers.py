@@ -97,7 +97,7 @@ class Proxy:
 
     async def kept(self) -> None:
         """Wait until what was answered has been kept, which comes after the answer."""
-        await until(lambda: not self.running.exchanges._flights._groups)
+        await until(lambda: not self.running.exchanges._collapsing._flights._groups)
 
 
 @asynccontextmanager

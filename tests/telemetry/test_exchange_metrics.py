@@ -11,7 +11,7 @@ from ollama_cache_proxy.core.ports import Exchange, Repeated, Saved
 from ollama_cache_proxy.policy.status import Detail, bypass
 from ollama_cache_proxy.telemetry.exchange_metrics import ExchangeMetrics
 from ollama_cache_proxy.telemetry.metric_table import Families
-from tests.support.facts import COLLAPSED, EXCHANGE, HIT, MISS
+from tests.support.exchanges import COLLAPSED, EXCHANGE, HIT, MISS
 
 SECONDS = [0.003, 0.0001, 7.0]
 SAVED = Saved(seconds=2.5, prompt_tokens=3, output_tokens=8)
@@ -71,7 +71,7 @@ def test_what_is_alike_is_put_aside_and_what_differs_by_a_label_is_not_mixed_wit
         ("generate", "TINY", "hit", "404"): 1,
     }
     assert [row.value for row in told.families.request_duration_seconds.rows() if row.suffix == "_sum"] == [
-        pytest.approx(1.006)
+        pytest.approx(1 + 2 * EXCHANGE.seconds)
     ]
     told.metrics.settle()
     assert told.metrics.hits == 3, "what was put aside is counted once"

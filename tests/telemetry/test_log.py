@@ -8,24 +8,14 @@ import pytest
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.ports import Exchange, Health, Part, StoreCall, Stored, Unkept, Worked
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.log import Log, Style
+from tests.support import exchanges
+from tests.support.exchanges import EXCHANGE
 
-KEY = "0123456789abcdef" * 4
-HIT = CacheStatus(result=Result.HIT, ttl=5)
-MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, stored=True, ttl=5)
-EXCHANGE = Exchange(
-    method="POST",
-    operation="generate",
-    model="tiny",
-    cache=HIT,
-    status=200,
-    key=KEY,
-    seconds=0.0123,
-    first_byte=0.01,
-    bytes_sent=42,
-)
+KEY = EXCHANGE.key
+MISS = replace(exchanges.MISS, stored=True, ttl=5)
 STORED = Stored(key=KEY, operation="generate", model="tiny", ttl=3600, size=512)
 
 
@@ -54,7 +44,7 @@ def failed(**changes) -> Exchange:
     [
         pytest.param(EXCHANGE, "✅ HIT: 01234567...  tiny  generate  12.3 ms", id="hit"),
         pytest.param(
-            replace(EXCHANGE, cache=CacheStatus(result=Result.HIT, fwd=FwdReason.MISS, collapsed=True)),
+            replace(EXCHANGE, cache=exchanges.COLLAPSED),
             "✅ HIT: 01234567... (collapsed)  tiny  generate  12.3 ms",
             id="collapsed",
         ),

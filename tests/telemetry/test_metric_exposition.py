@@ -13,17 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.ports import Health, Part, Resident, Saved, Tier, Worked
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.status import Detail, bypass
 from ollama_cache_proxy.policy.sums import added, lasting
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.metric_exposition import Exposition, ratio
 from ollama_cache_proxy.telemetry.metric_table import PREFIX, Families
 from ollama_cache_proxy.telemetry.metrics import Metrics
-from tests.support import facts
-from tests.support.facts import HIT, LEVELS, MISS
+from tests.support import exchanges
+from tests.support.exchanges import HIT, MISS
+from tests.support.levels import LEVELS
 
-EXCHANGE = replace(facts.EXCHANGE, saved=Saved(seconds=2.5))
+EXCHANGE = replace(exchanges.EXCHANGE, seconds=0.003, first_byte=0.002, saved=Saved(seconds=2.5))
 USAGE = Usage(prompt_tokens=3, output_tokens=8, prompt_seconds=0.25, output_seconds=1.5, load_seconds=4.0)
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -19,14 +19,15 @@ from ollama_cache_proxy.core.ports import (
     Unkept,
     Worked,
 )
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.metrics import Metrics
-from tests.support import facts
-from tests.support.facts import COLLAPSED, HIT, LEVELS, MISS
+from tests.support import exchanges
+from tests.support.exchanges import COLLAPSED, HIT, MISS
+from tests.support.levels import LEVELS
 
 PREFIX = "ollama_cache_proxy_"
-EXCHANGE = replace(facts.EXCHANGE, saved=Saved(seconds=2.5))
+EXCHANGE = replace(exchanges.EXCHANGE, seconds=0.003, first_byte=0.002, saved=Saved(seconds=2.5))
 USAGE = Usage(prompt_tokens=3, output_tokens=8, prompt_seconds=0.25, output_seconds=1.5, load_seconds=4.0)
 
 

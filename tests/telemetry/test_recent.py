@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.ports import Exchange, Health, Part, Repeated, Worked
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.recent import SPAN, Recent
+from tests.support.exchanges import EXCHANGE
 
 HIT = CacheStatus(result=Result.HIT, ttl=60)
 MISS = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, stored=True, ttl=60)
 
 
 def exchange(cache: CacheStatus = HIT, **more: Any) -> Exchange:
-    given = {"method": "POST", "operation": "generate", "model": "tiny", "status": 200, "seconds": 0.25} | more
-    return Exchange(cache=cache, first_byte=None, bytes_sent=1, **given)
+    return replace(EXCHANGE, cache=cache, **{"key": "", "seconds": 0.25, "first_byte": None, "bytes_sent": 1} | more)
 
 
 class Now:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from ollama_cache_proxy.upstream.connections import Chunks, Connection, alone
-from ollama_cache_proxy.upstream.ollama import _Answer
+from ollama_cache_proxy.upstream.ollama_server import _Answer
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 AWKWARD = (b"5", b"5\r\n5", b"\r\n", b"0\r\n\r\n", b"a\r\n0123456789\r\n", b"\r", b"\n", HEAD)

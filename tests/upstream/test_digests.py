@@ -9,13 +9,9 @@ from types import SimpleNamespace
 from ollama_cache_proxy.core.errors import unreachable
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.service.system_clock import SystemClock
-from ollama_cache_proxy.stores.memory import MemoryStore
+from ollama_cache_proxy.stores.memory import MemoryValues
 from ollama_cache_proxy.upstream import digests as module
 from ollama_cache_proxy.upstream.digests import OllamaModels
-
-
-def memory() -> MemoryStore:
-    return MemoryStore(1 << 20, clock=SystemClock())
 
 
 class Upstream:
@@ -42,7 +38,7 @@ class Upstream:
 async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
     """It joined the look that had ended, for ever, without letting anything else run."""
     upstream = Upstream()
-    models = OllamaModels(upstream, memory(), name="x", deadline=5, clock=SystemClock(), tasks=Tasks())
+    models = OllamaModels(upstream, MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=Tasks())
 
     async def request():
         await upstream.ended
@@ -77,7 +73,7 @@ async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(mon
             yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
 
     tasks = Tasks()
-    models = OllamaModels(Silent(), memory(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    models = OllamaModels(Silent(), MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
     assert (await models.identify("tiny")).digest == "d"
     silent = True
     await asyncio.sleep(0.15)

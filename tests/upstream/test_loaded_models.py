@@ -17,7 +17,7 @@ from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.upstream import loaded_models
 from ollama_cache_proxy.upstream.connections import Connections
 from ollama_cache_proxy.upstream.loaded_models import Residents
-from ollama_cache_proxy.upstream.ollama import Ollama as RealOllama
+from ollama_cache_proxy.upstream.ollama_server import Ollama as RealOllama
 from tests.policy.test_usage import RECORDING
 from tests.support.waiting import until
 

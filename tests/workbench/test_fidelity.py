@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from ollama_cache_proxy.workbench.bench_questions import OPERATIONS, PROMPTS
 from ollama_cache_proxy.workbench.fidelity import (
     Completing,
     completing,
@@ -14,7 +15,6 @@ from ollama_cache_proxy.workbench.fidelity import (
     embedding,
     same_answer,
 )
-from ollama_cache_proxy.workbench.questions import OPERATIONS, PROMPTS
 
 
 def logs(**shares: float) -> dict[str, float]:

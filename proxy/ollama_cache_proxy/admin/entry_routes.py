@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from ollama_cache_proxy.core.ports import Clock, Lookup, Route, Siblings, Store, Topic
+from ollama_cache_proxy.core.ports import Clock, EntryStore, Lookup, Route, Siblings, Topic
 from ollama_cache_proxy.policy import model_names, purge
 from ollama_cache_proxy.policy.fields import with_host
 from ollama_cache_proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first
@@ -39,7 +39,7 @@ class CacheRoutes:
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
         self,
         *,
-        store: Store,
+        store: EntryStore,
         store_name: str,
         purges: Purges,
         told: Told,

@@ -1,22 +1,24 @@
-"""Why a request is or is not answered from the cache, without asking Ollama for an answer.
+"""Why a request is or is not answered from the cache, without asking Ollama for a response.
 
-It follows the same steps as an exchange, and for a miss looks for the entry that the request came nearest to.
+It takes the same steps as an exchange (intake.py), and for a miss looks for the entry that the request came nearest to.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any, Final
 
-from ollama_cache_proxy.core.fetch import Listing, Neighbours, Question
 from ollama_cache_proxy.core.fingerprint_key import Marking
-from ollama_cache_proxy.core.lookup import Finder
-from ollama_cache_proxy.policy import classify, embeddings, endpoints, fields, model_names
+from ollama_cache_proxy.core.intake import Intake
+from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
+from ollama_cache_proxy.policy import embeddings, model_names
+from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.classify import Bypass
 from ollama_cache_proxy.policy.fingerprints import differing
 from ollama_cache_proxy.policy.messages import Description, Request
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.reuse import Forward, Hit, directives
+from ollama_cache_proxy.policy.reuse import Forward, Hit
 from ollama_cache_proxy.policy.status import Detail
 
 _SEARCH: Final = 2.0
@@ -41,36 +43,35 @@ class Explainer:
         self._store = neighbours.store
         self._clock = neighbours.clock
         self._marking: Marking = neighbours.marking
-        self._finder = Finder(neighbours)
+        self._intake = Intake(neighbours)
 
     async def explain(self, request: Request, body: bytes) -> dict[str, Any]:
-        """Give what `POST /api/cache/explain` answers."""
-        endpoint, exact = endpoints.find(request.method, request.target)
-        rules, policy = self._rules, self._rules.policy(endpoint)
-        wishes = directives(request.fields, max_ttl=rules.max_ttl)
-        found: Any = classify.by_head(endpoint, request, wishes, policy=policy, exact=exact)
-        if found is None and len(body) > rules.max_request_bytes:
-            found = Bypass(detail=Detail.TOO_LARGE)
-        if found is None:
-            found = classify.by_body(endpoint, body, policy=policy, streams=rules.streams)
-        about: dict[str, Any] = {"operation": endpoint.operation, "policy": policy.value if policy else None}
+        """Return what `POST /api/cache/explain` answers."""
+        arrival = self._intake.arrival(request)
+        about: dict[str, Any] = {
+            "operation": arrival.endpoint.operation,
+            "policy": arrival.policy.value if arrival.policy else None,
+        }
+        fits = len(body) <= self._rules.max_request_bytes
+        unbounded = Buffers(sys.maxsize).hold()
+        classified = self._intake.classified(arrival, body if fits else None, unbounded)
+        if isinstance(classified, Bypass):
+            return about | {"candidate": False, "detail": classified.detail.value}
+        asking = replace(arrival, directives=replace(arrival.directives, only_if_cached=False))
+        found = await self._intake.looked_up(asking, classified, body, _nothing)
         if isinstance(found, Bypass):
             return about | {"candidate": False, "detail": found.detail.value}
-        request = replace(request, fields=fields.forwarded_request(request.fields))
-        question = await self._finder.pose(found, request, body, replace(wishes, only_if_cached=False))
-        if question is None:
-            return about | {"candidate": False, "detail": Detail.NO_DIGEST.value}
-        question, outcome = await self._finder.find(question)
+        question = found.question
         about |= {"candidate": True, "model": model_names.short(question.identity.model), "key": question.key}
         if question.listing is not None:
             about["items"] = {"known": question.listing.known_texts, "of": question.texts}
         if question.generation is None:
             about["detail"] = Detail.STORE_UNAVAILABLE.value
-        match outcome:
-            case Hit():
-                return about | {"result": "hit", "age": outcome.age, "ttl": outcome.ttl}
-            case Forward():
-                about |= {"result": "miss", "fwd": outcome.reason.value}
+        match found.reuse:
+            case Hit() as hit:
+                return about | {"result": "hit", "age": hit.age, "ttl": hit.ttl}
+            case Forward(reason=reason):
+                about |= {"result": "miss", "fwd": reason.value}
         return about | await self._nearest(question)
 
     async def _nearest(self, question: Question) -> dict[str, Any]:
@@ -110,6 +111,10 @@ class Explainer:
         return _Nearest(
             entry=best[2] if best else None, differs=best[3] if best else (), searched=searched, complete=complete
         )
+
+
+def _nothing(_question: Question) -> None:
+    """Take no note."""
 
 
 def _first_missing(listing: Listing) -> str:

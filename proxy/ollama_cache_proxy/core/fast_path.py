@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, TypeAlias
 
-from ollama_cache_proxy.core.fetch import Neighbours, Question
 from ollama_cache_proxy.core.ports import Exchange, Observer, Repeated
+from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy.fields import hit_fields
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, rendered
 from ollama_cache_proxy.policy.reuse import Hit, lasting
@@ -70,7 +70,7 @@ class Shortcuts:
     def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange) -> None:
         """Note a hit that the ordinary way gave, and told of, where the next one like it can only be the same."""
         entry = hit.entry
-        if raw is None or max(len(raw), len(entry.body)) > MOST or not lasting(question.wishes):
+        if raw is None or max(len(raw), len(entry.body)) > MOST or not lasting(question.directives):
             return
         edition = self._models.edition(self._clock.monotonic())
         if edition is None or not question.identity.stability.unchanged() or question.listing is not None:

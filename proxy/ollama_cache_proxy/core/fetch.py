@@ -7,103 +7,27 @@ is over the limit is relayed from there on, and never kept. A stream is relayed 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import field, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import TypeAlias
 
-from ollama_cache_proxy.core.fingerprint_key import Marking
 from ollama_cache_proxy.core.flights import Flight, Tail
 from ollama_cache_proxy.core.ports import (
-    NOTHING,
     Answer,
-    Clock,
     Entries,
-    Identity,
-    Models,
-    Observer,
-    Saved,
-    Store,
     Stored,
     Unkept,
-    Upstream,
     Worked,
 )
-from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import fields, storing, usage
 from ollama_cache_proxy.policy.buffers import Hold
-from ollama_cache_proxy.policy.classify import Candidate
-from ollama_cache_proxy.policy.embeddings import Batch, Item
+from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
-from ollama_cache_proxy.policy.key import Scope
 from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse
-from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.reuse import Directives
-from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.storing import NotStorable, Storable
 from ollama_cache_proxy.policy.usage import Passing
-
-
-@record
-class Neighbours:
-    """What serving takes, joined once by the composition root."""
-
-    rules: Rules
-    store: Store
-    upstream: Upstream
-    models: Models
-    clock: Clock
-    observe: Observer
-    tasks: Tasks
-    purges: Purges
-    marking: Marking
-
-
-@record
-class Listing:
-    """A question that is a list of texts. `keys` are the item keys by text.
-
-    Of the store: `known` are the items that may be used, `saved` what they spare Ollama.
-    """
-
-    batch: Batch
-    keys: Mapping[str, str]
-    known: Mapping[str, Item] = field(default_factory=dict)
-    saved: Saved = NOTHING
-
-    @property
-    def known_texts(self) -> int:
-        """How many of the caller's texts are known, duplicates counted."""
-        return sum(text in self.known for text in self.batch.texts)
-
-
-@record
-class Question:
-    """A candidate with all that is needed to ask Ollama for it and to keep the answer.
-
-    The fields of `request` are those for Ollama, so that the key sees what Ollama sees. `purges` counts those that had
-    begun when the store was asked, `generation` is the store's then, None where it did not answer. `spent` are the
-    seconds for which another's flight was waited for in vain.
-    """
-
-    request: Request
-    body: bytes
-    wishes: Directives
-    candidate: Candidate
-    identity: Identity
-    scope: Scope
-    key: str
-    policy: Policy | None
-    purges: int
-    generation: str | None = None
-    listing: Listing | None = None
-    spent: float = 0.0
-
-    @property
-    def texts(self) -> int:
-        """How many texts a list has; 0 for what is no list."""
-        return 0 if self.listing is None else len(self.listing.batch.texts)
 
 
 @record
@@ -260,12 +184,12 @@ class Fetcher:
             return False
         keys = (question.key,) if question.listing is None else tuple(question.listing.keys.values())
         about = (question.identity.model, question.candidate.endpoint.operation)
-        wishes = question.wishes
-        return any(purge.means_any(keys, *about, wishes.category, wishes.namespace) for purge in purges)
+        directives = question.directives
+        return any(purge.means_any(keys, *about, directives.category, directives.namespace) for purge in purges)
 
     def lifetime(self, question: Question) -> int:
         """Give the lifetime of what is kept for this question, in seconds."""
-        ttl = question.wishes.ttl
+        ttl = question.directives.ttl
         return self._rules.lifetime(question.candidate.endpoint) if ttl is None else ttl
 
     def entry(  # noqa: PLR0913 - what an entry is made of beside its question
@@ -289,8 +213,8 @@ class Fetcher:
             took=took,
             operation=question.candidate.endpoint.operation,
             model=question.identity.model,
-            category=question.wishes.category,
-            namespace=question.wishes.namespace,
+            category=question.directives.category,
+            namespace=question.directives.namespace,
             prompt_tokens=tokens[0],
             output_tokens=tokens[1],
             pieces=pieces,
@@ -379,7 +303,7 @@ def _passed(chunks: tuple[bytes, ...]) -> Passing:
 
 def worked(endpoint: Endpoint, model: str, head: ResponseHead, passing: Passing) -> Worked | None:
     """Give the fact that Ollama has worked, where the end of an answer says so; `model` as the request named it."""
-    told = usage.told(passing.tail) if head.status == storing.OK else None
+    told = endpoint.dialect.usage(passing.tail) if head.status == storing.OK else None
     if told is None:
         return None
     return Worked(operation=endpoint.operation, model=model or usage.model(passing), usage=told)

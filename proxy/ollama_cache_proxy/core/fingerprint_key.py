@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Store
+from ollama_cache_proxy.core.ports import ValueStore
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.fingerprints import marks
 from ollama_cache_proxy.policy.key import Scope
@@ -19,14 +19,14 @@ _BYTES: Final = 32
 class Marking:
     """Gives marks where that is `on` and the store has a key for them."""
 
-    def __init__(self, store: Store, *, on: bool) -> None:
+    def __init__(self, store: ValueStore, *, on: bool) -> None:
         self._store = store
         self.on = on
         self._secret: bytes | None = None
 
     async def renew(self) -> None:
         """Read the key again: the store may have lost it, and another proxy begun a new one."""
-        self._secret = await self._store.settle(_NAME, secrets.token_bytes(_BYTES)) if self.on else None
+        self._secret = await self._store.set_default(_NAME, secrets.token_bytes(_BYTES)) if self.on else None
 
     async def of(self, candidate: Candidate, text: str | None, scope: Scope, fields: Fields) -> Mapping[str, str]:
         """Give the marks of a request, or of one text of its list; none where there is no key."""

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Listing, Question, Whole
+from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Whole
 from ollama_cache_proxy.core.flights import Flight
 from ollama_cache_proxy.core.ports import Entries
+from ollama_cache_proxy.core.questions import Listing, Question
 from ollama_cache_proxy.policy import storing
+from ollama_cache_proxy.policy.dialects.dialect import NotStorable
 from ollama_cache_proxy.policy.embeddings import (
     Item,
     alike,
@@ -29,7 +31,7 @@ from ollama_cache_proxy.policy.embeddings import (
 )
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.storing import OK, NotStorable
+from ollama_cache_proxy.policy.storing import OK
 
 _OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_cache_proxy.core.fetch import Listing, Neighbours, Question
 from ollama_cache_proxy.core.ports import Saved
+from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import Batch, Item
@@ -26,7 +26,9 @@ class Finder:
         self._clock = neighbours.clock
         self._purges = neighbours.purges
 
-    async def pose(self, candidate: Candidate, request: Request, body: bytes, wishes: Directives) -> Question | None:
+    async def pose(
+        self, candidate: Candidate, request: Request, body: bytes, directives: Directives
+    ) -> Question | None:
         """Make a question of a candidate; None where it is not known what its model's name stands for.
 
         The fields of `request` are those for Ollama.
@@ -35,12 +37,12 @@ class Finder:
         if identity is None:
             return None
         scope = Scope(
-            digest=identity.digest, version=identity.version, epoch=self._rules.epoch, namespace=wishes.namespace
+            digest=identity.digest, version=identity.version, epoch=self._rules.epoch, namespace=directives.namespace
         )
         return Question(
             request=request,
             body=body,
-            wishes=wishes,
+            directives=directives,
             candidate=candidate,
             identity=identity,
             scope=scope,
@@ -56,15 +58,15 @@ class Finder:
             return await self._find_list(question, question.listing)
         lookup = await self._store.get(question.key)
         entry = None if question.policy is Policy.WRITE_ONLY else lookup.entry
-        return replace(question, generation=lookup.generation), reuse(entry, question.wishes, self._clock.now())
+        return replace(question, generation=lookup.generation), reuse(entry, question.directives, self._clock.now())
 
     async def _find_list(self, question: Question, listing: Listing) -> tuple[Question, Reuse]:
         """Look up each text; all of them known are a hit, whose entry is the joined answer."""
         batch, keys = listing.batch, listing.keys
         found = await self._store.get_many(tuple(keys.values()))
-        wishes, now = replace(question.wishes, only_if_cached=False), self._clock.now()
+        directives, now = replace(question.directives, only_if_cached=False), self._clock.now()
         entries = (None if question.policy is Policy.WRITE_ONLY else entry for entry in found.entries)
-        outcomes = {text: reuse(entry, wishes, now) for text, entry in zip(keys, entries, strict=True)}
+        outcomes = {text: reuse(entry, directives, now) for text, entry in zip(keys, entries, strict=True)}
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
         items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
         if not embeddings.alike(items.values()):
@@ -75,7 +77,7 @@ class Finder:
         question = replace(question, generation=found.generation, listing=listing)
         if not missing and embeddings.joined_size(batch, items) <= self._rules.max_list_bytes:
             return question, _joined(listing, hits)
-        if question.wishes.only_if_cached:
+        if question.directives.only_if_cached:
             return question, Refuse.ONLY_IF_CACHED
         refused = (outcomes[text] for text in keys if text in missing)
         reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)

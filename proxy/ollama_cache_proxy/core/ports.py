@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias
 
 from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.messages import Description, Fields, Request, ResponseHead, StoredResponse
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.replies import Reply
 from ollama_cache_proxy.policy.status import CacheStatus, Detail
-from ollama_cache_proxy.policy.usage import Usage
 
 
 class Clock(Protocol):
@@ -172,7 +172,7 @@ Matches: TypeAlias = Callable[[Description], bool]
 """Whether an entry is meant."""
 
 
-class Store(Protocol):
+class EntryStore(Protocol):
     """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline.
 
     `page` and `purge` look at every entry and may take as long as that takes; they give None when the store failed.
@@ -195,11 +195,20 @@ class Store(Protocol):
     async def purge(self, matches: Matches) -> int | None:
         """Delete the entries of the current generation that match; how many there were."""
 
+    async def clear(self) -> int | None:
+        """Start a new generation; how many entries the old one held, None when the store did not answer."""
+
+    async def count(self) -> KeyCount | None: ...
+
+
+class ValueStore(Protocol):
+    """Values by name that are no entries, beyond every clear. No method raises for a fault of the store."""
+
     async def save(self, name: str, value: bytes) -> bool:
-        """Keep a value that is no entry, beyond every clear; whether it was kept."""
+        """Keep a value; whether it was kept."""
 
     async def load(self, name: str) -> bytes | None: ...
-    async def settle(self, name: str, value: bytes) -> bytes | None:
+    async def set_default(self, name: str, value: bytes) -> bytes | None:
         """Keep `value` unless there is one under this name; give the one that is kept now."""
 
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
@@ -208,10 +217,9 @@ class Store(Protocol):
         `known` are the totals that the caller saw last: where the store has lost one, that is what is added to.
         """
 
-    async def clear(self) -> int | None:
-        """Start a new generation; how many entries the old one held, None when the store did not answer."""
 
-    async def count(self) -> KeyCount | None: ...
+class StoreGauges(Protocol):
+    """How a store, or a part of it, is at this moment; nobody waits for that."""
 
     def tiers(self, *, asking: bool) -> Sequence[Tier]:
         """Say how full each part is, the fastest one first.

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Flowing, Question
+from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Flowing
 from ollama_cache_proxy.core.flights import Flight
+from ollama_cache_proxy.core.questions import Question
 from ollama_cache_proxy.policy import storing
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.messages import ResponseHead, packed
@@ -72,7 +73,7 @@ class StreamFetcher(Fetcher):
                     recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
                     if recording.excess is not None and flight.joinable:
                         flight.closes(tail, recording.held)
-                    elif storing.ends(question.candidate.endpoint, chunk):
+                    elif question.candidate.endpoint.dialect.ends(chunk):
                         flight.lingers(_TO_THE_END)
                     yield chunk
 

@@ -30,6 +30,8 @@ class Bypass:
 
     detail: Detail
     model: str = ""
+    spent: float = 0.0
+    """Seconds for which Ollama was waited for in vain before that was known."""
 
 
 Classification: TypeAlias = Candidate | Bypass
@@ -52,10 +54,10 @@ _INT64: Final = 2**63
 
 
 def by_head(
-    endpoint: Endpoint, request: Request, wishes: Directives, *, policy: Policy | None, exact: bool
+    endpoint: Endpoint, request: Request, directives: Directives, *, policy: Policy | None, exact: bool
 ) -> Bypass | None:
     """Give the reason to pass the request on that shows before its body is read, or None."""
-    detail = _head_detail(endpoint, request.fields, wishes, policy, exact=exact)
+    detail = _head_detail(endpoint, request.fields, directives, policy, exact=exact)
     return None if detail is None else Bypass(detail=detail)
 
 
@@ -67,7 +69,7 @@ _BARRED: Final = {
 
 
 def _head_detail(
-    endpoint: Endpoint, fields: Fields, wishes: Directives, policy: Policy | None, *, exact: bool
+    endpoint: Endpoint, fields: Fields, directives: Directives, policy: Policy | None, *, exact: bool
 ) -> Detail | None:
     if endpoint.policy is None:
         return Detail.ENDPOINT
@@ -79,7 +81,7 @@ def _head_detail(
         detail = _BARRED.get(name.lower())
         if detail is not None:
             return detail
-    return Detail.NO_STORE if wishes.no_store else None
+    return Detail.NO_STORE if directives.no_store else None
 
 
 def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool) -> Classification:

@@ -12,22 +12,17 @@ import base64
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import orjson
 
 from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.dialects.dialect import ListForm, Measures, Text
 from ollama_cache_proxy.policy.key import Frame, Scope, scoped
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import record
 
-_EMBED: Final = "embed"
-_V1: Final = "v1-embeddings"
 _INT64: Final = 2**63
-
-
-Text: TypeAlias = bytes | memoryview
-"""What is large is not copied on its way from an entry into an answer."""
 
 
 @record
@@ -71,7 +66,7 @@ class Joined:
 
 def batch(candidate: Candidate) -> Batch | None:
     """See a candidate as a list of texts, or give None for an endpoint that has no items."""
-    if candidate.endpoint.operation not in _CONTENT_TYPE:
+    if not candidate.endpoint.items:
         return None
     given = candidate.document[candidate.endpoint.prompt]
     texts = (given,) if isinstance(given, str) else tuple(given)
@@ -79,27 +74,29 @@ def batch(candidate: Candidate) -> Batch | None:
         candidate=candidate,
         texts=texts,
         unique=tuple(dict.fromkeys(texts)),
-        base64=_is_v1(candidate) and candidate.document.get("encoding_format") == "base64",
+        base64=_FORMAT in candidate.endpoint.known and candidate.document.get(_FORMAT) == "base64",
     )
 
 
-_CONTENT_TYPE: Final = {_EMBED: b"application/json; charset=utf-8", _V1: b"application/json"}
+_FORMAT: Final = "encoding_format"
 
 
 def content_type(batch: Batch) -> bytes:
-    """Give the Content-Type of the route's answers: gin's own, and the one that `EmbedWriter` sets."""
-    return _CONTENT_TYPE[batch.candidate.endpoint.operation]
+    """Return the Content-Type of the endpoint's responses."""
+    return _form(batch).content_type
 
 
-def _is_v1(candidate: Candidate) -> bool:
-    return candidate.endpoint.operation == _V1
+def _form(batch: Batch) -> ListForm:
+    form = batch.candidate.endpoint.dialect.LISTS
+    if form is None:
+        raise TypeError("an endpoint with items has a dialect with lists")
+    return form
 
 
 # What is asked
 
 
 _RENDERINGS: Final = frozenset({"model", "input"})
-_UNREAD_BY_V1: Final = frozenset({"truncate", "options", "keep_alive", "encoding_format"})
 
 
 def item_keys(batch: Batch, scope: Scope, fields: Fields) -> dict[str, str]:
@@ -107,7 +104,8 @@ def item_keys(batch: Batch, scope: Scope, fields: Fields) -> dict[str, str]:
 
     The digest stands for the model, however it is spelled.
     """
-    frame = Frame(scoped("embed-item", scope, fields), orjson.dumps(item_document(batch.candidate)))
+    scoping = scoped("embed-item", scope, batch.candidate.endpoint, fields)
+    frame = Frame(scoping, orjson.dumps(item_document(batch.candidate)))
     return {text: frame.key(text.encode()) for text in batch.unique}
 
 
@@ -116,7 +114,7 @@ def item_document(candidate: Candidate) -> dict[str, Any]:
 
     `EmbeddingsMiddleware` hands on model, input and dimensions only, so for /v1 the other known fields count as absent.
     """
-    without = _RENDERINGS | candidate.endpoint.inert | (_UNREAD_BY_V1 if _is_v1(candidate) else frozenset())
+    without = _RENDERINGS | candidate.endpoint.inert | candidate.endpoint.unread
     document = candidate.document
     rest = {
         name: document[name]
@@ -152,9 +150,10 @@ def missing(batch: Batch, known: Mapping[str, Item]) -> tuple[str, ...]:
 
 def upstream_body(batch: Batch, texts: tuple[str, ...]) -> bytes:
     """Give the request that asks Ollama for these texts only, as numbers: the caller's document, its order kept."""
-    without = "encoding_format" if _is_v1(batch.candidate) else None
-    document = {name: value for name, value in batch.candidate.document.items() if name != without}
-    return orjson.dumps(document | {batch.candidate.endpoint.prompt: texts})
+    endpoint, document = batch.candidate.endpoint, batch.candidate.document
+    without = _FORMAT if _FORMAT in endpoint.known else None
+    kept = {name: value for name, value in document.items() if name != without}
+    return orjson.dumps(kept | {endpoint.prompt: texts})
 
 
 # Splitting
@@ -177,7 +176,7 @@ def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...]
     commas = {vector.count(b",") for vector in vectors}
     if len(commas) != 1 or b"".join(vectors).translate(None, _NUMERALS) != b"[]" * len(vectors):
         return None
-    if _rendered(batch.candidate, vectors, measures) != body:
+    if _rendered(batch, vectors, measures) != body:
         return None
     return tuple(
         Item(
@@ -203,27 +202,18 @@ def _vectors(body: bytes) -> tuple[list[bytes], int]:
     return vectors, end
 
 
-@record
-class _Measures:
-    """What an answer says of itself: prompt tokens, and durations in nanoseconds, 0 where it names none."""
-
-    tokens: int
-    total_duration: int
-    load_duration: int
-
-
-def _measures(batch: Batch, rest: bytes) -> _Measures | None:
+def _measures(batch: Batch, rest: bytes) -> Measures | None:
     """Read what stands behind the last vector; the comparison with the whole body judges its form."""
-    v1 = _is_v1(batch.candidate)
+    form = _form(batch)
     try:
-        document = orjson.loads((_V1_BEGINS if v1 else _EMBED_BEGINS) + rest)
-        tokens = document["usage"]["prompt_tokens"] if v1 else document["prompt_eval_count"]
+        document = orjson.loads(form.begin + rest)
+        tokens = form.tokens(document)
         total, load = (document.get(duration, 0) for duration in ("total_duration", "load_duration"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
     if not all(type(number) is int and 0 <= number < _INT64 for number in (tokens, total, load)):
         return None
-    return _Measures(tokens=tokens, total_duration=total, load_duration=load)
+    return Measures(tokens=tokens, total_duration=total, load_duration=load)
 
 
 def sound(items: Iterable[Item]) -> bool:
@@ -284,35 +274,19 @@ def join(batch: Batch, items: Mapping[str, Item], *, durations: tuple[int, int] 
     total, load = durations or (first.total_duration, first.load_duration)
     form = _base64 if batch.base64 else _as_it_is
     vectors = {text: form(items[text].vector) for text in batch.unique}
-    measures = _Measures(
+    measures = Measures(
         tokens=sum(items[text].tokens for text in batch.texts), total_duration=total, load_duration=load
     )
     return Joined(
-        body=_rendered(batch.candidate, (vectors[text] for text in batch.texts), measures),
+        body=_rendered(batch, (vectors[text] for text in batch.texts), measures),
         estimated=not all(items[text].exact for text in batch.unique),
     )
 
 
-def _rendered(candidate: Candidate, vectors: Iterable[Text], measures: _Measures) -> bytes:
-    """Write an answer as Ollama does: `api.EmbedResponse`, or `openai.EmbeddingList` with its line end."""
-    model = _string(candidate.model)
-    if _is_v1(candidate):
-        rows = [part for at, text in enumerate(vectors) for part in (_ROW_BEGINS, text, b',"index":%d}' % at, b",")]
-        usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (measures.tokens, measures.tokens)
-        return b"".join((b'{"object":"list","data":[', *rows[:-1], b'],"model":%b,"usage":%b}\n' % (model, usage)))
-    numbers = (
-        (b"total_duration", measures.total_duration),
-        (b"load_duration", measures.load_duration),
-        (b"prompt_eval_count", measures.tokens),
-    )
-    told = b"".join(b',"%b":%d' % (name, number) for name, number in numbers if number)  # Go's omitempty
-    rows = [part for text in vectors for part in (text, b",")]
-    return b"".join((b'{"model":%b,"embeddings":[' % model, *rows[:-1], b"]%b}" % told))
+def _rendered(batch: Batch, vectors: Iterable[Text], measures: Measures) -> bytes:
+    """Return a response as Ollama writes it."""
+    return _form(batch).rendered(_string(batch.candidate.model), vectors, measures)
 
-
-_ROW_BEGINS: Final = b'{"object":"embedding","embedding":'
-_V1_BEGINS: Final = b'{"data":[' + _ROW_BEGINS + b"[]"
-_EMBED_BEGINS: Final = b'{"embeddings":[[]'
 
 _ESCAPES: Final = (
     (b"<", b"\\u003c"),

@@ -10,6 +10,8 @@ from enum import Enum
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses
+from ollama_cache_proxy.policy.dialects.dialect import Dialect
 from ollama_cache_proxy.policy.record import record
 
 
@@ -34,26 +36,35 @@ class Policy(Enum):
 
 @record
 class Endpoint:
-    """One route.
-
-    `operation` is its name in keys, metrics and log; `policy` what holds where no setting says otherwise (None: its
-    answers can never be reused); `stream_default` says what an absent `stream` means (None: it never streams); `prompt`
-    names the field that holds what is asked; `options` the member that holds the sampling options, whose names are
-    sorted too (empty: they stand at the top level); `inert` the fields that change no answer; `known` all the names
-    that Ollama reads; `changes` the fields that may name a model that success changes, first one wins.
-    """
+    """One of Ollama's endpoints. Field names are lower case unless Ollama's own are not."""
 
     method: str
     path: str
     operation: str
+    """Its name in keys, metrics, log and settings."""
+    dialect: Dialect = ollama
+    """The wire form that it speaks."""
     kind: Kind = Kind.NONE
     policy: Policy | None = None
+    """What holds where no setting says otherwise; None: its responses can never be reused."""
     stream_default: bool | None = None
+    """What an absent `stream` means; None: it never streams."""
     prompt: str = ""
+    """The field that holds what is asked."""
     options: str = ""
+    """The member that holds the sampling options, whose names are sorted too; empty: they stand at the top level."""
     inert: frozenset[str] = frozenset()
+    """Fields that change no response."""
     known: frozenset[str] = frozenset()
+    """All the names that Ollama reads at the top level."""
+    vectors: str = ""
+    """The member of a response that holds vectors."""
+    items: str = ""
+    """The name under which its texts are stored one by one, by all endpoints of that name; empty: none are."""
+    unread: frozenset[str] = frozenset()
+    """Fields that another endpoint with the same items reads, and this one does not."""
     changes: tuple[str, ...] = ()
+    """Fields that may name a model that success changes; the first one that is there does."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -90,6 +101,8 @@ ENDPOINTS: Final = (
         options="options",
         inert=_names("keep_alive"),
         known=_names("model input keep_alive truncate dimensions options"),
+        vectors="embeddings",
+        items="embed",
     ),
     Endpoint(
         method="POST",
@@ -101,16 +114,21 @@ ENDPOINTS: Final = (
         options="options",
         inert=_names("keep_alive"),
         known=_names("model prompt keep_alive options"),
+        vectors="embedding",
     ),
     Endpoint(
         method="POST",
         path="/v1/embeddings",
         operation="v1-embeddings",
+        dialect=openai,
         kind=Kind.EMBEDDING,
         policy=Policy.ALWAYS,
         prompt="input",
         inert=_names("user"),
         known=_names("model input dimensions encoding_format"),
+        vectors="data",
+        items="embed",
+        unread=_names("truncate options keep_alive encoding_format"),
     ),
     Endpoint(
         method="POST",
@@ -131,6 +149,7 @@ ENDPOINTS: Final = (
         method="POST",
         path="/v1/chat/completions",
         operation="v1-chat",
+        dialect=openai,
         kind=Kind.CHAT,
         policy=Policy.OFF,
         stream_default=False,
@@ -145,6 +164,7 @@ ENDPOINTS: Final = (
         method="POST",
         path="/v1/completions",
         operation="v1-completions",
+        dialect=openai,
         kind=Kind.COMPLETION,
         policy=Policy.OFF,
         stream_default=False,
@@ -155,8 +175,22 @@ ENDPOINTS: Final = (
             " top_p suffix logprobs _debug_render_only",
         ),
     ),
-    Endpoint(method="POST", path="/v1/responses", operation="v1-responses", kind=Kind.CHAT, stream_default=False),
-    Endpoint(method="POST", path="/v1/messages", operation="v1-messages", kind=Kind.CHAT, stream_default=False),
+    Endpoint(
+        method="POST",
+        path="/v1/responses",
+        operation="v1-responses",
+        dialect=responses,
+        kind=Kind.CHAT,
+        stream_default=False,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/messages",
+        operation="v1-messages",
+        dialect=anthropic,
+        kind=Kind.CHAT,
+        stream_default=False,
+    ),
     Endpoint(method="POST", path="/api/pull", operation="pull", known=_NAMING, changes=("model", "name")),
     Endpoint(method="POST", path="/api/create", operation="create", known=_NAMING, changes=("model", "name")),
     Endpoint(method="POST", path="/api/copy", operation="copy", known=_NAMING, changes=("destination",)),
@@ -166,11 +200,11 @@ ENDPOINTS: Final = (
     Endpoint(method="GET", path="/api/tags", operation="tags"),
     Endpoint(method="GET", path="/api/ps", operation="ps"),
     Endpoint(method="GET", path="/api/version", operation="version"),
-    Endpoint(method="GET", path="/v1/models", operation="v1-models"),
+    Endpoint(method="GET", path="/v1/models", operation="v1-models", dialect=openai),
 )
 
 REUSABLE: Final = tuple(row for row in ENDPOINTS if row.policy is not None)
-"""The routes that a setting can have a policy for."""
+"""The endpoints that a setting can have a policy for."""
 
 _BY_ROUTE: Final = {(row.method, row.path): row for row in ENDPOINTS}
 

@@ -16,7 +16,7 @@ import orjson
 
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import item_document
-from ollama_cache_proxy.policy.key import Scope, framed
+from ollama_cache_proxy.policy.key import Scope, credentials, framed
 from ollama_cache_proxy.policy.messages import Fields, values
 
 GROUP: Final = ""
@@ -28,7 +28,7 @@ _DIGITS: Final = 16
 
 def marks(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, secret: bytes) -> dict[str, str]:
     """Give names and marks, in 16 hexadecimal digits, of a request or of one `text` of its list."""
-    group = framed(scope.namespace.encode(), b"\n".join(values(fields, b"authorization"))).encode()
+    group = framed(scope.namespace.encode(), credentials(candidate.endpoint, fields)).encode()
     parts: dict[str, bytes] = {
         "(model digest)": scope.digest.encode(),
         "(Ollama version)": scope.version.encode(),

@@ -39,15 +39,33 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """
     body = normalised(candidate.endpoint, candidate.document)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
-    return framed(body, begin=scoped(kind, scope, fields))
+    return framed(body, begin=scoped(kind, scope, candidate.endpoint, fields))
 
 
-def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:
+def scoped(kind: str, scope: Scope, endpoint: Endpoint, fields: Fields) -> bytes:
     """Give the parts of a key of some kind that do not come from the request's body, framed."""
-    authorization = b"\n".join(values(fields, b"authorization"))
+    given = credentials(endpoint, fields)
     common = _common(kind, scope.namespace, scope.digest, scope.version, scope.epoch)
-    own = (hashlib.sha256(authorization).digest() if authorization else b"", b"\n".join(values(fields, b"origin")))
+    own = (hashlib.sha256(given).digest() if given else b"", b"\n".join(values(fields, b"origin")))
     return common + b"".join(map(_frame, own))
+
+
+def credentials(endpoint: Endpoint, fields: Fields) -> bytes:
+    """Return by what the endpoint knows who asks: Authorization as it is, other fields framed with their names."""
+    authorization = values(fields, _AUTHORIZATION)
+    others = [
+        part
+        for name in endpoint.dialect.CREDENTIALS
+        if name != _AUTHORIZATION
+        for value in values(fields, name)
+        for part in (name, value)
+    ]
+    if not others:
+        return b"\n".join(authorization)
+    return b"".join(map(_frame, (*others, *authorization)))
+
+
+_AUTHORIZATION: Final = b"authorization"
 
 
 @lru_cache(maxsize=256)

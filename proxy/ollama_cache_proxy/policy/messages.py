@@ -46,19 +46,15 @@ def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> byt
 
 
 @record
-class StoredResponse:
-    """One cache entry.
+class EntryMetadata:
+    """What is said of a cache entry beside the response itself.
 
     `stored_at` is Unix time in seconds, `lifetime` the freshness lifetime in seconds (RFC 9111, section 4.2.1), `took`
-    the seconds Ollama needed. Token counts are None where the answer did not name them. `pieces` are the
-    chunks of a stream (see `packed`); empty for a whole answer. `marks` are the fingerprints of the request's fields,
-    by name, where those are kept (`policy/marks.py`).
+    the seconds Ollama needed. Token counts are None where the response did not name them. `marks` are the fingerprints
+    of the request's fields, by name, where those are stored (`policy/fingerprints.py`).
     """
 
     status: int
-    reason: str
-    fields: Fields
-    body: bytes
     stored_at: float
     lifetime: int
     took: float
@@ -68,8 +64,17 @@ class StoredResponse:
     namespace: str
     prompt_tokens: int | None
     output_tokens: int | None
-    pieces: bytes = b""
     marks: Mapping[str, str] = field(default_factory=dict)
+
+
+@record
+class StoredResponse(EntryMetadata):
+    """One cache entry. `pieces` are the chunks of a stream (see `packed`); empty for a whole response."""
+
+    reason: str
+    fields: Fields
+    body: bytes
+    pieces: bytes = b""
 
 
 PIECE: Final = struct.Struct(">II")
@@ -89,23 +94,12 @@ _MOST: Final = 2**32 - 1
 
 
 @record
-class Description:
-    """What is said of an entry without its body: its key, the size of its body in bytes, the rest as StoredResponse."""
+class Description(EntryMetadata):
+    """A cache entry without its body: its metadata, its key, the size of its body in bytes."""
 
     key: str
     size: int
-    status: int
-    stored_at: float
-    lifetime: int
-    took: float
-    operation: str
-    model: str
-    category: str
-    namespace: str
-    prompt_tokens: int | None
-    output_tokens: int | None
     streamed: bool
-    marks: Mapping[str, str]
 
 
 def described(key: str, entry: StoredResponse, size: int) -> Description:
@@ -113,6 +107,7 @@ def described(key: str, entry: StoredResponse, size: int) -> Description:
     return Description(
         key=key,
         size=size,
+        streamed=bool(entry.pieces),
         status=entry.status,
         stored_at=entry.stored_at,
         lifetime=entry.lifetime,
@@ -123,7 +118,6 @@ def described(key: str, entry: StoredResponse, size: int) -> Description:
         namespace=entry.namespace,
         prompt_tokens=entry.prompt_tokens,
         output_tokens=entry.output_tokens,
-        streamed=bool(entry.pieces),
         marks=entry.marks,
     )
 

@@ -8,14 +8,15 @@ from dataclasses import fields
 from typing import Any, Final
 
 from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.messages import Description
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import namespace
 
 _REMEMBERED: Final = 1000
 _MAX_TEXT: Final = 512
-_SHARED: Final = {"v1-embeddings": "embed"}
-"""Operations that share their items: an item belongs to both."""
+_SHARED: Final = {row.operation: row.items for row in ENDPOINTS if row.items}
+"""Operations that share their items: an item belongs to each."""
 
 
 @record

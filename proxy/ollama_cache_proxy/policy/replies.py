@@ -53,12 +53,9 @@ def stream_head(kind: str, now: float, fields: Fields, status: int = 200) -> Res
     return ResponseHead(status=status, reason=HTTPStatus(status).phrase, fields=lines)
 
 
-def reply(
-    status: int, message: str | None, cache: CacheStatus, now: float, fields: Fields = ()
-) -> tuple[ResponseHead, bytes]:
-    """Give head and body: `{"error": message}`, or nothing where there is no message. `now` is Unix time."""
-    body = b"" if message is None else orjson.dumps({"error": message})
-    kind = () if message is None else ((b"Content-Type", JSON.encode()),)
+def reply(status: int, body: bytes, cache: CacheStatus, now: float, fields: Fields = ()) -> tuple[ResponseHead, bytes]:
+    """Return head and body of an error: JSON, or nothing where the body is empty. `now` is Unix time."""
+    kind = ((b"Content-Type", JSON.encode()),) if body else ()
     lines = (
         *kind,
         (b"Date", formatdate(now, usegmt=True).encode()),

@@ -20,7 +20,7 @@ _SECONDS: Final = re.compile(rb"[0-9]{1,10}")
 
 @record
 class Directives:
-    """A request's wishes. Times are whole seconds; `ttl` is None where the client left it to us.
+    """A request's directives. Times are whole seconds; `ttl` is None where the client left it to us.
 
     `ttl_ignored` says that X-Cache-TTL was sent but not understood or over the limit. `max-stale` is accepted and has
     no effect, since nothing stale is ever served.
@@ -40,27 +40,27 @@ class Directives:
 NO_DIRECTIVES: Final = Directives()
 
 
-def lasting(wishes: Directives) -> bool:
+def lasting(directives: Directives) -> bool:
     """Whether an entry that answers now answers for as long as it is fresh."""
-    return not (wishes.no_store or wishes.no_cache) and wishes.max_age is None and wishes.min_fresh == 0
+    return not (directives.no_store or directives.no_cache) and directives.max_age is None and directives.min_fresh == 0
 
 
-def directives(fields: Fields, *, max_ttl: int) -> Directives:
+def read_directives(fields: Fields, *, max_ttl: int) -> Directives:
     """Read Cache-Control, Pragma and the three fields of our own.
 
     A directive whose argument is not a number is taken in its strictest sense (RFC 9111, section 4.2.1).
     """
     if not any(name.lower() in _RELEVANT for name, _ in fields):
         return NO_DIRECTIVES
-    wishes = members(fields, b"cache-control")
+    given = members(fields, b"cache-control")
     ttl, ttl_ignored = _ttl(first(fields, b"x-cache-ttl"), max_ttl)
     category = first(fields, b"x-cache-category") or b""
     return Directives(
-        no_store=b"no-store" in wishes or ttl == 0,
-        no_cache=b"no-cache" in wishes or (not wishes and b"no-cache" in members(fields, b"pragma")),
-        only_if_cached=b"only-if-cached" in wishes,
-        max_age=_argument(wishes, b"max-age", strictest=0),
-        min_fresh=_argument(wishes, b"min-fresh", strictest=2**31) or 0,
+        no_store=b"no-store" in given or ttl == 0,
+        no_cache=b"no-cache" in given or (not given and b"no-cache" in members(fields, b"pragma")),
+        only_if_cached=b"only-if-cached" in given,
+        max_age=_argument(given, b"max-age", strictest=0),
+        min_fresh=_argument(given, b"min-fresh", strictest=2**31) or 0,
         ttl=ttl,
         ttl_ignored=ttl_ignored,
         category=category.decode() if _CATEGORY.fullmatch(category) else "other" if category else "",
@@ -84,9 +84,9 @@ def _ttl(value: bytes | None, max_ttl: int) -> tuple[int | None, bool]:
     return None, True
 
 
-def _argument(wishes: list[bytes], name: bytes, *, strictest: int) -> int | None:
-    for wish in wishes:
-        key, separator, value = wish.partition(b"=")
+def _argument(given: list[bytes], name: bytes, *, strictest: int) -> int | None:
+    for directive in given:
+        key, separator, value = directive.partition(b"=")
         if key.strip() == name:
             value = value.strip().strip(b'"')
             return int(value) if separator and _SECONDS.fullmatch(value) else strictest
@@ -122,28 +122,28 @@ class Refuse(Enum):
 Reuse: TypeAlias = Hit | Forward | Refuse
 
 
-def reuse(entry: StoredResponse | None, wishes: Directives, now: float) -> Reuse:
+def reuse(entry: StoredResponse | None, directives: Directives, now: float) -> Reuse:
     """Decide whether `entry` may answer at Unix time `now`, in seconds.
 
     A clock that went backwards gives age 0, never a negative one.
     """
-    outcome = _freshness(entry, wishes, now)
-    if wishes.only_if_cached and isinstance(outcome, Forward):
+    outcome = _freshness(entry, directives, now)
+    if directives.only_if_cached and isinstance(outcome, Forward):
         return Refuse.ONLY_IF_CACHED
     return outcome
 
 
-def _freshness(entry: StoredResponse | None, wishes: Directives, now: float) -> Hit | Forward:
+def _freshness(entry: StoredResponse | None, directives: Directives, now: float) -> Hit | Forward:
     if entry is None:
-        return Forward(reason=FwdReason.REQUEST if wishes.no_cache else FwdReason.MISS)
+        return Forward(reason=FwdReason.REQUEST if directives.no_cache else FwdReason.MISS)
     age = max(0, int(now - entry.stored_at))
     ttl = entry.lifetime - age
-    if wishes.no_cache:  # section 5.2.1.4
+    if directives.no_cache:  # section 5.2.1.4
         return Forward(reason=FwdReason.REQUEST)
     if ttl <= 0:  # section 4.2
         return Forward(reason=FwdReason.STALE)
-    if wishes.max_age is not None and age > wishes.max_age:  # section 5.2.1.1
+    if directives.max_age is not None and age > directives.max_age:  # section 5.2.1.1
         return Forward(reason=FwdReason.REQUEST)
-    if ttl < wishes.min_fresh:  # section 5.2.1.3
+    if ttl < directives.min_fresh:  # section 5.2.1.3
         return Forward(reason=FwdReason.REQUEST)
     return Hit(entry=entry, age=age, ttl=ttl)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from ollama_cache_proxy.policy.record import record
 
@@ -31,66 +31,84 @@ class FwdReason(StrEnum):
 
 
 class Detail(StrEnum):
-    """The one reason for a bypass, for not storing, or for a field of ours that was ignored."""
+    """The one reason for a bypass, for not storing, or for a field of ours that was ignored, with its `meaning`."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """Make a member that is the text of header, metric and log."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
 
     # bypass: by what the request is
-    ENDPOINT = "endpoint"
-    SPELLING = "target-spelling"
-    OPT_IN = "opt-in"
-    STREAM = "stream"
-    CONTENT_ENCODING = "content-encoding"
-    RANGE = "range"
-    COOKIE = "cookie"
-    NO_STORE = "no-store"
-    TOO_LARGE = "request-too-large"
-    BUFFERS_FULL = "buffers-full"
+    ENDPOINT = "endpoint", "responses of this endpoint are never reused"
+    SPELLING = "target-spelling", "the path is spelled otherwise, or has a query"
+    OPT_IN = "opt-in", "the endpoint's policy is `off`, as that of chats is by default: a setting turns it on"
+    STREAM = "stream", "a stream was asked for, or not declined, and `cache_streams` is off"
+    CONTENT_ENCODING = "content-encoding", "the request's body is encoded"
+    RANGE = "range", "the request asks for a part"
+    COOKIE = "cookie", "the request carries cookies"
+    NO_STORE = "no-store", "the request said so, or the lifetime is 0"
+    TOO_LARGE = "request-too-large", "the body is over `max_request_bytes`"
+    BUFFERS_FULL = "buffers-full", "the request or its response would take what is in memory over `max_buffered_bytes`"
     # bypass: by what its body is
-    NOT_JSON = "not-json"
-    NOT_AN_OBJECT = "not-an-object"
-    DUPLICATE_NAME = "duplicate-name"
-    AMBIGUOUS_NAME = "ambiguous-name"
-    NUMBER = "number"
-    DEPTH = "depth"
-    NO_MODEL = "no-model"
-    NO_PROMPT = "no-prompt"
-    KEEP_ALIVE = "keep-alive"
-    ENCODING_FORMAT = "encoding-format"
-    FIELD_TYPE = "field-type"
-    NOT_DETERMINISTIC = "not-deterministic"
+    NOT_JSON = "not-json", "the body is not JSON that every parser reads alike"
+    NOT_AN_OBJECT = "not-an-object", "the body is JSON, but not an object"
+    DUPLICATE_NAME = "duplicate-name", "a name occurs twice in one object"
+    AMBIGUOUS_NAME = "ambiguous-name", "a name equals another, or one that Ollama knows, but for its case"
+    NUMBER = "number", "a number that not every parser reads exactly: large ones, and the integer -0"
+    DEPTH = "depth", "more than 64 levels"
+    NO_MODEL = "no-model", "no model is named"
+    NO_PROMPT = "no-prompt", "nothing is asked: this loads or unloads a model"
+    KEEP_ALIVE = "keep-alive", "`keep_alive` unloads the model, or is not valid"
+    ENCODING_FORMAT = "encoding-format", "`encoding_format` is not valid"
+    FIELD_TYPE = "field-type", "a field has a type that Ollama will refuse, or that is not known here"
+    NOT_DETERMINISTIC = (
+        "not-deterministic",
+        "the endpoint's policy is `deterministic`, and there is neither a temperature of 0 nor a seed",
+    )
     # bypass: by what the model is
-    REMOTE_MODEL = "remote-model"
-    NO_DIGEST = "no-digest"
+    REMOTE_MODEL = "remote-model", "another machine answers for this model"
+    NO_DIGEST = "no-digest", "what the model's name stands for is not known at the moment"
     # not stored
-    STATUS = "status"
-    CONTENT_TYPE = "content-type"
-    RESPONSE_ENCODING = "response-encoding"
-    SET_COOKIE = "set-cookie"
-    CACHE_CONTROL = "cache-control"
-    VARY = "vary"
-    INCOMPLETE = "incomplete"
-    ANSWER_ERROR = "answer-error"
-    ANSWER_COUNT = "answer-count"
-    ANSWER_TOO_LARGE = "answer-too-large"
-    MODEL_CHANGED = "model-changed"
-    STORE_UNAVAILABLE = "store-unavailable"
-    READ_ONLY = "read-only"
-    PURGED = "purged"
+    STATUS = "status", "not stored: the response is not a 200"
+    CONTENT_TYPE = "content-type", "not stored: the response is not JSON, or a stream not of JSON lines or events"
+    RESPONSE_ENCODING = "response-encoding", "not stored: the response is encoded"
+    SET_COOKIE = "set-cookie", "not stored: the response sets a cookie"
+    CACHE_CONTROL = "cache-control", "not stored: the response says so"
+    VARY = "vary", "not stored: the response depends on more than Origin"
+    INCOMPLETE = "incomplete", "not stored: the response is not a finished completion"
+    ANSWER_ERROR = "answer-error", "not stored: the response holds an error"
+    ANSWER_COUNT = (
+        "answer-count",
+        "not stored: not as many vectors as inputs, or one that is empty, of another length or past float32",
+    )
+    ANSWER_TOO_LARGE = "answer-too-large", "not stored: over `max_entry_bytes` or `max_list_bytes`"
+    MODEL_CHANGED = "model-changed", "not stored: the model changed while Ollama answered"
+    STORE_UNAVAILABLE = "store-unavailable", "not stored: the store did not answer the lookup"
+    READ_ONLY = "read-only", "not stored: the endpoint's policy is `read-only`"
+    PURGED = "purged", "not stored: a purge that matches it began while Ollama answered"
     # perhaps stored: that shows when a stream has ended
-    RECORDING = "recording"
+    RECORDING = "recording", "a stream, stored if it ends as it should; log and metrics say if it did not"
     # stored, and not looked up
-    WRITE_ONLY = "write-only"
+    WRITE_ONLY = "write-only", "stored, but not looked up: the endpoint's policy is `write-only`"
     # answered here
-    ONLY_IF_CACHED = "only-if-cached"
-    HOST = "host"
-    CLIENT_LEFT = "client-left"
-    LOOP = "loop"
-    BUSY = "busy"
-    BODY_TIMEOUT = "body-timeout"
+    ONLY_IF_CACHED = "only-if-cached", "nothing fresh was stored, and Ollama was not to be asked: 504"
+    HOST = "host", "the Host is not allowed on a loopback listener: 403"
+    CLIENT_LEFT = "client-left", "the client closed before it was answered"
+    LOOP = "loop", "the request had been through this proxy before: 508"
+    BUSY = "busy", "`max_misses` requests for the model are in flight: 503, to be asked again after a second"
+    BODY_TIMEOUT = "body-timeout", "no more of the request's body came within `body_timeout`: 408"
     # a field of ours with a value that is not understood
-    TTL_IGNORED = "ttl-ignored"
+    TTL_IGNORED = "ttl-ignored", "`X-Cache-TTL` is not a number, or over `max_ttl`; the usual lifetime holds"
     # of a list of embeddings
-    ITEMS = "items"
-    ESTIMATED_USAGE = "estimated-usage"
+    ITEMS = "items", "of a list some texts were known (`known=3; of=5`); only the others were asked of Ollama"
+    ESTIMATED_USAGE = (
+        "estimated-usage",
+        "the token count of a joined list is apportioned by length where no text's own count is known",
+    )
 
 
 @record

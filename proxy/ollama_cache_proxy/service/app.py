@@ -22,7 +22,7 @@ from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.router import Access, Admin
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.exchange import Exchanges
-from ollama_cache_proxy.core.ports import Client, Store
+from ollama_cache_proxy.core.ports import Client, EntryStore
 from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
@@ -37,7 +37,7 @@ from ollama_cache_proxy.service.sockets import fitting_connections
 from ollama_cache_proxy.service.store_choice import Lent
 from ollama_cache_proxy.telemetry.log import Log
 from ollama_cache_proxy.telemetry.metrics import Metrics
-from ollama_cache_proxy.upstream.ollama import Ollama
+from ollama_cache_proxy.upstream.ollama_server import Ollama
 
 
 @record
@@ -49,7 +49,7 @@ class Running:
     exchanges: Exchanges
     events: Events
     metrics: Metrics
-    store: Store
+    store: EntryStore
     log: Log
     settings: Settings
 
@@ -94,7 +94,7 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
             exchanges=exchanges,
             events=own.events,
             metrics=context.metrics,
-            store=opened.chosen.store,
+            store=opened.chosen.entries,
             log=context.log,
             settings=settings,
         )

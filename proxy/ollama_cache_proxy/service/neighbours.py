@@ -9,9 +9,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.core.fetch import Neighbours
 from ollama_cache_proxy.core.fingerprint_key import Marking
-from ollama_cache_proxy.core.ports import Store
+from ollama_cache_proxy.core.ports import ValueStore
+from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
@@ -22,7 +22,7 @@ from ollama_cache_proxy.service.tls import certified, towards
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
 from ollama_cache_proxy.upstream.loaded_models import Residents
-from ollama_cache_proxy.upstream.ollama import Ollama
+from ollama_cache_proxy.upstream.ollama_server import Ollama
 
 _LAST_STORES: Final = 2.0
 """Seconds that background tasks have to end: what was answered last is still on its way to the store."""
@@ -50,23 +50,23 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, lent: Lent | 
     chosen = await open_store(context, stack, lent)
     upstream = _ollama(context, url)
     stack.push_async_callback(upstream.close)
-    models = _models(context, upstream, chosen.store, url)
+    models = _models(context, upstream, chosen.values, url)
     stack.callback(models.close)
     stack.push_async_callback(context.tasks.close, _LAST_STORES)
-    statistics = Statistics(chosen.store, tasks=context.tasks, siblings=context.siblings)
+    statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
     await statistics.begin()
     stack.push_async_callback(statistics.close)
     return Opened(
         neighbours=Neighbours(
             rules=rules_from(context.settings, loopback=context.address.loopback),
-            store=chosen.store,
+            store=chosen.entries,
             upstream=upstream,
             models=models,
             clock=context.clock,
             observe=context.observer(statistics),
             tasks=context.tasks,
             purges=Purges(),
-            marking=Marking(chosen.store, on=context.settings.explain),
+            marking=Marking(chosen.values, on=context.settings.explain),
         ),
         chosen=chosen,
         upstream=upstream,
@@ -97,11 +97,11 @@ def _ollama(context: Context, url: str) -> Ollama:
     )
 
 
-def _models(context: Context, upstream: Ollama, store: Store, url: str) -> OllamaModels:
+def _models(context: Context, upstream: Ollama, values: ValueStore, url: str) -> OllamaModels:
     settings = context.settings
     return OllamaModels(
         upstream,
-        store,
+        values,
         name=_machine(url) + upstream.name,
         deadline=settings.connect_timeout + 5,
         patience=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,

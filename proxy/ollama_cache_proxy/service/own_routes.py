@@ -44,7 +44,7 @@ def _figures(context: Context, opened: Opened, told: Told, nvml: Callable[[], An
     return Figures(
         recent=context.recent,
         told=told,
-        count=opened.chosen.store.count,
+        count=opened.chosen.entries.count,
         store_name=opened.chosen.name,
         residents=opened.residents,
         cards=Cards(nvml, tasks=context.tasks),
@@ -54,7 +54,7 @@ def _figures(context: Context, opened: Opened, told: Told, nvml: Callable[[], An
 
 def _about_entries(context: Context, opened: Opened, told: Told) -> Routes:
     return CacheRoutes(
-        store=opened.chosen.store,
+        store=opened.chosen.entries,
         store_name=opened.chosen.name,
         purges=opened.neighbours.purges,
         told=told,

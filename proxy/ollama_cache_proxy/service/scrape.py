@@ -37,14 +37,14 @@ class Scrape:
     def _settle(self, *, asking: bool) -> None:
         """Count what was put off, and take levels in; only who is scraped asks Redis and Ollama how they are."""
         self._exchanges.shortcuts.tell()
-        store = self._opened.chosen.store
+        gauges = self._opened.chosen.gauges
         self._metrics.level(
             Levels(
                 serving=self._exchanges.serving,
                 asking=self._opened.upstream.asking,
                 connections=self._connections(),
-                tiers=store.tiers(asking=asking),
-                broken=store.breakers(),
+                tiers=[tier for part in gauges for tier in part.tiers(asking=asking)],
+                broken={name: is_open for part in gauges for name, is_open in part.breakers().items()},
                 residents=self._opened.residents.found() if asking else (),
             )
         )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Clock, Store
+from ollama_cache_proxy.core.ports import EntryStore, StoreGauges, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
 from ollama_cache_proxy.service.tls import certified, towards
-from ollama_cache_proxy.stores.memory import MemoryStore
+from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
+from ollama_cache_proxy.stores.redis.key_layout import WATCHED, changed_keys
 from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_server
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.tiered import TieredStore
 
@@ -25,9 +28,14 @@ _ENDS_WITH_US: Final = "not shared, forgotten when the proxy ends (--redis-url)"
 
 @record
 class ChosenStore:
-    """The store, how log and statistics name it, whether it is well, and what forgets all that is held of it."""
+    """The store, how log and statistics name it, whether it is well, and what forgets all that is held of it.
 
-    store: Store
+    `gauges` are those of its parts, the fastest one first.
+    """
+
+    entries: EntryStore
+    values: ValueStore
+    gauges: Sequence[StoreGauges]
     name: str
     well: Callable[[], Awaitable[bool]]
     forget: Callable[[], None]
@@ -84,27 +92,36 @@ def _memory(context: Context) -> ChosenStore:
     memory = MemoryStore(context.settings.memory_bytes, clock=context.clock)
     size = context.settings.memory_bytes // _MIB
     context.log.say(f"Store: this process's memory, {size} MiB, {_ENDS_WITH_US}")
-    return ChosenStore(store=memory, name="memory", well=_always, forget=_nothing)
+    return ChosenStore(
+        entries=memory, values=MemoryValues(), gauges=(memory,), name="memory", well=_always, forget=_nothing
+    )
 
 
 async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
     """Open a Redis, with a hot tier in front of it unless the settings want none."""
     settings, clock, tasks = context.settings, context.clock, context.tasks
-    store = RedisStore(
-        url, name="Redis", clock=clock, observe=context.observer(), tasks=tasks, authority=settings.redis_ca
+    client = RedisClient(url, authority=settings.redis_ca)
+    stack.push_async_callback(client.close)
+    store = RedisStore(client, name="Redis", clock=clock, observe=context.observer(), tasks=tasks)
+    await store.open()
+    chosen = ChosenStore(
+        entries=store.entries,
+        values=store.values,
+        gauges=(store.gauges,),
+        name=public_url(url),
+        well=store.ping,
+        forget=store.entries.buffer.forget,
     )
-    stack.push_async_callback(store.close)
-    await store.ping()
-    store.begin()
     if not settings.hot_bytes:
-        return ChosenStore(store=store, name=public_url(url), well=store.ping, forget=store.forget)
-    tiered = tiered_store(store, settings.hot_bytes, clock, tasks)
+        return chosen
+    hot = MemoryStore(settings.hot_bytes, clock=clock, name="hot")
+    tiered = tiered_store(hot, store.entries, client, tasks)
 
     def forget() -> None:
-        store.forget()
+        chosen.forget()
         tiered.forget(None)
 
-    return ChosenStore(store=tiered, name=public_url(url), well=store.ping, forget=forget)
+    return replace(chosen, entries=tiered, gauges=(hot, store.gauges), forget=forget)
 
 
 async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
@@ -117,14 +134,14 @@ async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) 
     return Lent(url=private.url, name=private.name) if await private.start() else None
 
 
-def tiered_store(store: RedisStore, capacity: int, clock: Clock, tasks: Tasks) -> TieredStore:
+def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:
     """Put a hot tier before Redis, which tells it what changes."""
-    tiered = TieredStore(MemoryStore(capacity, clock=clock), store, tasks=tasks)
+    tiered = TieredStore(hot, entries, tasks=tasks)
     watch = RedisWatch(
-        store.connection,
-        prefixes=store.watched,
+        client.connection,
+        prefixes=WATCHED,
         wake=tiered.wake,
-        changed=lambda names: tiered.forget(store.keys_of(names)),
+        changed=lambda names: tiered.forget(changed_keys(names)),
         sleep=tiered.sleep,
     )
     watch.begin(tasks)

@@ -8,8 +8,8 @@ anything else gets repeatable inventions. The map:
 - `routes`: the table of routes; `call`: one request and its answer; `wire`: status lines, chunks, JSON text as Go
   writes it
 - `gojson`, `goschema`, `schemas`: request bodies as Go reads them
-- `native`, `openai`, `responses`, `anthropic`: the inference routes in their forms; `complete`, `embed`: what they
-  share
+- `native`, `openai_routes`, `responses_routes`, `anthropic_routes`: the inference routes in their forms; `complete`,
+  `embed`: what they share
 - `generate`, `vectors`, `tokens`, `rendering`: where texts, vectors and counts come from; `recorded`: what is known
 - `registry`, `naming`, `residence`: installed and loaded models; `manage`, `create`: the routes that show and change
   them

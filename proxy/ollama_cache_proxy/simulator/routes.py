@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ollama_cache_proxy.simulator import anthropic, create, manage, native, openai, responses
+from ollama_cache_proxy.simulator import anthropic_routes, create, manage, native, openai_routes, responses_routes
 from ollama_cache_proxy.simulator.call import Call
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -43,8 +43,8 @@ ROUTES = (
     Route(method="GET", path="/api/version", handler=manage.version),
     Route(method="GET", path="/api/tags", handler=manage.tags),
     Route(method="GET", path="/api/ps", handler=manage.ps),
-    Route(method="GET", path="/v1/models", handler=openai.models),
-    Route(method="GET", path="/v1/models/:", handler=openai.model),
+    Route(method="GET", path="/v1/models", handler=openai_routes.models),
+    Route(method="GET", path="/v1/models/:", handler=openai_routes.model),
     Route(method="POST", path="/api/pull", handler=create.pull),
     Route(method="POST", path="/api/push", handler=create.push),
     Route(method="POST", path="/api/show", handler=manage.show),
@@ -55,11 +55,11 @@ ROUTES = (
     Route(method="POST", path="/api/chat", handler=native.chat, inference=True),
     Route(method="POST", path="/api/embed", handler=native.embed_inputs, inference=True),
     Route(method="POST", path="/api/embeddings", handler=native.embed_prompt, inference=True),
-    Route(method="POST", path="/v1/chat/completions", handler=openai.chat, inference=True),
-    Route(method="POST", path="/v1/completions", handler=openai.completions, inference=True),
-    Route(method="POST", path="/v1/embeddings", handler=openai.embeddings, inference=True),
-    Route(method="POST", path="/v1/responses", handler=responses.responses, inference=True),
-    Route(method="POST", path="/v1/messages", handler=anthropic.messages, inference=True),
+    Route(method="POST", path="/v1/chat/completions", handler=openai_routes.chat, inference=True),
+    Route(method="POST", path="/v1/completions", handler=openai_routes.completions, inference=True),
+    Route(method="POST", path="/v1/embeddings", handler=openai_routes.embeddings, inference=True),
+    Route(method="POST", path="/v1/responses", handler=responses_routes.responses, inference=True),
+    Route(method="POST", path="/v1/messages", handler=anthropic_routes.messages, inference=True),
     Route(method="DELETE", path="/api/delete", handler=manage.delete),
 )
 

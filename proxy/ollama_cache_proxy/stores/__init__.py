@@ -1,1 +1,1 @@
-"""Where entries are kept: in memory, in Redis or Valkey, in both."""
+"""Where entries are kept: in memory, in Redis or Valkey (stores/redis/), in both (tiered.py)."""

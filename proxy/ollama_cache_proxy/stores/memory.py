@@ -1,4 +1,7 @@
-"""The store of a machine without Redis: entries in this process, bounded by bytes, the least recently used leave."""
+"""The store of a machine without Redis: entries in this process, bounded by bytes, the least recently used leave.
+
+The hot tier before Redis is one of these too.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,24 @@ _SHELF: Final = 2
 
 
 class MemoryStore:
-    """See ports.Store. `capacity` is in bytes."""
+    """See ports.EntryStore and ports.StoreGauges. `capacity` is in bytes, `name` is that of the tier."""
 
-    def __init__(self, capacity: int, *, clock: Clock) -> None:
+    def __init__(self, capacity: int, *, clock: Clock, name: str = "memory") -> None:
         self._capacity = capacity
         self._clock = clock
+        self._name = name
         self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
         self._shelves: dict[str, set[str]] = {}
-        self._values: dict[str, bytes] = {}
-        self._totals: dict[str, dict[str, int]] = {}
         self._generation = secrets.token_hex(16)
         self.size = 0
         self.evicted = 0
 
     async def get(self, key: str) -> Lookup:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         return Lookup(entry=self.held(key), generation=self._generation)
 
     def held(self, key: str) -> StoredResponse | None:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         entry = self._fresh(key)
         if entry is not None:
             self._entries.move_to_end(key)
@@ -51,12 +53,12 @@ class MemoryStore:
         return entry
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         found = [await self.get(key) for key in keys]
         return Lookups(entries=tuple(lookup.entry for lookup in found), generation=self._generation)
 
     async def put(self, entries: Entries, generation: str) -> bool:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         if generation != self._generation:
             return False
         kept = [self.keep(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
@@ -77,11 +79,11 @@ class MemoryStore:
         return True
 
     async def delete(self, keys: Sequence[str], generation: str) -> int:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         return sum(self.drop(key) for key in keys) if generation == self._generation else 0
 
     async def page(self, cursor: str, limit: int) -> Page:
-        """See ports.Store. In the order of the keys; the cursor is the last key of the page before, or any text."""
+        """See ports.EntryStore. In the order of the keys; the cursor is the last key of the page before, or a text."""
         await asyncio.sleep(0)
         found: list[Description] = []
         for key in self._keys_after(cursor):
@@ -92,7 +94,7 @@ class MemoryStore:
         return Page(entries=tuple(found), cursor=None)
 
     async def purge(self, matches: Matches) -> int:
-        """See ports.Store. Lets others go on between shelves."""
+        """See ports.EntryStore. Lets others go on between shelves."""
         purged = 0
         for name in list(self._shelves):
             for key in list(self._shelves.get(name, ())):
@@ -107,28 +109,8 @@ class MemoryStore:
             if name >= cursor[:_SHELF]:
                 yield from sorted(key for key in self._shelves.get(name, ()) if key > cursor)
 
-    async def save(self, name: str, value: bytes) -> bool:
-        """See ports.Store."""
-        self._values[name] = value
-        return True
-
-    async def load(self, name: str) -> bytes | None:
-        """See ports.Store."""
-        return self._values.get(name)
-
-    async def settle(self, name: str, value: bytes) -> bytes:
-        """See ports.Store."""
-        return self._values.setdefault(name, value)
-
-    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
-        """See ports.Store."""
-        totals = self._totals[name] = {**known, **self._totals.get(name, {})}
-        for field, delta in deltas.items():
-            totals[field] = totals.get(field, 0) + delta
-        return dict(totals)
-
     async def clear(self) -> int:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         self._expire()
         cleared = len(self._entries)
         self.empty()
@@ -142,16 +124,16 @@ class MemoryStore:
         self.size = 0
 
     async def count(self) -> KeyCount:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         self._expire()
         return KeyCount(keys=len(self._entries), age=0.0)
 
-    def tiers(self, *, asking: bool = False) -> tuple[Tier, ...]:  # noqa: ARG002 - nobody has to be asked
-        """See ports.Store. What has expired counts until somebody looks at it."""
-        return (Tier(name="memory", entries=len(self._entries), size=self.size, evicted=self.evicted),)
+    def tiers(self, *, asking: bool) -> tuple[Tier, ...]:  # noqa: ARG002 - nobody has to be asked
+        """See ports.StoreGauges. What has expired counts until somebody looks at it."""
+        return (Tier(name=self._name, entries=len(self._entries), size=self.size, evicted=self.evicted),)
 
     def breakers(self) -> Mapping[str, bool]:
-        """See ports.Store."""
+        """See ports.StoreGauges."""
         return {}
 
     def _expire(self) -> None:
@@ -170,6 +152,34 @@ class MemoryStore:
             del self._shelves[key[:_SHELF]]
         self.size -= _size(entry)
         return True
+
+
+class MemoryValues:
+    """See ports.ValueStore. A handful of small values: nothing bounds them."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+        self._totals: dict[str, dict[str, int]] = {}
+
+    async def save(self, name: str, value: bytes) -> bool:
+        """See ports.ValueStore."""
+        self._values[name] = value
+        return True
+
+    async def load(self, name: str) -> bytes | None:
+        """See ports.ValueStore."""
+        return self._values.get(name)
+
+    async def set_default(self, name: str, value: bytes) -> bytes:
+        """See ports.ValueStore."""
+        return self._values.setdefault(name, value)
+
+    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
+        """See ports.ValueStore."""
+        totals = self._totals[name] = {**known, **self._totals.get(name, {})}
+        for field, delta in deltas.items():
+            totals[field] = totals.get(field, 0) + delta
+        return dict(totals)
 
 
 def _size(entry: StoredResponse) -> int:

@@ -8,11 +8,10 @@ key, or the generation, changed while it was being read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from ollama_cache_proxy.core.ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Store, Tier
+from ollama_cache_proxy.core.ports import Entries, EntryStore, KeyCount, Lookup, Lookups, Matches, Page
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 
@@ -31,10 +30,9 @@ class Front(Protocol):
     def keep(self, key: str, entry: StoredResponse) -> bool: ...
     def drop(self, key: str) -> bool: ...
     def empty(self) -> None: ...
-    def tiers(self) -> tuple[Tier, ...]: ...
 
 
-class Back(Store, Protocol):
+class Back(EntryStore, Protocol):
     """The slower store."""
 
     async def touch(self, keys: Sequence[str], generation: str) -> None:
@@ -42,7 +40,7 @@ class Back(Store, Protocol):
 
 
 class TieredStore:
-    """See ports.Store: `front` before `back`."""
+    """See ports.EntryStore: `front` before `back`."""
 
     def __init__(self, front: Front, back: Back, *, tasks: Tasks) -> None:
         self._front = front
@@ -89,7 +87,7 @@ class TieredStore:
     # The store.
 
     def held(self, key: str) -> StoredResponse | None:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         entry = self._front.held(key) if self._generation is not None else None
         if entry is not None and len(self._used) < _AT_ONCE:
             self._used.add(key)
@@ -105,7 +103,7 @@ class TieredStore:
             self._tasks.spawn(self._back.touch(used, self._generation), "touch entries", endless=True)
 
     async def get(self, key: str) -> Lookup:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         held = self.held(key)
         if held is not None:
             return Lookup(entry=held, generation=self._generation)
@@ -118,7 +116,7 @@ class TieredStore:
         return found
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See ports.Store. Only what is not held is asked for."""
+        """See ports.EntryStore. Only what is not held is asked for."""
         generation = self._generation
         held = {key: entry for key in keys if (entry := self.held(key)) is not None}
         missing = [key for key in keys if key not in held]
@@ -161,7 +159,7 @@ class TieredStore:
                     self._front.keep(key, entry)
 
     async def put(self, entries: Entries, generation: str) -> bool:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         keys = [key for key, _ in entries]
         self.forget(keys)
         kept = await self._back.put(entries, generation)
@@ -169,54 +167,30 @@ class TieredStore:
         return kept
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         self.forget(keys)
         deleted = await self._back.delete(keys, generation)
         self.forget(keys)
         return deleted
 
     async def purge(self, matches: Matches) -> int | None:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         self._forget_all()
         purged = await self._back.purge(matches)
         self._forget_all()
         return purged
 
     async def clear(self) -> int | None:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         self._forget_all()
         cleared = await self._back.clear()
         self._forget_all()
         return cleared
 
     async def page(self, cursor: str, limit: int) -> Page | None:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         return await self._back.page(cursor, limit)
 
-    async def save(self, name: str, value: bytes) -> bool:
-        """See ports.Store."""
-        return await self._back.save(name, value)
-
-    async def load(self, name: str) -> bytes | None:
-        """See ports.Store."""
-        return await self._back.load(name)
-
-    async def settle(self, name: str, value: bytes) -> bytes | None:
-        """See ports.Store."""
-        return await self._back.settle(name, value)
-
-    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
-        """See ports.Store."""
-        return await self._back.add(name, deltas, known)
-
     async def count(self) -> KeyCount | None:
-        """See ports.Store."""
+        """See ports.EntryStore."""
         return await self._back.count()
-
-    def tiers(self, *, asking: bool) -> tuple[Tier, ...]:
-        """See ports.Store."""
-        return (*(replace(tier, name="hot") for tier in self._front.tiers()), *self._back.tiers(asking=asking))
-
-    def breakers(self) -> Mapping[str, bool]:
-        """See ports.Store."""
-        return self._back.breakers()

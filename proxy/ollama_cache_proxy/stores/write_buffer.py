@@ -1,4 +1,4 @@
-"""Entries on their way to a slower store: written a moment later, all at once, and found until then.
+"""The write buffer: entries on their way to a slower store, written a moment later, all at once, and found until then.
 
 Written one by one, at once, each would cost the next request the time of its write.
 """
@@ -13,59 +13,59 @@ from typing import Final
 from ollama_cache_proxy.policy.messages import StoredResponse
 
 MOMENT: Final = 0.002
-"""Seconds."""
+"""Seconds for which entries wait for others."""
 
 
-class Unwritten:
-    """What waits to be written, by its name in the store."""
+class WriteBuffer:
+    """Entries that wait to be written, by their names in the store."""
 
     def __init__(self) -> None:
         self._entries: dict[str, StoredResponse] = {}
         self._moment: asyncio.Event | None = None
-        self._settled: asyncio.Event | None = None
+        self._removed: asyncio.Event | None = None
 
     def __bool__(self) -> bool:
         """Whether anything is on its way."""
         return bool(self._entries)
 
     def get(self, name: str) -> StoredResponse | None:
-        """Give an entry that is on its way."""
+        """Return an entry that is on its way."""
         return self._entries.get(name)
 
-    async def wait(self, entries: Mapping[str, StoredResponse]) -> None:
-        """Hold entries, and wait for the moment to write them; whoever does that says so (`written`)."""
+    async def add(self, entries: Mapping[str, StoredResponse]) -> None:
+        """Hold entries until the moment to write them, then return: the caller writes and removes them."""
         self._entries.update(entries)
         if self._moment is None:
             self._moment = asyncio.Event()
-            asyncio.get_running_loop().call_later(MOMENT, self._write)
+            asyncio.get_running_loop().call_later(MOMENT, self._release)
         await self._moment.wait()
 
-    def written(self, entries: Mapping[str, StoredResponse]) -> None:
-        """Let go of entries that are written, or will not be."""
+    def remove(self, entries: Mapping[str, StoredResponse]) -> None:
+        """Let go of entries that are written, or will not be; a newer one of the same name stays."""
         for name, entry in entries.items():
             if self._entries.get(name) is entry:
                 del self._entries[name]
-        if self._settled is not None:
-            self._settled.set()
+        if self._removed is not None:
+            self._removed.set()
 
     def forget(self) -> None:
-        """Give none of them any more; they are written all the same."""
+        """Find none of them any more: another process has deleted what it meant. They are written all the same."""
         self._entries.clear()
-        if self._settled is not None:
-            self._settled.set()
+        if self._removed is not None:
+            self._removed.set()
 
-    async def settle(self, within: float) -> None:
+    async def flush(self, within: float) -> None:
         """Have written at once what is here now, and wait for that up to `within` seconds."""
         names = set(self._entries)
-        self._write()
+        self._release()
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while not names.isdisjoint(self._entries):
-                    self._settled = self._settled or asyncio.Event()
-                    self._settled.clear()
-                    await self._settled.wait()
+                    self._removed = self._removed or asyncio.Event()
+                    self._removed.clear()
+                    await self._removed.wait()
 
-    def _write(self) -> None:
+    def _release(self) -> None:
         if self._moment is not None:
             self._moment.set()
             self._moment = None

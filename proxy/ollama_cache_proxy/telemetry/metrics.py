@@ -25,9 +25,9 @@ from ollama_cache_proxy.core.ports import (
     Worked,
 )
 from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.sums import Snapshot
-from ollama_cache_proxy.policy.usage import Usage
 from ollama_cache_proxy.telemetry.exchange_metrics import ExchangeMetrics
 from ollama_cache_proxy.telemetry.metric_exposition import Description, Exposition
 from ollama_cache_proxy.telemetry.metric_table import Families

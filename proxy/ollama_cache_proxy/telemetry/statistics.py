@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from ollama_cache_proxy.core.ports import Event, Exchange, Repeated, Siblings, Store, Topic
+from ollama_cache_proxy.core.ports import Event, Exchange, Repeated, Siblings, Topic, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.labels import Labels
@@ -65,7 +65,7 @@ class _Tally:
 class Statistics:
     """Observes, and tells."""
 
-    def __init__(self, store: Store, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
+    def __init__(self, store: ValueStore, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
         self._store = store
         self._tasks = tasks
         self._siblings = siblings

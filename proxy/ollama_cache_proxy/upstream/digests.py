@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from ollama_cache_proxy.core.errors import ProxyError
-from ollama_cache_proxy.core.ports import Clock, Identity, Siblings, Store, Topic, Upstream
+from ollama_cache_proxy.core.ports import Clock, Identity, Siblings, Topic, Upstream, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.messages import Request
@@ -81,7 +81,7 @@ class OllamaModels:
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
         self,
         upstream: Upstream,
-        store: Store,
+        store: ValueStore,
         *,
         name: str,
         deadline: float,

@@ -1,4 +1,4 @@
-"""What DESIGN says of reuse and no other test would miss, end to end, in the order of its paragraphs.
+"""The rules of docs/design.md, end to end, section by section: those that no other test would miss.
 
 The clock of the proxy is set forward where time has to pass; whatever happens at once is held by a barrier.
 """
@@ -15,8 +15,8 @@ from typing import Any, TypeAlias, cast
 import pytest
 
 from ollama_cache_proxy.simulator import Behaviour, Fault, Received, Simulator
-from ollama_cache_proxy.stores.redis import redis_store
-from ollama_cache_proxy.stores.redis.redis_store import GENERATION
+from ollama_cache_proxy.stores.redis import generation
+from ollama_cache_proxy.stores.redis.key_layout import GENERATION
 from ollama_cache_proxy.upstream import digests
 from tests.support import upstream as upstream_module
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
@@ -160,7 +160,7 @@ async def test_the_table_is_polled_while_candidates_arrive_and_no_longer(
     await generate(proxy)
     await until(lambda: looks(simulator) > 3)
     later(proxy, 10.5)
-    table: Any = proxy.running.exchanges._models
+    table: Any = proxy.running.exchanges._relay._models
     await until(lambda: table._timer is None)
     before = looks(simulator)
     await generate(proxy)
@@ -315,7 +315,7 @@ async def test_a_look_that_began_before_a_change_ended_does_not_count(
     first.set()
     await until(lambda: held.begun == 2)
     task = asking(proxy)
-    table: Any = proxy.running.exchanges._models
+    table: Any = proxy.running.exchanges._relay._models
     await until(lambda: task.done() or table._unseen("registry.ollama.ai/library/tiny:latest"))
     second.set()
     after = await task
@@ -564,7 +564,7 @@ async def test_after_a_failure_each_follower_asks_for_itself_and_is_joined_by_no
         tasks = [asking(proxy) for _ in range(3)]
         await until(lambda: proxy.running.exchanges.waiting == 3 and len(upstream.seen) == 1)
         if fail is None:
-            flights: Any = proxy.running.exchanges._flights
+            flights: Any = proxy.running.exchanges._collapsing._flights
             (flight,) = flights._current.values()
             flight._cancel()
         may_fail.set()
@@ -715,13 +715,13 @@ async def test_of_two_who_find_no_generation_the_first_one_names_it(
     monkeypatch: pytest.MonkeyPatch, proxy: Proxy, redis_server: RedisServer
 ) -> None:
     client, others = redis_server.client(), b"b" * 32
-    real = redis_store.secrets.token_hex
+    real = generation.secrets.token_hex
 
     def after_another(size: int) -> str:
         client.set(GENERATION, others, nx=True)
         return real(size)
 
-    monkeypatch.setattr(redis_store.secrets, "token_hex", after_another)
+    monkeypatch.setattr(generation.secrets, "token_hex", after_another)
     client.delete(GENERATION)
     assert (await generate(proxy)).field("X-Cache") == "MISS"
     assert (await generate(proxy)).field("X-Cache") == "HIT"
@@ -732,13 +732,13 @@ async def test_a_clear_unlinks_in_the_background_and_only_what_is_ours(
     monkeypatch: pytest.MonkeyPatch, proxy: Proxy, redis_server: RedisServer
 ) -> None:
     client, store, may_go = redis_server.client(), cast("Any", proxy.running.store)._back, asyncio.Event()
-    unlink = store._redis.unlink
+    unlink = store._pool.unlink
 
     async def late(*names: bytes) -> int:
         await may_go.wait()
         return int(await unlink(*names))
 
-    monkeypatch.setattr(store._redis, "unlink", late)
+    monkeypatch.setattr(store._pool, "unlink", late)
     client.set("of someone else", "stays")
     for path, body in ROUTES.items():
         await post(proxy.url, path, body)
@@ -799,7 +799,7 @@ async def test_a_private_store_is_bounded_forgets_the_oldest_and_keeps_nothing_o
             "appendonly": "no",
         }
         store: Any = proxy.running.store
-        assert await store._back._redis.config_get(*wanted) == wanted
+        assert await store._back._pool.config_get(*wanted) == wanted
 
 
 async def test_where_no_server_can_be_had_it_is_memory_and_no_word_of_redis(

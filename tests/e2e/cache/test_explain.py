@@ -133,6 +133,7 @@ async def test_entries_of_others_are_never_named(headers: dict[str, str], marked
     await post(
         marked.url, "/api/generate", GENERATE, **{name.replace("-", "_"): text for name, text in headers.items()}
     )
+    await until(lambda: "Cached:" in marked.log.getvalue())
     told = await explain(marked, "/api/generate", GENERATE)
     assert (told["nearest"], told["searched"]) == (None, 1)
     assert (await explain(marked, "/api/generate", GENERATE, headers))["result"] == "hit"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Exchange
 from ollama_cache_proxy.core.tasks import Tasks
-from ollama_cache_proxy.policy.status import CacheStatus, FwdReason, Result
-from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Behaviour, Simulator
-from ollama_cache_proxy.stores.memory import MemoryStore
+from ollama_cache_proxy.stores.memory import MemoryValues
 from ollama_cache_proxy.telemetry.statistics import Statistics
+from tests.support.exchanges import EXCHANGE, MISS
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
@@ -166,11 +165,11 @@ async def test_categories_of_what_is_never_kept_take_no_place(proxy: Proxy) -> N
     assert list((await stats(proxy))["byCategory"]) == ["code"]
 
 
-class SlowStore(MemoryStore):
+class SlowValues(MemoryValues):
     """One whose totals take until it is told."""
 
     def __init__(self) -> None:
-        super().__init__(1 << 20, clock=SystemClock())
+        super().__init__()
         self.asked, self.answers = asyncio.Event(), asyncio.Event()
 
     async def add(self, name: str, deltas: Any, known: Any) -> dict[str, int]:
@@ -179,26 +178,12 @@ class SlowStore(MemoryStore):
         return await super().add(name, deltas, known)
 
 
-def miss() -> Exchange:
-    cache = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS)
-    return Exchange(
-        method="POST",
-        operation="generate",
-        model="tiny",
-        cache=cache,
-        status=200,
-        seconds=1,
-        first_byte=1,
-        bytes_sent=1,
-    )
-
-
 @pytest.mark.parametrize("who", ["the client", "the proxy"])
 async def test_who_leaves_while_totals_are_added_loses_none(who: str) -> None:
-    store, tasks = SlowStore(), Tasks()
+    store, tasks = SlowValues(), Tasks()
     statistics = Statistics(store, tasks=tasks)
     for _ in range(5):
-        statistics(miss())
+        statistics(replace(EXCHANGE, cache=MISS))
     asking = asyncio.create_task(statistics.told())
     await store.asked.wait()
     if who == "the client":

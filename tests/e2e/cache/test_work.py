@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from ollama_cache_proxy.policy import endpoints, model_names
-from ollama_cache_proxy.policy.usage import Usage
+from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.policy.test_usage import WORKING, chunks_of, documents, recorded
 from tests.support.rawhttp import RawAnswer, RawConnection, ask

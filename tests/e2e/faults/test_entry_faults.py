@@ -14,6 +14,7 @@ import pytest
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Simulator
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.e2e.faults.conftest import Measured
 from tests.support import canary, entries
@@ -172,7 +173,8 @@ async def test_lookups_that_are_cancelled_leave_nothing_for_the_next(measured: M
     """
     draw = random.Random(11)
     clock, tasks = SystemClock(), Tasks()
-    store = RedisStore(server.url, name="Redis", clock=clock, observe=lambda _: None, tasks=tasks)
+    reached = RedisClient(server.url)
+    store = RedisStore(reached, name="Redis", clock=clock, observe=lambda _: None, tasks=tasks).entries
     keys = [f"{number:064x}" for number in range(100)]
     generation = (await store.get(keys[0])).generation or ""
     await store.put([(key, replace(ENTRY, body=key.encode(), stored_at=clock.now())) for key in keys], generation)
@@ -200,7 +202,7 @@ async def test_lookups_that_are_cancelled_leave_nothing_for_the_next(measured: M
         await asyncio.gather(*(client() for _ in range(50)))
     finally:
         await tasks.close(1)
-        await store.close()
+        await reached.close()
     measured(11, "wrong", wrong)
     assert ended + cancelled == 36_000
     assert min(ended, cancelled) > 1000

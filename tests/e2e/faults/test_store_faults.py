@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from ollama_cache_proxy.simulator import Simulator
-from ollama_cache_proxy.stores.redis import redis_store
+from ollama_cache_proxy.stores.redis import entry_count, scan
 from tests.e2e.faults.conftest import Measured
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
@@ -150,7 +150,7 @@ async def test_of_many_who_ask_at_once_a_stopped_server_holds_up_those_and_nobod
             begun = time.monotonic()
             await store.get("b" * 64)
             measured(3, "wait", time.monotonic() - begun)
-            assert store._reads.open
+            assert store._guard.reads.open
         finally:
             server.signal(signal.SIGCONT)
 
@@ -278,9 +278,9 @@ async def test_names_of_others_in_the_database_are_not_counted(redis_server: Red
 async def test_counts_beyond_what_is_counted_at_once_say_their_age(
     monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, simulator: Simulator
 ) -> None:
-    monkeypatch.setattr(redis_store, "_EXACT_UP_TO", 2)
-    monkeypatch.setattr(redis_store, "_SCAN", 1)
-    monkeypatch.setattr(redis_store, "_RECOUNT", 0.0)
+    monkeypatch.setattr(entry_count, "_EXACT_UP_TO", 2)
+    monkeypatch.setattr(scan, "_NAMES", 1)
+    monkeypatch.setattr(entry_count, "_RECOUNT", 0.0)
     async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
         for number in range(20):
             await generate(proxy, str(number))

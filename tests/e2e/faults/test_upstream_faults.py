@@ -14,7 +14,7 @@ import pytest
 
 from ollama_cache_proxy.service.settings import OPERATIONS, setting_of
 from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
-from ollama_cache_proxy.upstream import digests, ollama
+from ollama_cache_proxy.upstream import digests, ollama_server
 from tests.e2e.faults.conftest import Measured
 from tests.support import canary
 from tests.support.processes import simulate
@@ -128,7 +128,7 @@ class Cut:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
         self.go_on = asyncio.Event()
-        chunks = ollama._Answer.chunks
+        chunks = ollama_server._Answer.chunks
 
         async def held(answer: Any) -> AsyncIterator[bytes]:
             long = None
@@ -138,7 +138,7 @@ class Cut:
                     self.begun += 1
                     await self.go_on.wait()
 
-        monkeypatch.setattr(ollama._Answer, "chunks", held)
+        monkeypatch.setattr(ollama_server._Answer, "chunks", held)
 
 
 STREAMS = 40

@@ -6,10 +6,12 @@ import asyncio
 import gzip
 import hashlib
 import itertools
+import json
 import os
 import random
 import socket
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -332,6 +334,28 @@ async def test_an_upstream_that_refuses_is_a_502_as_json() -> None:
         assert answer.status == 502
         assert answer.body.startswith(b'{"error":"Ollama at 127.0.0.1:')
         assert answer.field("X-Cache") == "BYPASS"
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/api/chat", ("error",)),
+        ("/v1/chat/completions", ("error", "message")),
+        ("/v1/embeddings", ("error", "message")),
+        ("/v1/responses", ("error", "message")),
+        ("/v1/messages", ("error", "message")),
+    ],
+)
+async def test_an_error_of_the_proxys_own_has_the_form_of_its_endpoint(path: str, place: tuple[str, ...]) -> None:
+    async with byte_upstream(answering(OK)) as upstream:
+        url = upstream.url
+    async with proxy_before(url) as proxy:
+        answer = await ask(proxy.url, "POST", path, body=CHAT)
+        assert (answer.status, answer.field("Content-Type")) == (502, "application/json; charset=utf-8")
+        told: Any = json.loads(answer.body)
+        for name in place:
+            told = told[name]
+        assert told.startswith("Ollama at 127.0.0.1:")
 
 
 async def test_upstream_timeout_is_a_504() -> None:

@@ -22,7 +22,7 @@ from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import write_json
 from ollama_cache_proxy.service.settings import secret
-from ollama_cache_proxy.workbench.questions import OPERATIONS, Operation, completion
+from ollama_cache_proxy.workbench.bench_questions import OPERATIONS, Operation, completion
 from ollama_cache_proxy.workbench.sheet import markdown
 from ollama_cache_proxy.workbench.speedup import Found, Streamed, document, sheet, stream_sheet
 from ollama_cache_proxy.workbench.spread import spread

@@ -13,8 +13,8 @@ from typing import Any, Final
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.jobs.api import Api
 from ollama_cache_proxy.cli.jobs.progress import Steps
+from ollama_cache_proxy.workbench.bench_questions import completion
 from ollama_cache_proxy.workbench.fidelity import Completing, Distribution, Embedding, completing, contexts, embedding
-from ollama_cache_proxy.workbench.questions import completion
 from ollama_cache_proxy.workbench.verdict import Measured
 
 LOADS: Final = 2

@@ -23,8 +23,8 @@ from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import write_json
 from ollama_cache_proxy.service.settings import http_url, is_loopback
 from ollama_cache_proxy.workbench import levels
+from ollama_cache_proxy.workbench.bench_questions import PROMPTS
 from ollama_cache_proxy.workbench.levels import Target
-from ollama_cache_proxy.workbench.questions import PROMPTS
 from ollama_cache_proxy.workbench.verdict import Measured, Verdict, recommend
 
 _BLOBS: Final = re.compile(r"^FROM (?P<folder>.+)[/\\]blobs[/\\](?P<blob>sha256-[0-9a-f]{64})$", re.MULTILINE)

@@ -12,17 +12,16 @@ from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import redis.asyncio as redis
-from redis.exceptions import RedisError
 
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.lane import Wire
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 
 SILENT: Final = 1.0
 """Seconds without a word after which the server is asked whether it is there, and given as long again to say so."""
 _AGAIN: Final = 1.0
 _CONNECT: Final = 1.0
 _CHANNEL: Final = "__redis__:invalidate"
-_FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
 
 Changed: TypeAlias = Callable[[list[bytes] | None], None]
 
@@ -84,7 +83,7 @@ class RedisWatch:
 
     async def _watch(self) -> None:
         while not _is_cancelled():
-            with suppress(*_FAILURES):  # the store's own health tells of it
+            with suppress(*FAILURES):  # the store's own health tells of it
                 await self._hear()
             await asyncio.sleep(_AGAIN)
 

@@ -21,7 +21,7 @@ from ollama_cache_proxy.simulator.goschema import (
     string,
     struct,
 )
-from ollama_cache_proxy.simulator.openai import body, error_row
+from ollama_cache_proxy.simulator.openai_routes import body, error_row
 from ollama_cache_proxy.simulator.rendering import Turn
 
 

@@ -1,0 +1,140 @@
+"""Collapsed forwarding: joins the request that is in flight for the same key, or starts one (RFC 9111, section 4).
+
+What a flight does is in fetch.py, lists.py and streams.py; how it is shared is in flights.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from http import HTTPStatus
+
+from ollama_cache_proxy.core.delivery import Delivery, remark
+from ollama_cache_proxy.core.errors import ProxyError
+from ollama_cache_proxy.core.fetch import Fetched, Flowing
+from ollama_cache_proxy.core.flights import Flight, Flights
+from ollama_cache_proxy.core.lists import ListFetcher
+from ollama_cache_proxy.core.outcome import Outcome, Visit
+from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.core.streams import StreamFetcher
+from ollama_cache_proxy.policy.buffers import Hold
+from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result
+
+
+class Collapsing:
+    """Asks Ollama once for all who ask the same; one instance a process."""
+
+    def __init__(self, neighbours: Neighbours, delivery: Delivery) -> None:
+        self._rules = neighbours.rules
+        self._clock = neighbours.clock
+        self._delivery = delivery
+        self._lists = ListFetcher(neighbours)
+        self._streams = StreamFetcher(neighbours)
+        self._flights: Flights[Fetched] = Flights(neighbours.tasks)
+
+    @property
+    def waiting(self) -> int:
+        """How many clients wait for a response that others can join."""
+        return self._flights.waiting
+
+    async def forward(self, visit: Visit, question: Question, reason: FwdReason) -> Outcome:
+        """Wait for the flight of this key where there is one, else start it.
+
+        After a failure those who only waited ask for themselves, as do those for whose copy there is no room. What a
+        clear or a purge has ended is not joined.
+        """
+        name = f"{question.generation}:{question.purges}:{question.key}"
+        joined = self._flights.join(name) if _joins(question) else None
+        if joined is not None and joined.complete and reason is FwdReason.REQUEST:
+            joined = None  # its response is what is stored, which would not do
+        if joined is not None:
+            joined_at = self._clock.monotonic()
+            with joined.seat() as seat:
+                response = await _usable(joined)
+                if response is not None and _fits(response, visit.hold):
+                    cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=remark(question))
+                    return await self._delivery.fetched(visit, question, response, seat, cache)
+            question = replace(question, spent=self._clock.monotonic() - joined_at)
+        if (
+            self._rules.max_misses is not None
+            and self._flights.under_way(question.identity.model) >= self._rules.max_misses
+        ):
+            text = f"{self._rules.max_misses} requests for this model are under way (max_misses)"
+            busy = CacheStatus(result=Result.BYPASS, detail=Detail.BUSY)
+            return await self._delivery.refuse(visit, HTTPStatus.SERVICE_UNAVAILABLE, text, busy)
+        return await self._ask(visit, question, reason, name, alone=joined is not None)
+
+    async def _ask(self, visit: Visit, question: Question, reason: FwdReason, name: str, *, alone: bool) -> Outcome:
+        """Start a flight and wait for it."""
+        begun = self._clock.monotonic()
+        cache = CacheStatus(result=Result.MISS, fwd=reason)
+        visit.outcome = Outcome(cache=cache)
+        flight = self._flights.launch(
+            name,
+            lambda flight: self._work(question, flight),
+            group=question.identity.model,
+            hold=visit.hold,
+            linger=self._rules.lingers(question.candidate.endpoint),
+            alone=alone,
+        )
+        with flight.seat() as seat:
+            try:
+                response = await flight.answer()
+            except ProxyError as error:
+                return await self._delivery.failure(visit, error, cache)
+            outcome = await self._delivery.fetched(visit, question, response, seat, _missed(question, response, reason))
+            if isinstance(response, Flowing):
+                return replace(outcome, upstream_seconds=self._clock.monotonic() - begun)
+            return outcome
+
+    async def _work(self, question: Question, flight: Flight[Fetched]) -> None:
+        """Do what a flight is for."""
+        if question.listing is not None:
+            await self._lists.fetch_list(question, question.listing, flight)
+        elif question.candidate.stream:
+            await self._streams.fetch_stream(question, flight)
+        else:
+            await self._lists.fetch(question, flight)
+
+
+async def _usable(flight: Flight[Fetched]) -> Fetched | None:
+    """Return another's response; None after a failure, since that may have been of its making alone."""
+    try:
+        response = await flight.answer()
+    except ProxyError:
+        return None
+    return response if response.head.status < HTTPStatus.INTERNAL_SERVER_ERROR else None
+
+
+def _fits(response: Fetched, hold: Hold) -> bool:
+    """Return whether there is room for another's response beside it: a slow client keeps it for long."""
+    return isinstance(response, Flowing) or hold.grow(sum(map(len, response.chunks)))
+
+
+def _joins(question: Question) -> bool:
+    """Return whether another's response will do.
+
+    `no-cache` joins nothing that began before it, nor does a list whose texts must be fresh by `max-age` or
+    `min-fresh`: the other may have known some for long; a stream may have begun long ago. What is never answered from
+    the cache is not answered from a flight either.
+    """
+    directives = question.directives
+    choosy = directives.max_age is not None or directives.min_fresh > 0
+    barred = directives.no_cache or question.policy is Policy.WRITE_ONLY
+    return not barred and not (choosy and (question.listing is not None or question.candidate.stream))
+
+
+def _missed(question: Question, response: Fetched, reason: FwdReason) -> CacheStatus:
+    """Say of a response that Ollama was asked for whether it is stored, and whether all of it was asked for."""
+    if isinstance(response, Flowing):
+        return CacheStatus(result=Result.MISS, fwd=reason, detail=response.detail)
+    said = Detail.ITEMS if response.known else remark(question)
+    return CacheStatus(
+        result=Result.MISS,
+        fwd=reason,
+        stored=response.ttl is not None,
+        ttl=response.ttl,
+        detail=response.detail or (Detail.ESTIMATED_USAGE if response.estimated else said),
+        known=response.known,
+        of=question.texts,
+    )

@@ -1,0 +1,184 @@
+"""All that is written to a client, and the outcome that it makes. Each method notes its outcome before it waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from http import HTTPStatus
+from typing import assert_never
+
+from ollama_cache_proxy.core.errors import ProxyError
+from ollama_cache_proxy.core.fetch import Fetched, Flowing, Whole
+from ollama_cache_proxy.core.flights import Seat
+from ollama_cache_proxy.core.outcome import Outcome, Visit
+from ollama_cache_proxy.core.ports import NOTHING, Answer, Saved
+from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.policy import fields, usage
+from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, unpacked
+from ollama_cache_proxy.policy.replies import reply
+from ollama_cache_proxy.policy.reuse import Hit
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result
+from ollama_cache_proxy.policy.usage import Passing
+
+
+class Delivery:
+    """Writes responses; one instance a process."""
+
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._paced = neighbours.rules.paced
+        self._clock = neighbours.clock
+
+    async def hit(self, visit: Visit, question: Question, hit: Hit) -> Outcome:
+        """Send a stored response."""
+        entry = hit.entry
+        detail = Detail.ESTIMATED_USAGE if hit.estimated else remark(question)
+        cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=detail)
+        length = None if entry.pieces else len(entry.body)
+        lines = fields.hit_fields(entry.fields, length, hit.age, cache)
+        head = ResponseHead(status=entry.status, reason=entry.reason, fields=lines)
+        visit.outcome = Outcome(
+            cache=cache,
+            status=head.status,
+            items=question.texts,
+            items_known=question.texts,
+            saved=saved(entry.took, entry.prompt_tokens, entry.output_tokens),
+            hit=None if entry.pieces else hit,
+        )
+        if entry.pieces:
+            await self._replay(visit, head, entry)
+        else:
+            await visit.client.send(head, entry.body)
+        return visit.outcome
+
+    async def _replay(self, visit: Visit, head: ResponseHead, entry: StoredResponse) -> None:
+        """Send a stream chunk for chunk, at once or at the pace that it had."""
+        begun, client = self._clock.monotonic(), visit.client
+        listens = usage.speaks(visit.endpoint, head)
+        await client.begin(head, None)
+        sent = 0
+        for at, size in unpacked(entry.pieces):
+            if self._paced:
+                await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
+            chunk = entry.body[sent : sent + size]
+            sent += size
+            listens = listens and self._listen(visit, chunk)
+            await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
+
+    async def fetched(
+        self, visit: Visit, question: Question, response: Fetched, seat: Seat, cache: CacheStatus
+    ) -> Outcome:
+        """Send what a flight has fetched, to whoever began it and to those who joined."""
+        head = fields.forwarded_head(response.head, cache)
+        items_known = question.texts if cache.collapsed else cache.known
+        visit.outcome = Outcome(cache=cache, status=head.status, items=question.texts, items_known=items_known)
+        match response:
+            case Whole(length=None):
+                await visit.client.begin(head, None)
+                for chunk in response.chunks:
+                    await visit.client.write(chunk)
+                await visit.client.finish()
+            case Whole():
+                await visit.client.send(head, b"".join(response.chunks))
+            case Flowing():
+                return await self._flow(visit, head, response, seat)
+            case never:
+                assert_never(never)
+        known = question.listing.saved if question.listing is not None else NOTHING
+        if cache.collapsed:
+            spared = _sum(saved(response.seconds, response.prompt_tokens, response.output_tokens), known)
+            return replace(visit.outcome, saved=spared)
+        return Outcome(
+            cache=cache,
+            status=head.status,
+            items=question.texts,
+            items_known=items_known,
+            upstream_seconds=response.seconds,
+            prompt_tokens=response.prompt_tokens,
+            output_tokens=response.output_tokens,
+            saved=known if response.known else NOTHING,
+        )
+
+    async def _flow(self, visit: Visit, head: ResponseHead, response: Flowing, seat: Seat) -> Outcome:
+        """Hand on a response that is still coming. One that breaks off was no hit, whoever had asked for it."""
+        listens = usage.speaks(visit.endpoint, head)
+        await visit.client.begin(head, response.length)
+        try:
+            async for chunk in response.tail.read(seat):
+                listens = listens and self._listen(visit, chunk)
+                await visit.client.write(chunk)
+        except ProxyError as error:
+            return await self.failure(visit, error, replace(visit.outcome.cache, result=Result.MISS))
+        await visit.client.finish()
+        return visit.outcome
+
+    async def relayed(self, visit: Visit, response: Answer, passing: Passing) -> bool:
+        """Hand a response on as it comes; return whether it is ended, as it is where all of it was there already."""
+        cache = visit.outcome.cache
+        head = fields.forwarded_head(response.head, cache)
+        visit.outcome = Outcome(cache=cache, status=head.status)
+        whole = response.arrived()
+        if whole is not None:
+            passing.add(whole)
+            await visit.client.send(head, whole)
+            return True
+        listens, client = usage.speaks(visit.endpoint, head), visit.client
+        await client.begin(head, response.length)
+
+        def hand_on(chunk: bytes, framed: bytes | None) -> bool:
+            nonlocal listens
+            more = client.put(chunk, framed)
+            passing.add(chunk)
+            if listens:
+                listens = self._listen(visit, chunk)
+            return more
+
+        while not await response.pour(hand_on):
+            await client.flush()
+        return False
+
+    def _listen(self, visit: Visit, chunk: bytes) -> bool:
+        """Note when the model says something; return whether it has said nothing yet."""
+        if usage.says(chunk):
+            visit.spoke_at = self._clock.monotonic()
+            return False
+        return True
+
+    async def failure(self, visit: Visit, error: ProxyError, cache: CacheStatus) -> Outcome:
+        """Tell the client what went wrong, or reset its connection where a head has already gone out."""
+        visit.outcome = failed = replace(visit.outcome, cache=cache, status=error.status, error=error.source, hit=None)
+        if visit.client.first_byte_at is None:
+            await self._send_error(visit, error.status, error.message)
+        else:
+            visit.client.abort()
+        return failed
+
+    async def refuse(self, visit: Visit, status: int, message: str | None, cache: CacheStatus) -> Outcome:
+        """Send an error of the proxy's own, without a body where there is no message."""
+        visit.outcome = refused = Outcome(cache=cache, status=status)
+        await self._send_error(visit, status, message)
+        return refused
+
+    async def _send_error(self, visit: Visit, status: int, message: str | None) -> None:
+        body = b"" if message is None else visit.endpoint.dialect.error(status, message)
+        later = ((b"Retry-After", b"1"),) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+        await visit.client.send(*reply(status, body, visit.outcome.cache, self._clock.now(), later))
+
+
+def remark(question: Question) -> Detail | None:
+    """Return what there is to say of a question whatever came of it, or None."""
+    if question.policy is Policy.WRITE_ONLY:
+        return Detail.WRITE_ONLY
+    return Detail.TTL_IGNORED if question.directives.ttl_ignored else None
+
+
+def saved(seconds: float, prompt_tokens: int | None, output_tokens: int | None) -> Saved:
+    """Return what a response spares Ollama; a count that is not told counts as none."""
+    return Saved(seconds=seconds, prompt_tokens=prompt_tokens or 0, output_tokens=output_tokens or 0)
+
+
+def _sum(one: Saved, other: Saved) -> Saved:
+    return Saved(
+        seconds=one.seconds + other.seconds,
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+    )

@@ -1,0 +1,91 @@
+"""How an exchange went: outcomes are returned, and end in the one fact that observers are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.core.ports import NOTHING, Client, Exchange, Saved
+from ollama_cache_proxy.core.questions import Question
+from ollama_cache_proxy.policy.buffers import Hold
+from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.reuse import Hit
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, bypass
+from ollama_cache_proxy.policy.trace import trace_id
+
+_MAX_NAME: Final = 80
+"""Characters of a model's name that are told."""
+
+
+@record
+class Outcome:
+    """What came of an exchange. See `ports.Exchange` for what each figure means."""
+
+    cache: CacheStatus
+    status: int = 0
+    upstream_seconds: float | None = None
+    items: int = 0
+    items_known: int = 0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    saved: Saved = NOTHING
+    error: Source | None = None
+    hit: Hit | None = None
+    """What was found, where the fast path may lead to it the next time."""
+
+
+_UNDECIDED: Final = Outcome(cache=bypass(Detail.CLIENT_LEFT))
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """One exchange while it goes on: who asks, and what is known by now.
+
+    Whoever leaves in the middle leaves this behind, so it is noted before each wait: `outcome` is the one that holds if
+    the client leaves now.
+    """
+
+    endpoint: Endpoint
+    client: Client
+    hold: Hold
+    """What the exchange holds in memory."""
+    begun: float
+    """Monotonic time, in seconds."""
+    model: str = ""
+    question: Question | None = None
+    outcome: Outcome = _UNDECIDED
+    spoke_at: float | None = None
+    """Monotonic time of the first chunk in which the model said something."""
+
+    def asks(self, question: Question) -> None:
+        """Note what is asked."""
+        self.question, self.model = question, question.candidate.model
+
+
+def told(visit: Visit, request: Request, end: float, *, ended: bool) -> Exchange:
+    """Return the fact that an exchange ends in at monotonic time `end`; one that has not `ended` was left."""
+    outcome, question, at = visit.outcome, visit.question, visit.client.first_byte_at
+    return Exchange(
+        method=request.method,
+        operation=visit.endpoint.operation,
+        model=visit.model[:_MAX_NAME],
+        category="" if question is None else question.directives.category,
+        cache=outcome.cache,
+        status=0 if at is None else outcome.status,
+        key="" if question is None else question.key,
+        seconds=end - visit.begun,
+        first_byte=None if at is None else at - visit.begun,
+        first_token=None if visit.spoke_at is None else visit.spoke_at - visit.begun,
+        upstream_seconds=outcome.upstream_seconds,
+        items=outcome.items,
+        items_known=outcome.items_known,
+        bytes_sent=visit.client.sent,
+        prompt_tokens=outcome.prompt_tokens,
+        output_tokens=outcome.output_tokens,
+        saved=outcome.saved,
+        error=outcome.error if ended else Source.CLIENT,
+        trace=trace_id(request.fields),
+    )

@@ -1,0 +1,79 @@
+"""What is asked: a candidate with all that is needed to look it up, to ask Ollama for it, and to store the response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+
+from ollama_cache_proxy.core.fingerprint_key import Marking
+from ollama_cache_proxy.core.ports import NOTHING, Clock, EntryStore, Identity, Models, Observer, Saved, Upstream
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.embeddings import Batch, Item
+from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.key import Scope
+from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.purge import Purges
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.reuse import Directives
+from ollama_cache_proxy.policy.rules import Rules
+
+
+@record
+class Neighbours:
+    """What serving takes, joined once by the composition root."""
+
+    rules: Rules
+    store: EntryStore
+    upstream: Upstream
+    models: Models
+    clock: Clock
+    observe: Observer
+    tasks: Tasks
+    purges: Purges
+    marking: Marking
+
+
+@record
+class Listing:
+    """A question that is a list of texts."""
+
+    batch: Batch
+    keys: Mapping[str, str]
+    """Item keys by text."""
+    known: Mapping[str, Item] = field(default_factory=dict)
+    """The stored items that may be used, by text."""
+    saved: Saved = NOTHING
+    """What those spare Ollama."""
+
+    @property
+    def known_texts(self) -> int:
+        """How many of the caller's texts are known, duplicates counted."""
+        return sum(text in self.known for text in self.batch.texts)
+
+
+@record
+class Question:
+    """A candidate, posed."""
+
+    request: Request
+    """Its fields are those for Ollama, so that the key sees what Ollama sees."""
+    body: bytes
+    directives: Directives
+    candidate: Candidate
+    identity: Identity
+    scope: Scope
+    key: str
+    policy: Policy | None
+    purges: int
+    """How many purges had begun when the store was asked."""
+    generation: str | None = None
+    """The store's when it was asked; None where it did not answer."""
+    listing: Listing | None = None
+    spent: float = 0.0
+    """Seconds for which a request in flight was waited for in vain."""
+
+    @property
+    def texts(self) -> int:
+        """How many texts a list has; 0 for what is no list."""
+        return 0 if self.listing is None else len(self.listing.batch.texts)

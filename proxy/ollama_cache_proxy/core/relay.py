@@ -1,0 +1,71 @@
+"""Requests that the cache has no part in, passed on as they came, and their responses as they come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ollama_cache_proxy.core.delivery import Delivery
+from ollama_cache_proxy.core.errors import ProxyError
+from ollama_cache_proxy.core.fetch import worked
+from ollama_cache_proxy.core.intake import Arrival
+from ollama_cache_proxy.core.outcome import Outcome, Visit
+from ollama_cache_proxy.core.ports import Answer
+from ollama_cache_proxy.core.questions import Neighbours
+from ollama_cache_proxy.policy import classify, endpoints, usage
+from ollama_cache_proxy.policy.classify import Bypass
+from ollama_cache_proxy.policy.status import bypass
+from ollama_cache_proxy.policy.usage import Passing
+
+
+class Relay:
+    """Passes requests on; one instance a process."""
+
+    def __init__(self, neighbours: Neighbours, delivery: Delivery) -> None:
+        self._upstream = neighbours.upstream
+        self._models = neighbours.models
+        self._clock = neighbours.clock
+        self._observe = neighbours.observe
+        self._delivery = delivery
+
+    async def change(self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass) -> Outcome:
+        """Pass on what changes a model; until its new digest is known, no response of that model is reused or stored.
+
+        It is asked once: Ollama may have begun.
+        """
+        change = self._models.change_begins(classify.changed_model(arrival.endpoint, body))
+        try:
+            await self._models.change_known(change)
+            return await self._pass(visit, arrival, body, found, repeatable=False)
+        finally:
+            self._models.change_ends(change)
+
+    async def pass_on(self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass) -> Outcome:
+        """Pass on any other request; one for an endpoint that is known may be asked again."""
+        return await self._pass(visit, arrival, body, found, repeatable=arrival.endpoint is not endpoints.OTHER)
+
+    async def _pass(
+        self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass, *, repeatable: bool
+    ) -> Outcome:
+        begun = self._clock.monotonic()
+        visit.outcome = Outcome(cache=bypass(found.detail))
+        source = visit.client.stream() if body is None else body or None
+        asking = self._upstream.ask(arrival.request, source, repeatable=repeatable, spent=found.spent)
+        try:
+            async with asking as response:
+                passing = Passing()
+                try:
+                    ended = await self._delivery.relayed(visit, response, passing)
+                finally:  # also where the client left when it had read all
+                    self._tell_work(visit, response, passing)
+        except ProxyError as error:
+            return await self._delivery.failure(visit, error, visit.outcome.cache)
+        if not ended:
+            await visit.client.finish()
+        return replace(visit.outcome, upstream_seconds=self._clock.monotonic() - begun)
+
+    def _tell_work(self, visit: Visit, response: Answer, passing: Passing) -> None:
+        """Tell of what Ollama did for a response that has passed."""
+        if usage.generates(visit.endpoint):
+            told = worked(visit.endpoint, visit.model, response.head, passing)
+            if told is not None:
+                self._observe(told)

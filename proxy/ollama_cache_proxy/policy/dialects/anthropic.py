@@ -1,0 +1,84 @@
+"""Anthropic's form (`anthropic/anthropic.go`): a message, and streams of named events that end with `message_stop`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.dialects.dialect import (
+    ANSWER_ERROR,
+    INCOMPLETE,
+    Storable,
+    Storing,
+    Usage,
+    Vectors,
+    count,
+    events,
+    last_event,
+    member,
+    usage_in,
+)
+
+STREAM_TYPE: Final = b"text/event-stream"
+CREDENTIALS: Final = (b"authorization", b"x-api-key")
+LISTS: Final = None
+
+_LAST: Final = b"message_stop"
+_STOPPED: Final = ("end_turn", "max_tokens", "stop_sequence", "tool_use")
+_ERRORS: Final[dict[int, str]] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+}
+"""As `NewError` names them; every other status is an `api_error`."""
+
+
+def whole(document: dict[str, Any]) -> Storing:
+    """See Dialect."""
+    if document.get("type") != "message" or document.get("stop_reason") not in _STOPPED:
+        return INCOMPLETE
+    return _storable(document.get("usage"))
+
+
+def vectors(_document: dict[str, Any], _member: str) -> Vectors:
+    """See Dialect. There are none in this form."""
+    return Vectors(found=None, prompt_tokens=None)
+
+
+def stream(body: bytes) -> Storing:
+    """See Dialect. `message_delta` says why it stopped, and how many tokens it took; `message_stop` is the end."""
+    read = events(body)
+    if any(name == b"error" for name, _ in read):
+        return ANSWER_ERROR
+    stops = [name for name, _ in read].count(_LAST)
+    deltas = [document for name, document in read if name == b"message_delta"]
+    if not read or read[-1][0] != _LAST or stops != 1 or not deltas:
+        return INCOMPLETE
+    if member(deltas[-1].get("delta"), "stop_reason") not in _STOPPED:
+        return INCOMPLETE
+    return _storable(deltas[-1].get("usage"))
+
+
+def _storable(told: Any) -> Storable:
+    return Storable(prompt_tokens=count(told, "input_tokens"), output_tokens=count(told, "output_tokens"))
+
+
+def ends(chunk: bytes) -> bool:
+    """See Dialect."""
+    return last_event(chunk) == _LAST
+
+
+def usage(tail: bytes) -> Usage | None:
+    """See Dialect."""
+    return usage_in(tail, "input_tokens", "output_tokens")
+
+
+def error(status: int, message: str) -> bytes:
+    """See Dialect (`anthropic.ErrorResponse`, without the id that Ollama makes up for each)."""
+    kind = _ERRORS.get(status, "api_error")
+    return orjson.dumps({"type": "error", "error": {"type": kind, "message": message}})

@@ -1,0 +1,123 @@
+"""Ollama's own form (`api/types.go`): JSON objects, streams of a line each, `done` in the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.dialects.dialect import (
+    ANSWER_ERROR,
+    INCOMPLETE,
+    Measures,
+    Storable,
+    Storing,
+    Text,
+    Usage,
+    Vectors,
+    count,
+    object_at,
+    objects,
+    unless_empty,
+)
+
+STREAM_TYPE: Final = b"application/x-ndjson"
+CREDENTIALS: Final = (b"authorization",)
+
+_COMPLETE: Final = frozenset({"stop", "length"})
+_MEASURED: Final = b'"total_duration":'
+_A_SECOND: Final = 1e9
+"""In nanoseconds, as Go gives durations."""
+
+
+def whole(document: dict[str, Any]) -> Storing:
+    """See Dialect."""
+    reason = document.get("done_reason")
+    if document.get("done") is not True or not isinstance(reason, str) or reason not in _COMPLETE:
+        return INCOMPLETE
+    return Storable(prompt_tokens=count(document, "prompt_eval_count"), output_tokens=count(document, "eval_count"))
+
+
+def vectors(document: dict[str, Any], member: str) -> Vectors:
+    """See Dialect. `embedding`, of /api/embeddings, is one vector; `embeddings` are several."""
+    found = document.get(member)
+    return Vectors(
+        found=[found] if member == "embedding" else found, prompt_tokens=count(document, "prompt_eval_count")
+    )
+
+
+def stream(body: bytes) -> Storing:
+    """See Dialect. Each line is whole, none is an error, and the last one is the only end."""
+    *parts, rest = body.split(b"\n")
+    read = objects(parts)
+    if rest or not read:
+        return INCOMPLETE
+    if any("error" in document for document in read):
+        return ANSWER_ERROR
+    if any(document.get("done") is not False for document in read[:-1]):
+        return INCOMPLETE
+    return whole(read[-1])
+
+
+def ends(chunk: bytes) -> bool:
+    """See Dialect."""
+    if b'"done":true' not in chunk:  # which may also stand in a tool's arguments
+        return False
+    last = objects((chunk.rstrip(b"\n").rpartition(b"\n")[2],))
+    return bool(last) and last[0].get("done") is True
+
+
+def usage(tail: bytes) -> Usage | None:
+    """See Dialect. Read from `api.Metrics`, in which what is zero is left out.
+
+    In the text that a model writes no such name can stand: there its quotes are escaped.
+    """
+    at = tail.rfind(_MEASURED)
+    if at < 0:
+        return None
+    document = object_at(b"{" + tail[at:])
+    return unless_empty(
+        Usage(
+            prompt_tokens=count(document, "prompt_eval_count"),
+            output_tokens=count(document, "eval_count"),
+            prompt_seconds=_seconds(document, "prompt_eval_duration"),
+            output_seconds=_seconds(document, "eval_duration"),
+            load_seconds=_seconds(document, "load_duration"),
+        )
+    )
+
+
+def _seconds(document: dict[str, Any], name: str) -> float | None:
+    value = count(document, name)
+    return None if value is None else value / _A_SECOND
+
+
+def error(_status: int, message: str) -> bytes:
+    """See Dialect."""
+    return orjson.dumps({"error": message})
+
+
+class _Lists:
+    """The lists of `api.EmbedResponse`; gin sets its Content-Type."""
+
+    content_type: Final = b"application/json; charset=utf-8"
+    begin: Final = b'{"embeddings":[[]'
+
+    def tokens(self, document: dict[str, Any]) -> Any:
+        """See ListForm."""
+        return document["prompt_eval_count"]
+
+    def rendered(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> bytes:
+        """See ListForm."""
+        numbers = (
+            (b"total_duration", measures.total_duration),
+            (b"load_duration", measures.load_duration),
+            (b"prompt_eval_count", measures.tokens),
+        )
+        told = b"".join(b',"%b":%d' % (name, number) for name, number in numbers if number)  # Go's omitempty
+        rows = [part for text in vectors for part in (text, b",")]
+        return b"".join((b'{"model":%b,"embeddings":[' % model, *rows[:-1], b"]%b}" % told))
+
+
+LISTS: Final = _Lists()

@@ -1,0 +1,113 @@
+"""OpenAI's form (`openai/openai.go`): choices, `usage`, and streams of events that end with `[DONE]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.policy.dialects.dialect import (
+    ANSWER_ERROR,
+    INCOMPLETE,
+    Measures,
+    Storable,
+    Storing,
+    Text,
+    Usage,
+    Vectors,
+    count,
+    member,
+    objects,
+    usage_in,
+)
+
+STREAM_TYPE: Final = b"text/event-stream"
+CREDENTIALS: Final = (b"authorization",)
+
+_FINISHED: Final = ("stop", "length", "tool_calls")
+_LAST_EVENT: Final = b"data: [DONE]\n\n"
+_ERRORS: Final[dict[int, str]] = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+}
+"""As `NewError` names them; every other status is an `api_error`."""
+
+
+def whole(document: dict[str, Any]) -> Storing:
+    """See Dialect."""
+    return _choices((document,))
+
+
+def vectors(document: dict[str, Any], name: str) -> Vectors:
+    """See Dialect. Each row has one."""
+    rows = document.get(name)
+    found = [member(row, "embedding") for row in rows] if isinstance(rows, list) else None
+    return Vectors(found=found, prompt_tokens=count(document.get("usage"), "prompt_tokens"))
+
+
+def stream(body: bytes) -> Storing:
+    """See Dialect (`ChatWriter`, `CompleteWriter`). Each event is JSON, none is an error, `[DONE]` is the end."""
+    if not body.endswith(_LAST_EVENT):
+        return INCOMPLETE
+    *blocks, rest = body.removesuffix(_LAST_EVENT).split(b"\n\n")
+    if rest or not all(block.startswith(b"data: ") for block in blocks):
+        return INCOMPLETE
+    read = objects(block.removeprefix(b"data: ") for block in blocks)
+    if any("error" in document for document in read):
+        return ANSWER_ERROR
+    return _choices(read)
+
+
+def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
+    """Judge a response, whole or in parts: it has an end, and one that is no accident."""
+    reasons = [
+        member(choice, "finish_reason")
+        for document in documents
+        if isinstance(choices := document.get("choices"), list)
+        for choice in choices
+    ]
+    if not reasons or reasons[-1] not in _FINISHED or any(reason is not None for reason in reasons[:-1]):
+        return INCOMPLETE
+    told = [usage for document in documents if (usage := document.get("usage")) is not None]
+    last = told[-1] if told else None  # CompleteWriter puts zeros into every part but the last
+    return Storable(prompt_tokens=count(last, "prompt_tokens"), output_tokens=count(last, "completion_tokens"))
+
+
+def ends(chunk: bytes) -> bool:
+    """See Dialect."""
+    return chunk.endswith(_LAST_EVENT)
+
+
+def usage(tail: bytes) -> Usage | None:
+    """See Dialect."""
+    return usage_in(tail, "prompt_tokens", "completion_tokens")
+
+
+def error(status: int, message: str) -> bytes:
+    """See Dialect (`openai.ErrorResponse`)."""
+    kind = _ERRORS.get(status, "api_error")
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
+
+
+class _Lists:
+    """The lists of `openai.EmbeddingList`; `EmbedWriter` sets its Content-Type and ends it with a line."""
+
+    content_type: Final = b"application/json"
+    begin: Final = b'{"data":[{"object":"embedding","embedding":[]'
+
+    def tokens(self, document: dict[str, Any]) -> Any:
+        """See ListForm."""
+        return document["usage"]["prompt_tokens"]
+
+    def rendered(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> bytes:
+        """See ListForm."""
+        rows = [part for at, text in enumerate(vectors) for part in (_ROW_BEGINS, text, b',"index":%d}' % at, b",")]
+        told = b'{"prompt_tokens":%d,"total_tokens":%d}' % (measures.tokens, measures.tokens)
+        return b"".join((b'{"object":"list","data":[', *rows[:-1], b'],"model":%b,"usage":%b}\n' % (model, told)))
+
+
+_ROW_BEGINS: Final = b'{"object":"embedding","embedding":'
+
+LISTS: Final = _Lists()

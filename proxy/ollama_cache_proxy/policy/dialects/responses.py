@@ -1,0 +1,61 @@
+"""OpenAI's form of responses (`openai/responses.go`): a `response`, and streams that end with `response.completed`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ollama_cache_proxy.policy.dialects import openai
+from ollama_cache_proxy.policy.dialects.dialect import (
+    ANSWER_ERROR,
+    INCOMPLETE,
+    Storable,
+    Storing,
+    Usage,
+    Vectors,
+    count,
+    events,
+    last_event,
+    usage_in,
+)
+
+STREAM_TYPE: Final = b"text/event-stream"
+CREDENTIALS: Final = (b"authorization",)
+LISTS: Final = None
+error = openai.error
+
+_LAST: Final = b"response.completed"
+_FAILED: Final = (b"error", b"response.failed")
+
+
+def whole(document: dict[str, Any]) -> Storing:
+    """See Dialect."""
+    if document.get("object") != "response" or document.get("status") != "completed":
+        return INCOMPLETE
+    told = document.get("usage")
+    return Storable(prompt_tokens=count(told, "input_tokens"), output_tokens=count(told, "output_tokens"))
+
+
+def vectors(_document: dict[str, Any], _member: str) -> Vectors:
+    """See Dialect. There are none in this form."""
+    return Vectors(found=None, prompt_tokens=None)
+
+
+def stream(body: bytes) -> Storing:
+    """See Dialect. The last event holds the whole response."""
+    read = events(body)
+    if any(name in _FAILED for name, _ in read):
+        return ANSWER_ERROR
+    if not read or read[-1][0] != _LAST or [name for name, _ in read].count(_LAST) != 1:
+        return INCOMPLETE
+    last = read[-1][1].get("response")
+    return whole(last) if isinstance(last, dict) else INCOMPLETE
+
+
+def ends(chunk: bytes) -> bool:
+    """See Dialect."""
+    return last_event(chunk) == _LAST
+
+
+def usage(tail: bytes) -> Usage | None:
+    """See Dialect."""
+    return usage_in(tail, "input_tokens", "output_tokens")

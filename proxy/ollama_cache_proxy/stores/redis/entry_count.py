@@ -1,0 +1,115 @@
+"""How many entries there are: counted exactly where that is little work, else looked through in the background.
+
+In between, a count of many is corrected by how the database has grown or shrunk, which one command tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from ollama_cache_proxy.core.ports import Clock, KeyCount
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.stores.redis.generation import Generation
+from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES
+from ollama_cache_proxy.stores.redis.scan import Scan
+
+_EXACT_UP_TO: Final = 10_000
+"""Entries."""
+_RECOUNT: Final = 30.0
+"""Seconds for which a count, corrected, is good enough for who asks; it is made anew after half of them."""
+_COUNT_LASTS: Final = 300.0
+"""Seconds for which it is good enough for who only watches."""
+_RECOUNTED_WITHIN: Final = 0.02
+"""Seconds for which a new count is waited for where there is an old one."""
+
+
+@record
+class _Count:
+    """What a look at every name found: the entries of `generation`, and how many names of others there were.
+
+    `others` is None where entries of other generations were among them: those go. `at` is monotonic time.
+    """
+
+    generation: str
+    keys: int
+    others: int | None
+    at: float
+
+    def corrected(self, size: int) -> int:
+        """How many entries there are when the database has grown or shrunk to `size` names."""
+        return self.keys if self.others is None else max(0, size - self.others)
+
+
+class EntryCount:
+    """Counts the entries of the current generation."""
+
+    def __init__(self, guard: Guard, generation: Generation, scan: Scan, *, clock: Clock, tasks: Tasks) -> None:
+        self._guard = guard
+        self._generation = generation
+        self._scan = scan
+        self._clock = clock
+        self._tasks = tasks
+        self._count: _Count | None = None
+        self._counting: asyncio.Task[None] | None = None
+
+    async def read(self) -> KeyCount | None:
+        """Return the count, None where the server failed.
+
+        Exact where that is found at once; else what the last look at every name found, corrected, with the look's age.
+        """
+        found = await self._guard.read("count", lambda: self._scan.count(_EXACT_UP_TO), None, within=WRITE_WITHIN)
+        if found is None:
+            return None
+        size, exact = found
+        if exact is not None:
+            return KeyCount(keys=exact, age=0.0)
+        count = self._last()
+        if count is None:
+            await asyncio.wait({self.recount()}, timeout=WRITE_WITHIN)
+        elif self._clock.monotonic() - count.at > _RECOUNT / 2 or count.keys <= _EXACT_UP_TO < count.corrected(size):
+            await asyncio.wait({self.recount()}, timeout=_RECOUNTED_WITHIN)
+        count = self._last()
+        if count is None:
+            return None
+        return KeyCount(keys=count.corrected(size), age=self._clock.monotonic() - count.at)
+
+    def estimate(self, size: int) -> int | None:
+        """Return how many entries a database of `size` names has, as far as that is known without asking.
+
+        A count that is old is made anew, for the next time.
+        """
+        count = self._last()
+        if count is None or self._clock.monotonic() - count.at > _COUNT_LASTS:
+            self.recount()
+        return None if count is None else count.corrected(size)
+
+    def cleared(self) -> None:
+        """Note that the current generation has just begun."""
+        self._count = _Count(generation=self._generation.seen, keys=0, others=None, at=self._clock.monotonic())
+
+    def recount(self) -> asyncio.Task[None]:
+        """Look at every name in the background, unless that is being done."""
+        if self._counting is None or self._counting.done():
+            self._counting = self._tasks.spawn(self._count_all(), "count entries", endless=True)
+        return self._counting
+
+    async def recount_after_removal(self) -> None:
+        """Look at every name in the background, behind a look under way: that may have seen what is gone."""
+        if self._counting is not None:
+            await asyncio.wait({self._counting})
+        self.recount()
+
+    def _last(self) -> _Count | None:
+        count = self._count
+        return count if count is not None and count.generation == self._generation.seen else None
+
+    async def _count_all(self) -> None:
+        try:
+            generation, keys, others = await self._scan.count_all()
+        except FAILURES:
+            return
+        if generation == self._generation.seen:
+            self._count = _Count(generation=generation, keys=keys, others=others, at=self._clock.monotonic())

@@ -1,0 +1,66 @@
+"""Writing entries: one small one over the lane, others in pipelines, a few of those at a time, bounded in bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from ollama_cache_proxy.core.ports import Entries, Fault, Observer, Part, StoreFault
+from ollama_cache_proxy.stores.entry_codec import encode
+from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
+from ollama_cache_proxy.stores.redis.key_layout import entry_name
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+
+_SMALL: Final = 65_536
+"""Bytes of an entry that goes over the lane."""
+_ENTRIES_EACH: Final = 64
+"""Entries that one round trip writes."""
+_WRITERS: Final = 8
+"""Round trips at a time."""
+_MAX_WAITING: Final = 128 * 1024 * 1024
+"""Bytes that wait for their turn."""
+
+
+class EntryWriter:
+    """Writes encoded entries for their lifetimes."""
+
+    def __init__(self, client: RedisClient, guard: Guard, *, observe: Observer) -> None:
+        self._pool = client.pool
+        self._lane = client.lane
+        self._guard = guard
+        self._observe = observe
+        self._writers = asyncio.Semaphore(_WRITERS)
+        self._waiting = 0
+
+    async def write(self, entries: Entries, generation: str) -> bool:
+        """Wait for a turn and write; whether all were written. Over too many waiting bytes they are dropped."""
+        values = [(entry_name(generation, key), encode(key, entry), entry.lifetime) for key, entry in entries]
+        size = sum(len(value) for _, value, _ in values)
+        if self._waiting + size > _MAX_WAITING:
+            self._observe(StoreFault(kind=Fault.DROPPED))
+            return False
+        self._waiting += size
+        try:
+            async with self._writers:
+                for start in range(0, len(values), _ENTRIES_EACH):
+                    if not await self._set(values[start : start + _ENTRIES_EACH]):
+                        return False
+        finally:
+            self._waiting -= size
+        return True
+
+    async def _set(self, values: list[tuple[str, bytes, int]]) -> bool:
+        """Write some entries in one round trip."""
+        if len(values) == 1 and len(values[0][1]) <= _SMALL:
+            return bool(await self._guard.run(Part.STORE_WRITES, "set", lambda: self._set_small(*values[0]), None))
+
+        async def write() -> bool:
+            async with self._pool.pipeline(transaction=False) as pipeline:
+                for name, value, lifetime in values:
+                    pipeline.set(name, value, ex=lifetime)
+                return all(await pipeline.execute())
+
+        return bool(await self._guard.write("set", write))
+
+    async def _set_small(self, name: str, value: bytes, lifetime: int) -> bool:
+        return bool(await self._lane.ask("SET", name, value, "EX", lifetime, within=WRITE_WITHIN))

@@ -1,0 +1,63 @@
+"""The connections to one server: redis-py's pool, and the lane for small commands.
+
+What the commands are, and under which names, is no business of this module: Redis behind Sentinel would be another
+client with the same three ways in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from ollama_cache_proxy.stores.redis.lane import RedisLane
+
+FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
+"""What a command may raise that went out by any of the ways."""
+_CONNECT: Final = 0.1
+_CONNECT_TLS: Final = 0.25
+_READ: Final = 0.25
+"""Seconds, as those above."""
+_CONNECTIONS: Final = 64
+
+
+class RedisClient:
+    """Commands go over one connection of the `pool`, or over the `lane`, which all small ones share.
+
+    `authority` is a PEM file with who may sign the certificate of a `rediss://` server, None the system's. Raises
+    ValueError or TypeError for a URL that redis-py does not take.
+    """
+
+    def __init__(self, url: str, *, authority: str | None = None) -> None:
+        tls = urlsplit(url).scheme == "rediss"
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            timeout=_CONNECT,
+            max_connections=_CONNECTIONS,
+            socket_connect_timeout=_CONNECT_TLS if tls else _CONNECT,
+            socket_timeout=_READ,
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            health_check_interval=0,
+            **({"ssl_ca_certs": authority} if tls and authority else {}),
+        )
+        self.pool: Any = redis.Redis.from_pool(pool)
+        self.lane = RedisLane(self.connection)
+
+    def connection(self) -> redis.Connection:
+        """Return a new connection to the server, in RESP2, that nobody else uses."""
+        pool = self.pool.connection_pool
+        made: redis.Connection = pool.connection_class(**pool.connection_kwargs | {"protocol": 2})
+        return made
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.lane.close()
+        with suppress(*FAILURES):  # whoever closes too slowly is not waited for
+            await self.pool.aclose()

@@ -1,0 +1,180 @@
+"""Entries in Redis: looked up with one MGET over the lane, written behind the response, found meanwhile.
+
+An entry is written under the generation that its request saw, so what was asked before a clear is never found after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from ollama_cache_proxy.core.ports import (
+    Entries,
+    Fault,
+    KeyCount,
+    Lookup,
+    Lookups,
+    Matches,
+    Observer,
+    Page,
+    Part,
+    StoreFault,
+)
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.messages import StoredResponse
+from ollama_cache_proxy.stores.entry_codec import decode
+from ollama_cache_proxy.stores.redis.entry_count import EntryCount
+from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
+from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generation
+from ollama_cache_proxy.stores.redis.guard import READ_WITHIN, WRITE_WITHIN, Guard
+from ollama_cache_proxy.stores.redis.key_layout import entry_name
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
+from ollama_cache_proxy.stores.redis.scan import Scan, read_cursor
+from ollama_cache_proxy.stores.write_buffer import WriteBuffer
+
+_READ_EACH_WITHIN: Final = 0.002
+"""Seconds more for each entry of a list."""
+_TOUCHED_EACH: Final = 1000
+"""Entries that one command touches."""
+
+
+class RedisEntries:
+    """See ports.EntryStore. `buffer` holds what is not in Redis yet."""
+
+    def __init__(  # noqa: PLR0913 - RedisStore names each part once
+        self,
+        client: RedisClient,
+        guard: Guard,
+        generation: Generation,
+        *,
+        scan: Scan,
+        count: EntryCount,
+        observe: Observer,
+        tasks: Tasks,
+    ) -> None:
+        self.buffer = WriteBuffer()
+        self._pool = client.pool
+        self._guard = guard
+        self._generation = generation
+        self._writer = EntryWriter(client, guard, observe=observe)
+        self._scan = scan
+        self._count = count
+        self._observe = observe
+        self._tasks = tasks
+
+    def held(self, key: str) -> None:
+        """See ports.EntryStore. Nothing is known of Redis without asking."""
+
+    async def get(self, key: str) -> Lookup:
+        """See ports.EntryStore."""
+        found = await self._guard.run(Part.STORE, "get", lambda: self._generation.lookup((key,)), None)
+        if found is None:
+            return Lookup(entry=None, generation=None)
+        generation, (value,) = found
+        if value is None:
+            return Lookup(entry=self.buffer.get(entry_name(generation, key)), generation=generation)
+        return Lookup(entry=self._decoded((key,), found)[0], generation=generation)
+
+    async def get_many(self, keys: Sequence[str]) -> Lookups:
+        """See ports.EntryStore. A long list takes several commands, and may take longer."""
+        within = min(READ_WITHIN + _READ_EACH_WITHIN * len(keys), LONGEST_LOOKUP)
+        found = await self._guard.run(Part.STORE, "get", lambda: self._generation.lookup(keys, within), None)
+        if found is None:
+            return Lookups(entries=(None,) * len(keys), generation=None)
+        return Lookups(entries=self._decoded(keys, found), generation=found[0])
+
+    def _decoded(self, keys: Sequence[str], found: tuple[str, list[bytes | None]]) -> tuple[StoredResponse | None, ...]:
+        """Give the entries of what was found under a generation, those on their way before it; damaged ones go."""
+        generation, values = found
+        entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
+        damaged = [
+            key for key, value, entry in zip(keys, values, entries, strict=True) if value is not None and not entry
+        ]
+        if damaged:
+            self._observe(StoreFault(kind=Fault.DAMAGED))
+            self._tasks.spawn(self.delete(damaged, generation), f"remove damaged {damaged[0][:8]}")
+        if self.buffer:
+            newer = (self.buffer.get(entry_name(generation, key)) for key in keys)
+            entries = tuple(new or entry for new, entry in zip(newer, entries, strict=True))
+        return entries
+
+    async def put(self, entries: Entries, generation: str) -> bool:
+        """See ports.EntryStore. Waits for its turn; over too many waiting bytes the entries are dropped."""
+        named = {entry_name(generation, key): entry for key, entry in entries}
+        try:
+            await self.buffer.add(named)
+            return await self._writer.write(entries, generation)
+        finally:
+            self.buffer.remove(named)
+
+    async def touch(self, keys: Sequence[str], generation: str) -> None:
+        """Let these entries count as used just now, which keeps them from being evicted."""
+        for start in range(0, len(keys), _TOUCHED_EACH):
+            names = [entry_name(generation, key) for key in keys[start : start + _TOUCHED_EACH]]
+            await self._guard.read("touch", partial(self._pool.touch, *names), None)
+
+    async def delete(self, keys: Sequence[str], generation: str) -> int | None:
+        """See ports.EntryStore."""
+        await self._flush()
+        return await self._unlink([entry_name(generation, key) for key in keys])
+
+    async def page(self, cursor: str, limit: int) -> Page | None:
+        """See ports.EntryStore. The cursor is SCAN's; among many names of others a page may hold fewer, or none."""
+        start = read_cursor(cursor)
+        await self._flush()
+        return await self._guard.read("page", lambda: self._scan.page(start, limit), None, within=WRITE_WITHIN)
+
+    async def purge(self, matches: Matches) -> int | None:
+        """See ports.EntryStore. What was deleted before the server failed stays deleted."""
+        await self._flush()
+        generation = await self._guard.read("get", self._generation.current, None)
+        if generation is None:
+            return None
+        purged = cursor = 0
+        sparse = False
+        while True:
+            turn = partial(self._scan.turn, generation, cursor, sparse=sparse)
+            seen = await self._guard.read("page", turn, None, within=WRITE_WITHIN)
+            if seen is None:
+                return None
+            cursor, found = seen
+            sparse = not found
+            gone = await self._unlink([entry_name(generation, entry.key) for entry in found if matches(entry)])
+            if gone is None:
+                return None
+            purged += gone
+            if not cursor:
+                return purged
+
+    async def clear(self) -> int | None:
+        """See ports.EntryStore. The old generation's entries are removed in the background."""
+        count = await self.count()
+        old = await self._guard.write("clear", self._generation.replace)
+        if old is None:
+            return None
+        self._count.cleared()
+        if old:
+            self._tasks.spawn(self._sweep(old), "sweep the old generation")
+        return count.keys if count is not None else 0
+
+    async def count(self) -> KeyCount | None:
+        """See ports.EntryStore."""
+        await self._flush()
+        return await self._count.read()
+
+    async def _flush(self) -> None:
+        """Write what is on its way: who deletes and who counts means it too."""
+        if self.buffer:
+            await self.buffer.flush(WRITE_WITHIN)
+
+    async def _unlink(self, names: list[str]) -> int | None:
+        """Give how many of these were there; None when the server failed."""
+        return await self._guard.write("delete", lambda: self._pool.unlink(*names)) if names else 0
+
+    async def _sweep(self, generation: str) -> None:
+        try:
+            await self._scan.remove(generation)
+        except FAILURES:
+            return  # what is left is never found, and goes with its lifetime
+        await self._count.recount_after_removal()

@@ -1,0 +1,47 @@
+"""How full the server is, asked for in the background while somebody watches, and its breakers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+from ollama_cache_proxy.core.ports import Tier
+from ollama_cache_proxy.core.tasks import Polling, Tasks
+from ollama_cache_proxy.stores.redis.entry_count import EntryCount
+from ollama_cache_proxy.stores.redis.guard import READ_WITHIN, Guard
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
+
+
+class RedisGauges:
+    """See ports.StoreGauges."""
+
+    def __init__(self, client: RedisClient, guard: Guard, count: EntryCount, *, tasks: Tasks) -> None:
+        self._pool = client.pool
+        self._guard = guard
+        self._count = count
+        self._tier: Tier | None = None
+        self._polling = Polling(self._measure, "ask how full the store is", tasks=tasks)
+
+    def tiers(self, *, asking: bool) -> tuple[Tier, ...]:
+        """See ports.StoreGauges. Asked for in the background while somebody wants it."""
+        if not asking:
+            return ()
+        self._polling.want()
+        return () if self._tier is None else (self._tier,)
+
+    def breakers(self) -> Mapping[str, bool]:
+        """See ports.StoreGauges."""
+        return {"read": self._guard.reads.open, "write": self._guard.writes.open}
+
+    async def _measure(self) -> None:
+        """Ask how full the server is. That this fails is no fault of the store: its user may have no right to know."""
+        tier = None
+        with suppress(*FAILURES, KeyError, TypeError):
+            if not self._guard.reads.open:
+                async with asyncio.timeout(READ_WITHIN), self._pool.pipeline(transaction=False) as pipeline:
+                    pipeline.info("memory").info("stats").dbsize()
+                    memory, stats, size = await pipeline.execute()
+                used, evicted = memory["used_memory"], stats["evicted_keys"]
+                tier = Tier(name="redis", entries=self._count.estimate(size), size=used, evicted=evicted)
+        self._tier = tier

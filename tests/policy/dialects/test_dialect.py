@@ -1,0 +1,67 @@
+"""Each endpoint speaks one dialect, and nothing outside of dialects/ asks which one it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses
+from ollama_cache_proxy.policy.dialects.dialect import events, last_event
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Endpoint
+
+SOURCE = Path(__file__).parents[3] / "proxy" / "ollama_cache_proxy"
+SPOKEN = {"/v1/messages": anthropic, "/v1/responses": responses}
+DECIDING = ("core", "policy", "downstream", "upstream", "stores", "telemetry")
+
+
+@pytest.mark.parametrize("endpoint", [OTHER, *ENDPOINTS], ids=lambda row: row.operation)
+def test_each_endpoint_speaks_its_dialect(endpoint: Endpoint) -> None:
+    usual = openai if endpoint.path.startswith("/v1/") else ollama
+    assert endpoint.dialect is SPOKEN.get(endpoint.path, usual)
+
+
+def test_an_endpoint_with_items_has_a_dialect_with_lists() -> None:
+    assert [row.operation for row in ENDPOINTS if row.items and row.dialect.LISTS is None] == []
+
+
+def test_no_path_or_operation_is_asked_for_outside_the_table_and_its_dialects() -> None:
+    """`GET /api/tags` and its like, which the proxy asks of itself, are requests and no decisions."""
+    paths = [row.path for row in ENDPOINTS if row.method == "POST"] + ["/v1/"]
+    operations = [row.operation for row in ENDPOINTS if "-" in row.operation]
+    pattern = re.compile("|".join(f'"{re.escape(name)}"' for name in (*paths, *operations)))
+    for room in DECIDING:
+        for path in (SOURCE / room).rglob("*.py"):
+            if path.parent.name != "dialects" and path.name != "endpoints.py":
+                assert pattern.search(path.read_text("utf-8")) is None, path
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (b'event: a\ndata: {"x":1}\n\nevent: b\ndata: {}\n\n', [(b"a", {"x": 1}), (b"b", {})]),
+        (b"event: a\ndata: {}\n", []),
+        (b"event: a\ndata: []\n\n", []),
+        (b"event: a\ndata: {}\ndata: {}\n\n", []),
+        (b"data: {}\n\n", []),
+        (b"", []),
+    ],
+)
+def test_events_are_read_only_in_the_form_in_which_ollama_writes_them(
+    body: bytes, read: list[tuple[bytes, object]]
+) -> None:
+    assert events(body) == read
+
+
+@pytest.mark.parametrize(
+    ("chunk", "name"),
+    [
+        (b"event: a\ndata: {}\n\n", b"a"),
+        (b"event: a\ndata: {}\n\nevent: b\ndata: {}\n\n", b"b"),
+        (b"event: a\ndata: {}\n", b""),
+        (b"", b""),
+    ],
+)
+def test_the_name_of_the_last_event_is_known_where_a_chunk_ends_with_it(chunk: bytes, name: bytes) -> None:
+    assert last_event(chunk) == name

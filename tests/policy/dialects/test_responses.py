@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ollama_cache_proxy.policy.dialects import openai, responses
+from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable, Storing, Usage
+from ollama_cache_proxy.policy.status import Detail
+
+USAGE = {"input_tokens": 2, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 4}
+RESPONSE = {"object": "response", "status": "completed", "usage": USAGE, "metadata": {}}
+STORABLE = Storable(prompt_tokens=2, output_tokens=4)
+INCOMPLETE = NotStorable(detail=Detail.INCOMPLETE)
+
+
+def event(name: str, **members: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({**members, 'type': name}, separators=(',', ':'))}\n\n".encode()
+
+
+CREATED = event("response.created", response=RESPONSE | {"status": "in_progress", "usage": None})
+PART = event("response.output_text.delta", delta="event: response.completed")
+COMPLETED = event("response.completed", response=RESPONSE)
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        pytest.param(RESPONSE, STORABLE, id="whole"),
+        pytest.param(RESPONSE | {"status": "incomplete"}, INCOMPLETE, id="incomplete"),
+        pytest.param(RESPONSE | {"object": "chat.completion"}, INCOMPLETE, id="of-another-dialect"),
+        pytest.param({}, INCOMPLETE, id="empty"),
+    ],
+)
+def test_a_whole_response(document: dict[str, object], expected: Storing) -> None:
+    assert responses.whole(document) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(CREATED + PART + COMPLETED, STORABLE, id="whole"),
+        pytest.param(CREATED + PART, INCOMPLETE, id="no-end"),
+        pytest.param(CREATED + COMPLETED + COMPLETED, INCOMPLETE, id="two-ends"),
+        pytest.param((CREATED + COMPLETED)[:-1], INCOMPLETE, id="cut-off"),
+        pytest.param(CREATED + event("response.completed"), INCOMPLETE, id="an-end-without-its-response"),
+        pytest.param(
+            CREATED + event("response.failed") + COMPLETED, NotStorable(detail=Detail.ANSWER_ERROR), id="an-error"
+        ),
+        pytest.param(b"data: [DONE]\n\n", INCOMPLETE, id="of-another-form"),
+    ],
+)
+def test_a_stream(body: bytes, expected: Storing) -> None:
+    assert responses.stream(body) == expected
+
+
+@pytest.mark.parametrize(
+    ("chunk", "last"), [(COMPLETED, True), (PART + COMPLETED, True), (PART, False), (COMPLETED[:-1], False)]
+)
+def test_the_last_chunk_is_known(chunk: bytes, last: bool) -> None:
+    assert responses.ends(chunk) is last
+
+
+def test_what_the_last_bytes_tell() -> None:
+    assert responses.usage(CREATED + COMPLETED) == Usage(prompt_tokens=2, output_tokens=4)
+
+
+def test_an_error_is_openais() -> None:
+    assert responses.error(400, "why") == openai.error(400, "why")

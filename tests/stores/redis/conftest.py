@@ -1,0 +1,81 @@
+"""Stores on a real Redis or Valkey, as several processes would have them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeAlias
+
+import pytest
+
+from ollama_cache_proxy.core.ports import Event
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.stores.redis import redis_client
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_store import RedisStore
+from tests.support.clocks import Clock
+from tests.support.servers import RedisServer
+
+Connect: TypeAlias = Callable[[RedisServer], RedisStore]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def told() -> list[Event]:
+    """What the stores said."""
+    return []
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    running = Tasks()
+    yield running
+    await running.close(5)
+
+
+@pytest.fixture
+async def reach(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[RedisServer], RedisClient]]:
+    """Gives clients of a server, with patience for a machine that is busy."""
+    monkeypatch.setattr(redis_client, "_CONNECT", 5.0)
+    monkeypatch.setattr(redis_client, "_READ", 5.0)
+    opened: list[RedisClient] = []
+
+    def reach(server: RedisServer) -> RedisClient:
+        opened.append(RedisClient(server.url))
+        return opened[-1]
+
+    yield reach
+    for client in opened:
+        await client.close()
+
+
+@pytest.fixture
+def connect(reach: Callable[[RedisServer], RedisClient], clock: Clock, tasks: Tasks, told: list[Event]) -> Connect:
+    """Gives stores as several processes would have them."""
+
+    def connect(server: RedisServer) -> RedisStore:
+        return RedisStore(reach(server), name="Redis", clock=clock, observe=told.append, tasks=tasks)
+
+    return connect
+
+
+@pytest.fixture
+def client(reach: Callable[[RedisServer], RedisClient], redis_server: RedisServer) -> RedisClient:
+    return reach(redis_server)
+
+
+@pytest.fixture
+def store(connect: Connect, redis_server: RedisServer) -> RedisStore:
+    return connect(redis_server)
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server of the test's own, to be killed."""
+    own = RedisServer()
+    own.start()
+    yield own
+    own.close()
