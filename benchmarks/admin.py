@@ -23,8 +23,8 @@ import redis.asyncio as redis
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.service.app import running
-from ollama_cache_proxy.service.resources import bind
 from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.stores.entry_codec import encode
 from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_server

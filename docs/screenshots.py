@@ -24,9 +24,10 @@ from playwright.async_api import ViewportSize, async_playwright
 
 from ollama_cache_proxy.core.ports import Resident
 from ollama_cache_proxy.gpu.replay import Replay, recording
-from ollama_cache_proxy.service import app
-from ollama_cache_proxy.service.resources import SystemClock, bind
+from ollama_cache_proxy.service import app, context
 from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.sockets import bind
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.upstream import loaded_models
 
@@ -127,7 +128,7 @@ async def main() -> None:
             ollama.models.add(name, embedding=embedding)
         settings = load(None, {"upstream": ollama.url, "listen": "127.0.0.1:0"})
         with bind(settings.listen) as sock:
-            clock = patch.object(app, "SystemClock", Stage)
+            clock = patch.object(context, "SystemClock", Stage)
             models = patch.object(loaded_models, "_residents", lambda _: LOADED)  # the simulator has no graphics card
             with clock, models:
                 async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:

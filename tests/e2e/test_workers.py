@@ -20,10 +20,11 @@ from ollama_cache_proxy.admin.entry_routes import CacheRoutes
 from ollama_cache_proxy.core.ports import Topic
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.purge import Purges
-from ollama_cache_proxy.service import resources
-from ollama_cache_proxy.service.resources import bind
+from ollama_cache_proxy.service import store_choice
 from ollama_cache_proxy.service.settings import SettingsError, load, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import HEARS_WITHIN
+from ollama_cache_proxy.service.sockets import bind
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.service.workers import supervising
 from ollama_cache_proxy.simulator import Behaviour, Fault, Received, Simulator
 from ollama_cache_proxy.stores.memory import MemoryStore
@@ -441,7 +442,7 @@ class Noting:
 async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
     filters: bytes, told: list[tuple[Topic, int]]
 ) -> None:
-    clock = resources.SystemClock()
+    clock = SystemClock()
     store = MemoryStore(1 << 20, clock=clock)
     siblings = Noting(store)
     await store.put([("ab" * 32, replace(ENTRY, stored_at=clock.now()))], (await store.get("")).generation or "")
@@ -613,7 +614,7 @@ async def test_a_port_in_use_stops_the_start_with_one_line(redis_server: RedisSe
 
 
 async def test_without_any_redis_the_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "find_server", lambda: None)
+    monkeypatch.setattr(store_choice, "find_server", lambda: None)
     settings = load(None, {"listen": "127.0.0.1:0", "workers": "2"})
     with bind(settings.listen) as sock, pytest.raises(SettingsError, match="--redis-url"):
         async with supervising(settings, sock):

@@ -13,7 +13,7 @@ from ollama_cache_proxy.core.ports import EntryStore, KeyCount, Page, StoreGauge
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse, described, packed
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.service.resources import tiered_store
+from ollama_cache_proxy.service.store_choice import tiered_store
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis import redis_client
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient

@@ -20,8 +20,8 @@ from typing import Any
 import redis
 
 from ollama_cache_proxy.service.app import Running, running
-from ollama_cache_proxy.service.resources import bind
 from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.stores.redis.private_server import find_server
 from tests.support import canary
 from tests.support.rawhttp import ask

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from ollama_cache_proxy.core.errors import unreachable
 from ollama_cache_proxy.core.tasks import Tasks
-from ollama_cache_proxy.service.resources import SystemClock
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.stores.memory import MemoryValues
 from ollama_cache_proxy.upstream import digests as module
 from ollama_cache_proxy.upstream.digests import OllamaModels

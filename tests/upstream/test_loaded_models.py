@@ -13,7 +13,7 @@ from ollama_cache_proxy.core.errors import ProxyError, unreachable
 from ollama_cache_proxy.core.ports import Resident
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import Request, ResponseHead
-from ollama_cache_proxy.service.resources import SystemClock
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.upstream import loaded_models
 from ollama_cache_proxy.upstream.connections import Connections
 from ollama_cache_proxy.upstream.loaded_models import Residents

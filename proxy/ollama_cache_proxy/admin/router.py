@@ -1,4 +1,4 @@
-"""The proxy's own routes: who may ask, health, metrics. Those about entries are in cache_routes.py.
+"""The proxy's own routes: who may ask, health, metrics. Those about entries are in entry_routes.py.
 
 Reading follows the Host rule of proxied requests and nothing more. Changing, and listing entries or requests, needs an
 Origin that is none or our own, and, on a listener that others can reach, the admin token.
@@ -10,6 +10,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Final, TypeAlias, assert_never
 from urllib.parse import parse_qs
 
@@ -22,7 +23,6 @@ from ollama_cache_proxy.policy.replies import Reply, error, head, json, stream_h
 
 _MAX_BODY: Final = 16 * 1024 * 1024
 _PROBE: Final = 1.0
-_SERVER_ERROR: Final = 500
 _READING: Final = frozenset({"GET", "HEAD"})
 _GUARDED: Final = "/api/cache/entries"
 """Keys and namespaces tell more than figures do: whoever has a guess at a prompt could confirm it by its key."""
@@ -173,7 +173,7 @@ class Admin:
         request = Request(method="GET", target="/api/version", fields=())
         try:
             async with asyncio.timeout(_PROBE), self._upstream.ask(request, None) as answer:
-                return answer.head.status < _SERVER_ERROR
+                return answer.head.status < HTTPStatus.INTERNAL_SERVER_ERROR
         except (ProxyError, TimeoutError):
             return False
 

@@ -8,7 +8,7 @@
     reasons.py   what to do about a request that was passed on
     loop.py      the event loop, and signals
     checks/      what `doctor` looks at
-    jobs/        the work of `bench`, `warm` and `quantize`, around proxy/toolbox
+    jobs/        the work of `bench`, `warm` and `quantize`, around workbench/
     worker.py    one process of `serve --workers`, which alone starts it
 
 What only one command needs is imported when it runs.

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -18,11 +19,12 @@ from ollama_cache_proxy.cli.screen import printable
 
 _WITHIN: Final = 10.0
 _CONNECTS_WITHIN: Final = 3.0
-_OK: Final = 200
 _LARGEST: Final = 64 * 1024 * 1024
 
-FORBIDDEN: Final = 403
-_FIXES: Final = {401: "set OCP_ADMIN_TOKEN here to the proxy's", 503: "`ollama-cache-proxy doctor` says more"}
+_FIXES: Final[dict[int, str]] = {
+    HTTPStatus.UNAUTHORIZED: "set OCP_ADMIN_TOKEN here to the proxy's",
+    HTTPStatus.SERVICE_UNAVAILABLE: "`ollama-cache-proxy doctor` says more",
+}
 
 PROXY_FIX: Final = "start one with `ollama-cache-proxy serve`, or name it with --url"
 OLLAMA_FIX: Final = "start it with `ollama serve`, or name it with --upstream"
@@ -143,7 +145,7 @@ class Proxy(Server):
             within=60.0,
         )
         found = answer.json()
-        if answer.status == _OK and isinstance(found, dict) and _SAYS[path] in found:
+        if answer.status == HTTPStatus.OK and isinstance(found, dict) and _SAYS[path] in found:
             return found
         raise self._refused(answer, found)
 
@@ -151,7 +153,7 @@ class Proxy(Server):
         said = found.get("error") if isinstance(found, dict) else None
         if isinstance(said, str):
             return Failed(f"{self.url} says: {printable(said)}", _FIXES.get(answer.status, ""))
-        if answer.status == FORBIDDEN:
+        if answer.status == HTTPStatus.FORBIDDEN:
             return Failed(f"{self.url} refuses this Host", "name the proxy by localhost or an address with --url")
         return Failed(f"what answers at {self.url} is no ollama-cache-proxy (status {answer.status})", self.fix)
 

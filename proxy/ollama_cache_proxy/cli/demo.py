@@ -17,8 +17,8 @@ from rich.table import Table
 from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.loop import run_ending
 from ollama_cache_proxy.service.app import running
-from ollama_cache_proxy.service.resources import bind
 from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 
 

@@ -10,8 +10,8 @@ from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
 from ollama_cache_proxy.cli.loop import notify, settle, until_signalled
 from ollama_cache_proxy.cli.loop import run as run_loop
 from ollama_cache_proxy.service.app import running
-from ollama_cache_proxy.service.resources import bind
 from ollama_cache_proxy.service.settings import Settings, SettingsError
+from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.service.workers import supervising
 
 _ENDING = "Ending: what is in progress is finished first (a second signal ends at once)"

@@ -100,43 +100,51 @@ def _shown(screen: Any, url: str, stats: dict[str, Any], problem: str = "") -> A
     from rich.console import Group
     from rich.text import Text
 
-    from ollama_cache_proxy.cli.screen import Column, duration, printable, table
-
-    def row(title: str, found: dict[str, Any]) -> tuple[str, ...]:
-        tokens = found["savedTokens"]
-        return (
-            title,
-            f"{found['hits']:,}",
-            f"{found['misses']:,}",
-            f"{found['hitRate']:.1f} %" if found["hits"] + found["misses"] else "–",
-            f"{found['bypasses']:,}" if "bypasses" in found else "",
-            duration(found["savedSeconds"]),
-            f"{tokens['prompt'] + tokens['output']:,}",
-        )
-
-    def part(title: str, rows: dict[str, dict[str, Any]], whole: dict[str, Any] | None = None) -> Any:
-        passed = [Column(title="Passed on", right=True, spare=1)] if whole else []
-        columns = [
-            Column(title=title),
-            *(Column(title=name, right=True) for name in ("Hits", "Misses", "Hit rate")),
-            *passed,
-            Column(title="Saved time", right=True),
-            Column(title="Saved tokens", right=True, spare=2),
-        ]
-        used = sorted(rows.items(), key=lambda item: -item[1]["hits"] - item[1]["misses"])
-        lines = [row(name, found) for name, found in used]
-        lines += [row("together", whole)] if whole else []
-        shown = [line if whole else (*line[:4], *line[5:]) for line in lines]
-        return table(screen, columns, shown, total=bool(whole))
+    from ollama_cache_proxy.cli.screen import printable
 
     store = stats.get("store", {})
     state = "" if store.get("state") == "ok" else "; it does not answer, `ollama-cache-proxy doctor` says why"
     head = f"{url} keeps {options.entries(stats['keys'])} in {store.get('name', '?')}{state}"
     lines: list[Any] = [Text(printable(head)), Text("")]
-    lines.append(part("Operation", stats["byOperation"], stats))
+    lines.append(_table(screen, "Operation", stats["byOperation"], stats))
     for title, name in (("Model", "byModel"), ("Category", "byCategory")):
         if stats[name]:
-            lines += [Text(""), part(title, stats[name])]
+            lines += [Text(""), _table(screen, title, stats[name])]
     if problem:
         lines += [Text(""), Text(printable(problem), style="bold red")]
     return Group(*lines)
+
+
+def _table(screen: Any, title: str, rows: dict[str, dict[str, Any]], whole: dict[str, Any] | None = None) -> Any:
+    """Give a table, those that were asked most often first; one with `whole`, which is its last row, has bypasses."""
+    from ollama_cache_proxy.cli.screen import Column, table
+
+    passed = [Column(title="Passed on", right=True, spare=1)] if whole else []
+    columns = [
+        Column(title=title),
+        *(Column(title=name, right=True) for name in ("Hits", "Misses", "Hit rate")),
+        *passed,
+        Column(title="Saved time", right=True),
+        Column(title="Saved tokens", right=True, spare=2),
+    ]
+    used = sorted(rows.items(), key=lambda item: -item[1]["hits"] - item[1]["misses"])
+    lines = [_row(name, found) for name, found in used]
+    lines += [_row("together", whole)] if whole else []
+    shown = [line if whole else (*line[:4], *line[5:]) for line in lines]
+    return table(screen, columns, shown, total=bool(whole))
+
+
+def _row(title: str, found: dict[str, Any]) -> tuple[str, ...]:
+    """Give one row, bypasses among it."""
+    from ollama_cache_proxy.cli.screen import duration
+
+    tokens = found["savedTokens"]
+    return (
+        title,
+        f"{found['hits']:,}",
+        f"{found['misses']:,}",
+        f"{found['hitRate']:.1f} %" if found["hits"] + found["misses"] else "–",
+        f"{found['bypasses']:,}" if "bypasses" in found else "",
+        duration(found["savedSeconds"]),
+        f"{tokens['prompt'] + tokens['output']:,}",
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 
 from ollama_cache_proxy.policy.classify import is_embedding
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
@@ -12,7 +11,7 @@ from ollama_cache_proxy.policy.record import record
 
 @record
 class Rules:
-    """What an exchange follows. Sizes are bytes, times seconds.
+    """What an exchange follows. Sizes are bytes, times seconds. Defaults are those of service/settings.py.
 
     `policies` holds what is set for an operation; `streams` says whether streams are recorded where their endpoint's
     policy allows it, `paced` whether they are replayed at the pace they had. `linger` is how long an embeddings request
@@ -21,23 +20,23 @@ class Rules:
     `local_addresses`.
     """
 
-    policies: Mapping[str, Policy] = field(default_factory=dict)
-    streams: bool = False
-    paced: bool = False
+    policies: Mapping[str, Policy]
+    streams: bool
+    paced: bool
 
-    ttl_completion: int = 3600
-    ttl_embedding: int = 86_400
-    max_ttl: int = 604_800
-    max_request_bytes: int = 8 * 1024 * 1024
-    max_entry_bytes: int = 1024 * 1024
-    max_list_bytes: int = 64 * 1024 * 1024
-    max_buffered_bytes: int = 256 * 1024 * 1024
-    max_misses: int | None = None
-    linger: float = 60.0
-    epoch: str = ""
-    guard_host: bool = False
-    hostname: str = ""
-    local_addresses: frozenset[str] = frozenset()
+    ttl_completion: int
+    ttl_embedding: int
+    max_ttl: int
+    max_request_bytes: int
+    max_entry_bytes: int
+    max_list_bytes: int
+    max_buffered_bytes: int
+    max_misses: int | None
+    linger: float
+    epoch: str
+    guard_host: bool
+    hostname: str
+    local_addresses: frozenset[str]
 
     def policy(self, endpoint: Endpoint) -> Policy | None:
         """Give what holds for this endpoint; None where answers can never be reused."""

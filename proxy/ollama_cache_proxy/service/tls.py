@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+
+from ollama_cache_proxy.service.settings import SettingsError
 
 
 class CertificateError(Exception):
@@ -26,6 +29,16 @@ def towards(authority: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=authority)
     except OSError as error:
         raise CertificateError(_reason(error)) from None
+
+
+def certified(setting: str, path: str | None, load: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext | None:
+    """Give the TLS context of a file; raises SettingsError where it cannot be used."""
+    if path is None:
+        return None
+    try:
+        return load(path)
+    except CertificateError as error:
+        raise SettingsError(f"{setting}: {path!r} is not allowed: {error}") from None
 
 
 def _no_password() -> str:

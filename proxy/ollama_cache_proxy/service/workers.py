@@ -5,7 +5,6 @@ What they share, the port and a private store, is the supervisor's, and lives as
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -13,12 +12,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TextIO
 
 from ollama_cache_proxy.core.tasks import Tasks
-from ollama_cache_proxy.service.app import quiet, running
+from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.channel import Channel
-from ollama_cache_proxy.service.resources import Lent, SystemClock, log_of, open_private
+from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
+from ollama_cache_proxy.service.store_choice import Lent, open_private
 from ollama_cache_proxy.service.supervisor import Supervisor, WorkerError
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.telemetry.log import Log
 
 
@@ -27,7 +28,7 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
     """Run workers behind a bound socket until the block ends; then drain them. Gives the log."""
     clock = SystemClock()
     log = log_of(settings, stream, clock)
-    asyncio.get_running_loop().set_exception_handler(quiet(log, clock))
+    log_loop_errors(log, clock)
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         stack.push_async_callback(tasks.close, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, Final, TextIO
 
 import orjson
@@ -29,7 +30,7 @@ TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
 _START_IT: Final = "start it with `ollama serve`, or name another with --upstream"
 _RED, _GREEN, _YELLOW, _BLUE, _DIM, _PLAIN = ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[34m", "\x1b[2m", "\x1b[0m")
-_SERVER_ERROR: Final = 500
+_SERVER_ERROR: Final = HTTPStatus.INTERNAL_SERVER_ERROR
 _MAX_LETTERS: Final = 80
 
 

@@ -117,9 +117,11 @@ class Counter(Plain):
 
     def inc(self, *labels: str, by: float = 1) -> None:
         """Add to one sample."""
-        if labels not in self._values:
+        try:
+            self._values[labels] += by
+        except KeyError:
             self._begin(labels)
-        self._values[labels] = self._values.get(labels, 0) + by
+            self._values[labels] = by
 
 
 class Gauge(Plain):

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 from ollama_cache_proxy.core.ports import Event, Exchange, Repeated, Siblings, Topic, ValueStore
@@ -27,7 +28,7 @@ _SEPARATOR: Final = "\n"
 _PARTS: Final = 2
 """Separators in a total's name."""
 _MICRO: Final = 1_000_000
-_SERVER_ERROR: Final = 500
+_SERVER_ERROR: Final = HTTPStatus.INTERNAL_SERVER_ERROR
 _MOST_TALLIES: Final = 256
 
 

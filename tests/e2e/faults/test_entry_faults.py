@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core.tasks import Tasks
-from ollama_cache_proxy.service.resources import SystemClock
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore

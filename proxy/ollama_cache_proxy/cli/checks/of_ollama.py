@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 
-from ollama_cache_proxy.cli.asking import FORBIDDEN
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import read, remembered, write
@@ -21,7 +21,7 @@ async def answers(scene: Scene) -> list[Finding]:
         answer = await scene.ask(ollama, "/api/version")
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
-    if answer.status == FORBIDDEN:
+    if answer.status == HTTPStatus.FORBIDDEN:
         return [
             problem(
                 f"Ollama at {ollama.url} refuses this Host: it listens on loopback, and is asked by another name",
@@ -48,13 +48,13 @@ async def origins(scene: Scene) -> list[Finding]:
         return []
     findings = [
         ok("pages of foreign origins are refused, those on this machine may ask")
-        if foreign.status == FORBIDDEN
+        if foreign.status == HTTPStatus.FORBIDDEN
         else warning(
             "any web page that is open in a browser may use this Ollama",
             "set OLLAMA_ORIGINS where Ollama runs to the origins that you use, and start it again",
         )
     ]
-    if asked and asked.status == FORBIDDEN:
+    if asked and asked.status == HTTPStatus.FORBIDDEN:
         findings.append(
             problem(
                 f"pages of {scene.origin} are refused",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.cli.asking import EXPLAIN, FORBIDDEN, Answer
+from ollama_cache_proxy.cli.asking import EXPLAIN, Answer
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
@@ -18,8 +19,6 @@ from ollama_cache_proxy.cli.reasons import REASONS
 from ollama_cache_proxy.cli.screen import printable
 from ollama_cache_proxy.service.settings import host_and_port, is_loopback
 
-_BAD_GATEWAY = 502
-_OK = 200
 _FEW = 20
 """Requests that say little yet."""
 
@@ -63,7 +62,7 @@ def _else(url: str, answer: Answer, front: bytes) -> Finding:
         )
     if front == b"Ollama is running":
         return problem(f"{url} is Ollama itself", "name the proxy with --url; Ollama is --upstream")
-    if answer.status == FORBIDDEN:
+    if answer.status == HTTPStatus.FORBIDDEN:
         return problem(
             f"{url} refuses this Host: the proxy listens on loopback, and is asked by another name",
             "name it by localhost or an address, or let it listen on all addresses (OCP_LISTEN=0.0.0.0:11435)",
@@ -82,11 +81,11 @@ async def same_ollama(scene: Scene) -> list[Finding]:
         through = await scene.ask(scene.proxy, "/api/version")
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
-    if through.status >= _BAD_GATEWAY:
+    if through.status >= HTTPStatus.BAD_GATEWAY:
         said = through.json()
         why = f": {printable(str(said['error']))}" if isinstance(said, dict) and "error" in said else ""
         return [problem(f"the proxy cannot ask its Ollama{why}", "start it, or name it: serve --upstream URL")]
-    if through.status != _OK:
+    if through.status != HTTPStatus.OK:
         return [problem(f"Ollama answers the proxy with a {through.status}", "see what stands between the two")]
     direct, seen = [
         {row["name"]: row["digest"] for row in await scene.models(server)} for server in (scene.ollama, scene.proxy)
@@ -233,7 +232,7 @@ def flowing(status: int, pieces: list[tuple[float, bytes]], model: str) -> Findi
         last = orjson.loads(lines[-1])
     except (IndexError, ValueError):
         last = {}
-    if status != _OK or "error" in last:
+    if status != HTTPStatus.OK or "error" in last:
         why = printable(str(last.get("error", f"status {status}")))
         return problem(f"no stream of {printable(model)}: {why}", "name a model of `ollama list`")
     wrote = last.get("eval_duration", 0) / 1e9

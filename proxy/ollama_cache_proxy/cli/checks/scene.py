@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from ollama_cache_proxy.cli.asking import STATS, Answer, Proxy, Server
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.service.settings import Settings
-
-_OK = 200
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +44,7 @@ class Scene:
             answer = await self.ask(server, path)
         except Failed:
             return None
-        return answer.json() if answer.status == _OK else None
+        return answer.json() if answer.status == HTTPStatus.OK else None
 
     async def models(self, server: Server) -> list[dict[str, Any]]:
         """Give the rows of a server's `/api/tags`."""

@@ -1,1 +1,1 @@
-"""The work of `bench`, `warm` and `quantize`: I/O around proxy/toolbox, imported when one of them runs."""
+"""The work of `bench`, `warm` and `quantize`: I/O around workbench/, imported when one of them runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -16,9 +17,6 @@ from ollama_cache_proxy.workbench.levels import same
 
 _WITHIN: Final = 86_400.0
 """Seconds: loading, making and answering take as long as they take."""
-
-_ERRORS: Final = 400
-_OK: Final = 200
 
 
 class Api(Server):
@@ -37,7 +35,7 @@ class Api(Server):
         method, body = ("GET", None) if document is None else ("POST", orjson.dumps(document))
         answer = await self.ask(path, method=method, body=body, within=_WITHIN)
         found = answer.json()
-        if answer.status >= _ERRORS or not isinstance(found, dict):
+        if answer.status >= HTTPStatus.BAD_REQUEST or not isinstance(found, dict):
             raise self.refused(answer.status, found)
         return found
 
@@ -49,7 +47,7 @@ class Api(Server):
             lines = 0
             async for line in response.content:
                 row = _read(line)
-                if not isinstance(row, dict) or "error" in row or response.status >= _ERRORS:
+                if not isinstance(row, dict) or "error" in row or response.status >= HTTPStatus.BAD_REQUEST:
                     raise self.refused(response.status, row)
                 lines += 1
                 yield row
@@ -96,6 +94,6 @@ async def proxy(session: aiohttp.ClientSession, url: str) -> Api:
     """Give a proxy that answers as one."""
     api = Api(session, url, title="the proxy", fix=PROXY_FIX)
     answer = await api.ask(STATS)
-    if answer.status != _OK or "hitRate" not in (answer.json() or {}):
+    if answer.status != HTTPStatus.OK or "hitRate" not in (answer.json() or {}):
         raise Failed(f"what answers at {url} is no ollama-cache-proxy", "name it with --url")
     return api

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
@@ -34,8 +35,7 @@ _TTL: Final = 300
 
 _KEPT_WITHIN: Final = 2.0
 _CLEARS_WITHIN: Final = 60.0
-_OK: Final = 200
-_NO_LEAVE: Final = (401, 403)
+_NO_LEAVE: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 async def bench(arguments: argparse.Namespace) -> int:
@@ -164,7 +164,7 @@ class _Bench:
     ) -> tuple[float, Answer]:
         """Give the seconds of an answer, and one that is as it should be."""
         seconds, answer = await api.timed(operation.path, orjson.dumps(body), headers)
-        if answer.status != _OK:
+        if answer.status != HTTPStatus.OK:
             raise api.refused(answer.status, answer.json())
         return seconds, answer
 
@@ -194,7 +194,7 @@ class _Bench:
         fields = {**self._fields, "Cache-Control": "only-if-cached"}
         deadline = time.monotonic() + _KEPT_WITHIN
         while time.monotonic() < deadline:
-            if (await self._cache.timed(operation.path, orjson.dumps(body), fields))[1].status == _OK:
+            if (await self._cache.timed(operation.path, orjson.dumps(body), fields))[1].status == HTTPStatus.OK:
                 return True
             await asyncio.sleep(0.01)
         return False
@@ -231,6 +231,6 @@ class _Bench:
         except Failed:
             say(f"The proxy could not be asked to clear what was measured: {gone}")
             return
-        if answer.status != _OK:
+        if answer.status != HTTPStatus.OK:
             hint = "; set OCP_ADMIN_TOKEN here to the proxy's" if answer.status in _NO_LEAVE else ""
             say(f"The proxy did not clear what was measured (status {answer.status}{hint}): {gone}")

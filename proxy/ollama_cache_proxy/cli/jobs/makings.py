@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Final
 
 import orjson
@@ -13,7 +14,6 @@ from ollama_cache_proxy.cli.jobs.api import Api
 from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.workbench.levels import Target, same
 
-_NOT_FOUND: Final = 404
 _UNLOADS_WITHIN: Final = 2.0
 _ENDING: Final = (
     "Ending: Ollama first finishes {name}, else half of it would lie in its folder until it starts again"
@@ -64,7 +64,7 @@ class Makings:
         with suppress(Failed):
             await self._api.ask("/api/generate", method="POST", body=unload, within=_UNLOADS_WITHIN)
         answer = await self._api.ask("/api/delete", method="DELETE", body=orjson.dumps({"model": name}))
-        if answer.status >= 400 and answer.status != _NOT_FOUND:  # noqa: PLR2004 - the first status of errors
+        if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.NOT_FOUND:
             raise Failed(f"{name} could not be removed (status {answer.status})", f"`ollama rm {name}`")
         self._begun.remove(name)
 

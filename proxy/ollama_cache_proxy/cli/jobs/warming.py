@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,6 @@ from ollama_cache_proxy.cli.screen import write_json
 from ollama_cache_proxy.workbench.chunks import chunks
 from ollama_cache_proxy.workbench.requests import Asking, Outcome, embeddings, outcome, read, total
 
-_OK: Final = 200
-_NOT_CACHED: Final = 504
 _GIVE_UP: Final = 10
 """Failures in a row after which the rest is left alone."""
 
@@ -142,7 +141,7 @@ class _Warming:
     async def _one(self, asking: Asking) -> Outcome:
         """Ask the cache alone first: what it knows costs Ollama nothing, and so takes no turn."""
         known = await self._ask(asking, {"Cache-Control": "only-if-cached"})
-        if known.status == _NOT_CACHED:
+        if known.status == HTTPStatus.GATEWAY_TIMEOUT:  # RFC 9111, section 5.2.1.7: it is not stored
             await self._pace.turn()
             known = await self._ask(asking, {})
         headers = known.headers

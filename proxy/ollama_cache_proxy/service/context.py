@@ -1,0 +1,55 @@
+"""What all parts of one process share: its settings and address, its clock, log, metrics and background tasks."""
+
+from __future__ import annotations
+
+import socket
+from typing import TextIO
+
+from ollama_cache_proxy.core.ports import Health, Observer, Part, fan_out
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
+from ollama_cache_proxy.service.settings import Settings
+from ollama_cache_proxy.service.siblings import SiblingProcesses
+from ollama_cache_proxy.service.sockets import Address, address_of
+from ollama_cache_proxy.service.system_clock import SystemClock
+from ollama_cache_proxy.telemetry.log import Log
+from ollama_cache_proxy.telemetry.metrics import Metrics
+from ollama_cache_proxy.telemetry.recent import Recent
+
+
+@record
+class Context:
+    """What every part is given. `siblings` are the other processes of this proxy, None where it is the only one."""
+
+    settings: Settings
+    address: Address
+    clock: SystemClock
+    tasks: Tasks
+    log: Log
+    metrics: Metrics
+    recent: Recent
+    siblings: SiblingProcesses | None
+
+    def observer(self, *more: Observer) -> Observer:
+        """Return what tells facts to metrics, log and recent requests, and to `more`."""
+        return fan_out((self.metrics, self.log, self.recent, *more))
+
+
+def begin(settings: Settings, sock: socket.socket, stream: TextIO, siblings: SiblingProcesses | None) -> Context:
+    """Return what this process shares; from now on errors of the running event loop go to its log."""
+    clock = SystemClock()
+    log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.speaks)
+    log_loop_errors(log, clock)
+    metrics = Metrics()
+    metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
+    return Context(
+        settings=settings,
+        address=address_of(sock, settings),
+        clock=clock,
+        tasks=Tasks(),
+        log=log,
+        metrics=metrics,
+        recent=Recent(clock.now),
+        siblings=siblings,
+    )

@@ -1,0 +1,117 @@
+"""Opens what stands around the exchanges: the store, Ollama, the digests of its models, and the statistics."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import AsyncExitStack
+from typing import Final
+from urllib.parse import urlsplit
+
+from ollama_cache_proxy import __version__
+from ollama_cache_proxy.core.fingerprint_key import Marking
+from ollama_cache_proxy.core.ports import ValueStore
+from ollama_cache_proxy.core.questions import Neighbours
+from ollama_cache_proxy.policy.purge import Purges
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.rules_from_settings import rules_from
+from ollama_cache_proxy.service.settings import chosen_upstream, is_loopback
+from ollama_cache_proxy.service.store_choice import ChosenStore, Lent, open_store
+from ollama_cache_proxy.service.tls import certified, towards
+from ollama_cache_proxy.telemetry.statistics import Statistics
+from ollama_cache_proxy.upstream.digests import OllamaModels
+from ollama_cache_proxy.upstream.loaded_models import Residents
+from ollama_cache_proxy.upstream.ollama_server import Ollama
+
+_LAST_STORES: Final = 2.0
+"""Seconds that background tasks have to end: what was answered last is still on its way to the store."""
+
+
+@record
+class Opened:
+    """The neighbours of exchanges, and what others than exchanges need of them."""
+
+    neighbours: Neighbours
+    chosen: ChosenStore
+    upstream: Ollama
+    models: OllamaModels
+    residents: Residents
+    statistics: Statistics
+
+
+async def open_neighbours(context: Context, stack: AsyncExitStack, lent: Lent | None) -> Opened:
+    """Open all of them, and log where Ollama and the store are; raises SettingsError.
+
+    They close with the stack: statistics, background tasks, digests, Ollama, store.
+    """
+    url = _upstream_url(context)
+    context.log.say(f"ollama-cache-proxy {__version__} listens on {context.address.url}, in front of Ollama at {url}")
+    chosen = await open_store(context, stack, lent)
+    upstream = _ollama(context, url)
+    stack.push_async_callback(upstream.close)
+    models = _models(context, upstream, chosen.values, url)
+    stack.callback(models.close)
+    stack.push_async_callback(context.tasks.close, _LAST_STORES)
+    statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
+    await statistics.begin()
+    stack.push_async_callback(statistics.close)
+    return Opened(
+        neighbours=Neighbours(
+            rules=rules_from(context.settings, loopback=context.address.loopback),
+            store=chosen.entries,
+            upstream=upstream,
+            models=models,
+            clock=context.clock,
+            observe=context.observer(statistics),
+            tasks=context.tasks,
+            purges=Purges(),
+            marking=Marking(chosen.values, on=context.settings.explain),
+        ),
+        chosen=chosen,
+        upstream=upstream,
+        models=models,
+        residents=Residents(upstream, tasks=context.tasks),
+        statistics=statistics,
+    )
+
+
+def _upstream_url(context: Context) -> str:
+    """Choose Ollama's URL, and say where what the environment names is not it."""
+    url, source = chosen_upstream(context.settings, context.address.url.partition("://")[2])
+    if source == "default" and os.environ.get("OLLAMA_HOST", "").strip():
+        context.log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {url}")
+    return url
+
+
+def _ollama(context: Context, url: str) -> Ollama:
+    settings = context.settings
+    return Ollama(
+        url,
+        connect_timeout=settings.connect_timeout,
+        deadline=settings.upstream_timeout,
+        clock=context.clock,
+        observe=context.observer(),
+        tasks=context.tasks,
+        tls=certified("upstream_ca", settings.upstream_ca, towards),
+    )
+
+
+def _models(context: Context, upstream: Ollama, values: ValueStore, url: str) -> OllamaModels:
+    settings = context.settings
+    return OllamaModels(
+        upstream,
+        values,
+        name=_machine(url) + upstream.name,
+        deadline=settings.connect_timeout + 5,
+        patience=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
+        clock=context.clock,
+        tasks=context.tasks,
+        siblings=context.siblings,
+    )
+
+
+def _machine(url: str) -> str:
+    """Name this machine where the URL means another Ollama on each: proxies on several may share a Redis."""
+    host = urlsplit(url).hostname or ""
+    return f"{socket.gethostname()}/" if is_loopback(host) else ""

@@ -1,0 +1,64 @@
+"""Joins the proxy's own routes: figures, events, the live page, and those about entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ollama_cache_proxy.admin.entry_routes import CacheRoutes, Told
+from ollama_cache_proxy.admin.gpu_cards import Cards
+from ollama_cache_proxy.admin.live_events import Events
+from ollama_cache_proxy.admin.live_figures import Figures
+from ollama_cache_proxy.admin.live_page import ROUTES as PAGE
+from ollama_cache_proxy.admin.router import Routes
+from ollama_cache_proxy.core.exchange import Exchanges
+from ollama_cache_proxy.core.explanation import Explainer
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.neighbours import Opened
+
+
+@record
+class OwnRoutes:
+    """The routes, and the events of the live page, which end before the listener drains."""
+
+    routes: Routes
+    events: Events
+
+
+def own_routes(context: Context, opened: Opened, exchanges: Exchanges, nvml: Callable[[], Any] | None) -> OwnRoutes:
+    """Return the proxy's own routes but health and metrics; `nvml` takes the place of the real one."""
+
+    async def told() -> dict[str, Any]:
+        exchanges.shortcuts.tell()
+        return await opened.statistics.told()
+
+    figures = _figures(context, opened, told, nvml)
+    return OwnRoutes(
+        routes={**_about_entries(context, opened, told), **figures.routes, **PAGE},
+        events=Events(figures.state, clock=context.clock, tasks=context.tasks),
+    )
+
+
+def _figures(context: Context, opened: Opened, told: Told, nvml: Callable[[], Any] | None) -> Figures:
+    return Figures(
+        recent=context.recent,
+        told=told,
+        count=opened.chosen.entries.count,
+        store_name=opened.chosen.name,
+        residents=opened.residents,
+        cards=Cards(nvml, tasks=context.tasks),
+        tasks=context.tasks,
+    )
+
+
+def _about_entries(context: Context, opened: Opened, told: Told) -> Routes:
+    return CacheRoutes(
+        store=opened.chosen.entries,
+        store_name=opened.chosen.name,
+        purges=opened.neighbours.purges,
+        told=told,
+        explain=Explainer(opened.neighbours).explain,
+        clock=context.clock,
+        siblings=context.siblings,
+    ).routes

@@ -1,0 +1,39 @@
+"""What the settings, and this machine, mean for one exchange."""
+
+from __future__ import annotations
+
+import socket
+
+from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
+from ollama_cache_proxy.policy.rules import Rules
+from ollama_cache_proxy.service.settings import Settings, setting_of
+
+
+def rules_from(settings: Settings, *, loopback: bool) -> Rules:
+    """Return the rules of exchanges; `loopback` says that only this machine reaches the listener."""
+    hostname = socket.gethostname()
+    return Rules(
+        policies={row.operation: Policy(getattr(settings, setting_of(row.operation))) for row in REUSABLE},
+        streams=settings.cache_streams,
+        paced=settings.stream_pace == "recorded",
+        ttl_completion=settings.ttl_completion,
+        ttl_embedding=settings.ttl_embedding,
+        max_ttl=settings.max_ttl,
+        max_request_bytes=settings.max_request_bytes,
+        max_entry_bytes=settings.max_entry_bytes,
+        max_list_bytes=settings.max_list_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
+        max_misses=settings.max_misses,
+        linger=settings.linger,
+        epoch=settings.epoch,
+        guard_host=loopback,
+        hostname=hostname,
+        local_addresses=_own_addresses(hostname),
+    )
+
+
+def _own_addresses(hostname: str) -> frozenset[str]:
+    try:
+        return frozenset(str(found[4][0]) for found in socket.getaddrinfo(hostname, None))
+    except OSError:
+        return frozenset()

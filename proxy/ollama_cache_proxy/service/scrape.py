@@ -1,0 +1,50 @@
+"""What this process has counted and how it stands, for its siblings, and for Prometheus together with theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ollama_cache_proxy.core.exchange import Exchanges
+from ollama_cache_proxy.core.ports import Levels
+from ollama_cache_proxy.policy.sums import Snapshot
+from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.neighbours import Opened
+
+
+class Scrape:
+    """`connections` tells how many clients are connected now."""
+
+    def __init__(
+        self, context: Context, opened: Opened, exchanges: Exchanges, *, connections: Callable[[], int]
+    ) -> None:
+        self._metrics = context.metrics
+        self._siblings = context.siblings
+        self._opened = opened
+        self._exchanges = exchanges
+        self._connections = connections
+
+    def snapshot(self) -> Snapshot:
+        """Return what this process has counted, for its siblings."""
+        self._settle(asking=False)
+        return self._metrics.snapshot()
+
+    async def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics of all processes and their Content-Type; raises TimeoutError and ConnectionError."""
+        self._settle(asking=True)
+        together = None if self._siblings is None else await self._siblings.together(self._metrics.snapshot())
+        return self._metrics.render(accept, together)
+
+    def _settle(self, *, asking: bool) -> None:
+        """Count what was put off, and take levels in; only who is scraped asks Redis and Ollama how they are."""
+        self._exchanges.shortcuts.tell()
+        gauges = self._opened.chosen.gauges
+        self._metrics.level(
+            Levels(
+                serving=self._exchanges.serving,
+                asking=self._opened.upstream.asking,
+                connections=self._connections(),
+                tiers=[tier for part in gauges for tier in part.tiers(asking=asking)],
+                broken={name: is_open for part in gauges for name, is_open in part.breakers().items()},
+                residents=self._opened.residents.found() if asking else (),
+            )
+        )

@@ -1,0 +1,67 @@
+"""The socket that a proxy listens on: bound as the settings say, its URL, and how many clients fit."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import suppress
+from typing import Final
+
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.service.settings import Settings, SettingsError, host_and_port, is_loopback
+from ollama_cache_proxy.service.tls import certified, for_clients
+from ollama_cache_proxy.telemetry.log import Log
+
+_OWN_FILES: Final = 128
+"""Files that the proxy opens beside its clients' and Ollama's sockets: the store's connections above all."""
+
+
+@record
+class Address:
+    """Where clients reach the proxy: `loopback` says that only this machine can, `tls` is None for plain HTTP."""
+
+    url: str
+    loopback: bool
+    tls: ssl.SSLContext | None
+
+
+def bind(listen: str) -> socket.socket:
+    """Give a socket bound to HOST:PORT; raises SettingsError where that cannot be had."""
+    host, port = host_and_port(listen)
+    try:
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        dual = family == socket.AF_INET6 and host in ("", "::") and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+    except OSError as error:
+        text = f"listen: {listen!r} cannot be listened on: {error.strerror}; choose another HOST:PORT with --listen"
+        raise SettingsError(text) from None
+
+
+def address_of(sock: socket.socket, settings: Settings) -> Address:
+    """Return where clients reach a bound socket; raises SettingsError where the certificate cannot be used."""
+    tls = certified("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
+    host, port = sock.getsockname()[:2]
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return Address(url=f"{'http' if tls is None else 'https'}://{authority}", loopback=is_loopback(host), tls=tls)
+
+
+def fitting_connections(wanted: int, log: Log) -> int:
+    """Bound the clients so that their sockets and as many towards Ollama fit into what a process may open."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    fitting = max(1, (soft - _OWN_FILES) // 2)
+    log.say(
+        f"At most {fitting} clients at once: a process may open {soft} files here (ulimit -n)", warning=not log.quiet
+    )
+    return fitting

@@ -1,0 +1,156 @@
+"""Which store a proxy uses: a Redis that is named, a private server, or this process's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Final
+
+from ollama_cache_proxy.core.ports import EntryStore, StoreGauges, ValueStore
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
+from ollama_cache_proxy.service.tls import certified, towards
+from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
+from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
+from ollama_cache_proxy.stores.redis.key_layout import WATCHED, changed_keys
+from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_server
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
+from ollama_cache_proxy.stores.redis.redis_store import RedisStore
+from ollama_cache_proxy.stores.tiered import TieredStore
+
+_MIB: Final = 1024 * 1024
+_ENDS_WITH_US: Final = "not shared, forgotten when the proxy ends (--redis-url)"
+
+
+@record
+class ChosenStore:
+    """The store, how log and statistics name it, whether it is well, and what forgets all that is held of it.
+
+    `gauges` are those of its parts, the fastest one first.
+    """
+
+    entries: EntryStore
+    values: ValueStore
+    gauges: Sequence[StoreGauges]
+    name: str
+    well: Callable[[], Awaitable[bool]]
+    forget: Callable[[], None]
+
+
+@record
+class Lent:
+    """A private server that somebody else keeps alive."""
+
+    url: str
+    name: str
+
+
+async def open_store(context: Context, stack: AsyncExitStack, lent: Lent | None) -> ChosenStore:
+    """Choose and open a store that lives as long as the stack, and log what the choice means.
+
+    `lent` is the private server that workers share; where it is given, it is the store. Raises SettingsError.
+    """
+    settings = context.settings
+    certified("redis_ca", settings.redis_ca, towards)
+    url = "" if lent is not None else named_redis(settings)
+    if url:
+        return await _named(context, stack, url)
+    if settings.store in ("auto", "private"):
+        server = lent or await open_private(settings, stack, context.tasks)
+        if server is not None:
+            return await _private(context, stack, server)
+        if settings.store == "private":
+            text = "store: 'private' is not allowed: neither valkey-server nor redis-server could be started"
+            raise SettingsError(text)
+    return _memory(context)
+
+
+async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
+    try:
+        chosen = await _redis(context, stack, url)
+    except (ValueError, TypeError):
+        text = "redis_url: (hidden) is not allowed: must be a URL such as redis://127.0.0.1:6379/0"
+        raise SettingsError(text) from None
+    context.log.say(
+        f"Store: {chosen.name}, shared with every proxy that uses it; it decides what is kept over a restart"
+    )
+    return chosen
+
+
+async def _private(context: Context, stack: AsyncExitStack, server: Lent) -> ChosenStore:
+    chosen = await _redis(context, stack, server.url)
+    size = context.settings.private_redis_bytes // _MIB
+    context.log.say(f"Store: {server.name}, {size} MiB, {_ENDS_WITH_US}")
+    return replace(chosen, name=server.name)
+
+
+def _memory(context: Context) -> ChosenStore:
+    memory = MemoryStore(context.settings.memory_bytes, clock=context.clock)
+    size = context.settings.memory_bytes // _MIB
+    context.log.say(f"Store: this process's memory, {size} MiB, {_ENDS_WITH_US}")
+    return ChosenStore(
+        entries=memory, values=MemoryValues(), gauges=(memory,), name="memory", well=_always, forget=_nothing
+    )
+
+
+async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
+    """Open a Redis, with a hot tier in front of it unless the settings want none."""
+    settings, clock, tasks = context.settings, context.clock, context.tasks
+    client = RedisClient(url, authority=settings.redis_ca)
+    stack.push_async_callback(client.close)
+    store = RedisStore(client, name="Redis", clock=clock, observe=context.observer(), tasks=tasks)
+    await store.open()
+    chosen = ChosenStore(
+        entries=store.entries,
+        values=store.values,
+        gauges=(store.gauges,),
+        name=public_url(url),
+        well=store.ping,
+        forget=store.entries.buffer.forget,
+    )
+    if not settings.hot_bytes:
+        return chosen
+    hot = MemoryStore(settings.hot_bytes, clock=clock, name="hot")
+    tiered = tiered_store(hot, store.entries, client, tasks)
+
+    def forget() -> None:
+        chosen.forget()
+        tiered.forget(None)
+
+    return replace(chosen, entries=tiered, gauges=(hot, store.gauges), forget=forget)
+
+
+async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
+    """Start a private server that lives as long as the stack; None where none can be had."""
+    binary = find_server()
+    if binary is None:
+        return None
+    private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
+    stack.push_async_callback(private.close)
+    return Lent(url=private.url, name=private.name) if await private.start() else None
+
+
+def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:
+    """Put a hot tier before Redis, which tells it what changes."""
+    tiered = TieredStore(hot, entries, tasks=tasks)
+    watch = RedisWatch(
+        client.connection,
+        prefixes=WATCHED,
+        wake=tiered.wake,
+        changed=lambda names: tiered.forget(changed_keys(names)),
+        sleep=tiered.sleep,
+    )
+    watch.begin(tasks)
+    return tiered
+
+
+async def _always() -> bool:
+    return True
+
+
+def _nothing() -> None:
+    """Hold nothing that could be forgotten."""

@@ -1,0 +1,169 @@
+"""Counts exchanges: those that no label of a metric tells apart together, many in one call.
+
+So `_count` is not given an exchange, but what such ones have in common (`_Alike`), and what they amount to
+(`_Amounts`). A metric of what exchanges amount to, bytes say, is a sum in `_Amounts`: its `add` is told for how many
+exchanges one stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.core.ports import NOTHING, Exchange, Repeated
+from ollama_cache_proxy.policy.status import Detail, Result
+from ollama_cache_proxy.telemetry.metric_exposition import ratio
+from ollama_cache_proxy.telemetry.metric_table import Families
+
+_WORDS: Final = {result: result.value.lower() for result in Result}
+"""How the label `cache` names them."""
+_HIT, _BYPASS = Result.HIT, Result.BYPASS
+"""Looked up once: on Python 3.11 a member of an enum costs as much as adding to a counter."""
+
+
+class _Alike(NamedTuple):
+    """What exchanges have in common that are counted together: no label tells them apart."""
+
+    operation: str
+    model: str
+    category: str
+    status: int
+    error: Source | None
+    result: Result
+    detail: Detail | None
+    collapsed: bool
+    stored: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Amounts:
+    """What exchanges that are counted together amount to: of each its times in seconds, and sums of all else."""
+
+    seconds: list[float]
+    first_bytes: list[float | None]
+    first_tokens: tuple[float, ...] = ()
+    items: int = 0
+    items_known: int = 0
+    saved_seconds: float = 0.0
+    saved_prompt_tokens: int = 0
+    saved_output_tokens: int = 0
+
+    def add(self, exchange: Exchange, times: int) -> None:
+        """Add so many exchanges that were all like this one but for their `seconds` and `first_bytes`."""
+        if exchange.first_token is not None:
+            self.first_tokens += (exchange.first_token,) * times
+        if exchange.items:
+            self.items += times * exchange.items
+            self.items_known += times * exchange.items_known
+        saved = exchange.saved
+        if saved is not NOTHING:
+            self.saved_seconds += times * saved.seconds
+            self.saved_prompt_tokens += times * saved.prompt_tokens
+            self.saved_output_tokens += times * saved.output_tokens
+
+
+class ExchangeMetrics:
+    """What is alike is put aside until `settle`, and `later` is told: that costs a request a fifth of counting it.
+
+    `model` gives the label of a model, `now` is Unix time in seconds.
+    """
+
+    def __init__(
+        self, families: Families, *, model: Callable[[str], str], later: Callable[[], None], now: Callable[[], float]
+    ) -> None:
+        self.hits = 0
+        self.misses = 0
+        self._families = families
+        self._model = model
+        self._later = later
+        self._now = now
+        self._aside: dict[tuple[Any, ...], _Amounts] = {}
+
+    def take(self, event: Exchange) -> None:
+        """Take an exchange in: one with something of its own to tell at once, others with those that are like it."""
+        if event.items or event.trace or event.first_token is not None or event.saved is not NOTHING:
+            self._count_now(event, _Amounts([event.seconds], [event.first_byte]))
+            return
+        alike = _alike(event)
+        amounts = self._aside.get(alike)
+        if amounts is None:
+            amounts = self._aside[alike] = _Amounts([], [])
+        amounts.seconds.append(event.seconds)
+        amounts.first_bytes.append(event.first_byte)
+        amounts.add(event, 1)
+        self._later()
+
+    def take_repeated(self, event: Repeated) -> None:
+        """Take exchanges in that were known by their bytes: the first byte of each came with the last."""
+        self._count_now(event.exchange, _Amounts([*event.seconds], [*event.seconds]))
+
+    def settle(self) -> None:
+        """Count what was put aside."""
+        aside, self._aside = self._aside, {}
+        for alike, amounts in aside.items():
+            self._count(_Alike(*alike), amounts)
+        self._families.hit_ratio.set(ratio(self.hits, self.misses))
+
+    def _count_now(self, exchange: Exchange, amounts: _Amounts) -> None:
+        """Count exchanges that were all like this one but for their times, which stand in `amounts` already."""
+        amounts.add(exchange, len(amounts.seconds))
+        alike = _Alike(*_alike(exchange))
+        self._count(alike, amounts)
+        if exchange.trace:
+            how, last = (alike.operation, _WORDS[alike.result]), amounts.seconds[-1]
+            self._families.request_duration_seconds.exemplify(how, last, exchange.trace, self._now())
+
+    def _count(self, alike: _Alike, amounts: _Amounts) -> None:
+        """Count exchanges that no label tells apart: every metric of exchanges is counted from here."""
+        families, times, operation, word = self._families, len(amounts.seconds), alike.operation, _WORDS[alike.result]
+        how = (operation, word)
+        model = "" if alike.result is _BYPASS else self._model(alike.model)  # a bypass may name anything
+        families.requests.inc(operation, model, word, str(alike.status), by=times)
+        families.request_duration_seconds.observe(how, amounts.seconds)
+        families.first_byte_seconds.observe(how, [at for at in amounts.first_bytes if at is not None])
+        if amounts.first_tokens:
+            families.time_to_first_token_seconds.observe(how, amounts.first_tokens)
+        if amounts.items:
+            families.items.inc(operation, "hit", by=amounts.items_known)
+            families.items.inc(operation, "miss", by=amounts.items - amounts.items_known)
+        if alike.error is not None:
+            families.errors.inc(alike.error.value, by=times)
+        if alike.result is _BYPASS:
+            families.bypasses.inc(operation, alike.detail.value if alike.detail is not None else "", by=times)
+        else:
+            families.lookups.inc(operation, alike.category, word, by=times)
+            self._count_lookups(alike, amounts)
+        self._count_saved(operation, amounts)
+
+    def _count_lookups(self, alike: _Alike, amounts: _Amounts) -> None:
+        """Count hits, or misses."""
+        families, operation, times = self._families, alike.operation, len(amounts.seconds)
+        if alike.result is _HIT:
+            self.hits += times
+            families.hits.inc(operation, by=times)
+            if alike.collapsed:
+                families.collapsed.inc(operation, by=times)
+        else:
+            self.misses += times
+            families.misses.inc(operation, by=times)
+            if not alike.stored and alike.detail not in (None, Detail.RECORDING):
+                families.unkept.inc(operation, alike.detail.value, by=times)
+
+    def _count_saved(self, operation: str, amounts: _Amounts) -> None:
+        """Count what Ollama did not have to do again."""
+        families = self._families
+        if amounts.saved_seconds:
+            families.saved_seconds.inc(operation, by=amounts.saved_seconds)
+        if amounts.saved_prompt_tokens:
+            families.saved_prompt_tokens.inc(operation, by=amounts.saved_prompt_tokens)
+        if amounts.saved_output_tokens:
+            families.saved_output_tokens.inc(operation, by=amounts.saved_output_tokens)
+
+
+def _alike(exchange: Exchange) -> tuple[Any, ...]:
+    """Give the fields of `_Alike` as a plain tuple, which costs a request less."""
+    cache = exchange.cache
+    how = (exchange.operation, exchange.model, exchange.category, exchange.status, exchange.error)
+    return (*how, cache.result, cache.detail, cache.collapsed, cache.stored)

@@ -1,0 +1,124 @@
+"""The composition root: what is closed in which order, and what each part is given."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.admin.live_events import Events
+from ollama_cache_proxy.core.fast_path import Shortcuts
+from ollama_cache_proxy.core.ports import Topic
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.downstream.listener import Listener
+from ollama_cache_proxy.service.app import running
+from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.sockets import bind
+from ollama_cache_proxy.simulator import Simulator
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.telemetry.statistics import Statistics
+from ollama_cache_proxy.upstream.digests import OllamaModels
+from ollama_cache_proxy.upstream.ollama_server import Ollama
+from tests.support.servers import RedisServer
+
+LATER = [
+    (Listener, "drain"),
+    (Shortcuts, "tell"),
+    (Statistics, "close"),
+    (Tasks, "close"),
+    (OllamaModels, "close"),
+    (Ollama, "close"),
+    (RedisClient, "close"),
+]
+
+
+class Siblings:
+    """Stands in for the other workers, and notes what it is asked for."""
+
+    speaks = True
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self.note = note
+        self.topics: list[str] = []
+
+    def on(self, topic: str, _hear: object) -> None:
+        self.topics.append(topic)
+
+    def report(self, _snapshot: object) -> None:
+        self.note("report")
+
+    def reported(self) -> None:
+        self.note("reported")
+
+    def counted(self, _connections: int) -> None: ...
+
+    def say(self, _topic: str, _value: Any = None) -> None: ...
+
+    async def tell(self, _topic: str, _value: Any = None) -> None: ...
+
+    async def open(self, _take: object) -> None:
+        self.note("open")
+
+    async def leave(self) -> None:
+        self.note("leave")
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The closings, in the order in which they begin."""
+    found: list[str] = []
+
+    def noted(owner: type, name: str) -> None:
+        before = getattr(owner, name)
+
+        def close(self: object, *arguments: Any) -> Any:
+            found.append(f"{owner.__name__}.{name}")
+            return before(self, *arguments)
+
+        monkeypatch.setattr(owner, name, close)
+
+    for owner, name in [(Events, "close"), *LATER]:
+        noted(owner, name)
+    return found
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["alone", "a-worker"])
+async def test_what_is_open_closes_in_this_order(
+    several: bool, closed: list[str], simulator: Simulator, redis_server: RedisServer
+) -> None:
+    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "redis_url": redis_server.url})
+    siblings: Any = Siblings(closed.append) if several else None
+    with bind(settings.listen) as sock:
+        async with running(settings, sock, stream=io.StringIO(), siblings=siblings):
+            assert closed == (["report", "open"] if several else [])
+            closed.clear()
+    drains, tells, *later = [f"{owner.__name__}.{name}" for owner, name in LATER]
+    if several:
+        assert closed == ["Events.close", "leave", drains, tells, "reported", *later]
+    else:
+        assert closed == ["Events.close", drains, tells, *later]
+
+
+async def test_a_worker_hears_of_every_topic(simulator: Simulator) -> None:
+    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory"})
+    siblings: Any = Siblings(lambda _: None)
+    with bind(settings.listen) as sock:
+        async with running(settings, sock, stream=io.StringIO(), siblings=siblings):
+            assert sorted(siblings.topics) == sorted(Topic)
+
+
+async def test_errors_of_the_event_loop_are_logged_by_name_once_a_second(simulator: Simulator) -> None:
+    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory"})
+    log = io.StringIO()
+    with bind(settings.listen) as sock:
+        async with running(settings, sock, stream=log):
+            for _ in range(3):
+                context = {"message": "secret", "exception": ValueError("secret")}
+                asyncio.get_running_loop().call_exception_handler(context)
+    lines = [line for line in log.getvalue().splitlines() if "error" in line]
+    assert len(lines) == 1
+    assert "an error of the proxy's own: ValueError" in lines[0]
+    assert "secret" not in log.getvalue()

@@ -1,0 +1,9 @@
+"""How a proxy stands: of which a test changes what it is about."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ollama_cache_proxy.core.ports import Levels
+
+LEVELS: Final = Levels(serving=3, asking=2, connections=7, tiers=(), broken={}, residents=())

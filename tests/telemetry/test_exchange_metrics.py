@@ -1,0 +1,85 @@
+"""Exchanges add up the same in each way in which they are told: one by one, put aside, and many at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ollama_cache_proxy.core.errors import Source
+from ollama_cache_proxy.core.ports import Exchange, Repeated, Saved
+from ollama_cache_proxy.policy.status import Detail, bypass
+from ollama_cache_proxy.telemetry.exchange_metrics import ExchangeMetrics
+from ollama_cache_proxy.telemetry.metric_table import Families
+from tests.support.exchanges import COLLAPSED, EXCHANGE, HIT, MISS
+
+SECONDS = [0.003, 0.0001, 7.0]
+SAVED = Saved(seconds=2.5, prompt_tokens=3, output_tokens=8)
+
+
+class Told:
+    """Metrics of exchanges, how often they put one aside, and what they hold."""
+
+    def __init__(self) -> None:
+        self.families = Families()
+        self.later = 0
+        self.metrics = ExchangeMetrics(self.families, model=str.upper, later=self._later, now=lambda: 1.5)
+
+    def _later(self) -> None:
+        self.later += 1
+
+    def written(self) -> list[str]:
+        self.metrics.settle()
+        return [family.written(open_metrics=True) for family in self.families]
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        replace(EXCHANGE, cache=HIT),
+        replace(EXCHANGE, cache=COLLAPSED),
+        replace(EXCHANGE, cache=HIT, saved=SAVED, category="search"),
+        replace(EXCHANGE, cache=HIT, items=4, items_known=3, saved=SAVED),
+        replace(EXCHANGE, cache=HIT, first_token=0.25, saved=SAVED),
+        replace(EXCHANGE, cache=MISS),
+        replace(EXCHANGE, cache=replace(MISS, detail=Detail.STATUS), status=500),
+        replace(EXCHANGE, cache=MISS, error=Source.UPSTREAM, status=502),
+        replace(EXCHANGE, cache=bypass(Detail.OPT_IN)),
+    ],
+    ids=["hit", "collapsed", "saved", "items", "stream", "miss", "unstored", "failed", "bypass"],
+)
+def test_exchanges_add_up_the_same_however_they_are_told(exchange: Exchange):
+    single, many = Told(), Told()
+    for second in SECONDS:
+        single.metrics.take(replace(exchange, seconds=second, first_byte=second))
+    many.metrics.take_repeated(Repeated(exchange=exchange, seconds=SECONDS))
+    assert single.written() == many.written()
+    assert (single.metrics.hits, single.metrics.misses) == (many.metrics.hits, many.metrics.misses)
+    requests = [row.value for row in many.families.requests.rows()]
+    assert requests == [3]
+
+
+def test_what_is_alike_is_put_aside_and_what_differs_by_a_label_is_not_mixed_with_it():
+    told = Told()
+    for exchange in (EXCHANGE, replace(EXCHANGE, seconds=1.0), replace(EXCHANGE, status=404)):
+        told.metrics.take(exchange)
+    assert told.later == 3
+    assert list(told.families.requests.rows()) == []
+    told.metrics.settle()
+    assert {row.labels: row.value for row in told.families.requests.rows()} == {
+        ("generate", "TINY", "hit", "200"): 2,
+        ("generate", "TINY", "hit", "404"): 1,
+    }
+    assert [row.value for row in told.families.request_duration_seconds.rows() if row.suffix == "_sum"] == [
+        pytest.approx(1 + 2 * EXCHANGE.seconds)
+    ]
+    told.metrics.settle()
+    assert told.metrics.hits == 3, "what was put aside is counted once"
+
+
+@pytest.mark.parametrize("own", [{"items": 1}, {"trace": "ab"}, {"first_token": 0.1}, {"saved": SAVED}], ids=str)
+def test_what_has_something_of_its_own_to_tell_is_counted_at_once(own: dict[str, object]):
+    told = Told()
+    told.metrics.take(replace(EXCHANGE, **own))
+    assert told.later == 0
+    assert [row.value for row in told.families.requests.rows()] == [1]
