@@ -19,7 +19,7 @@ from typing import Final
 import orjson
 import redis
 
-from benchmarks.load import Secrets, Watched, proxy
+from benchmarks.watched import Secrets, Watched, proxy
 from benchmarks.workloads import costs, rates
 from benchmarks.workloads.requests import CATEGORIES, Asked
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
