@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -18,8 +19,9 @@ from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.reuse import Forward, Hit
-from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import Detail, FwdReason
+from ollama_cache_proxy.service.rules_from_settings import rules_from
+from ollama_cache_proxy.service.settings import load
 
 BODY = json.dumps({"model": "tiny", "prompt": "hi", "stream": False}).encode()
 ENTRY = StoredResponse(
@@ -67,7 +69,7 @@ class World:
         store = cast("Any", self)
         return Intake(
             Neighbours(
-                rules=Rules(**rules),
+                rules=replace(rules_from(load(None, {}), loopback=False), **rules),
                 store=store,
                 upstream=store,
                 models=store,
