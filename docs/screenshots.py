@@ -22,7 +22,7 @@ from unittest.mock import patch
 import aiohttp
 from playwright.async_api import ViewportSize, async_playwright
 
-from ollama_cache_proxy.core.ports import Resident
+from ollama_cache_proxy.core.facts import Resident
 from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.service import app, context
 from ollama_cache_proxy.service.settings import load
@@ -97,7 +97,7 @@ async def play(proxy: app.Running) -> None:
             for path, body in requests(span, dice):
                 async with session.post(path, data=json.dumps(body)) as answer:
                     await answer.read()
-            proxy.exchanges.shortcuts.tell()
+            proxy.exchanges.fast_path.tell()
 
 
 async def photograph(url: str) -> None:

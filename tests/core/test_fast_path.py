@@ -54,9 +54,9 @@ class Watch:
     def __init__(self, proxy: Proxy, *, off: bool = False) -> None:
         self.proxy = proxy
         self.taken = 0
-        self.real = proxy.running.exchanges.shortcuts
+        self.real = proxy.running.exchanges.fast_path
         self._off = off
-        proxy.running.listener.shortcuts = self
+        proxy.running.listener.fast_path = self
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         found = None if self._off else self.real.answer(raw)
@@ -453,7 +453,7 @@ async def test_age_and_ttl_go_on_and_what_is_no_longer_fresh_is_no_hit(
     monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch, proxy: Proxy
 ) -> None:
     await noted(client, watch)
-    clock: Any = proxy.running.exchanges.shortcuts._clock
+    clock: Any = proxy.running.exchanges.fast_path._clock
     shift = 0
     real = clock.now
     monkeypatch.setattr(clock, "now", lambda: real() + shift)

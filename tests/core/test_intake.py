@@ -7,10 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from ollama_cache_proxy.core.fingerprint_key import Marking
+from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.intake import Found, Intake
-from ollama_cache_proxy.core.ports import Identity, Lookup
+from ollama_cache_proxy.core.ports import Identity
 from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.core.store_ports import Lookup
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
@@ -77,7 +78,7 @@ class World:
                 observe=lambda _: None,
                 tasks=Tasks(),
                 purges=Purges(),
-                marking=Marking(store, on=False),
+                fingerprinting=Fingerprinting(store, on=False),
             ),
             categories=categories,
         )

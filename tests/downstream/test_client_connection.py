@@ -52,7 +52,7 @@ class Owner:
     """A listener that knows two requests, and serves the others at once."""
 
     def __init__(self) -> None:
-        self.shortcuts: Any = self
+        self.fast_path: Any = self
         self.clock: Any = self
         self.now = 1000.0
         self.head_timeout, self.body_timeout = 60.0, 60.0

@@ -38,7 +38,7 @@ PENDING = Pending()
 
 
 class Known:
-    """The shortcuts that a gate asks."""
+    """The fast path that a gate asks."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollama_cache_proxy.core.ports import EntryStore, Page
+from ollama_cache_proxy.core.store_ports import EntryStore, Page
 from ollama_cache_proxy.policy.messages import StoredResponse
 from tests.support.servers import RedisServer
 

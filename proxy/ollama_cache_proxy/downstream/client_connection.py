@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
-from ollama_cache_proxy.core.ports import Clock, Shortcut
+from ollama_cache_proxy.core.ports import Clock, FastPath
 from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, Queue
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
 
@@ -39,7 +39,7 @@ class Abortable(Protocol):
 class Owner(Protocol):
     """What a connection asks of the listener that accepted it; see there."""
 
-    shortcuts: Shortcut
+    fast_path: FastPath
     clock: Clock
     head_timeout: float
     body_timeout: float
@@ -96,7 +96,7 @@ class ClientConnection(web.RequestHandler):
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
         )
-        self.gate = Gate(owner.shortcuts)
+        self.gate = Gate(owner.fast_path)
         self.congested = False
         self._owner = owner
         self._counted = False

@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 from enum import Enum
 from typing import Final, TypeAlias
 
-from ollama_cache_proxy.core.ports import Shortcut
+from ollama_cache_proxy.core.ports import FastPath
 from ollama_cache_proxy.policy.record import record
 
 MOST_KEPT: Final = 65_536
@@ -77,13 +77,13 @@ class Gate:
     """
 
     __slots__ = (
-        *("_answered", "_behind", "_number", "_parts", "_requests", "_shortcuts", "_size", "_waiting", "_whole"),
+        *("_answered", "_behind", "_number", "_parts", "_requests", "_fast_path", "_size", "_waiting", "_whole"),
         "phase",
     )
 
-    def __init__(self, shortcuts: Shortcut) -> None:
+    def __init__(self, fast_path: FastPath) -> None:
         self.phase = _BETWEEN
-        self._shortcuts = shortcuts
+        self._fast_path = fast_path
         self._waiting = b""  # the request that is held, or looked up
         self._behind = b""  # what came behind one that is looked up
         self._requests = 0  # that the parser has begun to give
@@ -115,10 +115,10 @@ class Gate:
             return self._pass(data)
         response = None
         if ready and self._answered == self._requests:
-            if phase is _BETWEEN and self._shortcuts.begins(data):
+            if phase is _BETWEEN and self._fast_path.begins(data):
                 self.phase, self._waiting = _HELD, data
                 return _HOLD
-            response = self._shortcuts.answer(data)
+            response = self._fast_path.answer(data)
         if response is None:
             return self._begin(data)
         if isinstance(response, bytes):

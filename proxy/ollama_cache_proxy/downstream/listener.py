@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from aiohttp import web
 
 from ollama_cache_proxy.core.errors import ClientLeft
-from ollama_cache_proxy.core.ports import Client, Clock, Shortcut
+from ollama_cache_proxy.core.ports import Client, Clock, FastPath
 from ollama_cache_proxy.downstream.client_connection import ENDS, STAYS, Abortable, ClientConnection
 from ollama_cache_proxy.downstream.http_client import HttpClient
 from ollama_cache_proxy.downstream.refusals import refusal
@@ -42,7 +42,7 @@ class Listener:
         self,
         handler: Handler,
         *,
-        shortcuts: Shortcut,
+        fast_path: FastPath,
         clock: Clock,
         head_timeout: float,
         body_timeout: float,
@@ -50,7 +50,7 @@ class Listener:
         failed: Callable[[str], None],
         counted: Callable[[int], None] | None = None,
     ) -> None:
-        self.shortcuts = shortcuts
+        self.fast_path = fast_path
         self.clock = clock
         self.head_timeout = head_timeout
         self.body_timeout = body_timeout

@@ -18,7 +18,8 @@ from aiohttp.http import HttpVersion10, HttpVersion11, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError, too_late, unreachable
-from ollama_cache_proxy.core.ports import Body, Clock, Health, Observer, Part, Take
+from ollama_cache_proxy.core.facts import Health, Observer, Part
+from ollama_cache_proxy.core.ports import Body, Clock, Take
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.breaker import Breaker
 from ollama_cache_proxy.policy.chunked import LAST, framed
