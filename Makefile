@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-admin system-tools bench-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-against bench-admin system-tools bench-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -83,6 +83,10 @@ chaos: install-dev ## Draw 200 faults under load (options: make chaos ARGS="--se
 bench: install-dev ## Measure speed beside nginx and plain aiohttp (options: make bench ARGS="--only hits")
 	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-against: install-dev ## Compare with another checkout, in turns: make bench-against BEFORE=../before
+	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
+	$(BIN)/python -m benchmarks.against $(BEFORE) $(ARGS)
 
 bench-admin: install ## Measure statistics and clearing beside a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)
