@@ -9,8 +9,9 @@ Each step returns an `Outcome`; each exchange ends in one `Exchange`, which metr
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from ollama_cache_proxy.core.collapsing import Collapsing
 from ollama_cache_proxy.core.delivery import Delivery
@@ -105,7 +106,7 @@ class Exchanges:
         match found.reuse:
             case Hit(entry=entry) if not (visit.hold.grow(len(entry.body)) or arrival.directives.only_if_cached):
                 full = Bypass(detail=Detail.BUFFERS_FULL, model=candidate.model)
-                return await self._relay.pass_on(visit, arrival, body, full)
+                return await self._relay.pass_on(visit, arrival, body, full, repeatable=True)
             case Hit() as hit:
                 return await self._delivery.hit(visit, question, hit)
             case Forward(reason=reason):
@@ -115,14 +116,17 @@ class Exchanges:
             case never:
                 assert_never(never)
 
-    async def _pass_on(self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass) -> Outcome:
+    def _pass_on(
+        self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass
+    ) -> Coroutine[Any, Any, Outcome]:
         """Pass on what the cache has no part in, unless its client does not want Ollama asked."""
         if arrival.endpoint.changes:
-            return await self._relay.change(visit, arrival, body, found)
+            return self._relay.change(visit, arrival, body, found)
         if arrival.directives.only_if_cached and arrival.policy is not None:
-            return await self._refuse_to_ask(visit)
-        return await self._relay.pass_on(visit, arrival, body, found)
+            return self._refuse_to_ask(visit)
+        repeatable = arrival.endpoint is not endpoints.OTHER
+        return self._relay.pass_on(visit, arrival, body, found, repeatable=repeatable)
 
-    async def _refuse_to_ask(self, visit: Visit) -> Outcome:
+    def _refuse_to_ask(self, visit: Visit) -> Coroutine[Any, Any, Outcome]:
         cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
-        return await self._delivery.refuse(visit, HTTPStatus.GATEWAY_TIMEOUT, _NOTHING_STORED, cache)
+        return self._delivery.refuse(visit, HTTPStatus.GATEWAY_TIMEOUT, _NOTHING_STORED, cache)

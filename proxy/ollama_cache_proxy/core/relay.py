@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.fetch import worked
@@ -11,7 +9,7 @@ from ollama_cache_proxy.core.intake import Arrival
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.ports import Answer
 from ollama_cache_proxy.core.questions import Neighbours
-from ollama_cache_proxy.policy import classify, endpoints, usage
+from ollama_cache_proxy.policy import classify, usage
 from ollama_cache_proxy.policy.classify import Bypass
 from ollama_cache_proxy.policy.status import bypass
 from ollama_cache_proxy.policy.usage import Passing
@@ -35,17 +33,14 @@ class Relay:
         change = self._models.change_begins(classify.changed_model(arrival.endpoint, body))
         try:
             await self._models.change_known(change)
-            return await self._pass(visit, arrival, body, found, repeatable=False)
+            return await self.pass_on(visit, arrival, body, found, repeatable=False)
         finally:
             self._models.change_ends(change)
 
-    async def pass_on(self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass) -> Outcome:
-        """Pass on any other request; one for an endpoint that is known may be asked again."""
-        return await self._pass(visit, arrival, body, found, repeatable=arrival.endpoint is not endpoints.OTHER)
-
-    async def _pass(
+    async def pass_on(
         self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass, *, repeatable: bool
     ) -> Outcome:
+        """Pass on any other request; one that is `repeatable` may be asked again."""
         begun = self._clock.monotonic()
         visit.outcome = Outcome(cache=bypass(found.detail))
         source = visit.client.stream() if body is None else body or None
@@ -61,7 +56,8 @@ class Relay:
             return await self._delivery.failure(visit, error, visit.outcome.cache)
         if not ended:
             await visit.client.finish()
-        return replace(visit.outcome, upstream_seconds=self._clock.monotonic() - begun)
+        seconds = self._clock.monotonic() - begun
+        return Outcome(cache=visit.outcome.cache, status=visit.outcome.status, upstream_seconds=seconds)
 
     def _tell_work(self, visit: Visit, response: Answer, passing: Passing) -> None:
         """Tell of what Ollama did for a response that has passed."""

@@ -163,7 +163,7 @@ def member(document: Any, name: str) -> Any:
 
 def count(document: Any, name: str) -> int | None:
     """Return a member that counts something; None where there is none, or it is no count."""
-    value = member(document, name)
+    value = document.get(name) if isinstance(document, dict) else None
     return value if type(value) is int and value >= 0 else None
 
 
