@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit faults soak chaos bench bench-admin bench-tools hit-rates hit-rates-sample metrics-tools clients browser screenshots gpu format lock clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-against bench-admin system-tools bench-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -54,7 +54,7 @@ stack: install metrics-tools ## Run compose.yml's components without containers 
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
 	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)
 
-test: install-dev clients browser metrics-tools lint types unit ## Lint, types and all tests
+test: missing-tools install-dev clients metrics-tools lint types unit ## Lint, types and all tests; it installs nothing on the system
 
 check: lint types ## Lint and types only
 
@@ -68,6 +68,9 @@ types: install-dev
 unit: install-dev
 	$(BIN)/pytest $(ARGS)
 
+pythons: install-dev ## Run the unit tests on the oldest and the newest Python that is here
+	@$(BIN)/python tests/pythons.py $(ARGS)
+
 faults: install-dev ## Run the fault matrix and print what each fault costs
 	$(BIN)/pytest tests/e2e/faults --table -p no:cacheprovider $(ARGS)
 
@@ -77,8 +80,13 @@ soak: install-dev ## Load it for three minutes and check every body (options: ma
 chaos: install-dev ## Draw 200 faults under load (options: make chaos ARGS="--seed 7")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-bench: install-dev bench-tools ## Measure speed beside nginx and plain aiohttp (options: make bench ARGS="--only hits")
+bench: install-dev ## Measure speed beside nginx and plain aiohttp (options: make bench ARGS="--only hits")
+	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-against: install-dev ## Compare with another checkout, in turns: make bench-against BEFORE=../before
+	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
+	$(BIN)/python -m benchmarks.against $(BEFORE) $(ARGS)
 
 bench-admin: install ## Measure statistics and clearing beside a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)
@@ -89,23 +97,32 @@ hit-rates: install-dev ## Derive requests from a Git history, and see how many a
 hit-rates-sample: install-dev ## The same with requests that are committed, in half a minute
 	$(BIN)/python -m benchmarks.workloads --sample --seconds 8 $(ARGS)
 
-bench-tools:
-	@command -v wrk >/dev/null && command -v nginx >/dev/null || \
-		{ echo "Installing wrk and nginx from Debian"; apt-get update -qq && apt-get install -yqq --no-install-recommends nginx-light wrk; }
+# What is not Python's or JavaScript's comes from Debian, and only where one of these two is asked for.
+SYSTEM_TOOLS = $(BIN)/python tests/system_tools.py
+
+system-tools: $(VENV)/.python ## List what tests need of the system and lack (Chromium, zsh, fish …), and install it; takes root
+	@$(SYSTEM_TOOLS) system-tools --install
+
+bench-tools: $(VENV)/.python ## List what `make bench` needs of the system and lacks (nginx, wrk), and install it; takes root
+	@$(SYSTEM_TOOLS) bench-tools --install
+
+missing-tools: $(VENV)/.python
+	@$(SYSTEM_TOOLS) system-tools
 
 format: install-dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Prometheus and promtool, which the tests of rules and dashboard ask. Debian's package is unpacked, not installed: nothing
-# of it is started. Without apt those tests say that they were left out.
+# Prometheus and promtool, which the tests of rules and dashboard ask. Debian's package is unpacked in .venv, and not
+# installed. Where it cannot be had those tests say that they were left out.
 metrics-tools: $(VENV)/.python
 	@if command -v prometheus >/dev/null && command -v promtool >/dev/null || test -x $(VENV)/prometheus/usr/bin/promtool; then :; \
 	elif command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then \
-		echo "Unpacking Prometheus from Debian"; \
+		echo "Unpacking Prometheus from Debian into $(VENV)"; \
 		mkdir -p $(VENV)/prometheus && cd $(VENV)/prometheus && \
 		{ apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
-		dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; \
+		dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb || \
+		echo "Debian's package cannot be had: the tests that ask Prometheus will be left out"; \
 	else echo "No prometheus, and no apt to get it with: the tests that ask it will be left out"; fi
 
 # The JavaScript that the tests drive: clients, and axe-core for the live page; without npm they are left out, and say so.
@@ -116,26 +133,22 @@ tests/e2e/clients/node_modules/.installed: tests/e2e/clients/package-lock.json
 		(cd tests/e2e/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
 	else echo "No npm: the tests of JavaScript clients will be left out"; fi
 
-# The browser in which the tests look at the live page; without it those tests say that they were left out.
-browser:
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "Installing Chromium from Debian"; \
-			apt-get update -qq && apt-get install -yqq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
-		else echo "No Chromium: the tests of the live page in a browser will be left out"; fi
-
-screenshots: install-dev browser ## Take the pictures of the live page anew
+screenshots: install-dev ## Take the pictures of the live page anew
+	@$(SYSTEM_TOOLS) system-tools --need chromium
 	$(BIN)/python docs/screenshots.py
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-header --no-annotate
+	--no-header --no-annotate $(ARGS)
 
-lock: install-dev ## Renew the lock files
-	$(PIP) install uv
+lock: install-dev ## Renew the lock files (newer versions: make lock ARGS=--upgrade)
 	$(COMPILE) pyproject.toml --group build -o requirements.lock
-	$(COMPILE) pyproject.toml --group build --group dev -o requirements-dev.lock
+	$(COMPILE) pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
 	for extra in server gpu; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
-		| $(COMPILE) - -o requirements-$$extra.lock || exit 1; done
+		| $(COMPILE) - -c requirements.lock -o requirements-$$extra.lock || exit 1; done
 
-clean: ## Remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache tests/e2e/clients/node_modules
+dist: install ## Build the wheel and the sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+
+clean: ## Remove what was installed, built and cached
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache tests/e2e/clients/node_modules

@@ -17,46 +17,37 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
+from http import HTTPStatus
 from random import Random
 from typing import Any, Final
 
 import orjson
 from redis.exceptions import ResponseError
 
-from benchmarks.load import (
-    TEXT_MODEL,
-    VECTOR_MODEL,
-    LoadClient,
-    Oracle,
-    Outcome,
-    Question,
-    Questions,
-    Route,
-    Secrets,
-    Watched,
-    look_around,
-    proxy,
-    run,
-    seeded,
-    table,
-)
+from benchmarks.load import TEXT_MODEL, VECTOR_MODEL, LoadClient, Oracle, Outcome, Question, Questions, Route, seeded
 from benchmarks.simulated import SHIFTING, VARIANTS, with_variants
+from benchmarks.trial import Clients, Ending, Mix, Row, Seen, end, small_redis, table, verdict
+from benchmarks.watched import Secrets, Watched, proxy, run
 from ollama_cache_proxy.simulator import Fault
 from ollama_cache_proxy.simulator.registry import Model
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
-from tests.support.servers import RedisServer, free_port
+from tests.support.servers import free_port
 
 BOUND: Final = 5.0
 """Seconds that no request may take, whatever is wrong."""
 
 RECOVERY: Final = 7.0
 """Seconds after a fault within which the proxy answers from the cache again: its next look at Ollama, and a bit."""
+
+MIX: Final = Mix(hits=0.5, misses=0.2)
+_PAUSE: Final = 0.01
+"""Seconds between two questions of a client, at most."""
 
 SHORTEST, LONGEST = 0.05, 0.6
 _CALM: Final = 0.2
@@ -71,7 +62,6 @@ _JOINED: Final = 0.5
 _UNSEEN: Final = 15.0
 """Seconds that a change of a model behind the proxy's back may go unseen."""
 
-_OK, _SERVER_ERROR, _INTERNAL = 200, 500, 500
 _BIG: Final = 9 << 20
 _PROBE: Final = Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
 _BROKEN: Final = (b"llama runner process has terminated: exit status 2", b"unexpected EOF")
@@ -135,12 +125,10 @@ class Clear:
 
 
 @dataclass(slots=True)
-class Tally:
+class Tally(Seen):
     """What was seen."""
 
     drawn: Counter[str] = field(default_factory=Counter)
-    asked: Counter[str] = field(default_factory=Counter)
-    cache: Counter[str] = field(default_factory=Counter)
     explained: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
     told: list[str] = field(default_factory=list)
@@ -173,12 +161,12 @@ class Judge:
             self.breaks("a wait past the bound", f"{_short(question)}: {outcome.ended - outcome.sent:.1f} s")
         elif answer is None:
             self._excuse("a reset", question, outcome)
-        elif answer.status == _OK:
+        elif answer.status == HTTPStatus.OK:
             self.tally.cache[re.sub(r"(ttl|known|of)=\d+", r"\1", outcome.details.partition("; ")[2])] += 1
             self._body(question, outcome, answer)
-        elif answer.status == _INTERNAL:
+        elif answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self._internal(question, outcome, answer)
-        elif answer.status > _SERVER_ERROR:
+        elif answer.status > HTTPStatus.INTERNAL_SERVER_ERROR:
             self.secrets.look(answer.body, "an error")
             self._excuse(f"a {answer.status}", question, outcome)
         else:
@@ -267,9 +255,7 @@ class Scene:
     def __init__(self, stack: ExitStack, judge: Judge) -> None:
         self.judge = judge
         self.secrets = judge.secrets
-        self.redis = RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
-        stack.callback(self.redis.close)
-        self.redis.start()
+        self.redis = small_redis(stack)
         self.port = free_port()
         self.variant = 0
         self.ollama: Watched | None = None
@@ -292,10 +278,12 @@ class Scene:
             development="true",
         )
         self.url = await self.process.said("listens on ")
-        client = LoadClient(self.url, BOUND)
-        for question in (_PROBE, *self.questions.hot):
-            self.judge("warming", question, await client.ask(question))
-        client.close()
+        await self.clients.warm((_PROBE, *self.questions.hot))
+
+    @property
+    def clients(self) -> Clients:
+        """The clients of the proxy that runs."""
+        return Clients(url=self.url, bound=BOUND, judge=self.judge)
 
     def _close(self) -> None:
         for process in (self.process, self.ollama):
@@ -325,22 +313,13 @@ class Scene:
         return await asyncio.to_thread(send)
 
     async def load(self, number: int, seed: int, ended: asyncio.Event) -> None:
-        """One client: half hits, a fifth misses, the rest streams, of which some are asked by several."""
+        """Ask as one client; some streams are asked by several."""
         source = seeded(seed, "client", number)
-        client = LoadClient(self.url, BOUND)
-        try:
-            while not ended.is_set():
-                drawn = source.random()
-                if drawn < 0.5:  # noqa: PLR2004
-                    kind, question = "hits", self.questions.known()
-                elif drawn < 0.7:  # noqa: PLR2004
-                    kind, question = "misses", self.questions.new()
-                else:
-                    kind, question = "streams", self.streamed(source)
-                self.judge(kind, question, await client.ask(question))
-                await asyncio.sleep(source.random() * 0.01)
-        finally:
-            client.close()
+        await self.clients.ask(
+            lambda: MIX.draw(source, self.questions, lambda: self.streamed(source)),
+            goes_on=lambda: not ended.is_set(),
+            pause=lambda: source.random() * _PAUSE,
+        )
 
     def streamed(self, source: Random) -> Question:
         """Give a stream, of the model that shifts or the one that stays."""
@@ -358,7 +337,8 @@ class Scene:
                     continue
                 self.judge.tally.asked["looks at the proxy"] += 1
                 self.secrets.look(answer.body, path)
-                if answer.status == _INTERNAL or (answer.status != _OK and "entries" not in path):
+                bad = answer.status != HTTPStatus.OK and "entries" not in path
+                if bad or answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                     self.judge.breaks("a bad answer of the proxy's about itself", f"{path}: {answer.status}")
             await asyncio.sleep(0.5)
 
@@ -544,7 +524,7 @@ async def model_copied(scene: Scene, source: Random, seconds: float) -> None:
     reigns.append(new)
     body = orjson.dumps({"source": VARIANTS[variant], "destination": SHIFTING})
     answer = await ask(scene.url, "POST", "/api/copy", body=body)
-    if answer.status != _OK:
+    if answer.status != HTTPStatus.OK:
         raise RuntimeError(f"the copy failed: {answer.status} {answer.body!r}")
     old.ended, scene.variant = min(old.ended, time.monotonic()), variant
     await asyncio.sleep(seconds / 2)
@@ -570,7 +550,7 @@ def clearing(*models: str) -> Mischief:
             body = orjson.dumps({"model": model} if model else {})
             fields = {"Authorization": f"Bearer {canary.TOKEN}"}
             answer = await ask(scene.url, "POST", "/api/cache/clear", body=body, fields=fields)
-            if answer.status != _OK:
+            if answer.status != HTTPStatus.OK:
                 scene.judge.breaks("a clear that failed", f"{answer.status} {answer.body!r}")
                 return
             scene.judge.clears.append(Clear(sent=sent, answered=time.monotonic(), model=model))
@@ -655,7 +635,7 @@ async def big_bodies(scene: Scene, source: Random, _: float) -> None:
     async def upload() -> None:
         data = source.randbytes(1 << 20) * 4
         answer = await ask(scene.url, "POST", f"/api/blobs/sha256:{hashlib.sha256(data).hexdigest()}", body=data)
-        if answer.status not in (_OK, 201):
+        if answer.status not in (HTTPStatus.OK, HTTPStatus.CREATED):
             scene.judge.breaks("another status", f"an upload: {answer.status}")
 
     await asyncio.gather(send(), send(), upload())
@@ -746,7 +726,7 @@ async def recovered(scene: Scene) -> None:
     try:
         async with asyncio.timeout(BOUND):
             answer = await ask(scene.url, "GET", "/healthz")
-        if answer.status != _OK:
+        if answer.status != HTTPStatus.OK:
             judge.breaks("not healthy", f"{answer.status}")
         while True:
             outcome = await client.ask(_PROBE)
@@ -822,47 +802,34 @@ async def chaos(arguments: argparse.Namespace) -> bool:
         assert process is not None
         async with loaded(scene, arguments.seed, arguments.clients):
             await draw(scene, kinds, arguments.seed, arguments.faults, lambda: process.alive)
-        status = -1
-        if process.alive:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                await look_around(scene.url, process, secrets)
-            status = await process.end()
-        return report(judge, process, status, arguments)
+        return report(judge, await end(scene.url, process, secrets), arguments)
 
 
-def report(judge: Judge, process: Watched, status: int, arguments: argparse.Namespace) -> bool:
+def report(judge: Judge, ending: Ending, arguments: argparse.Namespace) -> bool:
     """Print the tables; whether nothing broke."""
     tally = judge.tally
     write = sys.stdout.write
-    rows: Iterable[tuple[str, object]] = sorted(tally.drawn.items())
-    write("\nfaults drawn\n" + table(rows))
+    drawn: list[Row] = [*sorted(tally.drawn.items())]
+    write("\nfaults drawn\n" + table(drawn))
     write(
         "\nseen\n"
         + table(
             [
-                *((f"asked as {kind}", count) for kind, count in sorted(tally.asked.items())),
-                *((f"  {name}", count) for name, count in sorted(tally.cache.items())),
+                *tally.rows(),
                 *((f"{what}, explained by a fault of Ollama's", n) for what, n in sorted(tally.explained.items())),
                 ("wrong bodies", tally.broken["a wrong body"] + tally.broken["a stale body"]),
                 ("500 of the proxy's own", tally.broken["a 500 of the proxy's own"]),
                 ("5xx and resets unexplained", sum(n for what, n in tally.broken.items() if "explains" in what)),
-                ("log lines", process.lines),
-                ("log lines that are no lines of the log", process.foreign),
-                ("tracebacks", process.tracebacks),
-                ("exit status after SIGTERM", status),
-                ("secrets that showed", len(judge.secrets.shown)),
+                *ending.rows(),
                 *((f"BROKEN: {what}", count) for what, count in sorted(tally.broken.items())),
             ]
         )
     )
-    failed = [*tally.told[:20], *(f"the log: {line}" for line in process.strange), *sorted(judge.secrets.shown)]
-    failed += [f"the exit status: {status}"] if status else []
-    for line in failed:
-        write(f"FAILS: {line}\n")
-    if failed:
+    well = verdict({"broken": tally.told, **ending.failures()})
+    if not well:
         only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
         write(f'Again: make chaos ARGS="--seed {arguments.seed} --faults {arguments.faults}{only}"\n')
-    return not failed
+    return well
 
 
 if __name__ == "__main__":

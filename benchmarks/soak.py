@@ -9,55 +9,36 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
-from random import Random
+from http import HTTPStatus
 from typing import Final
 
-from benchmarks.load import (
-    TEXT_MODEL,
-    LoadClient,
-    Oracle,
-    Outcome,
-    Question,
-    Questions,
-    Secrets,
-    Watched,
-    look_around,
-    proxy,
-    run,
-    seeded,
-    simulator,
-    table,
-)
+from benchmarks.load import TEXT_MODEL, Oracle, Outcome, Question, Questions, seeded
+from benchmarks.trial import Clients, Ending, Mix, Seen, end, small_redis, table, verdict
+from benchmarks.watched import Secrets, Watched, look_around, proxy, run, simulator
 from ollama_cache_proxy.simulator import ModelRegistry
-from tests.support.servers import RedisServer, free_port
+from tests.support.servers import free_port
 
-HITS: Final = 0.7
-MISSES: Final = 0.2
+MIX: Final = Mix(hits=0.7, misses=0.2)
 GROWTH: Final = 10.0
 """MiB that the proxy may grow by after its first minute."""
 
 _FIRST: Final = 60.0
 _BOUND: Final = 20.0
 _STORE_CONNECTIONS: Final = 64
-_SHOWN: Final = 10
-_SERVER_ERROR: Final = 500
-_OK: Final = 200
 
 
 @dataclass(slots=True)
-class Tally:
+class Tally(Seen):
     """What the clients saw; `told` are the bodies by question that Ollama was asked for, `heard` those of hits."""
 
-    asked: Counter[str] = field(default_factory=Counter)
-    cache: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -68,10 +49,9 @@ class Tally:
         """Say which hits were not byte for byte what Ollama had answered."""
         return [f"{question}: a hit that differs from each answer before it" for question, _ in self.heard - self.told]
 
-    @property
-    def server_errors(self) -> int:
-        """How many answers were a 5xx."""
-        return sum(count for status, count in self.statuses.items() if status >= _SERVER_ERROR)
+    def server_errors(self) -> dict[int, int]:
+        """Return how many answers had each status of 5xx."""
+        return {status: n for status, n in self.statuses.items() if status >= HTTPStatus.INTERNAL_SERVER_ERROR}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,29 +71,6 @@ class Soak:
         self.tally = Tally()
         self.samples: list[Sample] = []
 
-    async def warm(self, questions: Questions) -> None:
-        """Ask everything once that is to be a hit."""
-        client = LoadClient(self.url, _BOUND)
-        for question in questions.hot:
-            self.judge("warming", question, await client.ask(question))
-        client.close()
-
-    async def client(self, source: Random, questions: Questions, until: float) -> None:
-        """Ask one question after the other."""
-        client = LoadClient(self.url, _BOUND)
-        try:
-            while time.monotonic() < until:
-                drawn = source.random()
-                if drawn < HITS:
-                    kind, question = "hits", questions.known()
-                elif drawn < HITS + MISSES:
-                    kind, question = "misses", questions.new()
-                else:
-                    kind, question = "streams", questions.streamed()
-                self.judge(kind, question, await client.ask(question))
-        finally:
-            client.close()
-
     def judge(self, kind: str, question: Question, outcome: Outcome) -> None:
         """Take an outcome in."""
         tally, answer = self.tally, outcome.answer
@@ -123,8 +80,9 @@ class Soak:
             return
         tally.cache[f"{kind}: {outcome.cache}"] += 1
         tally.statuses[answer.status] += 1
-        if answer.status != _OK:
-            tally.wrong += [] if answer.status >= _SERVER_ERROR else [f"{question}: {answer.status}"]
+        if answer.status != HTTPStatus.OK:
+            excused = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR  # it is counted as such
+            tally.wrong += [] if excused else [f"{question}: {answer.status}"]
             return
         said = "no framing" if answer.closed else self.oracle.wrong(question, answer.body, counted=outcome.counted)
         if said:
@@ -159,9 +117,7 @@ async def soak(arguments: argparse.Namespace) -> bool:
     """Run the load; whether all was well."""
     secrets = Secrets()
     with ExitStack() as stack:
-        redis = RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
-        stack.callback(redis.close)
-        redis.start()
+        redis = small_redis(stack)
         port = free_port()
         ollama = simulator(port, "--completion-ms", "5", "--embedding-ms", "3", secrets=Secrets())
         stack.callback(ollama.close)
@@ -173,67 +129,59 @@ async def soak(arguments: argparse.Namespace) -> bool:
 
         run_ = Soak(url, process, secrets, Oracle(ModelRegistry()))
         questions = Questions(seeded(arguments.seed), text_models={TEXT_MODEL: 200}, lists=40)
-        await run_.warm(questions)
+        clients = Clients(url=url, bound=_BOUND, judge=run_.judge)
+        await clients.warm(questions.hot)
         begun = time.monotonic()
         until = begun + 60 * arguments.minutes
-        clients = [run_.client(seeded(arguments.seed, number), questions, until) for number in range(arguments.clients)]
-        await asyncio.gather(run_.look(begun, until), *clients)
+        sources = [seeded(arguments.seed, number) for number in range(arguments.clients)]
+        asking = [
+            clients.ask(partial(MIX.draw, source, questions), goes_on=lambda: time.monotonic() < until)
+            for source in sources
+        ]
+        await asyncio.gather(run_.look(begun, until), *asking)
         took = time.monotonic() - begun
-        if process.alive:
-            await look_around(url, process, secrets)
-            secrets.look(os.fsencode(url), "the address")
-        status = await process.end()
-    return report(run_, arguments, files, took, status)
+        ending = await end(url, process, secrets)
+    return report(run_, arguments, files, took, ending)
 
 
-def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, status: int) -> bool:
+def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, ending: Ending) -> bool:
     """Print the table; whether all was well."""
-    tally, process, samples = soak.tally, soak.process, soak.samples
+    tally, samples = soak.tally, soak.samples
     minute = next((sample for sample in samples if sample.at >= _FIRST), samples[-1])
     last = samples[-1]
     growth = soak.growth(_FIRST)
     wrong = tally.wrong + tally.unheard_of()
     opened = 2 * arguments.clients + _STORE_CONNECTIONS
-    kinds = ("warming", "hits", "misses", "streams")
-    requests = sum(tally.asked.values())
+    requests = tally.asked.total()
+    server_errors = tally.server_errors()
     sys.stdout.write(
         table(
             [
-                *((f"asked as {kind}", tally.asked[kind]) for kind in kinds),
-                *((f"  {name}", count) for name, count in sorted(tally.cache.items())),
+                *tally.rows(),
                 ("requests", requests),
                 ("requests a second", f"{(requests - tally.asked['warming']) / took:.0f}"),
                 ("wrong bodies", len(wrong)),
-                ("5xx", tally.server_errors),
+                ("5xx", sum(server_errors.values())),
                 ("other failures", tally.failures.total()),
-                ("log lines", process.lines),
-                ("log lines that are no lines of the log", process.foreign),
-                ("tracebacks", process.tracebacks),
-                ("exit status after SIGTERM", status),
                 ("memory after the first minute, MiB", f"{minute.memory:.1f}"),
                 ("memory at the end, MiB", f"{last.memory:.1f}"),
                 ("growth after the first minute, MiB", f"{growth:.1f}" if arguments.minutes > 1 else "not judged"),
                 ("file descriptors before the load", files),
                 ("file descriptors after the first minute", minute.files),
                 ("file descriptors at the end", last.files),
-                ("secrets that showed", len(soak.secrets.shown)),
+                *ending.rows(),
             ]
         )
     )
     failed = {
-        "wrong bodies": wrong[:_SHOWN],
-        "5xx": [f"{status}: {count}" for status, count in tally.statuses.items() if status >= _SERVER_ERROR],
+        "wrong bodies": wrong,
+        "5xx": [f"{status}: {count}" for status, count in server_errors.items()],
         "failures": [f"{why}: {count}" for why, count in tally.failures.items()],
-        "the log": process.strange,
-        "the exit status": [str(status)] if status else [],
         "memory": [f"grew by {growth:.1f} MiB"] if arguments.minutes > 1 and growth >= GROWTH else [],
         "file descriptors": [f"{files} became {last.files}"] if last.files - files > opened else [],
-        "secrets": sorted(soak.secrets.shown),
+        **ending.failures(),
     }
-    for name, found in failed.items():
-        for line in found:
-            sys.stdout.write(f"FAILS: {name}: {line}\n")
-    return not any(failed.values())
+    return verdict(failed)
 
 
 if __name__ == "__main__":

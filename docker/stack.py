@@ -81,7 +81,7 @@ def _redis(folder: Path, port: int) -> Sequence[str]:
 def _commands(folder: Path, ports: dict[str, int], *, simulated: bool) -> dict[str, Sequence[str]]:
     """Give the command of each component, in the order in which they start."""
     own = (sys.executable, "-m", "ollama_cache_proxy")
-    cards = ("--replay", str(ROOT / "tests" / "data" / "nvml" / "h100.json")) if simulated else ()
+    cards = ("--replay", "h100") if simulated else ()
     listen = {name: ("--listen", f"127.0.0.1:{ports[name]}") for name in ports}
     store = ("--redis-url", f"redis://127.0.0.1:{ports['redis']}/0")
     upstream = ("--upstream", f"http://127.0.0.1:{ports['ollama']}") if simulated else ()

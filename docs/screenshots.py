@@ -16,12 +16,14 @@ import sys
 from datetime import UTC, datetime
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Literal
+from unittest.mock import patch
 
 import aiohttp
-from playwright.async_api import async_playwright
+from playwright.async_api import ViewportSize, async_playwright
 
-from ollama_cache_proxy.core.ports import Resident
-from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.core.facts import Resident
+from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.service import app, context
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.service.sockets import bind
@@ -30,7 +32,6 @@ from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.upstream import loaded_models
 
 DOCS = Path(__file__).parent
-CARD = DOCS.parent / "tests" / "data" / "nvml" / "rtx4090.json"
 BEGIN = datetime(2026, 3, 2, 9, 41, tzinfo=UTC).timestamp()
 SPAN = 5.0
 SPANS = 120
@@ -44,10 +45,10 @@ LOADED = (
     Resident(model="llama3.2:latest", size=3_367_856_128, vram=3_367_856_128),
     Resident(model="nomic-embed-text:latest", size=849_346_560, vram=849_346_560),
 )
-PICTURES = (
-    ("cache-light", "light", {"width": 1200, "height": 1060}),
-    ("cache-dark", "dark", {"width": 1200, "height": 1060}),
-    ("cache-phone", "light", {"width": 375, "height": 812}),
+PICTURES: tuple[tuple[str, Literal["light", "dark"], ViewportSize], ...] = (
+    ("cache-light", "light", ViewportSize(width=1200, height=1060)),
+    ("cache-dark", "dark", ViewportSize(width=1200, height=1060)),
+    ("cache-phone", "light", ViewportSize(width=375, height=812)),
 )
 _LARGEST = 150_000
 
@@ -96,7 +97,7 @@ async def play(proxy: app.Running) -> None:
             for path, body in requests(span, dice):
                 async with session.post(path, data=json.dumps(body)) as answer:
                     await answer.read()
-            proxy.exchanges.shortcuts.tell()
+            proxy.exchanges.fast_path.tell()
 
 
 async def photograph(url: str) -> None:
@@ -119,19 +120,20 @@ async def photograph(url: str) -> None:
 
 async def main() -> None:
     """Play, and take the pictures."""
-    context.SystemClock = Stage  # type: ignore[misc]
-    loaded_models._residents = lambda _: LOADED  # noqa: SLF001 - the simulator has no graphics card
     ticks = chain([0.0], repeat(25.0))
-    card = Replay(CARD.read_text("utf-8"), clock=lambda: next(ticks))
+    card = Replay(recording("rtx4090"), clock=lambda: next(ticks))
     async with Simulator(Behaviour(completion_delay=TAKES_REALLY, embedding_delay=0)) as ollama:
         Stage.ollama = ollama
         for name, embedding in zip(MODELS, (False, True), strict=True):
             ollama.models.add(name, embedding=embedding)
         settings = load(None, {"upstream": ollama.url, "listen": "127.0.0.1:0"})
         with bind(settings.listen) as sock:
-            async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:
-                await play(proxy)
-                await photograph(proxy.url)
+            clock = patch.object(context, "SystemClock", Stage)
+            models = patch.object(loaded_models, "_residents", lambda _: LOADED)  # the simulator has no graphics card
+            with clock, models:
+                async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:
+                    await play(proxy)
+                    await photograph(proxy.url)
 
 
 if __name__ == "__main__":

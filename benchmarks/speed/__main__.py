@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,8 @@ from benchmarks.speed import lists, streams
 from benchmarks.speed.goals import MISSED, Results, absolute, plot, table
 from benchmarks.speed.load import wrk
 from benchmarks.speed.questions import COUNT, answer, question
-from benchmarks.speed.subjects import BOTH_CORES, LOAD_CORE, SERVER_CORE, Subject, Subjects, free_port
+from benchmarks.speed.subjects import BOTH_CORES, LOAD_CORE, SERVER_CORE, Subject, Subjects
+from tests.support.servers import free_port
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "speed.json"
@@ -186,10 +188,12 @@ class Bench:
         client = redis.Redis.from_url(subjects.store)
         cold = await subjects.proxy("proxy", OCP_HOT_BYTES="0")
         await wrk(cold, few, connections=16, seconds=self.seconds)
-        generation = client.get("ocp:1:generation").decode()
+        generation = client.get("ocp:1:generation")
+        assert isinstance(generation, bytes)
+        prefix = f"ocp:1:e:{generation.decode()}"
         for count in _ENTRIES:
             while (there := client.dbsize()) < count:
-                names = (f"ocp:1:e:{generation}:{number:064x}" for number in range(there, min(there + 10_000, count)))
+                names = (f"{prefix}:{number:064x}" for number in range(there, min(there + 10_000, count)))
                 client.mset(dict.fromkeys(names, b"x" * 1000))
             taken = self.results.setdefault(f"entries-{count}", {"proxy": [], "proxy, misses": []})
             for _ in range(self.rounds):
@@ -254,7 +258,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "nginx": nginx.rpartition("/")[2].strip(),
         "aiohttp": aiohttp.__version__,
-        "uvloop": uvloop.__version__,
+        "uvloop": version("uvloop"),
     }
 
 

@@ -243,4 +243,4 @@ _SVG: Final = "http://www.w3.org/2000/svg"
 
 
 def _median(item: tuple[str, Any]) -> float:
-    return statistics.median(item[1])
+    return float(statistics.median(item[1]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Final, Self
 
 from benchmarks.speed.questions import TAGS, VERSION, answer
 from ollama_cache_proxy.stores.redis.private_server import find_server
+from tests.support.servers import free_port
 
 SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
@@ -73,13 +73,6 @@ class Subject:
     name: str
     url: str
     pid: int
-
-
-def free_port() -> int:
-    """Give a port of loopback that is free at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _children(pid: int) -> list[int]:

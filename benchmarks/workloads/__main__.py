@@ -17,7 +17,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.load import run
+from benchmarks.watched import run
 from benchmarks.workloads import chunks, costs, figures, report, requests
 from benchmarks.workloads.figures import Workload
 from benchmarks.workloads.history import History, opened

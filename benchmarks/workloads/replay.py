@@ -13,18 +13,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 import orjson
 import redis
 
-from benchmarks.load import Secrets, Watched, proxy
+from benchmarks.watched import Secrets, Watched, proxy
 from benchmarks.workloads import costs, rates
 from benchmarks.workloads.requests import CATEGORIES, Asked
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import RedisServer, free_port
 
-_OK: Final = 200
 _KNOWN: Final = re.compile(r"known=(\d+)")
 _MEASURED_ENTRIES: Final = 300
 _WRITTEN_WITHIN: Final = 0.5
@@ -148,7 +148,7 @@ async def _ask(
             connection.send("POST", one.path, body=body, fields=fields)
             answer = await connection.answer()
             seconds = time.perf_counter() - begun
-            assert answer.status == _OK, answer.body[:200]
+            assert answer.status == HTTPStatus.OK, answer.body[:200]
             if writes is not None:
                 await writes.written()
             step()

@@ -12,8 +12,7 @@ import pytest
 from ollama_cache_proxy.admin.gpu_cards import Cards
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.gpu import watch
-from ollama_cache_proxy.gpu.replay import Replay
-from tests.support.servers import data
+from ollama_cache_proxy.gpu.replay import Replay, recording
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ async def cards() -> AsyncIterator[Callable[[Callable[[], Any]], Cards]]:
 
 
 async def test_what_is_shown_of_a_card(cards: Callable[..., Cards]) -> None:
-    replay = Replay(data("nvml/rtx4090.json").read_text("utf-8"))
+    replay = Replay(recording("rtx4090"))
     seen = cards(lambda: replay)
     assert seen.found() == [], "nobody waits for a first look"
     await seen.ready()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support.rawhttp import ask
-from tests.support.servers import Proxy, RedisServer, data, proxy_before
+from tests.support.servers import Proxy, RedisServer, proxy_before
 
 GENERATE = {"model": "tiny", "prompt": "why", "stream": False}
 
@@ -34,7 +34,7 @@ async def test_before_anything_was_asked(proxy: Proxy) -> None:
 
 
 async def test_what_happened(redis_server: RedisServer) -> None:
-    replay = Replay(data("nvml/h100.json").read_text("utf-8"))
+    replay = Replay(recording("h100"))
     async with (
         Simulator(Behaviour(completion_delay=0.2, embedding_delay=0)) as simulator,
         proxy_before(simulator.url, redis_url=redis_server.url, nvml=lambda: replay) as proxy,

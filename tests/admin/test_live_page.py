@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
 from ollama_cache_proxy.admin import live_events
 from ollama_cache_proxy.admin.live_page import ROUTES
-from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
+from tests.support.leaving_out import leave_out, program
 from tests.support.rawhttp import ask
-from tests.support.servers import Proxy, data, free_port, proxy_before
+from tests.support.servers import Proxy, free_port, proxy_before
 from tests.support.waiting import until
 
 AXE = Path(__file__).parents[1] / "e2e" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
@@ -83,18 +82,9 @@ class Browser:
     complaints: list[str] = field(default_factory=list)
 
 
-def left_out(reason: str) -> NoReturn:
-    """Leave a test out; in CI that is a failure."""
-    if os.environ.get("CI", "").lower() in ("true", "1"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        left_out("no Chromium on the PATH: run `make browser`")
+    binary = program("chromium", "chromium-browser", "google-chrome")
     async with async_playwright() as playwright:
         running = await playwright.chromium.launch(executable_path=binary)
 
@@ -140,7 +130,7 @@ async def traffic(url: str) -> None:
 async def test_a_person_sees_what_the_cache_does_and_it_keeps_itself_up_to_date(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replay = Replay(data("nvml/h100.json").read_text("utf-8"))
+    replay = Replay(recording("h100"))
     async with (
         Simulator(Behaviour(completion_delay=0.2)) as simulator,
         proxy_before(simulator.url, nvml=lambda: replay) as proxy,
@@ -316,8 +306,8 @@ async def test_names_that_clients_chose_are_text(browser: Browser, simulator: Si
 async def test_it_is_accessible_on_a_phone_and_a_desktop(scheme: str, browser: Browser, simulator: Simulator) -> None:
     """Every rule of axe-core, contrast among them; and no phone has to scroll sideways."""
     if not AXE.is_file():
-        left_out("axe-core is not installed: run `make clients`")
-    replay = Replay(data("nvml/h100.json").read_text("utf-8"))
+        leave_out("axe-core is not installed: run `make clients`")
+    replay = Replay(recording("h100"))
     async with proxy_before(simulator.url, nvml=lambda: replay) as proxy:
         await traffic(proxy.url)
         backgrounds = set()

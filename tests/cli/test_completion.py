@@ -3,46 +3,112 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ollama_cache_proxy.cli.completion import _SHELLS, grammars
+from ollama_cache_proxy.cli.completion import grammars, script
 from ollama_cache_proxy.cli.main import COMMANDS, parser
+from tests.support.leaving_out import program
 
-COMPLETE = """
-source /dev/stdin
-COMP_WORDS=({words})
-COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+ROOT = Path(__file__).parents[2]
+
+BASH = """
+source "$1"
+COMP_WORDS=($2)
+[[ $2 == *' ' ]] && COMP_WORDS+=('')
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 _ollama_cache_proxy
-printf '%s\\n' "${{COMPREPLY[@]}}"
+printf '%s\\n' "${COMPREPLY[@]}"
 """
 
+FISH = """
+source $argv[1]
+complete --do-complete $argv[2]
+"""
 
-@pytest.fixture(scope="module")
-def script() -> str:
-    return _SHELLS["bash"](grammars(parser()))
+ZSH = r"""
+zmodload zsh/zpty
+zpty -b shell 'zsh -f -i'  # a shell on a terminal of its own, in which a key asks what is offered
+zpty -w shell "PS1= script=${(q)1} offered=${(q)2}; $4"
+zpty -w shell 'compadd() {
+    (( ${@[(I)-[OAD]]} )) && { builtin compadd "$@"; return; }
+    local -a added
+    builtin compadd -O added "$@"
+    (( $#added )) && print -rl -- $added >> $offered
+    builtin compadd "$@"
+}
+offer() { _main_complete; compstate[insert]= compstate[list]=; }
+finish() { print -r -- FINI""SHED; }
+zle -C offer complete-word offer; zle -N finish; bindkey "^T" offer "^Y" finish; print -r -- REA""DY'
+zpty -r shell said '*READY*'
+zpty -w -n shell "$3"$'\C-T\C-Y'
+zpty -r shell said '*FINISHED*'
+zpty -d shell
+"""
+AS_COMMAND = "autoload -Uz compinit; compinit -u -D; source $script"
+AS_FILE = "fpath=(${script:h} $fpath); autoload -Uz compinit; compinit -u -D"
+"""The two ways of loading a script in zsh: read at its start, or found by its name in a folder of fpath."""
+
+OFFERED = [
+    ("ollama-cache-proxy st", {"stats"}),
+    ("ollama-cache-proxy c", {"clear", "config", "completion"}),
+    ("ollama-cache-proxy --v", {"--version"}),
+    ("ollama-cache-proxy stats --w", {"--watch"}),
+    ("ollama-cache-proxy stats --watch --j", {"--json"}),
+    ("ollama-cache-proxy serve --log ", {"auto", "plain", "colour", "json"}),
+    ("ollama-cache-proxy serve --cache chat=always --cac", {"--cache", "--cache-streams"}),
+    ("ollama-cache-proxy serve --no-cache", {"--no-cache-streams"}),
+    ("ollama-cache-proxy serve --config READ", {"README.md"}),
+    ("ollama-cache-proxy explain pyproj", {"pyproject.toml"}),
+    ("ollama-cache-proxy gpu --replay READ", {"README.md"}),
+    ("ollama-cache-proxy nothing --", set()),
+]
 
 
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        ("ollama-cache-proxy st", {"stats"}),
-        ("ollama-cache-proxy c", {"clear", "config", "completion"}),
-        ("ollama-cache-proxy --v", {"--version"}),
-        ("ollama-cache-proxy stats --w", {"--watch"}),
-        ("ollama-cache-proxy serve --log ''", {"auto", "plain", "colour", "json"}),
-        ("ollama-cache-proxy completion ''", {"bash", "zsh", "fish", "-h", "--help"}),
-        ("ollama-cache-proxy explain pyproj", {"pyproject.toml"}),
-        ("ollama-cache-proxy serve --config READ", {"README.md"}),
-        ("ollama-cache-proxy serve --no-cache", {"--no-cache-streams"}),
-        ("ollama-cache-proxy nothing --", set()),
-    ],
-)
-def test_bash_offers_what_may_follow(words: str, offered: set[str], script: str) -> None:
-    command = ["bash", "-c", COMPLETE.format(words=words)]
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=True, timeout=20)
+def offers(shell: str, line: str, folder: Path, *, loaded: str = AS_COMMAND) -> set[str]:
+    """Return what the shell itself offers at the end of a line, with our script loaded."""
+    program(shell)
+    file, offered = folder / "_ollama-cache-proxy", folder / "offered"
+    file.write_text(script(shell, parser()), "utf-8")
+    command = {
+        "bash": ["bash", "--norc", "-c", BASH, "bash", file, line],
+        "fish": ["fish", "--no-config", "-c", FISH, file, line],
+        "zsh": ["zsh", "-f", "-c", ZSH, "zsh", file, offered, line, loaded],
+    }[shell]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
     assert done.stderr == ""
-    assert set(done.stdout.split()) == offered
+    if shell == "zsh":
+        return set(offered.read_text("utf-8").splitlines()) if offered.exists() else set()
+    return {line.partition("\t")[0] for line in done.stdout.splitlines()} - {""}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(("line", "offered"), OFFERED)
+def test_a_shell_offers_what_may_follow(shell: str, line: str, offered: set[str], tmp_path: Path) -> None:
+    assert offers(shell, line, tmp_path) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_command_is_offered_first(shell: str, tmp_path: Path) -> None:
+    assert {word for word in offers(shell, "ollama-cache-proxy ", tmp_path) if word[0] != "-"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("command", ["serve", "clear", "quantize"])
+def test_every_option_of_a_command_is_offered(shell: str, command: str, tmp_path: Path) -> None:
+    words = {word.name for word in grammars(parser())[command].words if word.name.startswith("--")}
+    assert offers(shell, f"ollama-cache-proxy {command} --", tmp_path) == words
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_words_that_stand_for_themselves_are_offered(shell: str, tmp_path: Path) -> None:
+    dashed = {"-h", "--help"} if shell == "bash" else set()
+    assert offers(shell, "ollama-cache-proxy completion ", tmp_path) == {"bash", "zsh", "fish", *dashed}
+
+
+def test_zsh_loads_it_from_its_folder_of_functions_too(tmp_path: Path) -> None:
+    assert offers("zsh", "ollama-cache-proxy st", tmp_path, loaded=AS_FILE) == {"stats"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

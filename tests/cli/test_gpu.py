@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ollama_cache_proxy.gpu.replay import BUNDLED, recording
 from tests.support.processes import gpu
 from tests.support.rawhttp import ask
 
-DATA = Path(__file__).parents[1] / "data" / "nvml"
-
 
 async def test_it_exports_a_recording_until_it_is_ended() -> None:
-    async with gpu("--replay", str(DATA / "h100.json"), NODE_NAME="box") as (command, url):
+    async with gpu("--replay", "h100", NODE_NAME="box") as (command, url):
         await command.line(lambda line: line.startswith("GPU metrics of NVIDIA H100 80GB HBM3, NVIDIA H100"))
         answer = await ask(url, "GET", "/metrics")
         assert answer.status == 200
@@ -32,9 +31,12 @@ async def test_it_exports_a_recording_until_it_is_ended() -> None:
         assert await command.end() == 0
 
 
-async def test_without_a_node_name_the_host_is_named() -> None:
-    async with gpu("--replay", str(DATA / "rtx4090.json"), NODE_NAME="") as (_, url):
+async def test_without_a_node_name_the_host_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "card.json"
+    file.write_text(recording("rtx4090"), "utf-8")
+    async with gpu("--replay", str(file), NODE_NAME="") as (_, url):
         body = (await ask(url, "GET", "/metrics")).body.decode()
+    assert 'modelName="NVIDIA GeForce RTX 4090"' in body
     assert f'Hostname="{socket.gethostname()}"' in body
 
 
@@ -87,7 +89,7 @@ async def test_a_driver_that_hangs_keeps_it_neither_from_answering_nor_from_endi
         (["--listen", "nowhere"], "listen: 'nowhere' is not allowed: "),
         (["--listen", "192.0.2.1:1"], "listen: '192.0.2.1:1' cannot be used: "),
         (["--replay", "/nowhere.json"], "replay: '/nowhere.json' cannot be read: "),
-        (["--replay", str(DATA / "README.md")], f"replay: '{DATA / 'README.md'}' cannot be played: "),
+        (["--replay", __file__], f"replay: '{__file__}' cannot be played: "),
     ],
 )
 async def test_a_wrong_argument_is_one_line(arguments: list[str], said: str) -> None:
@@ -98,6 +100,14 @@ async def test_a_wrong_argument_is_one_line(arguments: list[str], said: str) -> 
     assert process.returncode == 2
     assert error.decode().startswith(f"ollama-cache-proxy: {said}")
     assert error.count(b"\n") == 1
+
+
+async def test_the_help_names_what_is_bundled() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ollama_cache_proxy", "gpu", "--help"), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert f"{', '.join(BUNDLED)} (bundled)" in " ".join(out.decode().split())
 
 
 async def test_serve_starts_without_it() -> None:

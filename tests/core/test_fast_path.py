@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core import fast_path
-from ollama_cache_proxy.downstream import listener
+from ollama_cache_proxy.downstream.client_connection import ClientConnection
+from ollama_cache_proxy.downstream.gate import Gate
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.stores import tiered
 from ollama_cache_proxy.upstream import digests
@@ -53,9 +54,9 @@ class Watch:
     def __init__(self, proxy: Proxy, *, off: bool = False) -> None:
         self.proxy = proxy
         self.taken = 0
-        self.real = proxy.running.exchanges.shortcuts
+        self.real = proxy.running.exchanges.fast_path
         self._off = off
-        proxy.running.listener.shortcuts = self
+        proxy.running.listener.fast_path = self
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         found = None if self._off else self.real.answer(raw)
@@ -351,11 +352,11 @@ async def test_who_floods_while_a_request_is_looked_up_is_not_read(asked: tuple[
         connection.writer.write(KNOWN)
         await until(lambda: proxy.running.listener._in_progress)
         (waiting,) = proxy.running.listener._in_progress
-        assert isinstance(waiting, listener._Connection)
+        assert isinstance(waiting, ClientConnection)
         for _ in range(200):
             connection.writer.write(OTHER * 2000)
             await asyncio.sleep(0)
-        assert 0 < len(waiting._behind) < 2_000_000
+        assert 0 < waiting.gate.queued < 2_000_000
         connection.writer.transport.abort()
     client.close()
 
@@ -452,7 +453,7 @@ async def test_age_and_ttl_go_on_and_what_is_no_longer_fresh_is_no_hit(
     monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch, proxy: Proxy
 ) -> None:
     await noted(client, watch)
-    clock: Any = proxy.running.exchanges.shortcuts._clock
+    clock: Any = proxy.running.exchanges.fast_path._clock
     shift = 0
     real = clock.now
     monkeypatch.setattr(clock, "now", lambda: real() + shift)
@@ -597,16 +598,24 @@ async def test_who_does_not_read_is_not_sent_more(client: Client, watch: Watch, 
 async def test_an_idle_connection_holds_nothing_of_its_last_request(
     monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch
 ) -> None:
-    spans: list[Any] = []
-    monkeypatch.setattr(listener._Span, "__init__", lambda span: (spans.append(span), begin(span))[1])
+    gates: dict[Gate, list[int]] = {}
+    monkeypatch.setattr(
+        Gate, "let_go", lambda gate, number: (gates.setdefault(gate, []).append(kept(gate)), let_go(gate, number))[1]
+    )
     for number in range(3):
         await client.generate(f"{number}" * 10_000)
         await client.ask("GET", "/api/version", None)
-    assert len(spans) == 6
-    await until(lambda: all(span._parts is None for span in spans))
+    ((gate, sizes),) = gates.items()
+    assert len(sizes) == 6
+    assert all(size > 10_000 for size in sizes[::2])
+    await until(lambda: gate._parts is None)
 
 
-begin = listener._Span.__init__
+def kept(gate: Gate) -> int:
+    return sum(map(len, gate._parts or ()))
+
+
+let_go = Gate.let_go
 
 
 async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch) -> None:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
-from ollama_cache_proxy.core.fingerprint_key import Marking
+from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.intake import Found, Intake
-from ollama_cache_proxy.core.ports import Identity, Lookup
+from ollama_cache_proxy.core.ports import Identity
 from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.core.store_ports import Lookup
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
@@ -18,8 +20,9 @@ from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.reuse import Forward, Hit
-from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import Detail, FwdReason
+from ollama_cache_proxy.service.rules_from_settings import rules_from
+from ollama_cache_proxy.service.settings import load
 
 BODY = json.dumps({"model": "tiny", "prompt": "hi", "stream": False}).encode()
 ENTRY = StoredResponse(
@@ -67,7 +70,7 @@ class World:
         store = cast("Any", self)
         return Intake(
             Neighbours(
-                rules=Rules(**rules),
+                rules=replace(rules_from(load(None, {}), loopback=False), **rules),
                 store=store,
                 upstream=store,
                 models=store,
@@ -75,7 +78,7 @@ class World:
                 observe=lambda _: None,
                 tasks=Tasks(),
                 purges=Purges(),
-                marking=Marking(store, on=False),
+                fingerprinting=Fingerprinting(store, on=False),
             ),
             categories=categories,
         )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ollama_cache_proxy.core.ports import NOTHING, Exchange, Health, Part, Saved, fan_out
+from ollama_cache_proxy.core.facts import NOTHING, Exchange, Health, Part, Saved, fan_out
 from ollama_cache_proxy.policy.status import Detail, bypass
 
 

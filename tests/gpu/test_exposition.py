@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,9 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ollama_cache_proxy.gpu.exposition import METRICS, render
 from ollama_cache_proxy.gpu.nvml import Reader
 from ollama_cache_proxy.gpu.readings import Card, Figures, Found, Memory, Nothing, Reading
-from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.replay import Replay, recording
 
-DATA = Path(__file__).parents[1] / "data" / "nvml"
 LABELS = ["gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "DCGM_FI_DRIVER_VERSION"]
 EXPORTED = {
     "DCGM_FI_DEV_SM_CLOCK": ("gauge", "MHz"),
@@ -58,7 +55,7 @@ def test_names_types_and_units_are_those_of_dcgm_exporter() -> None:
 
 
 def recorded(name: str) -> str:
-    replay = Replay((DATA / f"{name}.json").read_text(), clock=lambda: 0.0)
+    replay = Replay(recording(name), clock=lambda: 0.0)
     return render(Reader(lambda: replay).read(), "box")
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from ollama_cache_proxy.gpu.nvml import RETRY, Reader, pynvml
 from ollama_cache_proxy.gpu.readings import Card, Figures, Found, Memory, Nothing
-from ollama_cache_proxy.gpu.replay import Replay
+from ollama_cache_proxy.gpu.replay import Replay, recording
 
-DATA = Path(__file__).parents[1] / "data" / "nvml"
 NOT_SUPPORTED, DRIVER_NOT_LOADED, LOST = ({"error": number} for number in (3, 9, 15))
 MEMORY_V2 = "nvmlDeviceGetMemoryInfo(33554472)"
 
@@ -24,7 +23,7 @@ class Bench:
 
     def __init__(self, name: str = "h100") -> None:
         self.now = 100.0
-        self.recording: dict[str, Any] = json.loads((DATA / f"{name}.json").read_text())
+        self.recording: dict[str, Any] = json.loads(recording(name))
         self.loads = 0
         self.installed = True
         self.reader = Reader(self.load, clock=self.clock)

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from ollama_cache_proxy.gpu.nvml import Reader
 from ollama_cache_proxy.gpu.readings import Found
-from ollama_cache_proxy.gpu.replay import NVMLError, Replay
-
-DATA = Path(__file__).parents[1] / "data" / "nvml"
-RECORDINGS = sorted(path.stem for path in DATA.glob("*.json"))
+from ollama_cache_proxy.gpu.replay import BUNDLED, NVMLError, Replay, recording
 
 
 class Playing:
@@ -25,9 +23,23 @@ def made(**card: object) -> Playing:
     return Playing(json.dumps({"about": "", "period": 5, "system": {}, "cards": [card]}))
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+def test_each_recording_of_the_package_has_a_name() -> None:
+    folder = files("ollama_cache_proxy.gpu").joinpath("recordings")
+    assert {entry.name for entry in folder.iterdir()} == {"README.md", *(f"{name}.json" for name in BUNDLED)}
+
+
+def test_a_recording_is_found_by_its_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "h100").write_text("a file of the same name")
+    assert json.loads(recording("h100"))["cards"]
+    assert recording("./h100") == "a file of the same name"
+    with pytest.raises(OSError, match="h200"):
+        recording("h200")
+
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_a_recording_says_where_it_comes_from_and_varies(name: str) -> None:
-    text = (DATA / f"{name}.json").read_text()
+    text = recording(name)
     assert "not recorded from hardware" in json.loads(text)["about"]
     playing = Playing(text)
     reader = Reader(lambda: playing.replay)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.admin.live_events import Events
-from ollama_cache_proxy.core.fast_path import Shortcuts
+from ollama_cache_proxy.core.fast_path import FastHits
 from ollama_cache_proxy.core.ports import Topic
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.downstream.listener import Listener
@@ -25,7 +25,7 @@ from tests.support.servers import RedisServer
 
 LATER = [
     (Listener, "drain"),
-    (Shortcuts, "tell"),
+    (FastHits, "tell"),
     (Statistics, "close"),
     (Tasks, "close"),
     (OllamaModels, "close"),

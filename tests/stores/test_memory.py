@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ollama_cache_proxy.core.ports import KeyCount
+from ollama_cache_proxy.core.store_ports import KeyCount
 from ollama_cache_proxy.policy.messages import StoredResponse, packed
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from tests.support.clocks import Clock

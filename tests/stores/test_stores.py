@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from ollama_cache_proxy.core.ports import EntryStore, KeyCount, Page, StoreGauges, Tier, ValueStore
+from ollama_cache_proxy.core.store_ports import EntryStore, KeyCount, Page, StoreGauges, Tier, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse, described, packed
 from ollama_cache_proxy.policy.record import record

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Lookup, Lookups
+from ollama_cache_proxy.core.store_ports import Lookup, Lookups
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores import tiered as module
 from ollama_cache_proxy.stores.memory import MemoryStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Exchange
+from ollama_cache_proxy.core.facts import Exchange
 from ollama_cache_proxy.policy.status import CacheStatus, FwdReason, Result
 
 HIT: Final = CacheStatus(result=Result.HIT, ttl=5)

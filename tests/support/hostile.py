@@ -166,7 +166,7 @@ NUMBERS = tuple(
         *("5.", "1e", "0x10", "1_0", "NaN", "-NaN", "nan", "Infinity", "-Infinity", "9" * 400),
     )
 )
-WRONG = (None, True, False, 0, 1, 0.5, "", "x", "false", [], [None], ["a"], [1], [[]], {}, {"a": 1})
+WRONG: tuple[Any, ...] = (None, True, False, 0, 1, 0.5, "", "x", "false", [], [None], ["a"], [1], [[]], {}, {"a": 1})
 VALUES: dict[str, tuple[Any, ...]] = {
     "model": (
         *("tiny", "TINY", "tiny:latest", "Tiny:LATEST", "library/tiny", "registry.ollama.ai/library/tiny:latest"),

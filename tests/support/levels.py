@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Levels
+from ollama_cache_proxy.core.facts import Levels
 
 LEVELS: Final = Levels(serving=3, asking=2, connections=7, tiers=(), broken={}, residents=())

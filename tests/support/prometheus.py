@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
+from tests.support.leaving_out import leave_out
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = tuple(sorted((ROOT / "config" / "prometheus" / "rules").glob("*.yml")))
@@ -21,12 +20,7 @@ def found(name: str) -> str:
     """Where a program of Prometheus is: on the PATH, or where `make metrics-tools` puts it; else leave the test out."""
     unpacked = Path(sys.prefix) / "prometheus" / "usr" / "bin"
     binary = shutil.which(name) or shutil.which(name, path=str(unpacked))
-    if binary is not None:
-        return binary
-    reason = f"no {name}: run `make metrics-tools`"
-    if os.environ.get("CI", "").lower() in ("true", "1"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    return binary or leave_out(f"no {name}: run `make metrics-tools`")
 
 
 def asked(panels: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollama_cache_proxy.core.ports import EntryStore, Page
+from ollama_cache_proxy.core.store_ports import EntryStore, Page
 from ollama_cache_proxy.policy.messages import StoredResponse
 from tests.support.servers import RedisServer
 
@@ -45,4 +45,4 @@ async def fill_with_names(server: RedisServer, store: EntryStore, count: int, ge
 
 def calls(server: RedisServer, command: str) -> int:
     """How often the server was given a command."""
-    return server.client().info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+    return int(server.client().info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.ports import Exchange, Repeated, Saved
+from ollama_cache_proxy.core.facts import Exchange, Repeated, Saved
 from ollama_cache_proxy.policy.status import Detail, bypass
 from ollama_cache_proxy.telemetry.exchange_metrics import ExchangeMetrics
 from ollama_cache_proxy.telemetry.metric_table import Families

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.ports import Exchange, Health, Part, StoreCall, Stored, Unkept, Worked
+from ollama_cache_proxy.core.facts import Exchange, Health, NotStored, Part, StoreCall, Stored, Worked
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.telemetry.log import Log, Style
@@ -256,7 +256,7 @@ def test_a_stream_says_whether_it_was_kept_when_it_has_ended():
     recording = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.RECORDING)
     line = written(replace(EXCHANGE, cache=recording))
     assert line.endswith("  recording\n")
-    unkept = Unkept(key=KEY, operation="generate", model="tiny", detail=Detail.INCOMPLETE)
+    unkept = NotStored(key=KEY, operation="generate", model="tiny", detail=Detail.INCOMPLETE)
     assert written(unkept) == f"[AI Cache] 🚫 Not cached: {KEY[:8]}... (incomplete)  tiny  generate\n"
 
 

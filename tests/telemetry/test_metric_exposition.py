@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.core.ports import Health, Part, Resident, Saved, Tier, Worked
+from ollama_cache_proxy.core.facts import Health, Part, Resident, Saved, Worked
+from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.status import Detail, bypass

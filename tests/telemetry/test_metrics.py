@@ -7,18 +7,8 @@ import pytest
 
 from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.ports import (
-    Health,
-    Part,
-    Repeated,
-    Resident,
-    Saved,
-    StoreCall,
-    Stored,
-    Tier,
-    Unkept,
-    Worked,
-)
+from ollama_cache_proxy.core.facts import Health, NotStored, Part, Repeated, Resident, Saved, StoreCall, Stored, Worked
+from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.telemetry.metrics import Metrics
@@ -151,7 +141,7 @@ def test_what_was_not_kept_is_counted_by_its_reason(metrics):
     metrics(replace(EXCHANGE, cache=missed))
     metrics(replace(EXCHANGE, cache=replace(missed, detail=Detail.RECORDING)))
     metrics(replace(EXCHANGE, cache=replace(missed, detail=Detail.ITEMS, stored=True)))
-    metrics(Unkept(key="k", operation="generate", model="tiny", detail=Detail.STATUS))
+    metrics(NotStored(key="k", operation="generate", model="tiny", detail=Detail.STATUS))
     assert value(metrics, "unkept_total", endpoint="generate", detail="status") == 2.0
     for detail in ("recording", "items"):
         assert value(metrics, "unkept_total", endpoint="generate", detail=detail) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.ports import Exchange, Health, Part, Repeated, Worked
+from ollama_cache_proxy.core.facts import Exchange, Health, Part, Repeated, Worked
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.telemetry.recent import SPAN, Recent

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core.errors import ProxyError, unreachable
-from ollama_cache_proxy.core.ports import Resident
+from ollama_cache_proxy.core.facts import Resident
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.service.system_clock import SystemClock

@@ -10,7 +10,9 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from ollama_cache_proxy.core.ports import Clock, EntryStore, Lookup, Route, Siblings, Topic
+from ollama_cache_proxy.admin.own_route import Route
+from ollama_cache_proxy.core.ports import Clock, Siblings, Topic
+from ollama_cache_proxy.core.store_ports import EntryStore, Lookup
 from ollama_cache_proxy.policy import model_names, purge
 from ollama_cache_proxy.policy.fields import with_host
 from ollama_cache_proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first

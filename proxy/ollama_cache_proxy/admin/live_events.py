@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from ollama_cache_proxy.core.ports import Clock, Stream
+from ollama_cache_proxy.admin.own_route import Stream
+from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.replies import Reply, error
 

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from ollama_cache_proxy.core.ports import KeyCount, Part, Resident, Route
+from ollama_cache_proxy.admin.own_route import Route
+from ollama_cache_proxy.core.facts import Part, Resident
+from ollama_cache_proxy.core.store_ports import KeyCount
 from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.messages import Request

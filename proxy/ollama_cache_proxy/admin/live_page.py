@@ -7,7 +7,7 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Route
+from ollama_cache_proxy.admin.own_route import Route
 from ollama_cache_proxy.policy.messages import Fields, Request
 from ollama_cache_proxy.policy.replies import Reply
 

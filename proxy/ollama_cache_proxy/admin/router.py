@@ -14,8 +14,9 @@ from http import HTTPStatus
 from typing import Final, TypeAlias, assert_never
 from urllib.parse import parse_qs
 
+from ollama_cache_proxy.admin.own_route import Route, Stream
 from ollama_cache_proxy.core.errors import ProxyError
-from ollama_cache_proxy.core.ports import Client, Clock, Route, Stream, Upstream
+from ollama_cache_proxy.core.ports import Client, Clock, Upstream
 from ollama_cache_proxy.policy.fields import is_own_origin
 from ollama_cache_proxy.policy.messages import Request, first
 from ollama_cache_proxy.policy.record import record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,12 +16,17 @@ _NAME: Final = "ollama-cache-proxy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """An option, a command or a word that stands for itself. `takes` is what follows an option: words, or a file."""
+    """An option, a command or a word that stands for itself. `takes` is what follows an option: words, or a file.
+
+    An option whose value may be left out is `optional`, one that may be given several times `repeated`.
+    """
 
     name: str
     help: str
     takes: tuple[str, ...] | None = None
     file: bool = False
+    optional: bool = False
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from ollama_cache_proxy.cli.main import parser
 
-    sys.stdout.write(_SHELLS[arguments.shell](grammars(parser())))
+    sys.stdout.write(script(arguments.shell, parser()))
     return DONE
+
+
+def script(shell: str, parser: argparse.ArgumentParser) -> str:
+    """Return the script for a shell."""
+    options = tuple(word for word in _grammar(parser, "").words if word.name.startswith("-"))
+    return _SHELLS[shell](options, grammars(parser))
 
 
 def grammars(top: argparse.ArgumentParser) -> dict[str, Grammar]:
@@ -76,15 +87,19 @@ def _grammar(parser: argparse.ArgumentParser, help: str) -> Grammar:  # noqa: A0
             continue
         text = (action.help or "") % {"default": action.default}
         takes = None if action.nargs == 0 else tuple(map(str, action.choices or ()))
-        words += [Word(name=name, help=text, takes=takes, file=takes_file) for name in action.option_strings]
+        optional, repeated = action.nargs == argparse.OPTIONAL, isinstance(action, argparse._AppendAction)  # noqa: SLF001
+        words += [
+            Word(name=name, help=text, takes=takes, file=takes_file, optional=optional, repeated=repeated)
+            for name in action.option_strings
+        ]
     return Grammar(help=help, words=tuple(words), file=file)
 
 
-def _bash(commands: dict[str, Grammar]) -> str:
+def _bash(options: Sequence[Word], commands: dict[str, Grammar]) -> str:
     def cases() -> Iterator[str]:
         for name, grammar in commands.items():
             for word in grammar.words:
-                if word.takes is not None:
+                if word.takes is not None and not word.optional:
                     reply = 'COMPREPLY=($(compgen -f -- "$word"))' if word.file else _of(" ".join(word.takes))
                     yield f"        {name}:{word.name}) {reply}; return ;;\n"
 
@@ -101,7 +116,7 @@ def _bash(commands: dict[str, Grammar]) -> str:
         '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command="${COMP_WORDS[1]}"\n'
         "    COMPREPLY=()\n"
         '    if [ "$COMP_CWORD" -eq 1 ]; then\n'
-        f"        {_of(' '.join((*commands, '--help', '--version')))}\n"
+        f"        {_of(' '.join((*commands, *(word.name for word in options))))}\n"
         "        return\n"
         "    fi\n"
         f'    case "$command:$before" in\n{"".join(cases())}    esac\n'
@@ -111,33 +126,33 @@ def _bash(commands: dict[str, Grammar]) -> str:
     )
 
 
-def _zsh(commands: dict[str, Grammar]) -> str:
+def _zsh(options: Sequence[Word], commands: dict[str, Grammar]) -> str:
     def described(name: str, text: str) -> str:
         return _quoted(f"{name}:{text}")
 
+    def argument(word: Word) -> str:
+        begin = f"{'*' if word.repeated else ''}{word.name}[{_bracketed(word.help)}]"
+        if word.takes is None:
+            return begin
+        values = "_files" if word.file else f"({' '.join(word.takes)})"
+        return f"{begin}{'::' if word.optional else ':'}value:{values}"
+
     def cases() -> Iterator[str]:
         for name, grammar in commands.items():
-            arguments = [
-                f"{word.name}[{_bracketed(word.help)}]"
-                + (
-                    ""
-                    if word.takes is None
-                    else f":value:{'_files' if word.file else '(' + ' '.join(word.takes) + ')'}"
-                )
-                for word in grammar.words
-                if word.name.startswith("-")
-            ]
+            arguments = [argument(word) for word in grammar.words if word.name.startswith("-")]
             plain = " ".join(word.name for word in grammar.words if not word.name.startswith("-"))
             arguments += [f"1:word:({plain})"] if plain else []
             arguments += ["*:file:_files"] if grammar.file else []
             yield f"        {name}) _arguments {' '.join(map(_quoted, arguments))} ;;\n"
 
     listed = " ".join(described(name, grammar.help) for name, grammar in commands.items())
+    dashed = " ".join(described(word.name, word.help) for word in options)
     return (
         f"#compdef {_NAME}\n"
         f"_{_function()}() {{\n"
         "    if (( CURRENT == 2 )); then\n"
-        f"        local -a commands=({listed})\n"
+        f"        local -a commands=({listed}) options=({dashed})\n"
+        "        _describe -o option options\n"
         "        _describe command commands\n"
         "        return\n"
         "    fi\n"
@@ -145,26 +160,39 @@ def _zsh(commands: dict[str, Grammar]) -> str:
         "    shift words; (( CURRENT-- ))\n"
         f"    case $command in\n{''.join(cases())}    esac\n"
         "}\n"
-        f"compdef _{_function()} {_NAME}\n"
+        "if [[ $zsh_eval_context[-1] == loadautofunc ]]; then\n"  # as a file in a folder of fpath
+        f'    _{_function()} "$@"\n'
+        "else\n"
+        f"    compdef _{_function()} {_NAME}\n"
+        "fi\n"
     )
 
 
-def _fish(commands: dict[str, Grammar]) -> str:
-    begun = f"complete -c {_NAME}"
-    lines = [f"{begun} -f"]
-    lines += [
-        f"{begun} -n __fish_use_subcommand -a {name} -d {_fish_quoted(grammar.help)}"
-        for name, grammar in commands.items()
+def _fish(options: Sequence[Word], commands: dict[str, Grammar]) -> str:
+    first = f"__{_function()}_first"
+
+    def line(command: str, word: Word) -> str:
+        dashes = len(word.name) - len(word.name.lstrip("-"))
+        option = {0: f"-a {word.name}", 1: f"-s {word.name[1:]}"}.get(dashes, f"-l {word.name[2:]}")
+        takes = "" if word.takes is None or word.optional else " -r -F" if word.file else " -x"
+        takes += f" -a {_fish_quoted(' '.join(word.takes))}" if word.takes else ""
+        return f"{after(command)} {option}{takes} -d {_fish_quoted(word.help)}"
+
+    def after(command: str) -> str:
+        return f"complete -c {_NAME} -n '{first} \"{command}\"'"
+
+    lines = [
+        f"function {first}",
+        "    set -l words (commandline -opc)",
+        '    test "$words[2]" = "$argv[1]"',
+        "end",
+        f"complete -c {_NAME} -f",
     ]
+    lines += [line("", word) for word in options]
+    lines += [line("", Word(name=name, help=grammar.help)) for name, grammar in commands.items()]
     for name, grammar in commands.items():
-        of = f"{begun} -n '__fish_seen_subcommand_from {name}'"
-        lines += [f"{of} -F"] if grammar.file else []
-        for word in grammar.words:
-            dashes = len(word.name) - len(word.name.lstrip("-"))
-            option = {0: f"-a {word.name}", 1: f"-s {word.name[1:]}"}.get(dashes, f"-l {word.name[2:]}")
-            takes = "" if word.takes is None else " -r -F" if word.file else " -x"
-            takes += f" -a {_fish_quoted(' '.join(word.takes))}" if word.takes else ""
-            lines.append(f"{of} {option}{takes} -d {_fish_quoted(word.help)}")
+        lines += [f"{after(name)} -F"] if grammar.file else []
+        lines += [line(name, word) for word in grammar.words]
     return "\n".join(lines) + "\n"
 
 
@@ -184,4 +212,8 @@ def _fish_quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-_SHELLS: Final[dict[str, Callable[[dict[str, Grammar]], str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+_SHELLS: Final[dict[str, Callable[[Sequence[Word], dict[str, Grammar]], str]]] = {
+    "bash": _bash,
+    "zsh": _zsh,
+    "fish": _fish,
+}

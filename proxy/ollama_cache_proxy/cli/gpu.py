@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollama_cache_proxy.cli import options
@@ -31,11 +30,11 @@ def add(commands: Any) -> None:
         help="export metrics of NVIDIA cards, where dcgm-exporter cannot run",
         description="Serve /metrics for Prometheus with the names, labels and units of NVIDIA's dcgm-exporter, read"
         " through NVML, and /health. Without nvidia-ml-py, a driver or a card the page is empty until they are there.",
-        examples=("gpu", "gpu --replay tests/data/nvml/h100.json  # on a machine without a card"),
+        examples=("gpu", "gpu --replay h100  # on a machine without a card"),
     )
     parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:9400", help="default: %(default)s")
     parser.add_argument(
-        "--replay", metavar="FILE", help="play a recording of NVML instead, such as tests/data/nvml/h100.json"
+        "--replay", metavar="FILE", help="play a recording of NVML instead: h100, rtx4090 (bundled), or a file"
     )
 
 
@@ -67,13 +66,13 @@ def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _reader(recording: str | None) -> Reader:
+def _reader(name: str | None) -> Reader:
     from ollama_cache_proxy.gpu.nvml import Reader, pynvml
-    from ollama_cache_proxy.gpu.replay import Replay
+    from ollama_cache_proxy.gpu.replay import Replay, recording
 
-    if recording is None:
+    if name is None:
         return Reader(pynvml)
-    replay: Any = Replay(Path(recording).read_text("utf-8"))  # it has every function, which no type can say
+    replay: Any = Replay(recording(name))  # it has every function, which no type can say
     return Reader(lambda: replay)
 
 

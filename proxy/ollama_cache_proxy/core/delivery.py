@@ -7,10 +7,11 @@ from http import HTTPStatus
 from typing import assert_never
 
 from ollama_cache_proxy.core.errors import ProxyError
+from ollama_cache_proxy.core.facts import NOTHING, Saved
 from ollama_cache_proxy.core.fetch import Fetched, Flowing, Whole
 from ollama_cache_proxy.core.flights import Seat
 from ollama_cache_proxy.core.outcome import Outcome, Visit
-from ollama_cache_proxy.core.ports import NOTHING, Answer, Saved
+from ollama_cache_proxy.core.ports import Answer
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import fields, usage
 from ollama_cache_proxy.policy.endpoints import Policy

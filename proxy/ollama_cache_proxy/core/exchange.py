@@ -15,7 +15,7 @@ from typing import Final, assert_never
 from ollama_cache_proxy.core.collapsing import Collapsing
 from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError
-from ollama_cache_proxy.core.fast_path import Shortcuts
+from ollama_cache_proxy.core.fast_path import FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
 from ollama_cache_proxy.core.outcome import Outcome, Visit, told
 from ollama_cache_proxy.core.ports import Client
@@ -38,7 +38,7 @@ class Exchanges:
     """Serves requests; one instance a process. With `each`, every hit is told by itself (see fast_path.py)."""
 
     def __init__(self, neighbours: Neighbours, *, each: bool = True) -> None:
-        self.shortcuts = Shortcuts(neighbours, each=each)
+        self.fast_path = FastHits(neighbours, each=each)
         self.serving = 0
         self._rules = neighbours.rules
         self._clock = neighbours.clock
@@ -72,7 +72,7 @@ class Exchanges:
             exchange = told(visit, request, self._clock.monotonic(), ended=ended)
             self._observe(exchange)
         if ended and visit.outcome.hit is not None and visit.question is not None:
-            self.shortcuts.note(client.raw, visit.question, visit.outcome.hit, exchange)
+            self.fast_path.note(client.raw, visit.question, visit.outcome.hit, exchange)
 
     async def _answer(self, visit: Visit, request: Request, arrival: Arrival) -> Outcome:
         """Admit the request, read it, and pass it on or answer it."""

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from typing import Any, Final
 
-from ollama_cache_proxy.core.fingerprint_key import Marking
+from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.intake import Intake
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.policy import embeddings, model_names
@@ -36,13 +36,13 @@ class _Nearest:
 
 
 class Explainer:
-    """Explains requests; `marking` makes its search possible."""
+    """Explains requests; `fingerprinting` makes its search possible."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._rules = neighbours.rules
         self._store = neighbours.store
         self._clock = neighbours.clock
-        self._marking: Marking = neighbours.marking
+        self._fingerprinting: Fingerprinting = neighbours.fingerprinting
         self._intake = Intake(neighbours)
 
     async def explain(self, request: Request, body: bytes) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Explainer:
 
     async def _nearest(self, question: Question) -> dict[str, Any]:
         """Say which entry came nearest, where that can be said."""
-        if not self._marking.on:
+        if not self._fingerprinting.on:
             return {"nearest": None, "note": "set OCP_EXPLAIN=true to have the fields of entries compared"}
         found = await self._search(question)
         about: dict[str, Any] = {"nearest": None, "searched": found.searched, "complete": found.complete}
@@ -92,9 +92,9 @@ class Explainer:
 
     async def _search(self, question: Question) -> _Nearest:
         """Go through the entries for as long as there is time."""
-        await self._marking.renew()
+        await self._fingerprinting.renew()
         text = None if question.listing is None else _first_missing(question.listing)
-        wanted = await self._marking.of(question.candidate, text, question.scope, question.request.fields)
+        wanted = await self._fingerprinting.of(question.candidate, text, question.scope, question.request.fields)
         best: tuple[int, float, Description, tuple[str, ...]] | None = None
         searched, cursor, ends = 0, "", self._clock.monotonic() + _SEARCH
         complete = False

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, TypeAlias
 
-from ollama_cache_proxy.core.ports import Exchange, Observer, Repeated
+from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy.fields import hit_fields
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, rendered
@@ -52,7 +52,7 @@ class _Note:
     seconds: list[float] = field(default_factory=list)
 
 
-class Shortcuts:
+class FastHits:
     """Notes, found by a hash of a request's bytes. With `each`, each exchange is told by itself, as logs want it."""
 
     def __init__(self, neighbours: Neighbours, *, each: bool) -> None:

@@ -11,15 +11,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import TypeAlias
 
+from ollama_cache_proxy.core.facts import NotStored, Stored, Worked
 from ollama_cache_proxy.core.flights import Flight, Tail
-from ollama_cache_proxy.core.ports import (
-    Answer,
-    Entries,
-    Stored,
-    Unkept,
-    Worked,
-)
+from ollama_cache_proxy.core.ports import Answer
 from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy import fields, storing, usage
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
@@ -79,7 +75,7 @@ class Fetcher:
         self._observe = neighbours.observe
         self._tasks = neighbours.tasks
         self._purges = neighbours.purges
-        self._marking = neighbours.marking
+        self._fingerprinting = neighbours.fingerprinting
 
     async def fetch(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
@@ -174,7 +170,7 @@ class Fetcher:
         """Tell of an answer whose head says that it is kept, or may be, that it was not."""
         candidate = question.candidate
         self._observe(
-            Unkept(key=question.key, operation=candidate.endpoint.operation, model=candidate.model, detail=detail)
+            NotStored(key=question.key, operation=candidate.endpoint.operation, model=candidate.model, detail=detail)
         )
 
     def _is_purged(self, question: Question) -> bool:
@@ -220,14 +216,14 @@ class Fetcher:
             pieces=pieces,
         )
 
-    async def _marked(self, question: Question, entries: Entries) -> Entries:
+    async def _with_fingerprints(self, question: Question, entries: Entries) -> Entries:
         """Add the fingerprints of the request's fields, where they are kept."""
-        if not self._marking.on:
+        if not self._fingerprinting.on:
             return entries
         listing, about = question.listing, (question.scope, question.request.fields)
         texts = {} if listing is None else {key: text for text, key in listing.keys.items()}
         return [
-            (key, replace(entry, marks=await self._marking.of(question.candidate, texts.get(key), *about)))
+            (key, replace(entry, marks=await self._fingerprinting.of(question.candidate, texts.get(key), *about)))
             for key, entry in entries
         ]
 
@@ -236,7 +232,7 @@ class Fetcher:
         if not entries:
             return
         generation = question.generation or ""
-        entries = await self._marked(question, entries)
+        entries = await self._with_fingerprints(question, entries)
         keys, name = [key for key, _ in entries], f"withdraw {question.key[:8]}"
         withdrawn = False
 

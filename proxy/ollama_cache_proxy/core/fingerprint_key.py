@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from ollama_cache_proxy.core.ports import ValueStore
+from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.fingerprints import marks
 from ollama_cache_proxy.policy.key import Scope
@@ -16,7 +16,7 @@ _NAME: Final = "marks-key"
 _BYTES: Final = 32
 
 
-class Marking:
+class Fingerprinting:
     """Gives marks where that is `on` and the store has a key for them."""
 
     def __init__(self, store: ValueStore, *, on: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ollama_cache_proxy.core.lookup import Finder
+from ollama_cache_proxy.core.lookup import StoreLookup
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import classify, document, endpoints, fields
 from ollama_cache_proxy.policy.buffers import Hold
@@ -52,7 +52,7 @@ class Intake:
     def __init__(self, neighbours: Neighbours, *, categories: Labels | None = None) -> None:
         self._rules = neighbours.rules
         self._clock = neighbours.clock
-        self._finder = Finder(neighbours)
+        self._lookup = StoreLookup(neighbours)
         self._categories = categories
 
     def admits(self, request: Request) -> bool:
@@ -100,10 +100,10 @@ class Intake:
         directives = arrival.directives
         if directives.category and self._categories is not None:  # bounded here, where it comes to be stored
             directives = replace(directives, category=self._categories.of(directives.category))
-        question = await self._finder.pose(candidate, arrival.request, body, directives)
+        question = await self._lookup.pose(candidate, arrival.request, body, directives)
         if question is None:
             spent = self._clock.monotonic() - begun
             return Bypass(detail=Detail.NO_DIGEST, model=candidate.model, spent=spent)
         posed(question)
-        question, reuse = await self._finder.find(question)
+        question, reuse = await self._lookup.find(question)
         return Found(question=question, reuse=reuse)

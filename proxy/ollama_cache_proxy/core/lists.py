@@ -14,8 +14,8 @@ from typing import Final
 
 from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Whole
 from ollama_cache_proxy.core.flights import Flight
-from ollama_cache_proxy.core.ports import Entries
 from ollama_cache_proxy.core.questions import Listing, Question
+from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy import storing
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable
 from ollama_cache_proxy.policy.embeddings import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_cache_proxy.core.ports import Saved
+from ollama_cache_proxy.core.facts import Saved
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
@@ -16,7 +16,7 @@ from ollama_cache_proxy.policy.reuse import Directives, Forward, Hit, Refuse, Re
 from ollama_cache_proxy.policy.status import FwdReason
 
 
-class Finder:
+class StoreLookup:
     """Asks the models and the store; nothing here reaches a client, and nothing asks Ollama for an answer."""
 
     def __init__(self, neighbours: Neighbours) -> None:

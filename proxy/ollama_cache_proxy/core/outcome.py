@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.ports import NOTHING, Client, Exchange, Saved
+from ollama_cache_proxy.core.facts import NOTHING, Exchange, Saved
+from ollama_cache_proxy.core.ports import Client
 from ollama_cache_proxy.core.questions import Question
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.endpoints import Endpoint
@@ -22,7 +23,7 @@ _MAX_NAME: Final = 80
 
 @record
 class Outcome:
-    """What came of an exchange. See `ports.Exchange` for what each figure means."""
+    """What came of an exchange. See `facts.Exchange` for what each figure means."""
 
     cache: CacheStatus
     status: int = 0

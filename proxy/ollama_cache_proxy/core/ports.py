@@ -1,22 +1,18 @@
-"""What one exchange needs of the world, as Protocols, and the facts that it gives back.
+"""What one exchange needs of the world, as Protocols; those of the store are in store_ports.py.
 
-Adapters implement the Protocols; exchange.py, flights.py and the adapters know only these.
+The rooms for neighbours implement them, and core/ knows only these.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.policy.dialects.dialect import Usage
-from ollama_cache_proxy.policy.messages import Description, Fields, Request, ResponseHead, StoredResponse
+from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.replies import Reply
-from ollama_cache_proxy.policy.status import CacheStatus, Detail
 
 
 class Clock(Protocol):
@@ -29,6 +25,8 @@ class Clock(Protocol):
 
 Room: TypeAlias = Callable[[int], bool]
 """Whether so many bytes more may be held in memory."""
+
+
 Take: TypeAlias = Callable[[bytes, bytes | None], bool]
 """What is given a piece of a body, and that piece framed as a chunk (RFC 9112, section 7.1) where it came so.
 
@@ -94,7 +92,7 @@ class Answer(Protocol):
         """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
 
     async def pour(self, take: Take) -> bool:
-        """Let `take` have each piece in the very turn in which it arrives, as long as it says True.
+        """Let `take` have each piece as it arrives, chunks in the very turn of it, as long as it says True.
 
         Gives True at the end of the body; raises ProxyError when it breaks off.
         """
@@ -114,121 +112,6 @@ class Upstream(Protocol):
         A request is sent once more if a pooled connection closes before any byte of the answer; one that is
         `repeatable` also where that is only likely. Of the time that Ollama has, so many seconds are `spent`.
         """
-
-
-@record
-class Lookup:
-    """What the store said: the entry or None, and the generation that a later `put` has to carry.
-
-    `generation` None means that the store did not answer.
-    """
-
-    entry: StoredResponse | None
-    generation: str | None
-
-
-@record
-class Lookups:
-    """A Lookup of several keys at once, in their order."""
-
-    entries: tuple[StoredResponse | None, ...]
-    generation: str | None
-
-
-Entries: TypeAlias = Sequence[tuple[str, StoredResponse]]
-"""Keys, and what to keep under them."""
-
-
-@record
-class KeyCount:
-    """How many entries of the current generation there are, and how old that figure is in seconds (0: exact)."""
-
-    keys: int
-    age: float
-
-
-@record
-class Page:
-    """Some entries of the current generation. `cursor` gives the next page; None where there is none.
-
-    Entries that come and go meanwhile may be missing or stand on two pages.
-    """
-
-    entries: tuple[Description, ...]
-    cursor: str | None
-
-
-@record
-class Tier:
-    """How full a store, or a part of it, is: entries, bytes that it takes, entries that had to leave for others."""
-
-    name: str
-    entries: int | None
-    size: int
-    evicted: int
-
-
-Matches: TypeAlias = Callable[[Description], bool]
-"""Whether an entry is meant."""
-
-
-class EntryStore(Protocol):
-    """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline.
-
-    `page` and `purge` look at every entry and may take as long as that takes; they give None when the store failed.
-    """
-
-    def held(self, key: str) -> StoredResponse | None:
-        """Give the entry of the current generation where that is known without asking; it is fresh. Else None."""
-
-    async def get(self, key: str) -> Lookup: ...
-    async def get_many(self, keys: Sequence[str]) -> Lookups: ...
-    async def put(self, entries: Entries, generation: str) -> bool:
-        """Keep entries for their lifetimes, where the generation is still current; whether all were kept."""
-
-    async def delete(self, keys: Sequence[str], generation: str) -> int | None:
-        """Delete entries; how many there were, None when the store failed."""
-
-    async def page(self, cursor: str, limit: int) -> Page | None:
-        """Give about `limit` entries after `cursor` (empty: from the first); raises ValueError for no cursor."""
-
-    async def purge(self, matches: Matches) -> int | None:
-        """Delete the entries of the current generation that match; how many there were."""
-
-    async def clear(self) -> int | None:
-        """Start a new generation; how many entries the old one held, None when the store did not answer."""
-
-    async def count(self) -> KeyCount | None: ...
-
-
-class ValueStore(Protocol):
-    """Values by name that are no entries, beyond every clear. No method raises for a fault of the store."""
-
-    async def save(self, name: str, value: bytes) -> bool:
-        """Keep a value; whether it was kept."""
-
-    async def load(self, name: str) -> bytes | None: ...
-    async def set_default(self, name: str, value: bytes) -> bytes | None:
-        """Keep `value` unless there is one under this name; give the one that is kept now."""
-
-    async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
-        """Add to named totals, and give all totals; None when the store failed.
-
-        `known` are the totals that the caller saw last: where the store has lost one, that is what is added to.
-        """
-
-
-class StoreGauges(Protocol):
-    """How a store, or a part of it, is at this moment; nobody waits for that."""
-
-    def tiers(self, *, asking: bool) -> Sequence[Tier]:
-        """Say how full each part is, the fastest one first.
-
-        Where somebody else has to be asked, that is what was found last, and left out where not `asking`.
-        """
-
-    def breakers(self) -> Mapping[str, bool]:
-        """Say which breakers there are, and whether they are open."""
 
 
 class Stability(Protocol):
@@ -299,7 +182,7 @@ class Siblings(Protocol):
         """Tell all of them, and wait until they have done what it asks for: a quarter of a second at most."""
 
 
-class Shortcut(Protocol):
+class FastPath(Protocol):
     """Answers for requests that are known by their bytes alone, on a connection on which nothing else is under way."""
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
@@ -307,191 +190,3 @@ class Shortcut(Protocol):
 
     def begins(self, data: bytes) -> bool:
         """Whether these bytes are the head of a known request, of which the body is still to come."""
-
-
-@record
-class Saved:
-    """What Ollama did not have to do again: seconds of its time, and tokens."""
-
-    seconds: float = 0.0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
-NOTHING: Final = Saved()
-
-
-@record
-class Exchange:
-    """One exchange, ended. Times are seconds; `upstream_seconds` is None where Ollama was not asked.
-
-    `first_byte` and `first_token` are counted from the request's begin, `first_token` to the first chunk of a stream
-    that holds something of what the model says. `trace` is the trace id that the request brought: it is for exemplars
-    of metrics alone.
-
-    `items` counts the texts of a list of embeddings, `items_known` those of them that the store knew.
-
-    `status` is 0 where no head was sent. `key` is empty for a bypass. Tokens are those that Ollama counted for this
-    exchange, None where it was not asked or named none; those of what was known before are in `saved`.
-    """
-
-    method: str
-    operation: str
-    model: str
-    category: str = ""
-    cache: CacheStatus
-    status: int
-    key: str = ""
-    seconds: float
-    first_byte: float | None
-    first_token: float | None = None
-    upstream_seconds: float | None = None
-    items: int = 0
-    items_known: int = 0
-    bytes_sent: int
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    saved: Saved = NOTHING
-    error: Source | None = None
-    trace: str = ""
-
-
-@record
-class Worked:
-    """Ollama has worked, and said so at the end of an answer: told once, however many got that answer.
-
-    `model` is empty where neither request nor answer named it in a place that is looked at.
-    """
-
-    operation: str
-    model: str
-    usage: Usage
-
-
-@record
-class Repeated:
-    """Exchanges that were all like this one but for the time that they took, in seconds: of each from head to end."""
-
-    exchange: Exchange
-    seconds: Sequence[float]
-
-
-@record
-class Stored:
-    """Entries have reached the store: one, or one for each text of a list. `ttl` is in seconds, `size` in bytes."""
-
-    key: str
-    operation: str
-    model: str
-    ttl: int
-    size: int
-    entries: int = 1
-
-
-@record
-class Unkept:
-    """An answer was not kept, for this reason, which showed too late to say so in its head: a stream's end, mostly."""
-
-    key: str
-    operation: str
-    model: str
-    detail: Detail
-
-
-@record
-class Stream:
-    """What a route of the proxy's own answers piece by piece, for as long as somebody takes it.
-
-    `kind` is its Content-Type. Whoever takes nothing of a piece for `patience` seconds is cut off.
-    """
-
-    kind: str
-    pieces: AsyncGenerator[bytes, None]
-    patience: float
-    fields: Fields = ()
-
-
-Route: TypeAlias = Callable[[Request, bytes], Awaitable[Reply | Stream]]
-"""One route of the proxy's own: a request and its whole body to what it answers."""
-
-
-class Fault(StrEnum):
-    """What can go wrong with the store, as a metric names it."""
-
-    FAILED = "failed"
-    DAMAGED = "damaged"
-    DROPPED = "dropped"
-
-
-@record
-class StoreFault:
-    """An operation of the store failed, an entry was damaged, or one was dropped because too many were waiting."""
-
-    kind: Fault
-
-
-@record
-class StoreCall:
-    """One operation of a store that is asked over a connection; an attempt that its breaker stopped is none."""
-
-    operation: str
-    seconds: float
-    failed: bool
-
-
-@record
-class Resident:
-    """A model that Ollama has loaded: bytes of it in all, and those of them in the memory of GPUs."""
-
-    model: str
-    size: int
-    vram: int
-
-
-@record
-class Levels:
-    """How things stand at this moment.
-
-    `serving` are requests that the proxy answers, `asking` those that Ollama does, `connections` those of clients.
-    `broken` says of a store's breakers, by name, whether they are open. What is asked for in the background is what was
-    found last, nothing where that failed.
-    """
-
-    serving: int
-    asking: int
-    connections: int
-    tiers: Sequence[Tier]
-    broken: Mapping[str, bool]
-    residents: Sequence[Resident]
-
-
-class Part(StrEnum):
-    """A neighbour whose health is watched."""
-
-    STORE = "store"
-    STORE_WRITES = "store-writes"
-    UPSTREAM = "upstream"
-
-
-@record
-class Health:
-    """A neighbour became well or unwell; said once a change. `reason` holds no secret and nothing of a request."""
-
-    part: Part
-    well: bool
-    name: str
-    reason: str = ""
-
-
-Event: TypeAlias = Exchange | Repeated | Worked | Stored | Unkept | StoreFault | StoreCall | Health
-Observer: TypeAlias = Callable[[Event], None]
-
-
-def fan_out(observers: Sequence[Observer]) -> Observer:
-    """Give one observer that tells all of these."""
-
-    def observe(event: Event) -> None:
-        for observer in observers:
-            observer(event)
-
-    return observe

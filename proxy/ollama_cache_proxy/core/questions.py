@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 
-from ollama_cache_proxy.core.fingerprint_key import Marking
-from ollama_cache_proxy.core.ports import NOTHING, Clock, EntryStore, Identity, Models, Observer, Saved, Upstream
+from ollama_cache_proxy.core.facts import NOTHING, Observer, Saved
+from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
+from ollama_cache_proxy.core.ports import Clock, Identity, Models, Upstream
+from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import Batch, Item
@@ -31,7 +33,7 @@ class Neighbours:
     observe: Observer
     tasks: Tasks
     purges: Purges
-    marking: Marking
+    fingerprinting: Fingerprinting
 
 
 @record

@@ -5,6 +5,7 @@
     nvml.py        NVML, and one reading of every card
     watch.py       readings in a thread of their own, within a deadline
     replay.py      an NVML that plays a recording, for machines without a card
+    recordings/    the recordings that come with the package
 
 Nothing here is imported before it is asked for: `serve` starts without it.
 """

@@ -1,4 +1,4 @@
-"""An NVML that plays a recording, in place of the module `pynvml`. tests/data/nvml/README.md describes the form.
+"""An NVML that plays a recording, in place of the module `pynvml`. recordings/README.md describes the form.
 
 What is played depends on the time since the start alone, so that several scrapers see the same.
 """
@@ -8,11 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.resources import files
+from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any, Final
 
+BUNDLED: Final = ("h100", "rtx4090")
+"""Names of the recordings that come with the package."""
+
 _FUNCTION_NOT_FOUND: Final = 13
+
+
+def recording(name: str) -> str:
+    """Return the text of a recording: a bundled one by its name, else a file's. Raise OSError if it cannot be read."""
+    if name in BUNDLED:
+        return files("ollama_cache_proxy.gpu").joinpath("recordings", f"{name}.json").read_text("utf-8")
+    return Path(name).read_text("utf-8")
 
 
 class NVMLError(Exception):

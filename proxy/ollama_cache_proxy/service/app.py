@@ -22,7 +22,8 @@ from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.router import Access, Admin
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.exchange import Exchanges
-from ollama_cache_proxy.core.ports import Client, EntryStore
+from ollama_cache_proxy.core.ports import Client
+from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
@@ -78,7 +79,7 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
             hear_siblings(siblings, opened, exchanges)
             siblings.report(scrape.snapshot)
             stack.callback(siblings.reported)
-        stack.callback(exchanges.shortcuts.tell)
+        stack.callback(exchanges.fast_path.tell)
         own = own_routes(context, opened, exchanges, nvml)
         admin = _admin(context, opened, own, scrape, serving=lambda: not listener.draining)
         listener = _listener(context, exchanges, admin)
@@ -125,7 +126,7 @@ def _listener(context: Context, exchanges: Exchanges, admin: Admin) -> Listener:
 
     return Listener(
         handle,
-        shortcuts=exchanges.shortcuts,
+        fast_path=exchanges.fast_path,
         clock=context.clock,
         head_timeout=settings.head_timeout,
         body_timeout=settings.body_timeout,

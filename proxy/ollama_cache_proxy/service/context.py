@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TextIO
 
-from ollama_cache_proxy.core.ports import Health, Observer, Part, fan_out
+from ollama_cache_proxy.core.facts import Health, Observer, Part, fan_out
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of

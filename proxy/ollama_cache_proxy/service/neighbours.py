@@ -9,9 +9,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.core.fingerprint_key import Marking
-from ollama_cache_proxy.core.ports import ValueStore
+from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.questions import Neighbours
+from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
@@ -66,7 +66,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, lent: Lent | 
             observe=context.observer(statistics),
             tasks=context.tasks,
             purges=Purges(),
-            marking=Marking(chosen.values, on=context.settings.explain),
+            fingerprinting=Fingerprinting(chosen.values, on=context.settings.explain),
         ),
         chosen=chosen,
         upstream=upstream,

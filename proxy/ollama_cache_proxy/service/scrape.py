@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ollama_cache_proxy.core.exchange import Exchanges
-from ollama_cache_proxy.core.ports import Levels
+from ollama_cache_proxy.core.facts import Levels
 from ollama_cache_proxy.policy.sums import Snapshot
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.neighbours import Opened
@@ -36,7 +36,7 @@ class Scrape:
 
     def _settle(self, *, asking: bool) -> None:
         """Count what was put off, and take levels in; only who is scraped asks Redis and Ollama how they are."""
-        self._exchanges.shortcuts.tell()
+        self._exchanges.fast_path.tell()
         gauges = self._opened.chosen.gauges
         self._metrics.level(
             Levels(

@@ -19,7 +19,7 @@ def hear_siblings(siblings: SiblingProcesses, opened: Opened, exchanges: Exchang
         opened.chosen.forget()
 
     async def flush(_: None) -> None:
-        exchanges.shortcuts.tell()
+        exchanges.fast_path.tell()
         await opened.statistics.heard_flush()
 
     siblings.on(Topic.CHANGE_BEGINS, opened.models.heard_begin)

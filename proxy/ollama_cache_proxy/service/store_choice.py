@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
-from ollama_cache_proxy.core.ports import EntryStore, StoreGauges, ValueStore
+from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Clock, Entries, KeyCount, Lookup, Lookups, Matches, Page, Tier
+from ollama_cache_proxy.core.ports import Clock
+from ollama_cache_proxy.core.store_ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Tier
 from ollama_cache_proxy.policy.messages import Description, StoredResponse, described
 
 _OVERHEAD: Final = 1024
@@ -22,7 +23,7 @@ _SHELF: Final = 2
 
 
 class MemoryStore:
-    """See ports.EntryStore and ports.StoreGauges. `capacity` is in bytes, `name` is that of the tier."""
+    """See store_ports.EntryStore and store_ports.StoreGauges. `capacity` is in bytes, `name` is that of the tier."""
 
     def __init__(self, capacity: int, *, clock: Clock, name: str = "memory") -> None:
         self._capacity = capacity
@@ -35,11 +36,11 @@ class MemoryStore:
         self.evicted = 0
 
     async def get(self, key: str) -> Lookup:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         return Lookup(entry=self.held(key), generation=self._generation)
 
     def held(self, key: str) -> StoredResponse | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         entry = self._fresh(key)
         if entry is not None:
             self._entries.move_to_end(key)
@@ -53,12 +54,12 @@ class MemoryStore:
         return entry
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         found = [await self.get(key) for key in keys]
         return Lookups(entries=tuple(lookup.entry for lookup in found), generation=self._generation)
 
     async def put(self, entries: Entries, generation: str) -> bool:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         if generation != self._generation:
             return False
         kept = [self.keep(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
@@ -79,11 +80,11 @@ class MemoryStore:
         return True
 
     async def delete(self, keys: Sequence[str], generation: str) -> int:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         return sum(self.drop(key) for key in keys) if generation == self._generation else 0
 
     async def page(self, cursor: str, limit: int) -> Page:
-        """See ports.EntryStore. In the order of the keys; the cursor is the last key of the page before, or a text."""
+        """See store_ports.EntryStore. Ordered by key; the cursor is the last key of the page before, or a text."""
         await asyncio.sleep(0)
         found: list[Description] = []
         for key in self._keys_after(cursor):
@@ -94,7 +95,7 @@ class MemoryStore:
         return Page(entries=tuple(found), cursor=None)
 
     async def purge(self, matches: Matches) -> int:
-        """See ports.EntryStore. Lets others go on between shelves."""
+        """See store_ports.EntryStore. Lets others go on between shelves."""
         purged = 0
         for name in list(self._shelves):
             for key in list(self._shelves.get(name, ())):
@@ -110,7 +111,7 @@ class MemoryStore:
                 yield from sorted(key for key in self._shelves.get(name, ()) if key > cursor)
 
     async def clear(self) -> int:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         self._expire()
         cleared = len(self._entries)
         self.empty()
@@ -124,16 +125,16 @@ class MemoryStore:
         self.size = 0
 
     async def count(self) -> KeyCount:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         self._expire()
         return KeyCount(keys=len(self._entries), age=0.0)
 
     def tiers(self, *, asking: bool) -> tuple[Tier, ...]:  # noqa: ARG002 - nobody has to be asked
-        """See ports.StoreGauges. What has expired counts until somebody looks at it."""
+        """See store_ports.StoreGauges. What has expired counts until somebody looks at it."""
         return (Tier(name=self._name, entries=len(self._entries), size=self.size, evicted=self.evicted),)
 
     def breakers(self) -> Mapping[str, bool]:
-        """See ports.StoreGauges."""
+        """See store_ports.StoreGauges."""
         return {}
 
     def _expire(self) -> None:
@@ -155,27 +156,27 @@ class MemoryStore:
 
 
 class MemoryValues:
-    """See ports.ValueStore. A handful of small values: nothing bounds them."""
+    """See store_ports.ValueStore. A handful of small values: nothing bounds them."""
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
         self._totals: dict[str, dict[str, int]] = {}
 
     async def save(self, name: str, value: bytes) -> bool:
-        """See ports.ValueStore."""
+        """See store_ports.ValueStore."""
         self._values[name] = value
         return True
 
     async def load(self, name: str) -> bytes | None:
-        """See ports.ValueStore."""
+        """See store_ports.ValueStore."""
         return self._values.get(name)
 
     async def set_default(self, name: str, value: bytes) -> bytes:
-        """See ports.ValueStore."""
+        """See store_ports.ValueStore."""
         return self._values.setdefault(name, value)
 
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int]:
-        """See ports.ValueStore."""
+        """See store_ports.ValueStore."""
         totals = self._totals[name] = {**known, **self._totals.get(name, {})}
         for field, delta in deltas.items():
             totals[field] = totals.get(field, 0) + delta

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from ollama_cache_proxy.core.ports import Entries, EntryStore, KeyCount, Lookup, Lookups, Matches, Page
+from ollama_cache_proxy.core.store_ports import Entries, EntryStore, KeyCount, Lookup, Lookups, Matches, Page
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 
@@ -40,7 +40,7 @@ class Back(EntryStore, Protocol):
 
 
 class TieredStore:
-    """See ports.EntryStore: `front` before `back`."""
+    """See store_ports.EntryStore: `front` before `back`."""
 
     def __init__(self, front: Front, back: Back, *, tasks: Tasks) -> None:
         self._front = front
@@ -87,7 +87,7 @@ class TieredStore:
     # The store.
 
     def held(self, key: str) -> StoredResponse | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         entry = self._front.held(key) if self._generation is not None else None
         if entry is not None and len(self._used) < _AT_ONCE:
             self._used.add(key)
@@ -103,7 +103,7 @@ class TieredStore:
             self._tasks.spawn(self._back.touch(used, self._generation), "touch entries", endless=True)
 
     async def get(self, key: str) -> Lookup:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         held = self.held(key)
         if held is not None:
             return Lookup(entry=held, generation=self._generation)
@@ -116,7 +116,7 @@ class TieredStore:
         return found
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See ports.EntryStore. Only what is not held is asked for."""
+        """See store_ports.EntryStore. Only what is not held is asked for."""
         generation = self._generation
         held = {key: entry for key in keys if (entry := self.held(key)) is not None}
         missing = [key for key in keys if key not in held]
@@ -159,7 +159,7 @@ class TieredStore:
                     self._front.keep(key, entry)
 
     async def put(self, entries: Entries, generation: str) -> bool:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         keys = [key for key, _ in entries]
         self.forget(keys)
         kept = await self._back.put(entries, generation)
@@ -167,30 +167,30 @@ class TieredStore:
         return kept
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         self.forget(keys)
         deleted = await self._back.delete(keys, generation)
         self.forget(keys)
         return deleted
 
     async def purge(self, matches: Matches) -> int | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         self._forget_all()
         purged = await self._back.purge(matches)
         self._forget_all()
         return purged
 
     async def clear(self) -> int | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         self._forget_all()
         cleared = await self._back.clear()
         self._forget_all()
         return cleared
 
     async def page(self, cursor: str, limit: int) -> Page | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         return await self._back.page(cursor, limit)
 
     async def count(self) -> KeyCount | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         return await self._back.count()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.ports import NOTHING, Exchange, Repeated
+from ollama_cache_proxy.core.facts import NOTHING, Exchange, Repeated
 from ollama_cache_proxy.policy.status import Detail, Result
 from ollama_cache_proxy.telemetry.metric_exposition import ratio
 from ollama_cache_proxy.telemetry.metric_table import Families

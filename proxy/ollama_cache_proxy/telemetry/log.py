@@ -11,19 +11,19 @@ from typing import Any, Final, TextIO
 import orjson
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.ports import (
-    Clock,
+from ollama_cache_proxy.core.facts import (
     Event,
     Exchange,
     Health,
+    NotStored,
     Part,
     Repeated,
     StoreCall,
     Stored,
     StoreFault,
-    Unkept,
     Worked,
 )
+from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.policy.status import Detail, Result
 
 TAG: Final = "[AI Cache]"
@@ -86,7 +86,7 @@ class Log:
                 self._line(
                     _BLUE, f"💾 Cached: {_short(event.key)} (TTL: {event.ttl}s)", event.model, event.operation, size
                 )
-            case Unkept():
+            case NotStored():
                 more = (event.model, event.operation)
                 self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
             case StoreFault() | Repeated():
@@ -160,7 +160,7 @@ def _is_usual(event: Event) -> bool:
     """Whether a fact tells of a request that went as it should."""
     if isinstance(event, Exchange):
         return event.error in (None, Source.CLIENT) and event.status < _SERVER_ERROR
-    return isinstance(event, Repeated | Stored | Unkept)
+    return isinstance(event, Repeated | Stored | NotStored)
 
 
 def _printable(text: str) -> str:

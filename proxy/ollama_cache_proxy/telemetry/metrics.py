@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.core.ports import (
+from ollama_cache_proxy.core.facts import (
     Event,
     Exchange,
     Health,
     Levels,
+    NotStored,
     Part,
     Repeated,
     StoreCall,
     Stored,
     StoreFault,
-    Unkept,
     Worked,
 )
 from ollama_cache_proxy.policy import model_names
@@ -79,7 +79,7 @@ class Metrics:
             case Stored():
                 families.stores.inc(event.operation, by=event.entries)
                 families.stored_bytes.inc(event.operation, by=event.size)
-            case Unkept():
+            case NotStored():
                 families.unkept.inc(event.operation, event.detail.value)
             case StoreFault():
                 families.store_faults.inc(event.kind.value)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from ollama_cache_proxy.core.ports import Event, Exchange, Health, Part, Repeated, Worked
+from ollama_cache_proxy.core.facts import Event, Exchange, Health, Part, Repeated, Worked
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.status import Result
 

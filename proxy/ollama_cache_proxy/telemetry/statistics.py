@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from ollama_cache_proxy.core.ports import Event, Exchange, Repeated, Siblings, Topic, ValueStore
+from ollama_cache_proxy.core.facts import Event, Exchange, Repeated
+from ollama_cache_proxy.core.ports import Siblings, Topic
+from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.labels import Labels

@@ -8,156 +8,115 @@ the next answer.
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
-from collections.abc import Callable
 from typing import Final
 
+from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
 
 from ollama_cache_proxy.core.ports import Take
+from ollama_cache_proxy.policy.chunked import Chunks, alone, whole
 
 _IDLE: Final = 15.0
 """Seconds for which a connection is kept that nobody uses."""
 _UNSEEN: Final = 4
 """Reads of an answer that are kept until somebody wants to know where its chunks end."""
-_CRLF: Final = b"\r\n"
-_END_OF_HEAD: Final = b"\r\n\r\n"
-_SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
-_SIZE_LINE: Final = 9
-"""Bytes of a line that is not yet ended, at most."""
-_BEGINS: Final = {len(begin) + size + len(_CRLF): begin for size in range(1, 0x1000) for begin in (b"%x\r\n" % size,)}
-"""What a small chunk begins with, as Go writes it, by the bytes that all of it takes."""
-
-
-class Chunks:
-    """Where the chunks of an answer end (RFC 9112, section 7.1), all of which it is shown, its head first.
-
-    Only the plainest form is followed: what has extensions, or is the last chunk, is lost sight of. `between` says that
-    the next one begins with what comes next.
-    """
-
-    __slots__ = ("_ends", "_left", "_lost", "_rest", "_within", "between")
-
-    def __init__(self) -> None:
-        self._within = True
-        self.between = False
-        self._lost = False
-        self._left = 0
-        self._ends = False
-        self._rest = b""
-
-    def lose(self) -> None:
-        """Know nothing any more."""
-        self._lost, self.between = True, False
-
-    def add(self, data: bytes) -> None:
-        """Take in what came next."""
-        if self._lost:
-            return
-        data = self._rest + data
-        if self._within:
-            head, ended, data = data.partition(_END_OF_HEAD)
-            if not ended:
-                self._rest = head
-                return
-            self._within = False
-        at = 0
-        while at < len(data):
-            if self._left:
-                step = min(self._left, len(data) - at)
-                self._left -= step
-                at += step
-                continue
-            end = data.find(_CRLF, at)
-            if end < 0:
-                break
-            self._line(data[at:end])
-            at = end + len(_CRLF)
-        self._rest = data[at:]
-        self._lost = self._lost or len(self._rest) > _SIZE_LINE
-        self.between = not (self._lost or self._left or self._ends or self._rest)
-
-    def _line(self, text: bytes) -> None:
-        """Read the line that begins a chunk, or the empty one that ends it."""
-        if self._ends:
-            self._ends, self._lost = False, self._lost or bool(text)
-        elif _SIZE.fullmatch(text) and (size := int(text, 16)):
-            self._ends, self._left = True, size
-        else:
-            self._lost = True
-
-
-def alone(data: bytes) -> bytes | None:
-    """Give what a small chunk holds that these bytes are, all of them, written as Go writes one; None for all else."""
-    begin = _BEGINS.get(len(data))
-    if begin is None or not (data.startswith(begin) and data.endswith(_CRLF)):
-        return None
-    return data[len(begin) : -len(_CRLF)]
 
 
 class Connection(ResponseHandler):
     """aiohttp's protocol. Reading is resumed only where it was paused, and not after every chunk.
 
-    `arrived` is called when something came, or nothing will come any more: before the event loop goes on.
+    `content` is the body that is being read: aiohttp leaves whoever waits for it waiting where it comes to nonsense.
     """
-
-    arrived: Callable[[], None] | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        self._reading_held = False
         self.begins()
 
     def begins(self) -> None:
         """Expect a new answer."""
+        self.content: StreamReader | None = None
         self._chunks = Chunks()
-        self._unseen: list[bytes] = []
+        self._unseen: list[bytes] | None = []
         self._take: Take | None = None
-        self._take_next: Take | None = None
+        self._passing: asyncio.Future[bool] | None = None
 
-    def bypass_parser(self, take: Take, full: Callable[[], None]) -> None:
-        """Give `take` each chunk that comes by itself, past the parser. When it wants no more, `full` is called."""
-        self._take, self._full = take, full
-        self._look()
+    def bypass_parser(self, take: Take) -> asyncio.Future[bool] | None:
+        """Give `take` the chunks that come, past the parser: what it has read before has been handed on.
+
+        The result says whether `take` wanted all of them: then the parser has the rest of what came, or nothing comes
+        any more. None where a chunk could not begin with what comes next.
+        """
+        for data in self._unseen or ():
+            self._chunks.add(data)
+        self._unseen = None
+        if not self._chunks.between:
+            return None
+        self._take, self._passing = take, asyncio.get_running_loop().create_future()
+        return self._passing
 
     def parse_all(self) -> None:
         """Let the parser see all that comes, again."""
-        self._take = self._take_next = None
-
-    def _look(self) -> None:
-        """See whether the parser is between two chunks, if that matters."""
-        if self._take is None:
-            return
-        for data in self._unseen:
-            self._chunks.add(data)
-        self._unseen.clear()
-        self._take_next = self._take if self._chunks.between else None
+        self._take = None
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._take_next is not None and (chunk := alone(data)) is not None:
-            if not self._take_next(chunk, data):
-                self.parse_all()
-                self._full()
-            return
-        if len(self._unseen) < _UNSEEN:
+        take = self._take
+        if take is not None:
+            if (chunk := alone(data)) is not None:
+                if not take(chunk, data):
+                    self._passed(took_all=False)
+                return
+            data = self._hand_on(data, take)
+            if not data:
+                return
+        if self._unseen is None:
+            self._chunks.add(data)
+        elif len(self._unseen) < _UNSEEN:
             self._unseen.append(data)
         else:
             self._chunks.lose()
-        self._look()
         super().data_received(data)
-        if self.arrived is not None:
-            self.arrived()
+
+    def _hand_on(self, data: bytes, take: Take) -> bytes:
+        """Hand on the chunks that came whole; gives what the parser has to see."""
+        at = 0
+        for chunk, framed in whole(data):
+            at += len(framed)
+            if not take(chunk, framed):
+                self._passed(took_all=False)
+                return data[at:]
+        if at < len(data):
+            self._passed(took_all=True)
+        return data[at:]
+
+    def _passed(self, *, took_all: bool) -> None:
+        self._take = None
+        if self._passing is not None and not self._passing.done():  # who waited may have gone
+            self._passing.set_result(took_all)
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """See aiohttp's DataQueue: whoever waits for a head is told, and here whoever waits for a body as well."""
+        super().set_exception(exc, *(() if exc_cause is None else (exc_cause,)))
+        if self.content is not None and not self.content.is_eof():
+            self.content.set_exception(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
         super().connection_lost(exc)
-        if self.arrived is not None:
-            self.arrived()
+        if self._take is not None:
+            self._passed(took_all=True)
+
+    def pause_reading(self) -> None:
+        """See aiohttp's BaseProtocol."""
+        self._reading_held = True
+        super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
-        """See BaseProtocol."""
-        if self._reading_paused:
+        """See aiohttp's BaseProtocol."""
+        if self._reading_held:
+            self._reading_held = False
             super().resume_reading(resume_parser)
 
 

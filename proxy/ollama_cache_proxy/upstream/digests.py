@@ -18,7 +18,8 @@ from typing import Any, Final
 import orjson
 
 from ollama_cache_proxy.core.errors import ProxyError
-from ollama_cache_proxy.core.ports import Clock, Identity, Siblings, Topic, Upstream, ValueStore
+from ollama_cache_proxy.core.ports import Clock, Identity, Siblings, Topic, Upstream
+from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.messages import Request

@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol
 import orjson
 
 from ollama_cache_proxy.core.errors import ProxyError
-from ollama_cache_proxy.core.ports import Resident, Upstream
+from ollama_cache_proxy.core.facts import Resident
+from ollama_cache_proxy.core.ports import Upstream
 from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.policy.messages import Request
 

@@ -18,9 +18,11 @@ from aiohttp.http import HttpVersion10, HttpVersion11, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError, too_late, unreachable
-from ollama_cache_proxy.core.ports import Body, Clock, Health, Observer, Part, Take
+from ollama_cache_proxy.core.facts import Health, Observer, Part
+from ollama_cache_proxy.core.ports import Body, Clock, Take
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.breaker import Breaker
+from ollama_cache_proxy.policy.chunked import LAST, framed
 from ollama_cache_proxy.policy.fields import authority
 from ollama_cache_proxy.policy.messages import MAX_LENGTH, Fields, Request, ResponseHead, first, values
 from ollama_cache_proxy.upstream.connections import Connection, Connections
@@ -50,6 +52,7 @@ class _Answer:
         self.head = ResponseHead(status=message.code, reason=message.reason or "", fields=lines)
         self._codings = values(lines, _CODING)
         self.length = None if self._codings else _length(lines)
+        connection.content = content
         self._connection = connection
         self._chunked = bool(self._codings)
         self._parts: list[bytes] = []
@@ -77,35 +80,28 @@ class _Answer:
 
     async def pour(self, take: Take) -> bool:
         """See ports.Answer."""
-        pouring = _Pouring(self, self._connection, take)
-        self._connection.arrived = pouring.go_on
+        content = self.content
         try:
-            pouring.go_on()
-            if self._chunked and not pouring.ended.done():
-                self._connection.bypass_parser(take, pouring.full)
-            return await pouring.ended
+            while not content.at_eof():
+                passing = self._connection.bypass_parser(take) if self._may_bypass() else None
+                if passing is not None:
+                    if not await passing:
+                        return False
+                    continue
+                chunk = self._chunk(*await content.readchunk())
+                if chunk and not take(chunk, None):
+                    return False
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error
         finally:
-            self._connection.arrived = None
             self._connection.parse_all()
+        return True
 
-    def next(self) -> bytes | None:
-        """Give a chunk that is there, without waiting for one."""
+    def _may_bypass(self) -> bool:
+        """Whether all that the parser has read of a body in chunks was handed on."""
         content = self.content
-        while content.exception() is not None or content.total_bytes > self._taken or self._parts:
-            reading = content.readchunk()
-            try:
-                reading.send(None)
-            except StopIteration as read:
-                if chunk := self._chunk(*read.value):
-                    return chunk
-                if content.at_eof():
-                    return None
-            else:
-                reading.close()
-                return None
-        return None
+        handed_on = not self._size and content.total_bytes == self._taken
+        return self._chunked and handed_on and content.exception() is None and self._connection.is_connected()
 
     def _chunk(self, part: bytes, ends: bool) -> bytes | None:  # noqa: FBT001 - as aiohttp gives them
         """Give what was read as soon as it is a chunk, or as much as one may be."""
@@ -131,41 +127,6 @@ class _Answer:
             and codings in ([], [b"chunked"])
             and (self.length or 0) <= MAX_LENGTH
         )
-
-
-class _Pouring:
-    """Hands an answer's chunks to `take` in the callbacks that bring them; `ended` is whether it took all."""
-
-    def __init__(self, answer: _Answer, connection: Connection, take: Take) -> None:
-        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._answer = answer
-        self._connection = connection
-        self._take = take
-        self._busy = False
-
-    def go_on(self) -> None:
-        """Hand on what the parser has read."""
-        if self._busy or self.ended.done():  # reading lets a paused connection go on, which brings more
-            return
-        self._busy = True
-        try:
-            while chunk := self._answer.next():
-                if not self._take(chunk, None):
-                    self.full()
-                    return
-            if self._answer.content.at_eof():
-                self.ended.set_result(True)
-        except Exception as error:  # noqa: BLE001 - whoever waits raises it
-            self.ended.set_exception(error)
-        finally:
-            self._busy = False
-            if self.ended.done():
-                self._connection.parse_all()
-
-    def full(self) -> None:
-        """End here: what comes now has to wait."""
-        if not self.ended.done():  # who waited may have gone
-            self.ended.set_result(False)
 
 
 def _length(lines: Fields) -> int | None:
@@ -391,7 +352,7 @@ class Ollama:
                 async for piece in body.read():
                     if connection.transport is None:
                         return
-                    connection.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                    connection.transport.write(framed(piece) if chunked else piece)
                     await writer.drain()
             except (ClientLeft, ProxyError) as error:
                 body.failure = error
@@ -399,7 +360,7 @@ class Ollama:
                 connection.close()
                 return
             if chunked and connection.transport is not None:
-                connection.transport.write(b"0\r\n\r\n")
+                connection.transport.write(LAST)
 
     def _failed(self, error: Exception) -> ProxyError:
         """Say what happened, without a word of what was sent or received."""

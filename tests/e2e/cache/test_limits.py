@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Entries
 from ollama_cache_proxy.core.questions import Question
+from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.simulator import Simulator
 from tests.support.rawhttp import RawAnswer, ask, request_bytes
 from tests.support.servers import RedisServer, proxy_before

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Entries
+from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +17,7 @@ import pytest
 
 from ollama_cache_proxy.simulator import Simulator
 from tests.e2e.clients.twins import SLOW, check, counted, has_left, seen, settled
+from tests.support.leaving_out import leave_out, program
 from tests.support.servers import Proxy, proxy_before
 
 HERE = Path(__file__).parent
@@ -69,13 +68,10 @@ REFUSALS = {
 @pytest.fixture
 def node() -> str:
     """Where node is; without it, or without the packages, the tests are left out, except in CI."""
-    binary = shutil.which("node")
-    if binary is not None and all((HERE / "node_modules" / name).is_dir() for name in PACKAGES):
-        return binary
-    reason = "no node on the PATH" if binary is None else "the JavaScript clients are not installed: run `make clients`"
-    if os.environ.get("CI", "").lower() in ("true", "1"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    binary = program("node")
+    if not all((HERE / "node_modules" / name).is_dir() for name in PACKAGES):
+        leave_out("the JavaScript clients are not installed: run `make clients`")
+    return binary
 
 
 @asynccontextmanager

@@ -150,7 +150,7 @@ async def test_all_that_the_dashboard_and_the_rules_ask_has_an_answer(prometheus
         )
         nobody = f"http://127.0.0.1:{free_port()}"
         failing = await enter(serve(*anywhere, "--upstream", nobody, environment={"OCP_STORE": "memory"}))
-        _, cards = await enter(gpu("--replay", str(ROOT / "tests" / "data" / "nvml" / "h100.json")))
+        _, cards = await enter(gpu("--replay", "h100"))
         urls = await working.url(), await failing.url()
         url = await enter(watching(prometheus, rewritten(urls, cards), tmp_path))
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Event
+from ollama_cache_proxy.core.facts import Event
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis import redis_client
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.core.ports import KeyCount
+from ollama_cache_proxy.core.store_ports import KeyCount
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis import scan
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore

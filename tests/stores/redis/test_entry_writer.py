@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Event, Fault, StoreCall, StoreFault
+from ollama_cache_proxy.core.facts import Event, Fault, StoreCall, StoreFault
 from ollama_cache_proxy.stores.entry_codec import encode
 from ollama_cache_proxy.stores.redis import entry_writer as module
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from ollama_cache_proxy.core.ports import Event, Fault, Health, Part, StoreCall, StoreFault
+from ollama_cache_proxy.core.facts import Event, Fault, Health, Part, StoreCall, StoreFault
 from ollama_cache_proxy.stores.redis.guard import Guard
 from tests.support.clocks import Clock
 

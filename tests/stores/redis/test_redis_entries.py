@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Event, Fault, StoreFault
+from ollama_cache_proxy.core.facts import Event, Fault, StoreFault
 from ollama_cache_proxy.policy.messages import StoredResponse, packed
 from ollama_cache_proxy.stores import write_buffer
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries

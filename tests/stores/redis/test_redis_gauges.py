@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Event, StoreCall
+from ollama_cache_proxy.core.facts import Event, StoreCall
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.stores.redis.conftest import Connect
 from tests.support.entries import FULL_ENTRY

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Event, KeyCount, Lookup, Lookups, StoreCall
+from ollama_cache_proxy.core.facts import Event, StoreCall
+from ollama_cache_proxy.core.store_ports import KeyCount, Lookup, Lookups
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.stores.redis.conftest import Connect
 from tests.support.clocks import Clock

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Page
+from ollama_cache_proxy.core.store_ports import Page
 from ollama_cache_proxy.stores.redis import scan
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.redis.scan import read_cursor

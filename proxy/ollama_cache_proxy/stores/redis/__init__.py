@@ -1,9 +1,9 @@
 """The store in Redis or Valkey, through redis-py. A fault of it costs a client nothing but the speed-up.
 
     redis_store.py     one server as a store, put together of what follows
-    redis_entries.py   ports.EntryStore: lookups, writes, deletions
-    redis_values.py    ports.ValueStore
-    redis_gauges.py    ports.StoreGauges
+    redis_entries.py   store_ports.EntryStore: lookups, writes, deletions
+    redis_values.py    store_ports.ValueStore
+    redis_gauges.py    store_ports.StoreGauges
     generation.py      the generation of entries: lookups under it, and how a new one begins
     entry_writer.py    how entries are written, and how many at a time
     entry_count.py     how many entries there are

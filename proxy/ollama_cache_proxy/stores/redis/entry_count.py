@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Clock, KeyCount
+from ollama_cache_proxy.core.ports import Clock
+from ollama_cache_proxy.core.store_ports import KeyCount
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.stores.redis.generation import Generation

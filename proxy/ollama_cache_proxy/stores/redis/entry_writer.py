@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Entries, Fault, Observer, Part, StoreFault
+from ollama_cache_proxy.core.facts import Fault, Observer, Part, StoreFault
+from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.stores.entry_codec import encode
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name

@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from ollama_cache_proxy.core.ports import Clock, Fault, Health, Observer, Part, StoreCall, StoreFault
+from ollama_cache_proxy.core.facts import Fault, Health, Observer, Part, StoreCall, StoreFault
+from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.policy.breaker import Breaker
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 

@@ -9,18 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from ollama_cache_proxy.core.ports import (
-    Entries,
-    Fault,
-    KeyCount,
-    Lookup,
-    Lookups,
-    Matches,
-    Observer,
-    Page,
-    Part,
-    StoreFault,
-)
+from ollama_cache_proxy.core.facts import Fault, Observer, Part, StoreFault
+from ollama_cache_proxy.core.store_ports import Entries, KeyCount, Lookup, Lookups, Matches, Page
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.entry_codec import decode
@@ -40,7 +30,7 @@ _TOUCHED_EACH: Final = 1000
 
 
 class RedisEntries:
-    """See ports.EntryStore. `buffer` holds what is not in Redis yet."""
+    """See store_ports.EntryStore. `buffer` holds what is not in Redis yet."""
 
     def __init__(  # noqa: PLR0913 - RedisStore names each part once
         self,
@@ -64,10 +54,10 @@ class RedisEntries:
         self._tasks = tasks
 
     def held(self, key: str) -> None:
-        """See ports.EntryStore. Nothing is known of Redis without asking."""
+        """See store_ports.EntryStore. Nothing is known of Redis without asking."""
 
     async def get(self, key: str) -> Lookup:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         found = await self._guard.run(Part.STORE, "get", lambda: self._generation.lookup((key,)), None)
         if found is None:
             return Lookup(entry=None, generation=None)
@@ -77,7 +67,7 @@ class RedisEntries:
         return Lookup(entry=self._decoded((key,), found)[0], generation=generation)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See ports.EntryStore. A long list takes several commands, and may take longer."""
+        """See store_ports.EntryStore. A long list takes several commands, and may take longer."""
         within = min(READ_WITHIN + _READ_EACH_WITHIN * len(keys), LONGEST_LOOKUP)
         found = await self._guard.run(Part.STORE, "get", lambda: self._generation.lookup(keys, within), None)
         if found is None:
@@ -100,7 +90,7 @@ class RedisEntries:
         return entries
 
     async def put(self, entries: Entries, generation: str) -> bool:
-        """See ports.EntryStore. Waits for its turn; over too many waiting bytes the entries are dropped."""
+        """See store_ports.EntryStore. Waits for its turn; over too many waiting bytes the entries are dropped."""
         named = {entry_name(generation, key): entry for key, entry in entries}
         try:
             await self.buffer.add(named)
@@ -115,18 +105,18 @@ class RedisEntries:
             await self._guard.read("touch", partial(self._pool.touch, *names), None)
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         await self._flush()
         return await self._unlink([entry_name(generation, key) for key in keys])
 
     async def page(self, cursor: str, limit: int) -> Page | None:
-        """See ports.EntryStore. The cursor is SCAN's; among many names of others a page may hold fewer, or none."""
+        """See store_ports.EntryStore. The cursor is SCAN's; with many foreign names a page may hold fewer, or none."""
         start = read_cursor(cursor)
         await self._flush()
         return await self._guard.read("page", lambda: self._scan.page(start, limit), None, within=WRITE_WITHIN)
 
     async def purge(self, matches: Matches) -> int | None:
-        """See ports.EntryStore. What was deleted before the server failed stays deleted."""
+        """See store_ports.EntryStore. What was deleted before the server failed stays deleted."""
         await self._flush()
         generation = await self._guard.read("get", self._generation.current, None)
         if generation is None:
@@ -148,7 +138,7 @@ class RedisEntries:
                 return purged
 
     async def clear(self) -> int | None:
-        """See ports.EntryStore. The old generation's entries are removed in the background."""
+        """See store_ports.EntryStore. The old generation's entries are removed in the background."""
         count = await self.count()
         old = await self._guard.write("clear", self._generation.replace)
         if old is None:
@@ -159,7 +149,7 @@ class RedisEntries:
         return count.keys if count is not None else 0
 
     async def count(self) -> KeyCount | None:
-        """See ports.EntryStore."""
+        """See store_ports.EntryStore."""
         await self._flush()
         return await self._count.read()
 

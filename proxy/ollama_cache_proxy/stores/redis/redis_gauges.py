@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
-from ollama_cache_proxy.core.ports import Tier
+from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.guard import READ_WITHIN, Guard
@@ -14,7 +14,7 @@ from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
 
 
 class RedisGauges:
-    """See ports.StoreGauges."""
+    """See store_ports.StoreGauges."""
 
     def __init__(self, client: RedisClient, guard: Guard, count: EntryCount, *, tasks: Tasks) -> None:
         self._pool = client.pool
@@ -24,14 +24,14 @@ class RedisGauges:
         self._polling = Polling(self._measure, "ask how full the store is", tasks=tasks)
 
     def tiers(self, *, asking: bool) -> tuple[Tier, ...]:
-        """See ports.StoreGauges. Asked for in the background while somebody wants it."""
+        """See store_ports.StoreGauges. Asked for in the background while somebody wants it."""
         if not asking:
             return ()
         self._polling.want()
         return () if self._tier is None else (self._tier,)
 
     def breakers(self) -> Mapping[str, bool]:
-        """See ports.StoreGauges."""
+        """See store_ports.StoreGauges."""
         return {"read": self._guard.reads.open, "write": self._guard.writes.open}
 
     async def _measure(self) -> None:

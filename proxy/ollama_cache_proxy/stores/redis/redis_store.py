@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ollama_cache_proxy.core.ports import Clock, Observer
+from ollama_cache_proxy.core.facts import Observer
+from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.generation import Generation

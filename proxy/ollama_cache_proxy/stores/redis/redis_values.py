@@ -13,22 +13,22 @@ from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 
 
 class RedisValues:
-    """See ports.ValueStore."""
+    """See store_ports.ValueStore."""
 
     def __init__(self, client: RedisClient, guard: Guard) -> None:
         self._pool = client.pool
         self._guard = guard
 
     async def save(self, name: str, value: bytes) -> bool:
-        """See ports.ValueStore."""
+        """See store_ports.ValueStore."""
         return bool(await self._guard.write("save", lambda: self._pool.set(value_name(name), value)))
 
     async def load(self, name: str) -> bytes | None:
-        """See ports.ValueStore."""
+        """See store_ports.ValueStore."""
         return await self._guard.read("load", lambda: self._pool.get(value_name(name)), None)
 
     async def set_default(self, name: str, value: bytes) -> bytes | None:
-        """See ports.ValueStore. Writes only where there is nothing to read."""
+        """See store_ports.ValueStore. Writes only where there is nothing to read."""
         found = await self.load(name)
         return found if found is not None else await self._guard.write("save", lambda: self._set_default(name, value))
 
@@ -40,7 +40,7 @@ class RedisValues:
         return kept
 
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
-        """See ports.ValueStore. What failed may have been added all the same, where only the reply was lost."""
+        """See store_ports.ValueStore. What failed may have been added all the same, where only the reply was lost."""
         begun = {field: known[field] for field in deltas if field in known}
         totals = await self._guard.write("add", lambda: self._add(name, begun, deltas))
         if totals is None:

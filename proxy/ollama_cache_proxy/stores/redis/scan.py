@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Final
 
-from ollama_cache_proxy.core.ports import Page
+from ollama_cache_proxy.core.store_ports import Page
 from ollama_cache_proxy.policy.messages import Description
 from ollama_cache_proxy.stores.entry_codec import decode_description, described_by
 from ollama_cache_proxy.stores.redis.generation import Generation

@@ -1,0 +1,185 @@
+"""The project's commands as processes under watch: what they say is counted, and searched for secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+from tests.support import canary
+from tests.support.rawhttp import ask
+
+T = TypeVar("T")
+
+SECRETS: Final = {"prompt": canary.PROMPT, "token": canary.TOKEN, "password": canary.PASSWORD}
+
+_FROM_OUTSIDE: Final = ("OCP_", "REDIS_URL", "OLLAMA_HOST", "PYTHONASYNCIODEBUG")
+_KEPT_LINES: Final = 40
+_LONGEST_SECRET: Final = 64
+_TAG: Final = b"[AI Cache] "
+_STARTS_WITHIN: Final = 20.0
+_ENDS_WITHIN: Final = 15.0
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True)
+class Secrets:
+    """Which secrets showed, and where."""
+
+    shown: set[str] = field(default_factory=set)
+
+    def look(self, data: bytes, where: str) -> None:
+        """Look for them in some output."""
+        self.shown.update(f"{name} in {where}" for name, secret in SECRETS.items() if secret.encode() in data)
+
+
+class Watched:
+    """A process whose standard error is read as it comes, counted and searched, and not kept."""
+
+    def __init__(self, *arguments: str, secrets: Secrets, environment: Mapping[str, str] | None = None) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FROM_OUTSIDE)}
+        self.lines = self.tracebacks = self.foreign = 0
+        self.first: list[str] = []
+        self.strange: list[str] = []
+        self._secrets = secrets
+        self._process = subprocess.Popen(  # noqa: S603 - commands of this project
+            (sys.executable, *arguments),
+            env=inherited | dict(environment or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def _read(self) -> None:
+        rest = b""
+        while data := os.read(_pipe(self._process.stderr).fileno(), 1 << 16):
+            # A secret that is cut by the end of a piece is found with the next one.
+            self._secrets.look(rest[-_LONGEST_SECRET:] + data, "the log")
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._line(line)
+        if rest:
+            self._line(rest)
+
+    def _line(self, line: bytes) -> None:
+        self.lines += 1
+        if len(self.first) < _KEPT_LINES:
+            self.first.append(line.decode(errors="replace"))
+        if not line.startswith(_TAG):
+            self.foreign += 1
+            self.tracebacks += line.startswith(b"Traceback")
+            if len(self.strange) < _KEPT_LINES:
+                self.strange.append(line.decode(errors="replace"))
+
+    async def said(self, text: str) -> str:
+        """Wait for one of its first lines that holds `text`, and give what stands behind it."""
+        async with asyncio.timeout(_STARTS_WITHIN):
+            while not (found := [line for line in self.first if text in line]):
+                if not self.alive:
+                    raise RuntimeError(f"ended too early: {self.first}")
+                await asyncio.sleep(0.01)
+        return found[0].split(text, 1)[1].split(",")[0].split()[0]
+
+    async def tell(self, line: str) -> None:
+        """Write a line to it, and wait for the line that it answers."""
+        stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
+        stdin.write(line.encode() + b"\n")
+        stdin.flush()
+        async with asyncio.timeout(_STARTS_WITHIN):
+            if await asyncio.to_thread(stdout.readline) != b"done\n":
+                raise RuntimeError(f"did not take {line!r}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    async def end(self) -> int:
+        """Ask it to end, and give its exit status."""
+        self._process.terminate()
+        status = await asyncio.to_thread(self._process.wait, _ENDS_WITHIN)
+        await asyncio.to_thread(self._reader.join, _ENDS_WITHIN)
+        return status
+
+    def close(self) -> None:
+        """End it at once, if it still runs."""
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join(_ENDS_WITHIN)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            _pipe(pipe).close()
+
+    def memory(self) -> float:
+        """Give its resident memory in MiB (proc_pid_statm(5))."""
+        return int(self._proc("statm").split()[1]) * _PAGE / (1 << 20)
+
+    def files(self) -> int:
+        """Give how many file descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - names are enough
+
+    def command(self) -> bytes:
+        """Give its command line as others can see it."""
+        return self._proc("cmdline")
+
+    def _proc(self, name: str) -> bytes:
+        return Path(f"/proc/{self.pid}/{name}").read_bytes()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise RuntimeError("no pipe")
+    return pipe
+
+
+def simulator(port: int, *arguments: str, secrets: Secrets) -> Watched:
+    """Start `ollama-cache-proxy simulate`."""
+    return Watched("-m", "ollama_cache_proxy", "simulate", "--listen", f"127.0.0.1:{port}", *arguments, secrets=secrets)
+
+
+def proxy(upstream: str, redis_url: str, *, secrets: Secrets, **settings: str) -> Watched:
+    """Start `ollama-cache-proxy serve`; what is secret comes by its environment alone."""
+    environment = {f"OCP_{name.upper()}": value for name, value in settings.items()}
+    environment |= {"OCP_REDIS_URL": redis_url, "OCP_ADMIN_TOKEN": canary.TOKEN}
+    arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream, "--log", "plain")
+    return Watched("-m", "ollama_cache_proxy", "serve", *arguments, secrets=secrets, environment=environment)
+
+
+async def look_around(url: str, process: Watched, secrets: Secrets) -> None:
+    """Look for secrets in what anybody can ask of the proxy, and in its command line."""
+    for path in ("/metrics", "/api/cache/stats", "/readyz"):
+        secrets.look((await ask(url, "GET", path)).body, path)
+    secrets.look(process.command(), "the command line")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; SIGTERM, SIGINT and SIGHUP cancel it, so that no process is left over."""
+
+    async def cancellable() -> T:
+        task = asyncio.ensure_future(main)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        sys.exit(130)

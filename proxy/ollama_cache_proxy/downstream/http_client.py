@@ -1,0 +1,218 @@
+"""The client's side of one exchange: aiohttp's server has read the request's head, this file writes the answer.
+
+Answers are written as bytes, head included, because aiohttp's own would rename, add and reorder fields. What a client
+must not see is half an answer that looks whole: whatever ends early ends in a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final, cast
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from ollama_cache_proxy.core.errors import ClientLeft, stalled
+from ollama_cache_proxy.core.ports import Room
+from ollama_cache_proxy.downstream.client_connection import ClientConnection, Owner, reset, still_open
+from ollama_cache_proxy.policy import chunked
+from ollama_cache_proxy.policy.messages import Fields, ResponseHead, rendered
+
+_NO_BODY_STATUS: Final = frozenset({204, 304})
+_JOIN_UP_TO: Final = 65_536
+_PIECE: Final = 65_536
+"""Bytes of a body that are read at once: so much of it is copied on its way."""
+
+
+class HttpClient:
+    """See ports.Client. Writes to the transport; one answer."""
+
+    def __init__(self, request: web.BaseRequest, owner: Owner) -> None:
+        self._request = request
+        self._owner = owner
+        self._writer = request.writer
+        self._transport = request.transport
+        self._connection = cast("ClientConnection", request.protocol)
+        self._number = self._connection.gate.serving
+        self._held: list[bytes] = []
+        self._old = request.version < HttpVersion11
+        self._expects = not self._old and request.headers.get("Expect", "").lower() == "100-continue"
+        self._chunked = False
+        self._bodyless = False
+        loses = "Upgrade" in request.headers  # aiohttp loses what follows it
+        faulty = self._old and "Transfer-Encoding" in request.headers  # RFC 9112, section 6.1
+        self.keep_alive = request.keep_alive and not loses and not faulty
+        self.first_byte_at: float | None = None
+        self.sent = 0
+        self.ended = False
+        self._stalled = False
+
+    @property
+    def raw(self) -> bytes | None:
+        """See ports.Client. What closes its connection, or had to be answered twice, is not like another one."""
+        plain = self.keep_alive and not self._old and "Expect" not in self._request.headers
+        return self._connection.gate.raw(self._number) if plain else None
+
+    def let_go(self) -> None:
+        """Keep nothing of the request that nobody needs any more."""
+        self._connection.gate.let_go(self._number)
+
+    # The request's body.
+
+    async def body(self, limit: int, room: Room) -> bytes | None:
+        length = self._request.content_length
+        if length is not None and length > limit:
+            return None
+        size = 0
+        while chunk := await self._read():
+            self._held.append(chunk)
+            size += len(chunk)
+            if size > limit or not room(len(chunk)):
+                return None
+        if not room(size):  # for a moment it is there twice, and later what it says takes about as much
+            return None
+        whole = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._held = [whole]
+        return whole
+
+    def stream(self) -> AsyncIterator[bytes] | None:
+        return self._stream() if self._held or self._request.body_exists else None
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        self._held.reverse()
+        while self._held:
+            yield self._held.pop()
+        while chunk := await self._read():
+            yield chunk
+
+    async def _read(self) -> bytes:
+        content = self._request.content
+        if content.at_eof():
+            return b""
+        if self._expects:
+            self._expects = False
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            if content.is_eof():
+                return content.read_nowait(_PIECE)
+            async with asyncio.timeout(self._owner.body_timeout):
+                return await content.read(_PIECE)
+        except TimeoutError as error:
+            self.keep_alive = False
+            self._stalled = True
+            raise stalled(self._owner.body_timeout) from error
+        except (OSError, web.RequestPayloadError) as error:
+            self.keep_alive = False
+            raise ClientLeft from error
+
+    # The answer.
+
+    async def begin(self, head: ResponseHead, length: int | None) -> None:
+        self._write(self._head(head, length))
+        await self.flush()
+
+    async def write(self, chunk: bytes) -> None:
+        if not self.put(chunk, None):
+            await self.flush()
+
+    def put(self, chunk: bytes, framed: bytes | None) -> bool:
+        transport = self._transport
+        if transport is None or transport.is_closing():  # without a call: this is done for each chunk
+            return False
+        if self._bodyless:
+            return not self._connection.congested
+        self.sent += len(chunk)
+        if framed is not None and self._chunked:
+            transport.write(framed)
+        else:
+            for piece in self._framed(chunk):
+                transport.write(piece)
+        return not self._connection.congested
+
+    def _framed(self, chunk: bytes, after: bytes = b"") -> tuple[bytes, ...]:
+        """Give a chunk as it is written; a large one is not copied."""
+        if not self._chunked:
+            return (chunk,)
+        if len(chunk) <= _JOIN_UP_TO:
+            return (chunked.framed(chunk, after),)
+        return chunked.begun(len(chunk)), chunk, chunked.END + after
+
+    async def finish(self, last: bytes = b"") -> None:
+        if last and not self._bodyless:
+            self.sent += len(last)
+            for piece in self._framed(last, chunked.LAST):
+                self._write(piece)
+        elif self._chunked:
+            with suppress(ClientLeft):
+                self._write(chunked.LAST)
+        self._end()
+
+    async def send(self, head: ResponseHead, body: bytes) -> None:
+        lines = self._head(head, len(body))
+        if self._bodyless or not body:
+            self._write(lines)
+        elif len(body) <= _JOIN_UP_TO:
+            self.sent += len(body)
+            self._write(lines + body)
+        else:
+            self.sent += len(body)
+            self._write(lines)
+            self._write(body)
+        self._end()
+        if self._connection.congested:
+            await self.flush()
+
+    def _end(self) -> None:
+        """All of the answer is written: on a connection that stays, the next one may follow."""
+        self.ended = True
+        if self.keep_alive:
+            self._connection.gate.responded()
+
+    def refuse(self, answer: bytes) -> None:
+        """Send a whole answer that closes the connection."""
+        self.keep_alive = False
+        self.ended = True
+        self._write(answer)
+
+    def close(self) -> None:
+        """Close after what was written, where the rest of the request is not worth waiting for."""
+        if self._stalled and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self.keep_alive = False
+        self.ended = True
+        reset(self._transport)
+
+    def _head(self, head: ResponseHead, length: int | None) -> bytes:
+        """Frame the answer (RFC 9112, section 6) and give its head as bytes."""
+        self._bodyless = self._request.method == "HEAD" or head.status in _NO_BODY_STATUS
+        self._chunked = length is None and not self._bodyless and not self._old
+        if self._owner.draining or not self._request.content.is_eof() or (self._old and length is None):
+            self.keep_alive = False
+        framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if self._chunked else ()
+        if not self.keep_alive:
+            framing += ((b"Connection", b"close"),)
+        elif self._old:
+            framing += ((b"Connection", b"keep-alive"),)
+        self.first_byte_at = self._owner.clock.monotonic()
+        return rendered(head, framing, minor=0 if self._old else 1)
+
+    async def flush(self) -> None:
+        """Wait while the client reads too slowly; raises ClientLeft."""
+        if still_open(self._transport) is None:
+            raise ClientLeft
+        if not self._connection.congested:
+            return
+        try:
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise ClientLeft from error
+
+    def _write(self, data: bytes) -> None:
+        transport = still_open(self._transport)
+        if transport is None:
+            raise ClientLeft
+        transport.write(data)

@@ -1,0 +1,31 @@
+"""Responses to what never becomes a request: whole, and the last ones on their connection."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+from ollama_cache_proxy.policy.messages import MAX_LENGTH
+
+BAD_REQUEST: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"
+)
+"""What Go's server says to what is no HTTP."""
+TIMEOUT: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+NOT_IMPLEMENTED: Final = b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+
+
+def refusal(request: web.BaseRequest) -> bytes | None:
+    """Return the response to what aiohttp reads, but could not be sent on as what it is; None where it can."""
+    headers = request.headers
+    if request.method == "CONNECT" or headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        return NOT_IMPLEMENTED
+    sound = (
+        request.version in (HttpVersion10, HttpVersion11)
+        and (request.content_length or 0) <= MAX_LENGTH
+        and headers.get("Host", "").isascii()
+    )
+    return None if sound else BAD_REQUEST

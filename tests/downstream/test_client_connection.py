@@ -1,0 +1,270 @@
+"""What a connection does with its sockets and timers for what its gate says; the gate itself is in test_gate.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from ollama_cache_proxy.downstream import client_connection
+from ollama_cache_proxy.downstream.client_connection import STAYS, ClientConnection
+from ollama_cache_proxy.downstream.gate import Phase
+from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
+from tests.support.waiting import until
+
+HEAD = b"POST /known HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
+KNOWN, STORED, NEW = (HEAD + body for body in (b"hello", b"store", b"other"))
+RESPONSE, FOUND, SERVED = (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + body for body in (b"r", b"f", b"s"))
+
+
+class Wire(asyncio.Transport):
+    """A client's end: what it was sent, and whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        self.reads = True
+        self.closed = self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+
+class Owner:
+    """A listener that knows two requests, and serves the others at once."""
+
+    def __init__(self) -> None:
+        self.fast_path: Any = self
+        self.clock: Any = self
+        self.now = 1000.0
+        self.head_timeout, self.body_timeout = 60.0, 60.0
+        self.draining = False
+        self.room = True
+        self.count = 0
+        self.working: set[object] = set()
+        self.failures: list[str] = []
+        self.store: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self.served: list[bytes] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def answer(self, raw: bytes) -> Any:
+        return {KNOWN: RESPONSE, STORED: self.store}.get(raw)
+
+    def begins(self, work: Any) -> Any:
+        """Both of a shortcut and of a listener."""
+        return work == HEAD if isinstance(work, bytes) else self.working.add(work)
+
+    def ends(self, work: object) -> None:
+        self.working.discard(work)
+
+    def opened(self) -> bool:
+        self.count += self.room
+        return self.room
+
+    def closed(self) -> None:
+        self.count -= 1
+
+    def failed(self, error: str, /) -> None:
+        self.failures.append(error)
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection, transport = request.protocol, request.transport
+        assert isinstance(connection, ClientConnection)
+        assert transport is not None
+        self.served.append(await request.content.read())
+        transport.write(SERVED)
+        connection.gate.responded()
+        return STAYS
+
+
+@pytest.fixture
+async def owner() -> Owner:
+    return Owner()
+
+
+@pytest.fixture
+async def connect(owner: Owner) -> AsyncIterator[Callable[[], tuple[ClientConnection, Wire]]]:
+    server = web.Server(owner.serve, handler_cancellation=True)
+    made: list[ClientConnection] = []
+
+    def connect() -> tuple[ClientConnection, Wire]:
+        connection, wire = ClientConnection(owner, server, asyncio.get_running_loop()), Wire()
+        made.append(connection)
+        connection.connection_made(wire)
+        return connection, wire
+
+    yield connect
+    for connection in made:
+        connection.connection_lost(None)
+    await asyncio.sleep(0)
+    assert owner.count == 0
+    assert not owner.working
+
+
+Connect = Callable[[], tuple[ClientConnection, Wire]]
+
+
+async def test_a_known_request_is_answered_before_the_parser_and_counts_as_use(owner: Owner, connect: Connect) -> None:
+    connection, wire = connect()
+    for owner.now in (2000.0, 3000.0):
+        connection.data_received(KNOWN)
+        assert connection._next_keepalive_close_time == owner.now + 3630
+    assert wire.sent == [RESPONSE, RESPONSE]
+    assert owner.served == []
+
+
+async def test_a_held_head_is_released_after_a_while(
+    owner: Owner, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_connection, "_HOLDS", 0.005)
+    connection, wire = connect()
+    connection.data_received(HEAD)
+    connection.data_received(b"hello")
+    assert wire.sent == [RESPONSE]
+    await asyncio.sleep(0.02)
+    connection.data_received(HEAD)
+    assert connection.gate.phase is Phase.HELD
+    await until(lambda: connection.gate.phase is Phase.PARSED)
+    connection.data_received(b"hello")
+    await until(lambda: owner.served == [b"hello"])
+
+
+async def test_nothing_is_released_of_a_client_that_has_left(owner: Owner, connect: Connect) -> None:
+    connection, _ = connect()
+    connection.data_received(HEAD)
+    timer = connection._release_timer
+    assert timer is not None
+    connection.connection_lost(None)
+    assert timer.cancelled()
+
+
+@pytest.mark.parametrize("found", [FOUND, None, OSError()])
+async def test_what_comes_behind_a_lookup_is_not_read_before_it_has_ended(
+    found: bytes | OSError | None, owner: Owner, connect: Connect
+) -> None:
+    connection, wire = connect()
+    connection.data_received(STORED)
+    assert owner.working == {connection}
+    connection.data_received(NEW)
+    assert not wire.reads
+    if isinstance(found, OSError):
+        owner.store.set_exception(found)
+    else:
+        owner.store.set_result(found)
+    await until(lambda: len(wire.sent) == 2)
+    assert wire.reads
+    assert wire.sent == [FOUND if found == FOUND else SERVED, SERVED]
+    assert owner.working == set()
+
+
+async def test_a_lookup_ends_with_its_connection(owner: Owner, connect: Connect) -> None:
+    connection, wire = connect()
+    connection.data_received(STORED)
+    connection.connection_lost(None)
+    await until(lambda: not owner.working)
+    assert owner.store.cancelled()
+    assert wire.sent == []
+
+
+@pytest.mark.parametrize("why", ["draining", "congested", "closing"])
+async def test_where_a_response_could_not_be_written_the_parser_reads(why: str, owner: Owner, connect: Connect) -> None:
+    connection, wire = connect()
+    await asyncio.sleep(0)
+    if why == "draining":
+        owner.draining = True
+    elif why == "congested":
+        connection.pause_writing()
+    else:
+        connection.close()
+    connection.data_received(KNOWN)
+    await asyncio.sleep(0.02)
+    assert wire.sent == ([] if why == "closing" else [SERVED])
+    if why == "congested":
+        connection.resume_writing()
+        connection.data_received(KNOWN)
+        assert wire.sent == [SERVED, RESPONSE]
+
+
+async def test_reading_is_resumed_only_where_it_was_paused(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[bytes] = []
+    connection, wire = connect()
+    connection.data_received(HEAD)
+    connection.data_received(b"o")
+    monkeypatch.setattr(web.RequestHandler, "data_received", lambda self, data: fed.append(data))
+    connection.resume_reading()
+    assert fed == []
+    connection.pause_reading()
+    assert not wire.reads
+    connection.resume_reading()
+    connection.resume_reading()
+    assert wire.reads
+    assert fed == [b""]
+
+
+async def test_who_finds_no_room_is_told_and_not_counted(owner: Owner, connect: Connect) -> None:
+    owner.room = False
+    _, wire = connect()
+    assert (wire.sent, wire.closed) == ([FULL], True)
+
+
+@pytest.mark.parametrize("came", [b"", HEAD[:-1], KNOWN + b"G", NEW[:-1]])
+async def test_only_a_head_has_a_deadline_and_who_had_begun_one_is_told(
+    came: bytes, owner: Owner, connect: Connect
+) -> None:
+    owner.head_timeout = 0.01
+    connection, wire = connect()
+    if came:
+        connection.data_received(came)
+    await asyncio.sleep(0.05)
+    expected = {b"": [], HEAD[:-1]: [TIMEOUT], KNOWN + b"G": [SERVED], NEW[:-1]: []}[came]
+    assert wire.sent == expected
+    assert wire.closed == (came in (b"", HEAD[:-1]))
+
+
+async def test_a_head_that_begins_on_a_connection_that_was_used_has_a_deadline_as_well(
+    owner: Owner, connect: Connect
+) -> None:
+    owner.head_timeout = 0.01
+    connection, wire = connect()
+    connection.data_received(NEW)
+    await until(lambda: wire.sent == [SERVED])
+    await asyncio.sleep(0.05)
+    assert not wire.closed
+    connection.data_received(b"G")
+    await until(lambda: wire.closed)
+    assert wire.sent == [SERVED, TIMEOUT]
+
+
+async def test_what_is_no_http_is_told_so_and_nothing_of_it_is_repeated(owner: Owner, connect: Connect) -> None:
+    connection, wire = connect()
+    connection.data_received(b"\x16\x03\x01 secret\r\n\r\n")
+    await until(lambda: wire.closed)
+    assert wire.sent == [BAD_REQUEST]
+    assert owner.failures == []
+
+
+async def test_an_aborted_connection_ends_at_once(connect: Connect) -> None:
+    connection, wire = connect()
+    connection.abort()
+    assert wire.aborted
+    connection.abort()

@@ -1,0 +1,282 @@
+"""What the gate does with bytes, step by step, and that no cut of them and no order of events mixes up two requests."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_cache_proxy.downstream import gate as module
+from ollama_cache_proxy.downstream.gate import MOST_KEPT, Gate, Hold, Lookup, Pass, Phase, Queue
+
+HEAD = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
+KNOWN = HEAD + b"hello"
+STORED = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\nstore"
+"""One that is known, but for whose response the store has to be asked."""
+OTHER = b"GET /other HTTP/1.1\r\n\r\n"
+NEW = b"POST /new HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST /new HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+FOUND = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+
+
+class Pending:
+    """What a store will say."""
+
+    def __await__(self) -> Any:
+        raise AssertionError
+
+
+PENDING = Pending()
+
+
+class Known:
+    """The fast path that a gate asks."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def answer(self, raw: bytes) -> Any:
+        self.asked.append(raw)
+        return {KNOWN: RESPONSE, STORED: PENDING}.get(raw)
+
+    def begins(self, data: bytes) -> bool:
+        return data == HEAD
+
+
+# One step after the other. An event is what a connection tells its gate; beside it stands what the gate says.
+
+Event = Callable[[Gate], Any]
+
+
+def came(data: bytes, *, ready: bool = True) -> Event:
+    return lambda gate: gate.feed(data, ready=ready)
+
+
+def found(response: bytes | None, *, ready: bool = True) -> Event:
+    return lambda gate: gate.found(response, ready=ready)
+
+
+def parsed(begun: int, length: int | None = None, *, ended: bool = True) -> Event:
+    return lambda gate: gate.parsed(begun, length, ended=ended)
+
+
+def kept(number: int) -> Event:
+    return lambda gate: gate.raw(number)
+
+
+RELEASED, RESPONDED = Gate.release, Gate.responded
+QUEUED, IDLE, SERVING, PHASE, HOLDS = map(attrgetter, ("queued", "is_idle", "serving", "phase", "_parts"))
+
+
+def let_go(number: int) -> Event:
+    return lambda gate: gate.let_go(number)
+
+
+def passes(data: bytes, begun: int = 1, length: int | None = 0, *, ended: bool = True) -> list[tuple[Event, Any]]:
+    """One request, or a part of one, that goes to the parser."""
+    return [(came(data), Pass(data=data)), (parsed(begun, length, ended=ended), None)]
+
+
+ANSWERED = (came(KNOWN), RESPONSE)
+LOOKED_UP = (came(STORED), Lookup(pending=PENDING))
+SERVED = [*passes(NEW, length=5), (RESPONDED, None)]
+HELD = (came(HEAD), Hold())
+
+SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
+    # Requests that are known.
+    "a known request, again and again": [ANSWERED, ANSWERED, ANSWERED, (PHASE, Phase.BETWEEN)],
+    "a head alone is held back, its body completes it": [HELD, (PHASE, Phase.HELD), (came(b"hello"), RESPONSE), ANSWERED],
+    "what is held is not held again": [HELD, (came(b"hel"), Pass(data=HEAD + b"hel")), (parsed(1, 5, ended=False), None), (came(b"lo"), Pass(data=b"lo"))],
+    "a held head with another body": [HELD, (came(b"other"), Pass(data=HEAD + b"other")), (parsed(1, 5), None), (kept(1), HEAD + b"other")],
+    "a held head with a body that the store is asked for": [HELD, (came(b"store"), Lookup(pending=PENDING)), (found(FOUND), (FOUND, b"")), ANSWERED],
+    "a held head with a body and more": [HELD, (came(b"hello" + OTHER), Pass(data=KNOWN + OTHER)), (parsed(2, 5), None)],
+    "a held head whose body does not come in time": [HELD, (RELEASED, Pass(data=HEAD)), (parsed(1, 5, ended=False), None), (came(b"hello"), Pass(data=b"hello")), (parsed(0), None), (kept(1), KNOWN), (RESPONDED, None), ANSWERED],
+    "a held head, and meanwhile the client reads no more": [HELD, (came(b"hello", ready=False), Pass(data=KNOWN))],
+    "a held head, and the parser may go on": [HELD, (came(b""), Pass(data=HEAD))],
+    "a head that nobody knows is not held back": passes(NEW[:-5], length=5, ended=False),
+    # How a request comes.
+    "a new request in one segment": [*SERVED, (kept(1), NEW), ANSWERED],
+    "a new request in two segments": [*passes(NEW[:-5], length=5, ended=False), (kept(1), None), *passes(b"hello", 0), (kept(1), NEW), (RESPONDED, None), ANSWERED],
+    "a new request byte by byte": [
+        *[step for byte in NEW[:-6] for step in passes(bytes([byte]), 0, None)], *passes(NEW[-6:-5], length=5, ended=False),
+        *[step for byte in NEW[-5:-1] for step in passes(bytes([byte]), 0, ended=False)], *passes(NEW[-1:], 0), (kept(1), NEW), (RESPONDED, None), ANSWERED,
+    ],
+    "a known request in two segments that are not head and body": [*passes(KNOWN[:9], 0, None), (came(KNOWN[9:]), Pass(data=KNOWN[9:])), (parsed(1, 5), None), (kept(1), KNOWN), (RESPONDED, None), ANSWERED],
+    "the second of two requests in turn has the second's bytes": [*SERVED, *passes(OTHER), (SERVING, 2), (kept(1), None), (kept(2), OTHER)],
+    "nothing came, but the parser may go on": [*passes(b"", 0, None), ANSWERED],
+    "in a body nothing is known": [*passes(b"POST / HTTP/1.1\r\nContent-Length: 60\r\n\r\n", length=60, ended=False), (came(KNOWN), Pass(data=KNOWN))],
+    "behind an empty line nothing is known": [*SERVED, *passes(b"\r\n", 0), (came(KNOWN), Pass(data=KNOWN))],
+    "an empty line before a request": [*passes(b"\r\n" + NEW, length=5), (kept(1), b"\r\n" + NEW), (RESPONDED, None), ANSWERED],
+    "two empty lines before a request, and its end is not known": [*passes(b"\r\n\r\n" + NEW, length=5), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    # Where two could be taken for one, nothing is known any more.
+    "two requests in one segment": [*passes(OTHER + OTHER, 2), (HOLDS, None), (RESPONDED, None), (RESPONDED, None), (IDLE, True), (kept(1), None), (kept(2), None), (came(KNOWN), Pass(data=KNOWN))],
+    "a request and the beginning of another": [*passes(OTHER + b"GET", 1), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (parsed(0), None), (PHASE, Phase.PARSED)],
+    "a second request in the bytes of a first": [*passes(OTHER + b"GET", 1), (RESPONDED, None), *passes(b" / HTTP/1.1\r\n\r\n"), (HOLDS, None), (RESPONDED, None), (kept(2), None), (came(KNOWN), Pass(data=KNOWN))],
+    "a body in chunks": [*passes(CHUNKED, length=None), (HOLDS, None), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "no HTTP": [*passes(b"\x16\x03\r\n\r\n", length=None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN))],
+    "a body that the parser has not read to its end": [*passes(NEW, length=5, ended=False), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (PHASE, Phase.PARSED)],
+    "a body that the parser reads to its end later": [*passes(NEW, length=5, ended=False), *passes(b"", 0), (RESPONDED, None), ANSWERED],
+    # Only where every request has had its response.
+    "a known request while another one is answered": [*passes(OTHER), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (kept(1), None), (kept(2), KNOWN), (RESPONDED, None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), (RESPONDED, None), ANSWERED],
+    "a head while another request is answered": [*passes(OTHER), (came(HEAD), Pass(data=HEAD))],
+    "a response that ended with its connection": [*passes(OTHER), (came(KNOWN), Pass(data=KNOWN))],
+    "the client reads no more, or the connection ends": [*SERVED, (came(KNOWN, ready=False), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), ANSWERED],
+    "draining begins with a head that is not held": [*SERVED, (came(HEAD, ready=False), Pass(data=HEAD))],
+    # While the store is asked.
+    "the store has it": [LOOKED_UP, (PHASE, Phase.LOOKUP), (found(FOUND), (FOUND, b"")), ANSWERED],
+    "the store has it no more": [LOOKED_UP, (found(None), (Pass(data=STORED), b"")), (parsed(1, 5), None), (kept(1), STORED), (IDLE, False), (RESPONDED, None), ANSWERED],
+    "what comes behind it waits": [LOOKED_UP, (came(OTHER), Queue()), (came(KNOWN), Queue()), (QUEUED, len(OTHER + KNOWN)), (found(FOUND), (FOUND, OTHER + KNOWN)), (QUEUED, 0), ANSWERED],
+    "what comes behind one that the store has not waits": [LOOKED_UP, (came(KNOWN), Queue()), (found(None), (Pass(data=STORED), KNOWN)), (parsed(1, 5), None), (came(KNOWN), Pass(data=KNOWN))],
+    "draining begins while the store is asked": [LOOKED_UP, (found(FOUND, ready=False), (Pass(data=STORED), b"")), (parsed(1, 5), None)],
+    "nothing is looked up behind a lookup": [LOOKED_UP, (came(STORED), Queue()), (found(FOUND), (FOUND, STORED)), LOOKED_UP],
+    "the last request's bytes outlive a hold and a lookup": [*SERVED, HELD, (kept(1), NEW), (came(b"store"), Lookup(pending=PENDING)), (kept(1), NEW), (found(FOUND), (FOUND, b"")), (kept(1), NEW)],
+    # What is kept.
+    "nothing is kept of one that was let go": [*SERVED, (let_go(1), None), (kept(1), None), ANSWERED],
+    "another one's bytes stay": [*SERVED, *passes(OTHER), (let_go(1), None), (kept(2), OTHER), (let_go(3), None), (kept(2), OTHER)],
+    "a request of the most bytes": [*passes(b"x" * (MOST_KEPT - len(OTHER)) + OTHER), (kept(1), b"x" * (MOST_KEPT - len(OTHER)) + OTHER)],
+    "a larger one is not kept, but its end is known": [*passes(NEW[:-5] + b"y" * MOST_KEPT, length=MOST_KEPT), (kept(1), None), (RESPONDED, None), ANSWERED],
+    "a larger one in segments": [*passes(NEW[:-5], length=MOST_KEPT + 1, ended=False), *passes(b"y" * MOST_KEPT, 0, ended=False), *passes(b"y", 0), (kept(1), None), (RESPONDED, None), ANSWERED],
+    "a head of more bytes, and its end is not known": [*passes(b"x" * (MOST_KEPT + 1), 0, None), *passes(OTHER), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_step_by_step(name: str) -> None:
+    gate = Gate(Known())
+    for number, (event, expected) in enumerate(SCRIPTS[name]):
+        assert event(gate) == expected, f"step {number}"
+
+
+def test_the_known_are_asked_once_and_for_whole_segments() -> None:
+    known = Known()
+    gate = Gate(known)
+    for data in (HEAD, b"hello", KNOWN, NEW):
+        gate.feed(data, ready=True)
+    assert known.asked == [KNOWN, KNOWN, NEW]
+    gate.feed(KNOWN, ready=True)
+    assert known.asked == [KNOWN, KNOWN, NEW]
+
+
+# Any cuts, any order of events.
+
+
+@dataclass
+class Simulated:
+    """A connection: a parser of requests with a length, a server that answers in turn, and a store that is slow."""
+
+    gate: Gate = field(default_factory=lambda: Gate(Known()))
+    buffer: bytes = b""
+    body: int = 0
+    unanswered: list[bytes] = field(default_factory=list)
+    responses: list[bytes] = field(default_factory=list)
+    looking: bool = False
+
+    def feed(self, data: bytes) -> None:
+        self.act(self.gate.feed(data, ready=True))
+
+    def act(self, step: Any) -> None:
+        match step:
+            case Pass(data=data):
+                self.parse(data)
+            case bytes(data):
+                assert not self.unanswered
+                self.responses.append(data)
+            case Lookup():
+                assert not self.looking
+                self.looking = True
+            case Hold():
+                assert not self.unanswered
+            case Queue():
+                assert self.looking
+
+    def parse(self, data: bytes) -> None:
+        begun, lengths = 0, []
+        self.buffer += data
+        while True:
+            if self.body:
+                taken, self.buffer = self.buffer[: self.body], self.buffer[self.body :]
+                self.body -= len(taken)
+                self.unanswered[-1] += taken
+                if self.body:
+                    break
+            head, end, rest = self.buffer.lstrip(b"\r\n").partition(b"\r\n\r\n")
+            if not end:
+                break
+            self.buffer = rest
+            self.body = int(head.partition(b"Content-Length: ")[2] or 0)
+            self.unanswered.append(head + end)
+            lengths.append(self.body)
+            begun += 1
+        self.gate.parsed(begun, lengths[0] if begun else None, ended=not self.body)
+
+    def respond(self) -> None:
+        """Answer the first request that the parser has read to its end."""
+        whole = self.unanswered[: -1 if self.body else None]
+        if whole:
+            raw = self.gate.raw(self.gate.serving)
+            assert raw is None or raw.lstrip(b"\r\n") == whole[0]
+            self.responses.append({KNOWN: RESPONSE, STORED: FOUND}.get(whole[0], whole[0]))
+            del self.unanswered[0]
+            self.gate.responded()
+
+    def release(self) -> None:
+        if self.gate.phase is Phase.HELD:
+            self.act(self.gate.release())
+
+    def find(self, *, there: bool) -> None:
+        if self.looking:
+            self.looking = False
+            step, behind = self.gate.found(FOUND if there else None, ready=True)
+            self.act(step)
+            if behind:
+                self.feed(behind)
+
+
+INSIDE = b"POST /new HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(KNOWN), KNOWN)
+REQUESTS = [KNOWN, STORED, OTHER, NEW, INSIDE, b"\r\n" + OTHER]
+
+
+@given(
+    st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=8),
+    st.lists(st.tuples(st.sampled_from([1, 2, 5, len(HEAD), len(KNOWN), 200]), st.sampled_from(range(8)))),
+    st.data(),
+)
+def test_every_request_has_its_own_response_in_its_turn(
+    requests: list[bytes], cuts: list[tuple[int, int]], chance: st.DataObject
+) -> None:
+    connection, stream = Simulated(), b"".join(requests)
+    events: list[Callable[[], None]] = [
+        connection.respond, connection.release, lambda: connection.find(there=True), lambda: connection.find(there=False),
+    ]  # fmt: skip
+    at = 0
+    while at < len(stream):
+        size, happens = cuts.pop() if cuts else (chance.draw(st.integers(1, 200)), chance.draw(st.integers(0, 7)))
+        connection.feed(stream[at : at + size])
+        at += size
+        for _ in range(happens):
+            chance.draw(st.sampled_from(events))()
+    for _ in requests:
+        connection.release()
+        connection.find(there=True)
+    for _ in requests:
+        connection.respond()
+    plain = [request.lstrip(b"\r\n") for request in requests]
+    assert connection.responses == [{KNOWN: RESPONSE, STORED: FOUND}.get(request, request) for request in plain]
+
+
+def test_the_gate_needs_no_sockets_timers_or_parser() -> None:
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)])
+    }
+    assert imported == {"__future__", "collections", "enum", "typing", "ollama_cache_proxy"}
