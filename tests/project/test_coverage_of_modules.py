@@ -36,6 +36,8 @@ JOB = "the work of a command, which runs as a process against the simulator"
 SIMULATED = "a part of the simulator, which has the wire form of Ollama only as a whole"
 WORKERS = "several processes are what it is about"
 JOINED = "it joins parts: whether they fit shows when all are open"
+PROTOCOLS = "Protocols, which say what others have to do"
+VALUES = "values, which others make and take"
 DOCTOR = "a check looks at real servers"
 
 SIMULATOR = "simulator/test_simulator.py"
@@ -43,7 +45,7 @@ SIMULATOR = "simulator/test_simulator.py"
 TABLE: Final = {
     "__main__": Row("e2e/test_demo.py", PACKAGE, PROCESS),
     "admin.live_figures": Row("admin/test_live_figures.py", "/api/cache/system", OVER_HTTP),
-    "admin.router": Row("admin/test_router.py", "/healthz", OVER_HTTP),
+    "admin.own_route": Row("admin/test_router.py", "Stream", VALUES),
     "cli.bench": Row("cli/test_bench.py", "--embed-model", PROCESS),
     "cli.checks.finding": Row("cli/test_doctor.py", "Finding", DOCTOR),
     "cli.checks.of_ollama": Row("cli/test_doctor.py", "context_length", DOCTOR),
@@ -84,11 +86,13 @@ TABLE: Final = {
     "core.fingerprint_key": Row("e2e/cache/test_explain.py", "marks-key", OVER_HTTP),
     "core.lists": Row("e2e/cache/test_lists.py", "max_list_bytes", REQUEST),
     "core.lookup": Row("e2e/cache/test_lists.py", "known", REQUEST),
-    "core.questions": Row("e2e/cache/test_limits.py", "Question", "values, made by intake and taken by all else"),
+    "core.ports": Row("admin/test_entry_routes.py", "Topic", PROTOCOLS),
+    "core.questions": Row("e2e/cache/test_limits.py", "Question", VALUES),
     "core.relay": Row("e2e/wire/test_passthrough.py", "upstream", REQUEST),
+    "core.store_ports": Row("stores/test_stores.py", "EntryStore", PROTOCOLS),
     "core.streams": Row("e2e/cache/test_streams.py", "RECORDING", REQUEST),
-    "downstream.listener": Row("downstream/test_listener.py", "data_received", "sockets are what it is about"),
-    "service.context": Row("service/test_store_choice.py", "Context", "values that parts share"),
+    "downstream.listener": Row("e2e/wire/test_passthrough.py", "draining", "sockets are what it is about"),
+    "service.context": Row("service/test_store_choice.py", "Context", VALUES),
     "service.neighbours": Row("e2e/test_serve.py", "OLLAMA_HOST names this proxy", JOINED),
     "service.own_routes": Row("service/test_app.py", "Events", JOINED),
     "service.sibling_topics": Row("service/test_app.py", "Topic", JOINED),
