@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Stored
+from ollama_cache_proxy.core.facts import Stored
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.service.system_clock import SystemClock

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.ports import Levels, Repeated, Resident, Tier
+from ollama_cache_proxy.core.facts import Levels, Repeated, Resident
+from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.policy.sums import Snapshot, added
 from ollama_cache_proxy.service.scrape import Scrape
 from ollama_cache_proxy.telemetry.metric_table import PREFIX
@@ -49,7 +50,7 @@ class Around:
             upstream=SimpleNamespace(asking=2),
             residents=SimpleNamespace(found=self._found),
         )
-        exchanges: Any = SimpleNamespace(shortcuts=told, serving=3)
+        exchanges: Any = SimpleNamespace(fast_path=told, serving=3)
         self.scrape = Scrape(context, opened, exchanges, connections=lambda: 4)
 
     def _found(self) -> tuple[Resident, ...]:
