@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ollama_cache_proxy.admin.own_route import Stream
+from ollama_cache_proxy.admin.router import Access, Admin
+from ollama_cache_proxy.policy.messages import Request, ResponseHead
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Simulator
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, proxy_before
@@ -115,3 +122,77 @@ async def test_metrics_parse_and_tell_what_happened(proxy: Proxy) -> None:
     openmetrics = await ask(proxy.url, "GET", "/metrics", fields=accept)
     assert (openmetrics.field("Content-Type") or "").startswith("application/openmetrics-text; version=1.0.0")
     assert openmetrics.body.endswith(b"# EOF\n")
+
+
+class Taking:
+    """A client that takes pieces, each after so many seconds."""
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
+        self.told: list[object] = []
+
+    async def begin(self, head: ResponseHead, length: int | None) -> None:
+        self.told += [head.status, length]
+
+    async def write(self, chunk: bytes) -> None:
+        await asyncio.sleep(self.pause)
+        self.told.append(chunk)
+
+    async def finish(self) -> None:
+        self.told.append("end")
+
+    def abort(self) -> None:
+        self.told.append("reset")
+
+
+def streaming(closed: list[str]) -> Admin:
+    """An Admin with one route, which answers piece by piece, and notes when it is told to end."""
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            closed.append("closed")
+
+    async def route(_request: Request, _body: bytes) -> Stream:
+        return Stream(kind="text/plain", pieces=pieces(), patience=0.05)
+
+    unasked: Any = None
+    return Admin(
+        routes={"/below/": {"GET": route}},
+        store_well=unasked,
+        upstream=unasked,
+        render=unasked,
+        watch=unasked,
+        serving=unasked,
+        access=Access(loopback=True, token=""),
+        clock=SystemClock(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "pause", "told"),
+    [
+        ("GET", 0.0, [200, None, b"one", b"two", "end"]),
+        ("HEAD", 0.0, [200, None, "end"]),
+        ("GET", 5.0, [200, None, "reset"]),
+    ],
+    ids=["read", "head", "too-slow"],
+)
+async def test_a_stream_goes_out_piece_by_piece_to_whoever_takes_it(
+    method: str, pause: float, told: list[object]
+) -> None:
+    closed: list[str] = []
+    admin, client = streaming(closed), Taking(pause)
+    request = Request(method=method, target="/below/this?x", fields=())
+    assert admin.owns(request)
+    taking: Any = client
+    await admin.serve(request, taking)
+    assert client.told == told
+    assert closed == ([] if method == "HEAD" else ["closed"]), "what was begun is ended"
+
+
+@pytest.mark.parametrize(("target", "owned"), [("/below/", True), ("/below/a", True), ("/below", False), ("/", False)])
+def test_a_path_with_a_slash_at_its_end_stands_for_all_below_it(target: str, owned: bool) -> None:
+    assert streaming([]).owns(Request(method="GET", target=target, fields=())) is owned

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
@@ -13,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import orjson
 import pytest
 from aiohttp import web
 
 from ollama_cache_proxy.cli.asking import Answer, Proxy, Server, client
-from ollama_cache_proxy.cli.checks import of_machine, of_proxy, of_redis, table
+from ollama_cache_proxy.cli.checks import of_machine, of_proxy
 from ollama_cache_proxy.cli.checks.finding import Finding, Level, ok
 from ollama_cache_proxy.cli.checks.scene import Scene
-from ollama_cache_proxy.cli.checks.seen import Seen, place, read, remembered, write
-from ollama_cache_proxy.cli.checks.table import CHECKS, Check, examine
+from ollama_cache_proxy.cli.checks.seen import Seen, read, write
+from ollama_cache_proxy.cli.checks.table import CHECKS, examine
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
@@ -368,46 +366,6 @@ async def test_a_store_that_is_to_be_redis_without_a_url(tmp_path: Path) -> None
     assert "without a redis_url" in told["Redis"][0].text
 
 
-@pytest.mark.parametrize(
-    ("about", "said", "fix"),
-    [
-        ({"redis_version": "5.0.7"}, "is Redis 5.0.7", "Redis 6"),
-        ({"role": "slave", "master_host": "m", "master_port": 1}, "is a replica", "m:1"),
-        ({"rdb_last_bgsave_status": "err"}, "cannot write its file", "disk"),
-        ({"aof_last_write_status": "err"}, "cannot write its file", "disk"),
-    ],
-)
-def test_what_redis_says_of_itself(about: dict[str, Any], said: str, fix: str) -> None:
-    well = {"redis_version": "7.2.0", "maxmemory": 1 << 30, "maxmemory_policy": "allkeys-lru", "used_memory": 1}
-    assert [finding.level for finding in of_redis.judged("redis://h", well, None)] == [Level.OK]
-    (finding,) = of_redis.judged("redis://h", well | about, None)
-    assert finding.level is Level.PROBLEM
-    assert said in finding.text
-    assert fix in finding.fix
-
-
-@pytest.mark.parametrize(
-    ("kept", "passed", "level", "said"),
-    [
-        (0, {}, Level.NOTE, "too few"),
-        (10, {"stream": 9}, Level.NOTE, "too few"),
-        (100, {"stream": 10}, Level.OK, "10 of 110 requests"),
-        (
-            10,
-            {"stream": 60, "opt-in": 40},
-            Level.WARNING,
-            "100 of 110 requests since the proxy started were passed on, mostly (60)",
-        ),
-        (0, {"opt-in": 40}, Level.WARNING, "(opt-in)"),
-        (30, {"endpoint": 1000, "no-prompt": 500}, Level.OK, "0 of 30"),
-    ],
-)
-def test_whether_traffic_is_cacheable(kept: int, passed: dict[str, int], level: Level, said: str) -> None:
-    finding = of_proxy.judged(kept, Counter(passed))
-    assert (finding.level, said in finding.text) == (level, True), finding
-    assert bool(finding.fix) == (level is Level.WARNING)
-
-
 async def test_traffic_is_counted_by_the_proxys_own_metrics(
     proxy: RunningProxy, simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -463,36 +421,6 @@ async def test_a_wrong_name_of_a_model_to_stream(proxy: RunningProxy, simulator:
     assert "not found" in finding.text
 
 
-def line(**row: Any) -> bytes:
-    return orjson.dumps(row) + b"\n"
-
-
-@pytest.mark.parametrize(
-    ("pieces", "level"),
-    [
-        ([(0.0, line(response="a")), (0.9, line(done=True, eval_duration=10**9))], Level.OK),
-        ([(0.0, line(response="a")), (0.4, line(done=True, eval_duration=10**9))], Level.PROBLEM),
-        ([(0.0, line(response="a") + line(done=True, eval_duration=10**9))], Level.PROBLEM),
-        ([(0.0, line(response="a") + line(done=True, eval_duration=10**6))], Level.NOTE),
-        ([], Level.NOTE),
-        ([(0.0, line(error="broken"))], Level.PROBLEM),
-    ],
-)
-def test_how_a_stream_is_judged(pieces: list[tuple[float, bytes]], level: Level) -> None:
-    assert of_proxy.flowing(200, pieces, "tiny").level is level
-
-
-@pytest.mark.parametrize(
-    ("date", "skew"), [(100, 0.0), (99, 0.0), (101, 0.0), (160, 59.5), (40, -59.0), (None, None), ("soon", None)]
-)
-def test_a_date_of_whole_seconds_is_judged_fairly(date: object, skew: float | None) -> None:
-    headers = {} if date is None else {"Date": formatdate(date, usegmt=True) if isinstance(date, int) else str(date)}
-    answer = Answer(status=200, headers=headers, body=b"", begun=100.0, ended=100.5)
-    if date == 101:
-        skew = 0.5
-    assert of_machine.ahead(answer) == skew
-
-
 async def test_clocks_that_differ(tmp_path: Path) -> None:
     late = formatdate(time.time() - 3600, usegmt=True)
     async with serving(lambda _: web.json_response({"version": "0.24.0"}, headers={"Date": late})) as url:
@@ -500,19 +428,6 @@ async def test_clocks_that_differ(tmp_path: Path) -> None:
             (finding,) = (await found(made, "Clock"))["Clock"]
     assert finding.level is Level.WARNING
     assert "s behind this machine's" in finding.text
-
-
-def test_a_context_that_changed_is_told_of_until_entries_of_before_have_gone() -> None:
-    first, stale = remembered(None, 4096, "", 0, 100)
-    assert not stale
-    same, stale = remembered(first, 4096, "", 50, 100)
-    assert (same, stale) == (first, False)
-    changed, stale = remembered(first, 8192, "", 60, 100)
-    assert (changed.before, changed.since, stale) == (4096, 60, True)
-    assert remembered(changed, 8192, "", 159, 100) == (changed, True)
-    assert remembered(changed, 8192, "", 160, 100) == (changed, False)
-    assert remembered(changed, 8192, "new epoch", 61, 100)[1] is False
-    assert remembered(changed, 4096, "", 70, 100)[1] is True
 
 
 async def test_a_context_that_changed_between_two_looks(simulator: Simulator, tmp_path: Path) -> None:
@@ -544,22 +459,6 @@ async def test_a_model_that_is_partly_on_the_cpu(tmp_path: Path) -> None:
     assert "4.0 GB of 10.0 GB" in finding.text
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"u": 1}', '{"u": {"d": {"context": 1}}}'])
-def test_a_file_that_is_none_is_as_good_as_no_file(content: str, tmp_path: Path) -> None:
-    file = tmp_path / "doctor.json"
-    file.write_text(content)
-    assert read(file, "u") == {}
-    seen = {"d": Seen(context=1, epoch="", since=0, before=1)}
-    write(file, "u", seen)
-    assert read(file, "u") == seen
-    write(tmp_path / "doctor.json" / "below", "u", seen)  # cannot be, and harms nobody
-
-
-def test_the_file_lies_where_programs_keep_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert place() == tmp_path / "ollama-cache-proxy" / "doctor.json"
-
-
 async def test_gpus_are_looked_for_in_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path) as made:
         async with serving(lambda _: web.Response(text="DCGM_FI_DEV_GPU_UTIL{} 1")) as url:
@@ -569,32 +468,6 @@ async def test_gpus_are_looked_for_in_both_places(tmp_path: Path, monkeypatch: p
     assert finding.level is Level.NOTE
     assert "nvidia-ml-py is not installed" in finding.text
     assert finding.fix == "pip install 'ollama-cache-proxy[gpu]'"
-
-
-async def test_a_check_that_hangs_or_misunderstands_does_not_take_the_others_with_it(tmp_path: Path) -> None:
-    async def hangs(_: Scene) -> list[Finding]:
-        await asyncio.Event().wait()
-        return []
-
-    async def misunderstands(_: Scene) -> list[Finding]:
-        raise KeyError
-
-    async def works(_: Scene) -> list[Finding]:
-        return [ok("fine")]
-
-    checks = (
-        Check(title="a", look=hangs, within=0.01),
-        Check(title="b", look=misunderstands),
-        Check(title="c", look=works),
-    )
-    async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path) as made:
-        levels = {title: finding.level for title, finding in await table.examine(made, checks)}
-    assert levels == {"a": Level.PROBLEM, "b": Level.WARNING, "c": Level.OK}
-
-
-def test_every_check_is_explained_in_the_docs() -> None:
-    text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
-    assert [check.title for check in CHECKS if f"\n### {check.title}\n" not in text] == []
 
 
 async def test_as_a_command(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:

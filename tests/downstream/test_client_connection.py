@@ -13,6 +13,9 @@ from ollama_cache_proxy.downstream import client_connection
 from ollama_cache_proxy.downstream.client_connection import STAYS, ClientConnection
 from ollama_cache_proxy.downstream.gate import Phase
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
+from tests.support.rawhttp import ask
+from tests.support.servers import proxy_before
+from tests.support.upstream import answering, byte_upstream, whole
 from tests.support.waiting import until
 
 HEAD = b"POST /known HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
@@ -268,3 +271,21 @@ async def test_an_aborted_connection_ends_at_once(connect: Connect) -> None:
     connection.abort()
     assert wire.aborted
     connection.abort()
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_the_parser_is_fed_what_comes_and_nothing_else(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+    feed = web.RequestHandler.data_received
+
+    def data_received(self: web.RequestHandler, data: bytes) -> None:
+        fed.append(len(data))
+        feed(self, data)
+
+    monkeypatch.setattr(web.RequestHandler, "data_received", data_received)
+    body = b"x" * size
+    async with byte_upstream(answering(whole(b"{}"))) as upstream, proxy_before(upstream.url) as proxy:
+        answer = await ask(proxy.url, "POST", "/anything", body=body)
+        assert (answer.status, upstream.seen[0].body) == (200, body)
+    assert sum(fed) > size
+    assert 0 not in fed

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,12 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from ollama_cache_proxy.admin.entry_routes import CacheRoutes
-from ollama_cache_proxy.core.ports import Topic
-from ollama_cache_proxy.policy.messages import Request
-from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.service import store_choice
-from ollama_cache_proxy.service.settings import SettingsError, load, packed, share, unpacked
+from ollama_cache_proxy.service.settings import SettingsError, load
 from ollama_cache_proxy.service.siblings import HEARS_WITHIN
 from ollama_cache_proxy.service.sockets import bind
-from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.service.workers import supervising
 from ollama_cache_proxy.simulator import Behaviour, Fault, Received, Simulator
-from ollama_cache_proxy.stores.memory import MemoryStore
-from tests.support import canary
-from tests.support.entries import ENTRY
 from tests.support.processes import Command, serve
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import RedisServer, free_port
@@ -420,44 +412,6 @@ async def test_what_one_worker_clears_the_other_has_forgotten_at_once(filters: d
             assert (await generate(other)).field("X-Cache") == "MISS"
 
 
-class Noting:
-    """Siblings that note what they are told, and how many entries there were then."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self.store = store
-        self.told: list[tuple[Topic, int]] = []
-
-    def say(self, topic: Topic, value: Any = None) -> None:
-        raise AssertionError(topic)
-
-    async def tell(self, topic: Topic, value: Any = None) -> None:
-        count = await self.store.count()
-        self.told.append((topic, count.keys))
-
-
-@pytest.mark.parametrize(
-    ("filters", "told"),
-    [(b"", [(Topic.FORGET, 0)]), (b'{"operation":"generate"}', [(Topic.PURGE, 1), (Topic.FORGET, 0)])],
-)
-async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
-    filters: bytes, told: list[tuple[Topic, int]]
-) -> None:
-    clock = SystemClock()
-    store = MemoryStore(1 << 20, clock=clock)
-    siblings = Noting(store)
-    await store.put([("ab" * 32, replace(ENTRY, stored_at=clock.now()))], (await store.get("")).generation or "")
-    routes = CacheRoutes(
-        store=store, store_name="", purges=Purges(), told=nothing, explain=nothing, clock=clock, siblings=siblings
-    ).routes
-    request = Request(method="POST", target="/api/cache/clear", fields=())
-    assert (await routes["/api/cache/clear"]["POST"](request, filters)).body == b'{"cleared":1}'
-    assert siblings.told == told
-
-
-async def nothing(*_: object) -> dict[str, Any]:
-    raise AssertionError
-
-
 @together
 async def test_statistics_add_up_at_once(two: Workers) -> None:
     async with AsyncExitStack() as stack:
@@ -619,22 +573,6 @@ async def test_without_any_redis_the_start_says_what_to_do(monkeypatch: pytest.M
     with bind(settings.listen) as sock, pytest.raises(SettingsError, match="--redis-url"):
         async with supervising(settings, sock):
             pass
-
-
-def test_limits_for_all_are_shared_out() -> None:
-    given = {"workers": "4", "max_connections": "10", "hot_bytes": "0", "max_misses": "3"}
-    settings = share(load(None, given))
-    assert (settings.max_connections, settings.hot_bytes, settings.max_misses) == (2, 0, 1)
-    assert settings.max_buffered_bytes == 64 << 20
-    assert share(load(None, {"workers": "4"})).max_misses is None
-
-
-def test_settings_are_the_same_when_they_arrive() -> None:
-    settings = load(None, {"workers": "2", "redis_url": f"redis://:{canary.PASSWORD}@x", "admin_token": canary.TOKEN})
-    arrived = unpacked(json.loads(json.dumps(packed(settings))))
-    assert arrived == settings
-    assert arrived.redis_url is not None
-    assert canary.PASSWORD in arrived.redis_url.get_secret_value()
 
 
 def test_what_holds_up_a_change_has_a_bound() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Callable
 from typing import Any
@@ -108,17 +107,3 @@ async def test_a_worker_hears_of_every_topic(simulator: Simulator) -> None:
     with bind(settings.listen) as sock:
         async with running(settings, sock, stream=io.StringIO(), siblings=siblings):
             assert sorted(siblings.topics) == sorted(Topic)
-
-
-async def test_errors_of_the_event_loop_are_logged_by_name_once_a_second(simulator: Simulator) -> None:
-    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory"})
-    log = io.StringIO()
-    with bind(settings.listen) as sock:
-        async with running(settings, sock, stream=log):
-            for _ in range(3):
-                context = {"message": "secret", "exception": ValueError("secret")}
-                asyncio.get_running_loop().call_exception_handler(context)
-    lines = [line for line in log.getvalue().splitlines() if "error" in line]
-    assert len(lines) == 1
-    assert "an error of the proxy's own: ValueError" in lines[0]
-    assert "secret" not in log.getvalue()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
@@ -14,9 +16,13 @@ from ollama_cache_proxy.service.settings import (
     is_loopback,
     load,
     ollama_host,
+    packed,
     same_listener,
     setting_of,
+    share,
+    unpacked,
 )
+from tests.support import canary
 
 CANARY = "canary-7f3a"
 
@@ -462,3 +468,22 @@ def test_every_route_that_can_be_cached_has_its_policy_and_the_defaults_are_the_
     defaults = load(None, {})
     for row in REUSABLE:
         assert getattr(defaults, setting_of(row.operation)) == row.policy.value
+
+
+# workers
+
+
+def test_limits_for_all_are_shared_out() -> None:
+    given = {"workers": "4", "max_connections": "10", "hot_bytes": "0", "max_misses": "3"}
+    settings = share(load(None, given))
+    assert (settings.max_connections, settings.hot_bytes, settings.max_misses) == (2, 0, 1)
+    assert settings.max_buffered_bytes == 64 << 20
+    assert share(load(None, {"workers": "4"})).max_misses is None
+
+
+def test_settings_are_the_same_when_they_arrive() -> None:
+    settings = load(None, {"workers": "2", "redis_url": f"redis://:{canary.PASSWORD}@x", "admin_token": canary.TOKEN})
+    arrived = unpacked(json.loads(json.dumps(packed(settings))))
+    assert arrived == settings
+    assert arrived.redis_url is not None
+    assert canary.PASSWORD in arrived.redis_url.get_secret_value()

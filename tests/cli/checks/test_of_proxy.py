@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import orjson
+import pytest
+
+from ollama_cache_proxy.cli.checks import of_proxy
+from ollama_cache_proxy.cli.checks.finding import Level
+
+
+@pytest.mark.parametrize(
+    ("kept", "passed", "level", "said"),
+    [
+        (0, {}, Level.NOTE, "too few"),
+        (10, {"stream": 9}, Level.NOTE, "too few"),
+        (100, {"stream": 10}, Level.OK, "10 of 110 requests"),
+        (
+            10,
+            {"stream": 60, "opt-in": 40},
+            Level.WARNING,
+            "100 of 110 requests since the proxy started were passed on, mostly (60)",
+        ),
+        (0, {"opt-in": 40}, Level.WARNING, "(opt-in)"),
+        (30, {"endpoint": 1000, "no-prompt": 500}, Level.OK, "0 of 30"),
+    ],
+)
+def test_whether_traffic_is_cacheable(kept: int, passed: dict[str, int], level: Level, said: str) -> None:
+    finding = of_proxy.judged(kept, Counter(passed))
+    assert (finding.level, said in finding.text) == (level, True), finding
+    assert bool(finding.fix) == (level is Level.WARNING)
+
+
+def line(**row: Any) -> bytes:
+    return orjson.dumps(row) + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "level"),
+    [
+        ([(0.0, line(response="a")), (0.9, line(done=True, eval_duration=10**9))], Level.OK),
+        ([(0.0, line(response="a")), (0.4, line(done=True, eval_duration=10**9))], Level.PROBLEM),
+        ([(0.0, line(response="a") + line(done=True, eval_duration=10**9))], Level.PROBLEM),
+        ([(0.0, line(response="a") + line(done=True, eval_duration=10**6))], Level.NOTE),
+        ([], Level.NOTE),
+        ([(0.0, line(error="broken"))], Level.PROBLEM),
+    ],
+)
+def test_how_a_stream_is_judged(pieces: list[tuple[float, bytes]], level: Level) -> None:
+    assert of_proxy.flowing(200, pieces, "tiny").level is level

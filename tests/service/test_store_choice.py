@@ -1,0 +1,113 @@
+"""Which store the settings choose, what the log says of it, and what is told where it cannot be had."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.service import store_choice
+from ollama_cache_proxy.service.context import Context, begin
+from ollama_cache_proxy.service.settings import SettingsError, load
+from ollama_cache_proxy.service.sockets import bind
+from ollama_cache_proxy.service.store_choice import ChosenStore, Lent, open_store
+from ollama_cache_proxy.stores.memory import MemoryStore
+from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
+from ollama_cache_proxy.stores.tiered import TieredStore
+from tests.support import canary
+from tests.support.servers import RedisServer
+from tests.support.tls import KEY
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Callable[..., Any]]:
+    """What opens a store with some settings; gives it, and the lines that the log then has."""
+    async with AsyncExitStack() as stack:
+
+        async def open_with(lent: Lent | None = None, **settings: Any) -> tuple[ChosenStore, str]:
+            stream = io.StringIO()
+            sock = stack.enter_context(bind("127.0.0.1:0"))
+            context: Context = begin(load(None, settings), sock, stream, None)
+            try:
+                chosen = await open_store(context, stack, lent)
+            finally:
+                stack.push_async_callback(context.tasks.close, 0)  # before the store, as in open_neighbours
+            await until(lambda: getattr(chosen.entries, "_awake", True))
+            canary.check(stream.getvalue(), "the log")
+            return chosen, stream.getvalue()
+
+        yield open_with
+
+
+def nothing_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_choice, "find_server", lambda: None)
+
+
+async def test_memory(opened: Callable[..., Any]) -> None:
+    chosen, log = await opened(store="memory", memory_bytes=str(3 << 20))
+    assert isinstance(chosen.entries, MemoryStore)
+    assert (chosen.name, await chosen.well(), chosen.forget()) == ("memory", True, None)
+    assert "Store: this process's memory, 3 MiB, not shared" in log
+
+
+async def test_auto_without_any_server_is_memory(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_to_start(monkeypatch)
+    assert (await opened())[0].name == "memory"
+
+
+async def test_a_private_one_that_cannot_be_had(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_to_start(monkeypatch)
+    with pytest.raises(SettingsError, match=r"^store: 'private' is not allowed: neither"):
+        await opened(store="private")
+
+
+async def test_a_private_one_has_the_size_that_is_set(opened: Callable[..., Any]) -> None:
+    chosen, log = await opened(store="private", private_redis_bytes=str(8 << 20))
+    assert await chosen.well()
+    assert f"Store: {chosen.name}, 8 MiB, not shared" in log
+
+
+@pytest.mark.parametrize(("hot", "kind"), [("0", RedisEntries), ("1000000", TieredStore)])
+async def test_a_redis_that_is_named(
+    hot: str, kind: type, opened: Callable[..., Any], redis_server: RedisServer
+) -> None:
+    chosen, log = await opened(redis_url=redis_server.url, hot_bytes=hot)
+    assert isinstance(chosen.entries, kind)
+    assert [tier for part in chosen.gauges for tier in part.breakers()] == ["read", "write"]
+    assert (chosen.name, await chosen.well()) == (redis_server.name, True)
+    assert f"Store: {redis_server.name}, shared with every proxy that uses it" in log
+
+
+async def test_the_environment_names_one_too(
+    opened: Callable[..., Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    assert (await opened())[0].name == redis_server.name
+    assert (await opened(store="memory"))[0].name == "memory"
+
+
+async def test_one_that_is_lent_is_it_whatever_is_named(
+    opened: Callable[..., Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    chosen, log = await opened(Lent(url=redis_server.url, name="a private server"))
+    assert (chosen.name, await chosen.well()) == ("a private server", True)
+    assert "Store: a private server, 512 MiB, not shared" in log
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"store": "redis"}, "^store: 'redis' is not allowed without a redis_url"),
+        ({"redis_url": "redis://:secret@h:port"}, r"^redis_url: \(hidden\) is not allowed: must be a URL"),
+        ({"store": "memory", "redis_ca": KEY}, "^redis_ca: .* is not allowed: it is no PEM file of the right kind"),
+    ],
+)
+async def test_what_cannot_be_followed(settings: dict[str, str], told: str, opened: Callable[..., Any]) -> None:
+    with pytest.raises(SettingsError, match=told) as caught:
+        await opened(**settings)
+    assert "secret" not in str(caught.value)
