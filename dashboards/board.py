@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
-from ollama_cache_proxy.policy.usage import generates
+from ollama_cache_proxy.policy.usage import uses_model
 
 Json = dict[str, Any]
 
@@ -54,7 +54,7 @@ class Panel:
 _IT: Final = 'instance=~"$instance"'
 _RATE: Final = "[$__rate_interval]"
 _RANGE: Final = "[$__range]"
-_WORK: Final = "|".join(row.operation for row in ENDPOINTS if generates(row))
+_WORK: Final = "|".join(row.operation for row in ENDPOINTS if uses_model(row))
 _HITS: Final = 'cache="hit"'
 _MISSES: Final = 'cache="miss"'
 _QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))

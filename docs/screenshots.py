@@ -97,7 +97,7 @@ async def play(proxy: app.Running) -> None:
             for path, body in requests(span, dice):
                 async with session.post(path, data=json.dumps(body)) as answer:
                     await answer.read()
-            proxy.exchanges.fast_path.tell()
+            proxy.exchanges.fast_path.report()
 
 
 async def photograph(url: str) -> None:

@@ -23,17 +23,17 @@ class Noting:
         self.store = store
         self.told: list[tuple[Topic, int]] = []
 
-    def say(self, topic: Topic, value: Any = None) -> None:
+    def notify(self, topic: Topic, value: Any = None) -> None:
         raise AssertionError(topic)
 
-    async def tell(self, topic: Topic, value: Any = None) -> None:
+    async def notify_and_wait(self, topic: Topic, value: Any = None) -> None:
         count = await self.store.count()
         self.told.append((topic, count.keys))
 
 
 @pytest.mark.parametrize(
     ("filters", "told"),
-    [(b"", [(Topic.FORGET, 0)]), (b'{"operation":"generate"}', [(Topic.PURGE, 1), (Topic.FORGET, 0)])],
+    [(b"", [(Topic.DISCARD, 0)]), (b'{"operation":"generate"}', [(Topic.PURGE, 1), (Topic.DISCARD, 0)])],
 )
 async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
     filters: bytes, told: list[tuple[Topic, int]]

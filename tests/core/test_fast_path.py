@@ -69,8 +69,8 @@ class Watch:
     def looked_up(self, found: asyncio.Future[bytes | None]) -> None:
         self.taken += not found.cancelled() and found.result() is not None
 
-    def begins(self, data: bytes) -> bool:
-        return not self._off and self.real.begins(data)
+    def knows_head(self, data: bytes) -> bool:
+        return not self._off and self.real.knows_head(data)
 
 
 class Client:
@@ -112,7 +112,7 @@ STORES = ["memory", "redis", "redis without a hot tier"]
 async def awake(proxy: Proxy) -> None:
     """Wait until the hot tier, where there is one, may hold entries."""
     store: Any = proxy.running.store
-    await until(lambda: getattr(store, "_awake", True))
+    await until(lambda: getattr(store, "_holding", True))
 
 
 def settings_of(store: str, url: str) -> dict[str, Any]:
@@ -189,7 +189,7 @@ async def test_every_recorded_case_is_answered_counted_and_logged_alike_both_way
 async def test_what_was_counted_is_told_at_once_to_who_asks_and_in_time_to_who_does_not(
     monkeypatch: pytest.MonkeyPatch, simulator: Simulator
 ) -> None:
-    monkeypatch.setattr(fast_path, "EVERY", 0.05)
+    monkeypatch.setattr(fast_path, "REPORT_EVERY", 0.05)
     async with proxy_before(simulator.url, log_requests="off") as proxy:
         watch, client = Watch(proxy), Client(proxy.url)
         for _ in range(12):
@@ -242,7 +242,7 @@ async def test_another_process_s_changes_are_heard_of(simulator: Simulator, redi
     async with proxy_before(simulator.url, redis_url=redis_server.url) as one:
         async with proxy_before(simulator.url, redis_url=redis_server.url) as other:
             store: Any = one.running.store
-            await until(lambda: store._awake)
+            await until(lambda: store._holding)
             watch, client, redis = Watch(one), Client(one.url), redis_server.client()
             changes = (
                 lambda: ask(other.url, "POST", "/api/cache/clear"),
@@ -267,7 +267,7 @@ async def own(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
     try:
         async with proxy_before(simulator.url, redis_url=server.url) as proxy:
             store: Any = proxy.running.store
-            await until(lambda: store._awake)
+            await until(lambda: store._holding)
             yield server, proxy
     finally:
         server.close()
@@ -294,10 +294,10 @@ async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(ow
     watch, client = Watch(proxy), Client(proxy.url)
     await noted(client, watch)
     server.kill()
-    await until(lambda: not store._awake)
+    await until(lambda: not store._holding)
     assert (await client.generate()).field("X-Cache") == "MISS"
     server.start()
-    await until(lambda: store._awake)
+    await until(lambda: store._holding)
     watch.taken = 0
     await noted(client, watch)
     client.close()
@@ -548,7 +548,7 @@ async def test_a_head_whose_body_does_not_come_goes_the_ordinary_way(
     known = request_bytes("POST", "/api/generate", host="localhost", body=body)
     head, rest = known[: -len(body)], body
     await noted(client, watch)
-    assert watch.begins(head)
+    assert watch.knows_head(head)
     for pause in (0.0, 0.1):
         taken = watch.taken
         async with await RawConnection.open(proxy.url) as connection:
@@ -625,9 +625,9 @@ async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch, client: Client
             await client.generate(f"question {number}")
     real = watch.real
     assert len(real._notes) == 9
-    assert set(real._begins) == {note.begin for note in real._notes.values()}
+    assert set(real._heads) == {note.request_head for note in real._notes.values()}
     names = set(real._notes)
-    long = "x" * (fast_path.MOST + 1)
+    long = "x" * (fast_path.MAX_BYTES + 1)
     for _ in range(3):
         await client.generate(long)
     assert set(real._notes) == names

@@ -80,7 +80,7 @@ def doomed(flight: Flight) -> bool:
     return flight._task.cancelling() > 0
 
 
-def under_way(flights: Flights) -> int:
+def in_flight(flights: Flights) -> int:
     return len(flights._current)
 
 
@@ -91,7 +91,7 @@ async def landed(flight: Flight) -> None:
 
 async def take_part(flight: Flight[str]) -> str:
     with flight.seat():
-        return await flight.answer()
+        return await flight.response()
 
 
 # one work for many
@@ -108,7 +108,7 @@ async def test_n_equal_requests_make_one(flights, count):
     clients = [asyncio.ensure_future(client()) for _ in range(count)]
     await work.begun.wait()
     await turns()
-    assert under_way(flights) == 1
+    assert in_flight(flights) == 1
     work.finish()
     assert await asyncio.gather(*clients) == ["answer"] * count
     assert work.calls == 1
@@ -120,7 +120,7 @@ async def test_another_key_is_another_flight(flights):
     assert flights.join("a") is first
     assert flights.join("b") is second
     assert flights.join("c") is None
-    assert under_way(flights) == 2
+    assert in_flight(flights) == 2
     two.finish()
     assert await take_part(second) == "answer"
     assert not one.may_publish.is_set()
@@ -134,7 +134,7 @@ async def test_a_flight_is_gone_when_its_work_has_ended(flights):
     assert await take_part(flight) == "answer"
     await landed(flight)
     assert flights.join("key") is None
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
     assert not flight.joinable
 
 
@@ -181,7 +181,7 @@ async def test_the_first_to_leave_does_not_end_it(flights):
         assert not doomed(flight)
         assert flights.join("key") is flight
         work.finish()
-        assert await flight.answer() == "answer"
+        assert await flight.response() == "answer"
 
 
 async def test_the_last_to_leave_ends_it_at_once(flights):
@@ -196,7 +196,7 @@ async def test_the_last_to_leave_ends_it_at_once(flights):
     assert flights.join("key") is None
     await landed(flight)
     assert work.cancelled.is_set()
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 async def test_a_client_that_is_cancelled_leaves(flights):
@@ -233,7 +233,7 @@ async def test_whoever_leaves_after_the_answer_ends_nothing(flights):
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
         work.may_publish.set()
-        await flight.answer()
+        await flight.response()
     assert not doomed(flight)
     assert flight._timer is None
     work.may_end.set()
@@ -254,7 +254,7 @@ async def test_with_a_linger_the_last_to_leave_does_not_end_it_and_it_is_finishe
     await landed(flight)
     assert timer.cancelled()
     assert not work.cancelled.is_set()
-    assert await flight.answer() == "answer"
+    assert await flight.response() == "answer"
 
 
 async def test_after_the_linger_it_is_ended(flights):
@@ -265,7 +265,7 @@ async def test_after_the_linger_it_is_ended(flights):
     await work.cancelled.wait()
     assert flights.join("key") is None
     with pytest.raises(ProxyError):
-        await flight.answer()
+        await flight.response()
 
 
 async def test_whoever_joins_within_the_linger_keeps_it(flights):
@@ -278,7 +278,7 @@ async def test_whoever_joins_within_the_linger_keeps_it(flights):
         assert timer.cancelled()
         assert flight._timer is None
         work.finish()
-        assert await flight.answer() == "answer"
+        assert await flight.response() == "answer"
 
 
 async def test_the_linger_begins_anew_with_each_last_one(flights):
@@ -307,7 +307,7 @@ async def test_an_error_goes_to_all_who_wait(flights):
     outcomes = await asyncio.gather(*clients, return_exceptions=True)
     assert outcomes == [work.error] * 5
     await landed(flight)
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 async def test_an_error_that_nobody_waits_for_is_no_report(flights, reports):
@@ -329,8 +329,8 @@ async def test_a_late_error_does_not_take_the_answer_back(flights):
     work.may_publish.set()
     assert await take_part(flight) == "answer"
     flight.fail(unreachable("late"))
-    flight.landed()
-    assert await flight.answer() == "answer"
+    flight.end()
+    assert await flight.response() == "answer"
 
 
 async def test_work_that_ends_without_an_answer_is_an_error_to_all(flights):
@@ -354,7 +354,7 @@ async def test_a_fault_of_the_work_is_an_error_to_all_and_is_reported(flights, r
     outcomes = await asyncio.gather(*clients, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ProxyError, ProxyError]
     assert [report["exception"] for report in reports] == [work.error]
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 async def test_when_all_tasks_are_closed_those_who_wait_get_an_error(flights, tasks):
@@ -366,7 +366,7 @@ async def test_when_all_tasks_are_closed_those_who_wait_get_an_error(flights, ta
     with pytest.raises(ProxyError) as caught:
         await client
     assert caught.value.status == 502
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 async def test_work_that_is_cancelled_before_its_first_step_is_an_error_to_all(flights, reports):
@@ -376,7 +376,7 @@ async def test_work_that_is_cancelled_before_its_first_step_is_an_error_to_all(f
     with pytest.raises(ProxyError):
         await take_part(flight)
     assert work.calls == 0
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
     assert not flight.joinable
     assert reports == []
 
@@ -389,7 +389,7 @@ async def test_a_seat_taken_and_left_before_the_first_step_ends_the_flight(fligh
     assert flights.join("key") is None
     await landed(flight)
     assert work.calls == 0
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 # several flights of one key
@@ -400,7 +400,7 @@ async def test_a_later_flight_takes_the_place_of_an_earlier(flights):
     first = flights.launch("key", one, **ABOUT)
     second = flights.launch("key", two, **ABOUT)
     assert flights.join("key") is second
-    assert under_way(flights) == 1
+    assert in_flight(flights) == 1
     one.finish()
     assert await take_part(first) == "answer"
     await landed(first)
@@ -408,7 +408,7 @@ async def test_a_later_flight_takes_the_place_of_an_earlier(flights):
     two.finish()
     assert await take_part(second) == "answer"
     await landed(second)
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 async def test_who_waits_for_an_earlier_flight_still_gets_its_answer(flights):
@@ -418,17 +418,17 @@ async def test_who_waits_for_an_earlier_flight_still_gets_its_answer(flights):
         second = flights.launch("key", two, **ABOUT)
         with second.seat():
             two.finish()
-            assert await second.answer() == "answer"
+            assert await second.response() == "answer"
         assert not doomed(first)
         one.finish()
-        assert await first.answer() == "answer"
+        assert await first.response() == "answer"
 
 
 async def test_a_flight_alone_is_joined_by_nobody(flights):
     work = Work()
     flight = flights.launch("key", work, alone=True, **ABOUT)
     assert flights.join("key") is None
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
     work.finish()
     assert await take_part(flight) == "answer"
 
@@ -494,7 +494,7 @@ async def read_all(tail: Tail, seat: Seat) -> bytes:
 async def test_nobody_may_join_an_answer_that_is_not_kept(flights):
     flight = flights.launch("key", overflowing(100, Chunks(b"a" * 10, b"b" * 200, b"c")), **ABOUT)
     with flight.seat() as seat:
-        tail = await flight.answer()
+        tail = await flight.response()
         assert flights.join("key") is None
         assert await read_all(tail, seat) == b"a" * 10 + b"b" * 200 + b"c"
 
@@ -505,7 +505,7 @@ async def test_every_reader_gets_every_byte_at_its_own_pace(flights):
 
     async def client(pause: int) -> bytes:
         with flight.seat() as seat:
-            tail = await flight.answer()
+            tail = await flight.response()
             got = []
             async for chunk in tail.read(seat):
                 got.append(chunk)
@@ -520,7 +520,7 @@ async def test_the_slowest_reader_bounds_what_is_held(flights):
     source = Chunks(*[bytes([number]) * size for number in range(250)])
     flight = flights.launch("key", overflowing(limit, source), **ABOUT)
     with flight.seat() as fast, flight.seat() as slow:
-        tail = await flight.answer()
+        tail = await flight.response()
         slow_reader = aiter(tail.read(slow))
         first = await anext(slow_reader)
         assert first == b"\0" * size
@@ -542,7 +542,7 @@ async def test_a_reader_that_leaves_frees_what_was_held_for_it(flights):
     flight = flights.launch("key", overflowing(50, source), **ABOUT)
     with flight.seat() as fast:
         with flight.seat():
-            tail = await flight.answer()
+            tail = await flight.response()
             reader = asyncio.ensure_future(read_all(tail, fast))
             await turns(50)
             stuck_at = source.given
@@ -568,14 +568,14 @@ async def test_when_all_readers_have_left_it_is_ended_even_with_a_linger(flights
 
     flight = flights.launch("key", work, linger=600, **ABOUT)
     with flight.seat() as seat:
-        tail = await flight.answer()
+        tail = await flight.response()
         reader = aiter(tail.read(seat))
         assert await anext(reader) == b"first"
         await reader.aclose()
         assert not doomed(flight)
     assert doomed(flight)
     await landed(flight)
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 async def test_a_reader_that_waits_wakes_when_a_chunk_comes(flights):
@@ -592,7 +592,7 @@ async def test_a_reader_that_waits_wakes_when_a_chunk_comes(flights):
 
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat:
-        tail = await flight.answer()
+        tail = await flight.response()
         reader = aiter(tail.read(seat))
         for expected in (b"one", b"two", b"three"):
             waiting = asyncio.ensure_future(anext(reader))
@@ -608,7 +608,7 @@ async def test_a_reader_that_waits_wakes_when_a_chunk_comes(flights):
 async def test_whoever_begins_to_read_after_the_end_gets_everything(flights):
     flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", b"c")), **ABOUT)
     with flight.seat() as seat:
-        tail = await flight.answer()
+        tail = await flight.response()
         await landed(flight)
         assert tail.ended
         assert await read_all(tail, seat) == b"abc"
@@ -621,7 +621,7 @@ async def test_an_error_reaches_every_reader_after_what_was_sent(flights):
     async def client() -> list:
         got: list = []
         with flight.seat() as seat:
-            tail = await flight.answer()
+            tail = await flight.response()
             reader = aiter(tail.read(seat))
             try:
                 while True:
@@ -637,7 +637,7 @@ async def test_a_fault_within_the_answer_is_an_error_to_its_readers_and_is_repor
     fault = ZeroDivisionError("oops")
     flight = flights.launch("key", overflowing(100, Chunks(b"a", error=fault)), **ABOUT)
     with flight.seat() as seat:
-        tail = await flight.answer()
+        tail = await flight.response()
         reader = aiter(tail.read(seat))
         assert await anext(reader) == b"a"
         with pytest.raises(ProxyError):
@@ -660,7 +660,7 @@ async def test_readers_of_an_answer_whose_request_is_cancelled_get_an_error(flig
 
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat:
-        tail = await flight.answer()
+        tail = await flight.response()
         reader = aiter(tail.read(seat))
         assert await anext(reader) == b"a"
         await tasks.close(0)
@@ -672,7 +672,7 @@ async def test_readers_of_an_answer_whose_request_is_cancelled_get_an_error(flig
 async def test_an_empty_rest_ends_at_once(flights):
     flight = flights.launch("key", overflowing(100, Chunks()), **ABOUT)
     with flight.seat() as seat:
-        assert await read_all(await flight.answer(), seat) == b""
+        assert await read_all(await flight.response(), seat) == b""
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -686,7 +686,7 @@ async def test_readers_that_come_go_and_tarry_never_lose_a_byte(flights, seed):
     async def client(stay: int, paces: list[int]) -> tuple[int, bytes]:
         got = b""
         with flight.seat() as seat:
-            tail = await flight.answer()
+            tail = await flight.response()
             reader = aiter(tail.read(seat))
             taken = 0
             async for chunk in reader:
@@ -702,7 +702,7 @@ async def test_readers_that_come_go_and_tarry_never_lose_a_byte(flights, seed):
     plans = [(len(chunks) + 1, [0]), *((rng.randrange(1, 100), [0, 1, 2, 5]) for _ in range(6))]
     for stay, got in await asyncio.gather(*(client(*plan) for plan in plans)):
         assert got == b"".join(chunks[:stay])
-    assert (await flight.answer())._held == 0
+    assert (await flight.response())._held == 0
 
 
 @pytest.mark.parametrize("begin", [Flight.overflow, Flight.stream], ids=["over-large", "stream"])
@@ -730,7 +730,7 @@ async def test_an_answer_that_begins_when_nobody_is_left_is_ended_even_with_a_li
     ("error", "complete"), [(None, True), (unreachable("broke off"), False)], ids=["to the end", "broken off"]
 )
 async def test_whether_all_of_it_came_is_told(whole, error, complete):
-    tail = Tail(100, set(), whole=whole)
+    tail = Tail(100, set(), retain=whole)
     assert await tail.feed(aiter(Chunks(b"a", b"b", error=error))) is complete
     assert tail.ended
 
@@ -781,7 +781,7 @@ def watch(flight: Flight[Tail]) -> asyncio.Task[list]:
         got: list = []
         with place:
             try:
-                async for chunk in (await flight.answer()).read(seat):
+                async for chunk in (await flight.response()).read(seat):
                     got.append(chunk)  # noqa: PERF401 - what came before an error is looked at too
             except ProxyError as error:
                 got.append(error)
@@ -856,7 +856,7 @@ async def test_the_last_to_leave_a_stream_ends_it_even_with_a_linger(flights):
     first, last = flight.seat(), flight.seat()
     with last as seat:
         with first:
-            reader = aiter((await flight.answer()).read(seat))
+            reader = aiter((await flight.response()).read(seat))
             work.arrive(b"a")
             assert await anext(reader) == b"a"
         assert not doomed(flight)
@@ -866,7 +866,7 @@ async def test_the_last_to_leave_a_stream_ends_it_even_with_a_linger(flights):
     assert flights.join("key") is None
     await landed(flight)
     assert not work.fed.is_set()
-    assert under_way(flights) == 0
+    assert in_flight(flights) == 0
 
 
 async def test_the_last_to_leave_a_stream_that_is_about_to_end_does_not_end_it(flights):
@@ -875,7 +875,7 @@ async def test_the_last_to_leave_a_stream_that_is_about_to_end_does_not_end_it(f
     reader = watch(flight)
     work.arrive(b"a", b"last")
     await turns()
-    flight.lingers(600)
+    flight.linger(600)
     reader.cancel()
     await asyncio.wait([reader])
     assert flight.seats == 0
@@ -893,8 +893,8 @@ async def test_a_stream_that_does_not_end_after_all_is_ended_after_its_linger(fl
     work = Stream()
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
-        await flight.answer()
-        flight.lingers(0.001)
+        await flight.response()
+        flight.linger(0.001)
     assert flights.join("key") is flight
     await landed(flight)
     assert flight._task.cancelled()
@@ -934,7 +934,7 @@ async def test_nobody_may_join_a_stream_that_has_outgrown_its_limit(flights):
     await turns()
     assert flights.join("key") is flight
     work.arrive(b"b" * 8)
-    flight.closes(work.tail)
+    flight.close(work.tail)
     assert flights.join("key") is None
     assert not doomed(flight)
     work.end()
@@ -945,13 +945,13 @@ async def test_a_stream_that_has_outgrown_its_limit_holds_only_what_someone_stil
     work = Stream(limit=1000)
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as fast, flight.seat() as slow:
-        tail = await flight.answer()
+        tail = await flight.response()
         readers = [aiter(tail.read(seat)) for seat in (fast, slow)]
         work.arrive(*[b"x" * 10] * 5)
         for reader, count in zip(readers, (5, 2), strict=True):
             assert [await anext(reader) for _ in range(count)] == [b"x" * 10] * count
         assert (tail._held, len(tail._chunks)) == (50, 5)
-        flight.closes(tail)
+        flight.close(tail)
         assert (tail._held, len(tail._chunks)) == (30, 3)
         assert await anext(readers[1]) == b"x" * 10
         assert (tail._held, len(tail._chunks)) == (20, 2)
@@ -963,11 +963,11 @@ async def test_whoever_has_a_seat_and_has_not_begun_to_read_when_a_stream_outgro
     work = Stream(limit=10)
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat, flights.join("key").seat() as idle:
-        tail = await flight.answer()
+        tail = await flight.response()
         work.arrive(b"a" * 8, b"b" * 8)
         reader = aiter(tail.read(seat))
         assert [await anext(reader), await anext(reader)] == [b"a" * 8, b"b" * 8]
-        flight.closes(tail)
+        flight.close(tail)
         work.arrive(b"c")
         work.end()
         assert await read_all(tail, idle) == b"a" * 8 + b"b" * 8 + b"c"
@@ -978,11 +978,11 @@ async def test_a_slow_reader_bounds_what_is_taken_after_a_stream_has_outgrown_it
     work = Stream(limit=50)
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat:
-        tail = await flight.answer()
+        tail = await flight.response()
         work.arrive(*[b"x" * 10] * 20)
         await turns(50)
         assert (work.taken, tail._held) == (20, 200)
-        flight.closes(tail)
+        flight.close(tail)
         work.arrive(*[b"y" * 10] * 20)
         await turns(50)
         assert (work.taken, tail._held) == (21, 200)
@@ -1002,7 +1002,7 @@ async def test_a_stream_that_outgrows_its_limit_when_nobody_is_behind_goes_on_at
     reader = watch(flight)
     work.arrive(*[b"x" * 10] * 5)
     await turns()
-    flight.closes(work.tail)
+    flight.close(work.tail)
     assert work.tail._held == 0
     work.arrive(*[b"x" * 10] * 5)
     work.end()
@@ -1025,7 +1025,7 @@ async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byt
     async def read(place: ExitStack, seat: Seat, stay: int, paces: list[int]) -> tuple[int, bytes]:
         got, taken = b"", 0
         with place:
-            reader = aiter((await flight.answer()).read(seat))
+            reader = aiter((await flight.response()).read(seat))
             async for chunk in reader:
                 got += chunk
                 taken += 1
@@ -1036,10 +1036,10 @@ async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byt
         return stay, got
 
     clients = [client(len(chunks) + 1, [0, 1])]
-    await flight.answer()
+    await flight.response()
     for number, chunk in enumerate(chunks):
         if number == outgrown_at:
-            flight.closes(work.tail)
+            flight.close(work.tail)
         joined = flights.join("key")
         assert (joined is flight) is (number < outgrown_at)
         if joined is not None and rng.random() < 0.2:
@@ -1060,7 +1060,7 @@ async def test_a_linger_that_runs_out_while_the_answer_is_stored_ends_nothing(fl
     reader = watch(flight)
     work.arrive(b"last")
     await turns()
-    flight.lingers(0.001)
+    flight.linger(0.001)
     reader.cancel()
     await asyncio.wait([reader])
     work.end()
@@ -1080,7 +1080,7 @@ async def test_a_reader_that_holds_up_others_is_left_behind(flights, monkeypatch
     with flight.seat() as stalled:
         work.arrive(b"a" * 8)
         await turns()
-        flight.closes(work.tail)
+        flight.close(work.tail)
         work.arrive(*[b"b" * 8] * 20)
         work.end()
         assert await reader == [b"a" * 8, *[b"b" * 8] * 20]
@@ -1095,8 +1095,8 @@ async def test_a_slow_reader_that_holds_up_nobody_has_all_the_time(flights, monk
     work = Stream(limit=10)
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as alone:
-        await flight.answer()
-        flight.closes(work.tail)
+        await flight.response()
+        flight.close(work.tail)
         work.arrive(*[b"a" * 8] * 20)
         work.end()
         await asyncio.sleep(0.01)

@@ -145,10 +145,10 @@ async def looked_up(world: World, intake: Intake, *fields: tuple[bytes, bytes], 
     candidate = intake.classified(arrival, body, Buffers(1 << 20).hold())
     assert isinstance(candidate, Candidate)
 
-    def posed(question: Question) -> None:
+    def on_question(question: Question) -> None:
         world.events.append(f"posed {question.key[:4]}")
 
-    return await intake.looked_up(arrival, candidate, body, posed)
+    return await intake.looked_up(arrival, candidate, body, on_question)
 
 
 async def test_a_question_is_told_before_the_store_is_asked() -> None:

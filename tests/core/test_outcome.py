@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.outcome import Outcome, Visit, told
+from ollama_cache_proxy.core.outcome import Outcome, Visit, exchange_fact
 from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.endpoints import find
 from ollama_cache_proxy.policy.messages import Request
@@ -30,7 +30,7 @@ def visit(first_byte_at: float | None = 101.5, **known: Any) -> Visit:
 
 def test_an_outcome_is_told_as_one_fact() -> None:
     outcome = Outcome(cache=MISS, status=200, upstream_seconds=1.0, prompt_tokens=3, output_tokens=8)
-    fact = told(visit(model="tiny", outcome=outcome, spoke_at=101.75), REQUEST, 102.0, ended=True)
+    fact = exchange_fact(visit(model="tiny", outcome=outcome, first_token_at=101.75), REQUEST, 102.0, ended=True)
     assert (fact.operation, fact.model, fact.method) == ("generate", "tiny", "POST")
     assert (fact.cache, fact.status, fact.error) == (MISS, 200, None)
     assert (fact.seconds, fact.first_byte, fact.first_token, fact.upstream_seconds) == (2.0, 1.5, 1.75, 1.0)
@@ -40,16 +40,16 @@ def test_an_outcome_is_told_as_one_fact() -> None:
 
 
 def test_who_leaves_before_anything_is_decided_leaves_a_bypass() -> None:
-    fact = told(visit(None), REQUEST, 102.0, ended=False)
+    fact = exchange_fact(visit(None), REQUEST, 102.0, ended=False)
     assert fact.cache.detail is Detail.CLIENT_LEFT
     assert (fact.status, fact.first_byte, fact.error) == (0, None, Source.CLIENT)
 
 
 def test_who_leaves_in_the_middle_leaves_what_was_known_by_then() -> None:
-    fact = told(visit(outcome=Outcome(cache=MISS, status=200)), REQUEST, 102.0, ended=False)
+    fact = exchange_fact(visit(outcome=Outcome(cache=MISS, status=200)), REQUEST, 102.0, ended=False)
     assert (fact.cache, fact.status, fact.error) == (MISS, 200, Source.CLIENT)
 
 
 @pytest.mark.parametrize("length", [80, 81, 4000])
 def test_a_name_that_clients_choose_is_told_in_80_characters(length: int) -> None:
-    assert told(visit(model="m" * length), REQUEST, 102.0, ended=True).model == "m" * 80
+    assert exchange_fact(visit(model="m" * length), REQUEST, 102.0, ended=True).model == "m" * 80

@@ -174,7 +174,7 @@ async def test_polling_goes_on_while_it_is_wanted_and_then_ends():
     async def look() -> None:
         looks.append(None)
 
-    polling = Polling(look, "look", tasks=tasks, every=0.001, lasts=0.02)
+    polling = Polling(look, "look", tasks=tasks, every=0.001, idle_after=0.02)
     assert not tasks._endless
     polling.want()
     polling.want()
@@ -251,7 +251,7 @@ async def test_ready_waits_anew_when_nobody_had_looked_for_long():
     async def look() -> None:
         looks.append(None)
 
-    polling = Polling(look, "look", tasks=tasks, every=0.001, lasts=0.005)
+    polling = Polling(look, "look", tasks=tasks, every=0.001, idle_after=0.005)
     await polling.ready()
     await until(lambda: not tasks._endless)
     seen = len(looks)

@@ -73,9 +73,11 @@ class Owner:
     def answer(self, raw: bytes) -> Any:
         return {KNOWN: RESPONSE, STORED: self.store}.get(raw)
 
-    def begins(self, work: Any) -> Any:
-        """Both of a shortcut and of a listener."""
-        return work == HEAD if isinstance(work, bytes) else self.working.add(work)
+    def knows_head(self, data: bytes) -> bool:
+        return data == HEAD
+
+    def begins(self, work: object) -> None:
+        self.working.add(work)
 
     def ends(self, work: object) -> None:
         self.working.discard(work)

@@ -47,7 +47,7 @@ class Known:
         self.asked.append(raw)
         return {KNOWN: RESPONSE, STORED: PENDING}.get(raw)
 
-    def begins(self, data: bytes) -> bool:
+    def knows_head(self, data: bytes) -> bool:
         return data == HEAD
 
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 
-from ollama_cache_proxy.policy.chunked import END, LAST, Chunks, alone, begun, framed, whole
+from ollama_cache_proxy.policy.chunked import END, LAST, Chunks, framed, size_line, small_chunk, whole_chunks
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 AWKWARD = (b"5", b"5\r\n5", b"\r\n", b"0\r\n\r\n", b"a\r\n0123456789\r\n", b"\r", b"\n", HEAD)
@@ -40,7 +40,7 @@ def test_what_is_one_whole_chunk_is_known_however_the_rest_comes(seed: int) -> N
     chunks, begin, known = Chunks(), 0, 0
     for end in sorted(cuts):
         data = everything[begin:end]
-        found = alone(data) if chunks.between else None
+        found = small_chunk(data) if chunks.between else None
         if begin in ends and ends.index(begin) + 1 < len(ends) and ends[ends.index(begin) + 1] == end:
             payload = payloads[ends.index(begin)]
             assert chunks.between
@@ -76,19 +76,19 @@ def test_what_is_one_whole_chunk_is_known_however_the_rest_comes(seed: int) -> N
 )
 def test_what_is_not_of_the_plainest_form_is_never_one_and_ends_what_is_known(came: bytes) -> None:
     assert after(HEAD).between
-    assert alone(came) is None
+    assert small_chunk(came) is None
     assert not after(HEAD, came).between
 
 
 @pytest.mark.parametrize("data", [b"", b"1", b"1\r\n", b"1\r\nx", b"1\r\nx\r", b"1\r\nx\r\n1", b"1\r\nx\r\n1\r\ny\r\n"])
 def test_less_than_a_chunk_or_more_is_not_one(data: bytes) -> None:
-    assert alone(data) is None
+    assert small_chunk(data) is None
 
 
 def test_chunks_of_up_to_three_digits_are_small() -> None:
     for size in range(1, 5000):
         payload = bytes(size)
-        assert alone(written(payload)) == (payload if size < 0x1000 else None)
+        assert small_chunk(written(payload)) == (payload if size < 0x1000 else None)
 
 
 @pytest.mark.parametrize("size", range(len(HEAD)))
@@ -113,10 +113,10 @@ PLAIN = [b"a", b"\r\n", b"5\r\nhello\r\n", bytes(range(256)), b"x" * 0xFFF, b"x"
 
 @pytest.mark.parametrize("data", PLAIN)
 def test_what_is_written_is_what_is_read(data: bytes) -> None:
-    assert framed(data) == begun(len(data)) + data + END == written(data)
+    assert framed(data) == size_line(len(data)) + data + END == written(data)
     assert framed(data, LAST) == framed(data) + LAST
-    assert list(whole(framed(data))) == [(data, framed(data))]
-    assert alone(framed(data)) == (data if len(data) < 0x1000 else None)
+    assert list(whole_chunks(framed(data))) == [(data, framed(data))]
+    assert small_chunk(framed(data)) == (data if len(data) < 0x1000 else None)
     assert after(HEAD + framed(data)).between
     assert not after(HEAD + framed(data) + LAST).between
 
@@ -126,7 +126,7 @@ def test_what_is_written_is_what_is_read(data: bytes) -> None:
 @pytest.mark.parametrize("count", range(4))
 def test_whole_chunks_are_cut_off_before_whatever_is_left(count: int, left: bytes) -> None:
     data = [b"%d" % number * (number + 1) for number in range(count)]
-    assert list(whole(b"".join(map(framed, data)) + left)) == [(one, framed(one)) for one in data]
+    assert list(whole_chunks(b"".join(map(framed, data)) + left)) == [(one, framed(one)) for one in data]
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -141,7 +141,7 @@ def test_those_that_are_cut_off_and_those_that_are_followed_end_alike(seed: int)
     while at < len(stream):
         ends = min(end for end in [*begins, len(stream)] if end > at)
         came = stream[at : source.choice((ends, ends, ends + 5, at + 1, at + 10, at + 10_000))]
-        for chunk, text in whole(came) if chunks.between else ():
+        for chunk, text in whole_chunks(came) if chunks.between else ():
             assert chunk == begins[at]
             at, came, found = at + len(text), came[len(text) :], found + 1
         chunks.add(came)

@@ -13,9 +13,8 @@ import pytest
 
 from ollama_cache_proxy.policy.classify import Candidate, by_body
 from ollama_cache_proxy.policy.embeddings import (
-    Batch,
     Item,
-    batch,
+    TextList,
     content_type,
     decode,
     encode,
@@ -24,6 +23,7 @@ from ollama_cache_proxy.policy.embeddings import (
     missing,
     sound,
     split,
+    text_list,
     upstream_body,
 )
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, Policy, find
@@ -42,29 +42,29 @@ def candidate(path: str, body: str) -> Candidate:
     return outcome
 
 
-def seen(path: str, body: str) -> Batch:
-    found = batch(candidate(path, body))
+def seen(path: str, body: str) -> TextList:
+    found = text_list(candidate(path, body))
     assert found is not None
     return found
 
 
-def asking(path: str, *texts: str, model: str = "m", **fields: object) -> Batch:
+def asking(path: str, *texts: str, model: str = "m", **fields: object) -> TextList:
     return seen(path, json.dumps({"model": model, "input": texts, **fields}))
 
 
-def recorded(name: str) -> tuple[Batch, bytes]:
+def recorded(name: str) -> tuple[TextList, bytes]:
     case = RECORDED[name]
     answer = case["response"]
     body = answer.get("body") or "".join(chunk["data"] for chunk in answer["chunks"])
     return seen(case["request"]["path"], case["request"]["body"]), body.encode()
 
 
-def keepable(asked: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
+def keepable(asked: TextList, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
     items = split(asked, texts, body)
     return items if items and sound(items) else None
 
 
-def cut(asked: Batch, body: bytes, texts: tuple[str, ...] | None = None) -> dict[str, Item]:
+def cut(asked: TextList, body: bytes, texts: tuple[str, ...] | None = None) -> dict[str, Item]:
     texts = asked.texts if texts is None else texts
     items = split(asked, texts, body)
     assert items is not None
@@ -112,7 +112,7 @@ def reference(path: str, texts: tuple[str, ...], *, coded: bool = False, total: 
     return json.dumps(document, separators=(",", ":")).encode() + (b"\n" if path == V1 else b"")
 
 
-# What a batch is
+# What a list is
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def reference(path: str, texts: tuple[str, ...], *, coded: bool = False, total: 
 )
 def test_a_candidate_is_a_list_of_texts(path, body, texts, unique, coded):
     asked = candidate(path, body)
-    assert batch(asked) == Batch(candidate=asked, texts=texts, unique=unique, base64=coded)
+    assert text_list(asked) == TextList(candidate=asked, texts=texts, unique=unique, base64=coded)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.operation)
 def test_only_two_endpoints_have_items(endpoint):
     asked = Candidate(endpoint=endpoint, model="m", document={"model": "m", "input": "a", "prompt": "a"}, items=1)
-    assert (batch(asked) is not None) == (endpoint.path in ROUTES)
+    assert (text_list(asked) is not None) == (endpoint.path in ROUTES)
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -6,7 +6,7 @@ import pytest
 from ollama_cache_proxy.policy import endpoints
 from ollama_cache_proxy.policy.classify import Candidate, by_body
 from ollama_cache_proxy.policy.endpoints import Policy
-from ollama_cache_proxy.policy.fingerprints import GROUP, REST, differing, marks
+from ollama_cache_proxy.policy.fingerprints import GROUP, REST, differing, fingerprints
 from ollama_cache_proxy.policy.key import Scope
 
 SCOPE = Scope(digest="d", version="1")
@@ -22,7 +22,7 @@ def candidate(body, path="/api/generate") -> Candidate:
 
 
 def of(body, path="/api/generate", *, text=None, scope=SCOPE, fields=(), secret=SECRET):
-    return marks(candidate(body, path), text, scope, fields, secret)
+    return fingerprints(candidate(body, path), text, scope, fields, secret)
 
 
 @pytest.mark.parametrize(

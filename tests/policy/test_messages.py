@@ -68,13 +68,13 @@ def test_members_are_those_of_a_comma_separated_list(fields, expected):
 
 
 def test_an_entry_is_a_whole_answer_without_marks_unless_it_says_so():
-    assert (FULL_ENTRY.pieces, FULL_ENTRY.marks) == (b"", {})
+    assert (FULL_ENTRY.pieces, FULL_ENTRY.fingerprints) == (b"", {})
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pieces": packed([(0, 1), (12, 3)]), "marks": {"model": "0f"}}],
-    ids=["whole", "a stream, with marks"],
+    [{}, {"pieces": packed([(0, 1), (12, 3)]), "fingerprints": {"model": "0f"}}],
+    ids=["whole", "a stream, with fingerprints"],
 )
 def test_a_description_says_all_of_an_entry_but_what_was_asked_and_answered(changes):
     entry = replace(FULL_ENTRY, **changes)

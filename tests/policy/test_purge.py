@@ -21,17 +21,17 @@ def described(**changes: str) -> Description:
         prompt_tokens=None,
         output_tokens=None,
         streamed=False,
-        marks={},
+        fingerprints={},
         **(ENTRY | changes),
     )
 
 
-def means(purge: Filter, **changes: str) -> bool:
+def matches(purge: Filter, **changes: str) -> bool:
     """What it says of an entry, which must be what it says of the keys of an answer on its way."""
     about = ENTRY | changes
     key = about.pop("key")
-    verdict = purge.means(described(**changes))
-    assert purge.means_any(("x", key), **about) is verdict
+    verdict = purge.matches(described(**changes))
+    assert purge.matches_any(("x", key), **about) is verdict
     return verdict
 
 
@@ -40,29 +40,29 @@ def test_what_can_be_asked_for():
 
 
 def test_a_filter_of_nothing_means_everything():
-    assert means(Filter())
-    assert means(Filter(), **ANOTHER)
-    assert Filter().means_any((), "", "", "", "")
+    assert matches(Filter())
+    assert matches(Filter(), **ANOTHER)
+    assert Filter().matches_any((), "", "", "", "")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_filter_means_what_has_its_value_and_nothing_else(name):
     purge = Filter(**{name: ENTRY[name]})
-    assert means(purge)
-    assert means(purge, **(ANOTHER | {name: ENTRY[name]}))
-    assert not means(purge, **{name: ANOTHER[name]})
+    assert matches(purge)
+    assert matches(purge, **(ANOTHER | {name: ENTRY[name]}))
+    assert not matches(purge, **{name: ANOTHER[name]})
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_of_several_filters_every_one_counts(name):
-    assert means(Filter(**ENTRY))
-    assert not means(Filter(**ENTRY), **{name: ANOTHER[name]})
+    assert matches(Filter(**ENTRY))
+    assert not matches(Filter(**ENTRY), **{name: ANOTHER[name]})
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_text_is_a_value_like_any_other(name):
-    assert means(Filter(**{name: ""}), **{name: ""})
-    assert not means(Filter(**{name: ""}))
+    assert matches(Filter(**{name: ""}), **{name: ""})
+    assert not matches(Filter(**{name: ""}))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_an_empty_text_is_a_value_like_any_other(name):
     ],
 )
 def test_an_item_belongs_to_both_its_routes(wanted, operation, meant):
-    assert means(Filter(operation=wanted), operation=operation) is meant
+    assert matches(Filter(operation=wanted), operation=operation) is meant
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_an_item_belongs_to_both_its_routes(wanted, operation, meant):
     ],
 )
 def test_an_answer_is_meant_by_any_of_its_keys(keys, meant):
-    assert Filter(key="k1").means_any(keys, FULL, "embed", "", "") is meant
+    assert Filter(key="k1").matches_any(keys, FULL, "embed", "", "") is meant
 
 
 @pytest.mark.parametrize(
@@ -186,5 +186,5 @@ def test_where_a_purge_is_forgotten_everything_is_meant():
 def test_a_namespace_is_meant_however_long_it_is(length):
     wishes = read_directives(((b"X-Cache-Namespace", b"n" * length),), max_ttl=1)
     purge = read({"namespace": "n" * length})
-    assert purge.means_any(("k",), "m", "generate", "", wishes.namespace)
-    assert not purge.means_any(("k",), "m", "generate", "", "n")
+    assert purge.matches_any(("k",), "m", "generate", "", wishes.namespace)
+    assert not purge.matches_any(("k",), "m", "generate", "", "n")

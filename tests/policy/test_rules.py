@@ -33,8 +33,8 @@ every = pytest.mark.parametrize("endpoint", [*ENDPOINTS, OTHER], ids=lambda row:
 def test_embeddings_have_limits_of_their_own(endpoint):
     vectors = endpoint.kind is Kind.EMBEDDING
     assert RULES.lifetime(endpoint) == (2 if vectors else 1)
-    assert RULES.max_answer(endpoint) == (4 if vectors else 3)
-    assert RULES.lingers(endpoint) == (5.0 if vectors else 0.0)
+    assert RULES.max_response_bytes(endpoint) == (4 if vectors else 3)
+    assert RULES.linger_seconds(endpoint) == (5.0 if vectors else 0.0)
 
 
 @every

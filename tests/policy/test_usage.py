@@ -8,7 +8,7 @@ import pytest
 from ollama_cache_proxy.policy import endpoints
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.messages import ResponseHead
-from ollama_cache_proxy.policy.usage import Passing, generates, model, says, speaks
+from ollama_cache_proxy.policy.usage import Excerpt, has_output, model, streams_text, uses_model
 from tests.support.servers import data
 
 RECORDING: dict[str, Any] = json.loads(data("wire").joinpath("ollama-0.24.json").read_text("utf-8"))
@@ -52,7 +52,7 @@ def recorded(documents: list[dict[str, Any]]) -> Usage | None:
 WORKING = {
     name: case
     for name, case in RECORDING.items()
-    if generates(endpoints.find(case["request"]["method"], case["request"]["path"])[0])
+    if uses_model(endpoints.find(case["request"]["method"], case["request"]["path"])[0])
 }
 
 
@@ -61,14 +61,14 @@ def test_what_ollama_said_is_found_at_the_end_of_what_it_sent(name: str) -> None
     request = WORKING[name]["request"]
     endpoint, _ = endpoints.find(request["method"], request["path"])
     chunks = chunks_of(WORKING[name])
-    passing = Passing()
+    excerpt = Excerpt()
     for chunk in chunks:
-        passing.add(chunk)
+        excerpt.add(chunk)
     read = documents(chunks)
     expected = recorded(read)
-    assert endpoint.dialect.usage(passing.tail) == expected
+    assert endpoint.dialect.usage(excerpt.tail) == expected
     if expected is not None:
-        assert model(passing) == read[0]["model"]
+        assert model(excerpt) == read[0]["model"]
 
 
 def test_the_recording_says_enough_to_be_a_test() -> None:
@@ -85,11 +85,11 @@ def test_a_stream_speaks_from_its_first_piece_of_text_on(name: str) -> None:
     fields = tuple((key.encode(), value.encode()) for key, value in case["response"]["headers"])
     streamed = "json;" not in str(case["response"]["headers"]) and "embed" not in name
     head = ResponseHead(status=int(case["response"]["status_line"].split()[1]), reason="", fields=fields)
-    assert speaks(endpoint, head) is streamed
+    assert streams_text(endpoint, head) is streamed
     if streamed:
-        said = [says(chunk) for chunk in chunks_of(case)]
+        said = [has_output(chunk) for chunk in chunks_of(case)]
         assert said[0]
-        assert not says(chunks_of(case)[-1])  # it ends with figures, and no text
+        assert not has_output(chunks_of(case)[-1])  # it ends with figures, and no text
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_a_stream_speaks_from_its_first_piece_of_text_on(name: str) -> None:
     ],
 )
 def test_what_counts_as_said(chunk: bytes, expected: bool) -> None:
-    assert says(chunk) is expected
+    assert has_output(chunk) is expected
 
 
 @pytest.mark.parametrize("size", [1, 7, 200, 8191, 8192, 8193, 16384, 16385, 70_000, 200_000])
 def test_only_the_first_and_the_last_bytes_are_kept(size: int) -> None:
     body = bytes(range(256)) * 800
-    passing = Passing()
+    excerpt = Excerpt()
     for start in range(0, len(body), size):
-        passing.add(body[start : start + size])
-        assert len(passing._parts) <= 16384 // 64
-    assert sum(map(len, passing._parts)) <= 16384
-    assert passing.tail == body[-8192:]
-    assert passing.head == body[:4096]
+        excerpt.add(body[start : start + size])
+        assert len(excerpt._parts) <= 16384 // 64
+    assert sum(map(len, excerpt._parts)) <= 16384
+    assert excerpt.tail == body[-8192:]
+    assert excerpt.head == body[:4096]

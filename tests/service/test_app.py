@@ -25,7 +25,7 @@ from tests.support.servers import RedisServer
 
 LATER = [
     (Listener, "drain"),
-    (FastHits, "tell"),
+    (FastHits, "report"),
     (Statistics, "close"),
     (Tasks, "close"),
     (OllamaModels, "close"),
@@ -54,9 +54,9 @@ class Siblings:
 
     def counted(self, _connections: int) -> None: ...
 
-    def say(self, _topic: str, _value: Any = None) -> None: ...
+    def notify(self, _topic: str, _value: Any = None) -> None: ...
 
-    async def tell(self, _topic: str, _value: Any = None) -> None: ...
+    async def notify_and_wait(self, _topic: str, _value: Any = None) -> None: ...
 
     async def open(self, _take: object) -> None:
         self.note("open")

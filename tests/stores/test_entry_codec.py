@@ -19,7 +19,7 @@ OTHER = "ac" + "ab" * 31
 numbers = st.floats(min_value=0, max_value=1e12)
 tokens = st.none() | st.integers(min_value=0, max_value=2**53)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-marks = st.dictionaries(texts, st.binary(max_size=4).map(bytes.hex), max_size=3)
+fingerprints = st.dictionaries(texts, st.binary(max_size=4).map(bytes.hex), max_size=3)
 wholes = st.builds(
     StoredResponse,
     status=st.integers(min_value=100, max_value=599),
@@ -35,7 +35,7 @@ wholes = st.builds(
     namespace=texts,
     prompt_tokens=tokens,
     output_tokens=tokens,
-    marks=marks,
+    fingerprints=fingerprints,
 )
 
 
@@ -82,7 +82,7 @@ def test_a_prefix_that_is_too_short_says_so(length):
 def test_what_an_entry_has_not_takes_no_room():
     assert b"pieces" not in encode(KEY, FULL_ENTRY)
     assert b"marks" not in encode(KEY, FULL_ENTRY)
-    assert decode(KEY, encode(KEY, FULL_ENTRY)) == replace(FULL_ENTRY, pieces=b"", marks={})
+    assert decode(KEY, encode(KEY, FULL_ENTRY)) == replace(FULL_ENTRY, pieces=b"", fingerprints={})
 
 
 def test_a_body_of_any_bytes_comes_back():
@@ -129,12 +129,12 @@ FIELDS = b'"fields":[["Content-Type","application/json"],["Vary","Origin"]],'
                 reason="Höflich\udc80",
                 output_tokens=5,
                 pieces=packed([(5, 12), (70_000, 20)]),
-                marks={"prompt": "00ff", "model": "0f"},
+                fingerprints={"prompt": "00ff", "model": "0f"},
             ),
             b"OCP1\xde\xad\x8a2" + b"\xab" * 32 + b'\0\0\x01Z{"status":200,"reason":"H\xc3\x83\xc2\xb6flich\xc2\x80",'
             + FIELDS + ABOUT_FULL + b'"output_tokens":5,"pieces":2,"marks":{"prompt":"00ff","model":"0f"}}'
             b'\0\0\0\x05\0\0\0\x0c\0\x01\x11p\0\0\0\x14{"response":"hello","done":true}',
-            id="a stream, with marks",
+            id="a stream, with fingerprints",
         ),
     ],
 )  # fmt: skip
@@ -144,8 +144,9 @@ def test_the_bytes_are_those_of_stores_that_are_in_use(entry, value):
 
 
 def test_all_of_an_entry_s_metadata_is_stored_and_checked_by_its_annotated_types():
-    stored = orjson.loads(encode(KEY, replace(FULL_ENTRY, body=b"", marks={"prompt": "00ff"}))[44:])
-    assert set(stored) == {field.name for field in fields(EntryMetadata)} | {"reason", "fields"}
+    stored = orjson.loads(encode(KEY, replace(FULL_ENTRY, body=b"", fingerprints={"prompt": "00ff"}))[44:])
+    members = {field.name for field in fields(EntryMetadata)} - {"fingerprints"} | {"marks"}
+    assert set(stored) == members | {"reason", "fields"}
     for name in stored.keys() - {"reason", "fields"}:
         value = sealed(orjson.dumps(stored | {name: [1]}))
         assert decode_description(KEY, value, len(value)) is None, name
@@ -161,7 +162,7 @@ def test_a_change_of_any_single_bit_is_seen():
 
 
 def test_a_description_of_a_damaged_value_is_of_the_right_form_or_none():
-    entry = replace(FULL_ENTRY, pieces=packed([(5, 12), (7, 20)]), marks={"prompt": "00ff"})
+    entry = replace(FULL_ENTRY, pieces=packed([(5, 12), (7, 20)]), fingerprints={"prompt": "00ff"})
     value = encode(KEY, entry)
     whole = described(KEY, entry, len(entry.body))
     for at in range(described_by(KEY, value)):
@@ -227,7 +228,7 @@ def about(**changes: object) -> bytes:
 def test_a_sealed_value_of_the_right_form_is_an_entry():
     assert decode(KEY, sealed(about(), body=FULL_ENTRY.body)) == FULL_ENTRY
     pieces = packed([(0, 1), (9, 3)])
-    entry = replace(FULL_ENTRY, body=b"body", pieces=pieces, marks={"a": "ff"})
+    entry = replace(FULL_ENTRY, body=b"body", pieces=pieces, fingerprints={"a": "ff"})
     value = sealed(about(pieces=2, marks={"a": "ff"}), body=pieces + b"body")
     assert decode(KEY, value) == entry
     assert decode_description(KEY, value, len(value)) == described(KEY, entry, 4)

@@ -238,7 +238,7 @@ async def test_totals_that_were_given_are_not_the_stores_own():
 async def test_everything_that_clients_can_make_large_counts(clock):
     more = {"pieces": packed([(0, 1)] * 100), "namespace": "n" * 128, "fields": ((b"Vary", b"x" * 1000),)}
     store = room_for(100, clock)
-    await put(store, "a", replace(entry(), **more, marks={"m" * 64: "0" * 16}))
+    await put(store, "a", replace(entry(), **more, fingerprints={"m" * 64: "0" * 16}))
     assert store.size >= OVERHEAD + 800 + 128 + 1000 + 64
     await store.clear()
     assert store.size == 0

@@ -59,7 +59,7 @@ async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         return replace(view, entries=tiered_store(hot, store.entries, client, tasks), gauges=(hot, store.gauges))
 
     views = [view_of(client) for client in clients]
-    await until(lambda: all(getattr(view.entries, "_awake", True) for view in views))
+    await until(lambda: all(getattr(view.entries, "_holding", True) for view in views))
     yield views[0], views[1]
     await tasks.close(5)
     for client in clients:
@@ -79,7 +79,7 @@ def store(pair: Pair) -> EntryStore:
         pytest.param(replace(FULL_ENTRY, body=b"x" * (1 << 20)), id="large"),
         pytest.param(replace(FULL_ENTRY, pieces=packed([(3, 10), (5, 0), (5, 22)])), id="stream"),
         pytest.param(replace(FULL_ENTRY, body=b"x" * 999, pieces=packed([(7, 1)] * 999)), id="stream of many pieces"),
-        pytest.param(replace(FULL_ENTRY, marks={"model": "00ff", "prompt": ""}), id="marks"),
+        pytest.param(replace(FULL_ENTRY, fingerprints={"model": "00ff", "prompt": ""}), id="fingerprints"),
         pytest.param(replace(FULL_ENTRY, fields=((b"Vary", b"x" * 10_000),)), id="long fields"),
         pytest.param(replace(FULL_ENTRY, prompt_tokens=None, output_tokens=0, took=0.0), id="tokens"),
     ],

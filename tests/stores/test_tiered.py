@@ -65,11 +65,11 @@ class TieredByLists(ByLists, TieredStore):
 async def tiered(request: pytest.FixtureRequest, back: Back) -> AsyncIterator[TieredStore]:
     tasks = Tasks()
     store: TieredStore = request.param(MemoryStore(1 << 20, clock=Clock()), back, tasks=tasks)
-    store.wake()
-    back.keep(ONE, FULL_ENTRY)
-    back.keep(TWO, replace(FULL_ENTRY, body=b"two"))
+    store.resume()
+    back.add(ONE, FULL_ENTRY)
+    back.add(TWO, replace(FULL_ENTRY, body=b"two"))
     yield store
-    store.sleep()
+    store.suspend()
     await tasks.close(1)
 
 
@@ -99,19 +99,19 @@ async def test_the_store_is_told_what_is_used(monkeypatch: pytest.MonkeyPatch, t
     await tiered.get(TWO)
     await until(lambda: back.touched == [ONE, TWO])
     await tiered.get(TWO)
-    tiered.sleep()
+    tiered.suspend()
     await asyncio.sleep(0.05)
     assert back.touched == [ONE, TWO]
 
 
 async def test_asleep_it_holds_nothing(tiered: TieredStore, back: Back) -> None:
     await tiered.get(ONE)
-    tiered.sleep()
+    tiered.suspend()
     assert tiered.held(ONE) is None
     assert (await tiered.get(ONE)).entry == FULL_ENTRY
     assert tiered.held(ONE) is None
     assert back.asked == [ONE, ONE]
-    tiered.wake()
+    tiered.resume()
     await tiered.get(ONE)
     assert tiered.held(ONE) == FULL_ENTRY
 
@@ -119,7 +119,7 @@ async def test_asleep_it_holds_nothing(tiered: TieredStore, back: Back) -> None:
 @pytest.mark.parametrize("told", [[ONE], [ONE, TWO], None, [str(number) for number in range(5000)]])
 async def test_what_has_changed_is_forgotten(told: list[str] | None, tiered: TieredStore) -> None:
     await tiered.get(ONE)
-    tiered.forget(told)
+    tiered.invalidate(told)
     assert tiered.held(ONE) is None
 
 
@@ -130,7 +130,7 @@ async def test_what_changes_while_it_is_read_is_not_held(
     back.may_answer.clear()
     reading = [asyncio.create_task(tiered.get(ONE)) for _ in range(2)]
     await asyncio.sleep(0)
-    tiered.forget(told)
+    tiered.invalidate(told)
     back.may_answer.set()
     await asyncio.gather(*reading)
     assert tiered.held(ONE) is None
@@ -146,7 +146,7 @@ async def test_what_was_read_before_a_change_is_not_held_because_of_what_is_read
     back.may_answer.clear()
     early = asyncio.create_task(tiered.get(ONE))
     await asyncio.sleep(0)
-    tiered.forget([ONE])
+    tiered.invalidate([ONE])
     may_answer, back.may_answer = back.may_answer, asyncio.Event()
     late = asyncio.create_task(tiered.get(ONE))
     await asyncio.sleep(0)
@@ -196,7 +196,7 @@ async def test_what_is_put_deleted_cleared_or_purged_here_is_forgotten_here(tier
     await tiered.get(TWO)
     assert await tiered.purge(lambda _: True) == 1
     assert (await tiered.get(TWO)).entry is None
-    back.keep(ONE, FULL_ENTRY)
+    back.add(ONE, FULL_ENTRY)
     await tiered.get(ONE)
     assert await tiered.clear() == 1
     assert (await tiered.get(ONE)).entry is None

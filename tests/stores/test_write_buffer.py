@@ -71,7 +71,7 @@ async def test_what_is_forgotten_is_not_found_and_goes_on_its_way(monkeypatch: p
     await asyncio.sleep(0)
     flushing = asyncio.ensure_future(buffer.flush(5))
     await asyncio.sleep(0)
-    buffer.forget()
+    buffer.discard()
     assert buffer.get("a") is None
     await asyncio.wait_for(flushing, 1)
     await asyncio.wait_for(writing, 1)

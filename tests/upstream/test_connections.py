@@ -66,13 +66,13 @@ async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_un
         room = len(taken) != full_at
         return room
 
-    pouring = asyncio.ensure_future(answer.pour(take))
+    pouring = asyncio.ensure_future(answer.relay(take))
     await asyncio.sleep(0)
     for data in [*chunks[before:], b"0\r\n\r\n"]:  # no turn for who pours
         connection.data_received(data)
     while not await asyncio.wait_for(pouring, 5):
         room = True
-        pouring = asyncio.ensure_future(answer.pour(take))
+        pouring = asyncio.ensure_future(answer.relay(take))
     assert taken == [b"%d" % number for number in range(6)]
     assert answer.content.at_eof()
 
@@ -86,7 +86,7 @@ async def test_chunks_that_come_whole_are_not_parsed_again(monkeypatch: pytest.M
         taken.append((chunk, whole))
         return True
 
-    pouring = asyncio.ensure_future(answer.pour(take))
+    pouring = asyncio.ensure_future(answer.relay(take))
     await asyncio.sleep(0)
     parsed: list[bytes] = []
     parse = ResponseHandler.data_received
@@ -107,20 +107,20 @@ async def test_who_takes_no_more_finds_the_rest_of_what_came_with_it() -> None:
     connection = Connection(asyncio.get_running_loop())
     answer = await answer_over(connection, HEAD)
     taken: list[bytes] = []
-    pouring = asyncio.ensure_future(answer.pour(lambda chunk, whole: taken.append(chunk) or len(taken) != 2))
+    pouring = asyncio.ensure_future(answer.relay(lambda chunk, whole: taken.append(chunk) or len(taken) != 2))
     await asyncio.sleep(0)
     connection.data_received(b"".join(map(framed, (b"a", b"b", b"c", b"d"))) + b"1\r\n")
     assert taken == [b"a", b"b"]
     assert not await asyncio.wait_for(pouring, 5)
     connection.data_received(b"e\r\n" + LAST)
-    assert await asyncio.wait_for(answer.pour(lambda chunk, whole: taken.append(chunk) or True), 5)
+    assert await asyncio.wait_for(answer.relay(lambda chunk, whole: taken.append(chunk) or True), 5)
     assert taken == [b"a", b"b", b"c", b"d", b"e"]
 
 
 async def test_who_no_longer_waits_is_not_told() -> None:
     connection = Connection(asyncio.get_running_loop())
     answer = await answer_over(connection, HEAD)
-    pouring = asyncio.ensure_future(answer.pour(lambda chunk, framed: False))
+    pouring = asyncio.ensure_future(answer.relay(lambda chunk, framed: False))
     await asyncio.sleep(0)
     pouring.cancel()
     connection.data_received(framed(b"a"))  # in the same turn
@@ -142,7 +142,7 @@ async def test_a_body_that_comes_to_nonsense_breaks_off(nonsense: bytes, before:
 
     async def read() -> None:
         if way == "pour":
-            await answer.pour(lambda chunk, whole: taken.append(chunk) or True)
+            await answer.relay(lambda chunk, whole: taken.append(chunk) or True)
         else:
             taken.extend([chunk async for chunk in answer.chunks()])
 

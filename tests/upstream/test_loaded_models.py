@@ -30,7 +30,7 @@ class Answer:
         self.length = None
         self._body = body
 
-    def arrived(self) -> None:
+    def whole_body(self) -> None:
         return None
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -88,7 +88,7 @@ class CacheRoutes:
         """Clear the store; the siblings hold nothing of it any more."""
         cleared = await self._store.clear()
         if self._siblings is not None:
-            await self._siblings.tell(Topic.FORGET)
+            await self._siblings.notify_and_wait(Topic.DISCARD)
         return cleared
 
     async def _purge(self, wanted: Filter) -> int | None:
@@ -96,18 +96,18 @@ class CacheRoutes:
         self._purges.add(wanted)
         if self._siblings is None:
             return await self._purged(wanted)
-        await self._siblings.tell(Topic.PURGE, asdict(wanted))
+        await self._siblings.notify_and_wait(Topic.PURGE, asdict(wanted))
         purged = await self._purged(wanted)
-        await self._siblings.tell(Topic.FORGET)
+        await self._siblings.notify_and_wait(Topic.DISCARD)
         return purged
 
     async def _purged(self, wanted: Filter) -> int | None:
         if wanted.key is None:
-            return await self._store.purge(wanted.means)
+            return await self._store.purge(wanted.matches)
         lookup = await self._found(wanted.key)
         if lookup.generation is None:
             return None
-        if lookup.entry is None or not wanted.means(_described(wanted.key, lookup.entry)):
+        if lookup.entry is None or not wanted.matches(_described(wanted.key, lookup.entry)):
             return 0
         return await self._store.delete((wanted.key,), lookup.generation)
 
@@ -129,7 +129,7 @@ class CacheRoutes:
             return error(400, str(problem))
         if page is None:
             return error(503, _UNAVAILABLE)
-        shown = [self._shown(entry) for entry in page.entries if wanted.means(entry)]
+        shown = [self._shown(entry) for entry in page.entries if wanted.matches(entry)]
         return json({"entries": shown, "cursor": page.cursor})
 
     async def _entry(self, request: Request, _body: bytes) -> Reply:
@@ -159,7 +159,7 @@ class CacheRoutes:
         return {_camel(name): value for name, value in told.items()} | {"age": age, "ttl": entry.lifetime - age}
 
 
-_SHOWN: Final = tuple(field.name for field in fields(Description) if field.name != "marks")
+_SHOWN: Final = tuple(field.name for field in fields(Description) if field.name != "fingerprints")
 
 
 def _camel(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from http import HTTPStatus
 
-from ollama_cache_proxy.core.delivery import Delivery, remark
+from ollama_cache_proxy.core.delivery import Delivery, standing_detail
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.fetch import Fetched, Flowing
 from ollama_cache_proxy.core.flights import Flight, Flights
@@ -52,12 +52,12 @@ class Collapsing:
             with joined.seat() as seat:
                 response = await _usable(joined)
                 if response is not None and _fits(response, visit.hold):
-                    cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=remark(question))
+                    cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=standing_detail(question))
                     return await self._delivery.fetched(visit, question, response, seat, cache)
             question = replace(question, spent=self._clock.monotonic() - joined_at)
         if (
             self._rules.max_misses is not None
-            and self._flights.under_way(question.identity.model) >= self._rules.max_misses
+            and self._flights.in_flight(question.identity.model) >= self._rules.max_misses
         ):
             text = f"{self._rules.max_misses} requests for this model are under way (max_misses)"
             busy = CacheStatus(result=Result.BYPASS, detail=Detail.BUSY)
@@ -74,12 +74,12 @@ class Collapsing:
             lambda flight: self._work(question, flight),
             group=question.identity.model,
             hold=visit.hold,
-            linger=self._rules.lingers(question.candidate.endpoint),
+            linger=self._rules.linger_seconds(question.candidate.endpoint),
             alone=alone,
         )
         with flight.seat() as seat:
             try:
-                response = await flight.answer()
+                response = await flight.response()
             except ProxyError as error:
                 return await self._delivery.failure(visit, error, cache)
             outcome = await self._delivery.fetched(visit, question, response, seat, _missed(question, response, reason))
@@ -100,7 +100,7 @@ class Collapsing:
 async def _usable(flight: Flight[Fetched]) -> Fetched | None:
     """Return another's response; None after a failure, since that may have been of its making alone."""
     try:
-        response = await flight.answer()
+        response = await flight.response()
     except ProxyError:
         return None
     return response if response.head.status < HTTPStatus.INTERNAL_SERVER_ERROR else None
@@ -128,7 +128,7 @@ def _missed(question: Question, response: Fetched, reason: FwdReason) -> CacheSt
     """Say of a response that Ollama was asked for whether it is stored, and whether all of it was asked for."""
     if isinstance(response, Flowing):
         return CacheStatus(result=Result.MISS, fwd=reason, detail=response.detail)
-    said = Detail.ITEMS if response.known else remark(question)
+    said = Detail.ITEMS if response.known else standing_detail(question)
     return CacheStatus(
         result=Result.MISS,
         fwd=reason,

@@ -11,7 +11,7 @@ from ollama_cache_proxy.core.facts import NOTHING, Saved
 from ollama_cache_proxy.core.fetch import Fetched, Flowing, Whole
 from ollama_cache_proxy.core.flights import Seat
 from ollama_cache_proxy.core.outcome import Outcome, Visit
-from ollama_cache_proxy.core.ports import Answer
+from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import fields, usage
 from ollama_cache_proxy.policy.endpoints import Policy
@@ -19,7 +19,7 @@ from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, unp
 from ollama_cache_proxy.policy.replies import reply
 from ollama_cache_proxy.policy.reuse import Hit
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result
-from ollama_cache_proxy.policy.usage import Passing
+from ollama_cache_proxy.policy.usage import Excerpt
 
 
 class Delivery:
@@ -32,7 +32,7 @@ class Delivery:
     async def hit(self, visit: Visit, question: Question, hit: Hit) -> Outcome:
         """Send a stored response."""
         entry = hit.entry
-        detail = Detail.ESTIMATED_USAGE if hit.estimated else remark(question)
+        detail = Detail.ESTIMATED_USAGE if hit.estimated else standing_detail(question)
         cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=detail)
         length = None if entry.pieces else len(entry.body)
         lines = fields.hit_fields(entry.fields, length, hit.age, cache)
@@ -54,7 +54,7 @@ class Delivery:
     async def _replay(self, visit: Visit, head: ResponseHead, entry: StoredResponse) -> None:
         """Send a stream chunk for chunk, at once or at the pace that it had."""
         begun, client = self._clock.monotonic(), visit.client
-        listens = usage.speaks(visit.endpoint, head)
+        awaiting_token = usage.streams_text(visit.endpoint, head)
         await client.begin(head, None)
         sent = 0
         for at, size in unpacked(entry.pieces):
@@ -62,7 +62,7 @@ class Delivery:
                 await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
             chunk = entry.body[sent : sent + size]
             sent += size
-            listens = listens and self._listen(visit, chunk)
+            awaiting_token = awaiting_token and self._note_first_token(visit, chunk)
             await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
 
     async def fetched(
@@ -101,46 +101,46 @@ class Delivery:
 
     async def _flow(self, visit: Visit, head: ResponseHead, response: Flowing, seat: Seat) -> Outcome:
         """Hand on a response that is still coming. One that breaks off was no hit, whoever had asked for it."""
-        listens = usage.speaks(visit.endpoint, head)
+        awaiting_token = usage.streams_text(visit.endpoint, head)
         await visit.client.begin(head, response.length)
         try:
             async for chunk in response.tail.read(seat):
-                listens = listens and self._listen(visit, chunk)
+                awaiting_token = awaiting_token and self._note_first_token(visit, chunk)
                 await visit.client.write(chunk)
         except ProxyError as error:
             return await self.failure(visit, error, replace(visit.outcome.cache, result=Result.MISS))
         await visit.client.finish()
         return visit.outcome
 
-    async def relayed(self, visit: Visit, response: Answer, passing: Passing) -> bool:
+    async def relayed(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt) -> bool:
         """Hand a response on as it comes; return whether it is ended, as it is where all of it was there already."""
         cache = visit.outcome.cache
         head = fields.forwarded_head(response.head, cache)
         visit.outcome = Outcome(cache=cache, status=head.status)
-        whole = response.arrived()
+        whole = response.whole_body()
         if whole is not None:
-            passing.add(whole)
+            excerpt.add(whole)
             await visit.client.send(head, whole)
             return True
-        listens, client = usage.speaks(visit.endpoint, head), visit.client
+        awaiting_token, client = usage.streams_text(visit.endpoint, head), visit.client
         await client.begin(head, response.length)
 
         def hand_on(chunk: bytes, framed: bytes | None) -> bool:
-            nonlocal listens
+            nonlocal awaiting_token
             more = client.put(chunk, framed)
-            passing.add(chunk)
-            if listens:
-                listens = self._listen(visit, chunk)
+            excerpt.add(chunk)
+            if awaiting_token:
+                awaiting_token = self._note_first_token(visit, chunk)
             return more
 
-        while not await response.pour(hand_on):
+        while not await response.relay(hand_on):
             await client.flush()
         return False
 
-    def _listen(self, visit: Visit, chunk: bytes) -> bool:
+    def _note_first_token(self, visit: Visit, chunk: bytes) -> bool:
         """Note when the model says something; return whether it has said nothing yet."""
-        if usage.says(chunk):
-            visit.spoke_at = self._clock.monotonic()
+        if usage.has_output(chunk):
+            visit.first_token_at = self._clock.monotonic()
             return False
         return True
 
@@ -165,7 +165,7 @@ class Delivery:
         await visit.client.send(*reply(status, body, visit.outcome.cache, self._clock.now(), later))
 
 
-def remark(question: Question) -> Detail | None:
+def standing_detail(question: Question) -> Detail | None:
     """Return what there is to say of a question whatever came of it, or None."""
     if question.policy is Policy.WRITE_ONLY:
         return Detail.WRITE_ONLY

@@ -18,7 +18,7 @@ from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError
 from ollama_cache_proxy.core.fast_path import FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
-from ollama_cache_proxy.core.outcome import Outcome, Visit, told
+from ollama_cache_proxy.core.outcome import Outcome, Visit, exchange_fact
 from ollama_cache_proxy.core.ports import Client
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.relay import Relay
@@ -36,10 +36,10 @@ _NOTHING_STORED: Final = "nothing fresh is stored, and only-if-cached was asked 
 
 
 class Exchanges:
-    """Serves requests; one instance a process. With `each`, every hit is told by itself (see fast_path.py)."""
+    """Serves requests; one instance a process. `report_each` is that of fast_path.py."""
 
-    def __init__(self, neighbours: Neighbours, *, each: bool = True) -> None:
-        self.fast_path = FastHits(neighbours, each=each)
+    def __init__(self, neighbours: Neighbours, *, report_each: bool = True) -> None:
+        self.fast_path = FastHits(neighbours, report_each=report_each)
         self.serving = 0
         self._rules = neighbours.rules
         self._clock = neighbours.clock
@@ -70,7 +70,7 @@ class Exchanges:
             client.abort()
         finally:
             self.serving -= 1
-            exchange = told(visit, request, self._clock.monotonic(), ended=ended)
+            exchange = exchange_fact(visit, request, self._clock.monotonic(), ended=ended)
             self._observe(exchange)
         if ended and visit.outcome.hit is not None and visit.question is not None:
             self.fast_path.note(client.raw, visit.question, visit.outcome.hit, exchange)
@@ -99,7 +99,7 @@ class Exchanges:
 
     async def _reuse(self, visit: Visit, arrival: Arrival, body: bytes, candidate: Candidate) -> Outcome:
         """Answer a candidate from the store, or have Ollama asked for it."""
-        found = await self._intake.looked_up(arrival, candidate, body, visit.asks)
+        found = await self._intake.looked_up(arrival, candidate, body, visit.note_question)
         if isinstance(found, Bypass):
             return await self._pass_on(visit, arrival, body, found)
         question = found.question

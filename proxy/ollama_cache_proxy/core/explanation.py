@@ -21,8 +21,8 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Forward, Hit
 from ollama_cache_proxy.policy.status import Detail
 
-_SEARCH: Final = 2.0
-_PAGE: Final = 500
+_SEARCH_SECONDS: Final = 2.0
+_PAGE_ENTRIES: Final = 500
 
 
 @record
@@ -58,7 +58,7 @@ class Explainer:
         if isinstance(classified, Bypass):
             return about | {"candidate": False, "detail": classified.detail.value}
         asking = replace(arrival, directives=replace(arrival.directives, only_if_cached=False))
-        found = await self._intake.looked_up(asking, classified, body, _nothing)
+        found = await self._intake.looked_up(asking, classified, body, _ignore)
         if isinstance(found, Bypass):
             return about | {"candidate": False, "detail": found.detail.value}
         question = found.question
@@ -96,14 +96,14 @@ class Explainer:
         text = None if question.listing is None else _first_missing(question.listing)
         wanted = await self._fingerprinting.of(question.candidate, text, question.scope, question.request.fields)
         best: tuple[int, float, Description, tuple[str, ...]] | None = None
-        searched, cursor, ends = 0, "", self._clock.monotonic() + _SEARCH
+        searched, cursor, ends = 0, "", self._clock.monotonic() + _SEARCH_SECONDS
         complete = False
         while not complete and self._clock.monotonic() < ends:
-            page = await self._store.page(cursor, _PAGE)
+            page = await self._store.page(cursor, _PAGE_ENTRIES)
             if page is None:
                 break
             for entry in page.entries:
-                differs = differing(wanted, entry.marks)
+                differs = differing(wanted, entry.fingerprints)
                 if differs is not None and (best is None or (len(differs), -entry.stored_at) < best[:2]):
                     best = (len(differs), -entry.stored_at, entry, differs)
             searched += len(page.entries)
@@ -113,10 +113,10 @@ class Explainer:
         )
 
 
-def _nothing(_question: Question) -> None:
+def _ignore(_question: Question) -> None:
     """Take no note."""
 
 
 def _first_missing(listing: Listing) -> str:
-    missing = embeddings.missing(listing.batch, listing.known)
-    return missing[0] if missing else listing.batch.texts[0]
+    missing = embeddings.missing(listing.text_list, listing.known)
+    return missing[0] if missing else listing.text_list.texts[0]

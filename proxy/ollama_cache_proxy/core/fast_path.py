@@ -1,10 +1,10 @@
-"""The short way for hits: a request that is byte for byte like one that was a hit a moment ago, and still would be.
+"""The fast path: serves a request that is byte for byte like a recent hit, without parsing it.
 
-What the ordinary way found out is noted under the request's own bytes. It holds while the models are what they were,
-the store has the very same entry, and that is fresh; then the answer is the one that the ordinary way would give,
-without reading the request anew. It is there at once where the entry is held in memory, else the store is asked.
-Everything else goes the ordinary way, and is noted again. How often each was answered is counted here, and told to the
-observers as one fact a second.
+A hit that was served the ordinary way is noted under the bytes of its request. The note holds while no model's name has
+come to stand for another digest, the store has that very entry, and the entry is fresh; then the response is the one
+that parsing would lead to. It is returned immediately where the entry is in memory, else after asking the store. Every
+other request is parsed, and its hit noted again. Hits are counted here, and reported to the observers as one fact a
+second.
 """
 
 from __future__ import annotations
@@ -24,78 +24,81 @@ from ollama_cache_proxy.policy.status import CacheStatus
 
 CAPACITY: Final = 12 * 1024 * 1024
 """Bytes that notes may take."""
-MOST: Final = 64 * 1024
+MAX_BYTES: Final = 64 * 1024
 """Bytes of a request, and of a body, that are worth a note."""
-EVERY: Final = 1.0
-_UNTOLD: Final = 10_000
-_SIZE: Final = 1024
+REPORT_EVERY: Final = 1.0
+_MAX_UNREPORTED: Final = 10_000
+_NOTE_BYTES: Final = 1024
 """Bytes that a note takes, with the heads of its request and of its answer."""
-_END: Final = b"\r\n\r\n"
-_Mark: TypeAlias = tuple[float, float, int]
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_Version: TypeAlias = tuple[float, float, int]
 
 
 @dataclass(slots=True, eq=False)
 class _Note:
-    """What the ordinary way found: `exchange` is what it told, `head` the head of the answer at this `age`.
+    """What is known of a hit that was served the ordinary way."""
 
-    `begin` is the head of the request, `mark` tells the entry from others under its key. `seconds` are the times of the
-    exchanges since that were not yet told.
-    """
-
-    begin: bytes
+    request_head: bytes
     key: str
-    mark: _Mark
+    version: _Version
     edition: int
+    """That of the models when the hit was noted."""
     exchange: Exchange
+    """The fact that was reported for the hit."""
     age: int = -1
+    """Seconds; the Age that `head` tells."""
     head: bytes = b""
+    """The head of the response."""
     seconds: list[float] = field(default_factory=list)
+    """How long each hit since then took, of those not yet reported."""
 
 
 class FastHits:
-    """Notes, found by a hash of a request's bytes. With `each`, each exchange is told by itself, as logs want it."""
+    """Notes, by the hash of a request's bytes. `report_each` makes each hit a fact of its own, as logs want it."""
 
-    def __init__(self, neighbours: Neighbours, *, each: bool) -> None:
+    def __init__(self, neighbours: Neighbours, *, report_each: bool) -> None:
         self._store = neighbours.store
         self._models = neighbours.models
         self._clock = neighbours.clock
         self._tasks = neighbours.tasks
         self._observe: Observer = neighbours.observe
-        self._each = each
+        self._report_each = report_each
         self._notes: dict[bytes, _Note] = {}
-        self._begins: Counter[bytes] = Counter()
-        self._untold: set[_Note] = set()
+        self._heads: Counter[bytes] = Counter()
+        self._unreported: set[_Note] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange) -> None:
         """Note a hit that the ordinary way gave, and told of, where the next one like it can only be the same."""
         entry = hit.entry
-        if raw is None or max(len(raw), len(entry.body)) > MOST or not lasting(question.directives):
+        if raw is None or max(len(raw), len(entry.body)) > MAX_BYTES or not lasting(question.directives):
             return
         edition = self._models.edition(self._clock.monotonic())
         if edition is None or not question.identity.stability.unchanged() or question.listing is not None:
             return
-        name = _name(raw)
-        self._forget(name)
-        begin = _head_of(raw)
-        self._notes[name] = _Note(begin=begin, key=question.key, mark=_mark(entry), edition=edition, exchange=exchange)
-        self._begins[begin] += 1
-        while len(self._notes) * _SIZE > CAPACITY:
-            self._forget(next(iter(self._notes)))
+        name = _hash(raw)
+        self._drop(name)
+        request_head = _head_of(raw)
+        self._notes[name] = _Note(
+            request_head=request_head, key=question.key, version=_version(entry), edition=edition, exchange=exchange
+        )
+        self._heads[request_head] += 1
+        while len(self._notes) * _NOTE_BYTES > CAPACITY:
+            self._drop(next(iter(self._notes)))
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         """Give the answer to a request, head included, or None where it has to go the ordinary way.
 
         Where the store has to be asked, that is known later.
         """
-        if not self._notes or len(raw) > MOST or (note := self._notes.get(name := _name(raw))) is None:
+        if not self._notes or len(raw) > MAX_BYTES or (note := self._notes.get(name := _hash(raw))) is None:
             return None
         begun = self._clock.monotonic()
         edition = self._models.edition(begun)
         if edition is None:
             return None
         if edition != note.edition:
-            self._forget(name)
+            self._drop(name)
             return None
         entry = self._store.held(note.key)
         if entry is None:
@@ -106,14 +109,14 @@ class FastHits:
         entry = (await self._store.get(note.key)).entry
         still = note.edition == self._models.edition(self._clock.monotonic())
         if entry is None or not still or entry.stored_at + entry.lifetime <= self._clock.now():
-            self._forget(name)
+            self._drop(name)
             return None
         return self._answer(name, note, entry, begun)
 
     def _answer(self, name: bytes, note: _Note, entry: StoredResponse, begun: float) -> bytes | None:
         """Give the answer, where this is the entry that was noted."""
-        if _mark(entry) != note.mark:
-            self._forget(name)
+        if _version(entry) != note.version:
+            self._drop(name)
             return None
         age = max(0, int(self._clock.now() - entry.stored_at))
         if age != note.age:
@@ -121,47 +124,47 @@ class FastHits:
         self._count(note, entry, self._clock.monotonic() - begun)
         return note.head + entry.body
 
-    def begins(self, data: bytes) -> bool:
+    def knows_head(self, data: bytes) -> bool:
         """Whether these bytes are the head of a request that is noted, so that its body is worth waiting for."""
-        return data in self._begins
+        return data in self._heads
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Tell the observers what was not told yet."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        untold, self._untold = self._untold, set()
-        for note in untold:
+        unreported, self._unreported = self._unreported, set()
+        for note in unreported:
             seconds, note.seconds = note.seconds, []
             self._observe(Repeated(exchange=note.exchange, seconds=seconds))
 
     def _count(self, note: _Note, entry: StoredResponse, seconds: float) -> None:
-        if self._each:
+        if self._report_each:
             cache = replace(note.exchange.cache, ttl=entry.lifetime - note.age)
             self._observe(replace(note.exchange, cache=cache, seconds=seconds, first_byte=seconds))
             return
         if not note.seconds:
-            self._untold.add(note)
+            self._unreported.add(note)
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(EVERY, self.tell)
+                self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self.report)
         note.seconds.append(seconds)
-        if len(note.seconds) >= _UNTOLD:
-            self.tell()
+        if len(note.seconds) >= _MAX_UNREPORTED:
+            self.report()
 
-    def _forget(self, name: bytes) -> None:
+    def _drop(self, name: bytes) -> None:
         note = self._notes.pop(name, None)
         if note is None:
             return
-        self._begins[note.begin] -= 1
-        if not self._begins[note.begin]:
-            del self._begins[note.begin]
+        self._heads[note.request_head] -= 1
+        if not self._heads[note.request_head]:
+            del self._heads[note.request_head]
 
 
-def _name(raw: bytes) -> bytes:
+def _hash(raw: bytes) -> bytes:
     return sha256(raw).digest()
 
 
-def _mark(entry: StoredResponse) -> _Mark:
+def _version(entry: StoredResponse) -> _Version:
     return entry.stored_at, entry.took, len(entry.body)
 
 
@@ -172,4 +175,4 @@ def _head(entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
 
 
 def _head_of(raw: bytes) -> bytes:
-    return raw[: raw.index(_END) + len(_END)]
+    return raw[: raw.index(_END_OF_HEAD) + len(_END_OF_HEAD)]

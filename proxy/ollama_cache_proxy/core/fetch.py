@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from ollama_cache_proxy.core.facts import NotStored, Stored, Worked
 from ollama_cache_proxy.core.flights import Flight, Tail
-from ollama_cache_proxy.core.ports import Answer
+from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy import fields, storing, usage
@@ -23,7 +23,7 @@ from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.usage import Passing
+from ollama_cache_proxy.policy.usage import Excerpt
 
 
 @record
@@ -83,9 +83,9 @@ class Fetcher:
         if whole is None:
             return
         body = b"".join(whole.chunks)
-        verdict = self.judged(question, whole.head, body)
+        verdict = self.judge(question, whole.head, body)
         if isinstance(verdict, Detail):
-            await self.answer(question, flight, replace(whole, detail=verdict))
+            await self.publish_and_store(question, flight, replace(whole, detail=verdict))
             return
         tokens = (verdict.prompt_tokens, verdict.output_tokens)
         kept = Whole(  # `replace` takes three times as long
@@ -101,60 +101,60 @@ class Fetcher:
         def entries() -> Entries:
             return ((question.key, self.entry(question, kept.head, body, took=kept.seconds, tokens=tokens)),)
 
-        await self.answer(question, flight, kept, entries)
+        await self.publish_and_store(question, flight, kept, entries)
 
     async def ask(self, question: Question, flight: Flight[Fetched]) -> Whole | None:
         """Ask for all of it, to be handed to `answer`; None where it was over the limit, and has been relayed."""
         begun = self._clock.monotonic()
-        limit = self._rules.max_answer(question.candidate.endpoint)
+        limit = self._rules.max_response_bytes(question.candidate.endpoint)
         async with self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent) as answer:
             chunks, excess, rest = await _collected(answer, limit, flight.hold)
             if excess is not None:
                 tail = flight.overflow(sum(map(len, chunks)))
                 flight.publish(Flowing(head=answer.head, length=answer.length, tail=tail, detail=excess))
-                passing = Passing()
-                await tail.feed(_resumed(chunks, rest, passing))
-                self._worked(question, answer.head, passing)
+                excerpt = Excerpt()
+                await tail.feed(_resumed(chunks, rest, excerpt))
+                self._report_work(question, answer.head, excerpt)
                 return None
         seconds = self._clock.monotonic() - begun
         return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
 
-    async def answer(
+    async def publish_and_store(
         self, question: Question, flight: Flight[Fetched], whole: Whole, entries: Callable[[], Entries] = tuple
     ) -> None:
         """Give all who wait what was asked, and let them go on; then keep it, and tell of what Ollama did for it."""
         flight.publish(whole)
         await asyncio.sleep(0)
         try:
-            await self.keep(question, entries())
+            await self.store(question, entries())
         finally:
-            self._worked(question, whole.head, _passed(whole.chunks))
+            self._report_work(question, whole.head, _excerpt(whole.chunks))
 
     async def ask_bounded(
         self, question: Question, request: Request, body: bytes, flight: Flight[Fetched]
     ) -> Whole | Detail:
         """Ask for something else than the caller did; gives the reason where the answer is over a limit."""
         begun = self._clock.monotonic()
-        limit = self._rules.max_answer(question.candidate.endpoint)
+        limit = self._rules.max_response_bytes(question.candidate.endpoint)
         async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as answer:
             chunks, excess, _ = await _collected(answer, limit, flight.hold)
         seconds = self._clock.monotonic() - begun
         if excess is None:
-            self._worked(question, answer.head, _passed(chunks))
+            self._report_work(question, answer.head, _excerpt(chunks))
         return excess or Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
 
-    def _worked(self, question: Question, head: ResponseHead, passing: Passing) -> None:
+    def _report_work(self, question: Question, head: ResponseHead, excerpt: Excerpt) -> None:
         """Tell of what Ollama did for this answer."""
-        told = worked(question.candidate.endpoint, question.candidate.model, head, passing)
+        told = worked(question.candidate.endpoint, question.candidate.model, head, excerpt)
         if told is not None:
             self._observe(told)
 
-    def judged(self, question: Question, head: ResponseHead, body: bytes) -> Storable | Detail:
+    def judge(self, question: Question, head: ResponseHead, body: bytes) -> Storable | Detail:
         """Say whether this complete answer may be kept, or why not."""
         verdict = storing.storable(question.candidate, head, body)
-        return verdict.detail if isinstance(verdict, NotStorable) else self.bar(question) or verdict
+        return verdict.detail if isinstance(verdict, NotStorable) else self.reason_not_to_store(question) or verdict
 
-    def bar(self, question: Question) -> Detail | None:
+    def reason_not_to_store(self, question: Question) -> Detail | None:
         """Say why no answer to this question may be kept now, whatever it is, or None."""
         if question.policy is Policy.READ_ONLY:
             return Detail.READ_ONLY
@@ -166,7 +166,7 @@ class Fetcher:
             return Detail.NO_STORE
         return Detail.PURGED if self._is_purged(question) else None
 
-    def left_out(self, question: Question, detail: Detail) -> None:
+    def report_not_stored(self, question: Question, detail: Detail) -> None:
         """Tell of an answer whose head says that it is kept, or may be, that it was not."""
         candidate = question.candidate
         self._observe(
@@ -181,7 +181,7 @@ class Fetcher:
         keys = (question.key,) if question.listing is None else tuple(question.listing.keys.values())
         about = (question.identity.model, question.candidate.endpoint.operation)
         directives = question.directives
-        return any(purge.means_any(keys, *about, directives.category, directives.namespace) for purge in purges)
+        return any(purge.matches_any(keys, *about, directives.category, directives.namespace) for purge in purges)
 
     def lifetime(self, question: Question) -> int:
         """Give the lifetime of what is kept for this question, in seconds."""
@@ -217,17 +217,17 @@ class Fetcher:
         )
 
     async def _with_fingerprints(self, question: Question, entries: Entries) -> Entries:
-        """Add the fingerprints of the request's fields, where they are kept."""
+        """Return the entries with the fingerprints of the request's fields, where those are to be stored."""
         if not self._fingerprinting.on:
             return entries
-        listing, about = question.listing, (question.scope, question.request.fields)
+        candidate, listing, about = question.candidate, question.listing, (question.scope, question.request.fields)
         texts = {} if listing is None else {key: text for text, key in listing.keys.items()}
         return [
-            (key, replace(entry, marks=await self._fingerprinting.of(question.candidate, texts.get(key), *about)))
+            (key, replace(entry, fingerprints=await self._fingerprinting.of(candidate, texts.get(key), *about)))
             for key, entry in entries
         ]
 
-    async def keep(self, question: Question, entries: Entries) -> None:
+    async def store(self, question: Question, entries: Entries) -> None:
         """Put entries into the store, and take them out again should the model turn out to be another."""
         if not entries:
             return
@@ -259,10 +259,10 @@ class Fetcher:
 
 
 async def _collected(
-    answer: Answer, limit: int, hold: Hold
+    answer: UpstreamResponse, limit: int, hold: Hold
 ) -> tuple[tuple[bytes, ...], Detail | None, AsyncIterator[bytes]]:
     """Give what came until the end, or until it was over `limit` bytes or found no room, which of both, the rest."""
-    whole, rest = answer.arrived(), answer.chunks()
+    whole, rest = answer.whole_body(), answer.chunks()
     if whole is not None:
         return (whole,), _excess(len(whole), len(whole), limit, hold), rest
     chunks: list[bytes] = []
@@ -282,24 +282,24 @@ def _excess(size: int, more: int, limit: int, hold: Hold) -> Detail | None:
     return None if hold.grow(2 * more) else Detail.BUFFERS_FULL  # the chunks, and the whole that is made of them
 
 
-async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes], passing: Passing) -> AsyncIterator[bytes]:
+async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes], excerpt: Excerpt) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
     async for chunk in rest:
-        passing.add(chunk)
+        excerpt.add(chunk)
         yield chunk
 
 
-def _passed(chunks: tuple[bytes, ...]) -> Passing:
-    passing = Passing()
+def _excerpt(chunks: tuple[bytes, ...]) -> Excerpt:
+    excerpt = Excerpt()
     for chunk in chunks:
-        passing.add(chunk)
-    return passing
+        excerpt.add(chunk)
+    return excerpt
 
 
-def worked(endpoint: Endpoint, model: str, head: ResponseHead, passing: Passing) -> Worked | None:
+def worked(endpoint: Endpoint, model: str, head: ResponseHead, excerpt: Excerpt) -> Worked | None:
     """Give the fact that Ollama has worked, where the end of an answer says so; `model` as the request named it."""
-    told = endpoint.dialect.usage(passing.tail) if head.status == storing.OK else None
+    told = endpoint.dialect.usage(excerpt.tail) if head.status == storing.OK else None
     if told is None:
         return None
-    return Worked(operation=endpoint.operation, model=model or usage.model(passing), usage=told)
+    return Worked(operation=endpoint.operation, model=model or usage.model(excerpt), usage=told)

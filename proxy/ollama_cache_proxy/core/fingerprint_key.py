@@ -8,7 +8,7 @@ from typing import Final
 
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.policy.classify import Candidate
-from ollama_cache_proxy.policy.fingerprints import marks
+from ollama_cache_proxy.policy.fingerprints import fingerprints
 from ollama_cache_proxy.policy.key import Scope
 from ollama_cache_proxy.policy.messages import Fields
 
@@ -17,7 +17,7 @@ _BYTES: Final = 32
 
 
 class Fingerprinting:
-    """Gives marks where that is `on` and the store has a key for them."""
+    """Gives fingerprints where that is `on` and the store has a key for them."""
 
     def __init__(self, store: ValueStore, *, on: bool) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class Fingerprinting:
         self._secret = await self._store.set_default(_NAME, secrets.token_bytes(_BYTES)) if self.on else None
 
     async def of(self, candidate: Candidate, text: str | None, scope: Scope, fields: Fields) -> Mapping[str, str]:
-        """Give the marks of a request, or of one text of its list; none where there is no key."""
+        """Give the fingerprints of a request, or of one text of its list; none where there is no key."""
         if self.on and self._secret is None:
             await self.renew()
-        return {} if self._secret is None else marks(candidate, text, scope, fields, self._secret)
+        return {} if self._secret is None else fingerprints(candidate, text, scope, fields, self._secret)

@@ -61,7 +61,7 @@ class Flight(Generic[T]):
         self.hold = hold
         self._linger = linger
         self._seats: set[Seat] = set()
-        self._answer: T | ProxyError | None = None
+        self._outcome: T | ProxyError | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._tail: Tail | None = None
         self._task: asyncio.Task[None] | None = None
@@ -89,62 +89,62 @@ class Flight(Generic[T]):
         """How many wait."""
         return len(self._seats)
 
-    async def answer(self) -> T:
+    async def response(self) -> T:
         """Wait for the answer; raises the ProxyError that ended the flight instead."""
-        if self._answer is None:
-            told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(told)
-            await told
-        if isinstance(self._answer, ProxyError):
-            raise self._answer
-        return self._answer  # type: ignore[return-value] # it is there: it was told
+        if self._outcome is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+        if isinstance(self._outcome, ProxyError):
+            raise self._outcome
+        return self._outcome  # type: ignore[return-value] # it is there: it was waiter
 
     def publish(self, answer: T) -> None:
         """Give all who wait their answer: they go on in the event loop's next turn."""
-        self._tell(answer)
+        self._resolve(answer)
 
     def fail(self, error: ProxyError) -> None:
         """Tell all who wait that there is no answer; without effect where there is one."""
-        if self._answer is None:
-            self._tell(error)
+        if self._outcome is None:
+            self._resolve(error)
 
-    def _tell(self, answer: T | ProxyError) -> None:
-        self._answer = answer
-        for told in self._waiting:
-            if not told.done():
-                told.set_result(None)
+    def _resolve(self, answer: T | ProxyError) -> None:
+        self._outcome = answer
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
         self._waiting.clear()
 
     def overflow(self, limit: int) -> Tail:
         """Begin an answer whose rest is still coming: nobody may join from now on, nothing is worth finishing alone."""
         self.joinable = False
-        return self._flow(Tail(limit, self._seats, whole=False))
+        return self._begin(Tail(limit, self._seats, retain=False))
 
     def stream(self, limit: int) -> Tail:
         """Begin an answer that is handed on as it comes: who joins gets all of it, while it is within `limit` bytes."""
-        return self._flow(Tail(limit, self._seats, whole=True))
+        return self._begin(Tail(limit, self._seats, retain=True))
 
-    def closes(self, tail: Tail, limit: int | None = None) -> None:
+    def close(self, tail: Tail, limit: int | None = None) -> None:
         """Let nobody join a stream from now on: it has outgrown its limit, or a smaller `limit`, or broken off."""
         self.joinable = False
-        tail.let_go(limit)
+        tail.release(limit)
 
-    def lingers(self, seconds: float) -> None:
+    def linger(self, seconds: float) -> None:
         """Go on for so long when the last reader leaves: what is left to come is next to nothing."""
         self._linger = seconds
 
-    def _flow(self, tail: Tail) -> Tail:
+    def _begin(self, tail: Tail) -> Tail:
         self._linger = 0.0
         self._tail = tail
         if not self._seats:
             self._cancel()
         return tail
 
-    def started(self, task: asyncio.Task[None]) -> None:
+    def run_by(self, task: asyncio.Task[None]) -> None:
         """Know the task that does the work."""
         self._task = task
 
-    def landed(self) -> None:
+    def end(self) -> None:
         """Know that the work has ended, however it did."""
         self.joinable = False
         if self._timer is not None:
@@ -154,7 +154,7 @@ class Flight(Generic[T]):
     @property
     def complete(self) -> bool:
         """Whether all of the answer has come: what is left is the store's."""
-        return self._answer is not None and (self._tail is None or self._tail.ended)
+        return self._outcome is not None and (self._tail is None or self._tail.ended)
 
     def _abandon(self) -> None:
         if self._linger > 0:
@@ -179,9 +179,9 @@ class Tail:
     that takes nothing and holds up others is left behind. `seats` is the flight's own set of readers.
     """
 
-    def __init__(self, limit: int, seats: set[Seat], *, whole: bool) -> None:
+    def __init__(self, limit: int, seats: set[Seat], *, retain: bool) -> None:
         self.ended = False
-        self._whole = whole
+        self._retain = retain
         self._limit = limit
         self._seats = seats
         self._chunks: deque[bytes] = deque()
@@ -192,7 +192,7 @@ class Tail:
 
     def trim(self) -> None:
         """Drop what every reader that is left has taken, and wake whoever waits."""
-        if self._whole:
+        if self._retain:
             return
         behind = min((seat.position for seat in self._seats), default=self._first + len(self._chunks))
         while self._chunks and self._first < behind:
@@ -200,9 +200,9 @@ class Tail:
             self._first += 1
         self._wake()
 
-    def let_go(self, limit: int | None = None) -> None:
+    def release(self, limit: int | None = None) -> None:
         """Keep no more than the slowest reader needs, within a new `limit` where there is one."""
-        self._whole = False
+        self._retain = False
         if limit is not None:
             self._limit = limit
         self.trim()
@@ -212,8 +212,8 @@ class Tail:
         self._error = unreachable("the request to Ollama was cancelled")
         try:
             async for chunk in chunks:
-                while self._held > self._limit and not self._whole:
-                    await self._room()
+                while self._held > self._limit and not self._retain:
+                    await self._wait_for_slowest()
                 self._chunks.append(chunk)
                 self._held += len(chunk)
                 self._wake()
@@ -225,7 +225,7 @@ class Tail:
             self._wake()
         return self._error is None
 
-    async def _room(self) -> None:
+    async def _wait_for_slowest(self) -> None:
         """Wait for the slowest readers, but not for long where another one has nothing left to read."""
         end = self._first + len(self._chunks)
         slowest = [seat for seat in self._seats if seat.position == self._first]
@@ -277,7 +277,7 @@ class Flights(Generic[T]):
         """How many clients wait in flights that were begun for others to join."""
         return sum(flight.seats for flight in self._current.values())
 
-    def under_way(self, group: str) -> int:
+    def in_flight(self, group: str) -> int:
         """How many flights of a group wait for their answer, those that nobody may join included."""
         return sum(not flight.complete for flight in self._groups.get(group, ()))
 
@@ -305,13 +305,13 @@ class Flights(Generic[T]):
         self._groups.setdefault(group, set()).add(flight)
         if not alone:
             self._current[key] = flight
-        task = self._tasks.spawn(_fly(flight, work), f"flight {key[:8]}")
-        land = partial(self._land, key, group, flight)
-        task.add_done_callback(lambda _: land())  # a task can be cancelled before its first step
-        flight.started(task)
+        task = self._tasks.spawn(_run(flight, work), f"flight {key[:8]}")
+        end = partial(self._end, key, group, flight)
+        task.add_done_callback(lambda _: end())  # a task can be cancelled before its first step
+        flight.run_by(task)
         return flight
 
-    def _land(self, key: str, group: str, flight: Flight[T]) -> None:
+    def _end(self, key: str, group: str, flight: Flight[T]) -> None:
         flights = self._groups[group]
         flights.discard(flight)
         if not flights:
@@ -319,10 +319,10 @@ class Flights(Generic[T]):
         flight.hold.__exit__()
         if self._current.get(key) is flight:
             del self._current[key]
-        flight.landed()
+        flight.end()
 
 
-async def _fly(flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, None]]) -> None:
+async def _run(flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, None]]) -> None:
     try:
         await work(flight)
     except ProxyError as error:

@@ -90,9 +90,9 @@ class Intake:
         return classify.by_body(arrival.endpoint, body, policy=arrival.policy, streams=self._rules.streams)
 
     async def looked_up(
-        self, arrival: Arrival, candidate: Candidate, body: bytes, posed: Callable[[Question], object]
+        self, arrival: Arrival, candidate: Candidate, body: bytes, on_question: Callable[[Question], object]
     ) -> Bypass | Found:
-        """Pose a question and look it up; `posed` is told the question before the store is asked.
+        """Pose a question and look it up; `on_question` is told the question before the store is asked.
 
         A candidate whose model stands for nothing that is known is passed on after all.
         """
@@ -104,6 +104,6 @@ class Intake:
         if question is None:
             spent = self._clock.monotonic() - begun
             return Bypass(detail=Detail.NO_DIGEST, model=candidate.model, spent=spent)
-        posed(question)
+        on_question(question)
         question, reuse = await self._lookup.find(question)
         return Found(question=question, reuse=reuse)

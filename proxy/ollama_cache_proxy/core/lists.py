@@ -20,11 +20,11 @@ from ollama_cache_proxy.policy import storing
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable
 from ollama_cache_proxy.policy.embeddings import (
     Item,
-    alike,
     encode,
     join,
     joined_size,
     missing,
+    same_length,
     sound,
     split,
     upstream_body,
@@ -35,8 +35,8 @@ from ollama_cache_proxy.policy.storing import OK
 
 _OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
 
-_TO_ASK: Final = 3
-"""Turns of the event loop that a look at the models takes until it is sent."""
+_TURNS_TO_SEND: Final = 3
+"""Turns of the event loop that a probe at the models takes until it is sent."""
 
 
 class ListFetcher(Fetcher):
@@ -44,10 +44,10 @@ class ListFetcher(Fetcher):
 
     async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
         """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
-        texts = missing(listing.batch, listing.known)
+        texts = missing(listing.text_list, listing.known)
         if not texts:  # all are known, but the answer would be over the limit
-            await self._fetch_unkept(question, flight, Detail.ANSWER_TOO_LARGE)
-        elif texts == listing.batch.texts and not listing.batch.base64:
+            await self._fetch_unstored(question, flight, Detail.ANSWER_TOO_LARGE)
+        elif texts == listing.text_list.texts and not listing.text_list.base64:
             await self._fetch_all(question, listing, flight)
         else:
             await self._fetch_part(question, listing, flight, texts)
@@ -57,46 +57,46 @@ class ListFetcher(Fetcher):
         whole = await self.ask(question, flight)
         if whole is None:
             return
-        texts = listing.batch.texts
-        items = self._cut(question, listing, whole, texts, sure=True)
-        detail = items if isinstance(items, Detail) else self.bar(question)
+        texts = listing.text_list.texts
+        items = self._cut(question, listing, whole, texts, check_numbers=True)
+        detail = items if isinstance(items, Detail) else self.reason_not_to_store(question)
         if isinstance(items, Detail) or detail is not None:
-            await self.answer(question, flight, replace(whole, detail=detail))
+            await self.publish_and_store(question, flight, replace(whole, detail=detail))
             return
         tokens = sum(item.tokens for item in items)
         whole = replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens)
         found = dict(zip(texts, items, strict=True))
-        await self.answer(question, flight, whole, lambda: self._entries(question, listing, whole, found))
+        await self.publish_and_store(question, flight, whole, lambda: self._entries(question, listing, whole, found))
 
     async def _fetch_part(
         self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
     ) -> None:
         """Ask for some texts, and join their items with those that are known."""
         request = replace(question.request, fields=_without_body_fields(question.request.fields))
-        part = await self.ask_bounded(question, request, upstream_body(listing.batch, texts), flight)
+        part = await self.ask_bounded(question, request, upstream_body(listing.text_list, texts), flight)
         if isinstance(part, Detail):
-            await self._fetch_unkept(question, flight, part)
+            await self._fetch_unstored(question, flight, part)
             return
         if part.head.status != OK:  # one bad text fails the list, and the error is about what the caller sent
-            await self._fetch_unkept(question, flight, Detail.STATUS)
+            await self._fetch_unstored(question, flight, Detail.STATUS)
             return
-        look = self._look(question) if listing.known else None
-        await _turns(_TO_ASK)  # what Ollama says to that comes while the answer is cut
-        items = self._cut(question, listing, part, texts, sure=listing.batch.base64)
+        probe = self._start_probe(question) if listing.known else None
+        await _turns(_TURNS_TO_SEND)  # what Ollama says to that comes while the answer is cut
+        items = self._cut(question, listing, part, texts, check_numbers=listing.text_list.base64)
         if isinstance(items, Detail):
-            await self._fetch_unkept(question, flight, items)
+            await self._fetch_unstored(question, flight, items)
             return
         asked = dict(zip(texts, items, strict=True))
         together = {**listing.known, **asked}
-        detail = await self._unjoinable(question, listing, together, look)
+        detail = await self._unjoinable(question, listing, together, probe)
         if detail is not None:
-            await self._fetch_unkept(question, flight, detail)
+            await self._fetch_unstored(question, flight, detail)
             return
         durations = (items[0].total_duration, items[0].load_duration)
-        joined = join(listing.batch, together, durations=durations)
+        joined = join(listing.text_list, together, durations=durations)
         length = (b"Content-Length", str(len(joined.body)).encode())
         head = replace(part.head, fields=(*_without_body_fields(part.head.fields), length))
-        detail = self.bar(question)
+        detail = self.reason_not_to_store(question)
         whole = Whole(
             head=head,
             length=len(joined.body),
@@ -113,46 +113,46 @@ class ListFetcher(Fetcher):
         if detail is not None:
             return
         if sound(items):  # the caller, who has what Ollama said, has not waited for this
-            await self.keep(question, self._entries(question, listing, part, asked))
+            await self.store(question, self._entries(question, listing, part, asked))
         else:
-            self.left_out(question, self._unfit(question, part, texts))
+            self.report_not_stored(question, self._reason_unusable(question, part, texts))
 
-    def _look(self, question: Question) -> asyncio.Task[bool]:
-        """Begin to look whether the model is still the same.
+    def _start_probe(self, question: Question) -> asyncio.Task[bool]:
+        """Begin to probe whether the model is still the same.
 
         Of one answer Ollama has seen to it that its vectors belong together; between what is known and what was asked
         the model may have changed behind our back.
         """
-        return self._tasks.spawn(self._models.still(question.identity), "look whether a model is the same")
+        return self._tasks.spawn(self._models.is_current(question.identity), "probe whether a model is the same")
 
     async def _unjoinable(
-        self, question: Question, listing: Listing, items: Mapping[str, Item], look: asyncio.Task[bool] | None
+        self, question: Question, listing: Listing, items: Mapping[str, Item], probe: asyncio.Task[bool] | None
     ) -> Detail | None:
         """Say why these items must not be joined, or None."""
-        if joined_size(listing.batch, items) > self._rules.max_list_bytes:
+        if joined_size(listing.text_list, items) > self._rules.max_list_bytes:
             return Detail.ANSWER_TOO_LARGE
-        if not alike(items.values()):
+        if not same_length(items.values()):
             return Detail.MODEL_CHANGED
-        same = question.identity.stability.unchanged() and (look is None or await look)
+        same = question.identity.stability.unchanged() and (probe is None or await probe)
         return None if same else Detail.MODEL_CHANGED
 
-    async def _fetch_unkept(self, question: Question, flight: Flight[Fetched], detail: Detail) -> None:
+    async def _fetch_unstored(self, question: Question, flight: Flight[Fetched], detail: Detail) -> None:
         """Ask as the caller asked: what came of the part could not be joined, for this reason."""
         whole = await self.ask(question, flight)
         if whole is not None:
-            await self.answer(question, flight, replace(whole, detail=detail))
+            await self.publish_and_store(question, flight, replace(whole, detail=detail))
 
     def _cut(
-        self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...], *, sure: bool
+        self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...], *, check_numbers: bool
     ) -> tuple[Item, ...] | Detail:
         """Give the items of an answer to a request for `texts`, or why it has none that can be relied on.
 
-        They are `sound` where that must be `sure` now.
+        They are `sound` where that must be `check_numbers` now.
         """
         barred = storing.by_head(question.candidate, whole.head)
-        items = None if barred else split(listing.batch, texts, b"".join(whole.chunks))
-        if items is None or (sure and not sound(items)):
-            return self._unfit(question, whole, texts)
+        items = None if barred else split(listing.text_list, texts, b"".join(whole.chunks))
+        if items is None or (check_numbers and not sound(items)):
+            return self._reason_unusable(question, whole, texts)
         if all(item.total_duration and item.load_duration for item in items):
             return items
         measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
@@ -161,7 +161,7 @@ class ListFetcher(Fetcher):
             for item in items
         )
 
-    def _unfit(self, question: Question, whole: Whole, texts: tuple[str, ...]) -> Detail:
+    def _reason_unusable(self, question: Question, whole: Whole, texts: tuple[str, ...]) -> Detail:
         """Say why an answer to a request for `texts` has no items, or none that may be kept."""
         candidate = replace(question.candidate, items=len(texts))
         verdict = storing.storable(candidate, whole.head, b"".join(whole.chunks))

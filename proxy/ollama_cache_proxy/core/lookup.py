@@ -8,7 +8,7 @@ from ollama_cache_proxy.core.facts import Saved
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
-from ollama_cache_proxy.policy.embeddings import Batch, Item
+from ollama_cache_proxy.policy.embeddings import Item, TextList
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.key import Scope, cache_key
 from ollama_cache_proxy.policy.messages import Request
@@ -62,20 +62,20 @@ class StoreLookup:
 
     async def _find_list(self, question: Question, listing: Listing) -> tuple[Question, Reuse]:
         """Look up each text; all of them known are a hit, whose entry is the joined answer."""
-        batch, keys = listing.batch, listing.keys
+        text_list, keys = listing.text_list, listing.keys
         found = await self._store.get_many(tuple(keys.values()))
         directives, now = replace(question.directives, only_if_cached=False), self._clock.now()
         entries = (None if question.policy is Policy.WRITE_ONLY else entry for entry in found.entries)
         outcomes = {text: reuse(entry, directives, now) for text, entry in zip(keys, entries, strict=True)}
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
         items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
-        if not embeddings.alike(items.values()):
+        if not embeddings.same_length(items.values()):
             items = {}  # of two models: one was replaced behind our back a moment ago
-        missing = frozenset(embeddings.missing(batch, items))
+        missing = frozenset(embeddings.missing(text_list, items))
         known = {text: item for text, item in items.items() if text not in missing}
-        listing = replace(listing, known=known, saved=_saved(batch, known, hits))
+        listing = replace(listing, known=known, saved=_saved(text_list, known, hits))
         question = replace(question, generation=found.generation, listing=listing)
-        if not missing and embeddings.joined_size(batch, items) <= self._rules.max_list_bytes:
+        if not missing and embeddings.joined_size(text_list, items) <= self._rules.max_list_bytes:
             return question, _joined(listing, hits)
         if question.directives.only_if_cached:
             return question, Refuse.ONLY_IF_CACHED
@@ -85,15 +85,15 @@ class StoreLookup:
 
 
 def _listing(candidate: Candidate, scope: Scope, request: Request) -> Listing | None:
-    batch = embeddings.batch(candidate)
-    if batch is None:
+    text_list = embeddings.text_list(candidate)
+    if text_list is None:
         return None
-    return Listing(batch=batch, keys=embeddings.item_keys(batch, scope, request.fields))
+    return Listing(text_list=text_list, keys=embeddings.item_keys(text_list, scope, request.fields))
 
 
-def _saved(batch: Batch, known: dict[str, Item], hits: dict[str, Hit]) -> Saved:
+def _saved(text_list: TextList, known: dict[str, Item], hits: dict[str, Hit]) -> Saved:
     """Sum up what Ollama does not have to do again: it would work on each text as often as it stands there."""
-    texts = [text for text in batch.texts if text in known]
+    texts = [text for text in text_list.texts if text in known]
     return Saved(
         seconds=sum(hits[text].entry.took for text in texts), prompt_tokens=sum(known[text].tokens for text in texts)
     )
@@ -101,9 +101,9 @@ def _saved(batch: Batch, known: dict[str, Item], hits: dict[str, Hit]) -> Saved:
 
 def _joined(listing: Listing, hits: dict[str, Hit]) -> Hit:
     """Make one hit of a list of which every text is known; its age is that of the oldest item."""
-    joined = embeddings.join(listing.batch, listing.known)
-    first = hits[listing.batch.texts[0]].entry
-    kind = (b"Content-Type", embeddings.content_type(listing.batch))
+    joined = embeddings.join(listing.text_list, listing.known)
+    first = hits[listing.text_list.texts[0]].entry
+    kind = (b"Content-Type", embeddings.content_type(listing.text_list))
     entry = replace(
         first,
         fields=tuple(kind if line[0].lower() == b"content-type" else line for line in first.fields),

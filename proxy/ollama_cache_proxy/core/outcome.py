@@ -18,7 +18,7 @@ from ollama_cache_proxy.policy.status import CacheStatus, Detail, bypass
 from ollama_cache_proxy.policy.trace import trace_id
 
 _MAX_NAME: Final = 80
-"""Characters of a model's name that are told."""
+"""Characters of a model's name that are reported."""
 
 
 @record
@@ -58,15 +58,15 @@ class Visit:
     model: str = ""
     question: Question | None = None
     outcome: Outcome = _UNDECIDED
-    spoke_at: float | None = None
+    first_token_at: float | None = None
     """Monotonic time of the first chunk in which the model said something."""
 
-    def asks(self, question: Question) -> None:
+    def note_question(self, question: Question) -> None:
         """Note what is asked."""
         self.question, self.model = question, question.candidate.model
 
 
-def told(visit: Visit, request: Request, end: float, *, ended: bool) -> Exchange:
+def exchange_fact(visit: Visit, request: Request, end: float, *, ended: bool) -> Exchange:
     """Return the fact that an exchange ends in at monotonic time `end`; one that has not `ended` was left."""
     outcome, question, at = visit.outcome, visit.question, visit.client.first_byte_at
     return Exchange(
@@ -79,7 +79,7 @@ def told(visit: Visit, request: Request, end: float, *, ended: bool) -> Exchange
         key="" if question is None else question.key,
         seconds=end - visit.begun,
         first_byte=None if at is None else at - visit.begun,
-        first_token=None if visit.spoke_at is None else visit.spoke_at - visit.begun,
+        first_token=None if visit.first_token_at is None else visit.first_token_at - visit.begun,
         upstream_seconds=outcome.upstream_seconds,
         items=outcome.items,
         items_known=outcome.items_known,

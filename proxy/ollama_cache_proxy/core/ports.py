@@ -23,11 +23,11 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
-Room: TypeAlias = Callable[[int], bool]
+Reserve: TypeAlias = Callable[[int], bool]
 """Whether so many bytes more may be held in memory."""
 
 
-Take: TypeAlias = Callable[[bytes, bytes | None], bool]
+Sink: TypeAlias = Callable[[bytes, bytes | None], bool]
 """What is given a piece of a body, and that piece framed as a chunk (RFC 9112, section 7.1) where it came so.
 
 Says whether more may follow at once; raises nothing.
@@ -54,7 +54,7 @@ class Client(Protocol):
     def raw(self) -> bytes | None:
         """The whole request as it came, body included; None where the next one like it might mean something else."""
 
-    async def body(self, limit: int, room: Room) -> bytes | None:
+    async def body(self, limit: int, reserve: Reserve) -> bytes | None:
         """Read the whole body; None when it is larger than `limit` bytes or finds no `room`.
 
         Then `stream` gives all of it. Raises ProxyError when it does not come in time.
@@ -66,7 +66,7 @@ class Client(Protocol):
     async def begin(self, head: ResponseHead, length: int | None) -> None: ...
     async def write(self, chunk: bytes) -> None: ...
     def put(self, chunk: bytes, framed: bytes | None) -> bool:
-        """Write without waiting; whether more may follow at once, see Take. Else `flush` is to be waited for."""
+        """Write without waiting; whether more may follow at once, see Sink. Else `flush` is to be waited for."""
 
     async def flush(self) -> None: ...
     async def finish(self, last: bytes = b"") -> None:
@@ -79,19 +79,19 @@ class Client(Protocol):
         """End with a reset, so that no one can take what was sent for a whole answer."""
 
 
-class Answer(Protocol):
+class UpstreamResponse(Protocol):
     """Ollama's answer while it arrives. `length` is its Content-Length, None where it is not known ahead."""
 
     head: ResponseHead
     length: int | None
 
-    def arrived(self) -> bytes | None:
+    def whole_body(self) -> bytes | None:
         """Give the whole body where all of it has come already, and its length was told; raises ProxyError."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
 
-    async def pour(self, take: Take) -> bool:
+    async def relay(self, sink: Sink) -> bool:
         """Let `take` have each piece as it arrives, chunks in the very turn of it, as long as it says True.
 
         Gives True at the end of the body; raises ProxyError when it breaks off.
@@ -106,7 +106,7 @@ class Upstream(Protocol):
 
     def ask(
         self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
-    ) -> AbstractAsyncContextManager[Answer]:
+    ) -> AbstractAsyncContextManager[UpstreamResponse]:
         """Send a request whose fields are already those for the upstream; raises ProxyError.
 
         A request is sent once more if a pooled connection closes before any byte of the answer; one that is
@@ -136,7 +136,7 @@ class Models(Protocol):
     async def identify(self, name: str) -> Identity | None:
         """Give what `name` stands for; None when that is not known."""
 
-    async def still(self, identity: Identity) -> bool:
+    async def is_current(self, identity: Identity) -> bool:
         """Look now, and say whether the name still stands for this digest."""
 
     def edition(self, moment: float) -> int | None:
@@ -145,13 +145,13 @@ class Models(Protocol):
         `moment` is the monotonic time at which somebody wants to know.
         """
 
-    def change_begins(self, name: str | None) -> object:
-        """A request that changes this model (None: some model) will go upstream; returns a token for `change_ends`."""
+    def begin_change(self, name: str | None) -> object:
+        """A request that changes this model (None: some model) will go upstream; returns a token for `end_change`."""
 
     async def change_known(self, token: object) -> None:
         """Return when every process that serves here knows that it has begun, or has had time enough to."""
 
-    def change_ends(self, token: object) -> None: ...
+    def end_change(self, token: object) -> None: ...
 
     def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
         """Call `withdraw` if the first look begun after this moment shows another digest."""
@@ -167,7 +167,7 @@ class Topic(StrEnum):
     CHANGE_BEGINS = "change-begins"
     CHANGE_ENDS = "change-ends"
     PURGE = "purge"
-    FORGET = "forget"
+    DISCARD = "forget"
     FLUSH = "flush"
     TOTALS = "totals"
 
@@ -175,10 +175,10 @@ class Topic(StrEnum):
 class Siblings(Protocol):
     """The other processes of a proxy that has several. Nothing is raised where one of them does not hear."""
 
-    def say(self, topic: Topic, value: Any = None) -> None:
+    def notify(self, topic: Topic, value: Any = None) -> None:
         """Tell all of them, without waiting."""
 
-    async def tell(self, topic: Topic, value: Any = None) -> None:
+    async def notify_and_wait(self, topic: Topic, value: Any = None) -> None:
         """Tell all of them, and wait until they have done what it asks for: a quarter of a second at most."""
 
 
@@ -188,5 +188,5 @@ class FastPath(Protocol):
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         """Give the whole answer to a whole request, now or in a moment; None where it has to be read."""
 
-    def begins(self, data: bytes) -> bool:
+    def knows_head(self, data: bytes) -> bool:
         """Whether these bytes are the head of a known request, of which the body is still to come."""

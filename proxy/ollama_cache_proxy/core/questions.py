@@ -11,7 +11,7 @@ from ollama_cache_proxy.core.ports import Clock, Identity, Models, Upstream
 from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.classify import Candidate
-from ollama_cache_proxy.policy.embeddings import Batch, Item
+from ollama_cache_proxy.policy.embeddings import Item, TextList
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.key import Scope
 from ollama_cache_proxy.policy.messages import Request
@@ -40,7 +40,7 @@ class Neighbours:
 class Listing:
     """A question that is a list of texts."""
 
-    batch: Batch
+    text_list: TextList
     keys: Mapping[str, str]
     """Item keys by text."""
     known: Mapping[str, Item] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Listing:
     @property
     def known_texts(self) -> int:
         """How many of the caller's texts are known, duplicates counted."""
-        return sum(text in self.known for text in self.batch.texts)
+        return sum(text in self.known for text in self.text_list.texts)
 
 
 @record
@@ -78,4 +78,4 @@ class Question:
     @property
     def texts(self) -> int:
         """How many texts a list has; 0 for what is no list."""
-        return 0 if self.listing is None else len(self.listing.batch.texts)
+        return 0 if self.listing is None else len(self.listing.text_list.texts)

@@ -7,12 +7,12 @@ from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.fetch import worked
 from ollama_cache_proxy.core.intake import Arrival
 from ollama_cache_proxy.core.outcome import Outcome, Visit
-from ollama_cache_proxy.core.ports import Answer
+from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy import classify, usage
 from ollama_cache_proxy.policy.classify import Bypass
 from ollama_cache_proxy.policy.status import bypass
-from ollama_cache_proxy.policy.usage import Passing
+from ollama_cache_proxy.policy.usage import Excerpt
 
 
 class Relay:
@@ -30,12 +30,12 @@ class Relay:
 
         It is asked once: Ollama may have begun.
         """
-        change = self._models.change_begins(classify.changed_model(arrival.endpoint, body))
+        change = self._models.begin_change(classify.changed_model(arrival.endpoint, body))
         try:
             await self._models.change_known(change)
             return await self.pass_on(visit, arrival, body, found, repeatable=False)
         finally:
-            self._models.change_ends(change)
+            self._models.end_change(change)
 
     async def pass_on(
         self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass, *, repeatable: bool
@@ -47,11 +47,11 @@ class Relay:
         asking = self._upstream.ask(arrival.request, source, repeatable=repeatable, spent=found.spent)
         try:
             async with asking as response:
-                passing = Passing()
+                excerpt = Excerpt()
                 try:
-                    ended = await self._delivery.relayed(visit, response, passing)
+                    ended = await self._delivery.relayed(visit, response, excerpt)
                 finally:  # also where the client left when it had read all
-                    self._tell_work(visit, response, passing)
+                    self._tell_work(visit, response, excerpt)
         except ProxyError as error:
             return await self._delivery.failure(visit, error, visit.outcome.cache)
         if not ended:
@@ -59,9 +59,9 @@ class Relay:
         seconds = self._clock.monotonic() - begun
         return Outcome(cache=visit.outcome.cache, status=visit.outcome.status, upstream_seconds=seconds)
 
-    def _tell_work(self, visit: Visit, response: Answer, passing: Passing) -> None:
+    def _tell_work(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt) -> None:
         """Tell of what Ollama did for a response that has passed."""
-        if usage.generates(visit.endpoint):
-            told = worked(visit.endpoint, visit.model, response.head, passing)
+        if usage.uses_model(visit.endpoint):
+            told = worked(visit.endpoint, visit.model, response.head, excerpt)
             if told is not None:
                 self._observe(told)

@@ -13,7 +13,7 @@ from ollama_cache_proxy.policy import storing
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.messages import ResponseHead, packed
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.usage import Passing
+from ollama_cache_proxy.policy.usage import Excerpt
 
 _TO_THE_END: Final = 5.0
 """Seconds between a stream's last chunk and its end, which nobody may be left to wait for."""
@@ -58,46 +58,46 @@ class StreamFetcher(Fetcher):
     async def fetch_stream(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask, publish, relay, keep. Raises ProxyError where there is no head, which the flight hands on."""
         begun = self._clock.monotonic()
-        recording = _Recording(self._rules.max_answer(question.candidate.endpoint), flight.hold)
-        passing = Passing()
+        recording = _Recording(self._rules.max_response_bytes(question.candidate.endpoint), flight.hold)
+        excerpt = Excerpt()
         asking = self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent)
         async with asking as answer:
             head = answer.head
             tail = flight.stream(recording.limit)
-            detail = storing.by_head(question.candidate, head) or self.bar(question)
+            detail = storing.by_head(question.candidate, head) or self.reason_not_to_store(question)
             flight.publish(Flowing(head=head, length=answer.length, tail=tail, detail=detail or Detail.RECORDING))
 
             async def recorded() -> AsyncIterator[bytes]:
                 async for chunk in answer.chunks():
-                    passing.add(chunk)
+                    excerpt.add(chunk)
                     recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
                     if recording.excess is not None and flight.joinable:
-                        flight.closes(tail, recording.held)
+                        flight.close(tail, recording.held)
                     elif question.candidate.endpoint.dialect.ends(chunk):
-                        flight.lingers(_TO_THE_END)
+                        flight.linger(_TO_THE_END)
                     yield chunk
 
             complete = await tail.feed(recorded())
-            self._worked(question, head, passing)
+            self._report_work(question, head, excerpt)
             if not complete:
-                flight.closes(tail)
+                flight.close(tail)
         if detail is None:
-            await self._keep_stream(question, head, recording, self._clock.monotonic() - begun, complete=complete)
+            await self._store_stream(question, head, recording, self._clock.monotonic() - begun, complete=complete)
 
-    async def _keep_stream(
+    async def _store_stream(
         self, question: Question, head: ResponseHead, recording: _Recording, took: float, *, complete: bool
     ) -> None:
         """Keep a recording that has everything; else say why not."""
         if recording.excess is not None:
-            self.left_out(question, recording.excess)
+            self.report_not_stored(question, recording.excess)
             return
         if not complete:
-            self.left_out(question, Detail.INCOMPLETE)
+            self.report_not_stored(question, Detail.INCOMPLETE)
             return
         body = b"".join(recording.chunks)
-        verdict = self.judged(question, head, body)
+        verdict = self.judge(question, head, body)
         if isinstance(verdict, Detail):
-            self.left_out(question, verdict)
+            self.report_not_stored(question, verdict)
             return
         entry = self.entry(
             question,
@@ -107,4 +107,4 @@ class StreamFetcher(Fetcher):
             tokens=(verdict.prompt_tokens, verdict.output_tokens),
             pieces=packed(zip(recording.at, map(len, recording.chunks), strict=True)),
         )
-        await self.keep(question, ((question.key, entry),))
+        await self.store(question, ((question.key, entry),))

@@ -45,7 +45,7 @@ class Tasks:
 
 
 class Polling:
-    """Looks at something every so many seconds, and stops when nobody has wanted to know for as long as it `lasts`.
+    """Looks at something every so many seconds, and stops when nobody has wanted to know for as long as `idle_after`.
 
     `look` raises nothing, and does not take long: at the end it is waited for, since what is cut off in the middle may
     leave a connection behind.
@@ -53,40 +53,40 @@ class Polling:
 
     def __init__(
         self,
-        look: Callable[[], Coroutine[Any, Any, None]],
+        poll: Callable[[], Coroutine[Any, Any, None]],
         name: str,
         *,
         tasks: Tasks,
         every: float = 5.0,
-        lasts: float = 60.0,
+        idle_after: float = 60.0,
     ) -> None:
-        self._look = look
+        self._poll_once = poll
         self._name = name
         self._tasks = tasks
         self._every = every
-        self._lasts = lasts
+        self._idle_after = idle_after
         self._until = 0.0
-        self._looking = False
-        self._looked = asyncio.Event()
+        self._running_poll = False
+        self._polled = asyncio.Event()
 
     def want(self) -> None:
         """Begin to look, or go on; waits for nothing."""
-        self._until = asyncio.get_running_loop().time() + self._lasts
-        if not self._looking:
-            self._looking = True
+        self._until = asyncio.get_running_loop().time() + self._idle_after
+        if not self._running_poll:
+            self._running_poll = True
             self._tasks.spawn(self._poll(), self._name, endless=True)
 
     async def ready(self) -> None:
         """Wait for the first look, where none has been lately; whoever asks bounds that."""
         self.want()
-        await self._looked.wait()
+        await self._polled.wait()
 
     async def _poll(self) -> None:
         try:
             while asyncio.get_running_loop().time() < self._until:
-                await asyncio.shield(self._tasks.spawn(self._look(), self._name))
-                self._looked.set()
+                await asyncio.shield(self._tasks.spawn(self._poll_once(), self._name))
+                self._polled.set()
                 await asyncio.sleep(self._every)
         finally:
-            self._looking = False
-            self._looked.clear()
+            self._running_poll = False
+            self._polled.clear()

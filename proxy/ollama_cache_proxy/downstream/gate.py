@@ -115,7 +115,7 @@ class Gate:
             return self._pass(data)
         response = None
         if ready and self._answered == self._requests:
-            if phase is _BETWEEN and self._fast_path.begins(data):
+            if phase is _BETWEEN and self._fast_path.knows_head(data):
                 self.phase, self._waiting = _HELD, data
                 return _HOLD
             response = self._fast_path.answer(data)

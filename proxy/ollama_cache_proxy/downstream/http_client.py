@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from ollama_cache_proxy.core.errors import ClientLeft, stalled
-from ollama_cache_proxy.core.ports import Room
+from ollama_cache_proxy.core.ports import Reserve
 from ollama_cache_proxy.downstream.client_connection import ClientConnection, Owner, reset, still_open
 from ollama_cache_proxy.policy import chunked
 from ollama_cache_proxy.policy.messages import Fields, ResponseHead, rendered
@@ -61,7 +61,7 @@ class HttpClient:
 
     # The request's body.
 
-    async def body(self, limit: int, room: Room) -> bytes | None:
+    async def body(self, limit: int, reserve: Reserve) -> bytes | None:
         length = self._request.content_length
         if length is not None and length > limit:
             return None
@@ -69,9 +69,9 @@ class HttpClient:
         while chunk := await self._read():
             self._held.append(chunk)
             size += len(chunk)
-            if size > limit or not room(len(chunk)):
+            if size > limit or not reserve(len(chunk)):
                 return None
-        if not room(size):  # for a moment it is there twice, and later what it says takes about as much
+        if not reserve(size):  # for a moment it is there twice, and later what it says takes about as much
             return None
         whole = self._held[0] if len(self._held) == 1 else b"".join(self._held)
         self._held = [whole]
@@ -137,7 +137,7 @@ class HttpClient:
             return (chunk,)
         if len(chunk) <= _JOIN_UP_TO:
             return (chunked.framed(chunk, after),)
-        return chunked.begun(len(chunk)), chunk, chunked.END + after
+        return chunked.size_line(len(chunk)), chunk, chunked.END + after
 
     async def finish(self, last: bytes = b"") -> None:
         if last and not self._bodyless:

@@ -23,7 +23,7 @@ _SMALL: Final = {len(begin) + size + len(END): begin for size in range(1, 0x1000
 """What a small chunk begins with, by the bytes that all of it takes."""
 
 
-def begun(size: int) -> bytes:
+def size_line(size: int) -> bytes:
     """Return what comes before so many bytes of data; END comes after them."""
     return b"%x\r\n" % size
 
@@ -33,7 +33,7 @@ def framed(data: bytes, after: bytes = b"") -> bytes:
     return b"%x\r\n%b\r\n%b" % (len(data), data, after)
 
 
-def alone(data: bytes) -> bytes | None:
+def small_chunk(data: bytes) -> bytes | None:
     """Return what a small chunk holds that these bytes are, all of them; None for all else."""
     begin = _SMALL.get(len(data))
     if begin is None or not (data.startswith(begin) and data.endswith(END)):
@@ -41,7 +41,7 @@ def alone(data: bytes) -> bytes | None:
     return data[len(begin) : -len(END)]
 
 
-def whole(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def whole_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Give the chunks that stand whole at the beginning of some bytes: what each holds, and all that it takes."""
     at = 0
     while (line := data.find(END, at, at + _SIZE_LINE + 1)) > 0:
@@ -61,14 +61,14 @@ class Chunks:
     extensions, or is the last chunk, is lost sight of.
     """
 
-    __slots__ = ("_ends", "_left", "_lost", "_rest", "_within", "between")
+    __slots__ = ("_at_end", "_in_head", "_left", "_lost", "_rest", "between")
 
     def __init__(self) -> None:
-        self._within = True
+        self._in_head = True
         self.between = False
         self._lost = False
         self._left = 0
-        self._ends = False
+        self._at_end = False
         self._rest = b""
 
     def lose(self) -> None:
@@ -80,12 +80,12 @@ class Chunks:
         if self._lost:
             return
         data = self._rest + data
-        if self._within:
+        if self._in_head:
             head, ended, data = data.partition(_END_OF_HEAD)
             if not ended:
                 self._rest = head
                 return
-            self._within = False
+            self._in_head = False
         at = 0
         while at < len(data):
             if self._left:
@@ -100,13 +100,13 @@ class Chunks:
             at = end + len(END)
         self._rest = data[at:]
         self._lost = self._lost or len(self._rest) > _SIZE_LINE
-        self.between = not (self._lost or self._left or self._ends or self._rest)
+        self.between = not (self._lost or self._left or self._at_end or self._rest)
 
     def _line(self, text: bytes) -> None:
         """Read the line that begins a chunk, or the empty one that ends it."""
-        if self._ends:
-            self._ends, self._lost = False, self._lost or bool(text)
+        if self._at_end:
+            self._at_end, self._lost = False, self._lost or bool(text)
         elif _SIZE.fullmatch(text) and (size := int(text, 16)):
-            self._ends, self._left = True, size
+            self._at_end, self._left = True, size
         else:
             self._lost = True

@@ -98,7 +98,7 @@ def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: 
     if isinstance(items, Detail):
         return Bypass(detail=items, model=model)
     candidate = Candidate(endpoint=endpoint, model=model, document=read, items=items, stream=_streams(endpoint, read))
-    detail = _barred(candidate, policy, streams=streams) or _raw(read, body)
+    detail = _barred(candidate, policy, streams=streams) or _escaped_format(read, body)
     return candidate if detail is None else Bypass(detail=detail, model=model)
 
 
@@ -111,7 +111,7 @@ def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> De
         return Detail.STREAM
     if policy is Policy.DETERMINISTIC and not _is_deterministic(endpoint, body):
         return Detail.NOT_DETERMINISTIC
-    return _inert(endpoint, body)
+    return _invalid_inert(endpoint, body)
 
 
 def _streams(endpoint: Endpoint, body: dict[str, Any]) -> bool:
@@ -122,7 +122,7 @@ def _streams(endpoint: Endpoint, body: dict[str, Any]) -> bool:
     return endpoint.stream_default if stream is None else stream is True
 
 
-_RANDOM: Final = 2**32 - 1
+_NO_SEED: Final = 2**32 - 1
 """The seed that llama.cpp takes for none; so is every one that is the same in 32 bits, -1 among them."""
 
 
@@ -135,7 +135,7 @@ def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
         return False
     temperature, seed = sampling.get("temperature"), sampling.get("seed")
     greedy = not isinstance(temperature, bool) and isinstance(temperature, int | float) and temperature == 0
-    return greedy or (type(seed) is int and 0 <= seed < _RANDOM)
+    return greedy or (type(seed) is int and 0 <= seed < _NO_SEED)
 
 
 def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
@@ -151,9 +151,9 @@ def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
     return len(prompt) if all(type(item) is str and item for item in prompt) else Detail.FIELD_TYPE
 
 
-def _inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
+def _invalid_inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
     """A field that is left out of the key must be valid, or Ollama has to say what is wrong with it."""
-    if "keep_alive" in endpoint.inert and not _keeps(body.get("keep_alive")):
+    if "keep_alive" in endpoint.inert and not _is_valid_keep_alive(body.get("keep_alive")):
         return Detail.KEEP_ALIVE
     if "encoding_format" in endpoint.known and body.get("encoding_format") not in (None, "", "float", "base64"):
         return Detail.ENCODING_FORMAT
@@ -163,7 +163,7 @@ def _inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
 _ESCAPED: Final = re.compile(rb"\\u00(?:6[aAeEfF]|73)")
 
 
-def _raw(document: dict[str, Any], body: bytes) -> Detail | None:
+def _escaped_format(document: dict[str, Any], body: bytes) -> Detail | None:
     """Ollama compares a `format` of text byte for byte, so "json" spelled with escapes is another one.
 
     What OpenAI's form calls `response_format` is handed on as one.
@@ -172,7 +172,7 @@ def _raw(document: dict[str, Any], body: bytes) -> Detail | None:
     return Detail.FIELD_TYPE if raw and _ESCAPED.search(body) is not None else None
 
 
-def _keeps(keep_alive: object) -> bool:
+def _is_valid_keep_alive(keep_alive: object) -> bool:
     """Whether `keep_alive` is valid and no command to unload: null, a number other than 0, or a Go duration."""
     if keep_alive is None:
         return True

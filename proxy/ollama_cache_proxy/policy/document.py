@@ -17,8 +17,8 @@ from ollama_cache_proxy.policy.status import Detail
 
 MAX_DEPTH: Final = 64
 MAX_EXACT: Final = 2**53
-_VALUE: Final = 128
-_OBJECT: Final = 320
+_VALUE_BYTES: Final = 128
+_OBJECT_BYTES: Final = 320
 """Bytes that a value and an object take in Python beside their text, roughly, while a key is made of them."""
 _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
 """orjson reads an integer, which has no sign; Go reads a float, which has."""
@@ -26,7 +26,7 @@ _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
 
 def weight(body: bytes) -> int:
     """Give about how many bytes of memory the values of `body` take: small ones take many times their text."""
-    return _VALUE * (body.count(b",") + body.count(b"[")) + _OBJECT * body.count(b"{")
+    return _VALUE_BYTES * (body.count(b",") + body.count(b"[")) + _OBJECT_BYTES * body.count(b"{")
 
 
 def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:

@@ -26,7 +26,7 @@ _INT64: Final = 2**63
 
 
 @record
-class Batch:
+class TextList:
     """A candidate seen as a list of texts.
 
     `texts` are in the caller's order, duplicates included, and a single string is one text; `unique` holds each once,
@@ -64,13 +64,13 @@ class Joined:
     estimated: bool
 
 
-def batch(candidate: Candidate) -> Batch | None:
+def text_list(candidate: Candidate) -> TextList | None:
     """See a candidate as a list of texts, or give None for an endpoint that has no items."""
     if not candidate.endpoint.items:
         return None
     given = candidate.document[candidate.endpoint.prompt]
     texts = (given,) if isinstance(given, str) else tuple(given)
-    return Batch(
+    return TextList(
         candidate=candidate,
         texts=texts,
         unique=tuple(dict.fromkeys(texts)),
@@ -81,13 +81,13 @@ def batch(candidate: Candidate) -> Batch | None:
 _FORMAT: Final = "encoding_format"
 
 
-def content_type(batch: Batch) -> bytes:
+def content_type(text_list: TextList) -> bytes:
     """Return the Content-Type of the endpoint's responses."""
-    return _form(batch).content_type
+    return _form(text_list).content_type
 
 
-def _form(batch: Batch) -> ListForm:
-    form = batch.candidate.endpoint.dialect.LISTS
+def _form(text_list: TextList) -> ListForm:
+    form = text_list.candidate.endpoint.dialect.LISTS
     if form is None:
         raise TypeError("an endpoint with items has a dialect with lists")
     return form
@@ -96,17 +96,17 @@ def _form(batch: Batch) -> ListForm:
 # What is asked
 
 
-_RENDERINGS: Final = frozenset({"model", "input"})
+_KEYED_APART: Final = frozenset({"model", "input"})
 
 
-def item_keys(batch: Batch, scope: Scope, fields: Fields) -> dict[str, str]:
+def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, str]:
     """Give for each text its key in 64 hexadecimal digits. `fields` are those that Ollama will see.
 
     The digest stands for the model, however it is spelled.
     """
-    scoping = scoped("embed-item", scope, batch.candidate.endpoint, fields)
-    frame = Frame(scoping, orjson.dumps(item_document(batch.candidate)))
-    return {text: frame.key(text.encode()) for text in batch.unique}
+    scoping = scoped("embed-item", scope, text_list.candidate.endpoint, fields)
+    frame = Frame(scoping, orjson.dumps(item_document(text_list.candidate)))
+    return {text: frame.key(text.encode()) for text in text_list.unique}
 
 
 def item_document(candidate: Candidate) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def item_document(candidate: Candidate) -> dict[str, Any]:
 
     `EmbeddingsMiddleware` hands on model, input and dimensions only, so for /v1 the other known fields count as absent.
     """
-    without = _RENDERINGS | candidate.endpoint.inert | candidate.endpoint.unread
+    without = _KEYED_APART | candidate.endpoint.inert | candidate.endpoint.unread
     document = candidate.document
     rest = {
         name: document[name]
@@ -139,18 +139,18 @@ def _is_default(name: str, value: Any) -> bool:
             return False
 
 
-def missing(batch: Batch, known: Mapping[str, Item]) -> tuple[str, ...]:
+def missing(text_list: TextList, known: Mapping[str, Item]) -> tuple[str, ...]:
     """Give the unique texts, in order, without an item that may be used.
 
     A single text is answered only with an exact count, since there the count is Ollama's to the token.
     """
-    single = len(batch.texts) == 1
-    return tuple(text for text in batch.unique if (item := known.get(text)) is None or (single and not item.exact))
+    single = len(text_list.texts) == 1
+    return tuple(text for text in text_list.unique if (item := known.get(text)) is None or (single and not item.exact))
 
 
-def upstream_body(batch: Batch, texts: tuple[str, ...]) -> bytes:
+def upstream_body(text_list: TextList, texts: tuple[str, ...]) -> bytes:
     """Give the request that asks Ollama for these texts only, as numbers: the caller's document, its order kept."""
-    endpoint, document = batch.candidate.endpoint, batch.candidate.document
+    endpoint, document = text_list.candidate.endpoint, text_list.candidate.document
     without = _FORMAT if _FORMAT in endpoint.known else None
     kept = {name: value for name, value in document.items() if name != without}
     return orjson.dumps(kept | {endpoint.prompt: texts})
@@ -163,20 +163,20 @@ _NUMERALS: Final = b"0123456789-.,e+"
 """What Go writes a list of numbers with."""
 
 
-def split(batch: Batch, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
+def split(text_list: TextList, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
     """Cut Ollama's complete 200 answer to a request for `texts` into one item for each, or None.
 
-    `body` is in the form of the batch's route, with numbers and not base64. None means that it is not exactly of the
+    `body` is in the form of the list's route, with numbers and not base64. None means that it is not exactly of the
     recorded form, and then nothing of it may be joined. What may be kept is `sound` besides.
     """
     vectors, end = _vectors(body)
-    measures = _measures(batch, body[end:])
+    measures = _measures(text_list, body[end:])
     if measures is None or not len(vectors) == len(texts) > 0:
         return None
     commas = {vector.count(b",") for vector in vectors}
     if len(commas) != 1 or b"".join(vectors).translate(None, _NUMERALS) != b"[]" * len(vectors):
         return None
-    if _rendered(batch, vectors, measures) != body:
+    if _rendered(text_list, vectors, measures) != body:
         return None
     return tuple(
         Item(
@@ -202,9 +202,9 @@ def _vectors(body: bytes) -> tuple[list[bytes], int]:
     return vectors, end
 
 
-def _measures(batch: Batch, rest: bytes) -> Measures | None:
+def _measures(text_list: TextList, rest: bytes) -> Measures | None:
     """Read what stands behind the last vector; the comparison with the whole body judges its form."""
-    form = _form(batch)
+    form = _form(text_list)
     try:
         document = orjson.loads(form.begin + rest)
         tokens = form.tokens(document)
@@ -246,7 +246,7 @@ def _shared(tokens: int, texts: tuple[str, ...]) -> list[int]:
     return counts
 
 
-def alike(items: Iterable[Item]) -> bool:
+def same_length(items: Iterable[Item]) -> bool:
     """Whether vectors have as many numbers each: those of one model have."""
     return len({item.numbers for item in items}) <= 1
 
@@ -254,38 +254,38 @@ def alike(items: Iterable[Item]) -> bool:
 # Joining
 
 
-_ROW: Final = 64
+_ROW_BYTES: Final = 64
 """What stands around a vector in an answer, in bytes, at most."""
 
 
-def joined_size(batch: Batch, items: Mapping[str, Item]) -> int:
+def joined_size(text_list: TextList, items: Mapping[str, Item]) -> int:
     """Give about how many bytes a joined answer has, known before it is built: one text may stand there very often."""
-    sizes = {text: len(item.vector) + _ROW for text, item in items.items()}
-    return sum(sizes[text] for text in batch.texts)
+    sizes = {text: len(item.vector) + _ROW_BYTES for text, item in items.items()}
+    return sum(sizes[text] for text in text_list.texts)
 
 
-def join(batch: Batch, items: Mapping[str, Item], *, durations: tuple[int, int] | None = None) -> Joined:
+def join(text_list: TextList, items: Mapping[str, Item], *, durations: tuple[int, int] | None = None) -> Joined:
     """Render the answer for the caller's texts, in the form of the caller's route.
 
     There must be an item for every text. `durations` are the total and the load time of the upstream part in
     nanoseconds; without one, the answer tells those of the first text's item.
     """
-    first = items[batch.texts[0]]
+    first = items[text_list.texts[0]]
     total, load = durations or (first.total_duration, first.load_duration)
-    form = _base64 if batch.base64 else _as_it_is
-    vectors = {text: form(items[text].vector) for text in batch.unique}
+    form = _base64 if text_list.base64 else _as_it_is
+    vectors = {text: form(items[text].vector) for text in text_list.unique}
     measures = Measures(
-        tokens=sum(items[text].tokens for text in batch.texts), total_duration=total, load_duration=load
+        tokens=sum(items[text].tokens for text in text_list.texts), total_duration=total, load_duration=load
     )
     return Joined(
-        body=_rendered(batch, (vectors[text] for text in batch.texts), measures),
-        estimated=not all(items[text].exact for text in batch.unique),
+        body=_rendered(text_list, (vectors[text] for text in text_list.texts), measures),
+        estimated=not all(items[text].exact for text in text_list.unique),
     )
 
 
-def _rendered(batch: Batch, vectors: Iterable[Text], measures: Measures) -> bytes:
+def _rendered(text_list: TextList, vectors: Iterable[Text], measures: Measures) -> bytes:
     """Return a response as Ollama writes it."""
-    return _form(batch).rendered(_string(batch.candidate.model), vectors, measures)
+    return _form(text_list).rendered(_string(text_list.candidate.model), vectors, measures)
 
 
 _ESCAPES: Final = (
@@ -309,8 +309,8 @@ def _as_it_is(vector: Text) -> Text:
     return vector
 
 
-_MARKS: Final = (b"-0,", b"-0]", b"7.038531e-26")
-_AMISS: Final = {
+_MISREAD_PARTS: Final = (b"-0,", b"-0]", b"7.038531e-26")
+_MISREAD: Final = {
     b"-0": -0.0,  # orjson reads an integer, which has no sign
     b"7.038531e-26": struct.unpack(">f", b"\x15\xae\x43\xfd")[0],  # the float32 that a way through float64 misses
     b"-7.038531e-26": struct.unpack(">f", b"\x95\xae\x43\xfd")[0],
@@ -321,9 +321,9 @@ def _base64(vector: Text) -> Text:
     """Write a vector as `floatsToBase64` does: a JSON string with the base64 of little-endian float32."""
     text = bytes(vector)
     numbers: list[float] = orjson.loads(text)
-    if any(mark in text for mark in _MARKS):
+    if any(mark in text for mark in _MISREAD_PARTS):
         texts = text[1:-1].split(b",")
-        numbers = [_AMISS.get(text, number) for text, number in zip(texts, numbers, strict=True)]
+        numbers = [_MISREAD.get(text, number) for text, number in zip(texts, numbers, strict=True)]
     return b'"%b"' % base64.b64encode(_float32(numbers))
 
 
@@ -334,7 +334,7 @@ def _float32(numbers: list[float]) -> bytes:
 
 # Keeping
 
-_KEPT: Final = re.compile(
+_ITEM_HEAD: Final = re.compile(
     rb"item/3 ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,18}) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) "
 )
 
@@ -351,7 +351,7 @@ def decode(data: bytes) -> Item | None:
 
     What a vector is was looked at then: that no byte has changed since is for stores/entry_codec.py to know.
     """
-    found = _KEPT.match(data)
+    found = _ITEM_HEAD.match(data)
     if found is None:
         return None
     numbers, tokens, total, load = (int(found[group]) for group in (1, 2, 4, 5))

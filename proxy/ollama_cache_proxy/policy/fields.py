@@ -29,7 +29,7 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     },
 )
-_KEPT_IN_SPITE: Final = frozenset({b"content-length", b"host"})
+_NOT_REMOVABLE: Final = frozenset({b"content-length", b"host"})
 """Connection may not take these off: without them a message would be framed or routed anew."""
 
 VIA: Final = b"1.1 " + CACHE_NAME.encode()
@@ -44,7 +44,7 @@ def end_to_end(fields: Fields) -> Fields:
     names = [name.lower() for name, _ in fields]
     dropped = HOP_BY_HOP
     if b"connection" in names:
-        dropped |= set(members(fields, b"connection")) - _KEPT_IN_SPITE
+        dropped |= set(members(fields, b"connection")) - _NOT_REMOVABLE
     return tuple([line for line, name in zip(fields, names, strict=True) if name not in dropped])
 
 
@@ -54,11 +54,11 @@ def forwarded_request(fields: Fields) -> Fields:
     Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
     Origin that is the proxy itself.
     """
-    kept = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _ENDS_HERE]
+    kept = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _NOT_FORWARDED]
     return (*kept, (b"Via", VIA))
 
 
-_ENDS_HERE: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
+_NOT_FORWARDED: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
 
 
 def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:

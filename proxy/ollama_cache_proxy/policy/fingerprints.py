@@ -21,13 +21,13 @@ from ollama_cache_proxy.policy.messages import Fields, values
 
 GROUP: Final = ""
 REST: Final = "(more)"
-_MAX_MARKS: Final = 64
+_MAX_FINGERPRINTS: Final = 64
 _MAX_NAME: Final = 64
 _DIGITS: Final = 16
 
 
-def marks(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, secret: bytes) -> dict[str, str]:
-    """Give names and marks, in 16 hexadecimal digits, of a request or of one `text` of its list."""
+def fingerprints(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, secret: bytes) -> dict[str, str]:
+    """Give names and fingerprints, in 16 hexadecimal digits, of a request or of one `text` of its list."""
     group = framed(scope.namespace.encode(), credentials(candidate.endpoint, fields)).encode()
     parts: dict[str, bytes] = {
         "(model digest)": scope.digest.encode(),
@@ -39,9 +39,9 @@ def marks(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, 
         parts["(operation)"] = candidate.endpoint.operation.encode()
         parts["stream"] = b"%d" % candidate.stream
     for name, value in _members(candidate, text):
-        place = name[:_MAX_NAME] if len(parts) < _MAX_MARKS else REST
+        place = name[:_MAX_NAME] if len(parts) < _MAX_FINGERPRINTS else REST
         parts[place] = framed(parts.get(place, b""), name.encode(), orjson.dumps(value)).encode()
-    return {name: _mark(part, secret) for name, part in {**parts, GROUP: group}.items()}
+    return {name: _fingerprint(part, secret) for name, part in {**parts, GROUP: group}.items()}
 
 
 def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
@@ -62,7 +62,7 @@ def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
     return found
 
 
-def _mark(part: bytes, secret: bytes) -> str:
+def _fingerprint(part: bytes, secret: bytes) -> str:
     return hmac.new(secret, part, hashlib.sha256).hexdigest()[:_DIGITS]
 
 

@@ -47,24 +47,24 @@ def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> byt
 
 @record
 class EntryMetadata:
-    """What is said of a cache entry beside the response itself.
-
-    `stored_at` is Unix time in seconds, `lifetime` the freshness lifetime in seconds (RFC 9111, section 4.2.1), `took`
-    the seconds Ollama needed. Token counts are None where the response did not name them. `marks` are the fingerprints
-    of the request's fields, by name, where those are stored (`policy/fingerprints.py`).
-    """
+    """What is stored of a cache entry beside the response itself."""
 
     status: int
     stored_at: float
+    """Unix time, in seconds."""
     lifetime: int
+    """The freshness lifetime, in seconds (RFC 9111, section 4.2.1)."""
     took: float
+    """Seconds that Ollama needed."""
     operation: str
     model: str
     category: str
     namespace: str
     prompt_tokens: int | None
+    """None where the response did not tell; likewise `output_tokens`."""
     output_tokens: int | None
-    marks: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Those of the request's fields, by name (`policy/fingerprints.py`); empty where they are not stored."""
 
 
 @record
@@ -82,7 +82,7 @@ PIECE: Final = struct.Struct(">II")
 
 def packed(pieces: Iterable[tuple[int, int]]) -> bytes:
     """Pack the chunks of a stream: for each the milliseconds since the request, and its size in bytes."""
-    return b"".join(PIECE.pack(min(at, _MOST), size) for at, size in pieces)
+    return b"".join(PIECE.pack(min(at, _MAX_MILLISECONDS), size) for at, size in pieces)
 
 
 def unpacked(pieces: bytes) -> Iterator[tuple[int, int]]:
@@ -90,7 +90,7 @@ def unpacked(pieces: bytes) -> Iterator[tuple[int, int]]:
     return PIECE.iter_unpack(pieces)
 
 
-_MOST: Final = 2**32 - 1
+_MAX_MILLISECONDS: Final = 2**32 - 1
 
 
 @record
@@ -118,7 +118,7 @@ def described(key: str, entry: StoredResponse, size: int) -> Description:
         namespace=entry.namespace,
         prompt_tokens=entry.prompt_tokens,
         output_tokens=entry.output_tokens,
-        marks=entry.marks,
+        fingerprints=entry.fingerprints,
     )
 
 

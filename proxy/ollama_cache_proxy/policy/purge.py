@@ -29,11 +29,11 @@ class Filter:
     namespace: str | None = None
     key: str | None = None
 
-    def means(self, entry: Description) -> bool:
+    def matches(self, entry: Description) -> bool:
         """Whether an entry is meant."""
-        return self.means_any((entry.key,), entry.model, entry.operation, entry.category, entry.namespace)
+        return self.matches_any((entry.key,), entry.model, entry.operation, entry.category, entry.namespace)
 
-    def means_any(self, keys: Iterable[str], model: str, operation: str, category: str, namespace: str) -> bool:
+    def matches_any(self, keys: Iterable[str], model: str, operation: str, category: str, namespace: str) -> bool:
         """Whether one of these keys is meant; `model` is canonical."""
         return (
             self.model in (None, model)

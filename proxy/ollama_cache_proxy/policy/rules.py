@@ -46,10 +46,10 @@ class Rules:
         """Give the freshness lifetime of this endpoint's answers, in seconds."""
         return self.ttl_embedding if is_embedding(endpoint) else self.ttl_completion
 
-    def max_answer(self, endpoint: Endpoint) -> int:
+    def max_response_bytes(self, endpoint: Endpoint) -> int:
         """Give the size up to which this endpoint's answers are kept, in bytes."""
         return self.max_list_bytes if is_embedding(endpoint) else self.max_entry_bytes
 
-    def lingers(self, endpoint: Endpoint) -> float:
+    def linger_seconds(self, endpoint: Endpoint) -> float:
         """Give the seconds that a request nobody waits for any more goes on: vectors are worth finishing."""
         return self.linger if is_embedding(endpoint) else 0.0

@@ -16,8 +16,8 @@ from ollama_cache_proxy.policy.messages import ResponseHead, first
 _OK: Final = 200
 _HEAD: Final = 4096
 _TAIL: Final = 8192
-_MOST: Final = 2 * _TAIL
-_CHUNK: Final = 64
+_MAX_BYTES: Final = 2 * _TAIL
+_CHUNK_OVERHEAD: Final = 64
 """Bytes that a chunk takes beside its own."""
 _STREAMS: Final = frozenset({b"application/x-ndjson", b"text/event-stream"})
 _MODEL: Final = re.compile(rb'"model":"([^"\\]{1,300})"')
@@ -26,7 +26,7 @@ _OUTPUT: Final = re.compile(
 )
 
 
-class Passing:
+class Excerpt:
     """What is kept of an answer while it passes: its first bytes and its last ones."""
 
     __slots__ = ("_head", "_parts", "_size")
@@ -39,15 +39,15 @@ class Passing:
     def add(self, chunk: bytes) -> None:
         """Look at the next chunk; up to 16 KiB of memory are kept, in whatever pieces they come."""
         self._parts.append(chunk)
-        self._size += len(chunk) + _CHUNK
-        if self._size > _MOST:
+        self._size += len(chunk) + _CHUNK_OVERHEAD
+        if self._size > _MAX_BYTES:
             self._trim()
 
     def _trim(self) -> None:
         self._head = self.head
         tail = b"".join((*self._parts[:-1], self._parts[-1][-_TAIL:]))[-_TAIL:]
         self._parts = [tail]
-        self._size = len(tail) + _CHUNK
+        self._size = len(tail) + _CHUNK_OVERHEAD
 
     @property
     def head(self) -> bytes:
@@ -60,18 +60,18 @@ class Passing:
         return b"".join(self._parts)[-_TAIL:]
 
 
-def model(passing: Passing) -> str:
+def model(excerpt: Excerpt) -> str:
     """Give the model's name as the answer has it; empty where it stands in no place that is looked at."""
-    found = _MODEL.search(passing.head) or _MODEL.search(passing.tail)
+    found = _MODEL.search(excerpt.head) or _MODEL.search(excerpt.tail)
     return "" if found is None else found[1].decode("utf-8", "replace")
 
 
-def generates(endpoint: Endpoint) -> bool:
+def uses_model(endpoint: Endpoint) -> bool:
     """Whether an endpoint has Ollama work with a model, on what its answers tell."""
     return endpoint.kind is not Kind.NONE
 
 
-def speaks(endpoint: Endpoint, head: ResponseHead) -> bool:
+def streams_text(endpoint: Endpoint, head: ResponseHead) -> bool:
     """Whether this is the head of a stream in which a model says something."""
     if endpoint.kind not in (Kind.COMPLETION, Kind.CHAT) or head.status != _OK:
         return False
@@ -79,6 +79,6 @@ def speaks(endpoint: Endpoint, head: ResponseHead) -> bool:
     return kind.partition(b";")[0].strip().lower() in _STREAMS
 
 
-def says(chunk: bytes) -> bool:
+def has_output(chunk: bytes) -> bool:
     """Whether a stream's chunk holds something of what the model says: text, thought, or the call of a tool."""
     return _OUTPUT.search(chunk) is not None

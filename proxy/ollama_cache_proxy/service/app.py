@@ -73,13 +73,13 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
     context = begin(settings, sock, stream, siblings)
     async with AsyncExitStack() as stack:
         opened = await open_neighbours(context, stack, lent)
-        exchanges = Exchanges(opened.neighbours, each=context.log.requests)
+        exchanges = Exchanges(opened.neighbours, report_each=context.log.requests)
         scrape = Scrape(context, opened, exchanges, connections=lambda: listener.connections)
         if siblings is not None:
             hear_siblings(siblings, opened, exchanges)
             siblings.report(scrape.snapshot)
             stack.callback(siblings.reported)
-        stack.callback(exchanges.fast_path.tell)
+        stack.callback(exchanges.fast_path.report)
         own = own_routes(context, opened, exchanges, nvml)
         admin = _admin(context, opened, own, scrape, serving=lambda: not listener.draining)
         listener = _listener(context, exchanges, admin)

@@ -30,7 +30,7 @@ def own_routes(context: Context, opened: Opened, exchanges: Exchanges, nvml: Cal
     """Return the proxy's own routes but health and metrics; `nvml` takes the place of the real one."""
 
     async def told() -> dict[str, Any]:
-        exchanges.fast_path.tell()
+        exchanges.fast_path.report()
         return await opened.statistics.told()
 
     figures = _figures(context, opened, told, nvml)

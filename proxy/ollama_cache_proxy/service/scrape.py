@@ -36,7 +36,7 @@ class Scrape:
 
     def _settle(self, *, asking: bool) -> None:
         """Count what was put off, and take levels in; only who is scraped asks Redis and Ollama how they are."""
-        self._exchanges.fast_path.tell()
+        self._exchanges.fast_path.report()
         gauges = self._opened.chosen.gauges
         self._metrics.level(
             Levels(

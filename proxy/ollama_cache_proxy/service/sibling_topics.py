@@ -19,12 +19,12 @@ def hear_siblings(siblings: SiblingProcesses, opened: Opened, exchanges: Exchang
         opened.chosen.forget()
 
     async def flush(_: None) -> None:
-        exchanges.fast_path.tell()
+        exchanges.fast_path.report()
         await opened.statistics.heard_flush()
 
     siblings.on(Topic.CHANGE_BEGINS, opened.models.heard_begin)
     siblings.on(Topic.CHANGE_ENDS, opened.models.heard_end)
     siblings.on(Topic.PURGE, purge)
-    siblings.on(Topic.FORGET, forget)
+    siblings.on(Topic.DISCARD, forget)
     siblings.on(Topic.FLUSH, flush)
     siblings.on(Topic.TOTALS, opened.statistics.heard_totals)

@@ -85,11 +85,11 @@ class SiblingProcesses:
         """Let `hear` take what siblings say about a topic."""
         self._hears[topic.value] = hear
 
-    def say(self, topic: Topic, value: Any = None) -> None:
+    def notify(self, topic: Topic, value: Any = None) -> None:
         """See ports.Siblings."""
         self._channel.say(Word.SAY.value, [topic.value, value])
 
-    async def tell(self, topic: Topic, value: Any = None) -> None:
+    async def notify_and_wait(self, topic: Topic, value: Any = None) -> None:
         """See ports.Siblings."""
         with suppress(TimeoutError, ConnectionError):
             await self._channel.ask(Word.TELL.value, [topic.value, value], within=_SUPERVISED_WITHIN)

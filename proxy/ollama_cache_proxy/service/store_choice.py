@@ -110,7 +110,7 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
         gauges=(store.gauges,),
         name=public_url(url),
         well=store.ping,
-        forget=store.entries.buffer.forget,
+        forget=store.entries.buffer.discard,
     )
     if not settings.hot_bytes:
         return chosen
@@ -119,7 +119,7 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
 
     def forget() -> None:
         chosen.forget()
-        tiered.forget(None)
+        tiered.invalidate(None)
 
     return replace(chosen, entries=tiered, gauges=(hot, store.gauges), forget=forget)
 
@@ -140,9 +140,9 @@ def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, t
     watch = RedisWatch(
         client.connection,
         prefixes=WATCHED,
-        wake=tiered.wake,
-        changed=lambda names: tiered.forget(changed_keys(names)),
-        sleep=tiered.sleep,
+        resume=tiered.resume,
+        changed=lambda names: tiered.invalidate(changed_keys(names)),
+        suspend=tiered.suspend,
     )
     watch.begin(tasks)
     return tiered

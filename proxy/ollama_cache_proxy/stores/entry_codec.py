@@ -26,9 +26,9 @@ _CHECKED_FROM: Final = 8
 _TYPES: Final = {
     name: (int, float) if kind is float else get_args(kind) or (kind,)
     for name, kind in get_type_hints(EntryMetadata).items()
-    if name != "marks"
+    if name != "fingerprints"
 }
-"""What a description is made of: without the CRC, any of it may be of another type. `marks` are always looked at."""
+"""What a description is made of: without the CRC, any of it may be of another type. Fingerprints are always checked."""
 
 
 def encode(key: str, entry: StoredResponse) -> bytes:
@@ -49,8 +49,8 @@ def encode(key: str, entry: StoredResponse) -> bytes:
     }
     if entry.pieces:
         about["pieces"] = len(entry.pieces) // PIECE.size
-    if entry.marks:
-        about["marks"] = dict(entry.marks)
+    if entry.fingerprints:
+        about["marks"] = dict(entry.fingerprints)
     text = orjson.dumps(about)
     checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.pieces + entry.body
     return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
@@ -117,8 +117,10 @@ def _read(value: bytes, start: int) -> tuple[dict[str, Any], int] | None:
         chunks = about.pop("pieces", 0)
         if type(chunks) is not int or chunks < 0:
             return None
-        if "marks" in about and not all(isinstance(mark, str) for mark in about["marks"].values()):
-            return None
+        if "marks" in about:
+            about["fingerprints"] = about.pop("marks")
+            if not all(isinstance(text, str) for text in about["fingerprints"].values()):
+                return None
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None
     return about, chunks

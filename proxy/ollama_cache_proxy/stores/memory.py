@@ -15,10 +15,10 @@ from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.store_ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Tier
 from ollama_cache_proxy.policy.messages import Description, StoredResponse, described
 
-_OVERHEAD: Final = 1024
+_ENTRY_BYTES: Final = 1024
 """What an entry takes beside its own texts, in bytes: objects, and its places in the dictionaries."""
-_MARK: Final = 128
-_SHELF: Final = 2
+_FINGERPRINT_BYTES: Final = 128
+_SHELF_LETTERS: Final = 2
 """Letters of a key by which entries are shelved, so that a page looks at few of them."""
 
 
@@ -62,17 +62,17 @@ class MemoryStore:
         """See store_ports.EntryStore."""
         if generation != self._generation:
             return False
-        kept = [self.keep(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
+        kept = [self.add(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
         return all(kept)
 
-    def keep(self, key: str, entry: StoredResponse) -> bool:
+    def add(self, key: str, entry: StoredResponse) -> bool:
         """Keep one entry, at the cost of those that were used least recently; False where it is too large."""
         size = _size(entry)
         if size > self._capacity:
             return False
         self.drop(key)
         self._entries[key] = entry
-        self._shelves.setdefault(key[:_SHELF], set()).add(key)
+        self._shelves.setdefault(key[:_SHELF_LETTERS], set()).add(key)
         self.size += size
         while self.size > self._capacity:
             self.drop(next(iter(self._entries)))
@@ -107,7 +107,7 @@ class MemoryStore:
 
     def _keys_after(self, cursor: str) -> Iterator[str]:
         for name in sorted(self._shelves):
-            if name >= cursor[:_SHELF]:
+            if name >= cursor[:_SHELF_LETTERS]:
                 yield from sorted(key for key in self._shelves.get(name, ()) if key > cursor)
 
     async def clear(self) -> int:
@@ -147,10 +147,10 @@ class MemoryStore:
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
-        shelf = self._shelves[key[:_SHELF]]
+        shelf = self._shelves[key[:_SHELF_LETTERS]]
         shelf.discard(key)
         if not shelf:
-            del self._shelves[key[:_SHELF]]
+            del self._shelves[key[:_SHELF_LETTERS]]
         self.size -= _size(entry)
         return True
 
@@ -186,5 +186,5 @@ class MemoryValues:
 def _size(entry: StoredResponse) -> int:
     """Give what an entry takes, in bytes; names of models and operations are few, and shared."""
     lines = sum(len(name) + len(value) for name, value in entry.fields)
-    marks = sum(_MARK + len(name) for name in entry.marks)
-    return len(entry.body) + len(entry.pieces) + len(entry.namespace) + lines + marks + _OVERHEAD
+    fingerprints = sum(_FINGERPRINT_BYTES + len(name) for name in entry.fingerprints)
+    return len(entry.body) + len(entry.pieces) + len(entry.namespace) + lines + fingerprints + _ENTRY_BYTES

@@ -15,7 +15,7 @@ from ollama_cache_proxy.core.store_ports import Entries, EntryStore, KeyCount, L
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 
-_AT_ONCE: Final = 4096
+_MAX_KEYS: Final = 4096
 """Keys: a longer list of changes is not gone through."""
 TOUCH_EVERY: Final = 1.0
 """Seconds after which the store is told which entries were used: else it would let go of the best ones first."""
@@ -27,7 +27,7 @@ class Front(Protocol):
     """Where entries are held."""
 
     def held(self, key: str) -> StoredResponse | None: ...
-    def keep(self, key: str, entry: StoredResponse) -> bool: ...
+    def add(self, key: str, entry: StoredResponse) -> bool: ...
     def drop(self, key: str) -> bool: ...
     def empty(self) -> None: ...
 
@@ -48,37 +48,37 @@ class TieredStore:
         self._tasks = tasks
         self._used: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._awake = False
+        self._holding = False
         self._generation: str | None = None
         self._reading: dict[int, set[str]] = {}
         """For each lookup under way the keys that have not changed since it began; none when all have."""
 
     # What is heard of the store.
 
-    def wake(self) -> None:
+    def resume(self) -> None:
         """Hold entries from now on: every change will be told."""
-        self._awake = True
+        self._holding = True
 
-    def sleep(self) -> None:
+    def suspend(self) -> None:
         """Hold nothing: changes may go unheard."""
-        self._awake = False
+        self._holding = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._forget_all()
+        self._invalidate_all()
 
-    def forget(self, keys: Iterable[str] | None) -> None:
+    def invalidate(self, keys: Iterable[str] | None) -> None:
         """Hold these entries no more, or none at all: they have changed, or the generation has."""
         keys = None if keys is None else list(keys)
-        if keys is None or len(keys) > _AT_ONCE:
-            self._forget_all()
+        if keys is None or len(keys) > _MAX_KEYS:
+            self._invalidate_all()
             return
         for key in keys:
             self._front.drop(key)
         for unchanged in self._reading.values():
             unchanged.difference_update(keys)
 
-    def _forget_all(self) -> None:
+    def _invalidate_all(self) -> None:
         self._front.empty()
         self._generation = None
         for unchanged in self._reading.values():
@@ -89,7 +89,7 @@ class TieredStore:
     def held(self, key: str) -> StoredResponse | None:
         """See store_ports.EntryStore."""
         entry = self._front.held(key) if self._generation is not None else None
-        if entry is not None and len(self._used) < _AT_ONCE:
+        if entry is not None and len(self._used) < _MAX_KEYS:
             self._used.add(key)
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(TOUCH_EVERY, self._touch)
@@ -125,7 +125,7 @@ class TieredStore:
         found = await self._read(missing)
         if held and found.generation != generation:  # what is held was of another one
             if found.generation is not None:
-                self._forget_all()
+                self._invalidate_all()
             return await self._read(keys)
         entries = held | dict(zip(missing, found.entries, strict=True))
         return Lookups(entries=tuple(entries[key] for key in keys), generation=found.generation)
@@ -142,7 +142,7 @@ class TieredStore:
 
     def _watch(self, keys: Iterable[str]) -> set[str]:
         """Give the keys, and the generation, from which those go that change from now on; nothing while asleep."""
-        unchanged = {_GENERATION, *keys} if self._awake else set()
+        unchanged = {_GENERATION, *keys} if self._holding else set()
         self._reading[id(unchanged)] = unchanged
         return unchanged
 
@@ -156,35 +156,35 @@ class TieredStore:
         if generation == self._generation:
             for key, entry in entries:
                 if entry is not None and key in unchanged:
-                    self._front.keep(key, entry)
+                    self._front.add(key, entry)
 
     async def put(self, entries: Entries, generation: str) -> bool:
         """See store_ports.EntryStore."""
         keys = [key for key, _ in entries]
-        self.forget(keys)
+        self.invalidate(keys)
         kept = await self._back.put(entries, generation)
-        self.forget(keys)
+        self.invalidate(keys)
         return kept
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See store_ports.EntryStore."""
-        self.forget(keys)
+        self.invalidate(keys)
         deleted = await self._back.delete(keys, generation)
-        self.forget(keys)
+        self.invalidate(keys)
         return deleted
 
     async def purge(self, matches: Matches) -> int | None:
         """See store_ports.EntryStore."""
-        self._forget_all()
+        self._invalidate_all()
         purged = await self._back.purge(matches)
-        self._forget_all()
+        self._invalidate_all()
         return purged
 
     async def clear(self) -> int | None:
         """See store_ports.EntryStore."""
-        self._forget_all()
+        self._invalidate_all()
         cleared = await self._back.clear()
-        self._forget_all()
+        self._invalidate_all()
         return cleared
 
     async def page(self, cursor: str, limit: int) -> Page | None:

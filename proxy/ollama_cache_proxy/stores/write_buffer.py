@@ -48,7 +48,7 @@ class WriteBuffer:
         if self._removed is not None:
             self._removed.set()
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Find none of them any more: another process has deleted what it meant. They are written all the same."""
         self._entries.clear()
         if self._removed is not None:

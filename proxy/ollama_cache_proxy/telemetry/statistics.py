@@ -145,7 +145,7 @@ class Statistics:
             if totals is not None:
                 self._known = {place: total for place, total in totals.items() if place.count(_SEPARATOR) == _PARTS}
                 if self._siblings is not None:
-                    self._siblings.say(Topic.TOTALS, self._known)
+                    self._siblings.notify(Topic.TOTALS, self._known)
 
     async def heard_totals(self, totals: Mapping[str, int]) -> None:
         """Learn what a sibling has seen: were the store to lose it, whoever adds next would go on from there."""
@@ -168,7 +168,7 @@ class Statistics:
     async def told(self) -> dict[str, Any]:
         """Give all totals as `GET /api/cache/stats` shows them; whoever asks may leave meanwhile."""
         if self._siblings is not None:
-            await self._siblings.tell(Topic.FLUSH)
+            await self._siblings.notify_and_wait(Topic.FLUSH)
         await asyncio.shield(self._tasks.spawn(self.flush(), "add to the statistics"))
         return self.shown()
 

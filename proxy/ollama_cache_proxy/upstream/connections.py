@@ -14,8 +14,8 @@ from typing import Final
 from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
 
-from ollama_cache_proxy.core.ports import Take
-from ollama_cache_proxy.policy.chunked import Chunks, alone, whole
+from ollama_cache_proxy.core.ports import Sink
+from ollama_cache_proxy.policy.chunked import Chunks, small_chunk, whole_chunks
 
 _IDLE: Final = 15.0
 """Seconds for which a connection is kept that nobody uses."""
@@ -39,13 +39,13 @@ class Connection(ResponseHandler):
         self.content: StreamReader | None = None
         self._chunks = Chunks()
         self._unseen: list[bytes] | None = []
-        self._take: Take | None = None
+        self._sink: Sink | None = None
         self._passing: asyncio.Future[bool] | None = None
 
-    def bypass_parser(self, take: Take) -> asyncio.Future[bool] | None:
-        """Give `take` the chunks that come, past the parser: what it has read before has been handed on.
+    def bypass_parser(self, sink: Sink) -> asyncio.Future[bool] | None:
+        """Give `sink` the chunks that come, past the parser: what it has read before has been handed on.
 
-        The result says whether `take` wanted all of them: then the parser has the rest of what came, or nothing comes
+        The result says whether `sink` wanted all of them: then the parser has the rest of what came, or nothing comes
         any more. None where a chunk could not begin with what comes next.
         """
         for data in self._unseen or ():
@@ -53,22 +53,22 @@ class Connection(ResponseHandler):
         self._unseen = None
         if not self._chunks.between:
             return None
-        self._take, self._passing = take, asyncio.get_running_loop().create_future()
+        self._sink, self._passing = sink, asyncio.get_running_loop().create_future()
         return self._passing
 
     def parse_all(self) -> None:
         """Let the parser see all that comes, again."""
-        self._take = None
+        self._sink = None
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        take = self._take
-        if take is not None:
-            if (chunk := alone(data)) is not None:
-                if not take(chunk, data):
+        sink = self._sink
+        if sink is not None:
+            if (chunk := small_chunk(data)) is not None:
+                if not sink(chunk, data):
                     self._passed(took_all=False)
                 return
-            data = self._hand_on(data, take)
+            data = self._hand_on(data, sink)
             if not data:
                 return
         if self._unseen is None:
@@ -79,12 +79,12 @@ class Connection(ResponseHandler):
             self._chunks.lose()
         super().data_received(data)
 
-    def _hand_on(self, data: bytes, take: Take) -> bytes:
+    def _hand_on(self, data: bytes, sink: Sink) -> bytes:
         """Hand on the chunks that came whole; gives what the parser has to see."""
         at = 0
-        for chunk, framed in whole(data):
+        for chunk, framed in whole_chunks(data):
             at += len(framed)
-            if not take(chunk, framed):
+            if not sink(chunk, framed):
                 self._passed(took_all=False)
                 return data[at:]
         if at < len(data):
@@ -92,7 +92,7 @@ class Connection(ResponseHandler):
         return data[at:]
 
     def _passed(self, *, took_all: bool) -> None:
-        self._take = None
+        self._sink = None
         if self._passing is not None and not self._passing.done():  # who waited may have gone
             self._passing.set_result(took_all)
 
@@ -105,7 +105,7 @@ class Connection(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
         super().connection_lost(exc)
-        if self._take is not None:
+        if self._sink is not None:
             self._passed(took_all=True)
 
     def pause_reading(self) -> None:

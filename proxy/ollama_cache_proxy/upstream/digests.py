@@ -133,7 +133,7 @@ class OllamaModels:
         self._watches.add(watch)
         return Identity(model=model, digest=digest, version=table.version, stability=watch)
 
-    async def still(self, identity: Identity) -> bool:
+    async def is_current(self, identity: Identity) -> bool:
         """See ports.Models."""
         asked = self._clock.monotonic()
         table = await self._look_since(asked, identity.model)
@@ -149,7 +149,7 @@ class OllamaModels:
             return None
         return self.changes_seen
 
-    def change_begins(self, name: str | None) -> _Change:
+    def begin_change(self, name: str | None) -> _Change:
         """See ports.Models; `name` is canonical."""
         change = _Change(name or ANY)
         self._changes.append(change)
@@ -158,16 +158,16 @@ class OllamaModels:
 
     async def change_known(self, token: object) -> None:
         """See ports.Models."""
-        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from change_begins
+        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from begin_change
         if self._siblings is not None:
             token.token = secrets.token_hex(8)
-            await self._siblings.tell(Topic.CHANGE_BEGINS, [token.token, token.model])
+            await self._siblings.notify_and_wait(Topic.CHANGE_BEGINS, [token.token, token.model])
 
-    def change_ends(self, token: object) -> None:
+    def end_change(self, token: object) -> None:
         """See ports.Models. Looks at once, so that the model is known again soon."""
-        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from change_begins
+        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from begin_change
         if self._siblings is not None and token.token:
-            self._siblings.say(Topic.CHANGE_ENDS, token.token)
+            self._siblings.notify(Topic.CHANGE_ENDS, token.token)
         token.ended = self._clock.monotonic()
         self.changes_seen += 1
         self._tasks.spawn(self._look_again(), "look at models after a change")
@@ -176,13 +176,13 @@ class OllamaModels:
         """Know of a change that passes through a sibling: its token and model."""
         token, model = change
         if token not in self._others:
-            self._others[token] = self.change_begins(model)
+            self._others[token] = self.begin_change(model)
 
     async def heard_end(self, token: str) -> None:
         """Know that a sibling's change has ended."""
         change = self._others.pop(token, None)
         if change is not None:
-            self.change_ends(change)
+            self.end_change(change)
 
     def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
         """See ports.Models."""

@@ -19,7 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError, too_late, unreachable
 from ollama_cache_proxy.core.facts import Health, Observer, Part
-from ollama_cache_proxy.core.ports import Body, Clock, Take
+from ollama_cache_proxy.core.ports import Body, Clock, Sink
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.breaker import Breaker
 from ollama_cache_proxy.policy.chunked import LAST, framed
@@ -59,7 +59,7 @@ class _Answer:
         self._size = 0
         self._taken = 0
 
-    def arrived(self) -> bytes | None:
+    def whole_body(self) -> bytes | None:
         """See ports.Answer."""
         if self.length is None or not self.content.is_eof():
             return None
@@ -78,18 +78,18 @@ class _Answer:
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error
 
-    async def pour(self, take: Take) -> bool:
+    async def relay(self, sink: Sink) -> bool:
         """See ports.Answer."""
         content = self.content
         try:
             while not content.at_eof():
-                passing = self._connection.bypass_parser(take) if self._may_bypass() else None
+                passing = self._connection.bypass_parser(sink) if self._may_bypass() else None
                 if passing is not None:
                     if not await passing:
                         return False
                     continue
                 chunk = self._chunk(*await content.readchunk())
-                if chunk and not take(chunk, None):
+                if chunk and not sink(chunk, None):
                     return False
         except _ERRORS as error:
             raise unreachable(_BROKE_OFF) from error

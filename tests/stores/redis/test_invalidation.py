@@ -50,15 +50,15 @@ async def own() -> AsyncIterator[RedisServer]:
 @pytest.fixture
 async def heard(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
     monkeypatch.setattr(invalidation, "SILENT", 0.3)
-    monkeypatch.setattr(invalidation, "_AGAIN", 0.05)
+    monkeypatch.setattr(invalidation, "_RETRY_AFTER", 0.05)
     pool = redis.ConnectionPool.from_url(own.url, protocol=2)
     listener, tasks = Heard(), Tasks()
     watch = RedisWatch(
         lambda: pool.connection_class(**pool.connection_kwargs),
         prefixes=("ocp:1:e:", "ocp:1:generation"),
-        wake=listener.wake,
+        resume=listener.wake,
         changed=listener.changed,
-        sleep=listener.sleep,
+        suspend=listener.sleep,
     )
     watch.begin(tasks)
     await until(lambda: listener.awake)
@@ -133,7 +133,7 @@ async def test_the_rights_that_the_docs_name_are_enough(own: RedisServer, simula
     body = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
     async with proxy_before(simulator.url, redis_url=url) as proxy:
         store: Any = proxy.running.store
-        await until(lambda: store._awake)
+        await until(lambda: store._holding)
         answers = [await ask(proxy.url, "POST", "/api/generate", body=body) for _ in range(3)]
         assert [answer.field("X-Cache") for answer in answers] == ["MISS", "HIT", "HIT"]
         assert json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["keys"] == 1
@@ -157,7 +157,7 @@ async def test_where_redis_may_not_tell_nothing_is_held_and_all_else_works(
         answers = [await ask(proxy.url, "POST", "/api/generate", body=body) for _ in range(3)]
         assert [answer.field("X-Cache") for answer in answers] == ["MISS", "HIT", "HIT"]
         store: Any = proxy.running.store
-        assert (store._awake, len(store._front._entries)) == (False, 0)
+        assert (store._holding, len(store._front._entries)) == (False, 0)
 
 
 @pytest.mark.parametrize("turns", range(40))
@@ -168,9 +168,9 @@ async def test_it_ends_when_it_is_told_to_while_it_still_connects(turns: int, ow
     watch = RedisWatch(
         lambda: pool.connection_class(**pool.connection_kwargs),
         prefixes=("ocp:1:e:",),
-        wake=heard.wake,
+        resume=heard.wake,
         changed=heard.changed,
-        sleep=heard.sleep,
+        suspend=heard.sleep,
     )
     watch.begin(tasks)
     for _ in range(turns):

@@ -227,7 +227,7 @@ async def test_what_was_on_its_way_before_a_clear_by_another_is_not_found_after_
 async def test_what_is_on_its_way_is_not_found_once_it_is_forgotten(entries: RedisEntries) -> None:
     """Another process has deleted what it meant, which may be that."""
     putting = await begun(entries, 1)
-    entries.buffer.forget()
+    entries.buffer.discard()
     assert (await entries.get(key(1))).entry is None
     putting.cancel()
     await asyncio.wait([putting])

@@ -14,7 +14,7 @@ from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 
 _SMALL: Final = 65_536
 """Bytes of an entry that goes over the lane."""
-_ENTRIES_EACH: Final = 64
+_ENTRIES_PER_COMMAND: Final = 64
 """Entries that one round trip writes."""
 _WRITERS: Final = 8
 """Round trips at a time."""
@@ -43,8 +43,8 @@ class EntryWriter:
         self._waiting += size
         try:
             async with self._writers:
-                for start in range(0, len(values), _ENTRIES_EACH):
-                    if not await self._set(values[start : start + _ENTRIES_EACH]):
+                for start in range(0, len(values), _ENTRIES_PER_COMMAND):
+                    if not await self._set(values[start : start + _ENTRIES_PER_COMMAND]):
                         return False
         finally:
             self._waiting -= size

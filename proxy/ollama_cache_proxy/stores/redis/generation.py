@@ -23,7 +23,7 @@ LONGEST_LOOKUP: Final = 1.0
 """Seconds."""
 _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
 _BYTES: Final = 16
-_KEYS_EACH: Final = 64
+_KEYS_PER_COMMAND: Final = 64
 """Entries that one command reads."""
 _TRIES: Final = 3
 
@@ -38,14 +38,14 @@ class Generation:
 
     async def lookup(self, keys: Sequence[str], within: float = READ_WITHIN) -> tuple[str, list[bytes | None]]:
         """Return the current generation and the values of its entries; one command, unless it is new to us."""
-        if len(keys) <= _KEYS_EACH:
+        if len(keys) <= _KEYS_PER_COMMAND:
             seen = self.seen
             names = [entry_name(seen, key) for key in keys]
             current, *values = await self._lane.ask("MGET", GENERATION, *names, within=within, urgent=True)
             if current == seen.encode():
                 return seen, values
         async with asyncio.timeout(within):
-            return await self._lookup_well(keys)
+            return await self._lookup_in_steps(keys)
 
     async def current(self) -> str:
         """Return the current generation."""
@@ -63,12 +63,14 @@ class Generation:
         self.seen = fresh
         return "" if old is None else old.decode("latin-1")
 
-    async def _lookup_well(self, keys: Sequence[str]) -> tuple[str, list[bytes | None]]:
+    async def _lookup_in_steps(self, keys: Sequence[str]) -> tuple[str, list[bytes | None]]:
         """Look in as many commands as it takes: the list is long, or the generation is new to us."""
         for _ in range(_TRIES):
             seen = self.seen
             names = [entry_name(seen, key) for key in keys]
-            current, *values = await self._lane.ask("MGET", GENERATION, *names[:_KEYS_EACH], within=LONGEST_LOOKUP)
+            current, *values = await self._lane.ask(
+                "MGET", GENERATION, *names[:_KEYS_PER_COMMAND], within=LONGEST_LOOKUP
+            )
             if current is None or _TOKEN.fullmatch(current) is None:  # none, or no token of ours: it could come again
                 try:
                     current = await self._renewed()
@@ -79,8 +81,8 @@ class Generation:
                     continue
             self.seen = current.decode("latin-1")
             if self.seen == seen:
-                for start in range(_KEYS_EACH, len(names), _KEYS_EACH):
-                    values += await self._pool.mget(names[start : start + _KEYS_EACH])
+                for start in range(_KEYS_PER_COMMAND, len(names), _KEYS_PER_COMMAND):
+                    values += await self._pool.mget(names[start : start + _KEYS_PER_COMMAND])
                 return seen, values
         return self.seen, [None] * len(keys)
 

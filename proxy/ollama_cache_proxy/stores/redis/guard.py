@@ -68,14 +68,14 @@ class Guard:
             self._observe(StoreCall(operation=name, seconds=now - begun, failed=True))
             self._observe(StoreFault(kind=Fault.FAILED))
             breaker.failed(now)
-            self._told(part, well=False, reason=_kind(error))
+            self._report_health(part, well=False, reason=_error_name(error))
             return fallback
         self._observe(StoreCall(operation=name, seconds=self._clock.monotonic() - begun, failed=False))
         breaker.succeeded()
-        self._told(part, well=True)
+        self._report_health(part, well=True)
         return result
 
-    def _told(self, part: Part, *, well: bool, reason: str = "") -> None:
+    def _report_health(self, part: Part, *, well: bool, reason: str = "") -> None:
         if part is Part.STORE_WRITES and not well and self._well.get(Part.STORE) is False:
             return  # said already
         known = self._well.get(part)
@@ -90,7 +90,7 @@ async def _limited(seconds: float, operation: Callable[[], Awaitable[T]]) -> T:
         return await operation()
 
 
-def _kind(error: BaseException) -> str:
+def _error_name(error: BaseException) -> str:
     """Name an error without its text, which can hold an address with a password; Redis's own first word is safe."""
     if type(error) is ResponseError:
         word = str(error).split(" ", 1)[0].strip(":")

@@ -19,20 +19,20 @@ from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 
 SILENT: Final = 1.0
 """Seconds without a word after which the server is asked whether it is there, and given as long again to say so."""
-_AGAIN: Final = 1.0
-_CONNECT: Final = 1.0
+_RETRY_AFTER: Final = 1.0
+_CONNECT_WITHIN: Final = 1.0
 _CHANNEL: Final = "__redis__:invalidate"
 
 Changed: TypeAlias = Callable[[list[bytes] | None], None]
 
 
-class _Ear(Wire):
-    """A connection that is told of changes, and `deaf` once it can be told no more."""
+class _Subscription(Wire):
+    """A connection that is told of changes, and `lost` once it can be told no more."""
 
     def __init__(self, connection: redis.Connection, changed: Changed) -> None:
         super().__init__(connection)
-        self.deaf = asyncio.Event()
-        self.heard = False
+        self.lost = asyncio.Event()
+        self.got_data = False
         self._changed = changed
 
     async def subscribe(self, prefixes: Iterable[str]) -> None:
@@ -41,25 +41,25 @@ class _Ear(Wire):
         await self.ask("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes)
         await self.ask("SUBSCRIBE", _CHANNEL)
 
-    def came(self, reply: Any) -> None:
+    def received(self, reply: Any) -> None:
         """See Replies. Once nothing is asked any more, what comes are messages and what answers PING."""
-        self.heard = True
+        self.got_data = True
         if self.waiting:
-            super().came(reply)
+            super().received(reply)
         elif reply[0] == b"message":
             self._changed(reply[2])
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         super().connection_lost(exc)
-        self.deaf.set()
+        self.lost.set()
 
 
 class RedisWatch:
     """Watches keys that begin with one of `prefixes`.
 
-    Calls `wake` when it hears of every change from now on, `changed` with the names of keys (None: all of them), and
-    `sleep` when it may no longer. `make` gives a connection that nobody else uses.
+    Calls `resume` when it hears of every change from now on, `changed` with the names of keys (None: all of them), and
+    `suspend` when it may no longer. `make` gives a connection that nobody else uses.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class RedisWatch:
         make: Callable[[], redis.Connection],
         *,
         prefixes: Iterable[str],
-        wake: Callable[[], None],
+        resume: Callable[[], None],
         changed: Changed,
-        sleep: Callable[[], None],
+        suspend: Callable[[], None],
     ) -> None:
         self._make = make
         self._prefixes = [part for prefix in prefixes for part in ("PREFIX", prefix)]
-        self._wake = wake
+        self._resume = resume
         self._changed = changed
-        self._sleep = sleep
+        self._suspend = suspend
 
     def begin(self, tasks: Tasks) -> None:
         """Watch until the tasks are ended."""
@@ -84,39 +84,39 @@ class RedisWatch:
     async def _watch(self) -> None:
         while not _is_cancelled():
             with suppress(*FAILURES):  # the store's own health tells of it
-                await self._hear()
-            await asyncio.sleep(_AGAIN)
+                await self._follow()
+            await asyncio.sleep(_RETRY_AFTER)
 
-    async def _hear(self) -> None:
+    async def _follow(self) -> None:
         """Hear of changes until the connection is lost, or silent for too long."""
-        async with asyncio.timeout(_CONNECT) as deadline:
+        async with asyncio.timeout(_CONNECT_WITHIN) as deadline:
             connection = self._make()
             await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
-            ear = _Ear(connection, self._changed)
+            subscription = _Subscription(connection, self._changed)
             try:
                 if _is_cancelled():
                     return
-                await ear.subscribe(self._prefixes)
+                await subscription.subscribe(self._prefixes)
                 deadline.reschedule(None)
-                self._wake()
-                await self._listen(ear)
+                self._resume()
+                await self._listen(subscription)
             finally:
-                self._sleep()
-                ear.transport.abort()
+                self._suspend()
+                subscription.transport.abort()
 
-    async def _listen(self, ear: _Ear) -> None:
+    async def _listen(self, subscription: _Subscription) -> None:
         """Listen; whoever says nothing is asked whether he is there."""
         asked = False
-        while not ear.deaf.is_set():
-            ear.heard = False
+        while not subscription.lost.is_set():
+            subscription.got_data = False
             with suppress(TimeoutError):
                 async with asyncio.timeout(SILENT):
-                    await ear.deaf.wait()
-            if asked and not ear.heard:
+                    await subscription.lost.wait()
+            if asked and not subscription.got_data:
                 return
-            asked = not ear.heard
+            asked = not subscription.got_data
             if asked:
-                ear.write("PING")
+                subscription.write("PING")
 
 
 def _is_cancelled() -> bool:

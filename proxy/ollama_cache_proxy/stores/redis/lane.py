@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 _MORE: Final = object()
-_PATIENCE: Final = 5.0
+_CLOSE_WITHIN: Final = 5.0
 _LOST: Final = "the connection was lost"
 
 
@@ -43,11 +43,11 @@ class Replies(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not _MORE:
-                self.came(reply)
+                self.received(reply)
         except (RedisError, LookupError):
             self.transport.abort()
 
-    def came(self, reply: Any) -> None:
+    def received(self, reply: Any) -> None:
         """Take a reply, which may be a RedisError; raises LookupError for one that nobody asked for."""
         raise NotImplementedError
 
@@ -83,7 +83,7 @@ class Wire(Replies):
         until = self._loop.time() + within
         self._asked.append((asked, until))
         if within < math.inf:
-            self._expect(until)
+            self._arm_timer(until)
         return asked
 
     def write(self, *command: bytes | str | int, at_once: bool = False) -> None:
@@ -104,15 +104,15 @@ class Wire(Replies):
         if written and not self.transport.is_closing():
             self.transport.write(b"".join(written))
 
-    def _expect(self, until: float) -> None:
+    def _arm_timer(self, until: float) -> None:
         """Look at `until`, in the event loop's time, who has waited for too long: one timer is there for all."""
         if self._deadline is not None:
             if self._deadline.when() <= until:
                 return
             self._deadline.cancel()
-        self._deadline = self._loop.call_at(until, self._look)
+        self._deadline = self._loop.call_at(until, self._check_deadlines)
 
-    def _look(self) -> None:
+    def _check_deadlines(self) -> None:
         self._deadline = None
         now = self._loop.time()
         for asked, until in self._asked:
@@ -120,17 +120,17 @@ class Wire(Replies):
                 asked.set_exception(TimeoutError())
         due = min((until for asked, until in self._asked if not asked.done()), default=math.inf)
         if due < math.inf:
-            self._expect(due)
+            self._arm_timer(due)
 
     def end(self) -> None:
         """Take no more commands, and close when those under way are answered, or long given up."""
         self._last = True
         if self._asked:
-            self._loop.call_later(_PATIENCE, self.transport.abort)
+            self._loop.call_later(_CLOSE_WITHIN, self.transport.abort)
         else:
             self.transport.abort()
 
-    def came(self, reply: Any) -> None:
+    def received(self, reply: Any) -> None:
         """See Replies."""
         asked, _ = self._asked.popleft()
         if not asked.done():

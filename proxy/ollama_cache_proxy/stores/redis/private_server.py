@@ -20,9 +20,9 @@ from typing import Final
 from ollama_cache_proxy.core.tasks import Tasks
 
 _SERVERS: Final = ("valkey-server", "redis-server")
-_STARTS_WITHIN: Final = 5.0
+_START_WITHIN: Final = 5.0
 _RESTART_AFTER: Final = 1.0
-_STOPS_WITHIN: Final = 2.0
+_STOP_WITHIN: Final = 2.0
 _OURS: Final = ("OCP_", "REDIS_URL", "OLLAMA_HOST")
 """What the environment holds for the proxy, passwords among it: no business of the child's."""
 
@@ -70,10 +70,10 @@ class PrivateRedis:
         """Start the child; whether it accepts connections in time."""
         await self._spawn()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_STARTS_WITHIN):
+            async with asyncio.timeout(_START_WITHIN):
                 while not await self._accepts():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)  # another process's socket tells nobody
-            self._tasks.spawn(self._keep(), "keep the private store alive", endless=True)
+            self._tasks.spawn(self._keep_alive(), "keep the private store alive", endless=True)
             return True
         await self.close()
         return False
@@ -85,7 +85,7 @@ class PrivateRedis:
         if shell is not None and shell.stdin is not None:
             shell.stdin.close()
             with suppress(TimeoutError):
-                await asyncio.wait_for(shell.wait(), _STOPS_WITHIN)
+                await asyncio.wait_for(shell.wait(), _STOP_WITHIN)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _spawn(self) -> None:
@@ -113,7 +113,7 @@ class PrivateRedis:
             *("--daemonize", "no", "--dir", str(self._folder), *user),
         )
 
-    async def _keep(self) -> None:
+    async def _keep_alive(self) -> None:
         """Start the child anew whenever it ends while the proxy lives."""
         while self._shell is not None:
             await self._shell.wait()

@@ -23,9 +23,9 @@ from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
 from ollama_cache_proxy.stores.redis.scan import Scan, read_cursor
 from ollama_cache_proxy.stores.write_buffer import WriteBuffer
 
-_READ_EACH_WITHIN: Final = 0.002
+_READ_WITHIN_PER_KEY: Final = 0.002
 """Seconds more for each entry of a list."""
-_TOUCHED_EACH: Final = 1000
+_TOUCHES_PER_COMMAND: Final = 1000
 """Entries that one command touches."""
 
 
@@ -68,7 +68,7 @@ class RedisEntries:
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. A long list takes several commands, and may take longer."""
-        within = min(READ_WITHIN + _READ_EACH_WITHIN * len(keys), LONGEST_LOOKUP)
+        within = min(READ_WITHIN + _READ_WITHIN_PER_KEY * len(keys), LONGEST_LOOKUP)
         found = await self._guard.run(Part.STORE, "get", lambda: self._generation.lookup(keys, within), None)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
@@ -100,8 +100,8 @@ class RedisEntries:
 
     async def touch(self, keys: Sequence[str], generation: str) -> None:
         """Let these entries count as used just now, which keeps them from being evicted."""
-        for start in range(0, len(keys), _TOUCHED_EACH):
-            names = [entry_name(generation, key) for key in keys[start : start + _TOUCHED_EACH]]
+        for start in range(0, len(keys), _TOUCHES_PER_COMMAND):
+            names = [entry_name(generation, key) for key in keys[start : start + _TOUCHES_PER_COMMAND]]
             await self._guard.read("touch", partial(self._pool.touch, *names), None)
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
