@@ -22,7 +22,7 @@ from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.service import store_choice
 from ollama_cache_proxy.service.settings import SettingsError, load, packed, share, unpacked
-from ollama_cache_proxy.service.siblings import HEARS_WITHIN
+from ollama_cache_proxy.service.siblings import SIBLING_TIMEOUT
 from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.service.workers import supervising
@@ -427,10 +427,10 @@ class Noting:
         self.store = store
         self.told: list[tuple[Topic, int]] = []
 
-    def say(self, topic: Topic, value: Any = None) -> None:
+    def send(self, topic: Topic, value: Any = None) -> None:
         raise AssertionError(topic)
 
-    async def tell(self, topic: Topic, value: Any = None) -> None:
+    async def send_and_wait(self, topic: Topic, value: Any = None) -> None:
         count = await self.store.count()
         self.told.append((topic, count.keys))
 
@@ -447,7 +447,7 @@ async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
     siblings = Noting(store)
     await store.put([("ab" * 32, replace(ENTRY, stored_at=clock.now()))], (await store.get("")).generation or "")
     routes = CacheRoutes(
-        store=store, store_name="", purges=Purges(), told=nothing, explain=nothing, clock=clock, siblings=siblings
+        store=store, store_name="", purges=Purges(), statistics=nothing, explain=nothing, clock=clock, siblings=siblings
     ).routes
     request = Request(method="POST", target="/api/cache/clear", fields=())
     assert (await routes["/api/cache/clear"]["POST"](request, filters)).body == b'{"cleared":1}'
@@ -638,4 +638,4 @@ def test_settings_are_the_same_when_they_arrive() -> None:
 
 
 def test_what_holds_up_a_change_has_a_bound() -> None:
-    assert HEARS_WITHIN <= 0.25
+    assert SIBLING_TIMEOUT <= 0.25
