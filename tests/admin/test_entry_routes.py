@@ -23,10 +23,10 @@ class Noting:
         self.store = store
         self.told: list[tuple[Topic, int]] = []
 
-    def notify(self, topic: Topic, value: Any = None) -> None:
+    def send(self, topic: Topic, value: Any = None) -> None:
         raise AssertionError(topic)
 
-    async def notify_and_wait(self, topic: Topic, value: Any = None) -> None:
+    async def send_and_wait(self, topic: Topic, value: Any = None) -> None:
         count = await self.store.count()
         self.told.append((topic, count.keys))
 
@@ -43,7 +43,7 @@ async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
     siblings = Noting(store)
     await store.put([("ab" * 32, replace(ENTRY, stored_at=clock.now()))], (await store.get("")).generation or "")
     routes = CacheRoutes(
-        store=store, store_name="", purges=Purges(), told=nothing, explain=nothing, clock=clock, siblings=siblings
+        store=store, store_name="", purges=Purges(), statistics=nothing, explain=nothing, clock=clock, siblings=siblings
     ).routes
     request = Request(method="POST", target="/api/cache/clear", fields=())
     assert (await routes["/api/cache/clear"]["POST"](request, filters)).body == b'{"cleared":1}'

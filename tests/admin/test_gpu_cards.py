@@ -25,9 +25,9 @@ async def cards() -> AsyncIterator[Callable[[Callable[[], Any]], Cards]]:
 async def test_what_is_shown_of_a_card(cards: Callable[..., Cards]) -> None:
     replay = Replay(recording("rtx4090"))
     seen = cards(lambda: replay)
-    assert seen.found() == [], "nobody waits for a first look"
+    assert seen.latest() == [], "nobody waits for a first look"
     await seen.ready()
-    (card,) = seen.found()
+    (card,) = seen.latest()
     assert set(card) == {"name", "utilisation", "memoryUsed", "memoryTotal", "temperature", "power"}
     assert "4090" in card["name"]
     assert 0 < card["memoryUsed"] < card["memoryTotal"]
@@ -40,7 +40,7 @@ async def test_without_cards_there_are_none(problem: Exception, cards: Callable[
 
     seen = cards(load)
     await seen.ready()
-    assert seen.found() == []
+    assert seen.latest() == []
 
 
 async def test_a_driver_that_hangs_holds_nothing_up(
@@ -52,6 +52,6 @@ async def test_a_driver_that_hangs_holds_nothing_up(
     try:
         async with asyncio.timeout(5):
             await seen.ready()
-        assert seen.found() == []
+        assert seen.latest() == []
     finally:
         release.set()

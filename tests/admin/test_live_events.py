@@ -184,7 +184,7 @@ async def test_while_it_ends_nobody_new_listens(proxy: Proxy, simulator: Simulat
 async def test_a_slow_reader_is_cut_off_and_the_others_go_on(
     states: States, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_events, "PATIENCE", 0.3)
+    monkeypatch.setattr(live_events, "WRITE_TIMEOUT", 0.3)
     monkeypatch.setattr(live_events, "EVERY", 0.001)
     states.counting, states.now = True, {"filling": "x" * 500_000}
     async with listening(proxy.url) as slow, listening(proxy.url) as quick:
@@ -201,7 +201,7 @@ async def test_a_slow_reader_is_cut_off_and_the_others_go_on(
 
 
 async def test_so_many_listen_and_no_more(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_events, "MOST", 2)
+    monkeypatch.setattr(live_events, "MAX_LISTENERS", 2)
     async with listening(proxy.url) as one, listening(proxy.url):
         await event(one)
         refused = await ask(proxy.url, "GET", "/api/cache/events")
@@ -213,7 +213,7 @@ async def test_so_many_listen_and_no_more(proxy: Proxy, monkeypatch: pytest.Monk
 
 
 async def test_head_takes_no_place(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_events, "MOST", 1)
+    monkeypatch.setattr(live_events, "MAX_LISTENERS", 1)
     for _ in range(3):
         answer = await ask(proxy.url, "HEAD", "/api/cache/events")
         assert (answer.status, answer.field("Content-Type")) == (200, "text/event-stream")

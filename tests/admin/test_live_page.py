@@ -262,7 +262,7 @@ async def test_what_is_wrong_shows(browser: Browser, simulator: Simulator, monke
     async with proxy_before(simulator.url) as proxy:
         page = await browser.open(proxy.url)
         await expect(page.locator("#connection")).to_have_text("Live")
-        monkeypatch.setattr(live_events, "MOST", 1)
+        monkeypatch.setattr(live_events, "MAX_LISTENERS", 1)
         other = await browser.open(proxy.url)
         await expect(other.locator("#connection")).to_have_text("1 others listen already, trying again…")
         await simulator.stop()

@@ -156,7 +156,7 @@ def streaming(closed: list[str]) -> Admin:
             closed.append("closed")
 
     async def route(_request: Request, _body: bytes) -> Stream:
-        return Stream(kind="text/plain", pieces=pieces(), patience=0.05)
+        return Stream(kind="text/plain", pieces=pieces(), write_timeout=0.05)
 
     unasked: Any = None
     return Admin(
@@ -164,7 +164,7 @@ def streaming(closed: list[str]) -> Admin:
         store_well=unasked,
         upstream=unasked,
         render=unasked,
-        watch=unasked,
+        events=unasked,
         serving=unasked,
         access=Access(loopback=True, token=""),
         clock=SystemClock(),

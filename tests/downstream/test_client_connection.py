@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from ollama_cache_proxy.downstream import client_connection
-from ollama_cache_proxy.downstream.client_connection import STAYS, ClientConnection
+from ollama_cache_proxy.downstream.client_connection import KEEP_OPEN, ClientConnection
 from ollama_cache_proxy.downstream.gate import Phase
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
 from tests.support.rawhttp import ask
@@ -76,10 +76,10 @@ class Owner:
     def knows_head(self, data: bytes) -> bool:
         return data == HEAD
 
-    def begins(self, work: object) -> None:
+    def track(self, work: object) -> None:
         self.working.add(work)
 
-    def ends(self, work: object) -> None:
+    def untrack(self, work: object) -> None:
         self.working.discard(work)
 
     def opened(self) -> bool:
@@ -99,7 +99,7 @@ class Owner:
         self.served.append(await request.content.read())
         transport.write(SERVED)
         connection.gate.responded()
-        return STAYS
+        return KEEP_OPEN
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ async def test_a_known_request_is_answered_before_the_parser_and_counts_as_use(o
 async def test_a_held_head_is_released_after_a_while(
     owner: Owner, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_connection, "_HOLDS", 0.005)
+    monkeypatch.setattr(client_connection, "_HOLD_SECONDS", 0.005)
     connection, wire = connect()
     connection.data_received(HEAD)
     connection.data_received(b"hello")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_cache_proxy.downstream import gate as module
-from ollama_cache_proxy.downstream.gate import MOST_KEPT, Gate, Hold, Lookup, Pass, Phase, Queue
+from ollama_cache_proxy.downstream.gate import MAX_RAW_BYTES, Gate, Hold, Lookup, Pass, Phase, Queue
 
 HEAD = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
 KNOWN = HEAD + b"hello"
@@ -61,14 +61,14 @@ def came(data: bytes, *, ready: bool = True) -> Event:
 
 
 def found(response: bytes | None, *, ready: bool = True) -> Event:
-    return lambda gate: gate.found(response, ready=ready)
+    return lambda gate: gate.lookup_done(response, ready=ready)
 
 
 def parsed(begun: int, length: int | None = None, *, ended: bool = True) -> Event:
     return lambda gate: gate.parsed(begun, length, ended=ended)
 
 
-def kept(number: int) -> Event:
+def raw(number: int) -> Event:
     return lambda gate: gate.raw(number)
 
 
@@ -76,8 +76,8 @@ RELEASED, RESPONDED = Gate.release, Gate.responded
 QUEUED, IDLE, SERVING, PHASE, HOLDS = map(attrgetter, ("queued", "is_idle", "serving", "phase", "_parts"))
 
 
-def let_go(number: int) -> Event:
-    return lambda gate: gate.let_go(number)
+def dropped(number: int) -> Event:
+    return lambda gate: gate.drop_raw(number)
 
 
 def passes(data: bytes, begun: int = 1, length: int | None = 0, *, ended: bool = True) -> list[tuple[Event, Any]]:
@@ -95,56 +95,56 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "a known request, again and again": [ANSWERED, ANSWERED, ANSWERED, (PHASE, Phase.BETWEEN)],
     "a head alone is held back, its body completes it": [HELD, (PHASE, Phase.HELD), (came(b"hello"), RESPONSE), ANSWERED],
     "what is held is not held again": [HELD, (came(b"hel"), Pass(data=HEAD + b"hel")), (parsed(1, 5, ended=False), None), (came(b"lo"), Pass(data=b"lo"))],
-    "a held head with another body": [HELD, (came(b"other"), Pass(data=HEAD + b"other")), (parsed(1, 5), None), (kept(1), HEAD + b"other")],
+    "a held head with another body": [HELD, (came(b"other"), Pass(data=HEAD + b"other")), (parsed(1, 5), None), (raw(1), HEAD + b"other")],
     "a held head with a body that the store is asked for": [HELD, (came(b"store"), Lookup(pending=PENDING)), (found(FOUND), (FOUND, b"")), ANSWERED],
     "a held head with a body and more": [HELD, (came(b"hello" + OTHER), Pass(data=KNOWN + OTHER)), (parsed(2, 5), None)],
-    "a held head whose body does not come in time": [HELD, (RELEASED, Pass(data=HEAD)), (parsed(1, 5, ended=False), None), (came(b"hello"), Pass(data=b"hello")), (parsed(0), None), (kept(1), KNOWN), (RESPONDED, None), ANSWERED],
+    "a held head whose body does not come in time": [HELD, (RELEASED, Pass(data=HEAD)), (parsed(1, 5, ended=False), None), (came(b"hello"), Pass(data=b"hello")), (parsed(0), None), (raw(1), KNOWN), (RESPONDED, None), ANSWERED],
     "a held head, and meanwhile the client reads no more": [HELD, (came(b"hello", ready=False), Pass(data=KNOWN))],
     "a held head, and the parser may go on": [HELD, (came(b""), Pass(data=HEAD))],
     "a head that nobody knows is not held back": passes(NEW[:-5], length=5, ended=False),
     # How a request comes.
-    "a new request in one segment": [*SERVED, (kept(1), NEW), ANSWERED],
-    "a new request in two segments": [*passes(NEW[:-5], length=5, ended=False), (kept(1), None), *passes(b"hello", 0), (kept(1), NEW), (RESPONDED, None), ANSWERED],
+    "a new request in one segment": [*SERVED, (raw(1), NEW), ANSWERED],
+    "a new request in two segments": [*passes(NEW[:-5], length=5, ended=False), (raw(1), None), *passes(b"hello", 0), (raw(1), NEW), (RESPONDED, None), ANSWERED],
     "a new request byte by byte": [
         *[step for byte in NEW[:-6] for step in passes(bytes([byte]), 0, None)], *passes(NEW[-6:-5], length=5, ended=False),
-        *[step for byte in NEW[-5:-1] for step in passes(bytes([byte]), 0, ended=False)], *passes(NEW[-1:], 0), (kept(1), NEW), (RESPONDED, None), ANSWERED,
+        *[step for byte in NEW[-5:-1] for step in passes(bytes([byte]), 0, ended=False)], *passes(NEW[-1:], 0), (raw(1), NEW), (RESPONDED, None), ANSWERED,
     ],
-    "a known request in two segments that are not head and body": [*passes(KNOWN[:9], 0, None), (came(KNOWN[9:]), Pass(data=KNOWN[9:])), (parsed(1, 5), None), (kept(1), KNOWN), (RESPONDED, None), ANSWERED],
-    "the second of two requests in turn has the second's bytes": [*SERVED, *passes(OTHER), (SERVING, 2), (kept(1), None), (kept(2), OTHER)],
+    "a known request in two segments that are not head and body": [*passes(KNOWN[:9], 0, None), (came(KNOWN[9:]), Pass(data=KNOWN[9:])), (parsed(1, 5), None), (raw(1), KNOWN), (RESPONDED, None), ANSWERED],
+    "the second of two requests in turn has the second's bytes": [*SERVED, *passes(OTHER), (SERVING, 2), (raw(1), None), (raw(2), OTHER)],
     "nothing came, but the parser may go on": [*passes(b"", 0, None), ANSWERED],
     "in a body nothing is known": [*passes(b"POST / HTTP/1.1\r\nContent-Length: 60\r\n\r\n", length=60, ended=False), (came(KNOWN), Pass(data=KNOWN))],
     "behind an empty line nothing is known": [*SERVED, *passes(b"\r\n", 0), (came(KNOWN), Pass(data=KNOWN))],
-    "an empty line before a request": [*passes(b"\r\n" + NEW, length=5), (kept(1), b"\r\n" + NEW), (RESPONDED, None), ANSWERED],
-    "two empty lines before a request, and its end is not known": [*passes(b"\r\n\r\n" + NEW, length=5), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "an empty line before a request": [*passes(b"\r\n" + NEW, length=5), (raw(1), b"\r\n" + NEW), (RESPONDED, None), ANSWERED],
+    "two empty lines before a request, and its end is not known": [*passes(b"\r\n\r\n" + NEW, length=5), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
     # Where two could be taken for one, nothing is known any more.
-    "two requests in one segment": [*passes(OTHER + OTHER, 2), (HOLDS, None), (RESPONDED, None), (RESPONDED, None), (IDLE, True), (kept(1), None), (kept(2), None), (came(KNOWN), Pass(data=KNOWN))],
-    "a request and the beginning of another": [*passes(OTHER + b"GET", 1), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (parsed(0), None), (PHASE, Phase.PARSED)],
-    "a second request in the bytes of a first": [*passes(OTHER + b"GET", 1), (RESPONDED, None), *passes(b" / HTTP/1.1\r\n\r\n"), (HOLDS, None), (RESPONDED, None), (kept(2), None), (came(KNOWN), Pass(data=KNOWN))],
-    "a body in chunks": [*passes(CHUNKED, length=None), (HOLDS, None), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "two requests in one segment": [*passes(OTHER + OTHER, 2), (HOLDS, None), (RESPONDED, None), (RESPONDED, None), (IDLE, True), (raw(1), None), (raw(2), None), (came(KNOWN), Pass(data=KNOWN))],
+    "a request and the beginning of another": [*passes(OTHER + b"GET", 1), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (parsed(0), None), (PHASE, Phase.PARSED)],
+    "a second request in the bytes of a first": [*passes(OTHER + b"GET", 1), (RESPONDED, None), *passes(b" / HTTP/1.1\r\n\r\n"), (HOLDS, None), (RESPONDED, None), (raw(2), None), (came(KNOWN), Pass(data=KNOWN))],
+    "a body in chunks": [*passes(CHUNKED, length=None), (HOLDS, None), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
     "no HTTP": [*passes(b"\x16\x03\r\n\r\n", length=None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN))],
     "a body that the parser has not read to its end": [*passes(NEW, length=5, ended=False), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (PHASE, Phase.PARSED)],
     "a body that the parser reads to its end later": [*passes(NEW, length=5, ended=False), *passes(b"", 0), (RESPONDED, None), ANSWERED],
     # Only where every request has had its response.
-    "a known request while another one is answered": [*passes(OTHER), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (kept(1), None), (kept(2), KNOWN), (RESPONDED, None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), (RESPONDED, None), ANSWERED],
+    "a known request while another one is answered": [*passes(OTHER), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (raw(1), None), (raw(2), KNOWN), (RESPONDED, None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), (RESPONDED, None), ANSWERED],
     "a head while another request is answered": [*passes(OTHER), (came(HEAD), Pass(data=HEAD))],
     "a response that ended with its connection": [*passes(OTHER), (came(KNOWN), Pass(data=KNOWN))],
     "the client reads no more, or the connection ends": [*SERVED, (came(KNOWN, ready=False), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), ANSWERED],
     "draining begins with a head that is not held": [*SERVED, (came(HEAD, ready=False), Pass(data=HEAD))],
     # While the store is asked.
     "the store has it": [LOOKED_UP, (PHASE, Phase.LOOKUP), (found(FOUND), (FOUND, b"")), ANSWERED],
-    "the store has it no more": [LOOKED_UP, (found(None), (Pass(data=STORED), b"")), (parsed(1, 5), None), (kept(1), STORED), (IDLE, False), (RESPONDED, None), ANSWERED],
+    "the store has it no more": [LOOKED_UP, (found(None), (Pass(data=STORED), b"")), (parsed(1, 5), None), (raw(1), STORED), (IDLE, False), (RESPONDED, None), ANSWERED],
     "what comes behind it waits": [LOOKED_UP, (came(OTHER), Queue()), (came(KNOWN), Queue()), (QUEUED, len(OTHER + KNOWN)), (found(FOUND), (FOUND, OTHER + KNOWN)), (QUEUED, 0), ANSWERED],
     "what comes behind one that the store has not waits": [LOOKED_UP, (came(KNOWN), Queue()), (found(None), (Pass(data=STORED), KNOWN)), (parsed(1, 5), None), (came(KNOWN), Pass(data=KNOWN))],
     "draining begins while the store is asked": [LOOKED_UP, (found(FOUND, ready=False), (Pass(data=STORED), b"")), (parsed(1, 5), None)],
     "nothing is looked up behind a lookup": [LOOKED_UP, (came(STORED), Queue()), (found(FOUND), (FOUND, STORED)), LOOKED_UP],
-    "the last request's bytes outlive a hold and a lookup": [*SERVED, HELD, (kept(1), NEW), (came(b"store"), Lookup(pending=PENDING)), (kept(1), NEW), (found(FOUND), (FOUND, b"")), (kept(1), NEW)],
+    "the last request's bytes outlive a hold and a lookup": [*SERVED, HELD, (raw(1), NEW), (came(b"store"), Lookup(pending=PENDING)), (raw(1), NEW), (found(FOUND), (FOUND, b"")), (raw(1), NEW)],
     # What is kept.
-    "nothing is kept of one that was let go": [*SERVED, (let_go(1), None), (kept(1), None), ANSWERED],
-    "another one's bytes stay": [*SERVED, *passes(OTHER), (let_go(1), None), (kept(2), OTHER), (let_go(3), None), (kept(2), OTHER)],
-    "a request of the most bytes": [*passes(b"x" * (MOST_KEPT - len(OTHER)) + OTHER), (kept(1), b"x" * (MOST_KEPT - len(OTHER)) + OTHER)],
-    "a larger one is not kept, but its end is known": [*passes(NEW[:-5] + b"y" * MOST_KEPT, length=MOST_KEPT), (kept(1), None), (RESPONDED, None), ANSWERED],
-    "a larger one in segments": [*passes(NEW[:-5], length=MOST_KEPT + 1, ended=False), *passes(b"y" * MOST_KEPT, 0, ended=False), *passes(b"y", 0), (kept(1), None), (RESPONDED, None), ANSWERED],
-    "a head of more bytes, and its end is not known": [*passes(b"x" * (MOST_KEPT + 1), 0, None), *passes(OTHER), (kept(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "nothing is kept of one that was let go": [*SERVED, (dropped(1), None), (raw(1), None), ANSWERED],
+    "another one's bytes stay": [*SERVED, *passes(OTHER), (dropped(1), None), (raw(2), OTHER), (dropped(3), None), (raw(2), OTHER)],
+    "a request of the most bytes": [*passes(b"x" * (MAX_RAW_BYTES - len(OTHER)) + OTHER), (raw(1), b"x" * (MAX_RAW_BYTES - len(OTHER)) + OTHER)],
+    "a larger one is not kept, but its end is known": [*passes(NEW[:-5] + b"y" * MAX_RAW_BYTES, length=MAX_RAW_BYTES), (raw(1), None), (RESPONDED, None), ANSWERED],
+    "a larger one in segments": [*passes(NEW[:-5], length=MAX_RAW_BYTES + 1, ended=False), *passes(b"y" * MAX_RAW_BYTES, 0, ended=False), *passes(b"y", 0), (raw(1), None), (RESPONDED, None), ANSWERED],
+    "a head of more bytes, and its end is not known": [*passes(b"x" * (MAX_RAW_BYTES + 1), 0, None), *passes(OTHER), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
 }  # fmt: skip
 
 
@@ -234,7 +234,7 @@ class Simulated:
     def find(self, *, there: bool) -> None:
         if self.looking:
             self.looking = False
-            step, behind = self.gate.found(FOUND if there else None, ready=True)
+            step, behind = self.gate.lookup_done(FOUND if there else None, ready=True)
             self.act(step)
             if behind:
                 self.feed(behind)

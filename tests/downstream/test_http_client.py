@@ -85,81 +85,81 @@ def body(transport: Transport) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("chunk", [b"a", b"x" * 65_536, b"x" * 65_537, LARGE])
 @pytest.mark.parametrize("last", [b"", b"z", LARGE])
 async def test_a_body_of_unknown_length_goes_out_in_its_chunks(chunk: bytes, last: bytes) -> None:
-    asking, transport = client()
-    await asking.begin(HEAD, None)
-    assert asking.put(chunk, None)
-    assert asking.put(b"b", framed(b"b"))
-    await asking.write(b"c")
-    await asking.finish(last)
+    sender, transport = client()
+    await sender.begin(HEAD, None)
+    assert sender.put(chunk, None)
+    assert sender.put(b"b", framed(b"b"))
+    await sender.write(b"c")
+    await sender.finish(last)
     head, rest = body(transport)
     assert head.endswith(b"Transfer-Encoding: chunked")
     assert rest == framed(chunk) + framed(b"b") + framed(b"c") + (framed(last) if last else b"") + LAST
-    assert asking.sent == len(chunk) + 2 + len(last)
-    assert (asking.keep_alive, asking.ended, asking.first_byte_at) == (True, True, 7.0)
+    assert sender.sent == len(chunk) + 2 + len(last)
+    assert (sender.keep_alive, sender.ended, sender.first_byte_at) == (True, True, 7.0)
     assert max(map(len, transport.sent)) < 80_000
 
 
 @pytest.mark.parametrize("length", [None, 5])
 @pytest.mark.parametrize("minor", [0, 1])
 async def test_where_there_are_no_chunks_the_bytes_go_out_alone(minor: int, length: int | None) -> None:
-    asking, transport = client(minor=minor, Connection="keep-alive")
-    await asking.begin(HEAD, length)
+    sender, transport = client(minor=minor, Connection="keep-alive")
+    await sender.begin(HEAD, length)
     for chunk in (b"he", b"l"):
-        asking.put(chunk, framed(chunk))
-    await asking.finish(b"lo")
+        sender.put(chunk, framed(chunk))
+    await sender.finish(b"lo")
     head, rest = body(transport)
     chunks = minor == 1 and length is None
     assert rest == (framed(b"he") + framed(b"l") + framed(b"lo") + LAST if chunks else b"hello")
-    assert asking.sent == 5
-    assert asking.keep_alive == (minor == 1 or length is not None)
-    assert (b"Connection: close" in head) == (not asking.keep_alive)
+    assert sender.sent == 5
+    assert sender.keep_alive == (minor == 1 or length is not None)
+    assert (b"Connection: close" in head) == (not sender.keep_alive)
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
 async def test_what_has_no_body_is_sent_none(method: str, status: int) -> None:
-    asking, transport = client(method)
-    await asking.begin(ResponseHead(status=status, reason="", fields=()), None)
-    assert asking.put(b"hello", framed(b"hello"))
-    await asking.finish(b"!")
+    sender, transport = client(method)
+    await sender.begin(ResponseHead(status=status, reason="", fields=()), None)
+    assert sender.put(b"hello", framed(b"hello"))
+    await sender.finish(b"!")
     assert body(transport)[1] == b""
-    assert asking.sent == 0
+    assert sender.sent == 0
 
 
 async def test_who_has_left_is_told_nothing_and_raises_nothing_in_a_callback() -> None:
-    asking, transport = client()
-    await asking.begin(HEAD, None)
+    sender, transport = client()
+    await sender.begin(HEAD, None)
     transport.closing = True
     sent = len(transport.sent)
-    assert not asking.put(b"a", framed(b"a"))
-    await asking.finish()
+    assert not sender.put(b"a", framed(b"a"))
+    await sender.finish()
     with pytest.raises(ClientLeft):
-        await asking.write(b"b")
+        await sender.write(b"b")
     with pytest.raises(ClientLeft):
-        await asking.finish(b"c")
+        await sender.finish(b"c")
     assert len(transport.sent) == sent
 
 
 async def test_a_client_that_takes_nothing_holds_up_what_follows() -> None:
-    asking, _ = client()
-    await asking.begin(HEAD, None)
-    connection: Any = asking._connection
+    sender, _ = client()
+    await sender.begin(HEAD, None)
+    connection: Any = sender._connection
     connection.congested = True
-    assert not asking.put(b"a", framed(b"a"))
-    assert not asking.put(b"a", None)
+    assert not sender.put(b"a", framed(b"a"))
+    assert not sender.put(b"a", None)
     connection.congested = False
-    assert asking.put(b"a", None)
+    assert sender.put(b"a", None)
 
 
 async def test_an_answer_that_is_aborted_ends_in_a_reset() -> None:
-    asking, transport = client()
-    await asking.begin(HEAD, 5)
-    asking.abort()
-    assert (transport.closing, asking.keep_alive, asking.ended) == (True, False, True)
+    sender, transport = client()
+    await sender.begin(HEAD, 5)
+    sender.abort()
+    assert (transport.closing, sender.keep_alive, sender.ended) == (True, False, True)
     assert transport.lingers is not None
 
 
 @pytest.mark.parametrize(
-    ("fields", "minor", "stays"),
+    ("fields", "minor", "kept_alive"),
     [
         ({}, 1, True),
         ({"Connection": "close"}, 1, False),
@@ -169,10 +169,10 @@ async def test_an_answer_that_is_aborted_ends_in_a_reset() -> None:
         ({"Connection": "keep-alive", "Transfer-Encoding": "chunked"}, 0, False),
     ],
 )
-async def test_whether_a_connection_stays(fields: dict[str, str], minor: int, stays: bool) -> None:
-    asking, transport = client(minor=minor, **fields)
-    await asking.send(HEAD, b"hello")
-    assert asking.keep_alive == stays
-    connection: Any = asking._connection
-    assert connection.gate.serving == (2 if stays else 1)
+async def test_whether_a_connection_stays(fields: dict[str, str], minor: int, kept_alive: bool) -> None:
+    sender, transport = client(minor=minor, **fields)
+    await sender.send(HEAD, b"hello")
+    assert sender.keep_alive == kept_alive
+    connection: Any = sender._connection
+    assert connection.gate.serving == (2 if kept_alive else 1)
     assert transport.sent[0].endswith(b"\r\n\r\nhello")

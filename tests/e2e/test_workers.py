@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy.service import store_choice
 from ollama_cache_proxy.service.settings import SettingsError, load
-from ollama_cache_proxy.service.siblings import HEARS_WITHIN
+from ollama_cache_proxy.service.siblings import SIBLING_TIMEOUT
 from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.service.workers import supervising
 from ollama_cache_proxy.simulator import Behaviour, Fault, Received, Simulator
@@ -576,4 +576,4 @@ async def test_without_any_redis_the_start_says_what_to_do(monkeypatch: pytest.M
 
 
 def test_what_holds_up_a_change_has_a_bound() -> None:
-    assert HEARS_WITHIN <= 0.25
+    assert SIBLING_TIMEOUT <= 0.25

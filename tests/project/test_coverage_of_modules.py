@@ -96,7 +96,7 @@ TABLE: Final = {
     "service.neighbours": Row("e2e/test_serve.py", "OLLAMA_HOST names this proxy", JOINED),
     "service.own_routes": Row("service/test_app.py", "Events", JOINED),
     "service.sibling_topics": Row("service/test_app.py", "Topic", JOINED),
-    "service.siblings": Row("e2e/test_workers.py", "HEARS_WITHIN", WORKERS),
+    "service.siblings": Row("e2e/test_workers.py", "SIBLING_TIMEOUT", WORKERS),
     "service.supervisor": Row("e2e/test_workers.py", "(process ", WORKERS),
     "service.system_clock": Row("upstream/test_digests.py", "SystemClock", "the machine's own"),
     "service.workers": Row("e2e/test_workers.py", "supervising", WORKERS),

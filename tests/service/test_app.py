@@ -37,26 +37,26 @@ LATER = [
 class Siblings:
     """Stands in for the other workers, and notes what it is asked for."""
 
-    speaks = True
+    logs_start = True
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
         self.topics: list[str] = []
 
-    def on(self, topic: str, _hear: object) -> None:
+    def subscribe(self, topic: str, _hear: object) -> None:
         self.topics.append(topic)
 
-    def report(self, _snapshot: object) -> None:
+    def report_every_second(self, _snapshot: object) -> None:
         self.note("report")
 
-    def reported(self) -> None:
+    def send_snapshot(self) -> None:
         self.note("reported")
 
-    def counted(self, _connections: int) -> None: ...
+    def report_connections(self, _connections: int) -> None: ...
 
-    def notify(self, _topic: str, _value: Any = None) -> None: ...
+    def send(self, _topic: str, _value: Any = None) -> None: ...
 
-    async def notify_and_wait(self, _topic: str, _value: Any = None) -> None: ...
+    async def send_and_wait(self, _topic: str, _value: Any = None) -> None: ...
 
     async def open(self, _take: object) -> None:
         self.note("open")

@@ -45,9 +45,9 @@ async def test_what_is_said_and_asked_is_heard_in_its_order(ends: tuple[Channel,
 
     tasks.spawn(theirs.listen(hear), "theirs", endless=True)
     tasks.spawn(ours.listen(deaf), "ours", endless=True)
-    ours.say("a", 1)
-    asked = [ours.asked("b", [2, "ü\n"]), ours.asked("c")]
-    ours.say("d", {"e": None})
+    ours.send("a", 1)
+    asked = [ours.request("b", [2, "ü\n"]), ours.request("c")]
+    ours.send("d", {"e": None})
     assert await asyncio.gather(*asked) == ["b!", "c!"]
     await until(lambda: len(heard) == 4)
     assert heard == [("a", 1), ("b", [2, "ü\n"]), ("c", None), ("d", {"e": None})]
@@ -79,7 +79,7 @@ async def test_what_was_said_last_is_heard_before_the_end(ends: tuple[Channel, C
         heard.append(topic)
 
     for number in range(100):
-        ours.say(str(number))
+        ours.send(str(number))
     ours.close()
     await asyncio.wait_for(theirs.listen(hear), 10)
     assert heard == [str(number) for number in range(100)]
@@ -88,21 +88,21 @@ async def test_what_was_said_last_is_heard_before_the_end(ends: tuple[Channel, C
 async def test_whoever_asks_when_the_other_end_goes_is_told(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
     ours, theirs = ends
     tasks.spawn(ours.listen(deaf), "ours", endless=True)
-    asked = ours.asked("anything")
+    asked = ours.request("anything")
     theirs.close()
     with pytest.raises(ConnectionError):
         await asyncio.wait_for(asked, 10)
     with pytest.raises(ConnectionError):
         await ours.ask("more", within=10)
-    ours.say("to nobody")
+    ours.send("to nobody")
 
 
 async def test_an_end_that_takes_nothing_is_given_up(
     ends: tuple[Channel, Channel], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LONGEST", 100_000)
+    monkeypatch.setattr(module, "_MAX_BYTES", 100_000)
     ours, _ = ends
     listening = tasks.spawn(ours.listen(deaf), "ours")
     for _ in range(100):
-        ours.say("long", "x" * 10_000)
+        ours.send("long", "x" * 10_000)
     await asyncio.wait_for(listening, 10)

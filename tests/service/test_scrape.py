@@ -43,12 +43,12 @@ class Around:
         self.metrics = Metrics()
         self.gauges = [Gauges("hot"), Gauges("redis")]
         self.looked = 0
-        told = SimpleNamespace(tell=lambda: self.metrics(Repeated(exchange=EXCHANGE, seconds=[0.1])))
+        told = SimpleNamespace(report=lambda: self.metrics(Repeated(exchange=EXCHANGE, seconds=[0.1])))
         context: Any = SimpleNamespace(metrics=self.metrics, siblings=siblings)
         opened: Any = SimpleNamespace(
             chosen=SimpleNamespace(gauges=self.gauges),
             upstream=SimpleNamespace(asking=2),
-            residents=SimpleNamespace(found=self._found),
+            residents=SimpleNamespace(latest=self._found),
         )
         exchanges: Any = SimpleNamespace(fast_path=told, serving=3)
         self.scrape = Scrape(context, opened, exchanges, connections=lambda: 4)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.service import store_choice
-from ollama_cache_proxy.service.context import Context, begin
+from ollama_cache_proxy.service.context import Context, open_context
 from ollama_cache_proxy.service.settings import SettingsError, load
 from ollama_cache_proxy.service.sockets import bind
-from ollama_cache_proxy.service.store_choice import ChosenStore, Lent, open_store
+from ollama_cache_proxy.service.store_choice import ChosenStore, PrivateServer, open_store
 from ollama_cache_proxy.stores.memory import MemoryStore
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.tiered import TieredStore
@@ -28,10 +28,10 @@ async def opened() -> AsyncIterator[Callable[..., Any]]:
     """What opens a store with some settings; gives it, and the lines that the log then has."""
     async with AsyncExitStack() as stack:
 
-        async def open_with(lent: Lent | None = None, **settings: Any) -> tuple[ChosenStore, str]:
+        async def open_with(lent: PrivateServer | None = None, **settings: Any) -> tuple[ChosenStore, str]:
             stream = io.StringIO()
             sock = stack.enter_context(bind("127.0.0.1:0"))
-            context: Context = begin(load(None, settings), sock, stream, None)
+            context: Context = open_context(load(None, settings), sock, stream, None)
             try:
                 chosen = await open_store(context, stack, lent)
             finally:
@@ -94,7 +94,7 @@ async def test_one_that_is_lent_is_it_whatever_is_named(
     opened: Callable[..., Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    chosen, log = await opened(Lent(url=redis_server.url, name="a private server"))
+    chosen, log = await opened(PrivateServer(url=redis_server.url, name="a private server"))
     assert (chosen.name, await chosen.well()) == ("a private server", True)
     assert "Store: a private server, 512 MiB, not shared" in log
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ollama_cache_proxy.service.settings import SettingsError
-from ollama_cache_proxy.service.tls import CertificateError, for_clients, towards
+from ollama_cache_proxy.service.tls import CertificateError, for_clients, for_servers
 from ollama_cache_proxy.simulator import Simulator
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
@@ -134,5 +134,5 @@ def test_certificate_and_key_may_stand_in_one_file(tmp_path: Path) -> None:
 
 
 def test_servers_are_verified_by_name_too() -> None:
-    context = towards(AUTHORITY)
+    context = for_servers(AUTHORITY)
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

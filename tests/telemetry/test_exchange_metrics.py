@@ -17,19 +17,19 @@ SECONDS = [0.003, 0.0001, 7.0]
 SAVED = Saved(seconds=2.5, prompt_tokens=3, output_tokens=8)
 
 
-class Told:
+class Counted:
     """Metrics of exchanges, how often they put one aside, and what they hold."""
 
     def __init__(self) -> None:
         self.families = Families()
-        self.later = 0
-        self.metrics = ExchangeMetrics(self.families, model=str.upper, later=self._later, now=lambda: 1.5)
+        self.deferred = 0
+        self.metrics = ExchangeMetrics(self.families, model=str.upper, on_defer=self._defer, now=lambda: 1.5)
 
-    def _later(self) -> None:
-        self.later += 1
+    def _defer(self) -> None:
+        self.deferred += 1
 
     def written(self) -> list[str]:
-        self.metrics.settle()
+        self.metrics.count_deferred()
         return [family.written(open_metrics=True) for family in self.families]
 
 
@@ -49,10 +49,10 @@ class Told:
     ids=["hit", "collapsed", "saved", "items", "stream", "miss", "unstored", "failed", "bypass"],
 )
 def test_exchanges_add_up_the_same_however_they_are_told(exchange: Exchange):
-    single, many = Told(), Told()
+    single, many = Counted(), Counted()
     for second in SECONDS:
-        single.metrics.take(replace(exchange, seconds=second, first_byte=second))
-    many.metrics.take_repeated(Repeated(exchange=exchange, seconds=SECONDS))
+        single.metrics.add(replace(exchange, seconds=second, first_byte=second))
+    many.metrics.add_repeated(Repeated(exchange=exchange, seconds=SECONDS))
     assert single.written() == many.written()
     assert (single.metrics.hits, single.metrics.misses) == (many.metrics.hits, many.metrics.misses)
     requests = [row.value for row in many.families.requests.rows()]
@@ -60,26 +60,26 @@ def test_exchanges_add_up_the_same_however_they_are_told(exchange: Exchange):
 
 
 def test_what_is_alike_is_put_aside_and_what_differs_by_a_label_is_not_mixed_with_it():
-    told = Told()
+    counted = Counted()
     for exchange in (EXCHANGE, replace(EXCHANGE, seconds=1.0), replace(EXCHANGE, status=404)):
-        told.metrics.take(exchange)
-    assert told.later == 3
-    assert list(told.families.requests.rows()) == []
-    told.metrics.settle()
-    assert {row.labels: row.value for row in told.families.requests.rows()} == {
+        counted.metrics.add(exchange)
+    assert counted.deferred == 3
+    assert list(counted.families.requests.rows()) == []
+    counted.metrics.count_deferred()
+    assert {row.labels: row.value for row in counted.families.requests.rows()} == {
         ("generate", "TINY", "hit", "200"): 2,
         ("generate", "TINY", "hit", "404"): 1,
     }
-    assert [row.value for row in told.families.request_duration_seconds.rows() if row.suffix == "_sum"] == [
+    assert [row.value for row in counted.families.request_duration_seconds.rows() if row.suffix == "_sum"] == [
         pytest.approx(1 + 2 * EXCHANGE.seconds)
     ]
-    told.metrics.settle()
-    assert told.metrics.hits == 3, "what was put aside is counted once"
+    counted.metrics.count_deferred()
+    assert counted.metrics.hits == 3, "what was put aside is counted once"
 
 
 @pytest.mark.parametrize("own", [{"items": 1}, {"trace": "ab"}, {"first_token": 0.1}, {"saved": SAVED}], ids=str)
 def test_what_has_something_of_its_own_to_tell_is_counted_at_once(own: dict[str, object]):
-    told = Told()
-    told.metrics.take(replace(EXCHANGE, **own))
-    assert told.later == 0
-    assert [row.value for row in told.families.requests.rows()] == [1]
+    counted = Counted()
+    counted.metrics.add(replace(EXCHANGE, **own))
+    assert counted.deferred == 0
+    assert [row.value for row in counted.families.requests.rows()] == [1]

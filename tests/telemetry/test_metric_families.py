@@ -29,7 +29,7 @@ def histogram() -> Histogram:
     family = Histogram("took_seconds", "How long it took.", ("who",), (0.1, 1.0, 10.0))
     family.observe(("a",), (0.05, 0.1, 0.5, 11.0))
     family.observe(("b",), ())
-    family.exemplify(("a",), 0.5, TRACE, 1700000000.25)
+    family.set_exemplar(("a",), 0.5, TRACE, 1700000000.25)
     return family
 
 

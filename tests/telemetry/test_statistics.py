@@ -33,14 +33,14 @@ async def test_who_leaves_while_totals_are_added_loses_none(who: str) -> None:
     statistics = Statistics(store, tasks=tasks)
     for _ in range(5):
         statistics(replace(EXCHANGE, cache=MISS))
-    asking = asyncio.create_task(statistics.told())
+    asking = asyncio.create_task(statistics.totals())
     await store.asked.wait()
     if who == "the client":
         asking.cancel()
     else:
         await tasks.close(0)
     store.answers.set()
-    assert (await statistics.told())["misses"] == 5
+    assert (await statistics.totals())["misses"] == 5
     await statistics.close()
     assert (await store.add("statistics", {}, {}))["operation\ngenerate\nmisses"] == 5
     await tasks.close(1)

@@ -11,7 +11,7 @@ from aiohttp.client_proto import ResponseHandler
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.policy.chunked import LAST, framed
 from ollama_cache_proxy.upstream.connections import Connection
-from ollama_cache_proxy.upstream.ollama_server import _Answer
+from ollama_cache_proxy.upstream.ollama_server import _Response
 from tests.support.rawhttp import ask
 from tests.support.servers import proxy_before
 from tests.support.upstream import Conversation, byte_upstream
@@ -39,13 +39,13 @@ class Wire(asyncio.Transport):
         """What comes is up to the test."""
 
 
-async def answer_over(connection: Connection, *came: bytes) -> _Answer:
+async def response_over(connection: Connection, *came: bytes) -> _Response:
     connection.connection_made(Wire())
     connection.set_response_params(read_until_eof=True, auto_decompress=False)
     for data in came:
         connection.data_received(data)
     message, content = await connection.read()
-    return _Answer(message, content, connection)
+    return _Response(message, content, connection)
 
 
 @pytest.mark.parametrize("full_at", range(1, 7))
@@ -55,7 +55,7 @@ async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_un
 ) -> None:
     chunks = [framed(b"%d" % number) for number in range(6)]
     connection = Connection(asyncio.get_running_loop())
-    answer = await answer_over(connection, HEAD, *chunks[:before])
+    response = await response_over(connection, HEAD, *chunks[:before])
     taken: list[bytes] = []
     room = True
 
@@ -66,27 +66,27 @@ async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_un
         room = len(taken) != full_at
         return room
 
-    pouring = asyncio.ensure_future(answer.relay(take))
+    pouring = asyncio.ensure_future(response.relay(take))
     await asyncio.sleep(0)
     for data in [*chunks[before:], b"0\r\n\r\n"]:  # no turn for who pours
         connection.data_received(data)
     while not await asyncio.wait_for(pouring, 5):
         room = True
-        pouring = asyncio.ensure_future(answer.relay(take))
+        pouring = asyncio.ensure_future(response.relay(take))
     assert taken == [b"%d" % number for number in range(6)]
-    assert answer.content.at_eof()
+    assert response.content.at_eof()
 
 
 async def test_chunks_that_come_whole_are_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection(asyncio.get_running_loop())
-    answer = await answer_over(connection, HEAD + framed(b"a"))
+    response = await response_over(connection, HEAD + framed(b"a"))
     taken: list[tuple[bytes, bytes | None]] = []
 
     def take(chunk: bytes, whole: bytes | None) -> bool:
         taken.append((chunk, whole))
         return True
 
-    pouring = asyncio.ensure_future(answer.relay(take))
+    pouring = asyncio.ensure_future(response.relay(take))
     await asyncio.sleep(0)
     parsed: list[bytes] = []
     parse = ResponseHandler.data_received
@@ -105,22 +105,22 @@ async def test_chunks_that_come_whole_are_not_parsed_again(monkeypatch: pytest.M
 
 async def test_who_takes_no_more_finds_the_rest_of_what_came_with_it() -> None:
     connection = Connection(asyncio.get_running_loop())
-    answer = await answer_over(connection, HEAD)
+    response = await response_over(connection, HEAD)
     taken: list[bytes] = []
-    pouring = asyncio.ensure_future(answer.relay(lambda chunk, whole: taken.append(chunk) or len(taken) != 2))
+    pouring = asyncio.ensure_future(response.relay(lambda chunk, whole: taken.append(chunk) or len(taken) != 2))
     await asyncio.sleep(0)
     connection.data_received(b"".join(map(framed, (b"a", b"b", b"c", b"d"))) + b"1\r\n")
     assert taken == [b"a", b"b"]
     assert not await asyncio.wait_for(pouring, 5)
     connection.data_received(b"e\r\n" + LAST)
-    assert await asyncio.wait_for(answer.relay(lambda chunk, whole: taken.append(chunk) or True), 5)
+    assert await asyncio.wait_for(response.relay(lambda chunk, whole: taken.append(chunk) or True), 5)
     assert taken == [b"a", b"b", b"c", b"d", b"e"]
 
 
 async def test_who_no_longer_waits_is_not_told() -> None:
     connection = Connection(asyncio.get_running_loop())
-    answer = await answer_over(connection, HEAD)
-    pouring = asyncio.ensure_future(answer.relay(lambda chunk, framed: False))
+    response = await response_over(connection, HEAD)
+    pouring = asyncio.ensure_future(response.relay(lambda chunk, framed: False))
     await asyncio.sleep(0)
     pouring.cancel()
     connection.data_received(framed(b"a"))  # in the same turn
@@ -137,14 +137,14 @@ async def test_who_no_longer_waits_is_not_told() -> None:
 @pytest.mark.parametrize("nonsense", [b"zz\r\nhello\r\n", b"5\r\nhelloX", b"5\r\nhello\r\n0\r\n: y\r\n"])
 async def test_a_body_that_comes_to_nonsense_breaks_off(nonsense: bytes, before: bytes, way: str) -> None:
     connection = Connection(asyncio.get_running_loop())
-    answer = await answer_over(connection, HEAD + before)
+    response = await response_over(connection, HEAD + before)
     taken: list[bytes] = []
 
     async def read() -> None:
         if way == "pour":
-            await answer.relay(lambda chunk, whole: taken.append(chunk) or True)
+            await response.relay(lambda chunk, whole: taken.append(chunk) or True)
         else:
-            taken.extend([chunk async for chunk in answer.chunks()])
+            taken.extend([chunk async for chunk in response.chunks()])
 
     reading = asyncio.ensure_future(read())
     await asyncio.sleep(0)
@@ -155,9 +155,9 @@ async def test_a_body_that_comes_to_nonsense_breaks_off(nonsense: bytes, before:
 
 async def test_a_body_that_its_end_completes_is_whole_though_the_connection_failed() -> None:
     connection = Connection(asyncio.get_running_loop())
-    answer = await answer_over(connection, b"HTTP/1.1 200 OK\r\n\r\nhello")
+    response = await response_over(connection, b"HTTP/1.1 200 OK\r\n\r\nhello")
     connection.connection_lost(None)
-    assert [chunk async for chunk in answer.chunks()] == [b"hello"]
+    assert [chunk async for chunk in response.chunks()] == [b"hello"]
 
 
 @pytest.mark.parametrize("path", ["/x", "/api/show", "/api/generate"])
@@ -176,10 +176,10 @@ async def test_a_client_is_not_left_waiting_for_a_body_that_comes_to_nonsense(pa
     body = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
     async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
         try:
-            answer = await asyncio.wait_for(ask(proxy.url, "POST", path, body=body), 5)
+            response = await asyncio.wait_for(ask(proxy.url, "POST", path, body=body), 5)
         except (ConnectionResetError, asyncio.IncompleteReadError):
             assert path != "/api/generate"
         else:
-            assert (answer.status, path) == (502, "/api/generate")
+            assert (response.status, path) == (502, "/api/generate")
         finally:
             over.set()

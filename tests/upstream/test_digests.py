@@ -19,7 +19,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.ended = asyncio.get_running_loop().create_future()
-        self.looks = 0
+        self.probes = 0
 
     @asynccontextmanager
     async def ask(self, request, body):
@@ -30,7 +30,7 @@ class Upstream:
 
         yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
         if request.target == "/api/version":
-            self.looks += 1
+            self.probes += 1
             if not self.ended.done():
                 self.ended.set_result(None)
 
@@ -46,9 +46,9 @@ async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
 
     waiting = asyncio.create_task(request())
     await asyncio.sleep(0)
-    models._look()
+    models._probe()
     assert await waiting is None
-    assert upstream.looks == 2
+    assert upstream.probes == 2
     models.close()
 
 
@@ -56,7 +56,7 @@ async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(mon
     """Silence for as long as lies between two looks is no slowness, nor is a look that ends without a connection."""
     monkeypatch.setattr(module, "STALE", 0.0)
     monkeypatch.setattr(module, "POLL", 0.1)
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setattr(module, "MAX_WAIT", 0.05)
     silent = False
 
     class Silent(Upstream):

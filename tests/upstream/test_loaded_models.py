@@ -24,7 +24,7 @@ from tests.support.waiting import until
 RECORDED = RECORDING["ps"]["response"]["body"].encode()
 
 
-class Answer:
+class Response:
     def __init__(self, status: int, body: bytes) -> None:
         self.head = ResponseHead(status=status, reason="", fields=())
         self.length = None
@@ -41,38 +41,38 @@ class Answer:
 class Ollama:
     """Answers what the test says; an exception is raised, and None takes for ever."""
 
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
+    def __init__(self, response: Any) -> None:
+        self.response = response
         self.asked: list[str] = []
-        self.silent = False
+        self.is_unresponsive = False
 
     @asynccontextmanager
-    async def ask(self, request: Request, body: Any, **_: Any) -> AsyncIterator[Answer]:
+    async def ask(self, request: Request, body: Any, **_: Any) -> AsyncIterator[Response]:
         self.asked.append(request.target)
-        if self.answer is None:
+        if self.response is None:
             await asyncio.Event().wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        yield self.answer
+        if isinstance(self.response, Exception):
+            raise self.response
+        yield self.response
 
 
 @pytest.fixture
 async def look() -> AsyncIterator[Callable[[Ollama], Residents]]:
     tasks = Tasks()
 
-    def begin(ollama: Ollama) -> Residents:
+    def make(ollama: Ollama) -> Residents:
         return Residents(ollama, tasks=tasks)
 
-    yield begin
+    yield make
     await tasks.close(0)
 
 
 async def test_what_is_loaded_is_told_from_the_second_time_on(look: Callable[[Ollama], Residents]) -> None:
-    ollama = Ollama(Answer(200, RECORDED))
+    ollama = Ollama(Response(200, RECORDED))
     found = look(ollama)
-    assert found.found() == ()
-    await until(lambda: found.found() != ())
-    assert found.found() == (
+    assert found.latest() == ()
+    await until(lambda: found.latest() != ())
+    assert found.latest() == (
         Resident(model="all-minilm:latest", size=85149696, vram=0),
         Resident(model="tiny:latest", size=951552, vram=0),
     )
@@ -80,37 +80,37 @@ async def test_what_is_loaded_is_told_from_the_second_time_on(look: Callable[[Ol
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
-        Answer(200, b'{"models":null}'),
-        Answer(200, b'{"models":[{"name":"a"}]}'),
-        Answer(200, b'{"models":[5]}'),
-        Answer(200, b'{"models":[{"name":"a","size":null,"size_vram":0}]}'),
-        Answer(200, b"[]"),
-        Answer(200, b"nonsense"),
-        Answer(500, RECORDED),
+        Response(200, b'{"models":null}'),
+        Response(200, b'{"models":[{"name":"a"}]}'),
+        Response(200, b'{"models":[5]}'),
+        Response(200, b'{"models":[{"name":"a","size":null,"size_vram":0}]}'),
+        Response(200, b"[]"),
+        Response(200, b"nonsense"),
+        Response(500, RECORDED),
         unreachable("gone"),
         None,
     ],
     ids=["none", "part", "no-row", "no-size", "no-object", "no-json", "status", "unreachable", "no-answer"],
 )
 async def test_what_ollama_does_not_say_is_not_known(
-    answer: Any, look: Callable[[Ollama], Residents], monkeypatch: pytest.MonkeyPatch
+    response: Any, look: Callable[[Ollama], Residents], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loaded_models, "_DEADLINE", 0.05)
-    found = look(Ollama(answer))
-    found._found = (Resident(model="old", size=1, vram=1),)
-    assert found.found()
-    await until(lambda: found.found() == ())
+    found = look(Ollama(response))
+    found._latest = (Resident(model="old", size=1, vram=1),)
+    assert found.latest()
+    await until(lambda: found.latest() == ())
 
 
 async def test_a_silent_ollama_is_not_asked(look: Callable[[Ollama], Residents]) -> None:
-    ollama = Ollama(Answer(200, RECORDED))
-    ollama.silent = True
+    ollama = Ollama(Response(200, RECORDED))
+    ollama.is_unresponsive = True
     found = look(ollama)
-    found._found = (Resident(model="old", size=1, vram=1),)
-    found.found()
-    await until(lambda: found.found() == ())
+    found._latest = (Resident(model="old", size=1, vram=1),)
+    found.latest()
+    await until(lambda: found.latest() == ())
     assert ollama.asked == []
 
 
@@ -127,11 +127,11 @@ async def test_an_ollama_that_takes_no_connection_is_silent_and_its_one_probe_is
     upstream = RealOllama(
         "http://127.0.0.1:1", connect_timeout=0.01, deadline=None, clock=clock, observe=lambda _: None, tasks=tasks
     )
-    assert not upstream.silent
+    assert not upstream.is_unresponsive
     with pytest.raises(ProxyError):
         async with upstream.ask(Request(method="GET", target="/", fields=()), None):
             pass
-    assert (upstream.silent, upstream.asking, len(tried)) == (True, 0, 1)
-    await Residents(upstream, tasks=tasks)._look()
+    assert (upstream.is_unresponsive, upstream.asking, len(tried)) == (True, 0, 1)
+    await Residents(upstream, tasks=tasks)._probe()
     assert len(tried) == 1
     await upstream.close()

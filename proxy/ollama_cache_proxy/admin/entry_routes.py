@@ -28,7 +28,7 @@ _LIMIT: Final = re.compile(r"[0-9]{1,9}")
 _UNAVAILABLE: Final = "the store does not answer"
 _NONE: Final = error(404, "no entry has this key")
 
-Told: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+ReadStatistics: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 """Gives the statistics."""
 
 Explain: TypeAlias = Callable[[Request, bytes], Awaitable[dict[str, Any]]]
@@ -44,7 +44,7 @@ class CacheRoutes:
         store: EntryStore,
         store_name: str,
         purges: Purges,
-        told: Told,
+        statistics: ReadStatistics,
         explain: Explain,
         clock: Clock,
         siblings: Siblings | None = None,
@@ -52,8 +52,8 @@ class CacheRoutes:
         self._store = store
         self._store_name = store_name
         self._purges = purges
-        self._told = told
-        self._explained = explain
+        self._statistics = statistics
+        self._explain_request = explain
         self._clock = clock
         self._siblings = siblings
         self.routes: Mapping[str, Mapping[str, Route]] = {
@@ -65,7 +65,7 @@ class CacheRoutes:
         }
 
     async def _stats(self, _request: Request, _body: bytes) -> Reply:
-        counted, told = await self._store.count(), await self._told()
+        counted, told = await self._store.count(), await self._statistics()
         leading = {name: told.pop(name) for name in ("hits", "misses", "hitRate")}
         stats: dict[str, Any] = leading | {"keys": counted.keys if counted is not None else 0}
         if counted is not None and counted.age > 0:
@@ -88,30 +88,30 @@ class CacheRoutes:
         """Clear the store; the siblings hold nothing of it any more."""
         cleared = await self._store.clear()
         if self._siblings is not None:
-            await self._siblings.notify_and_wait(Topic.DISCARD)
+            await self._siblings.send_and_wait(Topic.DISCARD)
         return cleared
 
     async def _purge(self, wanted: Filter) -> int | None:
         """Delete what is meant; what is still on its way to the store will not arrive. None when the store failed."""
         self._purges.add(wanted)
         if self._siblings is None:
-            return await self._purged(wanted)
-        await self._siblings.notify_and_wait(Topic.PURGE, asdict(wanted))
-        purged = await self._purged(wanted)
-        await self._siblings.notify_and_wait(Topic.DISCARD)
+            return await self._delete_matching(wanted)
+        await self._siblings.send_and_wait(Topic.PURGE, asdict(wanted))
+        purged = await self._delete_matching(wanted)
+        await self._siblings.send_and_wait(Topic.DISCARD)
         return purged
 
-    async def _purged(self, wanted: Filter) -> int | None:
+    async def _delete_matching(self, wanted: Filter) -> int | None:
         if wanted.key is None:
             return await self._store.purge(wanted.matches)
-        lookup = await self._found(wanted.key)
+        lookup = await self._look_up(wanted.key)
         if lookup.generation is None:
             return None
         if lookup.entry is None or not wanted.matches(_described(wanted.key, lookup.entry)):
             return 0
         return await self._store.delete((wanted.key,), lookup.generation)
 
-    async def _found(self, key: str) -> Lookup:
+    async def _look_up(self, key: str) -> Lookup:
         """Look a key up; what is no key is nowhere."""
         return await self._store.get(key) if _KEY.fullmatch(key) else Lookup(entry=None, generation="")
 
@@ -129,15 +129,15 @@ class CacheRoutes:
             return error(400, str(problem))
         if page is None:
             return error(503, _UNAVAILABLE)
-        shown = [self._shown(entry) for entry in page.entries if wanted.matches(entry)]
+        shown = [self._as_json(entry) for entry in page.entries if wanted.matches(entry)]
         return json({"entries": shown, "cursor": page.cursor})
 
     async def _entry(self, request: Request, _body: bytes) -> Reply:
         key = _key_of(request)
-        lookup = await self._found(key)
+        lookup = await self._look_up(key)
         if lookup.generation is None:
             return error(503, _UNAVAILABLE)
-        return _NONE if lookup.entry is None else json(self._shown(_described(key, lookup.entry)))
+        return _NONE if lookup.entry is None else json(self._as_json(_described(key, lookup.entry)))
 
     async def _delete(self, request: Request, _body: bytes) -> Reply:
         cleared = await self._purge(Filter(key=_key_of(request)))
@@ -147,12 +147,12 @@ class CacheRoutes:
 
     async def _explain(self, own: Request, body: bytes) -> Reply:
         try:
-            request, asked = _asked(_document(body), first(own.fields, b"host"))
+            request, asked = _request_to_explain(_document(body), first(own.fields, b"host"))
         except ValueError as problem:
             return error(400, str(problem))
-        return json(await self._explained(request, asked))
+        return json(await self._explain_request(request, asked))
 
-    def _shown(self, entry: Description) -> dict[str, Any]:
+    def _as_json(self, entry: Description) -> dict[str, Any]:
         """Show an entry: times are seconds, `storedAt` Unix time, `size` bytes of its body."""
         told = {name: getattr(entry, name) for name in _SHOWN} | {"model": model_names.short(entry.model)}
         age = max(0, int(self._clock.now() - entry.stored_at))
@@ -190,7 +190,7 @@ def _document(body: bytes) -> Any:
         raise ValueError("the body is not JSON") from None
 
 
-def _asked(document: Any, host: bytes | None) -> tuple[Request, bytes]:
+def _request_to_explain(document: Any, host: bytes | None) -> tuple[Request, bytes]:
     """Read what is to be explained; raises ValueError with one line for whoever sent it.
 
     A body that is a text is taken as it is; JSON is written anew. `host` stands in for a Host that is not given.

@@ -24,11 +24,11 @@ class Cards:
     def __init__(self, nvml: Callable[[], Any] | None, *, tasks: Tasks) -> None:
         self._nvml = nvml
         self._watch: Watch | None = None
-        self._found: tuple[Gpu, ...] = ()
-        self._polling = Polling(self._look, "look at graphics cards", tasks=tasks, every=_EVERY)
+        self._latest: tuple[Gpu, ...] = ()
+        self._polling = Polling(self._read, "look at graphics cards", tasks=tasks, every=_EVERY)
         self.ready = self._polling.ready
 
-    def found(self) -> list[dict[str, Any]]:
+    def latest(self) -> list[dict[str, Any]]:
         """Give what was found last, in percent, bytes, °C and W, None for what is not said; it is looked at again."""
         self._polling.want()
         return [
@@ -40,19 +40,19 @@ class Cards:
                 "temperature": gpu.temperature,
                 "power": gpu.power,
             }
-            for gpu in self._found
+            for gpu in self._latest
         ]
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         from ollama_cache_proxy.gpu import nvml, readings, watch  # noqa: PLC0415 - see above
 
         if self._watch is None:
-            self._watch = watch.Watch(nvml.Reader(self._nvml or nvml.pynvml).read, _nobody)
+            self._watch = watch.Watch(nvml.Reader(self._nvml or nvml.pynvml).read, _discard_line)
         try:
-            self._found = readings.gpus(await self._watch.look())
+            self._latest = readings.gpus(await self._watch.look())
         except Exception:  # noqa: BLE001 - a driver's library may raise anything; then there is nothing to show
-            self._found = ()
+            self._latest = ()
 
 
-def _nobody(_line: str) -> None:
+def _discard_line(_line: str) -> None:
     """Most machines that the proxy runs on have no card: that is not worth a line."""

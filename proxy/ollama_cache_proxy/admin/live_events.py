@@ -13,17 +13,17 @@ from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.replies import Reply, error
 
-MOST: Final = 32
+MAX_LISTENERS: Final = 32
 EVERY: Final = 1.0
 HEARTBEAT: Final = 15.0
-PATIENCE: Final = 10.0
+WRITE_TIMEOUT: Final = 10.0
 _KIND: Final = "text/event-stream"
-_STILL_HERE: Final = b": still here\n\n"
+_HEARTBEAT_COMMENT: Final = b": still here\n\n"
 _UNBUFFERED: Final = ((b"X-Accel-Buffering", b"no"),)
 """nginx would else collect events."""
-_LATER: Final = ((b"Retry-After", b"10"),)
+_RETRY_LATER: Final = ((b"Retry-After", b"10"),)
 
-Look: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
+ReadState: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 """Gives how things stand; what is under `lastRequests` is not for everybody."""
 
 
@@ -33,24 +33,24 @@ class Events:
     Nothing is sent while nothing changes, but a comment every HEARTBEAT seconds. At most MOST listen.
     """
 
-    def __init__(self, look: Look, *, clock: Clock, tasks: Tasks) -> None:
-        self._look = look
+    def __init__(self, read_state: ReadState, *, clock: Clock, tasks: Tasks) -> None:
+        self._read_state = read_state
         self._clock = clock
         self._tasks = tasks
         self._listening = 0
         self._closed = False
-        self._looking: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._state: dict[str, Any] | None = None
-        self._told: dict[bool, bytes] = {}
+        self._events: dict[bool, bytes] = {}
         self._changed = asyncio.Event()
 
     def listen(self, trusted: bool) -> Reply | Stream:  # noqa: FBT001 - see admin.Watch
         """Give events; those of whoever is not `trusted` name no requests."""
         if self._closed:
-            return error(503, "the proxy is ending", _LATER)
-        if self._listening >= MOST:
-            return error(503, f"{MOST} others listen already", _LATER)
-        return Stream(kind=_KIND, pieces=self._pieces(trusted=trusted), patience=PATIENCE, fields=_UNBUFFERED)
+            return error(503, "the proxy is ending", _RETRY_LATER)
+        if self._listening >= MAX_LISTENERS:
+            return error(503, f"{MAX_LISTENERS} others listen already", _RETRY_LATER)
+        return Stream(kind=_KIND, pieces=self._pieces(trusted=trusted), write_timeout=WRITE_TIMEOUT, fields=_UNBUFFERED)
 
     def close(self) -> None:
         """End what is being told."""
@@ -63,35 +63,35 @@ class Events:
         self._listening += 1
         try:
             while not self._closed:
-                if self._looking is None:
-                    self._looking = self._tasks.spawn(self._keep_looking(), "look for those who watch", endless=True)
+                if self._reading is None:
+                    self._reading = self._tasks.spawn(self._keep_reading(), "look for those who watch", endless=True)
                 if self._state is not seen:
                     seen = self._state
-                    yield self._told[trusted]
+                    yield self._events[trusted]
                     continue
                 try:
                     async with asyncio.timeout(HEARTBEAT):
                         await self._changed.wait()
                 except TimeoutError:
-                    yield _STILL_HERE
+                    yield _HEARTBEAT_COMMENT
         finally:
             self._listening -= 1
 
-    async def _keep_looking(self) -> None:
+    async def _keep_reading(self) -> None:
         try:
             while self._listening and not self._closed:
-                state = await self._look()
+                state = await self._read_state()
                 if state != self._state:
                     self._state = state
                     now = round(self._clock.now(), 3)
-                    self._told = {
+                    self._events = {
                         True: _event({"time": now, **state}),
                         False: _event({"time": now, **state, "lastRequests": None}),
                     }
                     self._wake()
                 await self._clock.sleep(EVERY)
         finally:
-            self._looking = None
+            self._reading = None
             if not self._listening:
                 self._state = None
 

@@ -21,27 +21,27 @@ from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.replies import Reply, json
 from ollama_cache_proxy.telemetry.recent import SPAN, Recent
 
-_FIRST: Final = 2.5
+_FIRST_READING: Final = 2.5
 """Seconds that a first look at models, cards and entries may take; without it they are shown later."""
 _EVERY: Final = 2.0
 
 
-class Watched(Protocol):
+class Polled(Protocol):
     """What is looked at in the background while somebody wants to know."""
 
     async def ready(self) -> None: ...
 
 
-class Residents(Watched, Protocol):
+class Residents(Polled, Protocol):
     """The models that Ollama has loaded."""
 
-    def found(self) -> Sequence[Resident]: ...
+    def latest(self) -> Sequence[Resident]: ...
 
 
-class Cards(Watched, Protocol):
+class Cards(Polled, Protocol):
     """The graphics cards of this machine."""
 
-    def found(self) -> list[dict[str, Any]]: ...
+    def latest(self) -> list[dict[str, Any]]: ...
 
 
 class Figures:
@@ -51,7 +51,7 @@ class Figures:
         self,
         *,
         recent: Recent,
-        told: Callable[[], Awaitable[dict[str, Any]]],
+        statistics: Callable[[], Awaitable[dict[str, Any]]],
         count: Callable[[], Awaitable[KeyCount | None]],
         store_name: str,
         residents: Residents,
@@ -59,13 +59,13 @@ class Figures:
         tasks: Tasks,
     ) -> None:
         self._recent = recent
-        self._told = told
-        self._counted = count
+        self._statistics = statistics
+        self._count_entries = count
         self._store_name = store_name
         self._residents = residents
         self._cards = cards
         self._keys: int | None = None
-        self._counting = Polling(self._count, "count entries for those who watch", tasks=tasks, every=_EVERY)
+        self._counting = Polling(self._update_count, "count entries for those who watch", tasks=tasks, every=_EVERY)
         self.routes: dict[str, dict[str, Route]] = {"/api/cache/system": {"GET": self._system}}
 
     async def state(self) -> dict[str, Any]:
@@ -80,33 +80,33 @@ class Figures:
     async def system(self) -> dict[str, Any]:
         """Give the figures; None stands for what is not known."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST):
+            async with asyncio.timeout(_FIRST_READING):
                 await asyncio.gather(self._residents.ready(), self._cards.ready(), self._counting.ready())
-        told = await self._told()
-        requests = {name: told[name] for name in ("hits", "misses", "bypasses")}
+        statistics = await self._statistics()
+        requests = {name: statistics[name] for name in ("hits", "misses", "bypasses")}
         speed = self._recent.tokens_per_second()
         return {
-            "hitRate": told["hitRate"],
+            "hitRate": statistics["hitRate"],
             "requests": {
                 "total": sum(requests.values()),
                 **requests,
                 "perSecond": round(self._recent.rate(), 2),
             },
-            "averageSeconds": told["averageSeconds"],
-            "savedSeconds": told["savedSeconds"],
-            "savedTokens": told["savedTokens"],
+            "averageSeconds": statistics["averageSeconds"],
+            "savedSeconds": statistics["savedSeconds"],
+            "savedTokens": statistics["savedTokens"],
             "tokensPerSecond": None if speed is None else round(speed, 1),
             "models": [
                 {"name": model_names.short(found.model), "size": found.size, "vram": found.vram}
-                for found in self._residents.found()
+                for found in self._residents.latest()
             ],
-            "gpus": self._cards.found(),
+            "gpus": self._cards.latest(),
             "store": {"name": self._store_name, "keys": self._keys, **self._recent.state(Part.STORE)},
             "upstream": self._recent.state(Part.UPSTREAM),
         }
 
-    async def _count(self) -> None:
-        counted = await self._counted()
+    async def _update_count(self) -> None:
+        counted = await self._count_entries()
         self._keys = None if counted is None else counted.keys
 
     async def _system(self, _request: Request, _body: bytes) -> Reply:

@@ -14,12 +14,12 @@ from ollama_cache_proxy.policy.replies import Reply
 class Stream:
     """What a route of the proxy's own answers piece by piece, for as long as somebody takes it.
 
-    `kind` is its Content-Type. Whoever takes nothing of a piece for `patience` seconds is cut off.
+    `kind` is its Content-Type. Whoever takes nothing of a piece for `write_timeout` seconds is cut off.
     """
 
     kind: str
     pieces: AsyncGenerator[bytes, None]
-    patience: float
+    write_timeout: float
     fields: Fields = ()
 
 

@@ -23,7 +23,7 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.replies import Reply, error, head, json, stream_head
 
 _MAX_BODY: Final = 16 * 1024 * 1024
-_PROBE: Final = 1.0
+_PROBE_TIMEOUT: Final = 1.0
 _READING: Final = frozenset({"GET", "HEAD"})
 _GUARDED: Final = "/api/cache/entries"
 """Keys and namespaces tell more than figures do: whoever has a guess at a prompt could confirm it by its key."""
@@ -40,7 +40,7 @@ class Access:
 Render: TypeAlias = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Gives metrics and their Content-Type for an Accept."""
 
-Watch: TypeAlias = Callable[[bool], Reply | Stream]
+OpenEvents: TypeAlias = Callable[[bool], Reply | Stream]
 """Gives events; whether whoever asks may see single requests."""
 
 Routes: TypeAlias = Mapping[str, Mapping[str, Route]]
@@ -57,7 +57,7 @@ class Admin:
         store_well: Callable[[], Awaitable[bool]],
         upstream: Upstream,
         render: Render,
-        watch: Watch,
+        events: OpenEvents,
         serving: Callable[[], bool],
         access: Access,
         clock: Clock,
@@ -65,7 +65,7 @@ class Admin:
         self._store_well = store_well
         self._upstream = upstream
         self._render = render
-        self._watch = watch
+        self._open_events = events
         self._serving = serving
         self._access = access
         self._clock = clock
@@ -79,56 +79,56 @@ class Admin:
 
     def owns(self, request: Request) -> bool:
         """Whether the request is for a route of the proxy's own."""
-        return self._found(request) is not None
+        return self._methods_of(request) is not None
 
-    def _found(self, request: Request) -> Mapping[str, Route] | None:
+    def _methods_of(self, request: Request) -> Mapping[str, Route] | None:
         path = request.target.partition("?")[0]
         below = path[: path.rfind("/") + 1]
         return self._routes.get(path) or self._routes.get(below)
 
     async def serve(self, request: Request, client: Client) -> None:
         """Answer a request that this owns."""
-        answer = await self._answer(request, client, self._found(request) or {})
-        match answer:
+        response = await self._respond(request, client, self._methods_of(request) or {})
+        match response:
             case Reply():
-                await client.send(head(answer, self._clock.now()), answer.body)
+                await client.send(head(response, self._clock.now()), response.body)
             case Stream():
-                async with aclosing(answer.pieces):
-                    await self._hand_on(answer, client, bodyless=request.method == "HEAD")
+                async with aclosing(response.pieces):
+                    await self._stream(response, client, bodyless=request.method == "HEAD")
             case never:
                 assert_never(never)
 
-    async def _hand_on(self, answer: Stream, client: Client, *, bodyless: bool) -> None:
+    async def _stream(self, response: Stream, client: Client, *, bodyless: bool) -> None:
         """Send piece by piece; a reader that is too slow meets a reset."""
         try:
-            await client.begin(stream_head(answer.kind, self._clock.now(), answer.fields), None)
+            await client.begin(stream_head(response.kind, self._clock.now(), response.fields), None)
             if not bodyless:
-                async for piece in answer.pieces:
-                    async with asyncio.timeout(answer.patience):
+                async for piece in response.pieces:
+                    async with asyncio.timeout(response.write_timeout):
                         await client.write(piece)
             await client.finish()
         except TimeoutError:
             client.abort()
 
-    async def _answer(self, request: Request, client: Client, methods: Mapping[str, Route]) -> Reply | Stream:
+    async def _respond(self, request: Request, client: Client, methods: Mapping[str, Route]) -> Reply | Stream:
         method = "GET" if request.method == "HEAD" else request.method
         route = methods.get(method)
         if route is None:
             allow = ", ".join("GET, HEAD" if name == "GET" else name for name in methods)
             return error(405, "method not allowed", ((b"Allow", allow.encode()),))
         guarded = method not in _READING or request.target.startswith(_GUARDED)
-        barred = self._may_not_change(request) if guarded else None
-        if barred is not None:
-            return barred
+        denied = self._denial(request) if guarded else None
+        if denied is not None:
+            return denied
         if not guarded:  # whoever may only read makes us hold nothing
             return await route(request, b"")
         try:
-            body = await client.body(_MAX_BODY, _always)
+            body = await client.body(_MAX_BODY, _any_size)
         except ProxyError as late:
             return error(late.status, late.message)
         return await route(request, body) if body is not None else error(413, "the body is too large")
 
-    def _may_not_change(self, request: Request) -> Reply | None:
+    def _denial(self, request: Request) -> Reply | None:
         """Say why the request may not change anything, or None."""
         if not is_own_origin(request.fields):
             return error(403, "a page of another origin may not change the cache")
@@ -144,10 +144,10 @@ class Admin:
 
     async def _events(self, request: Request, _body: bytes) -> Reply | Stream:
         """Tell everybody of figures, and of single requests who may list entries."""
-        barred = self._may_not_change(request)
-        if barred is not None and not is_own_origin(request.fields):
-            return barred
-        return self._watch(barred is None)
+        denied = self._denial(request)
+        if denied is not None and not is_own_origin(request.fields):
+            return denied
+        return self._open_events(denied is None)
 
     async def _healthz(self, _request: Request, _body: bytes) -> Reply:
         return json({"status": "ok"})
@@ -166,15 +166,15 @@ class Admin:
         if unknown:
             return error(400, "require takes upstream and store")
         ready = self._serving() and all(parts[name] for name in required)
-        told = {name: "ok" if well else "down" for name, well in parts.items()}
+        states = {name: "ok" if well else "down" for name, well in parts.items()}
         status = ("ok" if all(parts.values()) else "degraded") if self._serving() else "draining"
-        return json({"status": status, **told}, 200 if ready else 503)
+        return json({"status": status, **states}, 200 if ready else 503)
 
     async def _upstream_well(self) -> bool:
         request = Request(method="GET", target="/api/version", fields=())
         try:
-            async with asyncio.timeout(_PROBE), self._upstream.ask(request, None) as answer:
-                return answer.head.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            async with asyncio.timeout(_PROBE_TIMEOUT), self._upstream.ask(request, None) as response:
+                return response.head.status < HTTPStatus.INTERNAL_SERVER_ERROR
         except (ProxyError, TimeoutError):
             return False
 
@@ -187,5 +187,5 @@ class Admin:
         return Reply(body=body, kind=kind)
 
 
-def _always(_size: int) -> bool:
+def _any_size(_size: int) -> bool:
     return True

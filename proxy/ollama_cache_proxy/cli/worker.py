@@ -21,7 +21,7 @@ async def _work(*descriptors: int) -> None:
     with suppress(SettingsError, ConnectionError):  # the supervisor has been told, or has gone
         async with working(*(socket.socket(fileno=descriptor) for descriptor in descriptors)) as siblings:
             settle()
-            ends = [asyncio.ensure_future(end) for end in (until_signalled(), siblings.told_to_end.wait())]
+            ends = [asyncio.ensure_future(end) for end in (until_signalled(), siblings.drain_requested.wait())]
             _, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in left:
                 end.cancel()

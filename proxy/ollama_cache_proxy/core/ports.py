@@ -175,10 +175,10 @@ class Topic(StrEnum):
 class Siblings(Protocol):
     """The other processes of a proxy that has several. Nothing is raised where one of them does not hear."""
 
-    def notify(self, topic: Topic, value: Any = None) -> None:
+    def send(self, topic: Topic, value: Any = None) -> None:
         """Tell all of them, without waiting."""
 
-    async def notify_and_wait(self, topic: Topic, value: Any = None) -> None:
+    async def send_and_wait(self, topic: Topic, value: Any = None) -> None:
         """Tell all of them, and wait until they have done what it asks for: a quarter of a second at most."""
 
 

@@ -20,14 +20,14 @@ from ollama_cache_proxy.core.ports import Clock, FastPath
 from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, Queue
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
 
-_HOLDS: Final = 0.02
+_HOLD_SECONDS: Final = 0.02
 """Seconds for which the head of a request that is known is kept from the parser: its body mostly comes at once."""
-_LINGERS: Final = 1.0
+_LINGER_SECONDS: Final = 1.0
 """Seconds for which the rest of a request is taken in after an early answer: a reset could overtake that."""
-_STAYS_IDLE: Final = 3630.0
+_IDLE_SECONDS: Final = 3630.0
 """Seconds for which a connection is kept that nobody uses."""
 _MAX_LINE: Final = 32_768
-_RESET_AT_ONCE: Final = struct.pack("ii", 1, 0)
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 class Abortable(Protocol):
@@ -47,8 +47,8 @@ class Owner(Protocol):
 
     def opened(self) -> bool: ...
     def closed(self) -> None: ...
-    def begins(self, work: Abortable) -> None: ...
-    def ends(self, work: Abortable) -> None: ...
+    def track(self, work: Abortable) -> None: ...
+    def untrack(self, work: Abortable) -> None: ...
     def failed(self, error: str, /) -> None: ...
 
 
@@ -57,11 +57,11 @@ class Written(web.StreamResponse):
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
-        self._stays = keep_alive
+        self._open_after = keep_alive
 
     @property
     def keep_alive(self) -> bool:
-        return self._stays
+        return self._open_after
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002 - aiohttp's name
         return None
@@ -70,8 +70,8 @@ class Written(web.StreamResponse):
         """Nothing is left to write."""
 
 
-STAYS: Final = Written(keep_alive=True)
-ENDS: Final = Written(keep_alive=False)
+KEEP_OPEN: Final = Written(keep_alive=True)
+CLOSE_AFTER: Final = Written(keep_alive=False)
 
 
 class ClientConnection(web.RequestHandler):
@@ -81,7 +81,7 @@ class ClientConnection(web.RequestHandler):
     """
 
     __slots__ = (
-        *("_body", "_counted", "_ending", "_head_timer", "_looked_up", "_owner", "_reading_held", "_release_timer"),
+        *("_body", "_counted", "_ending", "_head_timer", "_lookup", "_owner", "_reading_held", "_release_timer"),
         *("congested", "gate"),
     )
 
@@ -91,8 +91,8 @@ class ClientConnection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type] # aiohttp takes None for no access log
             auto_decompress=False,
-            keepalive_timeout=_STAYS_IDLE,
-            lingering_time=_LINGERS,
+            keepalive_timeout=_IDLE_SECONDS,
+            lingering_time=_LINGER_SECONDS,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
         )
@@ -105,7 +105,7 @@ class ClientConnection(web.RequestHandler):
         self._body: Any = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._release_timer: asyncio.TimerHandle | None = None
-        self._looked_up: asyncio.Future[bytes | None] | None = None
+        self._lookup: asyncio.Future[bytes | None] | None = None
 
     # Its beginning and its end.
 
@@ -117,15 +117,15 @@ class ClientConnection(web.RequestHandler):
             cast("asyncio.Transport", transport).write(FULL)  # uvloop's are transports without the name
             self.force_close()
             return
-        self._await_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
-        self._head_came()
+        self._stop_head_timer()
         if self._release_timer is not None:
             self._release_timer.cancel()
-        if self._looked_up is not None:
-            self._looked_up.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
         if self._counted:
             self._counted = False
             self._owner.closed()
@@ -154,7 +154,7 @@ class ClientConnection(web.RequestHandler):
             self._release_timer = None
         step = self.gate.feed(data, ready=not (self.congested or self._ending or self._owner.draining))
         if isinstance(step, bytes):  # not one of the cases, which take longer to get to
-            self._keep()
+            self._count_as_used()
             if self.transport is not None:
                 self.transport.write(step)
             return
@@ -162,18 +162,18 @@ class ClientConnection(web.RequestHandler):
             case Pass(data=data):
                 self._parse(data)
             case Hold():
-                self._release_timer = asyncio.get_running_loop().call_later(_HOLDS, self._release)
+                self._release_timer = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._release)
             case Lookup(pending=pending):
                 self._look_up(pending)
             case Queue():
                 if self.transport is not None:
                     self.transport.pause_reading()
 
-    def _keep(self) -> None:
+    def _count_as_used(self) -> None:
         """Count the connection as used, though aiohttp has seen nothing of that."""
         if self._head_timer is not None:
-            self._head_came()
-        self._next_keepalive_close_time = self._owner.clock.monotonic() + _STAYS_IDLE
+            self._stop_head_timer()
+        self._next_keepalive_close_time = self._owner.clock.monotonic() + _IDLE_SECONDS
 
     def _release(self) -> None:
         self._release_timer = None
@@ -181,20 +181,20 @@ class ClientConnection(web.RequestHandler):
 
     def _look_up(self, pending: Awaitable[bytes | None]) -> None:
         """Wait for a response that comes in a moment: until then nothing else is begun."""
-        self._keep()
-        self._owner.begins(self)
-        self._looked_up = asyncio.ensure_future(pending)
-        self._looked_up.add_done_callback(self._found)
+        self._count_as_used()
+        self._owner.track(self)
+        self._lookup = asyncio.ensure_future(pending)
+        self._lookup.add_done_callback(self._lookup_done)
 
-    def _found(self, found: asyncio.Future[bytes | None]) -> None:
+    def _lookup_done(self, found: asyncio.Future[bytes | None]) -> None:
         """Give the response, or let the parser begin; then go on with what came behind."""
-        self._looked_up = None
-        self._owner.ends(self)
+        self._lookup = None
+        self._owner.untrack(self)
         if self.transport is None:
             return
-        answer = None if found.cancelled() or found.exception() is not None else found.result()
+        response = None if found.cancelled() or found.exception() is not None else found.result()
         ready = not (self.congested or self._ending or self._owner.draining)
-        step, behind = self.gate.found(answer, ready=ready)
+        step, behind = self.gate.lookup_done(response, ready=ready)
         if isinstance(step, Pass):
             self._parse(step.data)
         else:
@@ -207,17 +207,17 @@ class ClientConnection(web.RequestHandler):
         """Let aiohttp's parser have what came, and tell the gate what it made of it."""
         known = len(self._messages)
         super().data_received(data)
-        begun = len(self._messages) - known
+        started = len(self._messages) - known
         length = None
-        if begun:
+        if started:
             message, self._body = self._messages[known]
             if isinstance(message, RawRequestMessage) and not (message.chunked or message.upgrade):
                 length = int(message.headers.get("Content-Length", 0))
-        self.gate.parsed(begun, length, ended=self._body is not None and self._body.is_eof())
-        if begun:
-            self._head_came()
+        self.gate.parsed(started, length, ended=self._body is not None and self._body.is_eof())
+        if started:
+            self._stop_head_timer()
         elif self._head_timer is None and self.gate.is_idle:
-            self._await_head()
+            self._start_head_timer()
 
     # How fast it comes, and is taken.
 
@@ -242,7 +242,7 @@ class ClientConnection(web.RequestHandler):
             self._reading_held = False
             super().resume_reading(resume_parser)
 
-    def _await_head(self) -> None:
+    def _start_head_timer(self) -> None:
         loop = asyncio.get_running_loop()
         self._head_timer = loop.call_later(self._owner.head_timeout, self._too_slow)
 
@@ -252,7 +252,7 @@ class ClientConnection(web.RequestHandler):
             self.transport.write(TIMEOUT)
         self.force_close()
 
-    def _head_came(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -270,7 +270,7 @@ class ClientConnection(web.RequestHandler):
         transport = still_open(request.transport)
         if transport is not None and exc is not None:
             transport.write(BAD_REQUEST)
-        return ENDS
+        return CLOSE_AFTER
 
     def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - the text would name the request
         """Name the kind of error and nothing of the request."""
@@ -291,5 +291,5 @@ def reset(transport: asyncio.Transport | None) -> None:
         return
     sock = transport.get_extra_info("socket")
     with suppress(OSError, AttributeError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     transport.abort()

@@ -20,11 +20,11 @@ from typing import Final, TypeAlias
 from ollama_cache_proxy.core.ports import FastPath
 from ollama_cache_proxy.policy.record import record
 
-MOST_KEPT: Final = 65_536
+MAX_RAW_BYTES: Final = 65_536
 """Bytes of a request that are kept, so that the next one like it is known by them."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
-Answer: TypeAlias = bytes
+Response: TypeAlias = bytes
 """Write this, a whole response. An object around it would take a tenth of the time of a hit."""
 
 
@@ -52,7 +52,7 @@ class Pass:
     data: bytes
 
 
-Step: TypeAlias = Answer | Lookup | Hold | Queue | Pass
+Step: TypeAlias = Response | Lookup | Hold | Queue | Pass
 _HOLD: Final = Hold()
 _QUEUE: Final = Queue()
 
@@ -77,26 +77,26 @@ class Gate:
     """
 
     __slots__ = (
-        *("_answered", "_behind", "_number", "_parts", "_requests", "_fast_path", "_size", "_waiting", "_whole"),
+        *("_responses", "_behind", "_number", "_parts", "_requests", "_fast_path", "_size", "_pending", "_end_at"),
         "phase",
     )
 
     def __init__(self, fast_path: FastPath) -> None:
         self.phase = _BETWEEN
         self._fast_path = fast_path
-        self._waiting = b""  # the request that is held, or looked up
+        self._pending = b""  # the request that is held, or looked up
         self._behind = b""  # what came behind one that is looked up
         self._requests = 0  # that the parser has begun to give
-        self._answered = 0  # of these
+        self._responses = 0  # of these
         self._number = 0  # of the request that has all of what came since it began; 0 for none
         self._parts: list[bytes] | None = None  # what came since then, while it may be one small request
         self._size = 0  # bytes of it
-        self._whole: int | None = None  # bytes that the request takes at least, where that is known
+        self._end_at: int | None = None  # bytes that the request takes at least, where that is known
 
     @property
     def is_idle(self) -> bool:
         """Whether every request that was parsed has had its response."""
-        return self._answered == self._requests
+        return self._responses == self._requests
 
     @property
     def queued(self) -> int:
@@ -110,35 +110,35 @@ class Gate:
             self._behind += data
             return _QUEUE
         if phase is _HELD:
-            data = self._waiting + data
+            data = self._pending + data
         elif phase is _PARSED or not data:
             return self._pass(data)
         response = None
-        if ready and self._answered == self._requests:
+        if ready and self._responses == self._requests:
             if phase is _BETWEEN and self._fast_path.knows_head(data):
-                self.phase, self._waiting = _HELD, data
+                self.phase, self._pending = _HELD, data
                 return _HOLD
             response = self._fast_path.answer(data)
         if response is None:
             return self._begin(data)
         if isinstance(response, bytes):
             if phase is _HELD:
-                self.phase, self._waiting = _BETWEEN, b""
+                self.phase, self._pending = _BETWEEN, b""
             return response
-        self.phase, self._waiting = _LOOKUP, data
+        self.phase, self._pending = _LOOKUP, data
         return Lookup(pending=response)
 
     def release(self) -> Pass:
         """Say what to do now that a head was held for long enough."""
-        return self._begin(self._waiting)
+        return self._begin(self._pending)
 
-    def found(self, answer: bytes | None, *, ready: bool) -> tuple[Answer | Pass, bytes]:
+    def lookup_done(self, response: bytes | None, *, ready: bool) -> tuple[Response | Pass, bytes]:
         """Say what to do now that a lookup has ended, and what has to be fed after that."""
         behind, self._behind = self._behind, b""
-        if answer is None or not (ready and self.is_idle):
-            return self._begin(self._waiting), behind
-        self.phase, self._waiting = _BETWEEN, b""
-        return answer, behind
+        if response is None or not (ready and self.is_idle):
+            return self._begin(self._pending), behind
+        self.phase, self._pending = _BETWEEN, b""
+        return response, behind
 
     def parsed(self, begun: int, length: int | None, *, ended: bool) -> None:
         """Take in what the parser made of what was passed last.
@@ -149,12 +149,12 @@ class Gate:
         if begun:
             first, self._number = self._number == 0, self._requests + 1
             self._requests += begun
-            self._whole = self._end(length) if first and begun == 1 and length is not None else None
-            if self._whole is None:
+            self._end_at = self._find_end(length) if first and begun == 1 and length is not None else None
+            if self._end_at is None:
                 self._parts = None
-        if self._size > MOST_KEPT:
+        if self._size > MAX_RAW_BYTES:
             self._parts = None
-        if ended and self._size == self._whole:
+        if ended and self._size == self._end_at:
             # The request ends behind nothing that came, since it was read; and before nothing, since the first empty
             # line is not behind the one that ended its head.
             self.phase = _BETWEEN
@@ -162,26 +162,26 @@ class Gate:
     @property
     def serving(self) -> int:
         """Return the number of the request that has its response next; the first is 1."""
-        return self._answered + 1
+        return self._responses + 1
 
     def responded(self) -> None:
         """Count a response that was written to its end, on a connection that stays."""
-        self._answered += 1
+        self._responses += 1
 
     def raw(self, number: int) -> bytes | None:
         """Return the bytes of a request by its number, where they are known and were kept."""
         known = self._number == number and self.phase is not _PARSED
         return b"".join(self._parts) if known and self._parts is not None else None
 
-    def let_go(self, number: int) -> None:
+    def drop_raw(self, number: int) -> None:
         """Keep no bytes of this request any longer: a connection may be idle for an hour."""
         if self._number == number:
             self._parts = None
 
     def _begin(self, data: bytes) -> Pass:
         """Pass the beginning of a request."""
-        self.phase, self._waiting = _PARSED, b""
-        self._number, self._whole = 0, None
+        self.phase, self._pending = _PARSED, b""
+        self._number, self._end_at = 0, None
         self._parts, self._size = [data], len(data)
         return Pass(data=data)
 
@@ -191,7 +191,7 @@ class Gate:
             self._parts.append(data)
         return Pass(data=data)
 
-    def _end(self, length: int) -> int | None:
+    def _find_end(self, length: int) -> int | None:
         """Return how many bytes a request takes at least; None where too much came before its head had ended."""
         at = -1 if self._parts is None else b"".join(self._parts).find(_END_OF_HEAD)
         return None if at < 0 else at + len(_END_OF_HEAD) + length

@@ -36,14 +36,14 @@ class HttpClient:
         self._transport = request.transport
         self._connection = cast("ClientConnection", request.protocol)
         self._number = self._connection.gate.serving
-        self._held: list[bytes] = []
-        self._old = request.version < HttpVersion11
-        self._expects = not self._old and request.headers.get("Expect", "").lower() == "100-continue"
+        self._buffered: list[bytes] = []
+        self._http10 = request.version < HttpVersion11
+        self._expects = not self._http10 and request.headers.get("Expect", "").lower() == "100-continue"
         self._chunked = False
         self._bodyless = False
-        loses = "Upgrade" in request.headers  # aiohttp loses what follows it
-        faulty = self._old and "Transfer-Encoding" in request.headers  # RFC 9112, section 6.1
-        self.keep_alive = request.keep_alive and not loses and not faulty
+        upgrades = "Upgrade" in request.headers  # aiohttp loses what follows it
+        ambiguous = self._http10 and "Transfer-Encoding" in request.headers  # RFC 9112, section 6.1
+        self.keep_alive = request.keep_alive and not upgrades and not ambiguous
         self.first_byte_at: float | None = None
         self.sent = 0
         self.ended = False
@@ -52,12 +52,12 @@ class HttpClient:
     @property
     def raw(self) -> bytes | None:
         """See ports.Client. What closes its connection, or had to be answered twice, is not like another one."""
-        plain = self.keep_alive and not self._old and "Expect" not in self._request.headers
+        plain = self.keep_alive and not self._http10 and "Expect" not in self._request.headers
         return self._connection.gate.raw(self._number) if plain else None
 
-    def let_go(self) -> None:
+    def drop_raw(self) -> None:
         """Keep nothing of the request that nobody needs any more."""
-        self._connection.gate.let_go(self._number)
+        self._connection.gate.drop_raw(self._number)
 
     # The request's body.
 
@@ -67,23 +67,23 @@ class HttpClient:
             return None
         size = 0
         while chunk := await self._read():
-            self._held.append(chunk)
+            self._buffered.append(chunk)
             size += len(chunk)
             if size > limit or not reserve(len(chunk)):
                 return None
         if not reserve(size):  # for a moment it is there twice, and later what it says takes about as much
             return None
-        whole = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        self._held = [whole]
+        whole = self._buffered[0] if len(self._buffered) == 1 else b"".join(self._buffered)
+        self._buffered = [whole]
         return whole
 
     def stream(self) -> AsyncIterator[bytes] | None:
-        return self._stream() if self._held or self._request.body_exists else None
+        return self._stream() if self._buffered or self._request.body_exists else None
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        self._held.reverse()
-        while self._held:
-            yield self._held.pop()
+        self._buffered.reverse()
+        while self._buffered:
+            yield self._buffered.pop()
         while chunk := await self._read():
             yield chunk
 
@@ -170,11 +170,11 @@ class HttpClient:
         if self.keep_alive:
             self._connection.gate.responded()
 
-    def refuse(self, answer: bytes) -> None:
+    def refuse(self, response: bytes) -> None:
         """Send a whole answer that closes the connection."""
         self.keep_alive = False
         self.ended = True
-        self._write(answer)
+        self._write(response)
 
     def close(self) -> None:
         """Close after what was written, where the rest of the request is not worth waiting for."""
@@ -189,16 +189,16 @@ class HttpClient:
     def _head(self, head: ResponseHead, length: int | None) -> bytes:
         """Frame the answer (RFC 9112, section 6) and give its head as bytes."""
         self._bodyless = self._request.method == "HEAD" or head.status in _NO_BODY_STATUS
-        self._chunked = length is None and not self._bodyless and not self._old
-        if self._owner.draining or not self._request.content.is_eof() or (self._old and length is None):
+        self._chunked = length is None and not self._bodyless and not self._http10
+        if self._owner.draining or not self._request.content.is_eof() or (self._http10 and length is None):
             self.keep_alive = False
         framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if self._chunked else ()
         if not self.keep_alive:
             framing += ((b"Connection", b"close"),)
-        elif self._old:
+        elif self._http10:
             framing += ((b"Connection", b"keep-alive"),)
         self.first_byte_at = self._owner.clock.monotonic()
-        return rendered(head, framing, minor=0 if self._old else 1)
+        return rendered(head, framing, minor=0 if self._http10 else 1)
 
     async def flush(self) -> None:
         """Wait while the client reads too slowly; raises ClientLeft."""

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from ollama_cache_proxy.core.errors import ClientLeft
 from ollama_cache_proxy.core.ports import Client, Clock, FastPath
-from ollama_cache_proxy.downstream.client_connection import ENDS, STAYS, Abortable, ClientConnection
+from ollama_cache_proxy.downstream.client_connection import CLOSE_AFTER, KEEP_OPEN, Abortable, ClientConnection
 from ollama_cache_proxy.downstream.http_client import HttpClient
 from ollama_cache_proxy.downstream.refusals import refusal
 from ollama_cache_proxy.policy.fields import with_host
@@ -28,7 +28,7 @@ Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 
 BACKLOG: Final = 1024
 """Connections that wait in the kernel to be accepted."""
-_AT_ONCE: Final = 0.01
+_SHUTDOWN_SECONDS: Final = 0.01
 """Seconds; to aiohttp, 0 means for ever."""
 
 
@@ -91,12 +91,12 @@ class Listener:
         if self._counted is not None:
             self._counted(self._connections)
 
-    def begins(self, work: Abortable) -> None:
+    def track(self, work: Abortable) -> None:
         """Know of an answer under way."""
         self._in_progress.add(work)
         self._idle.clear()
 
-    def ends(self, work: Abortable) -> None:
+    def untrack(self, work: Abortable) -> None:
         """Know that it is over."""
         self._in_progress.discard(work)
         if not self._in_progress:
@@ -112,7 +112,7 @@ class Listener:
             ssl_handshake_timeout=None if tls is None else self.head_timeout,
         )
 
-    async def take(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+    async def serve_accepted(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Serve a connection that another process has accepted."""
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
@@ -127,10 +127,10 @@ class Listener:
     def _connection(self) -> ClientConnection:
         return ClientConnection(self, self._server, asyncio.get_running_loop())
 
-    async def drain(self, patience: float, grace: float = 0.25) -> None:
+    async def drain(self, seconds: float, grace: float = 0.25) -> None:
         """Stop: no new connections, what is in progress ends, announcing `Connection: close`.
 
-        Requests get `patience` seconds, idle keep-alive connections `grace`, in which a request that was already
+        Requests get `seconds` seconds, idle keep-alive connections `grace`, in which a request that was already
         on its way is still answered. What is left then ends in a reset.
         """
         self.draining = True
@@ -140,16 +140,16 @@ class Listener:
             async with asyncio.timeout(grace):
                 await self._empty.wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 while self._in_progress:
                     await self._idle.wait()
         for work in tuple(self._in_progress):
             work.abort()
-        await self._server.shutdown(_AT_ONCE)
+        await self._server.shutdown(_SHUTDOWN_SECONDS)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         client = HttpClient(request, self)
-        self.begins(client)
+        self.track(client)
         try:
             refused = refusal(request)
             if refused is not None:
@@ -167,6 +167,6 @@ class Listener:
             if not client.ended:
                 client.abort()
             client.close()
-            client.let_go()
-            self.ends(client)
-        return STAYS if client.keep_alive else ENDS
+            client.drop_raw()
+            self.untrack(client)
+        return KEEP_OPEN if client.keep_alive else CLOSE_AFTER

@@ -27,15 +27,15 @@ from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.service.context import Context, begin
+from ollama_cache_proxy.service.context import Context, open_context
 from ollama_cache_proxy.service.neighbours import Opened, open_neighbours
 from ollama_cache_proxy.service.own_routes import OwnRoutes, own_routes
 from ollama_cache_proxy.service.scrape import Scrape
 from ollama_cache_proxy.service.settings import Settings, secret
-from ollama_cache_proxy.service.sibling_topics import hear_siblings
+from ollama_cache_proxy.service.sibling_topics import handle_sibling_topics
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 from ollama_cache_proxy.service.sockets import fitting_connections
-from ollama_cache_proxy.service.store_choice import Lent
+from ollama_cache_proxy.service.store_choice import PrivateServer
 from ollama_cache_proxy.telemetry.log import Log
 from ollama_cache_proxy.telemetry.metrics import Metrics
 from ollama_cache_proxy.upstream.ollama_server import Ollama
@@ -62,23 +62,23 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
     *,
     stream: TextIO = sys.stderr,
     siblings: SiblingProcesses | None = None,
-    lent: Lent | None = None,
+    private_server: PrivateServer | None = None,
     nvml: Callable[[], Any] | None = None,
 ) -> AsyncIterator[Running]:
     """Run the proxy on a bound socket until the block ends; then drain, and close everything.
 
-    With `siblings` it is one of several: it is handed its connections, and the private store is one that was `lent`.
-    `nvml` gives what graphics cards are read through, in place of NVML, when somebody wants to see them.
+    With `siblings` it is a worker: its connections come from the supervisor. `private_server` is the one that workers
+    share. `nvml` takes the place of NVML, through which graphics cards are read.
     """
-    context = begin(settings, sock, stream, siblings)
+    context = open_context(settings, sock, stream, siblings)
     async with AsyncExitStack() as stack:
-        opened = await open_neighbours(context, stack, lent)
+        opened = await open_neighbours(context, stack, private_server)
         exchanges = Exchanges(opened.neighbours, report_each=context.log.requests)
         scrape = Scrape(context, opened, exchanges, connections=lambda: listener.connections)
         if siblings is not None:
-            hear_siblings(siblings, opened, exchanges)
-            siblings.report(scrape.snapshot)
-            stack.callback(siblings.reported)
+            handle_sibling_topics(siblings, opened, exchanges)
+            siblings.report_every_second(scrape.snapshot)
+            stack.callback(siblings.send_snapshot)
         stack.callback(exchanges.fast_path.report)
         own = own_routes(context, opened, exchanges, nvml)
         admin = _admin(context, opened, own, scrape, serving=lambda: not listener.draining)
@@ -88,7 +88,7 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
         if siblings is not None:
             stack.push_async_callback(siblings.leave)
         stack.callback(own.events.close)  # else whoever watches would hold the drain up
-        context.tasks.spawn(_greet(opened.upstream), "look for Ollama")
+        context.tasks.spawn(_probe_ollama(opened.upstream), "look for Ollama")
         yield Running(
             url=context.address.url,
             listener=listener,
@@ -104,7 +104,7 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
 def _admin(context: Context, opened: Opened, own: OwnRoutes, scrape: Scrape, *, serving: Callable[[], bool]) -> Admin:
     return Admin(
         routes=own.routes,
-        watch=own.events.listen,
+        events=own.events.listen,
         store_well=opened.chosen.well,
         upstream=opened.upstream,
         render=scrape.render,
@@ -132,7 +132,7 @@ def _listener(context: Context, exchanges: Exchanges, admin: Admin) -> Listener:
         body_timeout=settings.body_timeout,
         max_connections=fitting_connections(settings.max_connections, log),
         failed=lambda name: log.say(f"an error of the proxy's own ended a request: {name}", warning=True),
-        counted=None if siblings is None else siblings.counted,
+        counted=None if siblings is None else siblings.report_connections,
     )
 
 
@@ -142,10 +142,10 @@ async def _accept(context: Context, listener: Listener, sock: socket.socket) -> 
     if context.siblings is None:
         await listener.start(sock, tls)
     else:
-        await context.siblings.open(lambda connection: listener.take(connection, tls))
+        await context.siblings.open(lambda connection: listener.serve_accepted(connection, tls))
 
 
-async def _greet(upstream: Ollama) -> None:
+async def _probe_ollama(upstream: Ollama) -> None:
     """Look for Ollama at the start: the log says what was found."""
     with suppress(ProxyError):
         async with upstream.ask(Request(method="GET", target="/api/version", fields=()), None):

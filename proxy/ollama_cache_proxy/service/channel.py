@@ -17,11 +17,11 @@ import orjson
 
 from ollama_cache_proxy.core.tasks import Tasks
 
-_LONGEST: Final = 64 * 1024 * 1024
+_MAX_BYTES: Final = 64 * 1024 * 1024
 """Bytes of a message, and of those that the other end has not taken: one that is so far behind is given up."""
-_LAST_WORDS: Final = 1.0
+_CLOSE_TIMEOUT: Final = 1.0
 
-Hear: TypeAlias = Callable[[str, Any], Awaitable[Any]]
+Handler: TypeAlias = Callable[[str, Any], Awaitable[Any]]
 """Takes a topic and its value, and gives the answer where one was asked for."""
 
 
@@ -38,14 +38,14 @@ class Channel:
     @classmethod
     async def open(cls, sock: socket.socket, tasks: Tasks) -> Self:
         """Use a connected socket, which is then the channel's."""
-        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_LONGEST)
+        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MAX_BYTES)
         return cls(reader, writer, tasks)
 
-    def say(self, topic: str, value: Any = None) -> None:
+    def send(self, topic: str, value: Any = None) -> None:
         """Tell the other end, where it is still there."""
         self._write([0, topic, value])
 
-    def asked(self, topic: str, value: Any = None) -> asyncio.Future[Any]:
+    def request(self, topic: str, value: Any = None) -> asyncio.Future[Any]:
         """Ask the other end at once; the answer may never come, or be a ConnectionError when the other end has gone."""
         number = next(self._numbers)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -57,15 +57,15 @@ class Channel:
 
     async def ask(self, topic: str, value: Any = None, *, within: float | None = None) -> Any:
         """Ask the other end, and wait; raises TimeoutError after `within` seconds, and ConnectionError."""
-        return await asyncio.wait_for(self.asked(topic, value), within)
+        return await asyncio.wait_for(self.request(topic, value), within)
 
-    async def listen(self, hear: Hear) -> None:
+    async def listen(self, handle: Handler) -> None:
         """Hear what the other end says, until it is gone."""
         with suppress(OSError, ValueError):  # a ValueError is a line that is too long, or no message
             while line := await self._reader.readline():
                 number, topic, value = orjson.loads(line)
                 if number >= 0:
-                    self._tasks.spawn(self._heard(hear, number, topic, value), f"hear of {topic}")
+                    self._tasks.spawn(self._handle(handle, number, topic, value), f"hear of {topic}")
                 elif (answer := self._asked.get(-number)) is not None and not answer.done():
                     answer.set_result(value)
         self.close()
@@ -74,15 +74,15 @@ class Channel:
             if not answer.done():
                 answer.set_exception(ConnectionError())
 
-    async def _heard(self, hear: Hear, number: int, topic: str, value: Any) -> None:
-        answer = await hear(topic, value)
+    async def _handle(self, handle: Handler, number: int, topic: str, value: Any) -> None:
+        answer = await handle(topic, value)
         if number:
             self._write([-number, None, answer])
 
     def _write(self, message: list[Any]) -> bool:
         """Send a message; whether it may arrive."""
         transport = self._writer.transport
-        if transport.get_write_buffer_size() > _LONGEST:
+        if transport.get_write_buffer_size() > _MAX_BYTES:
             transport.abort()
         if transport.is_closing():
             return False
@@ -93,8 +93,8 @@ class Channel:
         """Let the other end know that there is no more."""
         self._writer.close()
 
-    async def closed(self) -> None:
+    async def close_and_wait(self) -> None:
         """Close, and return when the other end has all of it, or is gone."""
         self.close()
         with suppress(OSError, TimeoutError):
-            await asyncio.wait_for(self._writer.wait_closed(), _LAST_WORDS)
+            await asyncio.wait_for(self._writer.wait_closed(), _CLOSE_TIMEOUT)

@@ -36,10 +36,10 @@ class Context:
         return fan_out((self.metrics, self.log, self.recent, *more))
 
 
-def begin(settings: Settings, sock: socket.socket, stream: TextIO, siblings: SiblingProcesses | None) -> Context:
+def open_context(settings: Settings, sock: socket.socket, stream: TextIO, siblings: SiblingProcesses | None) -> Context:
     """Return what this process shares; from now on errors of the running event loop go to its log."""
     clock = SystemClock()
-    log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.speaks)
+    log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.logs_start)
     log_loop_errors(log, clock)
     metrics = Metrics()
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does

@@ -17,14 +17,14 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.settings import chosen_upstream, is_loopback
-from ollama_cache_proxy.service.store_choice import ChosenStore, Lent, open_store
-from ollama_cache_proxy.service.tls import certified, towards
+from ollama_cache_proxy.service.store_choice import ChosenStore, PrivateServer, open_store
+from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
 from ollama_cache_proxy.upstream.loaded_models import Residents
 from ollama_cache_proxy.upstream.ollama_server import Ollama
 
-_LAST_STORES: Final = 2.0
+_TASKS_CLOSE_SECONDS: Final = 2.0
 """Seconds that background tasks have to end: what was answered last is still on its way to the store."""
 
 
@@ -40,21 +40,21 @@ class Opened:
     statistics: Statistics
 
 
-async def open_neighbours(context: Context, stack: AsyncExitStack, lent: Lent | None) -> Opened:
+async def open_neighbours(context: Context, stack: AsyncExitStack, private_server: PrivateServer | None) -> Opened:
     """Open all of them, and log where Ollama and the store are; raises SettingsError.
 
     They close with the stack: statistics, background tasks, digests, Ollama, store.
     """
     url = _upstream_url(context)
     context.log.say(f"ollama-cache-proxy {__version__} listens on {context.address.url}, in front of Ollama at {url}")
-    chosen = await open_store(context, stack, lent)
+    chosen = await open_store(context, stack, private_server)
     upstream = _ollama(context, url)
     stack.push_async_callback(upstream.close)
     models = _models(context, upstream, chosen.values, url)
     stack.callback(models.close)
-    stack.push_async_callback(context.tasks.close, _LAST_STORES)
+    stack.push_async_callback(context.tasks.close, _TASKS_CLOSE_SECONDS)
     statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
-    await statistics.begin()
+    await statistics.load()
     stack.push_async_callback(statistics.close)
     return Opened(
         neighbours=Neighbours(
@@ -93,7 +93,7 @@ def _ollama(context: Context, url: str) -> Ollama:
         clock=context.clock,
         observe=context.observer(),
         tasks=context.tasks,
-        tls=certified("upstream_ca", settings.upstream_ca, towards),
+        tls=tls_from_file("upstream_ca", settings.upstream_ca, for_servers),
     )
 
 
@@ -104,7 +104,7 @@ def _models(context: Context, upstream: Ollama, values: ValueStore, url: str) ->
         values,
         name=_machine(url) + upstream.name,
         deadline=settings.connect_timeout + 5,
-        patience=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
+        max_wait=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
         clock=context.clock,
         tasks=context.tasks,
         siblings=context.siblings,

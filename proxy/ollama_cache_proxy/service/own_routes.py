@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ollama_cache_proxy.admin.entry_routes import CacheRoutes, Told
+from ollama_cache_proxy.admin.entry_routes import CacheRoutes, ReadStatistics
 from ollama_cache_proxy.admin.gpu_cards import Cards
 from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.live_figures import Figures
@@ -29,21 +29,21 @@ class OwnRoutes:
 def own_routes(context: Context, opened: Opened, exchanges: Exchanges, nvml: Callable[[], Any] | None) -> OwnRoutes:
     """Return the proxy's own routes but health and metrics; `nvml` takes the place of the real one."""
 
-    async def told() -> dict[str, Any]:
+    async def statistics() -> dict[str, Any]:
         exchanges.fast_path.report()
-        return await opened.statistics.told()
+        return await opened.statistics.totals()
 
-    figures = _figures(context, opened, told, nvml)
+    figures = _figures(context, opened, statistics, nvml)
     return OwnRoutes(
-        routes={**_about_entries(context, opened, told), **figures.routes, **PAGE},
+        routes={**_about_entries(context, opened, statistics), **figures.routes, **PAGE},
         events=Events(figures.state, clock=context.clock, tasks=context.tasks),
     )
 
 
-def _figures(context: Context, opened: Opened, told: Told, nvml: Callable[[], Any] | None) -> Figures:
+def _figures(context: Context, opened: Opened, statistics: ReadStatistics, nvml: Callable[[], Any] | None) -> Figures:
     return Figures(
         recent=context.recent,
-        told=told,
+        statistics=statistics,
         count=opened.chosen.entries.count,
         store_name=opened.chosen.name,
         residents=opened.residents,
@@ -52,12 +52,12 @@ def _figures(context: Context, opened: Opened, told: Told, nvml: Callable[[], An
     )
 
 
-def _about_entries(context: Context, opened: Opened, told: Told) -> Routes:
+def _about_entries(context: Context, opened: Opened, statistics: ReadStatistics) -> Routes:
     return CacheRoutes(
         store=opened.chosen.entries,
         store_name=opened.chosen.name,
         purges=opened.neighbours.purges,
-        told=told,
+        statistics=statistics,
         explain=Explainer(opened.neighbours).explain,
         clock=context.clock,
         siblings=context.siblings,

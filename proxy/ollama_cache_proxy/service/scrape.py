@@ -25,16 +25,16 @@ class Scrape:
 
     def snapshot(self) -> Snapshot:
         """Return what this process has counted, for its siblings."""
-        self._settle(asking=False)
+        self._update_levels(asking=False)
         return self._metrics.snapshot()
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics of all processes and their Content-Type; raises TimeoutError and ConnectionError."""
-        self._settle(asking=True)
+        self._update_levels(asking=True)
         together = None if self._siblings is None else await self._siblings.together(self._metrics.snapshot())
         return self._metrics.render(accept, together)
 
-    def _settle(self, *, asking: bool) -> None:
+    def _update_levels(self, *, asking: bool) -> None:
         """Count what was put off, and take levels in; only who is scraped asks Redis and Ollama how they are."""
         self._exchanges.fast_path.report()
         gauges = self._opened.chosen.gauges
@@ -45,6 +45,6 @@ class Scrape:
                 connections=self._connections(),
                 tiers=[tier for part in gauges for tier in part.tiers(asking=asking)],
                 broken={name: is_open for part in gauges for name, is_open in part.breakers().items()},
-                residents=self._opened.residents.found() if asking else (),
+                residents=self._opened.residents.latest() if asking else (),
             )
         )

@@ -9,7 +9,7 @@ from ollama_cache_proxy.service.neighbours import Opened
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 
 
-def hear_siblings(siblings: SiblingProcesses, opened: Opened, exchanges: Exchanges) -> None:
+def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, exchanges: Exchanges) -> None:
     """Let each part hear its topics."""
 
     async def purge(wanted: dict[str, str | None]) -> None:
@@ -20,11 +20,11 @@ def hear_siblings(siblings: SiblingProcesses, opened: Opened, exchanges: Exchang
 
     async def flush(_: None) -> None:
         exchanges.fast_path.report()
-        await opened.statistics.heard_flush()
+        await opened.statistics.flush_for_sibling()
 
-    siblings.on(Topic.CHANGE_BEGINS, opened.models.heard_begin)
-    siblings.on(Topic.CHANGE_ENDS, opened.models.heard_end)
-    siblings.on(Topic.PURGE, purge)
-    siblings.on(Topic.DISCARD, forget)
-    siblings.on(Topic.FLUSH, flush)
-    siblings.on(Topic.TOTALS, opened.statistics.heard_totals)
+    siblings.subscribe(Topic.CHANGE_BEGINS, opened.models.sibling_change_began)
+    siblings.subscribe(Topic.CHANGE_ENDS, opened.models.sibling_change_ended)
+    siblings.subscribe(Topic.PURGE, purge)
+    siblings.subscribe(Topic.DISCARD, forget)
+    siblings.subscribe(Topic.FLUSH, flush)
+    siblings.subscribe(Topic.TOTALS, opened.statistics.merge_totals)

@@ -9,7 +9,7 @@ from typing import Final
 
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.settings import Settings, SettingsError, host_and_port, is_loopback
-from ollama_cache_proxy.service.tls import certified, for_clients
+from ollama_cache_proxy.service.tls import for_clients, tls_from_file
 from ollama_cache_proxy.telemetry.log import Log
 
 _OWN_FILES: Final = 128
@@ -39,7 +39,7 @@ def bind(listen: str) -> socket.socket:
 
 def address_of(sock: socket.socket, settings: Settings) -> Address:
     """Return where clients reach a bound socket; raises SettingsError where the certificate cannot be used."""
-    tls = certified("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
+    tls = tls_from_file("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
     host, port = sock.getsockname()[:2]
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return Address(url=f"{'http' if tls is None else 'https'}://{authority}", loopback=is_loopback(host), tls=tls)

@@ -12,7 +12,7 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
-from ollama_cache_proxy.service.tls import certified, towards
+from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
 from ollama_cache_proxy.stores.redis.key_layout import WATCHED, changed_keys
@@ -23,7 +23,7 @@ from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.tiered import TieredStore
 
 _MIB: Final = 1024 * 1024
-_ENDS_WITH_US: Final = "not shared, forgotten when the proxy ends (--redis-url)"
+_ENDS_WITH_PROXY: Final = "not shared, forgotten when the proxy ends (--redis-url)"
 
 
 @record
@@ -42,25 +42,25 @@ class ChosenStore:
 
 
 @record
-class Lent:
+class PrivateServer:
     """A private server that somebody else keeps alive."""
 
     url: str
     name: str
 
 
-async def open_store(context: Context, stack: AsyncExitStack, lent: Lent | None) -> ChosenStore:
+async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateServer | None) -> ChosenStore:
     """Choose and open a store that lives as long as the stack, and log what the choice means.
 
-    `lent` is the private server that workers share; where it is given, it is the store. Raises SettingsError.
+    `shared` is the private server that workers share; where it is given, it is the store. Raises SettingsError.
     """
     settings = context.settings
-    certified("redis_ca", settings.redis_ca, towards)
-    url = "" if lent is not None else named_redis(settings)
+    tls_from_file("redis_ca", settings.redis_ca, for_servers)
+    url = "" if shared is not None else named_redis(settings)
     if url:
         return await _named(context, stack, url)
     if settings.store in ("auto", "private"):
-        server = lent or await open_private(settings, stack, context.tasks)
+        server = shared or await open_private(settings, stack, context.tasks)
         if server is not None:
             return await _private(context, stack, server)
         if settings.store == "private":
@@ -81,17 +81,17 @@ async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
     return chosen
 
 
-async def _private(context: Context, stack: AsyncExitStack, server: Lent) -> ChosenStore:
+async def _private(context: Context, stack: AsyncExitStack, server: PrivateServer) -> ChosenStore:
     chosen = await _redis(context, stack, server.url)
     size = context.settings.private_redis_bytes // _MIB
-    context.log.say(f"Store: {server.name}, {size} MiB, {_ENDS_WITH_US}")
+    context.log.say(f"Store: {server.name}, {size} MiB, {_ENDS_WITH_PROXY}")
     return replace(chosen, name=server.name)
 
 
 def _memory(context: Context) -> ChosenStore:
     memory = MemoryStore(context.settings.memory_bytes, clock=context.clock)
     size = context.settings.memory_bytes // _MIB
-    context.log.say(f"Store: this process's memory, {size} MiB, {_ENDS_WITH_US}")
+    context.log.say(f"Store: this process's memory, {size} MiB, {_ENDS_WITH_PROXY}")
     return ChosenStore(
         entries=memory, values=MemoryValues(), gauges=(memory,), name="memory", well=_always, forget=_nothing
     )
@@ -124,14 +124,14 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
     return replace(chosen, entries=tiered, gauges=(hot, store.gauges), forget=forget)
 
 
-async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
+async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:
     """Start a private server that lives as long as the stack; None where none can be had."""
     binary = find_server()
     if binary is None:
         return None
     private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
     stack.push_async_callback(private.close)
-    return Lent(url=private.url, name=private.name) if await private.start() else None
+    return PrivateServer(url=private.url, name=private.name) if await private.start() else None
 
 
 def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:

@@ -21,19 +21,19 @@ from ollama_cache_proxy.core.ports import Topic
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.sums import Snapshot, added, lasting
 from ollama_cache_proxy.service.channel import Channel
-from ollama_cache_proxy.service.siblings import HEARS_WITHIN, Word
+from ollama_cache_proxy.service.siblings import SIBLING_TIMEOUT, Message
 
 _BACKLOG: Final = 1024
-_AT_ONCE: Final = 64
-_PROMPT: Final = 0.02
+_MAX_ACCEPTS: Final = 64
+_STALLED_AFTER: Final = 0.02
 """Seconds within which a worker takes what it is handed, unless it is busy."""
-_UNTAKEN: Final = 16
+_MAX_UNTAKEN: Final = 16
 """Connections that a worker may have been handed and not taken yet."""
-_SHORT_LIFE: Final = 5.0
-_PAUSE: Final = 0.1
+_MIN_SERVED: Final = 5.0
+_FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_EXTRA: Final = 5.0
+_KILL_AFTER: Final = 5.0
 """Seconds beside those for draining after which a worker that is to end is killed."""
 
 
@@ -45,10 +45,10 @@ class WorkerError(Exception):
 class _Worker:
     """One process. `connections` are those that it has, `untaken` those that it was handed and has not taken.
 
-    `moved` is when it took one last, or was handed the first of those.
+    `last_taken_at` is when it took one last, or was handed the first of those.
 
-    One that is `let_in` is told what its siblings are told, one that is `open` (since `opened`) is handed connections.
-    What is `wrong` is why it cannot serve.
+    One that is `joined` is told what its siblings are told, one that is `open` (since `opened`) is handed connections.
+    What is `invalid` is why it cannot serve.
     """
 
     process: asyncio.subprocess.Process
@@ -57,18 +57,18 @@ class _Worker:
     settings: dict[str, Any]
     untaken: deque[socket.socket] = field(default_factory=deque)
     taken: int = 0
-    moved: float = 0.0
+    last_taken_at: float = 0.0
     connections: int = 0
-    let_in: bool = False
+    joined: bool = False
     open: bool = False
     opened: float | None = None
-    wrong: str | None = None
+    invalid: str | None = None
     snapshot: Snapshot = ()
     changes: dict[str, str] = field(default_factory=dict)
 
     def load(self, late: float) -> tuple[bool, int, int]:
         """Give how loaded it is; one that has not taken anything since this time is stalled, or has too much to do."""
-        return bool(self.untaken) and self.moved < late, len(self.untaken), self.connections
+        return bool(self.untaken) and self.last_taken_at < late, len(self.untaken), self.connections
 
 
 class Supervisor:
@@ -80,22 +80,22 @@ class Supervisor:
         *,
         count: int,
         settings: dict[str, Any],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         tasks: Tasks,
     ) -> None:
         self._sock = sock
         self._count = count
         self._settings = settings
-        self._say = say
+        self._log = log
         self._tasks = tasks
         self._workers: list[_Worker] = []
         """Those that live, the one that was handed a connection last at the end."""
         self._ended: Snapshot = ()
-        self._homeless: deque[socket.socket] = deque()
+        self._unassigned: deque[socket.socket] = deque()
         self._accepts = False
         self._ending = asyncio.Event()
-        self._moved = asyncio.Event()
-        self._wrong: str | None = None
+        self._changed = asyncio.Event()
+        self._invalid: str | None = None
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -103,22 +103,22 @@ class Supervisor:
         self._sock.listen(_BACKLOG)
         self._sock.settimeout(0)
         self._keepers = [
-            self._tasks.spawn(self._keep(number), f"keep worker {number}", endless=True)
+            self._tasks.spawn(self._keep_alive(number), f"keep worker {number}", endless=True)
             for number in range(1, self._count + 1)
         ]
         while sum(worker.open for worker in self._workers) < self._count:
-            await self._moved.wait()
-            if self._wrong is not None:
-                raise WorkerError(self._wrong)
+            await self._changed.wait()
+            if self._invalid is not None:
+                raise WorkerError(self._invalid)
 
-    async def drain(self, patience: float) -> None:
-        """Let the workers end what is in progress; those that have not after `patience` seconds are killed."""
+    async def drain(self, seconds: float) -> None:
+        """Let the workers end what is in progress; those that have not after `seconds` seconds are killed."""
         self._ending.set()
-        self._pause()
+        self._pause_accepting()
         self._sock.close()
         for worker in self._workers:
-            worker.channel.say(Word.DRAIN.value)
-        await asyncio.wait(self._keepers, timeout=patience + _EXTRA)
+            worker.channel.send(Message.DRAIN.value)
+        await asyncio.wait(self._keepers, timeout=seconds + _KILL_AFTER)
 
     def kill(self) -> None:
         """End what is left of the workers, at once."""
@@ -126,29 +126,29 @@ class Supervisor:
         for worker in self._workers:
             with suppress(ProcessLookupError):
                 worker.process.kill()
-        for connection in self._homeless:
+        for connection in self._unassigned:
             connection.close()
 
     # Processes.
 
-    async def _keep(self, number: int) -> None:
+    async def _keep_alive(self, number: int) -> None:
         """Have a worker of this number, until the end."""
-        pause, speaks = 0.0, number == 1
+        pause, logs_start = 0.0, number == 1
         while not self._ending.is_set():
             served = 0.0
             try:
-                how, served = await self._live(speaks=speaks)
+                how, served = await self._run(logs_start=logs_start)
             except OSError as error:  # out of memory, processes or descriptors
                 how = f"could not be started ({error.strerror})"
             if self._ending.is_set():
                 return
-            pause = 0.0 if served > _SHORT_LIFE else min(2 * pause or _PAUSE, _LONGEST_PAUSE)
-            self._say(f"Worker {number} {how}; another takes its place")
-            speaks = False
+            pause = 0.0 if served > _MIN_SERVED else min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
+            self._log(f"Worker {number} {how}; another takes its place")
+            logs_start = False
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), pause)
 
-    async def _live(self, *, speaks: bool) -> tuple[str, float]:
+    async def _run(self, *, logs_start: bool) -> tuple[str, float]:
         """Run one worker to its end; say how it ended, and for how many seconds it had served."""
         ours, theirs = socket.socketpair()
         handoff, taking = socket.socketpair()
@@ -169,77 +169,77 @@ class Supervisor:
             theirs.close()
             taking.close()
         channel = await Channel.open(ours, self._tasks)
-        settings = {"settings": self._settings, "speaks": speaks}
+        settings = {"settings": self._settings, "logs_start": logs_start}
         worker = _Worker(process=process, channel=channel, handoff=handoff, settings=settings)
         self._workers.append(worker)
         if self._ending.is_set():
-            channel.say(Word.DRAIN.value)
+            channel.send(Message.DRAIN.value)
         try:
-            await channel.listen(lambda word, value: self._hear(worker, Word(word), value))
+            await channel.listen(lambda message, value: self._handle(worker, Message(message), value))
         finally:
-            self._bury(worker)
+            self._remove(worker)
         with suppress(ProcessLookupError, TimeoutError):
-            await asyncio.wait_for(process.wait(), _EXTRA)
+            await asyncio.wait_for(process.wait(), _KILL_AFTER)
         if process.returncode is None:  # it has lost us, and does not end
             process.kill()
         status = await process.wait()
         served = 0.0 if worker.opened is None else asyncio.get_running_loop().time() - worker.opened
-        if worker.wrong is not None:
-            return f"cannot serve ({worker.wrong})", served
+        if worker.invalid is not None:
+            return f"cannot serve ({worker.invalid})", served
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"(process {process.pid}) {how}", served
 
-    def _bury(self, worker: _Worker) -> None:
+    def _remove(self, worker: _Worker) -> None:
         """Let nothing of a worker be lost that others can have."""
         self._workers.remove(worker)
-        worker.open = worker.let_in = False
+        worker.open = worker.joined = False
         self._ended = added([self._ended, lasting(worker.snapshot)])
         for token in worker.changes:
-            self._say_to_others(worker, Topic.CHANGE_ENDS, token)
+            self._send_to_others(worker, Topic.CHANGE_ENDS, token)
         worker.handoff.close()
-        self._hand_on(worker)
+        self._reassign(worker)
 
     # Words.
 
-    async def _hear(self, worker: _Worker, word: Word, value: Any) -> Any:  # noqa: C901 - one case for each word
-        match word:
-            case Word.SETTINGS:
+    async def _handle(self, worker: _Worker, message: Message, value: Any) -> Any:  # noqa: C901 - one case for each message
+        match message:
+            case Message.SETTINGS:
                 return worker.settings
-            case Word.WRONG:
-                self._wrong = worker.wrong = value
-                self._move()
-            case Word.IN:
-                self._let_in(worker)
-            case Word.OPEN:
+            case Message.INVALID:
+                self._invalid = worker.invalid = value
+                self._notify_start()
+            case Message.JOIN:
+                self._join(worker)
+            case Message.OPEN:
                 worker.open, worker.opened = not self._ending.is_set(), asyncio.get_running_loop().time()
-                self._settle()
-            case Word.COUNT:
-                self._counted(worker, *value)
-            case Word.LEAVING:
+                self._resume_accepting()
+            case Message.COUNT:
+                self._note_count(worker, *value)
+            case Message.LEAVING:
                 worker.open = False
-                self._hand_on(worker)
-            case Word.SNAPSHOT:
+                self._reassign(worker)
+            case Message.SNAPSHOT:
                 worker.snapshot = value
-            case Word.OTHERS:
-                return await self._figures_beside(worker)
-            case Word.TELL | Word.SAY:
+            case Message.SNAPSHOTS:
+                return await self._snapshots_of_others(worker)
+            case Message.SEND_AND_WAIT | Message.SEND:
                 topic, said = Topic(value[0]), value[1]
-                self._note(worker, topic, said)
-                if word is Word.SAY:
-                    self._say_to_others(worker, topic, said)
+                self._note_changes(worker, topic, said)
+                if message is Message.SEND:
+                    self._send_to_others(worker, topic, said)
                 else:
-                    await _answered(other.channel.asked(topic.value, said) for other in self._others(worker))
-            case Word.DRAIN:
+                    await _wait_for(other.channel.request(topic.value, said) for other in self._others(worker))
+            case Message.DRAIN:
                 pass  # ours to say
         return None
 
-    def _let_in(self, worker: _Worker) -> None:
+    def _join(self, worker: _Worker) -> None:
         """Tell a worker what its siblings know, before it is told anything else."""
-        worker.let_in = True
+        worker.joined = True
         for change in [change for other in self._workers for change in other.changes.items()]:
-            worker.channel.say(Topic.CHANGE_BEGINS.value, change)
+            worker.channel.send(Topic.CHANGE_BEGINS.value, change)
 
-    def _note(self, worker: _Worker, topic: Topic, said: Any) -> None:
+    def _note_changes(self, worker: _Worker, topic: Topic, said: Any) -> None:
         """Know the changes under way: a worker that starts has to be told, and one that ends ends its own."""
         if topic is Topic.CHANGE_BEGINS:
             worker.changes[said[0]] = said[1]
@@ -247,42 +247,42 @@ class Supervisor:
             worker.changes.pop(said, None)
 
     def _others(self, worker: _Worker) -> list[_Worker]:
-        return [other for other in self._workers if other is not worker and other.let_in]
+        return [other for other in self._workers if other is not worker and other.joined]
 
-    def _say_to_others(self, worker: _Worker, topic: Topic, said: Any) -> None:
+    def _send_to_others(self, worker: _Worker, topic: Topic, said: Any) -> None:
         for other in self._others(worker):
-            other.channel.say(topic.value, said)
+            other.channel.send(topic.value, said)
 
-    async def _figures_beside(self, worker: _Worker) -> list[Snapshot]:
+    async def _snapshots_of_others(self, worker: _Worker) -> list[Snapshot]:
         """Give what others have counted: what has ended, and of each that lives what it says, or has said last."""
-        await _answered(other.channel.asked(Word.SNAPSHOT.value) for other in self._others(worker))
+        await _wait_for(other.channel.request(Message.SNAPSHOT.value) for other in self._others(worker))
         return [self._ended, *(other.snapshot for other in self._workers if other is not worker)]
 
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+    def _notify_start(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     # Connections.
 
-    def _settle(self) -> None:
+    def _resume_accepting(self) -> None:
         """Hand out what waits, and go on accepting."""
-        while self._homeless and self._next() is not None:
-            self._hand(self._homeless.popleft())
+        while self._unassigned and self._least_loaded() is not None:
+            self._assign(self._unassigned.popleft())
         if not (self._accepts or self._ending.is_set()):
             self._accepts = True
             asyncio.get_running_loop().add_reader(self._sock, self._accept)
-        self._move()
+        self._notify_start()
 
-    def _pause(self) -> None:
+    def _pause_accepting(self) -> None:
         """Accept nothing for now: it waits in the kernel."""
         if self._accepts:
             self._accepts = False
             asyncio.get_running_loop().remove_reader(self._sock)
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
-            if self._homeless or self._next() is None:
-                self._pause()
+        for _ in range(_MAX_ACCEPTS):
+            if self._unassigned or self._least_loaded() is None:
+                self._pause_accepting()
                 return
             try:
                 connection, _ = self._sock.accept()
@@ -290,19 +290,19 @@ class Supervisor:
                 return
             except OSError as error:
                 if error.errno in _FULL:
-                    self._pause()
-                    asyncio.get_running_loop().call_later(_PAUSE, self._settle)
+                    self._pause_accepting()
+                    asyncio.get_running_loop().call_later(_FIRST_PAUSE, self._resume_accepting)
                 return
-            self._hand(connection)
+            self._assign(connection)
 
-    def _next(self) -> _Worker | None:
+    def _least_loaded(self) -> _Worker | None:
         """Give the worker that the next connection is for, if there is one that can have it."""
-        able = [worker for worker in self._workers if worker.open and len(worker.untaken) < _UNTAKEN]
-        late = asyncio.get_running_loop().time() - _PROMPT
+        able = [worker for worker in self._workers if worker.open and len(worker.untaken) < _MAX_UNTAKEN]
+        late = asyncio.get_running_loop().time() - _STALLED_AFTER
         return min(able, key=lambda worker: worker.load(late), default=None)
 
-    def _hand(self, connection: socket.socket) -> None:
-        while (worker := self._next()) is not None:
+    def _assign(self, connection: socket.socket) -> None:
+        while (worker := self._least_loaded()) is not None:
             try:
                 socket.send_fds(worker.handoff, [b"."], [connection.fileno()])
             except (BrokenPipeError, ConnectionResetError):  # it has just ended
@@ -311,34 +311,34 @@ class Supervisor:
             except OSError:  # too much of this is under way
                 break
             if not worker.untaken:
-                worker.moved = asyncio.get_running_loop().time()
+                worker.last_taken_at = asyncio.get_running_loop().time()
             worker.untaken.append(connection)
             self._workers.remove(worker)
             self._workers.append(worker)
             return
-        self._homeless.append(connection)
+        self._unassigned.append(connection)
 
-    def _counted(self, worker: _Worker, taken: int, connections: int) -> None:
+    def _note_count(self, worker: _Worker, taken: int, connections: int) -> None:
         """Know what a worker has taken, which is its own from now on, and how many connections it has."""
         for _ in range(taken - worker.taken):
             worker.untaken.popleft().close()
-            worker.moved = asyncio.get_running_loop().time()
+            worker.last_taken_at = asyncio.get_running_loop().time()
         worker.taken, worker.connections = taken, connections
-        if self._homeless or not self._accepts:
-            self._settle()
+        if self._unassigned or not self._accepts:
+            self._resume_accepting()
 
-    def _hand_on(self, worker: _Worker) -> None:
+    def _reassign(self, worker: _Worker) -> None:
         """Hand to others what a worker was handed and has not taken."""
         untaken, worker.untaken = worker.untaken, deque()
         for connection in untaken:
-            self._hand(connection)
+            self._assign(connection)
 
 
-async def _answered(asked: Iterable[asyncio.Future[Any]]) -> None:
+async def _wait_for(asked: Iterable[asyncio.Future[Any]]) -> None:
     """Return when all have answered, are gone, or had time enough to."""
     futures = list(asked)
     if futures:
-        _, late = await asyncio.wait(futures, timeout=HEARS_WITHIN)
+        _, late = await asyncio.wait(futures, timeout=SIBLING_TIMEOUT)
         for future in late:
             future.cancel()
         for future in futures:

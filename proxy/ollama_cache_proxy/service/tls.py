@@ -23,7 +23,7 @@ def for_clients(certificate: str, key: str | None) -> ssl.SSLContext:
     return context
 
 
-def towards(authority: str) -> ssl.SSLContext:
+def for_servers(authority: str) -> ssl.SSLContext:
     """Give what a connection to a server needs whose certificate this authority has signed, and no other."""
     try:
         return ssl.create_default_context(cafile=authority)
@@ -31,7 +31,7 @@ def towards(authority: str) -> ssl.SSLContext:
         raise CertificateError(_reason(error)) from None
 
 
-def certified(setting: str, path: str | None, load: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext | None:
+def tls_from_file(setting: str, path: str | None, load: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext | None:
     """Give the TLS context of a file; raises SettingsError where it cannot be used."""
     if path is None:
         return None

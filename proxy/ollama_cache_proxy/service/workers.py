@@ -17,7 +17,7 @@ from ollama_cache_proxy.service.channel import Channel
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
-from ollama_cache_proxy.service.store_choice import Lent, open_private
+from ollama_cache_proxy.service.store_choice import PrivateServer, open_private
 from ollama_cache_proxy.service.supervisor import Supervisor, WorkerError
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.telemetry.log import Log
@@ -32,15 +32,15 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         stack.push_async_callback(tasks.close, 0)
-        lent = await _shared_store(settings, stack, tasks)
+        private_server = await _shared_store(settings, stack, tasks)
         supervisor = Supervisor(
             sock,
             count=settings.workers,
             settings={
                 "settings": packed(share(settings)),
-                "lent": None if lent is None else [lent.url, lent.name],
+                "private_server": None if private_server is None else [private_server.url, private_server.name],
             },
-            say=lambda text: log.say(text, warning=True),
+            log=lambda text: log.say(text, warning=True),
             tasks=tasks,
         )
         stack.callback(supervisor.kill)
@@ -53,7 +53,7 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
         yield log
 
 
-async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> Lent | None:
+async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:
     """Give the private server that the workers share, None where a Redis is named; raises SettingsError."""
     several = f"workers: {settings.workers} is not allowed"
     if sys.platform == "win32":
@@ -62,11 +62,11 @@ async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks)
         raise SettingsError(f"{several} with store 'memory', which no two processes share: choose another, or 1 worker")
     if named_redis(settings):
         return None
-    lent = await open_private(settings, stack, tasks)
-    if lent is None:
+    private_server = await open_private(settings, stack, tasks)
+    if private_server is None:
         text = "without a Redis that they share: name one with --redis-url, or install valkey-server or redis-server"
         raise SettingsError(f"{several} {text}")
-    return lent
+    return private_server
 
 
 @asynccontextmanager
@@ -78,22 +78,21 @@ async def working(
     Raises SettingsError, of which the supervisor has been told, and ConnectionError when that has gone.
     """
     tasks = Tasks()
-    words = await Channel.open(channel, tasks)
+    supervisor = await Channel.open(channel, tasks)
     try:
-        siblings = SiblingProcesses(words, handoff, tasks)
-        told = await siblings.begin()
-        siblings.speaks = told["speaks"]
-        lent = told["settings"]["lent"]
-        settings = unpacked(told["settings"]["settings"])
+        siblings = SiblingProcesses(supervisor, handoff, tasks)
+        given = await siblings.fetch_settings()
+        siblings.logs_start = given["logs_start"]
+        private = given["settings"]["private_server"]
+        server = None if private is None else PrivateServer(url=private[0], name=private[1])
+        settings = unpacked(given["settings"]["settings"])
         try:
-            async with running(
-                settings, sock, siblings=siblings, lent=None if lent is None else Lent(url=lent[0], name=lent[1])
-            ):
+            async with running(settings, sock, siblings=siblings, private_server=server):
                 sock.close()
                 yield siblings
         except SettingsError as error:
-            siblings.refuse(str(error))
+            siblings.report_invalid(str(error))
             raise
     finally:
         await tasks.close(0)
-        await words.closed()
+        await supervisor.close_and_wait()

@@ -65,44 +65,46 @@ class _Amounts:
 
 
 class ExchangeMetrics:
-    """What is alike is put aside until `settle`, and `later` is told: that costs a request a fifth of counting it.
+    """Counts exchanges; those that are alike are deferred, which costs a request a fifth of counting it at once.
+
+    `count_deferred` counts them. `on_defer` is called for each one that is deferred.
 
     `model` gives the label of a model, `now` is Unix time in seconds.
     """
 
     def __init__(
-        self, families: Families, *, model: Callable[[str], str], later: Callable[[], None], now: Callable[[], float]
+        self, families: Families, *, model: Callable[[str], str], on_defer: Callable[[], None], now: Callable[[], float]
     ) -> None:
         self.hits = 0
         self.misses = 0
         self._families = families
         self._model = model
-        self._later = later
+        self._on_defer = on_defer
         self._now = now
-        self._aside: dict[tuple[Any, ...], _Amounts] = {}
+        self._deferred: dict[tuple[Any, ...], _Amounts] = {}
 
-    def take(self, event: Exchange) -> None:
+    def add(self, event: Exchange) -> None:
         """Take an exchange in: one with something of its own to tell at once, others with those that are like it."""
         if event.items or event.trace or event.first_token is not None or event.saved is not NOTHING:
             self._count_now(event, _Amounts([event.seconds], [event.first_byte]))
             return
         alike = _alike(event)
-        amounts = self._aside.get(alike)
+        amounts = self._deferred.get(alike)
         if amounts is None:
-            amounts = self._aside[alike] = _Amounts([], [])
+            amounts = self._deferred[alike] = _Amounts([], [])
         amounts.seconds.append(event.seconds)
         amounts.first_bytes.append(event.first_byte)
         amounts.add(event, 1)
-        self._later()
+        self._on_defer()
 
-    def take_repeated(self, event: Repeated) -> None:
+    def add_repeated(self, event: Repeated) -> None:
         """Take exchanges in that were known by their bytes: the first byte of each came with the last."""
         self._count_now(event.exchange, _Amounts([*event.seconds], [*event.seconds]))
 
-    def settle(self) -> None:
+    def count_deferred(self) -> None:
         """Count what was put aside."""
-        aside, self._aside = self._aside, {}
-        for alike, amounts in aside.items():
+        deferred, self._deferred = self._deferred, {}
+        for alike, amounts in deferred.items():
             self._count(_Alike(*alike), amounts)
         self._families.hit_ratio.set(ratio(self.hits, self.misses))
 
@@ -113,7 +115,7 @@ class ExchangeMetrics:
         self._count(alike, amounts)
         if exchange.trace:
             how, last = (alike.operation, _WORDS[alike.result]), amounts.seconds[-1]
-            self._families.request_duration_seconds.exemplify(how, last, exchange.trace, self._now())
+            self._families.request_duration_seconds.set_exemplar(how, last, exchange.trace, self._now())
 
     def _count(self, alike: _Alike, amounts: _Amounts) -> None:
         """Count exchanges that no label tells apart: every metric of exchanges is counted from here."""

@@ -32,12 +32,12 @@ class Description:
 
 
 class Exposition:
-    """Reads families; `settle` is called before, so that they hold all that was counted."""
+    """Reads families; `count_deferred` is called before, so that they hold all that was counted."""
 
-    def __init__(self, families: Families, settle: Callable[[], None]) -> None:
+    def __init__(self, families: Families, count_deferred: Callable[[], None]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Settling(settle))
-        self._settle = settle
+        self.registry.register(_CountDeferred(count_deferred))
+        self._count_deferred = count_deferred
         self._process = ProcessCollector(registry=self.registry)
         self._families = tuple(families)
         for family in self._families:
@@ -67,7 +67,7 @@ class Exposition:
             registry = CollectorRegistry()
             registry.register(_Together(self.registry, together))
             return encoder(registry), content_type
-        self._settle()
+        self._count_deferred()
         own = "".join(family.written(open_metrics=open_metrics) for family in self._families)
         return own.encode() + encoder(self._process), content_type
 
@@ -85,15 +85,15 @@ def ratio(hits: float, misses: float) -> float:
     return hits / ((hits + misses) or 1)
 
 
-class _Settling(Collector):
+class _CountDeferred(Collector):
     """Comes before the families, and has none: what was put aside is counted before anybody looks."""
 
-    def __init__(self, settle: Callable[[], None]) -> None:
-        self._settle = settle
+    def __init__(self, count_deferred: Callable[[], None]) -> None:
+        self._count_deferred = count_deferred
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus-client's Collector."""
-        self._settle()
+        self._count_deferred()
         return iter(())
 
 

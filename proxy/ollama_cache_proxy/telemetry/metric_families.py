@@ -59,7 +59,7 @@ class Family(Collector):
         self.labels = labels
         self._texts = _Texts(labels)
 
-    def _begin(self, labels: Labels) -> None:
+    def _add_labels(self, labels: Labels) -> None:
         """Write labels that are new now, rather than all of them at the next scrape."""
         self._texts[labels]
 
@@ -120,7 +120,7 @@ class Counter(Plain):
         try:
             self._values[labels] += by
         except KeyError:
-            self._begin(labels)
+            self._add_labels(labels)
             self._values[labels] = by
 
 
@@ -153,13 +153,13 @@ class Histogram(Family):
             return
         counts = self._counts.get(labels)
         if counts is None:
-            self._begin(labels)
+            self._add_labels(labels)
             counts = self._counts[labels] = [0] * len(self._names)
         for value in values:
             counts[bisect_left(self._bounds, value)] += 1
         self._sums[labels] = self._sums.get(labels, 0.0) + sum(values)
 
-    def exemplify(self, labels: Labels, value: float, trace: str, now: float) -> None:
+    def set_exemplar(self, labels: Labels, value: float, trace: str, now: float) -> None:
         """Name the trace that a value is of, in the place of its bucket's last one; `now` is Unix time."""
         bound = self._names[bisect_left(self._bounds, value)]
         self._exemplars.setdefault(labels, {})[bound] = Exemplar({"trace_id": trace}, value, now)
@@ -190,9 +190,9 @@ def wants_open_metrics(accept: str) -> bool:
     """Whether an Accept field asks for OpenMetrics in a version that is written here."""
     for member in accept.lower().split(","):
         kind, *parameters = (part.strip() for part in member.split(";"))
-        told = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
-        refused = not told.get("q", "1").strip("0.")
-        if kind == _OPEN_METRICS and told.get("version", "1").startswith("1") and not refused:
+        values = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
+        refused = not values.get("q", "1").strip("0.")
+        if kind == _OPEN_METRICS and values.get("version", "1").startswith("1") and not refused:
             return True
     return False
 

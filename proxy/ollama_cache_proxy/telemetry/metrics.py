@@ -33,7 +33,7 @@ from ollama_cache_proxy.telemetry.metric_exposition import Description, Expositi
 from ollama_cache_proxy.telemetry.metric_table import Families
 
 _MAX_MODELS: Final = 50
-_ASIDE: Final = 200
+_MAX_DEFERRED: Final = 200
 """Facts that are put aside at most."""
 
 
@@ -45,12 +45,12 @@ class Metrics:
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._families = families = Families()
-        self._exposition = Exposition(families, self._settle)
+        self._exposition = Exposition(families, self._count_deferred)
         self.registry = self._exposition.registry
         self._models = Labels(_MAX_MODELS)
-        self._exchanges = ExchangeMetrics(families, model=self._model, later=self._counted_later, now=now)
-        self._work_aside: dict[tuple[str, str], list[Usage]] = {}
-        self._put_aside = 0
+        self._exchanges = ExchangeMetrics(families, model=self._model, on_defer=self._defer, now=now)
+        self._deferred_work: dict[tuple[str, str], list[Usage]] = {}
+        self._deferred_count = 0
         self._parts = {
             Part.UPSTREAM: families.upstream_up,
             Part.STORE: families.store_up,
@@ -66,16 +66,16 @@ class Metrics:
         families = self._families
         match event:
             case Exchange():
-                self._exchanges.take(event)
+                self._exchanges.add(event)
             case StoreCall():
                 families.store_operation_seconds.observe((event.operation,), (event.seconds,))
                 if event.failed:
                     families.store_errors.inc(event.operation)
             case Repeated():
-                self._exchanges.take_repeated(event)
+                self._exchanges.add_repeated(event)
             case Worked():
-                self._work_aside.setdefault((event.operation, event.model), []).append(event.usage)
-                self._counted_later()
+                self._deferred_work.setdefault((event.operation, event.model), []).append(event.usage)
+                self._defer()
             case Stored():
                 families.stores.inc(event.operation, by=event.entries)
                 families.stored_bytes.inc(event.operation, by=event.size)
@@ -89,13 +89,13 @@ class Metrics:
     @property
     def hits(self) -> int:
         """How many requests were answered from the cache or another's flight."""
-        self._settle()
+        self._count_deferred()
         return self._exchanges.hits
 
     @property
     def misses(self) -> int:
         """How many candidates were not."""
-        self._settle()
+        self._count_deferred()
         return self._exchanges.misses
 
     def level(self, levels: Levels) -> None:
@@ -125,16 +125,16 @@ class Metrics:
         """Give what docs/metrics.md says."""
         return self._exposition.described()
 
-    def _counted_later(self) -> None:
-        self._put_aside += 1
-        if self._put_aside >= _ASIDE:
-            self._settle()
+    def _defer(self) -> None:
+        self._deferred_count += 1
+        if self._deferred_count >= _MAX_DEFERRED:
+            self._count_deferred()
 
-    def _settle(self) -> None:
+    def _count_deferred(self) -> None:
         """Count what was put aside."""
-        self._put_aside = 0
-        self._exchanges.settle()
-        work, self._work_aside = self._work_aside, {}
+        self._deferred_count = 0
+        self._exchanges.count_deferred()
+        work, self._deferred_work = self._deferred_work, {}
         for (operation, model), usages in work.items():
             self._work((operation, self._model(model)), usages)
 

@@ -96,15 +96,15 @@ class Recent:
 
     def tokens_per_second(self) -> float | None:
         """Give how fast Ollama wrote in the last minutes, by its own figures; None where it wrote nothing."""
-        spans = self._lately()
+        spans = self._recent_spans()
         seconds = sum(span.seconds for span in spans)
         return sum(span.tokens for span in spans) / seconds if seconds else None
 
     def history(self) -> list[list[int]]:
         """Give the spans of the last ten minutes that have any request: their Unix time, hits, misses, bypasses."""
-        return [[span.at, *span.counts.values()] for span in self._lately() if any(span.counts.values())]
+        return [[span.at, *span.counts.values()] for span in self._recent_spans() if any(span.counts.values())]
 
-    def _lately(self) -> list[_Span]:
+    def _recent_spans(self) -> list[_Span]:
         oldest = self._now() - SPAN * _SPANS
         return [span for span in self._spans if span.at > oldest]
 

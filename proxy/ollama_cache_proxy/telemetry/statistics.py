@@ -31,7 +31,7 @@ _PARTS: Final = 2
 """Separators in a total's name."""
 _MICRO: Final = 1_000_000
 _SERVER_ERROR: Final = HTTPStatus.INTERNAL_SERVER_ERROR
-_MOST_TALLIES: Final = 256
+_MAX_TALLIES: Final = 256
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class Statistics:
         self._new: Counter[str] = Counter()
         self._sending: Counter[str] = Counter()
         self._labels = {name: Labels(limit) for name, limit in _BOUNDS.items()}
-        self._turn = asyncio.Lock()
+        self._flushing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, event: Event) -> None:
@@ -103,10 +103,10 @@ class Statistics:
         tally.saved_output += times * saved.output_tokens
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
-        if len(self._tallies) > _MOST_TALLIES:
-            self._settle()
+        if len(self._tallies) > _MAX_TALLIES:
+            self._fold_tallies()
 
-    def _settle(self) -> None:
+    def _fold_tallies(self) -> None:
         """Write what was counted under the names that it has in the store."""
         tallies, self._tallies = self._tallies, {}
         for (operation, category, model, result, collapsed, answered), tally in tallies.items():
@@ -123,7 +123,7 @@ class Statistics:
                     if number:
                         self._new[_SEPARATOR.join((name, label, measure))] += number
 
-    async def begin(self) -> None:
+    async def load(self) -> None:
         """Learn the totals so far, and with them the names that are known already."""
         await self.flush()
         for name, limit in _BOUNDS.items():
@@ -132,8 +132,8 @@ class Statistics:
 
     async def flush(self) -> None:
         """Add what is new to the totals in the store, and learn what others have added."""
-        async with self._turn:
-            self._settle()
+        async with self._flushing:
+            self._fold_tallies()
             self._sending, self._new = self._new, Counter()
             totals: dict[str, int] | None = None
             try:
@@ -145,15 +145,15 @@ class Statistics:
             if totals is not None:
                 self._known = {place: total for place, total in totals.items() if place.count(_SEPARATOR) == _PARTS}
                 if self._siblings is not None:
-                    self._siblings.notify(Topic.TOTALS, self._known)
+                    self._siblings.send(Topic.TOTALS, self._known)
 
-    async def heard_totals(self, totals: Mapping[str, int]) -> None:
+    async def merge_totals(self, totals: Mapping[str, int]) -> None:
         """Learn what a sibling has seen: were the store to lose it, whoever adds next would go on from there."""
         for place, total in totals.items():
             if place not in self._sending:  # else it may be in there already
                 self._known[place] = max(total, self._known.get(place, 0))
 
-    async def heard_flush(self) -> None:
+    async def flush_for_sibling(self) -> None:
         """Add what is new, since somebody asks a sibling for all of it."""
         if self._tallies or self._new or self._sending:
             await self.flush()
@@ -165,16 +165,16 @@ class Statistics:
         if self._tallies or self._new:
             await self.flush()
 
-    async def told(self) -> dict[str, Any]:
+    async def totals(self) -> dict[str, Any]:
         """Give all totals as `GET /api/cache/stats` shows them; whoever asks may leave meanwhile."""
         if self._siblings is not None:
-            await self._siblings.notify_and_wait(Topic.FLUSH)
+            await self._siblings.send_and_wait(Topic.FLUSH)
         await asyncio.shield(self._tasks.spawn(self.flush(), "add to the statistics"))
-        return self.shown()
+        return self.snapshot()
 
-    def shown(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Give the totals that are known now, with what is not in the store yet."""
-        self._settle()
+        self._fold_tallies()
         tables: dict[str, dict[str, Counter[str]]] = {_OPERATION: {}, _CATEGORY: {}, _MODEL: {}}
         for counts in (self._known, self._sending, self._new):
             for place, number in counts.items():

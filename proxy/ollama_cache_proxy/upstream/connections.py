@@ -17,9 +17,9 @@ from aiohttp.client_proto import ResponseHandler
 from ollama_cache_proxy.core.ports import Sink
 from ollama_cache_proxy.policy.chunked import Chunks, small_chunk, whole_chunks
 
-_IDLE: Final = 15.0
+_IDLE_SECONDS: Final = 15.0
 """Seconds for which a connection is kept that nobody uses."""
-_UNSEEN: Final = 4
+_MAX_UNSCANNED: Final = 4
 """Reads of an answer that are kept until somebody wants to know where its chunks end."""
 
 
@@ -32,29 +32,29 @@ class Connection(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._reading_held = False
-        self.begins()
+        self.expect_response()
 
-    def begins(self) -> None:
+    def expect_response(self) -> None:
         """Expect a new answer."""
         self.content: StreamReader | None = None
         self._chunks = Chunks()
-        self._unseen: list[bytes] | None = []
+        self._unscanned: list[bytes] | None = []
         self._sink: Sink | None = None
-        self._passing: asyncio.Future[bool] | None = None
+        self._skipping: asyncio.Future[bool] | None = None
 
-    def bypass_parser(self, sink: Sink) -> asyncio.Future[bool] | None:
+    def skip_parser(self, sink: Sink) -> asyncio.Future[bool] | None:
         """Give `sink` the chunks that come, past the parser: what it has read before has been handed on.
 
         The result says whether `sink` wanted all of them: then the parser has the rest of what came, or nothing comes
         any more. None where a chunk could not begin with what comes next.
         """
-        for data in self._unseen or ():
+        for data in self._unscanned or ():
             self._chunks.add(data)
-        self._unseen = None
+        self._unscanned = None
         if not self._chunks.between:
             return None
-        self._sink, self._passing = sink, asyncio.get_running_loop().create_future()
-        return self._passing
+        self._sink, self._skipping = sink, asyncio.get_running_loop().create_future()
+        return self._skipping
 
     def parse_all(self) -> None:
         """Let the parser see all that comes, again."""
@@ -66,35 +66,35 @@ class Connection(ResponseHandler):
         if sink is not None:
             if (chunk := small_chunk(data)) is not None:
                 if not sink(chunk, data):
-                    self._passed(took_all=False)
+                    self._end_skipping(took_all=False)
                 return
-            data = self._hand_on(data, sink)
+            data = self._take_whole_chunks(data, sink)
             if not data:
                 return
-        if self._unseen is None:
+        if self._unscanned is None:
             self._chunks.add(data)
-        elif len(self._unseen) < _UNSEEN:
-            self._unseen.append(data)
+        elif len(self._unscanned) < _MAX_UNSCANNED:
+            self._unscanned.append(data)
         else:
             self._chunks.lose()
         super().data_received(data)
 
-    def _hand_on(self, data: bytes, sink: Sink) -> bytes:
+    def _take_whole_chunks(self, data: bytes, sink: Sink) -> bytes:
         """Hand on the chunks that came whole; gives what the parser has to see."""
         at = 0
         for chunk, framed in whole_chunks(data):
             at += len(framed)
             if not sink(chunk, framed):
-                self._passed(took_all=False)
+                self._end_skipping(took_all=False)
                 return data[at:]
         if at < len(data):
-            self._passed(took_all=True)
+            self._end_skipping(took_all=True)
         return data[at:]
 
-    def _passed(self, *, took_all: bool) -> None:
+    def _end_skipping(self, *, took_all: bool) -> None:
         self._sink = None
-        if self._passing is not None and not self._passing.done():  # who waited may have gone
-            self._passing.set_result(took_all)
+        if self._skipping is not None and not self._skipping.done():  # who waited may have gone
+            self._skipping.set_result(took_all)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """See aiohttp's DataQueue: whoever waits for a head is told, and here whoever waits for a body as well."""
@@ -106,7 +106,7 @@ class Connection(ResponseHandler):
         """See asyncio.Protocol."""
         super().connection_lost(exc)
         if self._sink is not None:
-            self._passed(took_all=True)
+            self._end_skipping(took_all=True)
 
     def pause_reading(self) -> None:
         """See aiohttp's BaseProtocol."""
@@ -127,15 +127,15 @@ class Connections:
         self._address = (host, port)
         self._tls = tls
         self._idle: list[tuple[Connection, float]] = []
-        self._used: set[Connection] = set()
+        self._in_use: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def take(self) -> Connection | None:
+    def take_idle(self) -> Connection | None:
         """Give the connection that was given back last, if there is one that still stands."""
         while self._idle:
             connection, _ = self._idle.pop()
             if connection.is_connected() and not connection.should_close:
-                self._used.add(connection)
+                self._in_use.add(connection)
                 return connection
             connection.close()
         return None
@@ -147,39 +147,39 @@ class Connections:
         _, connection = await loop.create_connection(
             lambda: Connection(loop), host, port, ssl=self._tls, server_hostname=host if self._tls else None
         )
-        self._used.add(connection)
+        self._in_use.add(connection)
         return connection
 
-    def give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """Keep a connection whose last answer was read to its end."""
-        self._used.discard(connection)
+        self._in_use.discard(connection)
         if connection.should_close or not connection.is_connected():
             connection.close()
             return
-        connection.begins()
+        connection.expect_response()
         loop = asyncio.get_running_loop()
         self._idle.append((connection, loop.time()))
         if self._timer is None:
-            self._timer = loop.call_later(_IDLE, self._tidy)
+            self._timer = loop.call_later(_IDLE_SECONDS, self._close_idle)
 
     def discard(self, connection: Connection) -> None:
         """Close a connection at once: what was asked over it is not wanted any more."""
-        self._used.discard(connection)
+        self._in_use.discard(connection)
         connection.close()
 
     def close(self) -> None:
         """Close all of them."""
         if self._timer is not None:
             self._timer.cancel()
-        for connection in [*self._used, *(connection for connection, _ in self._idle)]:
+        for connection in [*self._in_use, *(connection for connection, _ in self._idle)]:
             connection.abort()
-        self._used.clear()
+        self._in_use.clear()
         self._idle.clear()
 
-    def _tidy(self) -> None:
+    def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()
-        old = [connection for connection, since in self._idle if loop.time() - since >= _IDLE]
-        self._idle = [(connection, since) for connection, since in self._idle if loop.time() - since < _IDLE]
+        old = [connection for connection, since in self._idle if loop.time() - since >= _IDLE_SECONDS]
+        self._idle = [(connection, since) for connection, since in self._idle if loop.time() - since < _IDLE_SECONDS]
         for connection in old:
             connection.close()
-        self._timer = loop.call_later(_IDLE, self._tidy) if self._idle else None
+        self._timer = loop.call_later(_IDLE_SECONDS, self._close_idle) if self._idle else None

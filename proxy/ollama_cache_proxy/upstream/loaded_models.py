@@ -15,14 +15,14 @@ from ollama_cache_proxy.policy.messages import Request
 
 _DEADLINE: Final = 1.0
 _OK: Final = 200
-_ASKED: Final = Request(method="GET", target="/api/ps", fields=((b"User-Agent", b"ollama-cache-proxy"),))
+_REQUEST: Final = Request(method="GET", target="/api/ps", fields=((b"User-Agent", b"ollama-cache-proxy"),))
 
 
 class Ollama(Upstream, Protocol):
     """An upstream that says of itself whether asking is of use."""
 
     @property
-    def silent(self) -> bool: ...
+    def is_unresponsive(self) -> bool: ...
 
 
 class Residents:
@@ -30,29 +30,29 @@ class Residents:
 
     def __init__(self, upstream: Ollama, *, tasks: Tasks) -> None:
         self._upstream = upstream
-        self._found: tuple[Resident, ...] = ()
-        self._polling = Polling(self._look, "look at loaded models", tasks=tasks)
+        self._latest: tuple[Resident, ...] = ()
+        self._polling = Polling(self._probe, "look at loaded models", tasks=tasks)
         self.ready = self._polling.ready
 
-    def found(self) -> tuple[Resident, ...]:
+    def latest(self) -> tuple[Resident, ...]:
         """Give what was found last, nothing where Ollama did not say; it will be looked at again."""
         self._polling.want()
-        return self._found
+        return self._latest
 
-    async def _look(self) -> None:
+    async def _probe(self) -> None:
         found: tuple[Resident, ...] = ()
         try:
-            if not self._upstream.silent:
+            if not self._upstream.is_unresponsive:
                 async with asyncio.timeout(_DEADLINE):
                     found = _residents(await self._ask())
         except (ProxyError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
             pass  # its health is told elsewhere
-        self._found = found
+        self._latest = found
 
     async def _ask(self) -> Any:
-        async with self._upstream.ask(_ASKED, None) as answer:
-            body = b"".join([chunk async for chunk in answer.chunks()])
-            return orjson.loads(body) if answer.head.status == _OK else {}
+        async with self._upstream.ask(_REQUEST, None) as response:
+            body = b"".join([chunk async for chunk in response.chunks()])
+            return orjson.loads(body) if response.head.status == _OK else {}
 
 
 def _residents(document: Any) -> tuple[Resident, ...]:

@@ -31,7 +31,7 @@ _MAX_LINE: Final = 32_768
 _READ_BUFFER: Final = 65_536
 _PIECE: Final = 65_536
 _JOIN_UP_TO: Final = 65_536
-_NO_HTTP: Final = "Ollama's answer is not valid HTTP"
+_NOT_HTTP: Final = "Ollama's answer is not valid HTTP"
 _BROKE_OFF: Final = "Ollama broke off in the middle of its answer"
 _STATUSES: Final = range(200, 1000)
 _INTERIM: Final = range(100, 200)
@@ -42,7 +42,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 _ERRORS: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
-class _Answer:
+class _Response:
     """See ports.Answer. `message` and `content` are aiohttp's: what its parser read, and its stream of the body."""
 
     def __init__(self, message: Any, content: aiohttp.StreamReader, connection: Connection) -> None:
@@ -83,7 +83,7 @@ class _Answer:
         content = self.content
         try:
             while not content.at_eof():
-                passing = self._connection.bypass_parser(sink) if self._may_bypass() else None
+                passing = self._connection.skip_parser(sink) if self._may_skip_parser() else None
                 if passing is not None:
                     if not await passing:
                         return False
@@ -97,7 +97,7 @@ class _Answer:
             self._connection.parse_all()
         return True
 
-    def _may_bypass(self) -> bool:
+    def _may_skip_parser(self) -> bool:
         """Whether all that the parser has read of a body in chunks was handed on."""
         content = self.content
         handed_on = not self._size and content.total_bytes == self._taken
@@ -116,7 +116,7 @@ class _Answer:
         return chunk
 
     @property
-    def is_sound(self) -> bool:
+    def is_unambiguous(self) -> bool:
         """Whether an answer that aiohttp reads is one that nobody else can read as another."""
         message = self.message
         codings = [value.strip(b" \t").lower() for value in self._codings]
@@ -134,44 +134,44 @@ def _length(lines: Fields) -> int | None:
     return int(value) if value is not None and value.isdigit() else None
 
 
-class _Asked:
+class _SentRequest:
     """A request under way on a connection; `upload` is what still sends its body."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.upload: asyncio.Task[None] | None = None
-        self.answer: _Answer | None = None
+        self.response: _Response | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether all of it was sent and all of the answer read, so that the connection can be used again."""
-        answer, upload = self.answer, self.upload
+        response, upload = self.response, self.upload
         sent = upload is None or upload.done()
-        return sent and answer is not None and answer.content.at_eof() and not answer.message.should_close
+        return sent and response is not None and response.content.at_eof() and not response.message.should_close
 
 
-class Asking:
+class RequestContext:
     """The context of one request, a class of its own because contextlib's way takes longer."""
 
-    def __init__(self, ollama: Ollama, head: Coroutine[Any, Any, _Asked]) -> None:
+    def __init__(self, ollama: Ollama, head: Coroutine[Any, Any, _SentRequest]) -> None:
         self._ollama = ollama
         self._head = head
-        self._asked: _Asked | None = None
+        self._sent: _SentRequest | None = None
 
-    async def __aenter__(self) -> _Answer:
+    async def __aenter__(self) -> _Response:
         self._ollama.asking += 1
         try:
-            self._asked = await self._head
+            self._sent = await self._head
         except BaseException:
             self._ollama.asking -= 1
             raise
-        assert self._asked.answer is not None  # noqa: S101 - for the type checker; `_head` has it
-        return self._asked.answer
+        assert self._sent.response is not None  # noqa: S101 - for the type checker; `_head` has it
+        return self._sent.response
 
     async def __aexit__(self, *_: object) -> None:
         self._ollama.asking -= 1
-        if self._asked is not None:
-            self._ollama.leave(self._asked)
+        if self._sent is not None:
+            self._ollama.finish(self._sent)
 
 
 class Ollama:
@@ -203,7 +203,7 @@ class Ollama:
         self._clock = clock
         self._observe = observe
         self._tasks = tasks
-        self._silence = Breaker(threshold=1, pause=1.0)
+        self._connect_breaker = Breaker(threshold=1, pause=1.0)
         context = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._connections = Connections(parts.hostname or "", port, tls=context)
 
@@ -211,72 +211,72 @@ class Ollama:
         """Close every connection."""
         self._connections.close()
 
-    def ask(self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0) -> Asking:
+    def ask(self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0) -> RequestContext:
         """See ports.Upstream."""
-        return Asking(self, self._head(request, body, repeatable=repeatable, spent=spent))
+        return RequestContext(self, self._head(request, body, repeatable=repeatable, spent=spent))
 
     @property
-    def silent(self) -> bool:
+    def is_unresponsive(self) -> bool:
         """Whether Ollama did not even take the last connection: then whoever has to ask tries once a second."""
-        return self._silence.open
+        return self._connect_breaker.open
 
-    def leave(self, asked: _Asked) -> None:
+    def finish(self, sent: _SentRequest) -> None:
         """Keep the connection where its answer was read to the end; else close it, which makes Ollama stop."""
-        if asked.is_over:
-            self._connections.give_back(asked.connection)
+        if sent.is_over:
+            self._connections.release(sent.connection)
             return
-        if asked.upload is not None:
-            asked.upload.cancel()
-        self._connections.discard(asked.connection)
+        if sent.upload is not None:
+            sent.upload.cancel()
+        self._connections.discard(sent.connection)
 
-    async def _head(self, request: Request, body: Body, *, repeatable: bool, spent: float) -> _Asked:
+    async def _head(self, request: Request, body: Body, *, repeatable: bool, spent: float) -> _SentRequest:
         now = self._clock.monotonic()
-        if not self._silence.allows(now):
+        if not self._connect_breaker.allows(now):
             raise unreachable(f"Ollama at {self.name} does not answer")
         source = body if body is None or isinstance(body, bytes) else _Upload(body)
         try:
             if self._deadline is None:
-                asked = await self._send(request, source, repeatable=repeatable)
+                sent = await self._send(request, source, repeatable=repeatable)
             else:
                 seconds = max(0.0, self._deadline - spent)
-                asked = await self._send_within(seconds, request, source, repeatable=repeatable)
+                sent = await self._send_within(seconds, request, source, repeatable=repeatable)
         except _ERRORS as error:
             raise self._failed(error) from error
-        self._silence.succeeded()
-        self._told(well=True)
-        if asked.answer is None or not asked.answer.is_sound:
-            self.leave(asked)
-            raise unreachable(_NO_HTTP)
-        return asked
+        self._connect_breaker.succeeded()
+        self._report_health(well=True)
+        if sent.response is None or not sent.response.is_unambiguous:
+            self.finish(sent)
+            raise unreachable(_NOT_HTTP)
+        return sent
 
     async def _send_within(
         self, seconds: float, request: Request, body: bytes | _Upload | None, *, repeatable: bool
-    ) -> _Asked:
+    ) -> _SentRequest:
         """Send the request; raises ProxyError where its answer does not begin in time."""
         try:
             async with asyncio.timeout(None if isinstance(body, _Upload) else seconds) as deadline:
                 if isinstance(body, _Upload):  # it is Ollama's time, not the client's
-                    body.then(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
-                asked = await self._send(request, body, repeatable=repeatable)
+                    body.on_end(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
+                sent = await self._send(request, body, repeatable=repeatable)
                 if isinstance(body, _Upload):
-                    body.then(_nothing)
-                return asked
+                    body.on_end(_nothing)
+                return sent
         except TimeoutError as error:
             if deadline.expired():
                 raise too_late(self._deadline or seconds) from error
             raise
 
-    async def _send(self, request: Request, body: bytes | _Upload | None, *, repeatable: bool) -> _Asked:
+    async def _send(self, request: Request, body: bytes | _Upload | None, *, repeatable: bool) -> _SentRequest:
         """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
-        connection = self._connections.take()
+        connection = self._connections.take_idle()
         if connection is not None:
-            asked = _Asked(connection)
+            sent = _SentRequest(connection)
             try:
-                return await self._answered(asked, request, body)
+                return await self._exchange(sent, request, body)
             except _ERRORS as error:
-                if isinstance(body, _Upload) or not _unanswered(error, repeatable=repeatable):
+                if isinstance(body, _Upload) or not _closed_unanswered(error, repeatable=repeatable):
                     raise
-        return await self._answered(_Asked(await self._open()), request, body)
+        return await self._exchange(_SentRequest(await self._open()), request, body)
 
     async def _open(self) -> Connection:
         """Open a connection; raises ProxyError where that takes too long, or cannot be."""
@@ -284,18 +284,18 @@ class Ollama:
             async with asyncio.timeout(self._connect_timeout):
                 return await self._connections.open()
         except TimeoutError as error:
-            self._silence.failed(self._clock.monotonic())
+            self._connect_breaker.failed(self._clock.monotonic())
             failure = unreachable(f"Ollama at {self.name} does not answer")
-            self._told(well=False, reason=failure.message)
+            self._report_health(well=False, reason=failure.message)
             raise failure from error
         except OSError as error:
             failure = unreachable(f"Ollama at {self.name} cannot be reached: {error.strerror or 'no address'}")
-            self._told(well=False, reason=failure.message)
+            self._report_health(well=False, reason=failure.message)
             raise failure from error
 
-    async def _answered(self, asked: _Asked, request: Request, body: bytes | _Upload | None) -> _Asked:
+    async def _exchange(self, sent: _SentRequest, request: Request, body: bytes | _Upload | None) -> _SentRequest:
         """Send a request on a connection, and wait for the head of the answer."""
-        connection = asked.connection
+        connection = sent.connection
         try:
             connection.set_response_params(
                 skip_payload=request.method == "HEAD",
@@ -305,24 +305,24 @@ class Ollama:
                 max_line_size=_MAX_LINE,
                 max_field_size=_MAX_LINE,
             )
-            self._write(asked, request, body)
-            while asked.answer is None:
+            self._write(sent, request, body)
+            while sent.response is None:
                 message, content = await connection.read()
                 if message.code not in _INTERIM or message.code == _SWITCHING:
-                    asked.answer = _Answer(message, content, connection)
+                    sent.response = _Response(message, content, connection)
         except BaseException as error:
-            self.leave(asked)
+            self.finish(sent)
             if isinstance(body, _Upload) and body.failure is not None:
                 raise body.failure from error
             raise
-        return asked
+        return sent
 
-    def _write(self, asked: _Asked, request: Request, body: bytes | _Upload | None) -> None:
-        transport = asked.connection.transport
+    def _write(self, sent: _SentRequest, request: Request, body: bytes | _Upload | None) -> None:
+        transport = sent.connection.transport
         if transport is None or transport.is_closing():
             raise aiohttp.ServerDisconnectedError
-        told = first(request.fields, b"content-length") is not None
-        head = self._rendered(request, body, told=told)
+        has_length = first(request.fields, b"content-length") is not None
+        head = self._render_head(request, body, has_length=has_length)
         if isinstance(body, bytes) and len(body) <= _JOIN_UP_TO:
             transport.write(head + body)
             return
@@ -330,18 +330,18 @@ class Ollama:
         if isinstance(body, bytes):
             transport.write(body)
         elif body is not None:
-            writer = StreamWriter(asked.connection, asyncio.get_running_loop())
-            sending = self._upload(asked.connection, writer, body, chunked=not told)
-            asked.upload = self._tasks.spawn(sending, "send an upload", endless=True)
+            writer = StreamWriter(sent.connection, asyncio.get_running_loop())
+            sending = self._upload(sent.connection, writer, body, chunked=not has_length)
+            sent.upload = self._tasks.spawn(sending, "send an upload", endless=True)
 
-    def _rendered(self, request: Request, body: bytes | _Upload | None, *, told: bool) -> bytes:
+    def _render_head(self, request: Request, body: bytes | _Upload | None, *, has_length: bool) -> bytes:
         """Give the head of a request as bytes; it says how long the body is where its own fields do not."""
         target = (self._prefix + request.target).encode("utf-8", "surrogateescape")
         lines = [b"%b %b HTTP/1.1" % (request.method.encode(), target), b"Host: " + self._host]
         lines += [b"%b: %b" % line for line in request.fields]
         if isinstance(body, _Upload):
-            lines += [] if told else [b"Transfer-Encoding: chunked"]
-        elif not told and (body or request.method not in _WITHOUT_BODY):
+            lines += [] if has_length else [b"Transfer-Encoding: chunked"]
+        elif not has_length and (body or request.method not in _WITHOUT_BODY):
             lines.append(b"Content-Length: %d" % len(body or b""))
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
@@ -365,12 +365,12 @@ class Ollama:
     def _failed(self, error: Exception) -> ProxyError:
         """Say what happened, without a word of what was sent or received."""
         if not isinstance(error, aiohttp.ServerDisconnectedError | OSError):
-            return unreachable(_NO_HTTP)
+            return unreachable(_NOT_HTTP)
         failure = unreachable("Ollama closed the connection before it answered")
-        self._told(well=False, reason=failure.message)
+        self._report_health(well=False, reason=failure.message)
         return failure
 
-    def _told(self, *, well: bool, reason: str = "") -> None:
+    def _report_health(self, *, well: bool, reason: str = "") -> None:
         if self.reachable is not well:
             self.reachable = well
             self._observe(Health(part=Part.UPSTREAM, well=well, name=f"Ollama at {self.name}", reason=reason))
@@ -381,26 +381,26 @@ class _Upload:
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
-        self._then = _nothing
+        self._on_end = _nothing
         self.failure: ClientLeft | ProxyError | None = None
 
-    def then(self, call: Callable[[], None]) -> None:
+    def on_end(self, call: Callable[[], None]) -> None:
         """Call this when the body has been read to its end."""
-        self._then = call
+        self._on_end = call
 
     async def read(self) -> AsyncIterator[bytes]:
         """Give the body, without empty pieces: in chunks they would end it."""
         async for chunk in self._body:
             if chunk:
                 yield chunk
-        self._then()
+        self._on_end()
 
 
 def _nothing() -> None:
     """Do nothing."""
 
 
-def _unanswered(error: Exception, *, repeatable: bool) -> bool:
+def _closed_unanswered(error: Exception, *, repeatable: bool) -> bool:
     """Whether a connection closed before any byte of an answer came.
 
     aiohttp keeps what had come in the place of the message. Of a reset it keeps nothing: then only what may be asked

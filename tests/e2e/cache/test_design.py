@@ -150,7 +150,7 @@ async def test_an_origin_that_is_the_proxy_itself_counts_as_none(proxy: Proxy) -
 
 
 def test_the_times_of_the_table_are_those_of_the_design() -> None:
-    assert (digests.POLL, digests.STALE, digests.PATIENCE) == (5.0, 10.0, 1.0)
+    assert (digests.POLL, digests.STALE, digests.MAX_WAIT) == (5.0, 10.0, 1.0)
 
 
 async def test_the_table_is_polled_while_candidates_arrive_and_no_longer(
@@ -295,7 +295,7 @@ class Held:
             return answer
 
         monkeypatch.setattr(digests.OllamaModels, "_get", get)
-        monkeypatch.setattr(digests, "PATIENCE", 10.0)
+        monkeypatch.setattr(digests, "MAX_WAIT", 10.0)
 
     def next(self) -> asyncio.Event:
         """Hold one look more; it ends when the event is set."""
@@ -316,7 +316,7 @@ async def test_a_look_that_began_before_a_change_ended_does_not_count(
     await until(lambda: held.begun == 2)
     task = asking(proxy)
     table: Any = proxy.running.exchanges._relay._models
-    await until(lambda: task.done() or table._unseen("registry.ollama.ai/library/tiny:latest"))
+    await until(lambda: task.done() or table._changed_since_probe("registry.ollama.ai/library/tiny:latest"))
     second.set()
     after = await task
     assert (after.field("X-Cache"), after.body == before.body) == ("MISS", False)

@@ -150,7 +150,7 @@ async def test_saved_digests_that_are_damaged_are_none(saved: bytes, redis_serve
 
 
 async def test_a_table_that_cannot_be_had_is_no_reason_to_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digests, "PATIENCE", 0.05)
+    monkeypatch.setattr(digests, "MAX_WAIT", 0.05)
     async with Simulator(Behaviour(completion_delay=0)) as simulator:
         async with proxy_before(simulator.url) as proxy:
             simulator.fault = lambda request: Fault.HANG if request.target == "/api/tags" else None

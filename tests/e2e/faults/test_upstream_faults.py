@@ -128,7 +128,7 @@ class Cut:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
         self.go_on = asyncio.Event()
-        chunks = ollama_server._Answer.chunks
+        chunks = ollama_server._Response.chunks
 
         async def held(answer: Any) -> AsyncIterator[bytes]:
             long = None
@@ -138,7 +138,7 @@ class Cut:
                     self.begun += 1
                     await self.go_on.wait()
 
-        monkeypatch.setattr(ollama_server._Answer, "chunks", held)
+        monkeypatch.setattr(ollama_server._Response, "chunks", held)
 
 
 STREAMS = 40
