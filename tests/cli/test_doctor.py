@@ -17,11 +17,11 @@ import orjson
 import pytest
 from aiohttp import web
 
-from ollama_cache_proxy.cli.asking import Answer, Proxy, Server, client
+from ollama_cache_proxy.cli.asking import Proxy, Response, Server, client
 from ollama_cache_proxy.cli.checks import of_machine, of_proxy, of_redis, table
 from ollama_cache_proxy.cli.checks.finding import Finding, Level, ok
 from ollama_cache_proxy.cli.checks.scene import Scene
-from ollama_cache_proxy.cli.checks.seen import Seen, place, read, remembered, write
+from ollama_cache_proxy.cli.checks.seen import Seen, observe, read, state_file, write
 from ollama_cache_proxy.cli.checks.table import CHECKS, Check, examine
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Simulator
@@ -220,7 +220,7 @@ async def test_a_host_that_the_proxy_does_not_know(
 
 
 def _as(host: str) -> Any:
-    async def asked(self: Proxy, path: str, **more: Any) -> Answer:
+    async def asked(self: Proxy, path: str, **more: Any) -> Response:
         headers = {**(more.pop("headers", None) or {}), "Host": host}
         return await Server.ask(self, path, headers=headers, **more)
 
@@ -423,14 +423,14 @@ async def test_traffic_is_counted_by_the_proxys_own_metrics(
 @pytest.mark.parametrize("held", [False, True])
 async def test_streams_that_are_held_back(held: bool, tmp_path: Path) -> None:
     async with Simulator(Behaviour(token_rate=60)) as simulator, proxy_before(simulator.url) as proxy:
-        async with serving(between(proxy.url)) as url:
+        async with serving(intermediaries(proxy.url)) as url:
             async with scene(url if held else proxy.url, simulator.url, tmp_path, stream="tiny") as made:
                 (finding,) = (await found(made, "Streams"))["Streams"]
             assert finding.level is (Level.PROBLEM if held else Level.OK), finding
             assert ("proxy_buffering off" in finding.fix) == held
 
 
-def between(url: str) -> Any:
+def intermediaries(url: str) -> Any:
     """Stand before a server as a proxy does that buffers."""
 
     async def handle(request: web.Request) -> web.Response:
@@ -447,7 +447,7 @@ def between(url: str) -> Any:
 
 async def test_what_stands_before_the_proxy_is_named(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:
     asked = simulator.inferences
-    async with serving(between(proxy.url)) as url, scene(url, simulator.url, tmp_path) as made:
+    async with serving(intermediaries(proxy.url)) as url, scene(url, simulator.url, tmp_path) as made:
         (finding,) = (await found(made, "Streams"))["Streams"]
     assert finding.level is Level.NOTE
     assert "nginx/1" in finding.text
@@ -479,7 +479,7 @@ def line(**row: Any) -> bytes:
     ],
 )
 def test_how_a_stream_is_judged(pieces: list[tuple[float, bytes]], level: Level) -> None:
-    assert of_proxy.flowing(200, pieces, "tiny").level is level
+    assert of_proxy.judged_stream(200, pieces, "tiny").level is level
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_how_a_stream_is_judged(pieces: list[tuple[float, bytes]], level: Level)
 )
 def test_a_date_of_whole_seconds_is_judged_fairly(date: object, skew: float | None) -> None:
     headers = {} if date is None else {"Date": formatdate(date, usegmt=True) if isinstance(date, int) else str(date)}
-    answer = Answer(status=200, headers=headers, body=b"", begun=100.0, ended=100.5)
+    answer = Response(status=200, headers=headers, body=b"", begun=100.0, ended=100.5)
     if date == 101:
         skew = 0.5
     assert of_machine.ahead(answer) == skew
@@ -503,16 +503,16 @@ async def test_clocks_that_differ(tmp_path: Path) -> None:
 
 
 def test_a_context_that_changed_is_told_of_until_entries_of_before_have_gone() -> None:
-    first, stale = remembered(None, 4096, "", 0, 100)
+    first, stale = observe(None, 4096, "", 0, 100)
     assert not stale
-    same, stale = remembered(first, 4096, "", 50, 100)
+    same, stale = observe(first, 4096, "", 50, 100)
     assert (same, stale) == (first, False)
-    changed, stale = remembered(first, 8192, "", 60, 100)
+    changed, stale = observe(first, 8192, "", 60, 100)
     assert (changed.before, changed.since, stale) == (4096, 60, True)
-    assert remembered(changed, 8192, "", 159, 100) == (changed, True)
-    assert remembered(changed, 8192, "", 160, 100) == (changed, False)
-    assert remembered(changed, 8192, "new epoch", 61, 100)[1] is False
-    assert remembered(changed, 4096, "", 70, 100)[1] is True
+    assert observe(changed, 8192, "", 159, 100) == (changed, True)
+    assert observe(changed, 8192, "", 160, 100) == (changed, False)
+    assert observe(changed, 8192, "new epoch", 61, 100)[1] is False
+    assert observe(changed, 4096, "", 70, 100)[1] is True
 
 
 async def test_a_context_that_changed_between_two_looks(simulator: Simulator, tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def test_a_file_that_is_none_is_as_good_as_no_file(content: str, tmp_path: Path)
 
 def test_the_file_lies_where_programs_keep_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert place() == tmp_path / "ollama-cache-proxy" / "doctor.json"
+    assert state_file() == tmp_path / "ollama-cache-proxy" / "doctor.json"
 
 
 async def test_gpus_are_looked_for_in_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,9 +583,9 @@ async def test_a_check_that_hangs_or_misunderstands_does_not_take_the_others_wit
         return [ok("fine")]
 
     checks = (
-        Check(title="a", look=hangs, within=0.01),
-        Check(title="b", look=misunderstands),
-        Check(title="c", look=works),
+        Check(title="a", run=hangs, within=0.01),
+        Check(title="b", run=misunderstands),
+        Check(title="c", run=works),
     )
     async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path) as made:
         levels = {title: finding.level for title, finding in await table.examine(made, checks)}
