@@ -31,7 +31,7 @@ from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_se
 
 GOAL: Final = 0.05
 _BATCH: Final = 5000
-_ASKED: Final = 20
+_SAMPLES: Final = 20
 _ROUNDS: Final = 5
 _ENTRY: Final = StoredResponse(
     status=200,
@@ -83,7 +83,7 @@ async def measure(session: aiohttp.ClientSession, client: Any, count: int, round
     for _ in range(rounds):
         await fill(client, count)
         await until_counted(session, count)
-        for _ in range(_ASKED):
+        for _ in range(_SAMPLES):
             seconds, found = await timed(session, "GET", "/api/cache/stats")
             assert found["keys"] == count, found
             asked.append(seconds)

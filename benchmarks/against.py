@@ -54,7 +54,7 @@ class Row:
         medians = sorted(statistics.median(source.choices(self.ratios, k=len(self.ratios))) for _ in range(_SAMPLES))
         return medians[_SAMPLES * 5 // 100], medians[_SAMPLES * 95 // 100]
 
-    def told(self) -> str:
+    def text(self) -> str:
         """Return the row as text."""
         low, high = self.interval()
         verdict = "worse" if low > self.bound else "better" if high < 1 else "holds"
@@ -118,7 +118,7 @@ class Against:
             ratios.append(taken[1] / taken[0])
             sys.stderr.write(f"{name}: {number + 1} of {self._rounds}\n")
         self.rows.append(Row(name=name, ratios=ratios, bound=bound))
-        sys.stdout.write(self.rows[-1].told() + "\n")
+        sys.stdout.write(self.rows[-1].text() + "\n")
         sys.stdout.flush()
 
     async def _serve(self, subjects: Subjects, folder: Path, upstream: str, settings: dict[str, str]) -> Subject:

@@ -46,23 +46,23 @@ RECOVERY: Final = 7.0
 """Seconds after a fault within which the proxy answers from the cache again: its next look at Ollama, and a bit."""
 
 MIX: Final = Mix(hits=0.5, misses=0.2)
-_PAUSE: Final = 0.01
+_MAX_PAUSE: Final = 0.01
 """Seconds between two questions of a client, at most."""
 
 SHORTEST, LONGEST = 0.05, 0.6
-_CALM: Final = 0.2
+_PAUSE_BETWEEN_FAULTS: Final = 0.2
 """Seconds between two faults, in which entries are made for the next one to meet."""
 
-_DEADLINE: Final = 2
+_UPSTREAM_TIMEOUT: Final = 2
 """The proxy's `upstream_timeout`."""
 
-_JOINED: Final = 0.5
+_JOIN_WINDOW: Final = 0.5
 """Seconds after a fault of Ollama in which a request can still join another one that met it."""
 
-_UNSEEN: Final = 15.0
+_MAX_UNNOTICED: Final = 15.0
 """Seconds that a change of a model behind the proxy's back may go unseen."""
 
-_BIG: Final = 9 << 20
+_BIG_BODY: Final = 9 << 20
 _PROBE: Final = Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
 _BROKEN: Final = (b"llama runner process has terminated: exit status 2", b"unexpected EOF")
 """What the simulator says in a 500 of its own."""
@@ -97,7 +97,7 @@ class Window:
     name: str
     side: Side
     fault: Fault | None = None
-    joined: float = _JOINED
+    joined: float = _JOIN_WINDOW
     begun: float = field(default_factory=time.monotonic)
     ended: float = float("inf")
 
@@ -107,7 +107,7 @@ class Window:
 
 
 @dataclass(slots=True)
-class Reign:
+class Shift:
     """From when to when a variant may answer for the name that shifts."""
 
     variant: int
@@ -143,7 +143,7 @@ class Judge:
         self.secrets = secrets
         self.tally = Tally()
         self.windows: list[Window] = []
-        self.reigns = [Reign(0, 0.0)]
+        self.shifts = [Shift(0, 0.0)]
         self.clears: list[Clear] = []
 
     def breaks(self, what: str, detail: str) -> None:
@@ -167,7 +167,7 @@ class Judge:
         elif answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self._internal(question, outcome, answer)
         elif answer.status > HTTPStatus.INTERNAL_SERVER_ERROR:
-            self.secrets.look(answer.body, "an error")
+            self.secrets.search(answer.body, "an error")
             self._excuse(f"a {answer.status}", question, outcome)
         else:
             self.breaks("another status", f"{_short(question)}: {answer.status} {answer.body[:200]!r}")
@@ -194,26 +194,26 @@ class Judge:
             self.tally.explained["a 500 of Ollama's"] += 1
 
     def _body(self, question: Question, outcome: Outcome, answer: RawAnswer) -> None:
-        models = self._may(outcome) if question.model == SHIFTING else [None]
+        models = self._possible_models(outcome) if question.model == SHIFTING else [None]
         found = [self.oracle.wrong(question, answer.body, counted=outcome.counted, model=model) for model in models]
         said = "no framing" if answer.closed else min(found, key=len)
         if said and self._broken_off(question, answer.body) and self._met(outcome, Fault.ERROR_LINE):
             self.tally.explained["a stream that ends as Ollama ended it"] += 1
         elif said:
-            stale = question.model == SHIFTING and self._anyones(question, answer.body)
+            stale = question.model == SHIFTING and self._is_from_any_model(question, answer.body)
             self.breaks("a stale body" if stale else "a wrong body", f"{_short(question)} ({outcome.details}): {said}")
-        elif outcome.cache == "HIT" and (clear := self._outlived(question, outcome, answer.body)):
+        elif outcome.cache == "HIT" and (clear := self._cleared_at(question, outcome, answer.body)):
             since = clear - _made(answer.body)
             self.breaks("a hit from before a clear", f"{_short(question)} ({outcome.details}): {since:.3f} s older")
 
-    def _may(self, outcome: Outcome) -> list[Model | None]:
+    def _possible_models(self, outcome: Outcome) -> list[Model | None]:
         """Give the models that may have answered for the name that shifts."""
         numbers = {
-            reign.variant for reign in self.reigns if reign.begun <= outcome.ended and reign.ended >= outcome.sent
+            reign.variant for reign in self.shifts if reign.begun <= outcome.ended and reign.ended >= outcome.sent
         }
         return [self.models.get(VARIANTS[number]) for number in sorted(numbers)]
 
-    def _anyones(self, question: Question, body: bytes) -> bool:
+    def _is_from_any_model(self, question: Question, body: bytes) -> bool:
         return any(
             not self.oracle.wrong(question, body, counted=True, model=self.models.get(name)) for name in VARIANTS
         )
@@ -222,7 +222,7 @@ class Judge:
     def _broken_off(question: Question, body: bytes) -> bool:
         return question.stream and b'"done":true' not in body and b"[DONE]" not in body
 
-    def _outlived(self, question: Question, outcome: Outcome, body: bytes) -> float:
+    def _cleared_at(self, question: Question, outcome: Outcome, body: bytes) -> float:
         """Give when the clear was sent that a hit outlived, 0 where none was."""
         if question.route not in (Route.GENERATE, Route.CHAT):
             return 0.0
@@ -272,12 +272,12 @@ class Scene:
             f"http://127.0.0.1:{self.port}",
             self.redis.url,
             secrets=self.secrets,
-            upstream_timeout=str(_DEADLINE),
+            upstream_timeout=str(_UPSTREAM_TIMEOUT),
             cache_chat="always",
             cache_streams="true",
             development="true",
         )
-        self.url = await self.process.said("listens on ")
+        self.url = await self.process.wait_for("listens on ")
         await self.clients.warm((_PROBE, *self.questions.hot))
 
     @property
@@ -294,14 +294,14 @@ class Scene:
         """Start the simulator on its port, with the model that stood in when it ended."""
         arguments = ("--port", str(self.port), "--variant", str(self.variant))
         self.ollama = Watched("-m", "benchmarks.simulated", *arguments, secrets=Secrets())
-        await self.ollama.said("answers at ")
+        await self.ollama.wait_for("answers at ")
 
-    async def tell(self, line: str) -> None:
+    async def send_line(self, line: str) -> None:
         """Tell the simulator."""
         assert self.ollama is not None
-        await self.ollama.tell(line)
+        await self.ollama.send_line(line)
 
-    async def commanded(self, *commands: tuple[object, ...]) -> Any:
+    async def redis_commands(self, *commands: tuple[object, ...]) -> Any:
         """Send Redis some commands over one connection; gives the last reply."""
 
         def send() -> Any:
@@ -318,14 +318,14 @@ class Scene:
         await self.clients.ask(
             lambda: MIX.draw(source, self.questions, lambda: self.streamed(source)),
             goes_on=lambda: not ended.is_set(),
-            pause=lambda: source.random() * _PAUSE,
+            pause=lambda: source.random() * _MAX_PAUSE,
         )
 
     def streamed(self, source: Random) -> Question:
         """Give a stream, of the model that shifts or the one that stays."""
         return self.questions.streamed(source.choice((TEXT_MODEL, SHIFTING)), again=source.random() < 0.5)  # noqa: PLR2004
 
-    async def looks(self, ended: asyncio.Event) -> None:
+    async def probe(self, ended: asyncio.Event) -> None:
         """Ask the proxy about itself all the while, as a dashboard would."""
         while not ended.is_set():
             for path in ("/metrics", "/api/cache/stats", "/readyz", "/healthz", "/api/cache/entries?limit=20"):
@@ -336,14 +336,14 @@ class Scene:
                     self.judge.breaks("no answer of the proxy's about itself", f"{path}: {type(error).__name__}")
                     continue
                 self.judge.tally.asked["looks at the proxy"] += 1
-                self.secrets.look(answer.body, path)
+                self.secrets.search(answer.body, path)
                 bad = answer.status != HTTPStatus.OK and "entries" not in path
                 if bad or answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                     self.judge.breaks("a bad answer of the proxy's about itself", f"{path}: {answer.status}")
             await asyncio.sleep(0.5)
 
 
-Mischief = Callable[[Scene, Random, float], Awaitable[None]]
+Inject = Callable[[Scene, Random, float], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,9 +352,9 @@ class Kind:
 
     name: str
     side: Side
-    do: Mischief
+    do: Inject
     fault: Fault | None = None
-    joined: float = _JOINED
+    joined: float = _JOIN_WINDOW
 
 
 async def redis_killed(scene: Scene, _: Random, seconds: float) -> None:
@@ -375,24 +375,24 @@ async def redis_stopped(scene: Scene, _: Random, seconds: float) -> None:
 
 async def redis_paused(scene: Scene, _: Random, seconds: float) -> None:
     """Let it keep its clients waiting."""
-    await scene.commanded(("CLIENT", "PAUSE", int(seconds * 1000)))
+    await scene.redis_commands(("CLIENT", "PAUSE", int(seconds * 1000)))
     await asyncio.sleep(seconds)
 
 
 async def redis_emptied(scene: Scene, _: Random, seconds: float) -> None:
     """Take everything away."""
-    await scene.commanded(("FLUSHALL",))
+    await scene.redis_commands(("FLUSHALL",))
     await asyncio.sleep(seconds / 2)
 
 
 async def redis_disconnects(scene: Scene, _: Random, seconds: float) -> None:
     """Cut its connections, again and again."""
     for _turn in range(5):
-        await scene.commanded(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+        await scene.redis_commands(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
         await asyncio.sleep(seconds / 5)
 
 
-def configured(name: str, value: str, back: str, *first: tuple[str, str]) -> Mischief:
+def configured(name: str, value: str, back: str, *first: tuple[str, str]) -> Inject:
     """Make a fault of a setting of Redis, with the connections that it has already cut."""
 
     async def do(scene: Scene, _: Random, seconds: float) -> None:
@@ -414,11 +414,11 @@ def configured(name: str, value: str, back: str, *first: tuple[str, str]) -> Mis
 
 async def redis_readonly(scene: Scene, _: Random, seconds: float) -> None:
     """Make it a replica of nobody's, that takes no writes."""
-    await scene.commanded(("REPLICAOF", "127.0.0.1", "1"))
+    await scene.redis_commands(("REPLICAOF", "127.0.0.1", "1"))
     try:
         await asyncio.sleep(seconds)
     finally:
-        await scene.commanded(("REPLICAOF", "NO", "ONE"))
+        await scene.redis_commands(("REPLICAOF", "NO", "ONE"))
 
 
 async def entries_damaged(scene: Scene, source: Random, seconds: float) -> None:
@@ -504,14 +504,14 @@ async def ollama_stopped(scene: Scene, _: Random, seconds: float) -> None:
         scene.ollama.signal(signal.SIGCONT)
 
 
-def answering(fault: Fault) -> Mischief:
+def answering(fault: Fault) -> Inject:
     """Let Ollama do this to a share of the requests, sometimes to the looks at its models too."""
 
     async def do(scene: Scene, source: Random, seconds: float) -> None:
         scope = source.choice(("inference", "inference", "everything"))
-        await scene.tell(f"fault {fault.name} {source.choice((0.3, 1.0))} {scope}")
+        await scene.send_line(f"fault {fault.name} {source.choice((0.3, 1.0))} {scope}")
         await asyncio.sleep(seconds)
-        await scene.tell("fault")
+        await scene.send_line("fault")
 
     return do
 
@@ -519,9 +519,9 @@ def answering(fault: Fault) -> Mischief:
 async def model_copied(scene: Scene, source: Random, seconds: float) -> None:
     """Put another model under the name that shifts, through the proxy: from its answer on the old one is gone."""
     variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
-    reigns = scene.judge.reigns
-    old, new = reigns[-1], Reign(variant, time.monotonic())
-    reigns.append(new)
+    shifts = scene.judge.shifts
+    old, new = shifts[-1], Shift(variant, time.monotonic())
+    shifts.append(new)
     body = orjson.dumps({"source": VARIANTS[variant], "destination": SHIFTING})
     answer = await ask(scene.url, "POST", "/api/copy", body=body)
     if answer.status != HTTPStatus.OK:
@@ -533,14 +533,14 @@ async def model_copied(scene: Scene, source: Random, seconds: float) -> None:
 async def model_replaced(scene: Scene, source: Random, seconds: float) -> None:
     """Put another model under the name that shifts, behind the proxy's back."""
     variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
-    reigns = scene.judge.reigns
-    reigns.append(Reign(variant, time.monotonic()))
-    await scene.tell(f"stand-in {variant}")
-    reigns[-2].ended, scene.variant = time.monotonic() + _UNSEEN, variant
+    shifts = scene.judge.shifts
+    shifts.append(Shift(variant, time.monotonic()))
+    await scene.send_line(f"stand-in {variant}")
+    shifts[-2].ended, scene.variant = time.monotonic() + _MAX_UNNOTICED, variant
     await asyncio.sleep(seconds / 2)
 
 
-def clearing(*models: str) -> Mischief:
+def clearing(*models: str) -> Inject:
     """Clear everything, or what was kept of a model."""
 
     async def do(scene: Scene, source: Random, seconds: float) -> None:
@@ -629,7 +629,7 @@ async def big_bodies(scene: Scene, source: Random, _: float) -> None:
     async def send() -> None:
         sent = time.monotonic()
         async with await RawConnection.open(scene.url) as connection:
-            connection.send("POST", question.route.value, body=question.body() + b" " * _BIG)
+            connection.send("POST", question.route.value, body=question.body() + b" " * _BIG_BODY)
             await _answered(scene, "big bodies", question, connection, sent)
 
     async def upload() -> None:
@@ -696,7 +696,7 @@ KINDS: Final = {
                 side=Side.UPSTREAM,
                 do=answering(fault),
                 fault=fault,
-                joined=_JOINED + (_DEADLINE if fault is Fault.HANG else 0),
+                joined=_JOIN_WINDOW + (_UPSTREAM_TIMEOUT if fault is Fault.HANG else 0),
             )
             for fault in Fault
         ),
@@ -714,7 +714,7 @@ KINDS: Final = {
 }
 
 
-_WRITTEN: Final = 0.05
+_WRITE_WINDOW: Final = 0.05
 """Seconds: until then an entry may be found that could not be written."""
 
 
@@ -736,12 +736,12 @@ async def recovered(scene: Scene) -> None:
                 for _turn in range(2):
                     outcome = await client.ask(fresh)
                     judge("probes", fresh, outcome)
-                    await asyncio.sleep(_WRITTEN)
+                    await asyncio.sleep(_WRITE_WINDOW)
                 if "; hit" in outcome.details:
                     return
             if time.monotonic() - begun > RECOVERY:
                 judge.breaks("no recovery", f"after {RECOVERY:g} s: {outcome.why or outcome.details}")
-                await scene.commanded(("FLUSHALL",))  # the next fault shall be judged by itself
+                await scene.redis_commands(("FLUSHALL",))  # the next fault shall be judged by itself
                 return
             await asyncio.sleep(0.05)
     except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
@@ -755,7 +755,7 @@ async def loaded(scene: Scene, seed: int, clients: int) -> AsyncIterator[None]:
     """Load the proxy; at the end every client gets its last answer."""
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(scene.looks(ended))
+        group.create_task(scene.probe(ended))
         for number in range(clients):
             group.create_task(scene.load(number, seed, ended))
         try:
@@ -784,7 +784,7 @@ async def draw(scene: Scene, kinds: list[Kind], seed: int, count: int, alive: Ca
             judge.breaks("the proxy ended", kind.name)
             return
         await recovered(scene)
-        await asyncio.sleep(_CALM)
+        await asyncio.sleep(_PAUSE_BETWEEN_FAULTS)
 
 
 async def chaos(arguments: argparse.Namespace) -> bool:

@@ -22,7 +22,7 @@ from typing import Final
 
 from benchmarks.load import TEXT_MODEL, Oracle, Outcome, Question, Questions, seeded
 from benchmarks.trial import Clients, Ending, Mix, Seen, end, small_redis, table, verdict
-from benchmarks.watched import Secrets, Watched, look_around, proxy, run, simulator
+from benchmarks.watched import Secrets, Watched, proxy, run, search_routes, simulator
 from ollama_cache_proxy.simulator import ModelRegistry
 from tests.support.servers import free_port
 
@@ -30,7 +30,7 @@ MIX: Final = Mix(hits=0.7, misses=0.2)
 GROWTH: Final = 10.0
 """MiB that the proxy may grow by after its first minute."""
 
-_FIRST: Final = 60.0
+_FIRST_MINUTE: Final = 60.0
 _BOUND: Final = 20.0
 _STORE_CONNECTIONS: Final = 64
 
@@ -42,12 +42,14 @@ class Tally(Seen):
     statuses: Counter[int] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    told: set[tuple[Question, bytes]] = field(default_factory=set)
-    heard: set[tuple[Question, bytes]] = field(default_factory=set)
+    responses: set[tuple[Question, bytes]] = field(default_factory=set)
+    hits: set[tuple[Question, bytes]] = field(default_factory=set)
 
-    def unheard_of(self) -> list[str]:
+    def unexpected_hits(self) -> list[str]:
         """Say which hits were not byte for byte what Ollama had answered."""
-        return [f"{question}: a hit that differs from each answer before it" for question, _ in self.heard - self.told]
+        return [
+            f"{question}: a hit that differs from each answer before it" for question, _ in self.hits - self.responses
+        ]
 
     def server_errors(self) -> dict[int, int]:
         """Return how many answers had each status of 5xx."""
@@ -90,9 +92,9 @@ class Soak:
         if kind in ("hits", "warming") and len(question.texts) == 1:
             # What was put together of known vectors need not be an answer that was ever given.
             seen = (question, blake2b(answer.body, digest_size=16).digest())
-            (tally.heard if outcome.cache == "HIT" and "collapsed" not in outcome.details else tally.told).add(seen)
+            (tally.hits if outcome.cache == "HIT" and "collapsed" not in outcome.details else tally.responses).add(seen)
 
-    async def look(self, begun: float, until: float) -> None:
+    async def sample(self, begun: float, until: float) -> None:
         """Sample the proxy each second, and look for secrets now and then."""
         number = 0
         while (now := time.monotonic()) < until:
@@ -100,7 +102,7 @@ class Soak:
                 Sample(at=now - begun, memory=self.process.memory(), files=self.process.files()),
             )
             if not number % 10:
-                await look_around(self.url, self.process, self.secrets)
+                await search_routes(self.url, self.process, self.secrets)
             number += 1
             await asyncio.sleep(max(0.0, begun + number - time.monotonic()))
 
@@ -121,10 +123,10 @@ async def soak(arguments: argparse.Namespace) -> bool:
         port = free_port()
         ollama = simulator(port, "--completion-ms", "5", "--embedding-ms", "3", secrets=Secrets())
         stack.callback(ollama.close)
-        await ollama.said("answers at ")
+        await ollama.wait_for("answers at ")
         process = proxy(f"http://127.0.0.1:{port}", redis.url, secrets=secrets)
         stack.callback(process.close)
-        url = await process.said("listens on ")
+        url = await process.wait_for("listens on ")
         files = process.files()
 
         run_ = Soak(url, process, secrets, Oracle(ModelRegistry()))
@@ -138,7 +140,7 @@ async def soak(arguments: argparse.Namespace) -> bool:
             clients.ask(partial(MIX.draw, source, questions), goes_on=lambda: time.monotonic() < until)
             for source in sources
         ]
-        await asyncio.gather(run_.look(begun, until), *asking)
+        await asyncio.gather(run_.sample(begun, until), *asking)
         took = time.monotonic() - begun
         ending = await end(url, process, secrets)
     return report(run_, arguments, files, took, ending)
@@ -147,10 +149,10 @@ async def soak(arguments: argparse.Namespace) -> bool:
 def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, ending: Ending) -> bool:
     """Print the table; whether all was well."""
     tally, samples = soak.tally, soak.samples
-    minute = next((sample for sample in samples if sample.at >= _FIRST), samples[-1])
+    minute = next((sample for sample in samples if sample.at >= _FIRST_MINUTE), samples[-1])
     last = samples[-1]
-    growth = soak.growth(_FIRST)
-    wrong = tally.wrong + tally.unheard_of()
+    growth = soak.growth(_FIRST_MINUTE)
+    wrong = tally.wrong + tally.unexpected_hits()
     opened = 2 * arguments.clients + _STORE_CONNECTIONS
     requests = tally.asked.total()
     server_errors = tally.server_errors()

@@ -13,7 +13,7 @@ from random import Random
 from typing import Final, Protocol
 
 from benchmarks.load import LoadClient, Outcome, Question, Questions
-from benchmarks.watched import Secrets, Watched, look_around
+from benchmarks.watched import Secrets, Watched, search_routes
 from tests.support.servers import RedisServer
 
 Row = tuple[str, object]
@@ -129,9 +129,9 @@ async def end(url: str, process: Watched, secrets: Secrets) -> Ending:
     """Look for secrets a last time, and end the proxy."""
     unanswered = ""
     if process.alive:
-        secrets.look(os.fsencode(url), "the address")
+        secrets.search(os.fsencode(url), "the address")
         try:
-            await look_around(url, process, secrets)
+            await search_routes(url, process, secrets)
         except (OSError, asyncio.IncompleteReadError) as error:
             unanswered = type(error).__name__
     return Ending(process=process, secrets=secrets, status=await process.end(), unanswered=unanswered)

@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 SECRETS: Final = {"prompt": canary.PROMPT, "token": canary.TOKEN, "password": canary.PASSWORD}
 
-_FROM_OUTSIDE: Final = ("OCP_", "REDIS_URL", "OLLAMA_HOST", "PYTHONASYNCIODEBUG")
+_REMOVED_VARIABLES: Final = ("OCP_", "REDIS_URL", "OLLAMA_HOST", "PYTHONASYNCIODEBUG")
 _KEPT_LINES: Final = 40
 _LONGEST_SECRET: Final = 64
 _TAG: Final = b"[AI Cache] "
-_STARTS_WITHIN: Final = 20.0
-_ENDS_WITHIN: Final = 15.0
+_START_DEADLINE: Final = 20.0
+_END_DEADLINE: Final = 15.0
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -35,7 +35,7 @@ class Secrets:
 
     shown: set[str] = field(default_factory=set)
 
-    def look(self, data: bytes, where: str) -> None:
+    def search(self, data: bytes, where: str) -> None:
         """Look for them in some output."""
         self.shown.update(f"{name} in {where}" for name, secret in SECRETS.items() if secret.encode() in data)
 
@@ -44,7 +44,7 @@ class Watched:
     """A process whose standard error is read as it comes, counted and searched, and not kept."""
 
     def __init__(self, *arguments: str, secrets: Secrets, environment: Mapping[str, str] | None = None) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FROM_OUTSIDE)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_REMOVED_VARIABLES)}
         self.lines = self.tracebacks = self.foreign = 0
         self.first: list[str] = []
         self.strange: list[str] = []
@@ -73,7 +73,7 @@ class Watched:
         rest = b""
         while data := os.read(_pipe(self._process.stderr).fileno(), 1 << 16):
             # A secret that is cut by the end of a piece is found with the next one.
-            self._secrets.look(rest[-_LONGEST_SECRET:] + data, "the log")
+            self._secrets.search(rest[-_LONGEST_SECRET:] + data, "the log")
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._line(line)
@@ -90,21 +90,21 @@ class Watched:
             if len(self.strange) < _KEPT_LINES:
                 self.strange.append(line.decode(errors="replace"))
 
-    async def said(self, text: str) -> str:
+    async def wait_for(self, text: str) -> str:
         """Wait for one of its first lines that holds `text`, and give what stands behind it."""
-        async with asyncio.timeout(_STARTS_WITHIN):
+        async with asyncio.timeout(_START_DEADLINE):
             while not (found := [line for line in self.first if text in line]):
                 if not self.alive:
                     raise RuntimeError(f"ended too early: {self.first}")
                 await asyncio.sleep(0.01)
         return found[0].split(text, 1)[1].split(",")[0].split()[0]
 
-    async def tell(self, line: str) -> None:
+    async def send_line(self, line: str) -> None:
         """Write a line to it, and wait for the line that it answers."""
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         stdin.write(line.encode() + b"\n")
         stdin.flush()
-        async with asyncio.timeout(_STARTS_WITHIN):
+        async with asyncio.timeout(_START_DEADLINE):
             if await asyncio.to_thread(stdout.readline) != b"done\n":
                 raise RuntimeError(f"did not take {line!r}")
 
@@ -115,8 +115,8 @@ class Watched:
     async def end(self) -> int:
         """Ask it to end, and give its exit status."""
         self._process.terminate()
-        status = await asyncio.to_thread(self._process.wait, _ENDS_WITHIN)
-        await asyncio.to_thread(self._reader.join, _ENDS_WITHIN)
+        status = await asyncio.to_thread(self._process.wait, _END_DEADLINE)
+        await asyncio.to_thread(self._reader.join, _END_DEADLINE)
         return status
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Watched:
         if self.alive:
             self._process.kill()
         self._process.wait()
-        self._reader.join(_ENDS_WITHIN)
+        self._reader.join(_END_DEADLINE)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             _pipe(pipe).close()
 
@@ -163,11 +163,11 @@ def proxy(upstream: str, redis_url: str, *, secrets: Secrets, **settings: str) -
     return Watched("-m", "ollama_cache_proxy", "serve", *arguments, secrets=secrets, environment=environment)
 
 
-async def look_around(url: str, process: Watched, secrets: Secrets) -> None:
+async def search_routes(url: str, process: Watched, secrets: Secrets) -> None:
     """Look for secrets in what anybody can ask of the proxy, and in its command line."""
     for path in ("/metrics", "/api/cache/stats", "/readyz"):
-        secrets.look((await ask(url, "GET", path)).body, path)
-    secrets.look(process.command(), "the command line")
+        secrets.search((await ask(url, "GET", path)).body, path)
+    secrets.search(process.command(), "the command line")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

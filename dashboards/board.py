@@ -18,7 +18,7 @@ class Query:
 
     expr: str
     legend: str
-    at_once: bool = False
+    instant: bool = False
     form: str = "time_series"
 
 
@@ -51,7 +51,7 @@ class Panel:
 
 # What is asked
 
-_IT: Final = 'instance=~"$instance"'
+_INSTANCE: Final = 'instance=~"$instance"'
 _RATE: Final = "[$__rate_interval]"
 _RANGE: Final = "[$__range]"
 _WORK: Final = "|".join(row.operation for row in ENDPOINTS if uses_model(row))
@@ -61,7 +61,7 @@ _QUANTILES: Final = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 
 
 def _name(metric: str, *matchers: str) -> str:
-    return f"ollama_cache_proxy_{metric}{{{', '.join((_IT, *matchers))}}}"
+    return f"ollama_cache_proxy_{metric}{{{', '.join((_INSTANCE, *matchers))}}}"
 
 
 def _by(*labels: str) -> str:
@@ -73,7 +73,7 @@ def _rate(metric: str, *labels: str, where: str = "") -> str:
     return f"{_by(*labels)}(rate({_name(metric, *filter(None, [where]))}{_RATE}))"
 
 
-def _grown(metric: str, *labels: str) -> str:
+def _increase(metric: str, *labels: str) -> str:
     """Ask by how much a counter has grown in the time that is shown."""
     return f"{_by(*labels)}(increase({_name(metric)}{_RANGE}))"
 
@@ -108,7 +108,7 @@ def _own(metric: str) -> str:
 
 _GPU_NAME: Final = "{{hostname}} GPU {{gpu}}"
 _TOKENS: Final = "suffix:tok/s"
-_WELL: Final = {
+_STATES: Final = {
     "mappings": [
         {
             "type": "value",
@@ -326,7 +326,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 text="Requests that the cache had no part in, by reason, in the time that is shown;"
                 " docs/cache-rules.md explains each.",
                 unit="short",
-                queries=(Query(f"sort_desc({_grown('bypasses_total', 'detail')})", "{{detail}}", at_once=True),),
+                queries=(Query(f"sort_desc({_increase('bypasses_total', 'detail')})", "{{detail}}", instant=True),),
                 kind="bargauge",
             ),
             Panel(
@@ -334,7 +334,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 text="Misses whose answer was not kept, by reason, in the time that is shown; docs/cache-rules.md"
                 " explains each.",
                 unit="short",
-                queries=(Query(f"sort_desc({_grown('unkept_total', 'detail')})", "{{detail}}", at_once=True),),
+                queries=(Query(f"sort_desc({_increase('unkept_total', 'detail')})", "{{detail}}", instant=True),),
                 kind="bargauge",
             ),
         ),
@@ -347,7 +347,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 text="What answers had taken when they were made, in the time that is shown: waiting and loading"
                 " included.",
                 unit="s",
-                queries=(Query(_grown("saved_seconds_total"), "saved", at_once=True),),
+                queries=(Query(_increase("saved_seconds_total"), "saved", instant=True),),
                 kind="stat",
                 width=4,
                 height=6,
@@ -357,8 +357,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 text="Tokens that Ollama did not have to read and write again, in the time that is shown.",
                 unit="short",
                 queries=(
-                    Query(_grown("saved_prompt_tokens_total"), "read", at_once=True),
-                    Query(_grown("saved_output_tokens_total"), "written", at_once=True),
+                    Query(_increase("saved_prompt_tokens_total"), "read", instant=True),
+                    Query(_increase("saved_output_tokens_total"), "written", instant=True),
                 ),
                 kind="stat",
                 width=4,
@@ -371,9 +371,10 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 unit="watth",
                 queries=(
                     Query(
-                        f"{_grown('saved_seconds_total')} * avg(avg_over_time(DCGM_FI_DEV_POWER_USAGE{_RANGE})) / 3600",
+                        f"{_increase('saved_seconds_total')}"
+                        f" * avg(avg_over_time(DCGM_FI_DEV_POWER_USAGE{_RANGE})) / 3600",
                         "estimate",
-                        at_once=True,
+                        instant=True,
                     ),
                 ),
                 kind="stat",
@@ -463,7 +464,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 kind="stat",
                 width=4,
                 height=7,
-                defaults=_WELL,
+                defaults=_STATES,
                 options={"graphMode": "none", "colorMode": "background"},
             ),
             Panel(
@@ -600,12 +601,12 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 " slow.",
                 unit="bytes",
                 queries=(
-                    Query(f"max by (model) ({_name('model_size_bytes')})", "", at_once=True, form="table"),
-                    Query(f"max by (model) ({_name('model_vram_bytes')})", "", at_once=True, form="table"),
+                    Query(f"max by (model) ({_name('model_size_bytes')})", "", instant=True, form="table"),
+                    Query(f"max by (model) ({_name('model_vram_bytes')})", "", instant=True, form="table"),
                     Query(
                         f"100 * max by (model) ({_name('model_vram_bytes')} / {_name('model_size_bytes')})",
                         "",
-                        at_once=True,
+                        instant=True,
                         form="table",
                     ),
                 ),
@@ -647,7 +648,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 title="Processor",
                 text="Cores that each proxy uses; one proxy uses one at most.",
                 unit="short",
-                queries=(Query(_own(f"rate(process_cpu_seconds_total{{{_IT}}}{_RATE})"), "{{instance}}"),),
+                queries=(Query(_own(f"rate(process_cpu_seconds_total{{{_INSTANCE}}}{_RATE})"), "{{instance}}"),),
                 height=6,
                 steps=((0.8, "yellow"), (0.95, "red")),
             ),
@@ -655,14 +656,18 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 title="Memory",
                 text="Memory that each proxy takes.",
                 unit="bytes",
-                queries=(Query(_own(f"process_resident_memory_bytes{{{_IT}}}"), "{{instance}}"),),
+                queries=(Query(_own(f"process_resident_memory_bytes{{{_INSTANCE}}}"), "{{instance}}"),),
                 height=6,
             ),
             Panel(
                 title="Files and sockets",
                 text="Open ones, as a share of those that the process may have.",
                 unit="percent",
-                queries=(Query(_own(f"100 * process_open_fds{{{_IT}}} / process_max_fds{{{_IT}}}"), "{{instance}}"),),
+                queries=(
+                    Query(
+                        _own(f"100 * process_open_fds{{{_INSTANCE}}} / process_max_fds{{{_INSTANCE}}}"), "{{instance}}"
+                    ),
+                ),
                 height=6,
                 highest=100,
             ),

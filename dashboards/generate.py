@@ -126,8 +126,8 @@ def _targets(queries: Sequence[Query]) -> list[Json]:
             "expr": query.expr,
             "legendFormat": query.legend or "__auto",
             "format": query.form,
-            "instant": query.at_once,
-            "range": not query.at_once,
+            "instant": query.instant,
+            "range": not query.instant,
         }
         for index, query in enumerate(queries)
     ]

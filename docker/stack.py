@@ -26,7 +26,7 @@ from ollama_cache_proxy.stores.redis.private_server import find_server
 ROOT: Final = Path(__file__).parents[1]
 _CONFIG: Final = ROOT / "config" / "prometheus"
 _USUAL: Final = {"redis": 6379, "ollama": 11434, "proxy": 11435, "gpu": 9400, "prometheus": 9090}
-_ENDS_WITHIN: Final = 45.0
+_END_DEADLINE: Final = 45.0
 
 
 class StackError(Exception):
@@ -123,7 +123,7 @@ async def _run(commands: dict[str, Sequence[str]], ports: dict[str, int]) -> int
             with suppress(ProcessLookupError):
                 process.terminate()
             with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _ENDS_WITHIN)
+                await asyncio.wait_for(process.wait(), _END_DEADLINE)
             if process.returncode is None:
                 process.kill()
 

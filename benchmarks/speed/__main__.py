@@ -42,7 +42,7 @@ _HOT_KEYS: Final = 100
 _ENTRIES: Final = (1_000, 100_000, 1_000_000)
 _WIDE: Final = ("miss-1", "streams-8", "lists")
 """Cases whose runs are short and lie far apart: they have three times the rounds."""
-_HELD: Final = 36_000
+_HELD_ENTRIES: Final = 36_000
 """Answers of 1 KB that fill a hot tier of 64 MiB, with what an entry takes beside them."""
 
 
@@ -202,7 +202,7 @@ class Bench:
 
     async def held(self, subjects: Subjects) -> None:
         """Measure how much more memory a full hot tier takes."""
-        many = self.bodies("held", _HELD)
+        many = self.bodies("held", _HELD_ENTRIES)
         warm = await subjects.proxy("proxy")
         await wrk(warm, self.bodies("few", _HOT_KEYS), connections=16, seconds=2)  # what it takes for its work
         before = memory(warm)

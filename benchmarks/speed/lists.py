@@ -18,12 +18,12 @@ from aiohttp import web
 TEXTS: Final = 64
 LONG: Final = 1024
 FLOATS: Final = 768
-_LARGEST: Final = 1 << 25
+_MAX_RESPONSE: Final = 1 << 25
 """Bytes of an answer, its head among them."""
 _HEAD: Final = (
     b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 )
-EACH: Final = 0.001
+EMBED_SECONDS: Final = 0.001
 """Seconds that the stub takes for a text."""
 
 
@@ -42,7 +42,7 @@ class Stub:
         if request.path == "/api/version":
             return web.json_response({"version": "0.24.0"})
         texts = orjson.loads(await request.read())["input"]
-        await asyncio.sleep(EACH * len(texts))
+        await asyncio.sleep(EMBED_SECONDS * len(texts))
         rows = b",".join(self.vectors[len(text) * 7 % 100] for text in texts)
         body = b'{"model":"tiny","embeddings":[%b],"total_duration":100000,"load_duration":1000,"prompt_eval_count":%d}'
         kind = {"Content-Type": "application/json; charset=utf-8"}
@@ -75,7 +75,7 @@ class Client(asyncio.BufferedProtocol):
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._memory = bytearray(_LARGEST)
+        self._memory = bytearray(_MAX_RESPONSE)
         self._size = 0
         self._expected = 0
         self._whole: asyncio.Future[None] | None = None

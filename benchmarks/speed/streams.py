@@ -14,7 +14,7 @@ from benchmarks.speed.load import cpu
 from benchmarks.speed.subjects import Subject
 
 TOKENS: Final = 200
-EVERY: Final = 0.005
+INTERVAL: Final = 0.005
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 _LINE: Final = b'{"model":"tiny","created_at":"2026-01-01T00:00:00Z","response":" word","at":%019d,"done":false}\n'
 _BODY: Final = b'{"model":"tiny","messages":[{"role":"user","content":"hello"}]}'
@@ -38,7 +38,7 @@ class Stub(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         elif b"POST" in data:
             self.transport.write(_HEAD)
-            asyncio.get_running_loop().call_later(EVERY, self.token, TOKENS)
+            asyncio.get_running_loop().call_later(INTERVAL, self.token, TOKENS)
 
     def token(self, left: int) -> None:
         """Write a chunk, and see to the next one."""
@@ -49,7 +49,7 @@ class Stub(asyncio.Protocol):
             return
         line = _LINE % time.perf_counter_ns()
         self.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
-        asyncio.get_running_loop().call_later(EVERY, self.token, left - 1)
+        asyncio.get_running_loop().call_later(INTERVAL, self.token, left - 1)
 
 
 class Reader(asyncio.Protocol):
@@ -97,7 +97,7 @@ async def run(subject: Subject | None, url: str, streams: int) -> Streamed:
     opened = []
     for _ in range(streams):
         opened.append(await loop.create_connection(lambda: Reader(host), host, int(port)))
-        await asyncio.sleep(EVERY / streams)
+        await asyncio.sleep(INTERVAL / streams)
     readers = [reader for _, reader in opened]
     await asyncio.wait_for(asyncio.gather(*(reader.ended for reader in readers)), 60)
     used = (cpu(subject.pid) if subject else 0.0) - begun

@@ -19,7 +19,7 @@ from tests.support.servers import free_port
 SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
 BOTH_CORES: Final = f"{SERVER_CORE},{LOAD_CORE}"
-_STARTS_WITHIN: Final = 20.0
+_START_DEADLINE: Final = 20.0
 
 _COMMON: Final = """
 {user}
@@ -105,7 +105,7 @@ async def process(core: int | str, *command: str, **environment: str) -> AsyncIt
 
 async def listens(port: int) -> None:
     """Wait until something answers on a port."""
-    async with asyncio.timeout(_STARTS_WITHIN):
+    async with asyncio.timeout(_START_DEADLINE):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -21,7 +21,7 @@ from benchmarks.watched import run
 from benchmarks.workloads import chunks, costs, figures, report, requests
 from benchmarks.workloads.figures import Workload
 from benchmarks.workloads.history import History, opened
-from benchmarks.workloads.rates import Cache, Lasting, count
+from benchmarks.workloads.rates import Cache, Expiring, count
 from benchmarks.workloads.replay import Measured, replay
 
 ROOT: Final = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def sample(given: argparse.Namespace) -> bool:
     for file in sorted(SAMPLES.glob("*.jsonl")):
         workload = Workload(*requests.read(file.read_bytes().splitlines()))
         measured = figures.replayed(measure(workload, given, seconds=given.seconds))
-        tallies = count(workload.before, workload.asked, Cache(Lasting()))
+        tallies = count(workload.before, workload.asked, Cache(Expiring()))
         sys.stdout.write("\n".join(report.replay_table({file.stem: measured})) + "\n")
         unlike += measured["unlike"]
         lines.append(report.summary(file.stem, tallies, measured))

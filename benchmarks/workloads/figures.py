@@ -12,7 +12,7 @@ from benchmarks.workloads import chunks, costs, requests
 from benchmarks.workloads.diagnostics import diagnose, version
 from benchmarks.workloads.history import History
 from benchmarks.workloads.languages import language_of
-from benchmarks.workloads.rates import Bounded, Cache, Lasting, Tallies, Tally, count, percent, shared_beginning
+from benchmarks.workloads.rates import Bounded, Cache, Expiring, Tallies, Tally, count, percent, shared_beginning
 from benchmarks.workloads.replay import Measured, Row
 from benchmarks.workloads.requests import CATEGORIES, EMBED, EXPLAIN, FIX, Asked
 
@@ -21,7 +21,7 @@ LIFETIMES: Final[dict[str, int | None]] = {"1 h": 3_600, "24 h": 86_400, "7 d": 
 ROOMS: Final = {"64 MB": 64 << 20, "256 MB": 256 << 20, "2 GB": 2 << 30}
 """What `maxmemory` is set to; Redis' MB is 1024 × 1024 bytes."""
 
-_ENDLESS: Final = 1 << 62
+_UNBOUNDED: Final = 1 << 62
 
 Figures = dict[str, Any]
 
@@ -99,7 +99,7 @@ def derived(history: History, workload: Workload, step: Callable[[], None]) -> F
 
     def rate(category: str, before: Iterable[Asked], asked: Iterable[Asked]) -> Figures:
         step()
-        return tallied(count(before, asked, Cache(Lasting())).by_category[category])
+        return tallied(count(before, asked, Cache(Expiring())).by_category[category])
 
     said = diagnose(requests.linted(history), history.blobs)
     explained = {shape: requests.explanations(history, shape, 1) for shape in requests.EXPLANATIONS}
@@ -111,24 +111,24 @@ def derived(history: History, workload: Workload, step: Callable[[], None]) -> F
         "fix": {shape: rate(FIX, [], requests.fixes(history, said, shape)) for shape in requests.FIXES},
         "beginning": {shape: shared_beginning(_missed(asked)) for shape, asked in explained.items()},
         "usual": {
-            "itemwise": _all(count(workload.before, workload.asked, Cache(Lasting()))),
-            "whole": _all(count(workload.before, workload.asked, Cache(Lasting(), itemwise=False))),
+            "itemwise": _all(count(workload.before, workload.asked, Cache(Expiring()))),
+            "whole": _all(count(workload.before, workload.asked, Cache(Expiring(), itemwise=False))),
         },
         "lifetime": {
-            name: _all(count(workload.before, workload.asked, Cache(Lasting(lifetime))))
+            name: _all(count(workload.before, workload.asked, Cache(Expiring(lifetime))))
             for name, lifetime in LIFETIMES.items()
         },
     }
 
 
 def _missed(asked: Iterable[Asked]) -> Iterable[str]:
-    cache = Cache(Lasting())
+    cache = Cache(Expiring())
     return (text for one in asked for text in cache.ask(one))
 
 
 def worked(workload: Workload, seed: int) -> Figures:
     """Give the seconds that Ollama works for the whole workload, without a cache and with it, by category."""
-    cache = Cache(Lasting())
+    cache = Cache(Expiring())
     for one in workload.before:
         cache.ask(one)
     found = {name: {"without": 0.0, "with": 0.0} for name in CATEGORIES}
@@ -142,7 +142,7 @@ def entry_sizes(tail: Workload, measured: Measured) -> dict[str, int]:
     """Give what an entry of each category takes of a server's memory, with a share of what is kept beside entries."""
     most = max(measured.sizes.values())
     sizes = {name: size or most for name, size in measured.sizes.items()}
-    kept = Bounded(_ENDLESS)
+    kept = Bounded(_UNBOUNDED)
     count(tail.before, tail.asked, Cache(kept, sizes=sizes))
     beside = (measured.memory - measured.empty) / kept.held
     return {name: round(size * beside) for name, size in sizes.items()}
@@ -161,7 +161,7 @@ def stored(workload: Workload, measured: Measured, sizes: Mapping[str, int]) -> 
 
     An entry takes what it was measured to take; a bounded server has that less which it takes when it is empty.
     """
-    endless = Bounded(_ENDLESS)
+    endless = Bounded(_UNBOUNDED)
     count(workload.before, workload.asked, Cache(endless, sizes=sizes))
     rooms = {}
     for name, room in ROOMS.items():

@@ -13,17 +13,17 @@ from typing import Final, Protocol
 from benchmarks.workloads.requests import CATEGORIES, EMBED, Asked
 
 
-class Kept(Protocol):
+class Contents(Protocol):
     """What a cache holds."""
 
     def knows(self, key: Hashable, now: int) -> bool:
         """Whether an entry of this key may answer."""
 
-    def keep(self, key: Hashable, now: int, size: int) -> None:
+    def store(self, key: Hashable, now: int, size: int) -> None:
         """Store an entry of so many bytes."""
 
 
-class Lasting:
+class Expiring:
     """Keeps everything for `lifetime` seconds from when it was stored (RFC 9111, section 4.2), or for ever."""
 
     def __init__(self, lifetime: int | None = None) -> None:
@@ -34,7 +34,7 @@ class Lasting:
         stored = self._stored.get(key)
         return stored is not None and (self._lifetime is None or now - stored < self._lifetime)
 
-    def keep(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - room is not what ends here
+    def store(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - room is not what ends here
         self._stored[key] = now
 
 
@@ -58,7 +58,7 @@ class Bounded:
             self._sizes[key] = size
         return size is not None
 
-    def keep(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - likewise
+    def store(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - likewise
         self.held += size - self._sizes.pop(key, 0)
         self._sizes[key] = size
         while self.held > self._room and self._sizes:
@@ -125,8 +125,8 @@ class Cache:
     Without `itemwise` a list is known as a whole or not at all.
     """
 
-    def __init__(self, kept: Kept, *, itemwise: bool = True, sizes: Mapping[str, int] = _NO_SIZES) -> None:
-        self._kept, self._itemwise, self._sizes = kept, itemwise, sizes
+    def __init__(self, contents: Contents, *, itemwise: bool = True, sizes: Mapping[str, int] = _NO_SIZES) -> None:
+        self._contents, self._itemwise, self._sizes = contents, itemwise, sizes
         self._exact: set[str] = set()
 
     def ask(self, one: Asked) -> tuple[str, ...]:
@@ -134,14 +134,14 @@ class Cache:
         size = self._sizes[one.category]
         if one.category != EMBED or not self._itemwise:
             whole = (one.category, one.texts)
-            if self._kept.knows(whole, one.at):
+            if self._contents.knows(whole, one.at):
                 return ()
-            self._kept.keep(whole, one.at, size * len(one.texts))
+            self._contents.store(whole, one.at, size * len(one.texts))
             return tuple(dict.fromkeys(one.texts))
         texts = tuple(dict.fromkeys(one.texts))
         missing = tuple(text for text in texts if not self._may_answer(text, one.at, alone=len(one.texts) == 1))
         for text in missing:
-            self._kept.keep(text, one.at, size)
+            self._contents.store(text, one.at, size)
         if len(missing) == 1:
             self._exact.add(missing[0])
         else:
@@ -150,7 +150,7 @@ class Cache:
 
     def _may_answer(self, text: str, now: int, *, alone: bool) -> bool:
         """Whether an item may answer: a single text needs the count of tokens that only its own request brings."""
-        return self._kept.knows(text, now) and (not alone or text in self._exact)
+        return self._contents.knows(text, now) and (not alone or text in self._exact)
 
 
 def count(before: Iterable[Asked], asked: Iterable[Asked], cache: Cache) -> Tallies:

@@ -27,7 +27,7 @@ from tests.support.servers import RedisServer, free_port
 
 _KNOWN: Final = re.compile(r"known=(\d+)")
 _MEASURED_ENTRIES: Final = 300
-_WRITTEN_WITHIN: Final = 0.5
+_WRITE_DEADLINE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +84,19 @@ async def replay(  # noqa: PLR0913 - a run is made of them
         arguments = ("-m", "benchmarks.workloads.ollama", "--port", f"{port}", "--seed", f"{seed}")
         ollama = Watched(*arguments, secrets=Secrets())
         stack.callback(ollama.close)
-        upstream = await ollama.said("answers at ")
+        upstream = await ollama.wait_for("answers at ")
         process = proxy(upstream, server.url, secrets=Secrets())
         stack.callback(process.close)
-        url = await process.said("listens on ")
+        url = await process.wait_for("listens on ")
         empty = int(store.info("memory")["used_memory"])
 
-        await ollama.tell(f"scale {scale}")
+        await ollama.send_line(f"scale {scale}")
         direct = [seconds async for seconds, _ in _ask(upstream, asked, step)]
-        await ollama.tell("scale 0")
+        await ollama.send_line("scale 0")
         writes = Writes(store)
         async for _ in _ask(url, before, step, writes):
             pass
-        await ollama.tell(f"scale {scale}")
+        await ollama.send_line(f"scale {scale}")
         cached = [pair async for pair in _ask(url, asked, step, writes)]
         memory = store.info("memory")
         measured = Measured(
@@ -117,7 +117,7 @@ class Writes:
 
     def __init__(self, store: redis.Redis) -> None:
         self._store = store
-        self._cache = rates.Cache(rates.Lasting())
+        self._cache = rates.Cache(rates.Expiring())
         self._awaited = 0
 
     def _changes(self) -> int:
@@ -130,7 +130,7 @@ class Writes:
     async def written(self) -> None:
         """Return when it is there; also when it does not come, since that is for the figures to show."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_WRITTEN_WITHIN):
+            async with asyncio.timeout(_WRITE_DEADLINE):
                 while self._changes() < self._awaited:  # noqa: ASYNC110 - another process counts them
                     await asyncio.sleep(0.001)
 
@@ -163,7 +163,7 @@ def _rows(
     seed: int,
 ) -> Iterator[Row]:
     """Put beside each other what was measured and what was to be expected where nothing expires or is evicted."""
-    cache = rates.Cache(rates.Lasting())
+    cache = rates.Cache(rates.Expiring())
     for one in before:
         cache.ask(one)
     for one, plain, (seconds, answer) in zip(asked, direct, cached, strict=True):

@@ -21,4 +21,4 @@ def test_a_row_fails_where_its_interval_lies_wholly_beyond_the_bound(
     low, high = row.interval()
     assert min(ratios) <= low <= high <= max(ratios)
     assert row.failed is failed
-    assert row.told().split()[-1] == verdict
+    assert row.text().split()[-1] == verdict

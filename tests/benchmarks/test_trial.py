@@ -63,7 +63,7 @@ def test_an_ending_without_a_fault_has_no_failures(capsys: pytest.CaptureFixture
 
 def test_everything_that_is_wrong_at_the_end_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     secrets = Secrets()
-    secrets.look(f"{canary.TOKEN}".encode(), "the log")
+    secrets.search(f"{canary.TOKEN}".encode(), "the log")
     process = SimpleNamespace(lines=7, foreign=30, tracebacks=1, strange=[f"line {number}" for number in range(30)])
     bad = ending(secrets, process=process, status=-9, unanswered="ConnectionResetError")
     assert not verdict({"wrong bodies": [], **bad.failures()})

@@ -31,7 +31,7 @@ async def test_it_measures_with_a_proxy_process_and_clears_what_it_asked() -> No
         async with serve("--listen", "127.0.0.1:0", "--upstream", ollama.url) as proxy:
             url = await proxy.url()
             await ask(url, "POST", "/api/generate", body=OTHERS)
-            await until_kept(url, 1)
+            await until_stored(url, 1)
             done = await piped("bench", "--url", url, "--upstream", ollama.url, "--rounds", "2", "--json")
             assert done.status == 0, done.err
             assert await keys(url) == 1, "what is of others stays, and nothing else does"
@@ -47,7 +47,7 @@ async def test_it_measures_with_a_proxy_process_and_clears_what_it_asked() -> No
         assert part["direct"]["count"] == part["proxied"]["count"] == 2
 
 
-async def until_kept(url: str, count: int) -> None:
+async def until_stored(url: str, count: int) -> None:
     while await keys(url) < count:
         pass
 
@@ -151,7 +151,7 @@ async def test_ctrl_c_ends_it_and_clears_what_it_asked(proxy: Proxy, simulator: 
     where = ("--url", proxy.url, "--upstream", simulator.url, "--rounds", "100000")
     async with terminal("bench", *where) as shown:
         await shown.shows("Measuring")
-        await until_kept(proxy.url, 3)
+        await until_stored(proxy.url, 3)
         simulator.gate.close()
         shown.type("\x03")
         assert await shown.end() == 130

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from ollama_cache_proxy.cli.asking import Answer, Proxy, Server, client
+from ollama_cache_proxy.cli.asking import Proxy, Response, Server, client
 from ollama_cache_proxy.cli.checks import of_machine, of_proxy
 from ollama_cache_proxy.cli.checks.finding import Finding, Level, ok
 from ollama_cache_proxy.cli.checks.scene import Scene
@@ -218,7 +218,7 @@ async def test_a_host_that_the_proxy_does_not_know(
 
 
 def _as(host: str) -> Any:
-    async def asked(self: Proxy, path: str, **more: Any) -> Answer:
+    async def asked(self: Proxy, path: str, **more: Any) -> Response:
         headers = {**(more.pop("headers", None) or {}), "Host": host}
         return await Server.ask(self, path, headers=headers, **more)
 
@@ -381,14 +381,14 @@ async def test_traffic_is_counted_by_the_proxys_own_metrics(
 @pytest.mark.parametrize("held", [False, True])
 async def test_streams_that_are_held_back(held: bool, tmp_path: Path) -> None:
     async with Simulator(Behaviour(token_rate=60)) as simulator, proxy_before(simulator.url) as proxy:
-        async with serving(between(proxy.url)) as url:
+        async with serving(intermediaries(proxy.url)) as url:
             async with scene(url if held else proxy.url, simulator.url, tmp_path, stream="tiny") as made:
                 (finding,) = (await found(made, "Streams"))["Streams"]
             assert finding.level is (Level.PROBLEM if held else Level.OK), finding
             assert ("proxy_buffering off" in finding.fix) == held
 
 
-def between(url: str) -> Any:
+def intermediaries(url: str) -> Any:
     """Stand before a server as a proxy does that buffers."""
 
     async def handle(request: web.Request) -> web.Response:
@@ -405,7 +405,7 @@ def between(url: str) -> Any:
 
 async def test_what_stands_before_the_proxy_is_named(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:
     asked = simulator.inferences
-    async with serving(between(proxy.url)) as url, scene(url, simulator.url, tmp_path) as made:
+    async with serving(intermediaries(proxy.url)) as url, scene(url, simulator.url, tmp_path) as made:
         (finding,) = (await found(made, "Streams"))["Streams"]
     assert finding.level is Level.NOTE
     assert "nginx/1" in finding.text

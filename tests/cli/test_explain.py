@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_cache_proxy.cli.explain import told_of
+from ollama_cache_proxy.cli.explain import described
 from ollama_cache_proxy.cli.reasons import REASONS
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.simulator import Simulator
@@ -102,7 +102,7 @@ async def test_a_whole_request_names_its_path_and_fields(proxy: Proxy, tmp_path:
 )
 def test_what_becomes_of_a_request(told: dict[str, object], said: str) -> None:
     whole = {"candidate": True, "policy": "always", "model": "m", "key": "k", "note": "", "result": "miss"} | told
-    title, *_ = told_of({"path": "/api/generate"}, whole)
+    title, *_ = described({"path": "/api/generate"}, whole)
     assert title[0] == "POST /api/generate"
     assert said in title[1]
 

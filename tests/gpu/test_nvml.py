@@ -50,14 +50,14 @@ class Bench:
         return Changing()
 
     def found(self) -> Found:
-        look = self.reader.read()
-        assert isinstance(look, Found)
-        return look
+        found = self.reader.read()
+        assert isinstance(found, Found)
+        return found
 
     def why(self) -> str:
-        look = self.reader.read()
-        assert isinstance(look, Nothing)
-        return look.why
+        found = self.reader.read()
+        assert isinstance(found, Nothing)
+        return found.why
 
     def indices(self) -> list[int]:
         return [reading.card.index for reading in self.found().readings]
@@ -127,9 +127,9 @@ def test_names_may_be_bytes() -> None:
     bench = Bench("rtx4090")
     real = bench.load()
     real.nvmlDeviceGetName = lambda _handle: b"NVIDIA X"
-    look = Reader(lambda: real).read()
-    assert isinstance(look, Found)
-    assert look.readings[0].card.name == "NVIDIA X"
+    found = Reader(lambda: real).read()
+    assert isinstance(found, Found)
+    assert found.readings[0].card.name == "NVIDIA X"
 
 
 IDENTITY = ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetName", "nvmlDeviceGetPciInfo"]
@@ -175,9 +175,9 @@ def test_without_the_binding_it_says_what_to_install_and_finds_it_later() -> Non
 
 def test_the_real_binding_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    look = Reader(pynvml).read()
-    assert isinstance(look, Nothing)
-    assert "not installed" in look.why
+    found = Reader(pynvml).read()
+    assert isinstance(found, Nothing)
+    assert "not installed" in found.why
 
 
 def test_the_real_binding_may_be_installed_later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -43,12 +43,12 @@ def test_a_recording_says_where_it_comes_from_and_varies(name: str) -> None:
     assert "not recorded from hardware" in json.loads(text)["about"]
     playing = Playing(text)
     reader = Reader(lambda: playing.replay)
-    looks = []
+    founds = []
     for _ in range(30):
-        looks.append(reader.read())
+        founds.append(reader.read())
         playing.now += 5
     for index in range(len(json.loads(text)["cards"])):
-        figures = [look.readings[index].figures for look in looks if isinstance(look, Found)]
+        figures = [look.readings[index].figures for look in founds if isinstance(look, Found)]
         assert len(figures) == 30
         assert len({it.utilisation for it in figures}) > 5
         for it in figures:

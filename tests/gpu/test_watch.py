@@ -36,11 +36,11 @@ async def test_a_driver_that_hangs_costs_a_scrape_and_not_the_loop() -> None:
     driver, said = Driver(), list[str]()
     watch = Watch(driver.read, said.append, deadline=0.05)
     driver.open.clear()
-    looking = asyncio.create_task(watch.look())
+    looking = asyncio.create_task(watch.read())
     await until(lambda: driver.begun)  # the loop runs while the driver hangs
     late = await looking
     assert late == Nothing(why="the driver has not answered within 0.05 s; `nvidia-smi` should")
-    assert await watch.look() == late
+    assert await watch.read() == late
     assert driver.begun == 1, "no second thread goes after the first"
     assert driver.threads == {"nvml"}
     assert said == [f"No GPU metrics yet: {late.why}"]
@@ -51,12 +51,12 @@ async def test_who_asks_meanwhile_waits_for_the_same_reading_and_later_ones_are_
     driver = Driver()
     watch = Watch(driver.read, lambda _line: None, deadline=20)
     driver.open.clear()
-    looking = [asyncio.create_task(watch.look()) for _ in range(3)]
+    looking = [asyncio.create_task(watch.read()) for _ in range(3)]
     await until(lambda: driver.begun)
     driver.open.set()
     assert await asyncio.gather(*looking) == [FOUND] * 3
     assert driver.begun == 1
-    assert await watch.look() == FOUND
+    assert await watch.read() == FOUND
     assert driver.begun == 2
 
 
@@ -64,10 +64,10 @@ async def test_after_it_hung_it_is_read_again() -> None:
     driver, said = Driver(), list[str]()
     watch = Watch(driver.read, said.append, deadline=0.05)
     driver.open.clear()
-    await watch.look()
+    await watch.read()
     driver.open.set()
     async with asyncio.timeout(20):
-        while await watch.look() != FOUND:
+        while await watch.read() != FOUND:
             pass
     assert said[-1] == "GPU metrics of NVIDIA X (driver 550.54.15)"
 
@@ -78,7 +78,7 @@ async def test_each_state_is_said_once() -> None:
     gone = Found(driver="550.54.15", readings=())
     driver.looks = [Nothing(why="a"), Nothing(why="a"), FOUND, FOUND, gone, Nothing(why="a")]
     for _ in range(6):
-        await watch.look()
+        await watch.read()
     assert said == [
         "No GPU metrics yet: a",
         "GPU metrics of NVIDIA X (driver 550.54.15)",
@@ -94,13 +94,13 @@ async def test_a_defect_is_not_hidden() -> None:
     watch = Watch(read, lambda _line: None, deadline=20)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            await watch.look()
+            await watch.read()
 
 
 def test_a_driver_that_answers_after_the_end_harms_nothing() -> None:
     driver = Driver()
     driver.open.clear()
-    asyncio.run(Watch(driver.read, lambda _line: None, deadline=0.01).look())
+    asyncio.run(Watch(driver.read, lambda _line: None, deadline=0.01).read())
     driver.open.set()
     for thread in threading.enumerate():
         if thread.name == "nvml":

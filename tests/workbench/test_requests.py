@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from ollama_cache_proxy.workbench.requests import Asking, Outcome, embeddings, outcome, read, total
+from ollama_cache_proxy.workbench.requests import Outcome, Request, embeddings, outcome, read, total
 
 
 def test_a_line_is_a_request() -> None:
     line = b'{"path": "/api/generate", "body": {"model": "tiny", "prompt": "a"}, "headers": {"X-Cache-TTL": "60"}}'
-    assert read(line, "f:1") == Asking(
+    assert read(line, "f:1") == Request(
         origin="f:1",
         path="/api/generate",
         body=b'{"model":"tiny","prompt":"a"}',

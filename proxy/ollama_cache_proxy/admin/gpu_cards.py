@@ -49,7 +49,7 @@ class Cards:
         if self._watch is None:
             self._watch = watch.Watch(nvml.Reader(self._nvml or nvml.pynvml).read, _discard_line)
         try:
-            self._latest = readings.gpus(await self._watch.look())
+            self._latest = readings.gpus(await self._watch.read())
         except Exception:  # noqa: BLE001 - a driver's library may raise anything; then there is nothing to show
             self._latest = ()
 

@@ -17,9 +17,9 @@ import orjson
 from ollama_cache_proxy.cli.ending import WRONG, Failed
 from ollama_cache_proxy.cli.screen import printable
 
-_WITHIN: Final = 10.0
-_CONNECTS_WITHIN: Final = 3.0
-_LARGEST: Final = 64 * 1024 * 1024
+_DEADLINE: Final = 10.0
+_CONNECT_DEADLINE: Final = 3.0
+_MAX_BYTES: Final = 64 * 1024 * 1024
 
 _FIXES: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "set OCP_ADMIN_TOKEN here to the proxy's",
@@ -31,7 +31,7 @@ OLLAMA_FIX: Final = "start it with `ollama serve`, or name it with --upstream"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Response:
     """One answer as it came; `begun` and `ended` are Unix times around it."""
 
     status: int
@@ -73,30 +73,30 @@ class Server:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
-        within: float = _WITHIN,
-    ) -> Answer:
+        within: float = _DEADLINE,
+    ) -> Response:
         """Ask; raises Failed where there is no whole answer in time (seconds)."""
         begun, read = time.time(), bytearray()
-        async with self._asked(path, method, headers, body, within) as response:
+        async with self._responding(path, method, headers, body, within) as response:
             async for chunk in response.content.iter_any():
                 read += chunk
-                if len(read) > _LARGEST:
+                if len(read) > _MAX_BYTES:
                     raise Failed(f"{self.title} at {self.url} answers without an end")
-            return Answer(
+            return Response(
                 status=response.status, headers=response.headers, body=bytes(read), begun=begun, ended=time.time()
             )
 
     async def stream(self, path: str, body: bytes, *, within: float) -> tuple[int, list[tuple[float, bytes]]]:
         """Give the status of the answer to a POST, and its pieces, each with the monotonic time of its arrival."""
         headers = {"Cache-Control": "no-store"}
-        async with self._asked(path, "POST", headers, body, within) as response:
+        async with self._responding(path, "POST", headers, body, within) as response:
             return response.status, [(time.monotonic(), chunk) async for chunk in response.content.iter_any()]
 
     @asynccontextmanager
-    async def _asked(
+    async def _responding(
         self, path: str, method: str, headers: Mapping[str, str] | None, body: bytes | None, within: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        timeout = aiohttp.ClientTimeout(total=within, sock_connect=_CONNECTS_WITHIN)
+        timeout = aiohttp.ClientTimeout(total=within, sock_connect=_CONNECT_DEADLINE)
         name = self.title.split()[-1]
         try:
             async with self._session.request(
@@ -134,40 +134,40 @@ class Proxy(Server):
         super().__init__(session, url, title="the proxy", fix=PROXY_FIX)
         self._token = token
 
-    async def told(self, path: str, document: Any = None, query: Mapping[str, str] | None = None) -> Any:
+    async def fetch(self, path: str, document: Any = None, query: Mapping[str, str] | None = None) -> Any:
         """Give what one of the proxy's own routes says, asked by POST where there is a document. Raises Failed."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        answer = await self.ask(
+        response = await self.ask(
             f"{path}?{urlencode(query)}" if query else path,
             method="GET" if document is None else "POST",
             headers=headers if path != STATS else None,
             body=None if document is None else orjson.dumps(document),
             within=60.0,
         )
-        found = answer.json()
-        if answer.status == HTTPStatus.OK and isinstance(found, dict) and _SAYS[path] in found:
+        found = response.json()
+        if response.status == HTTPStatus.OK and isinstance(found, dict) and _SIGNATURES[path] in found:
             return found
-        raise self._refused(answer, found)
+        raise self._refused(response, found)
 
-    def _refused(self, answer: Answer, found: Any) -> Failed:
+    def _refused(self, response: Response, found: Any) -> Failed:
         said = found.get("error") if isinstance(found, dict) else None
         if isinstance(said, str):
-            return Failed(f"{self.url} says: {printable(said)}", _FIXES.get(answer.status, ""))
-        if answer.status == HTTPStatus.FORBIDDEN:
+            return Failed(f"{self.url} says: {printable(said)}", _FIXES.get(response.status, ""))
+        if response.status == HTTPStatus.FORBIDDEN:
             return Failed(f"{self.url} refuses this Host", "name the proxy by localhost or an address with --url")
-        return Failed(f"what answers at {self.url} is no ollama-cache-proxy (status {answer.status})", self.fix)
+        return Failed(f"what answers at {self.url} is no ollama-cache-proxy (status {response.status})", self.fix)
 
 
 STATS: Final = "/api/cache/stats"
 CLEAR: Final = "/api/cache/clear"
 ENTRIES: Final = "/api/cache/entries"
 EXPLAIN: Final = "/api/cache/explain"
-_SAYS: Final = {STATS: "hitRate", CLEAR: "cleared", ENTRIES: "entries", EXPLAIN: "candidate"}
+_SIGNATURES: Final = {STATS: "hitRate", CLEAR: "cleared", ENTRIES: "entries", EXPLAIN: "candidate"}
 """A name in each answer that nobody else would give."""
 
 
 @asynccontextmanager
-async def asking(url: str, token: str) -> AsyncIterator[Proxy]:
+async def proxy_at(url: str, token: str) -> AsyncIterator[Proxy]:
     """Open what asks the proxy."""
     async with client() as session:
         yield Proxy(session, url, token)

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = options.settings_of(arguments)
     url, meant = options.proxy_url(arguments, settings), filters(arguments)
     if sys.stdin.isatty() and not arguments.yes:
-        sys.stderr.write(f"Forget {run_ending(_told(url, meant))}? [y/N] ")
+        sys.stderr.write(f"Forget {run_ending(_question(url, meant))}? [y/N] ")
         sys.stderr.flush()
         answer = sys.stdin.readline()
         sys.stderr.write("" if answer.endswith("\n") else "\n")
@@ -52,19 +52,19 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-async def _told(url: str, meant: dict[str, str]) -> str:
+async def _question(url: str, meant: dict[str, str]) -> str:
     """Say what is about to be forgotten."""
-    from ollama_cache_proxy.cli.asking import STATS, asking
+    from ollama_cache_proxy.cli.asking import STATS, proxy_at
 
-    async with asking(url, "") as proxy:
-        keys = (await proxy.told(STATS))["keys"]
+    async with proxy_at(url, "") as proxy:
+        keys = (await proxy.fetch(STATS))["keys"]
     which = ", ".join(f"{name} {value}" for name, value in meant.items())
     return f"every entry of {which} at {url}" if which else f"all {options.entries(keys)} at {url}"
 
 
 async def _clear(url: str, settings: Settings, meant: dict[str, str]) -> int:
-    from ollama_cache_proxy.cli.asking import CLEAR, asking
+    from ollama_cache_proxy.cli.asking import CLEAR, proxy_at
 
-    async with asking(url, secret(settings.admin_token)) as proxy:
-        cleared: int = (await proxy.told(CLEAR, meant))["cleared"]
+    async with proxy_at(url, secret(settings.admin_token)) as proxy:
+        cleared: int = (await proxy.fetch(CLEAR, meant))["cleared"]
     return cleared

@@ -100,7 +100,7 @@ async def _show(console: Console, url: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class _Response:
     """An answer as a client saw it; `seconds` to its last byte."""
 
     seconds: float
@@ -108,16 +108,16 @@ class _Seen:
     cache_status: str
 
 
-async def _ask(session: aiohttp.ClientSession, question: _Question) -> _Seen:
+async def _ask(session: aiohttp.ClientSession, question: _Question) -> _Response:
     begun = time.perf_counter()
     async with session.post(question.path, data=orjson.dumps(question.body)) as response:
         body = await response.read()
-    return _Seen(
+    return _Response(
         seconds=time.perf_counter() - begun,
         body=body,
         cache_status=response.headers.get("Cache-Status", "").partition("; ")[2],
     )
 
 
-def _milliseconds(seen: _Seen) -> str:
+def _milliseconds(seen: _Response) -> str:
     return f"{seen.seconds * 1000:,.1f} ms"

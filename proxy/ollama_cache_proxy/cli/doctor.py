@@ -63,7 +63,7 @@ async def _examined(
 ) -> list[tuple[str, Finding]]:
     from ollama_cache_proxy.cli.asking import OLLAMA_FIX, Proxy, Server, client
     from ollama_cache_proxy.cli.checks.scene import Scene
-    from ollama_cache_proxy.cli.checks.seen import place
+    from ollama_cache_proxy.cli.checks.seen import state_file
     from ollama_cache_proxy.cli.checks.table import examine
     from ollama_cache_proxy.cli.screen import Screen
 
@@ -72,7 +72,7 @@ async def _examined(
             settings=settings,
             proxy=Proxy(session, url, secret(settings.admin_token)),
             ollama=Server(session, upstream, title="Ollama", fix=OLLAMA_FIX, authority=settings.upstream_ca),
-            state=place(),
+            state=state_file(),
             stream=arguments.stream,
             origin=arguments.origin,
         )

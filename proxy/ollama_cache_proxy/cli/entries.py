@@ -10,10 +10,10 @@ from ollama_cache_proxy.cli.ending import DONE
 from ollama_cache_proxy.cli.filters import add_filters, filters
 from ollama_cache_proxy.service.settings import Settings, secret
 
-_LIMIT: Final = 20
-_LARGEST: Final = 1000
-_SHORT: Final = 12
-_WIDE: Final = 160
+_DEFAULT_LIMIT: Final = 20
+_MAX_LIMIT: Final = 1000
+_KEY_PREFIX: Final = 12
+_WIDE_COLUMNS: Final = 160
 """Columns of a terminal on which whole keys have room."""
 
 
@@ -31,7 +31,11 @@ def add(commands: Any) -> None:
     options.add_url(parser)
     add_filters(parser)
     parser.add_argument(
-        "--limit", metavar="N", type=_limit, default=_LIMIT, help="how many, or a few more; default: %(default)s"
+        "--limit",
+        metavar="N",
+        type=_limit,
+        default=_DEFAULT_LIMIT,
+        help="how many, or a few more; default: %(default)s",
     )
     parser.add_argument("--cursor", metavar="CURSOR", default="", help="go on where a list has stopped")
     parser.add_argument("--all", action="store_true", help="to the end, however many there are")
@@ -40,8 +44,8 @@ def add(commands: Any) -> None:
 
 def _limit(text: str) -> int:
     value = int(text)
-    if not 1 <= value <= _LARGEST:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {_LARGEST}; --all has no limit")
+    if not 1 <= value <= _MAX_LIMIT:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_MAX_LIMIT}; --all has no limit")
     return value
 
 
@@ -61,14 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _entries(url: str, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     """Ask page after page until there are enough: filters leave few of a page."""
-    from ollama_cache_proxy.cli.asking import ENTRIES, asking
+    from ollama_cache_proxy.cli.asking import ENTRIES, proxy_at
 
-    limit = _LARGEST if arguments.all else arguments.limit
+    limit = _MAX_LIMIT if arguments.all else arguments.limit
     query = filters(arguments) | {"limit": str(limit), "cursor": arguments.cursor}
     found: list[dict[str, Any]] = []
-    async with asking(url, secret(settings.admin_token)) as proxy:
+    async with proxy_at(url, secret(settings.admin_token)) as proxy:
         while True:
-            page = await proxy.told(ENTRIES, query=query)
+            page = await proxy.fetch(ENTRIES, query=query)
             found += page["entries"]
             if page["cursor"] is None or (len(found) >= limit and not arguments.all):
                 return {"entries": found, "cursor": page["cursor"]}
@@ -79,7 +83,7 @@ def _show(found: dict[str, Any]) -> None:
     from ollama_cache_proxy.cli.screen import Column, Screen, duration, size, table
 
     screen = Screen()
-    whole = screen.width >= _WIDE
+    whole = screen.width >= _WIDE_COLUMNS
     columns = (
         Column(title="Key"),
         Column(title="Operation"),
@@ -91,7 +95,7 @@ def _show(found: dict[str, Any]) -> None:
     )
     rows = [
         (
-            entry["key"] if whole else entry["key"][:_SHORT] + "…",
+            entry["key"] if whole else entry["key"][:_KEY_PREFIX] + "…",
             entry["operation"],
             entry["model"],
             entry["category"],

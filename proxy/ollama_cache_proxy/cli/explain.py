@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     screen, grid = Screen(), Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    title, *rows = told_of(asked, told)
+    title, *rows = described(asked, told)
     for label, text in rows:
         grid.add_row(f"  {label:<5}", Text(printable(text)))
     screen.say(": ".join(title))
@@ -72,10 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _explain(url: str, settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
-    from ollama_cache_proxy.cli.asking import EXPLAIN, asking
+    from ollama_cache_proxy.cli.asking import EXPLAIN, proxy_at
 
-    async with asking(url, secret(settings.admin_token)) as proxy:
-        told: dict[str, Any] = await proxy.told(EXPLAIN, asked)
+    async with proxy_at(url, secret(settings.admin_token)) as proxy:
+        told: dict[str, Any] = await proxy.fetch(EXPLAIN, asked)
     return told
 
 
@@ -103,7 +103,7 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     return asked
 
 
-def told_of(asked: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, str]]:
+def described(asked: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, str]]:
     """Say what the proxy told: the request and what becomes of it, then labels and texts."""
     title = f"{asked.get('method', 'POST')} {asked['path']}"
     if not told["candidate"]:

@@ -87,12 +87,12 @@ async def _serve(reader: Reader, host: str, port: int) -> None:
     hostname = os.environ.get("NODE_NAME") or socket.gethostname()
 
     async def metrics(_request: web.Request) -> web.Response:
-        page = render(await watch.look(), hostname)
+        page = render(await watch.read(), hostname)
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def health(_request: web.Request) -> web.Response:
         """Say that the process serves, with or without a card: a new start would find no other."""
-        look = await watch.look()
+        look = await watch.read()
         why = {"why": look.why} if isinstance(look, Nothing) else {}
         return web.json_response({"status": "ok", "gpus": [asdict(gpu) for gpu in gpus(look)], **why})
 
@@ -106,7 +106,7 @@ async def _serve(reader: Reader, host: str, port: int) -> None:
         at, bound = runner.addresses[0][:2]
         _say(f"GPU metrics are at http://{f'[{at}]' if ':' in at else at}:{bound}/metrics")
         notify("READY=1")
-        await watch.look()
+        await watch.read()
         await ended
     finally:
         await runner.cleanup()

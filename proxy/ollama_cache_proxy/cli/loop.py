@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from ollama_cache_proxy.cli.ending import TERMINATED, Failed
 
-_YOUNG: Final = 5_000
+_GC_THRESHOLD: Final = 5_000
 """Objects more than there were, before the collector looks."""
 
 T = TypeVar("T")
@@ -52,11 +52,11 @@ async def _ending(main: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def settle() -> None:
+def tune_garbage_collector() -> None:
     """Let the garbage collector never look at what is there now, and less often at what comes: most goes by itself."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG)
+    gc.set_threshold(_GC_THRESHOLD)
 
 
 async def until_signalled() -> None:

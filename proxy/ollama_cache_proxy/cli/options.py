@@ -20,7 +20,7 @@ from ollama_cache_proxy.service.settings import (
     setting_of,
 )
 
-_EVERYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - replaced, not bound
+_WILDCARDS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - replaced, not bound
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -108,7 +108,7 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Give the settings that the command line names; None where it does not. Raises SettingsError."""
     names = ("listen", "upstream", "workers", "redis_url", "cache_streams", "log", "development")
     found = {name: getattr(arguments, name, None) for name in names}
-    _keep_off_the_command_line(found["redis_url"])
+    _refuse_password(found["redis_url"])
     return found | dict(getattr(arguments, "cache", None) or ())
 
 
@@ -129,7 +129,7 @@ def proxy_url(arguments: argparse.Namespace, settings: Settings) -> str:
             except ValueError as error:
                 raise Failed(f"{name}: {_shown(value)} is not allowed: {error}", status=WRONG) from None
     host, port = host_and_port(settings.listen)
-    host = _EVERYWHERE.get(host, host)
+    host = _WILDCARDS.get(host, host)
     scheme = "https" if settings.tls_cert else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -154,7 +154,7 @@ def _policy(text: str) -> tuple[str, str]:
     return setting_of(route), policy
 
 
-def _keep_off_the_command_line(url: str | None) -> None:
+def _refuse_password(url: str | None) -> None:
     """Refuse a password there: everyone on the machine can read it for as long as the proxy runs."""
     if url is not None and ("@" in url or "password=" in url):
         raise SettingsError(

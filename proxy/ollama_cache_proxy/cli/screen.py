@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-_ENDLESS: Final = 10_000
+_UNLIMITED: Final = 10_000
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
@@ -25,7 +25,7 @@ class Screen(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         terminal = (sys.stderr if stderr else sys.stdout).isatty()
         super().__init__(
-            stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else _ENDLESS
+            stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else _UNLIMITED
         )
 
     def on_broken_pipe(self) -> None:
@@ -62,7 +62,7 @@ def table(screen: Console, columns: Sequence[Column], rows: Iterable[Sequence[st
     while True:
         made = _table(screen, [columns[i] for i in chosen], [[line[i] for i in chosen] for line in lines], total)
         spare = max(chosen, key=lambda i: (columns[i].spare, i))
-        fits = Measurement.get(screen, screen.options.update(width=_ENDLESS), made).maximum <= screen.width
+        fits = Measurement.get(screen, screen.options.update(width=_UNLIMITED), made).maximum <= screen.width
         if fits or not columns[spare].spare:
             return made
         chosen.remove(spare)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
-from ollama_cache_proxy.cli.loop import notify, settle, until_signalled
+from ollama_cache_proxy.cli.loop import notify, tune_garbage_collector, until_signalled
 from ollama_cache_proxy.cli.loop import run as run_loop
 from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.settings import Settings, SettingsError
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _serve(settings: Settings) -> None:
     with bind(settings.listen) as sock:
         async with running(settings, sock) as proxy:
-            settle()
+            tune_garbage_collector()
             notify("READY=1")
             await until_signalled()
             notify("STOPPING=1")

@@ -11,8 +11,8 @@ from typing import Any, Final
 from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.ending import DONE, Failed
 
-_EVERY: Final = 2.0
-_LEAST: Final = 0.1
+_WATCH_INTERVAL: Final = 2.0
+_MIN_INTERVAL: Final = 0.1
 
 
 def add(commands: Any) -> None:
@@ -33,15 +33,15 @@ def add(commands: Any) -> None:
         metavar="SECONDS",
         nargs="?",
         type=_seconds,
-        const=_EVERY,
-        help=f"look again and again (default: every {_EVERY:g} s), until Ctrl-C; as JSON a line each time",
+        const=_WATCH_INTERVAL,
+        help=f"look again and again (default: every {_WATCH_INTERVAL:g} s), until Ctrl-C; as JSON a line each time",
     )
 
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not _LEAST <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be at least {_LEAST:g}")
+    if not _MIN_INTERVAL <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least {_MIN_INTERVAL:g}")
     return value
 
 
@@ -54,11 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _once(url: str, arguments: argparse.Namespace) -> int:
-    from ollama_cache_proxy.cli.asking import STATS, asking
+    from ollama_cache_proxy.cli.asking import STATS, proxy_at
     from ollama_cache_proxy.cli.screen import Screen, write_json
 
-    async with asking(url, "") as proxy:
-        stats = await proxy.told(STATS)
+    async with proxy_at(url, "") as proxy:
+        stats = await proxy.fetch(STATS)
     if arguments.json:
         write_json(stats)
     else:
@@ -71,18 +71,18 @@ async def _watch(url: str, arguments: argparse.Namespace) -> int:
     """Go on until Ctrl-C; a proxy that is away is waited for, unless it was never there."""
     from rich.live import Live
 
-    from ollama_cache_proxy.cli.asking import STATS, asking
+    from ollama_cache_proxy.cli.asking import STATS, proxy_at
     from ollama_cache_proxy.cli.screen import Screen, write_json
 
     screen = Screen()
     live = screen.is_terminal and not arguments.json
-    async with asking(url, "") as proxy:
-        stats = await proxy.told(STATS)
+    async with proxy_at(url, "") as proxy:
+        stats = await proxy.fetch(STATS)
         with Live(console=screen, auto_refresh=False, vertical_overflow="crop") if live else nullcontext() as shown:
             while True:
                 problem = ""
                 try:
-                    stats = await proxy.told(STATS)
+                    stats = await proxy.fetch(STATS)
                 except Failed as failed:
                     problem = str(failed)
                 if arguments.json:

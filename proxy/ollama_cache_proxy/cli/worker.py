@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 
 from ollama_cache_proxy.cli.loop import run as run_loop
-from ollama_cache_proxy.cli.loop import settle, until_signalled
+from ollama_cache_proxy.cli.loop import tune_garbage_collector, until_signalled
 from ollama_cache_proxy.service.settings import SettingsError
 from ollama_cache_proxy.service.workers import working
 
@@ -20,7 +20,7 @@ from ollama_cache_proxy.service.workers import working
 async def _work(*descriptors: int) -> None:
     with suppress(SettingsError, ConnectionError):  # the supervisor has been told, or has gone
         async with working(*(socket.socket(fileno=descriptor) for descriptor in descriptors)) as siblings:
-            settle()
+            tune_garbage_collector()
             ends = [asyncio.ensure_future(end) for end in (until_signalled(), siblings.drain_requested.wait())]
             _, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in left:

@@ -72,14 +72,14 @@ METRICS: Final = (
 )
 
 
-def render(look: Found | Nothing, hostname: str) -> str:
+def render(found: Found | Nothing, hostname: str) -> str:
     """Give the page of metrics; an empty one where there is nothing. An empty `hostname` has no label."""
-    if isinstance(look, Nothing):
+    if isinstance(found, Nothing):
         return ""
-    labels = [_labels(reading, hostname, look.driver) for reading in look.readings]
+    labels = [_labels(reading, hostname, found.driver) for reading in found.readings]
     lines: list[str] = []
     for metric in METRICS:
-        values = [metric.of(reading.figures) for reading in look.readings]
+        values = [metric.of(reading.figures) for reading in found.readings]
         samples = [
             f"{metric.name}{{{of}}} {value}\n" for of, value in zip(labels, values, strict=True) if value is not None
         ]

@@ -78,9 +78,9 @@ class Gpu:
     power: float | None
 
 
-def gpus(look: Found | Nothing) -> tuple[Gpu, ...]:
+def gpus(found: Found | Nothing) -> tuple[Gpu, ...]:
     """Give the cards in short; none where there is nothing."""
-    if isinstance(look, Nothing):
+    if isinstance(found, Nothing):
         return ()
     return tuple(
         Gpu(
@@ -91,5 +91,5 @@ def gpus(look: Found | Nothing) -> tuple[Gpu, ...]:
             temperature=reading.figures.temperature,
             power=reading.figures.power,
         )
-        for reading in look.readings
+        for reading in found.readings
     )

@@ -30,21 +30,21 @@ class Watch:
         self._reading: asyncio.Future[Found | Nothing] | None = None
         self._said = ""
 
-    async def look(self) -> Found | Nothing:
+    async def read(self) -> Found | Nothing:
         """Give a new reading, or why there is none."""
         if self._reading is None or self._reading.done():
-            self._reading = self._begin()
+            self._reading = self._start()
         reading = self._reading
         await asyncio.wait({reading}, timeout=self._deadline)
         late = Nothing(why=f"the driver has not answered within {self._deadline:g} s; `nvidia-smi` should")
-        look = reading.result() if reading.done() else late
-        line = _line(look)
+        found = reading.result() if reading.done() else late
+        line = _line(found)
         if line != self._said:
             self._said = line
             self._say(line)
-        return look
+        return found
 
-    def _begin(self) -> asyncio.Future[Found | Nothing]:
+    def _start(self) -> asyncio.Future[Found | Nothing]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Found | Nothing] = loop.create_future()
 
@@ -61,8 +61,8 @@ class Watch:
         return future
 
 
-def _line(look: Found | Nothing) -> str:
-    match look:
+def _line(found: Found | Nothing) -> str:
+    match found:
         case Nothing(why=why):
             return f"No GPU metrics yet: {why}"
         case Found(driver=driver, readings=readings):

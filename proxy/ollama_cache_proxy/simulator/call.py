@@ -39,11 +39,11 @@ class Fault(Enum):
     HANG = "no answer, ever"
 
 
-class Departed(Exception):  # noqa: N818 - the client has left; nothing failed
+class ClientLeftError(Exception):
     """The connection is gone."""
 
 
-class Sent(web.StreamResponse):
+class AlreadySent(web.StreamResponse):
     """Tells aiohttp that the answer is already on the wire."""
 
     def __init__(self, *, keep: bool) -> None:
@@ -91,10 +91,10 @@ class Call:
 
     @property
     def transport(self) -> asyncio.Transport:
-        """The connection; Departed where it is gone."""
+        """The connection; ClientLeftError where it is gone."""
         transport = self.request.transport
         if transport is None or transport.is_closing():
-            raise Departed
+            raise ClientLeftError
         return transport
 
     def header(self, name: str) -> str:

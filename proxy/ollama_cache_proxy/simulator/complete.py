@@ -198,7 +198,7 @@ async def complete(call: Call, wanted: Wanted, form: Form) -> None:
     elif wanted.stream:
         await _stream(call, wanted, first, form, clock)
     else:
-        await _at_once(call, wanted, first, form, clock)
+        await _unstreamed(call, wanted, first, form, clock)
 
 
 async def _prepare(call: Call, wanted: Wanted, clock: _Clock) -> Ask | Reply:
@@ -263,7 +263,7 @@ def _logprobs(piece: Piece, ranked_shown: int) -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-async def _at_once(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Clock) -> None:
+async def _unstreamed(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Clock) -> None:
     await asyncio.sleep(call.delay(call.simulator.behaviour.completion_delay))
     if call.fault is Fault.ERROR_LINE:
         call.whole(500, form.error(500, CRASHED), form.error_type)

@@ -74,7 +74,7 @@ def _fitting(model: Model, text: str, *, truncate: bool) -> tuple[str, int]:
     return tokens.cut(text, CONTEXT_LENGTH - special), CONTEXT_LENGTH
 
 
-async def _gated(call: Call, work: Awaitable[_Result]) -> _Result:
+async def _after_gate(call: Call, work: Awaitable[_Result]) -> _Result:
     """Return the result of the checks, or pass their refusal on, not before the gate is open."""
     try:
         result = await work
@@ -99,7 +99,7 @@ async def _checked(call: Call, request: Mapping[str, Any]) -> tuple[Model, list[
 async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
     """Return the vectors of an /api/embed request; RefusedError fails the whole list."""
     began = time.perf_counter_ns()
-    model, fitting, loaded = await _gated(call, _checked(call, request))
+    model, fitting, loaded = await _after_gate(call, _checked(call, request))
     if not fitting:
         return Vectors()
     behaviour, dimensions = call.simulator.behaviour, request["dimensions"]
@@ -120,7 +120,7 @@ async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
 
 async def raw_vector(call: Call, request: Mapping[str, Any]) -> str:
     """Return the JSON text of the vector of an /api/embeddings request."""
-    model = await _gated(call, _loaded(call, request, (400, "model is required")))
+    model = await _after_gate(call, _loaded(call, request, (400, "model is required")))
     text = request["prompt"]
     if not text:
         return "[]"

@@ -22,7 +22,7 @@ _ALLOWED_HEADERS = (
 )
 
 
-def needs_leave(origin: str, host: str) -> bool:
+def is_cross_origin(origin: str, host: str) -> bool:
     """Say whether an Origin names another place than the one that is asked."""
     return bool(origin) and origin not in (f"http://{host}", f"https://{host}")
 
@@ -32,7 +32,7 @@ def origin_allowed(origin: str) -> bool:
     return _LOCAL_ORIGIN.fullmatch(origin) is not None or origin.startswith(_APPLICATIONS)
 
 
-def leave(origin: str) -> Fields:
+def cors_fields(origin: str) -> Fields:
     """Return the fields that let a page read the answer."""
     return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
 

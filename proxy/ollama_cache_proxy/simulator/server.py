@@ -16,11 +16,11 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from ollama_cache_proxy.simulator import gatekeeping, routes, wire
-from ollama_cache_proxy.simulator.call import Call, Departed, Fault, Received, Sent
+from ollama_cache_proxy.simulator.call import AlreadySent, Call, ClientLeftError, Fault, Received
 from ollama_cache_proxy.simulator.state import Behaviour, State
 
-KEPT_REQUESTS = 10_000
-_LARGEST_HEAD = 1 << 20
+_MAX_RECEIVED = 10_000
+_MAX_HEAD = 1 << 20
 _LINGER = 0.5
 """Seconds that a closing connection still takes what the client sends, as in Go."""
 
@@ -58,7 +58,7 @@ class Simulator(State):
         """How many seconds a whole answer takes, instead of the delays of the behaviour."""
         self.url = ""
         self.port = 0
-        self._received: deque[Received] = deque(maxlen=KEPT_REQUESTS)
+        self._received: deque[Received] = deque(maxlen=_MAX_RECEIVED)
         self._inferences = Tally()
         self._departures = Tally()
         self._stopping = False
@@ -96,8 +96,8 @@ class Simulator(State):
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            max_line_size=_LARGEST_HEAD,
-            max_field_size=_LARGEST_HEAD,
+            max_line_size=_MAX_HEAD,
+            max_field_size=_MAX_HEAD,
             lingering_time=_LINGER,
         )
         self._listener = await asyncio.get_running_loop().create_server(self._server, host, port)
@@ -137,14 +137,14 @@ class Simulator(State):
                 # The client may be sending still; it shall see the answer's end all the same.
                 call.transport.write_eof()
         except asyncio.CancelledError:
-            self._left(call)
+            self._note_departure(call)
             raise
-        except Departed:
-            self._left(call)
+        except ClientLeftError:
+            self._note_departure(call)
             call.keep = False
-        return Sent(keep=call.keep)
+        return AlreadySent(keep=call.keep)
 
-    def _left(self, call: Call) -> None:
+    def _note_departure(self, call: Call) -> None:
         if not self._stopping and not call.finished:
             self._departures.add()
 
@@ -162,7 +162,7 @@ class Simulator(State):
             return
         if where.allowed:
             call.fields = (("Allow", ", ".join(where.allowed)),)
-        if self._turned_away(call):
+        if self._refused(call):
             return
         if route is not None:
             call.parameter = where.parameter
@@ -196,18 +196,18 @@ class Simulator(State):
         fields = (("Location", location),)
         call.whole(status, body, "text/html; charset=utf-8" if is_get else "", fields=fields)
 
-    def _turned_away(self, call: Call) -> bool:
+    def _refused(self, call: Call) -> bool:
         """Apply the rules of Origin and Host; return True where they have answered."""
         host, origin = call.header("Host"), call.header("Origin")
         is_options = call.request.method == "OPTIONS"
-        if gatekeeping.needs_leave(origin, host):
+        if gatekeeping.is_cross_origin(origin, host):
             if not gatekeeping.origin_allowed(origin):
                 call.whole(HTTPStatus.FORBIDDEN)
                 return True
             if is_options:
                 call.whole(HTTPStatus.NO_CONTENT, fields=gatekeeping.preflight(origin))
                 return True
-            call.fields = (*call.fields, *gatekeeping.leave(origin))
+            call.fields = (*call.fields, *gatekeeping.cors_fields(origin))
         if not self.behaviour.loopback or gatekeeping.host_by_address(host):
             return False
         if not gatekeeping.host_by_name(host):

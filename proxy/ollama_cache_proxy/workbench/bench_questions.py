@@ -43,19 +43,21 @@ OPERATIONS: Final = (
         title="Completion",
         path="/api/generate",
         embeds=False,
-        body=lambda model, mark, tokens: completion(model, f"[{mark}] Why is the sky blue?", tokens),
+        body=lambda model, nonce, tokens: completion(model, f"[{nonce}] Why is the sky blue?", tokens),
     ),
     Operation(
         title="Embedding",
         path="/api/embed",
         embeds=True,
-        body=lambda model, mark, _: {"model": model, "input": f"[{mark}] {_CODE}"},
+        body=lambda model, nonce, _: {"model": model, "input": f"[{nonce}] {_CODE}"},
     ),
     Operation(
         title="Code explanation",
         path="/api/generate",
         embeds=False,
-        body=lambda model, mark, tokens: completion(model, f"[{mark}] Explain what this code does:\n\n{_CODE}", tokens),
+        body=lambda model, nonce, tokens: completion(
+            model, f"[{nonce}] Explain what this code does:\n\n{_CODE}", tokens
+        ),
     ),
 )
 

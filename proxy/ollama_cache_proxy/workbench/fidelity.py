@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_LEAST: Final = 1e-6
+_MIN_PROBABILITY: Final = 1e-6
 """The least probability that is told from none: log-probabilities come in single precision."""
 
 Distribution = Mapping[str, float]
@@ -79,7 +79,7 @@ def divergence(source: Distribution, other: Distribution) -> float:
     shared = source.keys() & other.keys()
     pairs = [(math.exp(source[token]), math.exp(other[token])) for token in shared]
     pairs.append((1 - sum(p for p, _ in pairs), 1 - sum(q for _, q in pairs)))
-    kept = [(max(p, _LEAST), max(q, _LEAST)) for p, q in pairs]
+    kept = [(max(p, _MIN_PROBABILITY), max(q, _MIN_PROBABILITY)) for p, q in pairs]
     return max(0.0, sum(p * math.log(p / q) for p, q in kept))
 
 

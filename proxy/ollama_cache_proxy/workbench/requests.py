@@ -20,7 +20,7 @@ _DETAIL: Final = re.compile(r"; detail=([a-z-]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class Request:
     """One request: `origin` says where it is from, for messages; `weight` counts its texts, 1 for a completion."""
 
     origin: str
@@ -30,7 +30,7 @@ class Asking:
     weight: int = 1
 
 
-def read(line: bytes, origin: str) -> Asking:
+def read(line: bytes, origin: str) -> Request:
     """Read one line; raises ValueError with one line of text that repeats nothing of the request."""
     try:
         document = orjson.loads(line)
@@ -47,7 +47,7 @@ def read(line: bytes, origin: str) -> Asking:
         if not _FIELD.fullmatch(name) or not isinstance(value, str) or not value.isprintable():
             raise ValueError(f"{origin}: {name!r} in the headers must be a name and a text without line breaks")
     sent = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    return Asking(origin=origin, path=path, body=sent, headers=headers, weight=_weight(body))
+    return Request(origin=origin, path=path, body=sent, headers=headers, weight=_weight(body))
 
 
 def _weight(body: dict[str, Any] | str) -> int:
@@ -55,14 +55,14 @@ def _weight(body: dict[str, Any] | str) -> int:
     return max(1, len(texts)) if isinstance(texts, list) else 1
 
 
-def embeddings(texts: Iterable[str], model: str, batch: int) -> Iterator[Asking]:
+def embeddings(texts: Iterable[str], model: str, batch: int) -> Iterator[Request]:
     """Put texts into requests to /api/embed, `batch` to each; a text that came before is left out."""
     distinct = list(dict.fromkeys(texts))
     for start in range(0, len(distinct), batch):
         part = distinct[start : start + batch]
         body = orjson.dumps({"model": model, "input": part})
         origin = f"texts {start + 1} to {start + len(part)}"
-        yield Asking(origin=origin, path="/api/embed", body=body, weight=len(part))
+        yield Request(origin=origin, path="/api/embed", body=body, weight=len(part))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ COSINE: Final = 0.99
 """From here on a model counts as true to its source: conventions, which docs/quantization.md explains."""
 
 _SMALLER: Final = 0.95
-_ALIKE: Final = 0.1
+_SIMILAR: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def recommend(source: Measured, results: Sequence[Measured]) -> Verdict:
     reasons = [f"{best.size / source.size:.0%} of the size", *_speed(source, best)]
     if source.vram < source.memory and 0 < best.memory == best.vram:
         reasons.append("fits into the GPU's memory, which the source does not")
-    reasons.append(f"true to its source: {_told(best.fidelity)}")
+    reasons.append(f"true to its source: {_fidelity_text(best.fidelity)}")
     smaller = [result for result in results if result.size < best.size]
     return Verdict(take=best.name, why="; ".join([*reasons, *(_against(source, result) for result in smaller)]))
 
@@ -64,7 +64,7 @@ def _speed(source: Measured, best: Measured) -> list[str]:
     if not _rate(source):
         return []
     times = _rate(best) / _rate(source)
-    return ["about as fast" if abs(times - 1) < _ALIKE else f"{times:.2g} times as fast"]
+    return ["about as fast" if abs(times - 1) < _SIMILAR else f"{times:.2g} times as fast"]
 
 
 def _rate(model: Measured) -> float:
@@ -91,7 +91,7 @@ def doubt(fidelity: Completing | Embedding | None) -> str:
             return ""
 
 
-def _told(fidelity: Completing | Embedding | None) -> str:
+def _fidelity_text(fidelity: Completing | Embedding | None) -> str:
     match fidelity:
         case Completing(same_next=float(share), divergence=float(nats)):
             return f"the same next token in {share:.0%} of cases, {nats:.3f} nats of divergence"

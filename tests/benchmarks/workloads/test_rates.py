@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.workloads.rates import Bounded, Cache, Lasting, Tally, count, shared_beginning
+from benchmarks.workloads.rates import Bounded, Cache, Expiring, Tally, count, shared_beginning
 from benchmarks.workloads.requests import Asked
 from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Hit, reuse
 from tests.support.entries import ENTRY
@@ -21,7 +21,7 @@ def explain(text: str, at: int = 0) -> Asked:
 
 
 def test_a_list_costs_what_is_not_known_of_it() -> None:
-    tallies = count([embed("a", "b")], [embed("a", "c"), embed("b", "c"), explain("a")], Cache(Lasting()))
+    tallies = count([embed("a", "b")], [embed("a", "c"), embed("b", "c"), explain("a")], Cache(Expiring()))
     tally = tallies.by_category["embed"]
     assert tally == Tally(requests=2, request_hits=1, items=4, item_hits=3)
     assert (tally.by_item, tally.by_request) == (75.0, 50.0)
@@ -32,18 +32,18 @@ def test_a_list_costs_what_is_not_known_of_it() -> None:
 
 def test_lists_as_a_whole_know_only_the_same_list() -> None:
     asked = [embed("a", "b"), embed("b", "a"), embed("a", "b")]
-    tally = count([], asked, Cache(Lasting(), itemwise=False)).by_category["embed"]
+    tally = count([], asked, Cache(Expiring(), itemwise=False)).by_category["embed"]
     assert tally == Tally(requests=3, request_hits=1, items=6, item_hits=2)
 
 
 def test_a_text_that_is_there_twice_is_asked_for_once() -> None:
-    cache = Cache(Lasting())
+    cache = Cache(Expiring())
     assert cache.ask(embed("a", "b", "a")) == ("a", "b")
     assert cache.ask(embed("b", "a")) == ()
 
 
 def test_a_text_alone_needs_its_own_count_of_tokens() -> None:
-    cache = Cache(Lasting())
+    cache = Cache(Expiring())
     assert cache.ask(embed("a", "b")) == ("a", "b")
     assert cache.ask(embed("a")) == ("a",)
     assert cache.ask(embed("a")) == ()
@@ -52,7 +52,7 @@ def test_a_text_alone_needs_its_own_count_of_tokens() -> None:
 
 
 def test_what_a_list_brings_again_has_no_count_of_its_own_any_more() -> None:
-    cache = Cache(Lasting(60))
+    cache = Cache(Expiring(60))
     assert [cache.ask(embed(*texts, at=at)) for at, texts in ((0, "a"), (100, "ab"), (101, "a"))] == [
         ("a",),
         ("a", "b"),
@@ -62,14 +62,14 @@ def test_what_a_list_brings_again_has_no_count_of_its_own_any_more() -> None:
 
 @pytest.mark.parametrize("age", [0, 59, 60, 61])
 def test_a_lifetime_ends_when_the_proxy_says_so(age: int) -> None:
-    kept = Lasting(60)
-    kept.keep("a", 1_000, 1)
+    kept = Expiring(60)
+    kept.store("a", 1_000, 1)
     entry = replace(ENTRY, stored_at=1_000, lifetime=60)
     assert kept.knows("a", 1_000 + age) == isinstance(reuse(entry, NO_DIRECTIVES, 1_000 + age), Hit)
 
 
 def test_a_hit_does_not_lengthen_a_lifetime() -> None:
-    cache = Cache(Lasting(60))
+    cache = Cache(Expiring(60))
     assert [cache.ask(explain("a", at=at)) for at in (0, 50, 70, 100)] == [("a",), (), ("a",), ()]
 
 

@@ -34,7 +34,7 @@ def given(*arguments: str) -> argparse.Namespace:
 
 def test_the_whole_way(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "BUILD", work.parent / "build")
-    monkeypatch.setattr(replay, "_WRITTEN_WITHIN", 0.05)  # half of next to nothing keeps next to nothing
+    monkeypatch.setattr(replay, "_WRITE_DEADLINE", 0.05)  # half of next to nothing keeps next to nothing
     assert command.main(given(str(work), "--name", "it", "--requests", "20", "--seconds", "0.5"))
     out = capsys.readouterr()
     found = json.loads((work.parent / "build" / "it.json").read_text("utf-8"))
@@ -78,7 +78,7 @@ def test_of_the_tail_is_known_what_was_known_of_it_in_the_whole(work: Path) -> N
     with command.history_of(given(str(work))) as history:
         whole = figures.usual(history)
     tail = whole.tail(15)
-    cache, other = (figures.Cache(figures.Lasting()) for _ in range(2))
+    cache, other = (figures.Cache(figures.Expiring()) for _ in range(2))
     for one in (*whole.before, *whole.asked[:-15]):
         cache.ask(one)
     for one in tail.before:

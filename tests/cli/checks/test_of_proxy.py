@@ -48,4 +48,4 @@ def line(**row: Any) -> bytes:
     ],
 )
 def test_how_a_stream_is_judged(pieces: list[tuple[float, bytes]], level: Level) -> None:
-    assert of_proxy.flowing(200, pieces, "tiny").level is level
+    assert of_proxy.judged_stream(200, pieces, "tiny").level is level

@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from ollama_cache_proxy.cli.checks.seen import Seen, place, read, remembered, write
+from ollama_cache_proxy.cli.checks.seen import Seen, observe, read, state_file, write
 
 
 def test_a_context_that_changed_is_told_of_until_entries_of_before_have_gone() -> None:
-    first, stale = remembered(None, 4096, "", 0, 100)
+    first, stale = observe(None, 4096, "", 0, 100)
     assert not stale
-    same, stale = remembered(first, 4096, "", 50, 100)
+    same, stale = observe(first, 4096, "", 50, 100)
     assert (same, stale) == (first, False)
-    changed, stale = remembered(first, 8192, "", 60, 100)
+    changed, stale = observe(first, 8192, "", 60, 100)
     assert (changed.before, changed.since, stale) == (4096, 60, True)
-    assert remembered(changed, 8192, "", 159, 100) == (changed, True)
-    assert remembered(changed, 8192, "", 160, 100) == (changed, False)
-    assert remembered(changed, 8192, "new epoch", 61, 100)[1] is False
-    assert remembered(changed, 4096, "", 70, 100)[1] is True
+    assert observe(changed, 8192, "", 159, 100) == (changed, True)
+    assert observe(changed, 8192, "", 160, 100) == (changed, False)
+    assert observe(changed, 8192, "new epoch", 61, 100)[1] is False
+    assert observe(changed, 4096, "", 70, 100)[1] is True
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"u": 1}', '{"u": {"d": {"context": 1}}}'])
@@ -33,4 +33,4 @@ def test_a_file_that_is_none_is_as_good_as_no_file(content: str, tmp_path: Path)
 
 def test_the_file_lies_where_programs_keep_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert place() == tmp_path / "ollama-cache-proxy" / "doctor.json"
+    assert state_file() == tmp_path / "ollama-cache-proxy" / "doctor.json"

@@ -23,9 +23,9 @@ async def test_a_check_that_hangs_or_misunderstands_does_not_take_the_others_wit
         return [ok("fine")]
 
     checks = (
-        Check(title="a", look=hangs, within=0.01),
-        Check(title="b", look=misunderstands),
-        Check(title="c", look=works),
+        Check(title="a", run=hangs, within=0.01),
+        Check(title="b", run=misunderstands),
+        Check(title="c", run=works),
     )
     scene: Any = None
     levels = {title: finding.level for title, finding in await examine(scene, checks)}

@@ -6,14 +6,14 @@ from email.utils import parsedate_to_datetime
 
 import aiohttp
 
-from ollama_cache_proxy.cli.asking import Answer, Server, client
+from ollama_cache_proxy.cli.asking import Response, Server, client
 from ollama_cache_proxy.cli.checks import of_redis
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable
 
-_TOLERATED = 2.0
+_MAX_SKEW = 2.0
 _DCGM = "http://127.0.0.1:9400"
 
 
@@ -33,20 +33,20 @@ async def clock(scene: Scene) -> list[Finding]:
             "let NTP set both clocks: `timedatectl set-ntp true`; on macOS System Settings, General, Date & Time",
         )
         for name, skew in known.items()
-        if abs(skew) > _TOLERATED
+        if abs(skew) > _MAX_SKEW
     ]
     return wrong or ([ok(f"agrees with {' and '.join(known)}")] if known else [])
 
 
-def ahead(answer: Answer) -> float | None:
+def ahead(response: Response) -> float | None:
     """Give by how many seconds the Date of an answer is ahead, at least; Date has whole seconds."""
     try:
-        date = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        date = parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (KeyError, ValueError):
         return None
-    if date > answer.ended:
-        return date - answer.ended
-    return min(0.0, date + 1 - answer.begun)
+    if date > response.ended:
+        return date - response.ended
+    return min(0.0, date + 1 - response.begun)
 
 
 async def gpus(_scene: Scene) -> list[Finding]:
@@ -55,7 +55,7 @@ async def gpus(_scene: Scene) -> list[Finding]:
     from ollama_cache_proxy.gpu.readings import Nothing
     from ollama_cache_proxy.gpu.watch import Watch
 
-    look = await Watch(Reader(pynvml).read, lambda _line: None).look()
+    look = await Watch(Reader(pynvml).read, lambda _line: None).read()
     if not isinstance(look, Nothing):
         names = ", ".join(printable(reading.card.name) for reading in look.readings)
         return [ok(f"NVML shows {names} (driver {printable(look.driver)}): `ollama-cache-proxy gpu` exports them")]
@@ -68,7 +68,7 @@ async def gpus(_scene: Scene) -> list[Finding]:
 
 async def _dcgm(session: aiohttp.ClientSession) -> bool:
     try:
-        answer = await Server(session, _DCGM, title="dcgm-exporter", fix="").ask("/metrics", within=2.0)
+        response = await Server(session, _DCGM, title="dcgm-exporter", fix="").ask("/metrics", within=2.0)
     except Failed:
         return False
-    return b"DCGM_FI_" in answer.body
+    return b"DCGM_FI_" in response.body

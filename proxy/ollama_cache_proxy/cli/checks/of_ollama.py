@@ -7,31 +7,31 @@ from http import HTTPStatus
 
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
-from ollama_cache_proxy.cli.checks.seen import read, remembered, write
+from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
 
-_FOREIGN = "https://page.invalid"
+_FOREIGN_ORIGIN = "https://page.invalid"
 
 
 async def answers(scene: Scene) -> list[Finding]:
     """Whether Ollama can be reached, its version, its models."""
     ollama = scene.ollama
     try:
-        answer = await scene.ask(ollama, "/api/version")
+        response = await scene.ask(ollama, "/api/version")
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
-    if answer.status == HTTPStatus.FORBIDDEN:
+    if response.status == HTTPStatus.FORBIDDEN:
         return [
             problem(
                 f"Ollama at {ollama.url} refuses this Host: it listens on loopback, and is asked by another name",
                 "name it by its address with --upstream, or let it listen on all addresses (OLLAMA_HOST=0.0.0.0)",
             )
         ]
-    found = answer.json()
+    found = response.json()
     version = found.get("version") if isinstance(found, dict) else None
     if not isinstance(version, str):
-        return [problem(f"what answers at {ollama.url} is no Ollama (status {answer.status})", ollama.fix)]
+        return [problem(f"what answers at {ollama.url} is no Ollama (status {response.status})", ollama.fix)]
     models = await scene.models(ollama)
     said = f"Ollama {printable(version)} answers at {ollama.url}"
     if not models:
@@ -42,7 +42,7 @@ async def answers(scene: Scene) -> list[Finding]:
 async def origins(scene: Scene) -> list[Finding]:
     """Which pages of browsers may use Ollama."""
     try:
-        foreign = await scene.ollama.ask("/api/version", headers={"Origin": _FOREIGN})
+        foreign = await scene.ollama.ask("/api/version", headers={"Origin": _FOREIGN_ORIGIN})
         asked = scene.origin and await scene.proxy.ask("/api/version", headers={"Origin": scene.origin})
     except Failed:
         return []
@@ -68,7 +68,7 @@ async def origins(scene: Scene) -> list[Finding]:
 
 async def loaded(scene: Scene) -> list[Finding]:
     """Whether loaded models fit into the memory of GPUs, and have the context that they had before."""
-    found = await scene.told(scene.ollama, "/api/ps")
+    found = await scene.fetch(scene.ollama, "/api/ps")
     if found is None:
         return []
     rows = found.get("models") or ()
@@ -88,7 +88,7 @@ async def loaded(scene: Scene) -> list[Finding]:
         if "context_length" not in row:
             continue
         context = int(row["context_length"])
-        now, stale = remembered(seen.get(row["digest"]), context, settings.epoch, time.time(), lifetime)
+        now, stale = observe(seen.get(row["digest"]), context, settings.epoch, time.time(), lifetime)
         seen[row["digest"]] = now
         if stale:
             findings.append(

@@ -10,7 +10,7 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.cli.asking import EXPLAIN, Answer
+from ollama_cache_proxy.cli.asking import EXPLAIN, Response
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
@@ -19,10 +19,10 @@ from ollama_cache_proxy.cli.reasons import REASONS
 from ollama_cache_proxy.cli.screen import printable
 from ollama_cache_proxy.service.settings import host_and_port, is_loopback
 
-_FEW = 20
+_MIN_REQUESTS = 20
 """Requests that say little yet."""
 
-_MANY = 0.5
+_WARN_SHARE = 0.5
 """The share of passed requests from which it is worth a word."""
 
 
@@ -30,11 +30,11 @@ async def answers(scene: Scene) -> list[Finding]:
     """Whether it is the proxy that answers there, or something else."""
     proxy = scene.proxy
     try:
-        answer = await scene.ask(proxy, "/healthz")
+        response = await scene.ask(proxy, "/healthz")
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
     if await scene.stats() is None:
-        return [_else(proxy.url, answer, await _front(scene))]
+        return [_other_program(proxy.url, response, await _front_page(scene))]
     versions = {
         sample.labels.get("version", "") for sample in await _samples(scene, "ollama_cache_proxy_build_info")
     } - {__version__}
@@ -44,16 +44,16 @@ async def answers(scene: Scene) -> list[Finding]:
     return [ok(f"a proxy answers at {proxy.url}")]
 
 
-async def _front(scene: Scene) -> bytes:
+async def _front_page(scene: Scene) -> bytes:
     try:
         return (await scene.ask(scene.proxy, "/")).body
     except Failed:
         return b""
 
 
-def _else(url: str, answer: Answer, front: bytes) -> Finding:
+def _other_program(url: str, response: Response, front: bytes) -> Finding:
     """Say what else answers there."""
-    server = printable(answer.headers.get("Server", ""))
+    server = printable(response.headers.get("Server", ""))
     elsewhere = "choose another port: `ollama-cache-proxy serve --listen 127.0.0.1:PORT`"
     if server.startswith("AirTunes"):
         return problem(
@@ -62,7 +62,7 @@ def _else(url: str, answer: Answer, front: bytes) -> Finding:
         )
     if front == b"Ollama is running":
         return problem(f"{url} is Ollama itself", "name the proxy with --url; Ollama is --upstream")
-    if answer.status == HTTPStatus.FORBIDDEN:
+    if response.status == HTTPStatus.FORBIDDEN:
         return problem(
             f"{url} refuses this Host: the proxy listens on loopback, and is asked by another name",
             "name it by localhost or an address, or let it listen on all addresses (OCP_LISTEN=0.0.0.0:11435)",
@@ -108,7 +108,7 @@ async def digests(scene: Scene) -> list[Finding]:
     name = max(rows, key=lambda row: str(row.get("modified_at", "")))["name"]
     body = {"model": name, "prompt": "x", "stream": False}
     try:
-        told = await scene.proxy.told(EXPLAIN, {"path": "/api/generate", "body": body})
+        told = await scene.proxy.fetch(EXPLAIN, {"path": "/api/generate", "body": body})
     except Failed as failed:
         return [note(f"not looked at: {failed.what}", failed.fix)]
     if told.get("detail") == "no-digest":
@@ -170,11 +170,11 @@ def judged(kept: int, passed: Counter[str]) -> Finding:
     """Judge requests since the start of the proxy: `kept` could be cached, the others were passed on for a reason."""
     meant = {detail: count for detail, count in passed.items() if detail in REASONS and REASONS[detail].fix}
     whole = kept + sum(meant.values())
-    if whole < _FEW:
+    if whole < _MIN_REQUESTS:
         return note(f"{whole:,} requests that could be cached so far: too few to say more")
     lost = sum(meant.values())
     share = f"{lost:,} of {whole:,} requests since the proxy started were passed on"
-    if lost / whole < _MANY:
+    if lost / whole < _WARN_SHARE:
         return ok(f"{share}, the others could be cached")
     detail = max(meant, key=lambda name: meant[name])
     reason = REASONS[detail]
@@ -189,15 +189,15 @@ async def _count(scene: Scene, name: str) -> int:
 async def _samples(scene: Scene, name: str) -> list[Any]:
     """Give the samples of a metric; a counter is named without its ending."""
     try:
-        answer = await scene.ask(scene.proxy, "/metrics")
-        families = list(text_string_to_metric_families(answer.body.decode("utf-8", "replace")))
+        response = await scene.ask(scene.proxy, "/metrics")
+        families = list(text_string_to_metric_families(response.body.decode("utf-8", "replace")))
     except (Failed, ValueError):
         return []
     found = [sample for family in families if family.name == name for sample in family.samples]
     return [sample for sample in found if not sample.name.endswith("_created")]
 
 
-async def between(scene: Scene) -> list[Finding]:
+async def intermediaries(scene: Scene) -> list[Finding]:
     """Whether something stands before the proxy, and with `--stream` whether it holds streams back."""
     if await scene.stats() is None:
         return []
@@ -206,10 +206,10 @@ async def between(scene: Scene) -> list[Finding]:
     if scene.stream is not None:
         body = {"model": scene.stream, "prompt": "Count from 1 to 40.", "options": {"num_predict": 48}}
         try:
-            status, pieces = await scene.proxy.stream("/api/generate", orjson.dumps(body), within=_STREAM)
+            status, pieces = await scene.proxy.stream("/api/generate", orjson.dumps(body), within=_STREAM_DEADLINE)
         except Failed as failed:
             return [problem(failed.what, failed.fix)]
-        return [flowing(status, pieces, scene.stream)]
+        return [judged_stream(status, pieces, scene.stream)]
     if names:
         return [
             note(
@@ -220,12 +220,12 @@ async def between(scene: Scene) -> list[Finding]:
     return [ok("nothing stands before the proxy that says so")]
 
 
-_STREAM = 120.0
-_SHORT = 0.05
+_STREAM_DEADLINE = 120.0
+_MIN_WRITING = 0.05
 """Seconds of writing that are too short to see how they come."""
 
 
-def flowing(status: int, pieces: list[tuple[float, bytes]], model: str) -> Finding:
+def judged_stream(status: int, pieces: list[tuple[float, bytes]], model: str) -> Finding:
     """Judge a stream by when its pieces arrived, beside how long Ollama says that it wrote (`eval_duration`)."""
     lines = b"".join(piece for _, piece in pieces).splitlines()
     try:
@@ -236,7 +236,7 @@ def flowing(status: int, pieces: list[tuple[float, bytes]], model: str) -> Findi
         why = printable(str(last.get("error", f"status {status}")))
         return problem(f"no stream of {printable(model)}: {why}", "name a model of `ollama list`")
     wrote = last.get("eval_duration", 0) / 1e9
-    if wrote < _SHORT:
+    if wrote < _MIN_WRITING:
         return note("the stream was too short to see how it comes", "name a larger model with --stream")
     spread = pieces[-1][0] - pieces[0][0]
     if spread < wrote / 2:

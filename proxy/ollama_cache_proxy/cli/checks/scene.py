@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from ollama_cache_proxy.cli.asking import STATS, Answer, Proxy, Server
+from ollama_cache_proxy.cli.asking import STATS, Proxy, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.service.settings import Settings
 
@@ -23,9 +23,9 @@ class Scene:
     state: Path
     stream: str | None = None
     origin: str | None = None
-    _asked: dict[tuple[str, str], asyncio.Task[Answer]] = field(default_factory=dict)
+    _asked: dict[tuple[str, str], asyncio.Task[Response]] = field(default_factory=dict)
 
-    async def ask(self, server: Server, path: str) -> Answer:
+    async def ask(self, server: Server, path: str) -> Response:
         """Ask, once for everybody; raises Failed."""
         place = (server.url, path)
         if place not in self._asked:
@@ -38,19 +38,19 @@ class Scene:
             task.cancel()
         await asyncio.gather(*self._asked.values(), return_exceptions=True)
 
-    async def told(self, server: Server, path: str) -> Any:
+    async def fetch(self, server: Server, path: str) -> Any:
         """Give the JSON that a server answers; None where it does not: another check tells of that."""
         try:
-            answer = await self.ask(server, path)
+            response = await self.ask(server, path)
         except Failed:
             return None
-        return answer.json() if answer.status == HTTPStatus.OK else None
+        return response.json() if response.status == HTTPStatus.OK else None
 
     async def models(self, server: Server) -> list[dict[str, Any]]:
         """Give the rows of a server's `/api/tags`."""
-        return list((await self.told(server, "/api/tags") or {}).get("models") or ())
+        return list((await self.fetch(server, "/api/tags") or {}).get("models") or ())
 
     async def stats(self) -> dict[str, Any] | None:
         """Give what the proxy says of its cache; None where what answers is no proxy."""
-        stats = await self.told(self.proxy, STATS)
+        stats = await self.fetch(self.proxy, STATS)
         return stats if isinstance(stats, dict) and "hitRate" in stats else None

@@ -23,13 +23,13 @@ class Seen:
     before: int
 
 
-def place() -> Path:
+def state_file() -> Path:
     """Give the path of the file, where programs keep what they can do without."""
     folder = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(folder) if folder else Path.home() / ".local" / "state") / _FILE
 
 
-def remembered(seen: Seen | None, context: int, epoch: str, now: float, lifetime: int) -> tuple[Seen, bool]:
+def observe(seen: Seen | None, context: int, epoch: str, now: float, lifetime: int) -> tuple[Seen, bool]:
     """Give what is seen now, and whether entries of another context may still be kept under the same epoch."""
     if seen is None or seen.epoch != epoch:
         return Seen(context=context, epoch=epoch, since=now, before=context), False

@@ -17,37 +17,37 @@ class Check:
     """One check; `title` is also a heading of docs/troubleshooting.md. `within` is in seconds."""
 
     title: str
-    look: Callable[[Scene], Awaitable[list[Finding]]]
+    run: Callable[[Scene], Awaitable[list[Finding]]]
     within: float = 15.0
 
 
 CHECKS: Final = (
-    Check(title="Ollama", look=of_ollama.answers),
-    Check(title="Origins", look=of_ollama.origins),
-    Check(title="Models", look=of_ollama.loaded),
-    Check(title="Proxy", look=of_proxy.answers),
-    Check(title="Upstream", look=of_proxy.same_ollama),
-    Check(title="Digests", look=of_proxy.digests),
-    Check(title="Store", look=of_proxy.store),
-    Check(title="Redis", look=of_redis.answers),
-    Check(title="Access", look=of_proxy.access),
-    Check(title="Streams", look=of_proxy.between, within=130.0),
-    Check(title="Traffic", look=of_proxy.traffic),
-    Check(title="Clock", look=of_machine.clock),
-    Check(title="GPU", look=of_machine.gpus),
+    Check(title="Ollama", run=of_ollama.answers),
+    Check(title="Origins", run=of_ollama.origins),
+    Check(title="Models", run=of_ollama.loaded),
+    Check(title="Proxy", run=of_proxy.answers),
+    Check(title="Upstream", run=of_proxy.same_ollama),
+    Check(title="Digests", run=of_proxy.digests),
+    Check(title="Store", run=of_proxy.store),
+    Check(title="Redis", run=of_redis.answers),
+    Check(title="Access", run=of_proxy.access),
+    Check(title="Streams", run=of_proxy.intermediaries, within=130.0),
+    Check(title="Traffic", run=of_proxy.traffic),
+    Check(title="Clock", run=of_machine.clock),
+    Check(title="GPU", run=of_machine.gpus),
 )
 
 
 async def examine(scene: Scene, checks: tuple[Check, ...] = CHECKS) -> list[tuple[str, Finding]]:
     """Run all checks; gives titles and findings in their order."""
-    found = await asyncio.gather(*(_looked(check, scene) for check in checks))
+    found = await asyncio.gather(*(_run(check, scene) for check in checks))
     return [(check.title, finding) for check, findings in zip(checks, found, strict=True) for finding in findings]
 
 
-async def _looked(check: Check, scene: Scene) -> list[Finding]:
+async def _run(check: Check, scene: Scene) -> list[Finding]:
     try:
         async with asyncio.timeout(check.within):
-            return await check.look(scene)
+            return await check.run(scene)
     except TimeoutError:
         return [problem(f"no end within {check.within:.0f} s", "see whether what is asked here hangs")]
     except (ValueError, LookupError, TypeError, AttributeError) as error:

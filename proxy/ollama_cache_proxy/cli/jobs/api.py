@@ -10,12 +10,12 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from ollama_cache_proxy.cli.asking import OLLAMA_FIX, PROXY_FIX, STATS, Answer, Server
+from ollama_cache_proxy.cli.asking import OLLAMA_FIX, PROXY_FIX, STATS, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable
 from ollama_cache_proxy.workbench.levels import same
 
-_WITHIN: Final = 86_400.0
+_DEADLINE: Final = 86_400.0
 """Seconds: loading, making and answering take as long as they take."""
 
 
@@ -24,26 +24,26 @@ class Api(Server):
 
     async def timed(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, method: str = "POST"
-    ) -> tuple[float, Answer]:
+    ) -> tuple[float, Response]:
         """Give the seconds to the last byte of an answer, and the answer, whatever its status."""
         begun = time.perf_counter()
-        answer = await self.ask(path, method=method, headers=headers, body=body, within=_WITHIN)
-        return time.perf_counter() - begun, answer
+        response = await self.ask(path, method=method, headers=headers, body=body, within=_DEADLINE)
+        return time.perf_counter() - begun, response
 
     async def object(self, path: str, document: Any = None) -> dict[str, Any]:
         """Give a JSON object, asked by POST where there is a document."""
         method, body = ("GET", None) if document is None else ("POST", orjson.dumps(document))
-        answer = await self.ask(path, method=method, body=body, within=_WITHIN)
-        found = answer.json()
-        if answer.status >= HTTPStatus.BAD_REQUEST or not isinstance(found, dict):
-            raise self.refused(answer.status, found)
+        response = await self.ask(path, method=method, body=body, within=_DEADLINE)
+        found = response.json()
+        if response.status >= HTTPStatus.BAD_REQUEST or not isinstance(found, dict):
+            raise self.refused(response.status, found)
         return found
 
     async def rows(
         self, path: str, document: Any, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[dict[str, Any]]:
         """Give the lines of a stream as they come; one that tells an error is Failed."""
-        async with self._asked(path, "POST", headers, orjson.dumps(document), _WITHIN) as response:
+        async with self._responding(path, "POST", headers, orjson.dumps(document), _DEADLINE) as response:
             lines = 0
             async for line in response.content:
                 row = _read(line)
@@ -93,7 +93,7 @@ def ollama(session: aiohttp.ClientSession, url: str, authority: str | None) -> A
 async def proxy(session: aiohttp.ClientSession, url: str) -> Api:
     """Give a proxy that answers as one."""
     api = Api(session, url, title="the proxy", fix=PROXY_FIX)
-    answer = await api.ask(STATS)
-    if answer.status != HTTPStatus.OK or "hitRate" not in (answer.json() or {}):
+    response = await api.ask(STATS)
+    if response.status != HTTPStatus.OK or "hitRate" not in (response.json() or {}):
         raise Failed(f"what answers at {url} is no ollama-cache-proxy", "name it with --url")
     return api

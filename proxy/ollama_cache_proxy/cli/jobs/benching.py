@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from ollama_cache_proxy.cli import options
-from ollama_cache_proxy.cli.asking import CLEAR, Answer, client
+from ollama_cache_proxy.cli.asking import CLEAR, Response, client
 from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
 from ollama_cache_proxy.cli.jobs.api import Api, ollama, proxy
 from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
@@ -33,9 +33,9 @@ HITS: Final = 20
 _TTL: Final = 300
 """Seconds after which the entries are gone even where they cannot be cleared."""
 
-_KEPT_WITHIN: Final = 2.0
-_CLEARS_WITHIN: Final = 60.0
-_NO_LEAVE: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_STORE_DEADLINE: Final = 2.0
+_CLEAR_DEADLINE: Final = 60.0
+_DENIED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 async def bench(arguments: argparse.Namespace) -> int:
@@ -57,11 +57,11 @@ async def bench(arguments: argparse.Namespace) -> int:
                 found, streamed = await measuring.measure(arguments.rounds, progress)
         finally:
             await measuring.clear(secret(settings.admin_token))
-    _tell(arguments, found, streamed, {"rounds": arguments.rounds, "model": model, "embedModel": embeds})
+    _show(arguments, found, streamed, {"rounds": arguments.rounds, "model": model, "embedModel": embeds})
     return DONE
 
 
-def _tell(
+def _show(
     arguments: argparse.Namespace, found: Sequence[Found], streamed: Streamed | None, facts: Mapping[str, Any]
 ) -> None:
     if arguments.json:
@@ -133,7 +133,7 @@ class _Bench:
         times = {operation.title: _Times() for operation, _ in operations}
         progress.begin("Loading", len(operations))
         for operation, model in operations:
-            await self._ok(self._direct, operation, operation.body(model, self._mark(), 1))
+            await self._ok(self._direct, operation, operation.body(model, self._nonce(), 1))
             progress.advance()
         progress.begin("Measuring", rounds * len(operations))
         for turn in range(rounds):
@@ -156,21 +156,21 @@ class _Bench:
     def _model_of(self, operation: Operation) -> str | None:
         return self._embeds if operation.embeds else self._model
 
-    def _mark(self) -> str:
+    def _nonce(self) -> str:
         return secrets.token_hex(4)
 
     async def _ok(
         self, api: Api, operation: Operation, body: Any, headers: Mapping[str, str] | None = None
-    ) -> tuple[float, Answer]:
+    ) -> tuple[float, Response]:
         """Give the seconds of an answer, and one that is as it should be."""
-        seconds, answer = await api.timed(operation.path, orjson.dumps(body), headers)
-        if answer.status != HTTPStatus.OK:
-            raise api.refused(answer.status, answer.json())
-        return seconds, answer
+        seconds, response = await api.timed(operation.path, orjson.dumps(body), headers)
+        if response.status != HTTPStatus.OK:
+            raise api.refused(response.status, response.json())
+        return seconds, response
 
     async def _round(self, times: _Times, operation: Operation, model: str, *, cached_first: bool) -> None:
         for cached in (cached_first, not cached_first):
-            body = operation.body(model, self._mark(), self._tokens)
+            body = operation.body(model, self._nonce(), self._tokens)
             if cached:
                 await self._through(times, operation, body)
             else:
@@ -181,7 +181,7 @@ class _Bench:
         seconds, miss = await self._ok(self._cache, operation, body, self._fields)
         times.miss.append(seconds)
         status = miss.headers.get("Cache-Status", "no Cache-Status")
-        if "; stored" not in status or not await self._kept(operation, body):
+        if "; stored" not in status or not await self._is_stored(operation, body):
             times.note = f"the proxy did not keep it: {status}"
             return
         for _ in range(HITS):
@@ -189,10 +189,10 @@ class _Bench:
             if hit.headers.get("X-Cache") == "HIT":
                 times.hit.append(seconds)
 
-    async def _kept(self, operation: Operation, body: Any) -> bool:
+    async def _is_stored(self, operation: Operation, body: Any) -> bool:
         """Wait until the proxy has kept an answer, which it does behind its back."""
         fields = {**self._fields, "Cache-Control": "only-if-cached"}
-        deadline = time.monotonic() + _KEPT_WITHIN
+        deadline = time.monotonic() + _STORE_DEADLINE
         while time.monotonic() < deadline:
             if (await self._cache.timed(operation.path, orjson.dumps(body), fields))[1].status == HTTPStatus.OK:
                 return True
@@ -208,7 +208,7 @@ class _Bench:
             for proxied in (turn % 2 == 1, turn % 2 == 0):
                 api = self._cache if proxied else self._direct
                 fields = {**self._fields, "Cache-Control": "no-store"} if proxied else {}
-                body = completion(model, f"[{self._mark()}] Tell me a story.", self._tokens, stream=True)
+                body = completion(model, f"[{self._nonce()}] Tell me a story.", self._tokens, stream=True)
                 begun = time.perf_counter()
                 arrived = [time.perf_counter() - begun async for _ in api.rows("/api/generate", body, fields)]
                 first[proxied].append(arrived[0])
@@ -227,10 +227,10 @@ class _Bench:
         try:
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             wanted = orjson.dumps({"namespace": self._namespace})
-            answer = await self._cache.ask(CLEAR, method="POST", headers=headers, body=wanted, within=_CLEARS_WITHIN)
+            response = await self._cache.ask(CLEAR, method="POST", headers=headers, body=wanted, within=_CLEAR_DEADLINE)
         except Failed:
             say(f"The proxy could not be asked to clear what was measured: {gone}")
             return
-        if answer.status != HTTPStatus.OK:
-            hint = "; set OCP_ADMIN_TOKEN here to the proxy's" if answer.status in _NO_LEAVE else ""
-            say(f"The proxy did not clear what was measured (status {answer.status}{hint}): {gone}")
+        if response.status != HTTPStatus.OK:
+            hint = "; set OCP_ADMIN_TOKEN here to the proxy's" if response.status in _DENIED else ""
+            say(f"The proxy did not clear what was measured (status {response.status}{hint}): {gone}")

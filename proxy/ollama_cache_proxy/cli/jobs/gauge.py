@@ -26,12 +26,12 @@ CONTEXTS: Final = 16
 _TOP: Final = 20
 """The likeliest tokens that Ollama tells, at most."""
 
-_UNLOADS_WITHIN: Final = 30.0
+_UNLOAD_DEADLINE: Final = 30.0
 _NANO: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Outputs:
     """What a model said: its answers, token by token, and what was likeliest after each context; or its vectors."""
 
     answers: Sequence[Sequence[str]] = ()
@@ -54,7 +54,7 @@ class Gauge:
         asked = 0 if self.embeds else len(contexts(self.prompts, CONTEXTS))
         return LOADS + len(self.prompts) + asked
 
-    async def measure(self, model: str, level: str, steps: Steps) -> tuple[Measured, Said]:
+    async def measure(self, model: str, level: str, steps: Steps) -> tuple[Measured, Outputs]:
         """Measure a model, without its fidelity. Whatever else is loaded stays."""
         steps.begin(f"Measuring {model}", self.steps)
         row = await self.api.row_of(model)
@@ -82,7 +82,7 @@ class Gauge:
         )
         return measured, said
 
-    def compare(self, source: Said, other: Said) -> Completing | Embedding:
+    def compare(self, source: Outputs, other: Outputs) -> Completing | Embedding:
         """Say how alike two models are."""
         if self.embeds:
             return embedding(source.vectors, other.vectors)
@@ -91,7 +91,7 @@ class Gauge:
     async def unload(self, model: str, digest: str) -> None:
         """Unload a model, and wait until it is."""
         await self.api.object("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
-        deadline = time.monotonic() + _UNLOADS_WITHIN
+        deadline = time.monotonic() + _UNLOAD_DEADLINE
         while await self._resident(digest) is not None:
             if time.monotonic() > deadline:
                 raise Failed(f"{model} stays loaded: another client uses it", "try again when Ollama is idle")
@@ -114,10 +114,10 @@ class Gauge:
         row = await self._resident(digest)
         return (0, 0) if row is None else (int(row.get("size", 0)), int(row.get("size_vram", 0)))
 
-    async def _completions(self, model: str, steps: Steps) -> tuple[float, float, float, Said]:
+    async def _completions(self, model: str, steps: Steps) -> tuple[float, float, float, Outputs]:
         answers, firsts, prompt_rates, output_rates = [], [], [], []
         for prompt in self.prompts:
-            first, pieces, last = await self._answer(model, prompt)
+            first, pieces, last = await self._stream(model, prompt)
             answers.append(pieces)
             firsts.append(first)
             prompt_rates.append(_rate(last.get("prompt_eval_count", 0), last.get("prompt_eval_duration", 0)))
@@ -127,10 +127,10 @@ class Gauge:
         for context in contexts(self.prompts, CONTEXTS):
             likeliest.append(await self._likeliest(model, context))
             steps.advance()
-        said = Said(answers=answers, likeliest=likeliest)
+        said = Outputs(answers=answers, likeliest=likeliest)
         return median(prompt_rates), median(output_rates), median(firsts), said
 
-    async def _answer(self, model: str, prompt: str) -> tuple[float, list[str], dict[str, Any]]:
+    async def _stream(self, model: str, prompt: str) -> tuple[float, list[str], dict[str, Any]]:
         """Give the seconds to the first token, the tokens, and the last line of a streamed answer."""
         begun, first, pieces, last = time.perf_counter(), None, [], {}
         async for row in self.api.rows("/api/generate", completion(model, prompt, self.tokens, stream=True)):
@@ -150,7 +150,7 @@ class Gauge:
             together[row["token"]] = together.get(row["token"], 0.0) + math.exp(row["logprob"])
         return {token: math.log(share) for token, share in together.items() if share > 0}
 
-    async def _vectors(self, model: str, steps: Steps) -> tuple[float, None, float, Said]:
+    async def _vectors(self, model: str, steps: Steps) -> tuple[float, None, float, Outputs]:
         vectors, took, rates = [], [], []
         for prompt in self.prompts:
             begun = time.perf_counter()
@@ -160,7 +160,7 @@ class Gauge:
             duration = row.get("total_duration", 0) - row.get("load_duration", 0)
             rates.append(_rate(row.get("prompt_eval_count", 0), duration))
             steps.advance()
-        return median(rates), None, median(took), Said(vectors=vectors)
+        return median(rates), None, median(took), Outputs(vectors=vectors)
 
 
 def _rate(count: int, nanoseconds: int) -> float:

@@ -14,7 +14,7 @@ from ollama_cache_proxy.cli.jobs.api import Api
 from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.workbench.levels import Target, same
 
-_UNLOADS_WITHIN: Final = 2.0
+_UNLOAD_DEADLINE: Final = 2.0
 _ENDING: Final = (
     "Ending: Ollama first finishes {name}, else half of it would lie in its folder until it starts again"
     " (a second Ctrl-C leaves at once)"
@@ -62,10 +62,10 @@ class Makings:
         """Unload and remove one that this run has made; one that never came to be is none."""
         unload = orjson.dumps({"model": name, "keep_alive": 0, "stream": False})
         with suppress(Failed):
-            await self._api.ask("/api/generate", method="POST", body=unload, within=_UNLOADS_WITHIN)
-        answer = await self._api.ask("/api/delete", method="DELETE", body=orjson.dumps({"model": name}))
-        if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.NOT_FOUND:
-            raise Failed(f"{name} could not be removed (status {answer.status})", f"`ollama rm {name}`")
+            await self._api.ask("/api/generate", method="POST", body=unload, within=_UNLOAD_DEADLINE)
+        response = await self._api.ask("/api/delete", method="DELETE", body=orjson.dumps({"model": name}))
+        if response.status >= HTTPStatus.BAD_REQUEST and response.status != HTTPStatus.NOT_FOUND:
+            raise Failed(f"{name} could not be removed (status {response.status})", f"`ollama rm {name}`")
         self._begun.remove(name)
 
     async def remove_all(self, steps: Steps) -> None:

@@ -54,10 +54,10 @@ async def quantize(arguments: argparse.Namespace) -> int:
     async with client() as session:
         api = ollama(session, upstream, authority)
         if arguments.against is not None:
-            await _compare(api, ollama(session, _against(arguments), authority), prompts, arguments)
+            await _compare(api, ollama(session, _other_url(arguments), authority), prompts, arguments)
             return DONE
         plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
-        for line in _told(plan, arguments.keep):
+        for line in _summary(plan, arguments.keep):
             say(line)
         if arguments.dry_run:
             if arguments.json:
@@ -98,7 +98,7 @@ async def _measured(plan: _Plan, gauge: Gauge, progress: Steps) -> tuple[Measure
     return source, results
 
 
-def _against(arguments: argparse.Namespace) -> str:
+def _other_url(arguments: argparse.Namespace) -> str:
     if arguments.to or arguments.dry_run:
         raise Failed("--against makes nothing, so it goes with neither --to nor --dry-run", status=WRONG)
     try:
@@ -210,7 +210,7 @@ def _disk(url: str, modelfile: str, needed: int) -> str:
     return f"{levels.spelled(free)} free in {where['folder']}"
 
 
-def _told(plan: _Plan, keep: str) -> list[str]:
+def _summary(plan: _Plan, keep: str) -> list[str]:
     lines = [f"Source: {plan.source}, {plan.level}, {levels.spelled(plan.size)}"]
     for target, size in zip(plan.targets, plan.estimates, strict=True):
         lines.append(f"To make: {target.name}, {target.level}, about {levels.spelled(size)}")

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Final
 
 from ollama_cache_proxy.cli import options
-from ollama_cache_proxy.cli.asking import Answer, client
+from ollama_cache_proxy.cli.asking import Response, client
 from ollama_cache_proxy.cli.ending import DONE, FAILED, WRONG, Failed
 from ollama_cache_proxy.cli.jobs.api import Api, proxy
 from ollama_cache_proxy.cli.jobs.progress import Steps, steps
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import write_json
 from ollama_cache_proxy.workbench.chunks import chunks
-from ollama_cache_proxy.workbench.requests import Asking, Outcome, embeddings, outcome, read, total
+from ollama_cache_proxy.workbench.requests import Outcome, Request, embeddings, outcome, read, total
 
-_GIVE_UP: Final = 10
+_MAX_FAILURES: Final = 10
 """Failures in a row after which the rest is left alone."""
 
-_TOLD: Final = 5
+_MAX_NAMED: Final = 5
 """Failures that are named one by one."""
 
 
@@ -38,19 +38,19 @@ async def warm(arguments: argparse.Namespace) -> int:
             raise Failed(f"--{name}: {value} is not allowed: must be above 0", status=WRONG)
     if bool(arguments.files) == bool(arguments.embed) or bool(arguments.embed) != bool(arguments.model):
         raise Failed("warm takes either FILEs, or --embed DIR together with --model NAME", status=WRONG)
-    askings = list(_from_directory(arguments) if arguments.embed else _from_files(arguments.files))
+    requests = list(_from_directory(arguments) if arguments.embed else _from_files(arguments.files))
     url = options.proxy_url(arguments, options.settings_of(arguments))
     async with client() as session:
         warming = _Warming(await proxy(session, url), arguments.rate)
         try:
             with steps() as progress:
-                await warming.all(askings, arguments.concurrency, progress)
+                await warming.all(requests, arguments.concurrency, progress)
         finally:
-            warming.tell(sum(asking.weight for asking in askings), as_json=arguments.json)
+            warming.show(sum(request.weight for request in requests), as_json=arguments.json)
     return FAILED if warming.failed else DONE
 
 
-def _from_files(names: Sequence[str]) -> Iterator[Asking]:
+def _from_files(names: Sequence[str]) -> Iterator[Request]:
     """Read requests; every line is looked at before anything is asked."""
     for name in names:
         try:
@@ -65,7 +65,7 @@ def _from_files(names: Sequence[str]) -> Iterator[Asking]:
                     raise Failed(str(error), status=WRONG) from None
 
 
-def _from_directory(arguments: argparse.Namespace) -> Iterator[Asking]:
+def _from_directory(arguments: argparse.Namespace) -> Iterator[Request]:
     folder = Path(arguments.embed)
     if not folder.is_dir():
         raise Failed(f"--embed: {arguments.embed!r} is not a directory", status=WRONG)
@@ -122,14 +122,14 @@ class _Warming:
         """How many texts and completions failed."""
         return total(self._outcomes).failed
 
-    async def all(self, askings: Sequence[Asking], concurrency: int, progress: Steps) -> None:
+    async def all(self, requests: Sequence[Request], concurrency: int, progress: Steps) -> None:
         """Ask everything; raises Failed after many failures in a row."""
-        progress.begin("Warming", sum(asking.weight for asking in askings))
-        waiting = iter(askings)
+        progress.begin("Warming", sum(request.weight for request in requests))
+        waiting = iter(requests)
 
         async def some() -> None:
-            for asking in waiting:
-                self._note(asking, await self._one(asking), progress)
+            for request in waiting:
+                self._note(request, await self._one(request), progress)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -138,31 +138,31 @@ class _Warming:
         except ExceptionGroup as group_of_errors:
             raise group_of_errors.exceptions[0] from None
 
-    async def _one(self, asking: Asking) -> Outcome:
+    async def _one(self, request: Request) -> Outcome:
         """Ask the cache alone first: what it knows costs Ollama nothing, and so takes no turn."""
-        known = await self._ask(asking, {"Cache-Control": "only-if-cached"})
+        known = await self._ask(request, {"Cache-Control": "only-if-cached"})
         if known.status == HTTPStatus.GATEWAY_TIMEOUT:  # RFC 9111, section 5.2.1.7: it is not stored
             await self._pace.turn()
-            known = await self._ask(asking, {})
+            known = await self._ask(request, {})
         headers = known.headers
-        return outcome(asking.weight, known.status, headers.get("X-Cache", ""), headers.get("Cache-Status", ""))
+        return outcome(request.weight, known.status, headers.get("X-Cache", ""), headers.get("Cache-Status", ""))
 
-    async def _ask(self, asking: Asking, fields: dict[str, str]) -> Answer:
-        return (await self._api.timed(asking.path, asking.body, {**asking.headers, **fields}))[1]
+    async def _ask(self, request: Request, fields: dict[str, str]) -> Response:
+        return (await self._api.timed(request.path, request.body, {**request.headers, **fields}))[1]
 
-    def _note(self, asking: Asking, came: Outcome, progress: Steps) -> None:
+    def _note(self, request: Request, came: Outcome, progress: Steps) -> None:
         self._outcomes.append(came)
-        progress.advance(asking.weight)
+        progress.advance(request.weight)
         self._in_a_row = self._in_a_row + 1 if came.failed else 0
-        if came.failed and sum(bool(one.failed) for one in self._outcomes) <= _TOLD:
-            progress.say(f"{asking.origin}: failed with {came.why}")
-        if self._in_a_row >= _GIVE_UP:
+        if came.failed and sum(bool(one.failed) for one in self._outcomes) <= _MAX_NAMED:
+            progress.say(f"{request.origin}: failed with {came.why}")
+        if self._in_a_row >= _MAX_FAILURES:
             raise Failed(
-                f"{_GIVE_UP} requests in a row failed, the last with {came.why}",
+                f"{_MAX_FAILURES} requests in a row failed, the last with {came.why}",
                 "`ollama-cache-proxy doctor` says more",
             )
 
-    def tell(self, wanted: int, *, as_json: bool) -> None:
+    def show(self, wanted: int, *, as_json: bool) -> None:
         """Say what became of everything."""
         summed, seconds = total(self._outcomes), time.monotonic() - self._begun
         reasons = Counter({"": 0})
