@@ -120,5 +120,5 @@ async def test_errors_of_the_event_loop_are_logged_by_name_once_a_second(simulat
                 asyncio.get_running_loop().call_exception_handler(context)
     lines = [line for line in log.getvalue().splitlines() if "error" in line]
     assert len(lines) == 1
-    assert "an error of the proxy's own: ValueError" in lines[0]
+    assert "Internal error: ValueError" in lines[0]
     assert "secret" not in log.getvalue()

@@ -99,7 +99,7 @@ async def test_redis_behind_tls_keeps_only_where_its_authority_is_trusted(
 
 
 @pytest.mark.parametrize("setting", ["tls_cert", "upstream_ca", "redis_ca"])
-@pytest.mark.parametrize(("content", "told"), [(None, "cannot be read"), ("no PEM", "no PEM file")])
+@pytest.mark.parametrize(("content", "told"), [(None, "cannot be read"), ("no PEM", "not a PEM file")])
 async def test_a_file_that_is_no_good_stops_the_start(
     setting: str, content: str | None, told: str, simulator: Simulator, tmp_path: Path
 ) -> None:
