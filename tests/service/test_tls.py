@@ -121,9 +121,9 @@ def test_a_key_that_is_encrypted_or_anothers_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(CertificateError, match="must not be encrypted"):
         for_clients(CERTIFICATE, str(encrypted))
-    with pytest.raises(CertificateError, match="do not belong together"):
+    with pytest.raises(CertificateError, match="do not match"):
         for_clients(AUTHORITY, KEY)
-    with pytest.raises(CertificateError, match="no PEM file"):
+    with pytest.raises(CertificateError, match="not a PEM file"):
         for_clients(CERTIFICATE, None)
 
 
