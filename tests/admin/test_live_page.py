@@ -264,7 +264,7 @@ async def test_what_is_wrong_shows(browser: Browser, simulator: Simulator, monke
         await expect(page.locator("#connection")).to_have_text("Live")
         monkeypatch.setattr(live_events, "MAX_LISTENERS", 1)
         other = await browser.open(proxy.url)
-        await expect(other.locator("#connection")).to_have_text("1 others listen already, trying again…")
+        await expect(other.locator("#connection")).to_have_text("the limit of 1 listeners is reached, trying again…")
         await simulator.stop()
         await post(proxy.url, "/api/generate", GENERATE)
         await expect(page.locator("#upstream")).to_contain_text("cannot be reached")

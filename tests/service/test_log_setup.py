@@ -81,4 +81,4 @@ async def test_errors_of_the_event_loop_are_logged_by_name_once_a_second():
     for clock.at in (0.0, 0.5, 0.9, 1.0, 1.5):
         context = {"message": "secret", "exception": ValueError("secret")}
         asyncio.get_running_loop().call_exception_handler(context)
-    assert stream.getvalue().splitlines() == ["[AI Cache] an error of the proxy's own: ValueError"] * 2
+    assert stream.getvalue().splitlines() == ["[AI Cache] Internal error: ValueError"] * 2

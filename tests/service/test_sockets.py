@@ -24,7 +24,7 @@ def test_what_is_in_use_or_is_none_of_ours_says_what_to_do():
         listen = f"127.0.0.1:{sock.getsockname()[1]}"
         with pytest.raises(SettingsError, match=rf"^listen: '{listen}' cannot .*--listen$"):
             bind(listen)
-    with pytest.raises(SettingsError, match="cannot be listened on"):
+    with pytest.raises(SettingsError, match="cannot be bound"):
         bind("192.0.2.1:0")
 
 

@@ -104,7 +104,7 @@ async def test_one_that_is_lent_is_it_whatever_is_named(
     [
         ({"store": "redis"}, "^store: 'redis' is not allowed without a redis_url"),
         ({"redis_url": "redis://:secret@h:port"}, r"^redis_url: \(hidden\) is not allowed: must be a URL"),
-        ({"store": "memory", "redis_ca": KEY}, "^redis_ca: .* is not allowed: it is no PEM file of the right kind"),
+        ({"store": "memory", "redis_ca": KEY}, "^redis_ca: .* is not allowed: it is not a PEM file of the right kind"),
     ],
 )
 async def test_what_cannot_be_followed(settings: dict[str, str], told: str, opened: Callable[..., Any]) -> None:

@@ -99,7 +99,7 @@ async def test_redis_behind_tls_keeps_only_where_its_authority_is_trusted(
 
 
 @pytest.mark.parametrize("setting", ["tls_cert", "upstream_ca", "redis_ca"])
-@pytest.mark.parametrize(("content", "told"), [(None, "cannot be read"), ("no PEM", "no PEM file")])
+@pytest.mark.parametrize(("content", "told"), [(None, "cannot be read"), ("no PEM", "not a PEM file")])
 async def test_a_file_that_is_no_good_stops_the_start(
     setting: str, content: str | None, told: str, simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -121,9 +121,9 @@ def test_a_key_that_is_encrypted_or_anothers_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(CertificateError, match="must not be encrypted"):
         for_clients(CERTIFICATE, str(encrypted))
-    with pytest.raises(CertificateError, match="do not belong together"):
+    with pytest.raises(CertificateError, match="do not match"):
         for_clients(AUTHORITY, KEY)
-    with pytest.raises(CertificateError, match="no PEM file"):
+    with pytest.raises(CertificateError, match="not a PEM file"):
         for_clients(CERTIFICATE, None)
 
 

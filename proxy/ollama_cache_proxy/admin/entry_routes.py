@@ -1,4 +1,4 @@
-"""The routes about what the cache keeps: statistics, entries, purges, explanations. No answer holds a prompt."""
+"""The routes for statistics, entries, purges and explanations. No response contains a prompt."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ from ollama_cache_proxy.policy.replies import Reply, error, json
 from ollama_cache_proxy.policy.target import split
 
 _MAX_CLEAR: Final = 65_536
+"""Bytes of the body of a clear."""
 _PAGE: Final = 100
 _MAX_PAGE: Final = 1000
+"""Entries of one page."""
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _LIMIT: Final = re.compile(r"[0-9]{1,9}")
 _UNAVAILABLE: Final = "the store does not answer"
 _NONE: Final = error(404, "no entry has this key")
 
 ReadStatistics: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
-"""Gives the statistics."""
+"""Returns the statistics."""
 
 Explain: TypeAlias = Callable[[Request, bytes], Awaitable[dict[str, Any]]]
-"""Explains one request to a proxied route."""
+"""Explains one request to Ollama: whether it would be served from the cache."""
 
 
 class CacheRoutes:
-    """Answers for `routes`; `store_name` says which store it is."""
+    """The handlers of `routes`. `store_name` is shown with the statistics."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
         self,
@@ -65,13 +67,13 @@ class CacheRoutes:
         }
 
     async def _stats(self, _request: Request, _body: bytes) -> Reply:
-        counted, told = await self._store.count(), await self._statistics()
-        leading = {name: told.pop(name) for name in ("hits", "misses", "hitRate")}
+        counted, statistics = await self._store.count(), await self._statistics()
+        leading = {name: statistics.pop(name) for name in ("hits", "misses", "hitRate")}
         stats: dict[str, Any] = leading | {"keys": counted.keys if counted is not None else 0}
         if counted is not None and counted.age > 0:
             stats["keysAge"] = round(counted.age, 1)
         store = {"name": self._store_name, "state": "ok" if counted is not None else "degraded"}
-        return json(stats | told | {"store": store})
+        return json(stats | statistics | {"store": store})
 
     async def _clear(self, _request: Request, body: bytes) -> Reply:
         if len(body) > _MAX_CLEAR:
@@ -82,17 +84,19 @@ class CacheRoutes:
         except ValueError as problem:
             return error(400, str(problem))
         cleared = await (self._purge(wanted) if filters else self._clear_all())
-        return error(503, f"{_UNAVAILABLE}; nothing was cleared for certain") if cleared is None else _cleared(cleared)
+        if cleared is None:
+            return error(503, f"{_UNAVAILABLE}; some entries may not have been cleared")
+        return _cleared(cleared)
 
     async def _clear_all(self) -> int | None:
-        """Clear the store; the siblings hold nothing of it any more."""
+        """Clear the store, and what siblings hold of it; return the number of entries, None if the store failed."""
         cleared = await self._store.clear()
         if self._siblings is not None:
             await self._siblings.send_and_wait(Topic.DISCARD)
         return cleared
 
     async def _purge(self, wanted: Filter) -> int | None:
-        """Delete what is meant; what is still on its way to the store will not arrive. None when the store failed."""
+        """Delete matching entries, those still being stored included; return how many, None if the store failed."""
         self._purges.add(wanted)
         if self._siblings is None:
             return await self._delete_matching(wanted)
@@ -112,11 +116,11 @@ class CacheRoutes:
         return await self._store.delete((wanted.key,), lookup.generation)
 
     async def _look_up(self, key: str) -> Lookup:
-        """Look a key up; what is no key is nowhere."""
+        """Look up an entry; text that is not a key finds none."""
         return await self._store.get(key) if _KEY.fullmatch(key) else Lookup(entry=None, generation="")
 
     async def _entries(self, request: Request, _body: bytes) -> Reply:
-        """Give about `limit` entries after `cursor`, those that the filters mean."""
+        """Return about `limit` entries after `cursor`, of these the ones that match the filters."""
         given = parse_qs(request.target.partition("?")[2], keep_blank_values=True)
         query = {name: found[-1] for name, found in given.items()}
         cursor, limit = query.pop("cursor", ""), query.pop("limit", str(_PAGE))
@@ -153,10 +157,10 @@ class CacheRoutes:
         return json(await self._explain_request(request, asked))
 
     def _as_json(self, entry: Description) -> dict[str, Any]:
-        """Show an entry: times are seconds, `storedAt` Unix time, `size` bytes of its body."""
-        told = {name: getattr(entry, name) for name in _SHOWN} | {"model": model_names.short(entry.model)}
+        """Return an entry as JSON values: times are seconds, `storedAt` is Unix time, `size` the bytes of its body."""
+        shown = {name: getattr(entry, name) for name in _SHOWN} | {"model": model_names.short(entry.model)}
         age = max(0, int(self._clock.now() - entry.stored_at))
-        return {_camel(name): value for name, value in told.items()} | {"age": age, "ttl": entry.lifetime - age}
+        return {_camel(name): value for name, value in shown.items()} | {"age": age, "ttl": entry.lifetime - age}
 
 
 _SHOWN: Final = tuple(field.name for field in fields(Description) if field.name != "fingerprints")
@@ -176,12 +180,12 @@ def _described(key: str, entry: StoredResponse) -> Description:
 
 
 def _key_of(request: Request) -> str:
-    """Give the last segment of the path."""
+    """Return the last segment of the path."""
     return request.target.partition("?")[0].rpartition("/")[2]
 
 
 def _document(body: bytes) -> Any:
-    """Read a JSON body, nothing as {}; raises ValueError with one line for whoever sent it."""
+    """Return the value of a JSON body, {} for an empty one; raise ValueError with one line for the client."""
     if not body.strip():
         return {}
     try:
@@ -191,11 +195,11 @@ def _document(body: bytes) -> Any:
 
 
 def _request_to_explain(document: Any, host: bytes | None) -> tuple[Request, bytes]:
-    """Read what is to be explained; raises ValueError with one line for whoever sent it.
+    """Return the request that is to be explained, and its body; raise ValueError with one line for the client.
 
-    A body that is a text is taken as it is; JSON is written anew. `host` stands in for a Host that is not given.
+    A body that is a string is used as it is; other JSON is serialised. `host` is the Host if none is given.
     """
-    wrong = 'the body must be {"path": text, "headers": {name: text}, "body": text or JSON}, headers as you like'
+    wrong = 'the body must be {"path": string, "headers": {name: string}, "body": string or JSON}; headers are optional'
     if not isinstance(document, dict) or not set(document) <= {"method", "path", "headers", "body"}:
         raise ValueError(wrong)
     method, path = document.get("method", "POST"), document.get("path")
@@ -212,5 +216,5 @@ def _request_to_explain(document: Any, host: bytes | None) -> tuple[Request, byt
     try:
         asked = body.encode() if isinstance(body, str) else orjson.dumps(body)
     except TypeError:
-        raise ValueError("the body is nested too deep to be written anew: send it as a text") from None
+        raise ValueError("the body is nested too deep to be serialised: send it as a string") from None
     return Request(method=method, target=target, fields=lines), asked

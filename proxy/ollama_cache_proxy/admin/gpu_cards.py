@@ -1,7 +1,7 @@
-"""The graphics cards of this machine, looked at in the background while somebody wants to know.
+"""The graphics cards of this machine, read in the background while the figures are in use.
 
-All that reads them is loaded when somebody first looks, and NVML in a thread of its own: without nvidia-ml-py, a driver
-or a card there are none, and nothing else changes.
+The code that reads them is imported on first use, and NVML runs in a thread of its own: without nvidia-ml-py, a driver
+or a card the list is empty, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
     from ollama_cache_proxy.gpu.watch import Watch
 
 _EVERY: Final = 2.0
+"""Seconds between two readings."""
 
 
 class Cards:
-    """The cards, as they were found last; `nvml` takes the place of the real one."""
+    """The cards, as of the latest reading; `nvml` takes the place of the real one."""
 
     def __init__(self, nvml: Callable[[], Any] | None, *, tasks: Tasks) -> None:
         self._nvml = nvml
         self._watch: Watch | None = None
         self._latest: tuple[Gpu, ...] = ()
-        self._polling = Polling(self._read, "look at graphics cards", tasks=tasks, every=_EVERY)
+        self._polling = Polling(self._read, "read graphics cards", tasks=tasks, every=_EVERY)
         self.ready = self._polling.ready
 
     def latest(self) -> list[dict[str, Any]]:
-        """Give what was found last, in percent, bytes, °C and W, None for what is not said; it is looked at again."""
+        """Return the latest reading, in percent, bytes, °C and W, None if not known; keep reading for a while."""
         self._polling.want()
         return [
             {
@@ -44,15 +45,15 @@ class Cards:
         ]
 
     async def _read(self) -> None:
-        from ollama_cache_proxy.gpu import nvml, readings, watch  # noqa: PLC0415 - see above
+        from ollama_cache_proxy.gpu import nvml, readings, watch  # noqa: PLC0415 - see the module
 
         if self._watch is None:
             self._watch = watch.Watch(nvml.Reader(self._nvml or nvml.pynvml).read, _discard_line)
         try:
             self._latest = readings.gpus(await self._watch.read())
-        except Exception:  # noqa: BLE001 - a driver's library may raise anything; then there is nothing to show
+        except Exception:  # noqa: BLE001 - a driver's library may raise anything; then no card is shown
             self._latest = ()
 
 
 def _discard_line(_line: str) -> None:
-    """Most machines that the proxy runs on have no card: that is not worth a line."""
+    """Drop a log line: most machines that the proxy runs on have no card."""

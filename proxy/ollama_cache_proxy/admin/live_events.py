@@ -1,4 +1,4 @@
-"""Server-sent events of how things stand: one look a second for all who listen, and none where nobody does."""
+"""Server-sent events with the state of the proxy, read once a second for all listeners, and not without any."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from ollama_cache_proxy.policy.replies import Reply, error
 
 MAX_LISTENERS: Final = 32
 EVERY: Final = 1.0
+"""Seconds between two readings of the state."""
 HEARTBEAT: Final = 15.0
+"""Seconds without a change after which a comment is sent."""
 WRITE_TIMEOUT: Final = 10.0
+"""Seconds that a listener may take to read one event."""
 _KIND: Final = "text/event-stream"
 _HEARTBEAT_COMMENT: Final = b": still here\n\n"
 _UNBUFFERED: Final = ((b"X-Accel-Buffering", b"no"),)
-"""nginx would else collect events."""
+"""Otherwise nginx would buffer events."""
 _RETRY_LATER: Final = ((b"Retry-After", b"10"),)
 
 ReadState: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
-"""Gives how things stand; what is under `lastRequests` is not for everybody."""
+"""Returns the state; `lastRequests` in it is only for trusted listeners."""
 
 
 class Events:
-    """Tells all who listen the newest state: whoever reads slowly misses what was in between.
+    """Sends the newest state to all listeners; a slow one misses states in between.
 
-    Nothing is sent while nothing changes, but a comment every HEARTBEAT seconds. At most MOST listen.
+    While nothing changes, only a comment is sent, every `HEARTBEAT` seconds. At most `MAX_LISTENERS` can listen.
     """
 
     def __init__(self, read_state: ReadState, *, clock: Clock, tasks: Tasks) -> None:
@@ -44,27 +47,27 @@ class Events:
         self._events: dict[bool, bytes] = {}
         self._changed = asyncio.Event()
 
-    def listen(self, trusted: bool) -> Reply | Stream:  # noqa: FBT001 - see admin.Watch
-        """Give events; those of whoever is not `trusted` name no requests."""
+    def listen(self, trusted: bool) -> Reply | Stream:  # noqa: FBT001 - see OpenEvents in router.py
+        """Return a stream of events, without requests unless `trusted`; an error if there are too many listeners."""
         if self._closed:
-            return error(503, "the proxy is ending", _RETRY_LATER)
+            return error(503, "the proxy is shutting down", _RETRY_LATER)
         if self._listening >= MAX_LISTENERS:
-            return error(503, f"{MAX_LISTENERS} others listen already", _RETRY_LATER)
+            return error(503, f"the limit of {MAX_LISTENERS} listeners is reached", _RETRY_LATER)
         return Stream(kind=_KIND, pieces=self._pieces(trusted=trusted), write_timeout=WRITE_TIMEOUT, fields=_UNBUFFERED)
 
     def close(self) -> None:
-        """End what is being told."""
+        """End all streams."""
         self._closed = True
         self._wake()
 
     async def _pieces(self, *, trusted: bool) -> AsyncGenerator[bytes, None]:
-        """Give events until the end."""
+        """Yield events until `close`."""
         seen: dict[str, Any] | None = None
         self._listening += 1
         try:
             while not self._closed:
                 if self._reading is None:
-                    self._reading = self._tasks.spawn(self._keep_reading(), "look for those who watch", endless=True)
+                    self._reading = self._tasks.spawn(self._keep_reading(), "read the state", endless=True)
                 if self._state is not seen:
                     seen = self._state
                     yield self._events[trusted]

@@ -1,8 +1,7 @@
-"""What the cache does for whoever looks: figures of all proxies that share the store, and of this process and machine.
+"""Figures for `GET /api/cache/system` and the live page: of all proxies that share the store, and of this process.
 
-`hitRate`, `averageSeconds`, what was saved and how often it was asked are the statistics of the store; the rate, the
-speed of Ollama, the history and the last requests are those of this process; models and cards are those that are there
-now.
+`hitRate`, `averageSeconds`, savings and counts come from the statistics in the store. The request rate, Ollama's speed,
+the history and the last requests are those of this process; models and cards are the present ones.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ from ollama_cache_proxy.policy.replies import Reply, json
 from ollama_cache_proxy.telemetry.recent import SPAN, Recent
 
 _FIRST_READING: Final = 2.5
-"""Seconds that a first look at models, cards and entries may take; without it they are shown later."""
+"""Seconds that the first readings of models, cards and entries may take; later ones are shown next time."""
 _EVERY: Final = 2.0
+"""Seconds between two counts of entries."""
 
 
 class Polled(Protocol):
-    """What is looked at in the background while somebody wants to know."""
+    """Something that is read in the background while it is in use."""
 
     async def ready(self) -> None: ...
 
@@ -45,7 +45,7 @@ class Cards(Polled, Protocol):
 
 
 class Figures:
-    """Gives them for `GET /api/cache/system`, and with history and last requests for the page."""
+    """The figures for `GET /api/cache/system`, and with history and last requests for the live page."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
         self,
@@ -65,11 +65,11 @@ class Figures:
         self._residents = residents
         self._cards = cards
         self._keys: int | None = None
-        self._counting = Polling(self._update_count, "count entries for those who watch", tasks=tasks, every=_EVERY)
+        self._counting = Polling(self._update_count, "count entries", tasks=tasks, every=_EVERY)
         self.routes: dict[str, dict[str, Route]] = {"/api/cache/system": {"GET": self._system}}
 
     async def state(self) -> dict[str, Any]:
-        """Give all that the page shows."""
+        """Return all that the live page shows."""
         return {
             **await self.system(),
             "span": SPAN,
@@ -78,7 +78,7 @@ class Figures:
         }
 
     async def system(self) -> dict[str, Any]:
-        """Give the figures; None stands for what is not known."""
+        """Return the figures; None stands for what is not known."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_READING):
                 await asyncio.gather(self._residents.ready(), self._cards.ready(), self._counting.ready())

@@ -1,4 +1,4 @@
-"""The live page: a few files that are served as they are. It is allowed to load and ask nothing but this proxy."""
+"""The live page: static files. Its content security policy allows requests to this proxy only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a route of the proxy's own is."""
+"""The types of the proxy's own routes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from ollama_cache_proxy.policy.replies import Reply
 
 @record
 class Stream:
-    """What a route of the proxy's own answers piece by piece, for as long as somebody takes it.
-
-    `kind` is its Content-Type. Whoever takes nothing of a piece for `write_timeout` seconds is cut off.
-    """
+    """A streamed response of one of the proxy's own routes."""
 
     kind: str
+    """Its Content-Type."""
     pieces: AsyncGenerator[bytes, None]
     write_timeout: float
+    """Seconds that the client may take to read one piece; then the connection is reset."""
     fields: Fields = ()
 
 
 Route: TypeAlias = Callable[[Request, bytes], Awaitable[Reply | Stream]]
-"""One route of the proxy's own: a request and its whole body to what it answers."""
+"""The handler of one route: takes a request and its complete body, returns the response."""

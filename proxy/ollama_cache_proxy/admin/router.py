@@ -1,7 +1,7 @@
-"""The proxy's own routes: who may ask, health, metrics. Those about entries are in entry_routes.py.
+"""The proxy's own routes: access, health and metrics. Those about entries are in entry_routes.py.
 
 Reading follows the Host rule of proxied requests and nothing more. Changing, and listing entries or requests, needs an
-Origin that is none or our own, and, on a listener that others can reach, the admin token.
+Origin that is absent or our own and, on a listener that others can reach, the admin token.
 """
 
 from __future__ import annotations
@@ -23,32 +23,34 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.replies import Reply, error, head, json, stream_head
 
 _MAX_BODY: Final = 16 * 1024 * 1024
+"""Bytes of a request's body."""
 _PROBE_TIMEOUT: Final = 1.0
+"""Seconds that Ollama has to respond to `/readyz`."""
 _READING: Final = frozenset({"GET", "HEAD"})
 _GUARDED: Final = "/api/cache/entries"
-"""Keys and namespaces tell more than figures do: whoever has a guess at a prompt could confirm it by its key."""
+"""Keys and namespaces reveal more than figures: a guessed prompt could be confirmed by its key."""
 
 
 @record
 class Access:
-    """Who may change things: anyone on a `loopback` listener, else whoever brings `token` (empty: nobody)."""
+    """Who may change things: everyone on a `loopback` listener, else only with `token` (empty: no one)."""
 
     loopback: bool
     token: str
 
 
 Render: TypeAlias = Callable[[str], Awaitable[tuple[bytes, str]]]
-"""Gives metrics and their Content-Type for an Accept."""
+"""Returns the metrics and their Content-Type for an Accept field."""
 
 OpenEvents: TypeAlias = Callable[[bool], Reply | Stream]
-"""Gives events; whether whoever asks may see single requests."""
+"""Returns a stream of events; the argument says whether the client may see single requests."""
 
 Routes: TypeAlias = Mapping[str, Mapping[str, Route]]
-"""Paths, and for each its methods. One that ends in a slash stands for everything below it."""
+"""Handlers by path and method. A path that ends in a slash stands for every path below it."""
 
 
 class Admin:
-    """Answers the requests whose path is one of its routes; `routes` are those beside its own."""
+    """Serves the proxy's own routes: `routes`, health, metrics and events."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
         self,
@@ -78,7 +80,7 @@ class Admin:
         }
 
     def owns(self, request: Request) -> bool:
-        """Whether the request is for a route of the proxy's own."""
+        """Return whether the request is for one of the proxy's own routes."""
         return self._methods_of(request) is not None
 
     def _methods_of(self, request: Request) -> Mapping[str, Route] | None:
@@ -87,7 +89,7 @@ class Admin:
         return self._routes.get(path) or self._routes.get(below)
 
     async def serve(self, request: Request, client: Client) -> None:
-        """Answer a request that this owns."""
+        """Respond to a request that this owns."""
         response = await self._respond(request, client, self._methods_of(request) or {})
         match response:
             case Reply():
@@ -99,7 +101,7 @@ class Admin:
                 assert_never(never)
 
     async def _stream(self, response: Stream, client: Client, *, bodyless: bool) -> None:
-        """Send piece by piece; a reader that is too slow meets a reset."""
+        """Send piece by piece; reset the connection of a client that reads too slowly."""
         try:
             await client.begin(stream_head(response.kind, self._clock.now(), response.fields), None)
             if not bodyless:
@@ -120,7 +122,7 @@ class Admin:
         denied = self._denial(request) if guarded else None
         if denied is not None:
             return denied
-        if not guarded:  # whoever may only read makes us hold nothing
+        if not guarded:  # bodies of unguarded requests are not read into memory
             return await route(request, b"")
         try:
             body = await client.body(_MAX_BODY, _any_size)
@@ -129,7 +131,7 @@ class Admin:
         return await route(request, body) if body is not None else error(413, "the body is too large")
 
     def _denial(self, request: Request) -> Reply | None:
-        """Say why the request may not change anything, or None."""
+        """Return the error for a request that may not change anything; None if it may."""
         if not is_own_origin(request.fields):
             return error(403, "a page of another origin may not change the cache")
         if self._access.loopback:
@@ -143,7 +145,7 @@ class Admin:
         return None
 
     async def _events(self, request: Request, _body: bytes) -> Reply | Stream:
-        """Tell everybody of figures, and of single requests who may list entries."""
+        """Stream figures to every client, and single requests to those that may list entries."""
         denied = self._denial(request)
         if denied is not None and not is_own_origin(request.fields):
             return denied
@@ -153,7 +155,7 @@ class Admin:
         return json({"status": "ok"})
 
     async def _readyz(self, request: Request, _body: bytes) -> Reply:
-        """Say 200 while requests can be served, also without a neighbour; `?require=` makes named ones necessary."""
+        """Respond 200 while requests can be served, even without store or Ollama unless `?require=` names them."""
         upstream, store = await asyncio.gather(self._upstream_well(), self._store_well())
         parts = {"upstream": upstream, "store": store}
         required = {
@@ -182,8 +184,8 @@ class Admin:
         accept = (first(request.fields, b"accept") or b"").decode("latin-1")
         try:
             body, kind = await self._render(accept)
-        except (TimeoutError, ConnectionError):  # figures of this process alone would look like a new start
-            return error(503, "the other workers' figures cannot be had")
+        except (TimeoutError, ConnectionError):  # metrics of this process alone would look like a restart
+            return error(503, "the metrics of the other workers are not available")
         return Reply(body=body, kind=kind)
 
 

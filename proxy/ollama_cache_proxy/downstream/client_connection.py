@@ -1,6 +1,7 @@
-"""One connection of a client: aiohttp's protocol with a gate before its parser, a deadline for heads, and a cap.
+"""One client connection: aiohttp's protocol with a gate before its parser, a timeout for heads, and a connection limit.
 
-Its errors repeat nothing of what was sent. Two private names of aiohttp are needed, see tests/project/test_aiohttp.py.
+Error responses and log lines repeat nothing that the client sent. Two private names of aiohttp are used, see
+tests/project/test_aiohttp.py.
 """
 
 from __future__ import annotations
@@ -21,23 +22,25 @@ from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, 
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
 
 _HOLD_SECONDS: Final = 0.02
-"""Seconds for which the head of a request that is known is kept from the parser: its body mostly comes at once."""
+"""Seconds for which the head of a known request is held back from the parser: its body usually follows immediately."""
 _LINGER_SECONDS: Final = 1.0
-"""Seconds for which the rest of a request is taken in after an early answer: a reset could overtake that."""
+"""Seconds for which the rest of a request is read after an early response: a reset could overtake that response."""
 _IDLE_SECONDS: Final = 3630.0
-"""Seconds for which a connection is kept that nobody uses."""
+"""Seconds after which an unused connection is closed."""
 _MAX_LINE: Final = 32_768
+"""Bytes of the request line, and of each field."""
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER with 0 seconds: closing the socket sends a reset."""
 
 
 class Abortable(Protocol):
-    """What can be ended with a reset."""
+    """Something that can be ended with a reset."""
 
     def abort(self) -> None: ...
 
 
 class Owner(Protocol):
-    """What a connection asks of the listener that accepted it; see there."""
+    """What a connection needs of the listener that accepted it; see listener.py."""
 
     fast_path: FastPath
     clock: Clock
@@ -53,7 +56,7 @@ class Owner(Protocol):
 
 
 class Written(web.StreamResponse):
-    """What aiohttp gets back from the handler: the answer has been written already."""
+    """The response object that aiohttp's handler must return; the real response has already been written."""
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class Written(web.StreamResponse):
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
+        """Do nothing: everything has been written."""
 
 
 KEEP_OPEN: Final = Written(keep_alive=True)
@@ -75,9 +78,9 @@ CLOSE_AFTER: Final = Written(keep_alive=False)
 
 
 class ClientConnection(web.RequestHandler):
-    """See the module. What the gate says is done here, and told to it what the parser made of what was passed.
+    """Carries out the gate's steps and reports to it what the parser made of the data that it passed.
 
-    `congested` says that the client takes nothing at the moment.
+    `congested` is set while the client does not read.
     """
 
     __slots__ = (
@@ -107,7 +110,7 @@ class ClientConnection(web.RequestHandler):
         self._release_timer: asyncio.TimerHandle | None = None
         self._lookup: asyncio.Future[bytes | None] | None = None
 
-    # Its beginning and its end.
+    # Opening and closing.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
@@ -132,12 +135,12 @@ class ClientConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def close(self) -> None:
-        """Take no more requests."""
+        """Accept no more requests on this connection."""
         self._ending = True
         super().close()
 
     def force_close(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._ending = True
         super().force_close()
 
@@ -145,15 +148,15 @@ class ClientConnection(web.RequestHandler):
         """End with a reset."""
         reset(self.transport)
 
-    # What comes.
+    # Incoming data.
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol; aiohttp itself gives no bytes where its parser may go on."""
+        """See asyncio.Protocol. aiohttp calls it with empty data when its parser may continue."""
         if self._release_timer is not None:
             self._release_timer.cancel()
             self._release_timer = None
         step = self.gate.feed(data, ready=not (self.congested or self._ending or self._owner.draining))
-        if isinstance(step, bytes):  # not one of the cases, which take longer to get to
+        if isinstance(step, bytes):  # before `match`, which would cost a hit more time
             self._count_as_used()
             if self.transport is not None:
                 self.transport.write(step)
@@ -170,7 +173,7 @@ class ClientConnection(web.RequestHandler):
                     self.transport.pause_reading()
 
     def _count_as_used(self) -> None:
-        """Count the connection as used, though aiohttp has seen nothing of that."""
+        """Push back the keep-alive timeout: aiohttp has not seen this request."""
         if self._head_timer is not None:
             self._stop_head_timer()
         self._next_keepalive_close_time = self._owner.clock.monotonic() + _IDLE_SECONDS
@@ -180,14 +183,14 @@ class ClientConnection(web.RequestHandler):
         self._parse(self.gate.release().data)
 
     def _look_up(self, pending: Awaitable[bytes | None]) -> None:
-        """Wait for a response that comes in a moment: until then nothing else is begun."""
+        """Wait for a lookup; no other request is started on this connection until it ends."""
         self._count_as_used()
         self._owner.track(self)
         self._lookup = asyncio.ensure_future(pending)
         self._lookup.add_done_callback(self._lookup_done)
 
     def _lookup_done(self, found: asyncio.Future[bytes | None]) -> None:
-        """Give the response, or let the parser begin; then go on with what came behind."""
+        """Write the response, or pass the request to the parser; then feed what arrived during the lookup."""
         self._lookup = None
         self._owner.untrack(self)
         if self.transport is None:
@@ -204,7 +207,7 @@ class ClientConnection(web.RequestHandler):
             self.data_received(behind)
 
     def _parse(self, data: bytes) -> None:
-        """Let aiohttp's parser have what came, and tell the gate what it made of it."""
+        """Feed aiohttp's parser, and report to the gate what it parsed."""
         known = len(self._messages)
         super().data_received(data)
         started = len(self._messages) - known
@@ -219,7 +222,7 @@ class ClientConnection(web.RequestHandler):
         elif self._head_timer is None and self.gate.is_idle:
             self._start_head_timer()
 
-    # How fast it comes, and is taken.
+    # Flow control and timeouts.
 
     def pause_writing(self) -> None:
         """See asyncio.BaseProtocol."""
@@ -237,7 +240,7 @@ class ClientConnection(web.RequestHandler):
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
-        """Resume only what was paused: aiohttp would feed the parser nothing whenever a piece of a body is read."""
+        """Resume only if paused: aiohttp would otherwise feed the parser empty data after each read of a body."""
         if self._reading_held:
             self._reading_held = False
             super().resume_reading(resume_parser)
@@ -247,7 +250,7 @@ class ClientConnection(web.RequestHandler):
         self._head_timer = loop.call_later(self._owner.head_timeout, self._too_slow)
 
     def _too_slow(self) -> None:
-        """Close; whoever had begun a head is told why (RFC 9110, section 15.5.9)."""
+        """Close, after a 408 if a head had begun to arrive (RFC 9110, section 15.5.9)."""
         if self.gate.phase is Phase.PARSED and self.transport is not None:
             self.transport.write(TIMEOUT)
         self.force_close()
@@ -257,35 +260,35 @@ class ClientConnection(web.RequestHandler):
             self._head_timer.cancel()
             self._head_timer = None
 
-    # What goes wrong.
+    # Errors.
 
     def handle_error(
         self,
         request: web.BaseRequest,
         status: int = 500,  # noqa: ARG002 - aiohttp's signature
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - it would repeat what the client sent
+        message: str | None = None,  # noqa: ARG002 - it may contain what the client sent
     ) -> web.StreamResponse:
-        """Answer what is no HTTP as Go's server does. An error of the proxy's own never gets here as an answer."""
+        """Respond to invalid HTTP as Go's server does. Internal errors of the proxy never get here."""
         transport = still_open(request.transport)
         if transport is not None and exc is not None:
             transport.write(BAD_REQUEST)
         return CLOSE_AFTER
 
-    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - the text would name the request
-        """Name the kind of error and nothing of the request."""
+    def log_exception(self, *args: Any, **kw: Any) -> None:  # noqa: ARG002 - the text may contain the request
+        """Log the type of the error, and nothing of the request."""
         error = kw.get("exc_info")
         if error is not None and not isinstance(error, web.HTTPException):
             self._owner.failed(type(error).__name__)
 
 
 def still_open(transport: asyncio.Transport | None) -> asyncio.Transport | None:
-    """Return the way to a client; None where it has left, or is being left."""
+    """Return the transport, or None if it is closed or closing."""
     return None if transport is None or transport.is_closing() else transport
 
 
 def reset(transport: asyncio.Transport | None) -> None:
-    """Close a connection so that no one can take what was sent for a whole answer."""
+    """Close a connection with a reset, so that a client cannot take a partial response for a complete one."""
     transport = still_open(transport)
     if transport is None:
         return

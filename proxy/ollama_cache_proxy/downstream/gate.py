@@ -1,14 +1,14 @@
-"""What becomes of the bytes that a client sends, before they are parsed: a state machine without sockets or timers.
+"""Decides what happens to incoming bytes before they are parsed: a state machine without sockets or timers.
 
-    BETWEEN ---> Answer                      the request is known by its bytes, and so is its response
-       |   `---> Lookup (LOOKUP) ---> Answer, or Pass where the store has none
-       |   `---> Hold (HELD) -------> what BETWEEN does, once more has come; Pass after a while
+    BETWEEN ---> Response                    the request is known by its bytes, and its response is in memory
+       |   `---> Lookup (LOOKUP) ---> Response, or Pass if the store has none
+       |   `---> Hold (HELD) -------> as BETWEEN, when more has arrived; Pass after a timeout
        v
      PARSED ---> Pass, until the parser has read exactly one request and nothing more: BETWEEN again
 
-A response may be written only where every request that came has had its own, so a request is looked at where it begins
-and nowhere else. Where that is becomes unsure (pipelined requests in one segment, a body in chunks), a connection stays
-PARSED for good.
+A response may only be written when every earlier request has had its own, so the fast path is asked only where a
+request begins. Once that position is uncertain (pipelined requests in one segment, a chunked body), a connection stays
+PARSED until it closes.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from ollama_cache_proxy.core.ports import FastPath
 from ollama_cache_proxy.policy.record import record
 
 MAX_RAW_BYTES: Final = 65_536
-"""Bytes of a request that are kept, so that the next one like it is known by them."""
+"""Bytes of a request that are kept at most; the fast path recognises the next identical request by them."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
 Response: TypeAlias = bytes
-"""Write this, a whole response. An object around it would take a tenth of the time of a hit."""
+"""Write this complete response. Plain bytes, because wrapping them would cost a tenth of the time of a hit."""
 
 
 @record
 class Lookup:
-    """Wait for a response, and tell `found`; what comes until then is fed as ever."""
+    """Await `pending`, then call `lookup_done` with its result; continue to `feed` what arrives meanwhile."""
 
     pending: Awaitable[bytes | None]
 
 
 @record
 class Hold:
-    """Wait for more: a head was kept back whose body mostly comes at once. After a while, `release` it."""
+    """Wait for the body: the head of a known request is held back. Call `release` after a timeout."""
 
 
 @record
 class Queue:
-    """Stop reading: what comes now waits for a lookup."""
+    """Stop reading: this data waits until a lookup has ended."""
 
 
 @record
 class Pass:
-    """Let the parser have this, and tell `parsed` what it made of it."""
+    """Feed the parser with `data`, then call `parsed` with the result."""
 
     data: bytes
 
@@ -58,7 +58,7 @@ _QUEUE: Final = Queue()
 
 
 class Phase(Enum):
-    """What a connection waits for; see the module."""
+    """The state of a connection; see the diagram at the top of this module."""
 
     BETWEEN = "between"
     HELD = "held"
@@ -70,10 +70,10 @@ _BETWEEN, _HELD, _LOOKUP, _PARSED = Phase
 
 
 class Gate:
-    """The gate of one connection, behind which a parser reads one request after another.
+    """The gate of one connection, in front of the parser.
 
-    `ready` says each time whether a response can be written now: the client takes what it is sent, and the connection
-    is not about to end.
+    `ready` says for each call whether a response can be written now: the client is reading, and the connection is not
+    about to close.
     """
 
     __slots__ = (
@@ -84,27 +84,27 @@ class Gate:
     def __init__(self, fast_path: FastPath) -> None:
         self.phase = _BETWEEN
         self._fast_path = fast_path
-        self._pending = b""  # the request that is held, or looked up
-        self._behind = b""  # what came behind one that is looked up
-        self._requests = 0  # that the parser has begun to give
-        self._responses = 0  # of these
-        self._number = 0  # of the request that has all of what came since it began; 0 for none
-        self._parts: list[bytes] | None = None  # what came since then, while it may be one small request
-        self._size = 0  # bytes of it
-        self._end_at: int | None = None  # bytes that the request takes at least, where that is known
+        self._pending = b""  # the request that is held or looked up
+        self._behind = b""  # what arrived during a lookup
+        self._requests = 0  # requests that the parser has started
+        self._responses = 0  # requests that have had their response
+        self._number = 0  # of the request that all bytes since its start belong to; 0 if none
+        self._parts: list[bytes] | None = None  # bytes since that start; None once it cannot be one small request
+        self._size = 0  # bytes since that start
+        self._end_at: int | None = None  # least size of the request in bytes; None if not known
 
     @property
     def is_idle(self) -> bool:
-        """Whether every request that was parsed has had its response."""
+        """Whether every parsed request has had its response."""
         return self._responses == self._requests
 
     @property
     def queued(self) -> int:
-        """Bytes that wait for a lookup."""
+        """Bytes that wait for the end of a lookup."""
         return len(self._behind)
 
     def feed(self, data: bytes, *, ready: bool) -> Step:
-        """Say what to do now that this has come; no bytes stand for a parser that may go on."""
+        """Return what to do with incoming `data`; empty data means that the parser may continue."""
         phase = self.phase
         if phase is _LOOKUP:
             self._behind += data
@@ -129,11 +129,11 @@ class Gate:
         return Lookup(pending=response)
 
     def release(self) -> Pass:
-        """Say what to do now that a head was held for long enough."""
+        """Return what to do with a head that has been held for long enough."""
         return self._begin(self._pending)
 
     def lookup_done(self, response: bytes | None, *, ready: bool) -> tuple[Response | Pass, bytes]:
-        """Say what to do now that a lookup has ended, and what has to be fed after that."""
+        """Return what to do after a lookup, and the bytes to feed afterwards; `response` is None for a miss."""
         behind, self._behind = self._behind, b""
         if response is None or not (ready and self.is_idle):
             return self._begin(self._pending), behind
@@ -141,10 +141,10 @@ class Gate:
         return response, behind
 
     def parsed(self, begun: int, length: int | None, *, ended: bool) -> None:
-        """Take in what the parser made of what was passed last.
+        """Update the state after the parser was fed.
 
-        `begun` requests have begun in it, the first of them with so many bytes of body; None where that is not told by
-        a Content-Length. `ended` says that the body of the request that began last has been read to its end.
+        `begun` is the number of requests that began in that data, and `length` the Content-Length of the first; None
+        if it has none. `ended` says that the body of the last request has been read to its end.
         """
         if begun:
             first, self._number = self._number == 0, self._requests + 1
@@ -155,31 +155,31 @@ class Gate:
         if self._size > MAX_RAW_BYTES:
             self._parts = None
         if ended and self._size == self._end_at:
-            # The request ends behind nothing that came, since it was read; and before nothing, since the first empty
-            # line is not behind the one that ended its head.
+            # The parser has read the request to its end, so it is not longer than what arrived. It is not shorter,
+            # because its head ends at the first empty line or later.
             self.phase = _BETWEEN
 
     @property
     def serving(self) -> int:
-        """Return the number of the request that has its response next; the first is 1."""
+        """The number of the request whose response is next; the first is 1."""
         return self._responses + 1
 
     def responded(self) -> None:
-        """Count a response that was written to its end, on a connection that stays."""
+        """Count a response that was written to its end on a connection that stays open."""
         self._responses += 1
 
     def raw(self, number: int) -> bytes | None:
-        """Return the bytes of a request by its number, where they are known and were kept."""
+        """Return the bytes of a request by its number; None if they are not known or were dropped."""
         known = self._number == number and self.phase is not _PARSED
         return b"".join(self._parts) if known and self._parts is not None else None
 
     def drop_raw(self, number: int) -> None:
-        """Keep no bytes of this request any longer: a connection may be idle for an hour."""
+        """Drop the bytes of this request: the connection may stay idle for an hour."""
         if self._number == number:
             self._parts = None
 
     def _begin(self, data: bytes) -> Pass:
-        """Pass the beginning of a request."""
+        """Pass the start of a request to the parser."""
         self.phase, self._pending = _PARSED, b""
         self._number, self._end_at = 0, None
         self._parts, self._size = [data], len(data)
@@ -192,6 +192,6 @@ class Gate:
         return Pass(data=data)
 
     def _find_end(self, length: int) -> int | None:
-        """Return how many bytes a request takes at least; None where too much came before its head had ended."""
+        """Return the least size of a request in bytes; None if the end of its head is no longer in the kept bytes."""
         at = -1 if self._parts is None else b"".join(self._parts).find(_END_OF_HEAD)
         return None if at < 0 else at + len(_END_OF_HEAD) + length

@@ -1,7 +1,7 @@
-"""The client's side of one exchange: aiohttp's server has read the request's head, this file writes the answer.
+"""The client's side of one exchange: aiohttp's server has read the request's head, this module writes the response.
 
-Answers are written as bytes, head included, because aiohttp's own would rename, add and reorder fields. What a client
-must not see is half an answer that looks whole: whatever ends early ends in a reset.
+Responses are written as bytes, head included, because aiohttp would rename, add and reorder fields. A client must never
+take a partial response for a complete one, so a response that ends early ends with a reset.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from ollama_cache_proxy.policy.messages import Fields, ResponseHead, rendered
 
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _JOIN_UP_TO: Final = 65_536
+"""Bytes: a body up to this size is copied into one write with its head or framing; a larger one is not copied."""
 _PIECE: Final = 65_536
-"""Bytes of a body that are read at once: so much of it is copied on its way."""
+"""Bytes of a request body that are read in one call at most."""
 
 
 class HttpClient:
-    """See ports.Client. Writes to the transport; one answer."""
+    """See ports.Client. Writes one response to the transport."""
 
     def __init__(self, request: web.BaseRequest, owner: Owner) -> None:
         self._request = request
@@ -41,7 +42,7 @@ class HttpClient:
         self._expects = not self._http10 and request.headers.get("Expect", "").lower() == "100-continue"
         self._chunked = False
         self._bodyless = False
-        upgrades = "Upgrade" in request.headers  # aiohttp loses what follows it
+        upgrades = "Upgrade" in request.headers  # aiohttp drops what follows such a request
         ambiguous = self._http10 and "Transfer-Encoding" in request.headers  # RFC 9112, section 6.1
         self.keep_alive = request.keep_alive and not upgrades and not ambiguous
         self.first_byte_at: float | None = None
@@ -51,12 +52,12 @@ class HttpClient:
 
     @property
     def raw(self) -> bytes | None:
-        """See ports.Client. What closes its connection, or had to be answered twice, is not like another one."""
+        """See ports.Client. None for a request that closes its connection, is HTTP/1.0 or had an `Expect` field."""
         plain = self.keep_alive and not self._http10 and "Expect" not in self._request.headers
         return self._connection.gate.raw(self._number) if plain else None
 
     def drop_raw(self) -> None:
-        """Keep nothing of the request that nobody needs any more."""
+        """Drop the bytes of the request."""
         self._connection.gate.drop_raw(self._number)
 
     # The request's body.
@@ -71,7 +72,7 @@ class HttpClient:
             size += len(chunk)
             if size > limit or not reserve(len(chunk)):
                 return None
-        if not reserve(size):  # for a moment it is there twice, and later what it says takes about as much
+        if not reserve(size):  # joining copies it, and what is parsed from it later takes about as much
             return None
         whole = self._buffered[0] if len(self._buffered) == 1 else b"".join(self._buffered)
         self._buffered = [whole]
@@ -107,7 +108,7 @@ class HttpClient:
             self.keep_alive = False
             raise ClientLeft from error
 
-    # The answer.
+    # The response.
 
     async def begin(self, head: ResponseHead, length: int | None) -> None:
         self._write(self._head(head, length))
@@ -119,7 +120,7 @@ class HttpClient:
 
     def put(self, chunk: bytes, framed: bytes | None) -> bool:
         transport = self._transport
-        if transport is None or transport.is_closing():  # without a call: this is done for each chunk
+        if transport is None or transport.is_closing():  # inline, because this runs for every chunk
             return False
         if self._bodyless:
             return not self._connection.congested
@@ -132,7 +133,7 @@ class HttpClient:
         return not self._connection.congested
 
     def _framed(self, chunk: bytes, after: bytes = b"") -> tuple[bytes, ...]:
-        """Give a chunk as it is written; a large one is not copied."""
+        """Return a chunk, framed if the body is chunked, in pieces to write; a large chunk is not copied."""
         if not self._chunked:
             return (chunk,)
         if len(chunk) <= _JOIN_UP_TO:
@@ -165,19 +166,19 @@ class HttpClient:
             await self.flush()
 
     def _end(self) -> None:
-        """All of the answer is written: on a connection that stays, the next one may follow."""
+        """Mark the response as complete; if the connection stays open, the next one may follow."""
         self.ended = True
         if self.keep_alive:
             self._connection.gate.responded()
 
     def refuse(self, response: bytes) -> None:
-        """Send a whole answer that closes the connection."""
+        """Send a complete response and close the connection after it."""
         self.keep_alive = False
         self.ended = True
         self._write(response)
 
     def close(self) -> None:
-        """Close after what was written, where the rest of the request is not worth waiting for."""
+        """Close the connection if the client stalled in the middle of its request body."""
         if self._stalled and self._transport is not None:
             self._transport.close()
 
@@ -187,7 +188,7 @@ class HttpClient:
         reset(self._transport)
 
     def _head(self, head: ResponseHead, length: int | None) -> bytes:
-        """Frame the answer (RFC 9112, section 6) and give its head as bytes."""
+        """Choose the framing of the response (RFC 9112, section 6), and return its head as bytes."""
         self._bodyless = self._request.method == "HEAD" or head.status in _NO_BODY_STATUS
         self._chunked = length is None and not self._bodyless and not self._http10
         if self._owner.draining or not self._request.content.is_eof() or (self._http10 and length is None):
@@ -201,7 +202,7 @@ class HttpClient:
         return rendered(head, framing, minor=0 if self._http10 else 1)
 
     async def flush(self) -> None:
-        """Wait while the client reads too slowly; raises ClientLeft."""
+        """Wait until the client has read enough; raise ClientLeft if it has closed."""
         if still_open(self._transport) is None:
             raise ClientLeft
         if not self._connection.congested:

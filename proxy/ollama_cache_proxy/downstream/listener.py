@@ -1,7 +1,8 @@
-"""HTTP/1.1 towards clients: a listening socket, who is connected, what is in progress, and how that ends.
+"""HTTP/1.1 towards clients: the listening socket, its connections, the requests in progress, and the drain.
 
-A connection (client_connection.py) shows what comes to its gate (gate.py), then to aiohttp's parser; what that has read
-is one exchange (http_client.py). No line of a request is ever logged, and no error of the proxy's own reaches a client.
+A connection (client_connection.py) feeds what it receives to its gate (gate.py), then to aiohttp's parser; each parsed
+request is one exchange (http_client.py). No line of a request is ever logged, and no text of an internal error is sent
+to a client.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from ollama_cache_proxy.policy.target import split
 Handler: TypeAlias = Callable[[Request, Client], Awaitable[None]]
 
 BACKLOG: Final = 1024
-"""Connections that wait in the kernel to be accepted."""
+"""Connections that may wait in the kernel to be accepted."""
 _SHUTDOWN_SECONDS: Final = 0.01
-"""Seconds; to aiohttp, 0 means for ever."""
+"""Seconds that aiohttp may take to close what is left after a drain; 0 would mean no limit."""
 
 
 class Listener:
     """One listening socket and its connections. Times are seconds.
 
-    `counted` is told how many clients are connected whenever one has come or left.
+    `counted` is called with the number of connected clients whenever it changes.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting
@@ -70,11 +71,11 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return self._connections
 
     def opened(self) -> bool:
-        """Count a new connection in; False when there are too many."""
+        """Count a new connection; return False if there are too many."""
         if self._connections >= self._max_connections:
             return False
         self._connections += 1
@@ -84,7 +85,7 @@ class Listener:
         return True
 
     def closed(self) -> None:
-        """Count a connection out."""
+        """Count a closed connection."""
         self._connections -= 1
         if not self._connections:
             self._empty.set()
@@ -92,18 +93,18 @@ class Listener:
             self._counted(self._connections)
 
     def track(self, work: Abortable) -> None:
-        """Know of an answer under way."""
+        """Add a response in progress; a drain waits for it."""
         self._in_progress.add(work)
         self._idle.clear()
 
     def untrack(self, work: Abortable) -> None:
-        """Know that it is over."""
+        """Remove a response that has ended."""
         self._in_progress.discard(work)
         if not self._in_progress:
             self._idle.set()
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-        """Accept connections on a bound socket, with TLS where there is a context for it."""
+        """Accept connections on a bound socket, over TLS if `tls` is given."""
         self._sockets = await asyncio.get_running_loop().create_server(
             self._connection,
             sock=sock,
@@ -121,17 +122,17 @@ class Listener:
                 ssl=tls,
                 ssl_handshake_timeout=None if tls is None else self.head_timeout,
             )
-        except (OSError, TimeoutError):  # it has left, or is no TLS
+        except (OSError, TimeoutError):  # the client has left, or does not speak TLS
             sock.close()
 
     def _connection(self) -> ClientConnection:
         return ClientConnection(self, self._server, asyncio.get_running_loop())
 
     async def drain(self, seconds: float, grace: float = 0.25) -> None:
-        """Stop: no new connections, what is in progress ends, announcing `Connection: close`.
+        """Accept no new connections, and wait for requests in progress, whose responses say `Connection: close`.
 
-        Requests get `seconds` seconds, idle keep-alive connections `grace`, in which a request that was already
-        on its way is still answered. What is left then ends in a reset.
+        Requests have `seconds` to finish. Idle keep-alive connections have `grace` seconds, in which a request that was
+        already sent is still answered. What is left after that is reset.
         """
         self.draining = True
         if self._sockets is not None:
@@ -160,7 +161,7 @@ class Listener:
                 await self._handler(Request(method=request.method, target=target, fields=lines), client)
         except ClientLeft:
             client.abort()
-        except Exception as error:  # noqa: BLE001 - the last resort: a reset, and the name of the error in the log
+        except Exception as error:  # noqa: BLE001 - last resort: reset the connection, log the type of the error
             self.failed(type(error).__name__)
             client.abort()
         finally:

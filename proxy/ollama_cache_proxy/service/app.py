@@ -1,13 +1,14 @@
-"""The composition root: opens every part, joins them, and closes them in reverse order.
+"""The composition root: opens every part, connects them, and closes them in reverse order.
 
     context.py         what all parts share: settings, address, clock, log, metrics, tasks
     neighbours.py      store, Ollama, digests of models, statistics; the store is chosen in store_choice.py
-    scrape.py          figures of this process, and of all, for Prometheus
+    scrape.py          metrics of this process, and of all workers, for Prometheus
     own_routes.py      the proxy's own routes
-    sibling_topics.py  what a worker hears of the others
+    sibling_topics.py  what a worker does when its siblings send a topic
 
-What is open closes in this order: the live page's events; of a worker, its way to new connections; connections, which
-drain; known requests that are still to be counted; of a worker, its figures; the neighbours (see open_neighbours).
+The order of closing: the live page's events; a worker's source of new connections; connections, which drain; the hits
+of the fast path that are not counted yet; a worker's last metrics for the supervisor; the neighbours (see
+open_neighbours).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from ollama_cache_proxy.upstream.ollama_server import Ollama
 
 @record
 class Running:
-    """A proxy that accepts connections at `url`."""
+    """A running proxy, which accepts connections at `url`."""
 
     url: str
     listener: Listener
@@ -87,8 +88,8 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
         stack.push_async_callback(listener.drain, settings.drain_timeout)
         if siblings is not None:
             stack.push_async_callback(siblings.leave)
-        stack.callback(own.events.close)  # else whoever watches would hold the drain up
-        context.tasks.spawn(_probe_ollama(opened.upstream), "look for Ollama")
+        stack.callback(own.events.close)  # clients of the live page would otherwise delay the drain
+        context.tasks.spawn(_probe_ollama(opened.upstream), "probe Ollama")
         yield Running(
             url=context.address.url,
             listener=listener,
@@ -115,7 +116,7 @@ def _admin(context: Context, opened: Opened, own: OwnRoutes, scrape: Scrape, *, 
 
 
 def _listener(context: Context, exchanges: Exchanges, admin: Admin) -> Listener:
-    """Return what hands each request to the proxy's own routes, or to the exchanges."""
+    """Return the listener; it hands each request to the proxy's own routes or to the exchanges."""
     settings, log, siblings = context.settings, context.log, context.siblings
 
     async def handle(request: Request, client: Client) -> None:
@@ -131,13 +132,13 @@ def _listener(context: Context, exchanges: Exchanges, admin: Admin) -> Listener:
         head_timeout=settings.head_timeout,
         body_timeout=settings.body_timeout,
         max_connections=fitting_connections(settings.max_connections, log),
-        failed=lambda name: log.say(f"an error of the proxy's own ended a request: {name}", warning=True),
+        failed=lambda name: log.say(f"A request failed with an internal error: {name}", warning=True),
         counted=None if siblings is None else siblings.report_connections,
     )
 
 
 async def _accept(context: Context, listener: Listener, sock: socket.socket) -> None:
-    """Serve what connects to the socket, or what siblings are handed of that."""
+    """Serve the socket's connections; a worker is handed its share by the supervisor."""
     tls = context.address.tls
     if context.siblings is None:
         await listener.start(sock, tls)
@@ -146,7 +147,7 @@ async def _accept(context: Context, listener: Listener, sock: socket.socket) -> 
 
 
 async def _probe_ollama(upstream: Ollama) -> None:
-    """Look for Ollama at the start: the log says what was found."""
+    """Ask Ollama once at the start, so that the log says whether it can be reached."""
     with suppress(ProxyError):
         async with upstream.ask(Request(method="GET", target="/api/version", fields=()), None):
             pass

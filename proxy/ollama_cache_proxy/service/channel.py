@@ -1,7 +1,7 @@
-"""Messages between two processes over a socket: JSON, one a line. Each end may tell the other something, or ask it.
+"""Messages between two processes over a socket: one JSON array per line.
 
-What was said is heard in the order in which it was said. A message is `[number, topic, value]`; with a number above 0
-it is answered by `[-number, null, value]`.
+Each end may send messages and requests; they are handled in the order in which they were sent. A message is
+`[number, topic, value]`. A number above 0 makes it a request, which is answered by `[-number, null, value]`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import orjson
 from ollama_cache_proxy.core.tasks import Tasks
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of a message, and of those that the other end has not taken: one that is so far behind is given up."""
+"""Bytes of one message, and of all that the other end has not read yet: above it the channel is closed."""
 _CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that the other end has to read the last messages."""
 
 Handler: TypeAlias = Callable[[str, Any], Awaitable[Any]]
-"""Takes a topic and its value, and gives the answer where one was asked for."""
+"""Handles a topic and its value; what it returns is the answer to a request."""
 
 
 class Channel:
-    """One end. `listen` hears until the other end has closed, or was given up."""
+    """One end of a connection. `listen` handles messages until the connection is closed."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tasks: Tasks) -> None:
         self._reader = reader
@@ -37,16 +38,16 @@ class Channel:
 
     @classmethod
     async def open(cls, sock: socket.socket, tasks: Tasks) -> Self:
-        """Use a connected socket, which is then the channel's."""
+        """Return a channel over a connected socket, which it owns from then on."""
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_MAX_BYTES)
         return cls(reader, writer, tasks)
 
     def send(self, topic: str, value: Any = None) -> None:
-        """Tell the other end, where it is still there."""
+        """Send a message; it is dropped if the other end has gone."""
         self._write([0, topic, value])
 
     def request(self, topic: str, value: Any = None) -> asyncio.Future[Any]:
-        """Ask the other end at once; the answer may never come, or be a ConnectionError when the other end has gone."""
+        """Send a request; return the future of its answer, which is a ConnectionError if the other end has gone."""
         number = next(self._numbers)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
@@ -56,20 +57,20 @@ class Channel:
         return answer
 
     async def ask(self, topic: str, value: Any = None, *, within: float | None = None) -> Any:
-        """Ask the other end, and wait; raises TimeoutError after `within` seconds, and ConnectionError."""
+        """Return the answer to a request; raise TimeoutError after `within` seconds, or ConnectionError."""
         return await asyncio.wait_for(self.request(topic, value), within)
 
     async def listen(self, handle: Handler) -> None:
-        """Hear what the other end says, until it is gone."""
-        with suppress(OSError, ValueError):  # a ValueError is a line that is too long, or no message
+        """Handle messages until the connection is closed."""
+        with suppress(OSError, ValueError):  # ValueError: a line that is too long, or not a message
             while line := await self._reader.readline():
                 number, topic, value = orjson.loads(line)
                 if number >= 0:
-                    self._tasks.spawn(self._handle(handle, number, topic, value), f"hear of {topic}")
+                    self._tasks.spawn(self._handle(handle, number, topic, value), f"handle {topic}")
                 elif (answer := self._asked.get(-number)) is not None and not answer.done():
                     answer.set_result(value)
         self.close()
-        await asyncio.sleep(0)  # what was heard last is known before this returns
+        await asyncio.sleep(0)  # the handlers of the last messages have started when this returns
         for answer in tuple(self._asked.values()):
             if not answer.done():
                 answer.set_exception(ConnectionError())
@@ -80,7 +81,7 @@ class Channel:
             self._write([-number, None, answer])
 
     def _write(self, message: list[Any]) -> bool:
-        """Send a message; whether it may arrive."""
+        """Write a message; return False if it cannot arrive."""
         transport = self._writer.transport
         if transport.get_write_buffer_size() > _MAX_BYTES:
             transport.abort()
@@ -90,11 +91,11 @@ class Channel:
         return True
 
     def close(self) -> None:
-        """Let the other end know that there is no more."""
+        """Close after what was written; the other end sees the end of the connection."""
         self._writer.close()
 
     async def close_and_wait(self) -> None:
-        """Close, and return when the other end has all of it, or is gone."""
+        """Close, and return when everything was sent, or after a timeout."""
         self.close()
         with suppress(OSError, TimeoutError):
             await asyncio.wait_for(self._writer.wait_closed(), _CLOSE_TIMEOUT)

@@ -20,7 +20,7 @@ from ollama_cache_proxy.telemetry.recent import Recent
 
 @record
 class Context:
-    """What every part is given. `siblings` are the other processes of this proxy, None where it is the only one."""
+    """What every part is given. `siblings` are the other workers of this proxy; None without workers."""
 
     settings: Settings
     address: Address
@@ -32,17 +32,17 @@ class Context:
     siblings: SiblingProcesses | None
 
     def observer(self, *more: Observer) -> Observer:
-        """Return what tells facts to metrics, log and recent requests, and to `more`."""
+        """Return an observer that passes facts to metrics, log and recent requests, and to `more`."""
         return fan_out((self.metrics, self.log, self.recent, *more))
 
 
 def open_context(settings: Settings, sock: socket.socket, stream: TextIO, siblings: SiblingProcesses | None) -> Context:
-    """Return what this process shares; from now on errors of the running event loop go to its log."""
+    """Return the context of this process; from now on errors of the running event loop go to its log."""
     clock = SystemClock()
     log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.logs_start)
     log_loop_errors(log, clock)
     metrics = Metrics()
-    metrics(Health(part=Part.STORE, well=True, name=""))  # until a store says otherwise; memory never does
+    metrics(Health(part=Part.STORE, well=True, name=""))  # until a store reports otherwise; the memory store never does
     return Context(
         settings=settings,
         address=address_of(sock, settings),

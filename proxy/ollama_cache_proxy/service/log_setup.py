@@ -1,4 +1,4 @@
-"""The log as the settings want it, and what tells it of errors that nobody has caught."""
+"""Makes the log from the settings, and sends uncaught errors of the event loop to it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ollama_cache_proxy.telemetry.log import Log, Style
 
 
 def log_of(settings: Settings, stream: TextIO, clock: Clock, *, quiet: bool = False) -> Log:
-    """Give the log; it tells of requests where somebody watches, or collects what can be searched."""
+    """Return the log. `log_requests` auto logs requests on a terminal, as JSON and in development."""
     style = _style(settings, stream)
-    read = settings.development or style is Style.JSON or stream.isatty()
-    requests = read if settings.log_requests == "auto" else settings.log_requests == "on"
+    wanted = settings.development or style is Style.JSON or stream.isatty()
+    requests = wanted if settings.log_requests == "auto" else settings.log_requests == "on"
     return Log(stream, style=style, development=settings.development, requests=requests, quiet=quiet, clock=clock)
 
 
 def log_loop_errors(log: Log, clock: Clock) -> None:
-    """Log what the running event loop could not hand to anybody: one line a second at most, by its type alone.
+    """Log uncaught errors of the running event loop by their type, at most one line a second.
 
-    What was handled may be in the error's text, so that is not logged.
+    The text of an error is not logged, because it may contain parts of a request.
     """
-    said = float("-inf")
+    logged_at = float("-inf")
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        nonlocal said
-        if clock.monotonic() - said >= 1:
-            said = clock.monotonic()
-            log.say(f"an error of the proxy's own: {type(context.get('exception')).__name__}", warning=True)
+        nonlocal logged_at
+        if clock.monotonic() - logged_at >= 1:
+            logged_at = clock.monotonic()
+            log.say(f"Internal error: {type(context.get('exception')).__name__}", warning=True)
 
     asyncio.get_running_loop().set_exception_handler(handle)
 

@@ -1,4 +1,4 @@
-"""Opens what stands around the exchanges: the store, Ollama, the digests of its models, and the statistics."""
+"""Opens the neighbours of the exchanges: store, Ollama, digests of models, statistics."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ollama_cache_proxy.upstream.loaded_models import Residents
 from ollama_cache_proxy.upstream.ollama_server import Ollama
 
 _TASKS_CLOSE_SECONDS: Final = 2.0
-"""Seconds that background tasks have to end: what was answered last is still on its way to the store."""
+"""Seconds that background tasks have to end: the last responses may still be being stored."""
 
 
 @record
 class Opened:
-    """The neighbours of exchanges, and what others than exchanges need of them."""
+    """The neighbours of the exchanges, and the parts of them that others need."""
 
     neighbours: Neighbours
     chosen: ChosenStore
@@ -41,9 +41,9 @@ class Opened:
 
 
 async def open_neighbours(context: Context, stack: AsyncExitStack, private_server: PrivateServer | None) -> Opened:
-    """Open all of them, and log where Ollama and the store are; raises SettingsError.
+    """Open all neighbours, and log where Ollama and the store are; raise SettingsError.
 
-    They close with the stack: statistics, background tasks, digests, Ollama, store.
+    The stack closes them in this order: statistics, background tasks, digests, Ollama, store.
     """
     url = _upstream_url(context)
     context.log.say(f"ollama-cache-proxy {__version__} listens on {context.address.url}, in front of Ollama at {url}")
@@ -77,10 +77,10 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
 
 
 def _upstream_url(context: Context) -> str:
-    """Choose Ollama's URL, and say where what the environment names is not it."""
+    """Return Ollama's URL; log a line if OLLAMA_HOST is not used."""
     url, source = chosen_upstream(context.settings, context.address.url.partition("://")[2])
     if source == "default" and os.environ.get("OLLAMA_HOST", "").strip():
-        context.log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is looked for at {url}")
+        context.log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is expected at {url}")
     return url
 
 
@@ -112,6 +112,6 @@ def _models(context: Context, upstream: Ollama, values: ValueStore, url: str) ->
 
 
 def _machine(url: str) -> str:
-    """Name this machine where the URL means another Ollama on each: proxies on several may share a Redis."""
+    """Return this machine's name if the URL is loopback, else "": proxies on several machines may share a Redis."""
     host = urlsplit(url).hostname or ""
     return f"{socket.gethostname()}/" if is_loopback(host) else ""

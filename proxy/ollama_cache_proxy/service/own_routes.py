@@ -1,4 +1,4 @@
-"""Joins the proxy's own routes: figures, events, the live page, and those about entries."""
+"""Builds the proxy's own routes: figures, events, the live page, and those about entries."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ollama_cache_proxy.service.neighbours import Opened
 
 @record
 class OwnRoutes:
-    """The routes, and the events of the live page, which end before the listener drains."""
+    """The proxy's own routes, and the events of the live page, which end before the listener drains."""
 
     routes: Routes
     events: Events
 
 
 def own_routes(context: Context, opened: Opened, exchanges: Exchanges, nvml: Callable[[], Any] | None) -> OwnRoutes:
-    """Return the proxy's own routes but health and metrics; `nvml` takes the place of the real one."""
+    """Return the proxy's own routes except health and metrics; `nvml` takes the place of the real one."""
 
     async def statistics() -> dict[str, Any]:
         exchanges.fast_path.report()

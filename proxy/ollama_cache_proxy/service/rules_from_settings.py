@@ -1,4 +1,4 @@
-"""What the settings, and this machine, mean for one exchange."""
+"""The rules of one exchange, from the settings and this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ollama_cache_proxy.service.settings import Settings, setting_of
 
 
 def rules_from(settings: Settings, *, loopback: bool) -> Rules:
-    """Return the rules of exchanges; `loopback` says that only this machine reaches the listener."""
+    """Return the rules of exchanges; `loopback`: only this machine can reach the listener."""
     hostname = socket.gethostname()
     return Rules(
         policies={row.operation: Policy(getattr(settings, setting_of(row.operation))) for row in REUSABLE},

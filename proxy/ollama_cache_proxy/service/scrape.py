@@ -1,4 +1,4 @@
-"""What this process has counted and how it stands, for its siblings, and for Prometheus together with theirs."""
+"""The metrics of this process, for its supervisor, and those of all processes, for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ollama_cache_proxy.service.neighbours import Opened
 
 
 class Scrape:
-    """`connections` tells how many clients are connected now."""
+    """Collects metrics for a scrape. `connections` returns the number of connected clients."""
 
     def __init__(
         self, context: Context, opened: Opened, exchanges: Exchanges, *, connections: Callable[[], int]
@@ -24,18 +24,18 @@ class Scrape:
         self._connections = connections
 
     def snapshot(self) -> Snapshot:
-        """Return what this process has counted, for its siblings."""
+        """Return the metrics of this process, without asking Redis or Ollama."""
         self._update_levels(asking=False)
         return self._metrics.snapshot()
 
     async def render(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics of all processes and their Content-Type; raises TimeoutError and ConnectionError."""
+        """Return the metrics of all processes and their Content-Type; raise TimeoutError or ConnectionError."""
         self._update_levels(asking=True)
         together = None if self._siblings is None else await self._siblings.together(self._metrics.snapshot())
         return self._metrics.render(accept, together)
 
     def _update_levels(self, *, asking: bool) -> None:
-        """Count what was put off, and take levels in; only who is scraped asks Redis and Ollama how they are."""
+        """Count deferred hits and set the gauges; `asking`: also probe Redis and Ollama, which only a scrape does."""
         self._exchanges.fast_path.report()
         gauges = self._opened.chosen.gauges
         self._metrics.level(

@@ -1,6 +1,7 @@
 """One typed model of every setting: TOML file < environment (OCP_*) < command line.
 
-`load` gives the settings or a `SettingsError` of one line that names the setting, the value and what is allowed.
+`load` returns the settings, or raises a `SettingsError` of one line that names the setting, the value and what is
+allowed.
 """
 
 from __future__ import annotations
@@ -34,82 +35,87 @@ Bytes = Annotated[int, Field(ge=1024, le=1 << 40)]
 
 
 class SettingsError(Exception):
-    """A setting is wrong; the text is one line for the person who set it, and holds no secret."""
+    """A setting is invalid; the text is one line for the person who set it, and contains no secret."""
 
 
 class Settings(BaseSettings):
-    """All settings. Times are seconds, sizes bytes."""
+    """All settings. Times are seconds, sizes are bytes."""
 
     model_config = SettingsConfigDict(env_prefix="OCP_", extra="forbid", frozen=True, env_ignore_empty=True)
 
     listen: str = Field(DEFAULT_LISTEN, description="Address and port to listen on, as HOST:PORT.")
     upstream: str | None = Field(None, description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="Processes that serve; more than one share a Redis, and limits among them."
+        1, description="Worker processes. Several need a Redis that they share, and divide some limits among them."
     )
-    tls_cert: str | None = Field(None, description="A PEM file: the listener's certificate, for https.")
-    tls_key: str | None = Field(None, description="A PEM file: the certificate's key, where tls_cert does not hold it.")
+    tls_cert: str | None = Field(None, description="PEM file with the listener's certificate, for https.")
+    tls_key: str | None = Field(None, description="PEM file with the certificate's key, if it is not in tls_cert.")
     upstream_ca: str | None = Field(
-        None, description="A PEM file: who may sign Ollama's certificate; else the system's."
+        None, description="PEM file of the authorities that may sign Ollama's certificate; else the system's."
     )
     store: Literal["auto", "redis", "private", "memory"] = Field(
         "auto",
-        description="Where entries are kept: auto is redis_url, REDIS_URL, a private server or memory, in this order.",
+        description="Where entries are stored. auto: redis_url, REDIS_URL, a private server or memory, in this order.",
     )
-    redis_url: SecretStr | None = Field(None, description="Redis or Valkey, as redis://, rediss:// or unix:// URL.")
-    redis_ca: str | None = Field(None, description="A PEM file: who may sign a rediss:// server's; else the system's.")
-    private_redis_bytes: Bytes = Field(512 * _MIB, description="What a private server may hold.")
-    memory_bytes: Bytes = Field(256 * _MIB, description="What the memory store may hold.")
+    redis_url: SecretStr | None = Field(None, description="Redis or Valkey, as a redis://, rediss:// or unix:// URL.")
+    redis_ca: str | None = Field(
+        None, description="PEM file of the authorities that may sign Redis' certificate (rediss://); else the system's."
+    )
+    private_redis_bytes: Bytes = Field(512 * _MIB, description="Size limit of a private server.")
+    memory_bytes: Bytes = Field(256 * _MIB, description="Size limit of the memory store.")
     hot_bytes: Annotated[int, Field(ge=0)] = Field(
         64 * _MIB,
-        description="Entries of Redis that are held in memory too, in bytes; 0 holds none. Shared out to workers.",
+        description="Size limit of the hot tier, a copy of Redis' entries in memory; 0: none. Divided among workers.",
     )
     ttl_completion: WholeSeconds = Field(3600, description="How long completions are fresh.")
     ttl_embedding: WholeSeconds = Field(86_400, description="How long embeddings are fresh.")
     max_ttl: WholeSeconds = Field(604_800, description="The largest X-Cache-TTL that a request may ask for.")
-    max_request_bytes: Bytes = Field(8 * _MIB, description="Larger requests are passed on and not cached.")
-    max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are passed on and not cached.")
-    max_list_bytes: Bytes = Field(64 * _MIB, description="Larger embeddings answers are passed on and not cached.")
+    max_request_bytes: Bytes = Field(8 * _MIB, description="Larger requests bypass the cache.")
+    max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are not stored.")
+    max_list_bytes: Bytes = Field(64 * _MIB, description="Larger embeddings responses are not stored.")
     max_buffered_bytes: Bytes = Field(
         256 * _MIB,
-        description="What all requests and answers in memory may take; past it they are not cached. Shared out to"
-        " workers.",
+        description="Bytes of requests and responses in memory; above it they are not cached. Divided among workers.",
     )
     max_misses: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None,
-        description="Requests for one model under way at once; past it 503 with Retry-After. Off by default. Shared out"
-        " to workers.",
+        description="Misses of one model in flight; above it 503 with Retry-After. Off by default."
+        " Divided among workers.",
     )
-    epoch: str = Field("", description="Part of every key: change it when Ollama's settings or hardware change.")
-    cache_generate: Caching = Field("always", description="/api/generate: what the cache does.")
-    cache_embed: Caching = Field("always", description="/api/embed: what the cache does.")
-    cache_embeddings: Caching = Field("always", description="/api/embeddings: what the cache does.")
-    cache_v1_embeddings: Caching = Field("always", description="/v1/embeddings: what the cache does.")
-    cache_chat: Caching = Field("off", description="/api/chat: what the cache does.")
-    cache_v1_chat: Caching = Field("off", description="/v1/chat/completions: what the cache does.")
-    cache_v1_completions: Caching = Field("off", description="/v1/completions: what the cache does.")
-    cache_streams: bool = Field(default=False, description="Record streams too, where their route is cached.")
+    epoch: str = Field("", description="Part of every key; change it when Ollama's settings or hardware change.")
+    cache_generate: Caching = Field("always", description="Cache policy of /api/generate.")
+    cache_embed: Caching = Field("always", description="Cache policy of /api/embed.")
+    cache_embeddings: Caching = Field("always", description="Cache policy of /api/embeddings.")
+    cache_v1_embeddings: Caching = Field("always", description="Cache policy of /v1/embeddings.")
+    cache_chat: Caching = Field("off", description="Cache policy of /api/chat.")
+    cache_v1_chat: Caching = Field("off", description="Cache policy of /v1/chat/completions.")
+    cache_v1_completions: Caching = Field("off", description="Cache policy of /v1/completions.")
+    cache_streams: bool = Field(default=False, description="Record streams too, if their endpoint is cached.")
     stream_pace: Literal["at-once", "recorded"] = Field("at-once", description="How a recorded stream is replayed.")
     explain: bool = Field(
         default=False,
-        description="Keep keyed hashes of a request's fields with its entry, so that explain can name what differs.",
+        description="Store fingerprints of a request's fields with its entry, so that explain can name what differs.",
     )
-    linger: Seconds = Field(60.0, description="How long embeddings that nobody waits for any more may go on.")
-    connect_timeout: Seconds = Field(5.0, description="How long to wait for Ollama to take a connection.")
-    upstream_timeout: Seconds | None = Field(None, description="How long to wait for an answer's head; off by default.")
+    linger: Seconds = Field(60.0, description="How long embeddings go on after the last client has left.")
+    connect_timeout: Seconds = Field(5.0, description="How long to wait for Ollama to accept a connection.")
+    upstream_timeout: Seconds | None = Field(
+        None, description="How long to wait for the head of Ollama's response; off by default."
+    )
     head_timeout: Seconds = Field(20.0, description="How long a client may take to send the head of a request.")
     body_timeout: Seconds = Field(60.0, description="How long a client may pause within the body of a request.")
-    drain_timeout: Seconds = Field(30.0, description="How long requests may take to end after SIGTERM.")
+    drain_timeout: Seconds = Field(30.0, description="How long requests in progress may take after SIGTERM.")
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        4096, description="Clients connected at once. Shared out to workers."
+        4096, description="Client connections at a time. Divided among workers."
     )
-    admin_token: SecretStr | None = Field(None, description="Needed to clear on a listener that is not on loopback.")
-    log: Literal["auto", "plain", "colour", "json"] = Field("auto", description="How the log looks.")
+    admin_token: SecretStr | None = Field(
+        None, description="Token for clearing and listing entries on a listener that is not on loopback."
+    )
+    log: Literal["auto", "plain", "colour", "json"] = Field("auto", description="Format of the log.")
     log_requests: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="A line for each request: auto is on a terminal, as JSON, in development; faults always have one.",
+        description="One line per request. auto: on a terminal, with JSON, in development. Faults are always logged.",
     )
-    development: bool = Field(default=False, description="Log more: what was passed on, and why.")
+    development: bool = Field(default=False, description="Log more: bypasses and their reasons.")
 
     @classmethod
     def settings_customise_sources(
@@ -120,7 +126,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources, the strongest first."""
+        """Return the sources, the strongest first."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_config_file)
 
     @field_validator("listen")
@@ -147,7 +153,7 @@ _config_file: Path | None = None
 
 
 def load(config: str | None, overrides: dict[str, Any]) -> Settings:
-    """Give the settings; `config` names a TOML file, `overrides` come from the command line (None: not given)."""
+    """Return the settings; `config` is the path of a TOML file, `overrides` the command line (None: not given)."""
     global _config_file  # noqa: PLW0603 - pydantic-settings builds its sources from the class alone
     path = config or os.environ.get("OCP_CONFIG") or None
     _config_file = Path(path) if path else None
@@ -167,17 +173,17 @@ def load(config: str | None, overrides: dict[str, Any]) -> Settings:
 
 
 def packed(settings: Settings) -> dict[str, Any]:
-    """Give settings, secrets among them, as JSON can carry them to a process of our own."""
+    """Return the settings, secrets included, as JSON values for a worker process."""
     return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
 
 
 def unpacked(values: dict[str, Any]) -> Settings:
-    """Give the settings that were packed; the environment and the file have no say any more."""
+    """Return the settings from packed values; the environment and the file are not read again."""
     return Settings(**values)
 
 
 def share(settings: Settings) -> Settings:
-    """Give the settings of one worker: limits that are said for all are shared out."""
+    """Return the settings of one worker: limits of the whole proxy are divided by the number of workers."""
     shared = {"max_connections": 1, "max_misses": 1, "max_buffered_bytes": 1024, "hot_bytes": 0}
     shares = {
         name: max(least, value // settings.workers)
@@ -188,7 +194,7 @@ def share(settings: Settings) -> Settings:
 
 
 def sources(config: str | None, overrides: dict[str, Any]) -> dict[str, str]:
-    """Say of every setting where `load` takes it from; the file must be one that it has read."""
+    """Return the source of every setting; the file must be one that `load` has read."""
     path = config or os.environ.get("OCP_CONFIG")
     in_file = tomllib.loads(Path(path).read_text("utf-8")) if path else {}
     in_environment = {name.lower() for name, value in os.environ.items() if value}
@@ -204,7 +210,7 @@ def sources(config: str | None, overrides: dict[str, Any]) -> dict[str, str]:
 
 
 def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
-    """Give Ollama's URL and what named it: `upstream`, `OLLAMA_HOST` or `default`; raises SettingsError.
+    """Return Ollama's URL and its source: `upstream`, `OLLAMA_HOST` or `default`; raise SettingsError.
 
     `own` is the HOST:PORT of the proxy itself, which is never chosen.
     """
@@ -225,7 +231,7 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
 
 
 def named_redis(settings: Settings) -> str:
-    """Give the URL of the Redis that is to be the store, empty for one that is not named; raises SettingsError."""
+    """Return the URL of the Redis that is to be the store, empty if none is set; raise SettingsError."""
     url = secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
     if settings.store == "redis" and not url:
         text = "store: 'redis' is not allowed without a redis_url"
@@ -234,13 +240,13 @@ def named_redis(settings: Settings) -> str:
 
 
 def public_url(url: str) -> str:
-    """Give a Redis URL without user and password."""
+    """Return a Redis URL without user and password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def secret(value: SecretStr | None) -> str:
-    """Give a secret as it is, empty where there is none."""
+    """Return the text of a secret, empty if there is none."""
     return "" if value is None else value.get_secret_value().strip()
 
 
@@ -253,7 +259,7 @@ def _one_line(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting; see config/ollama-cache-proxy.toml for those there are"
+        return f"{name}: there is no such setting; config/ollama-cache-proxy.toml lists them"
     given = problem["input"]
     hidden = name in _SECRETS or not isinstance(given, str | int | float) or "@" in str(given)
     value = "(hidden)" if hidden else repr(given)
@@ -262,7 +268,7 @@ def _one_line(error: ValidationError) -> str:
 
 
 def setting_of(operation: str) -> str:
-    """Give the name of the setting that says what the cache does for an operation."""
+    """Return the name of the setting that holds the policy of an operation."""
     return "cache_" + operation.replace("-", "_")
 
 
@@ -272,11 +278,11 @@ OPERATIONS: Final = tuple(
     for name, field in Settings.model_fields.items()
     if get_args(field.annotation) == POLICIES
 )
-"""The operations that the cache can have a policy for."""
+"""The operations that have a policy."""
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """Split HOST:PORT; raises ValueError. An empty host means every address."""
+    """Return host and port of HOST:PORT; raise ValueError. An empty host means every address."""
     match = _LISTEN.fullmatch(text)
     if match is None or int(match["port"]) > _MAX_PORT:
         raise ValueError("must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:11435 or [::1]:11435")
@@ -284,7 +290,7 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def http_url(text: str) -> str:
-    """Check an http(s) URL and give it with its port and without a slash at its end; raises ValueError."""
+    """Return an http(s) URL with its port and without a trailing slash; raise ValueError if it is invalid."""
     message = (
         "must be an http:// or https:// URL of host and port, without user or query, such as http://127.0.0.1:11434"
     )
@@ -300,7 +306,7 @@ def http_url(text: str) -> str:
 
 
 def ollama_host(value: str) -> str:
-    """Give the URL that Ollama's own tools would connect to for this OLLAMA_HOST (`envconfig/config.go`, 0.24)."""
+    """Return the URL that Ollama's own tools connect to for this OLLAMA_HOST (`envconfig/config.go`, 0.24)."""
     text = value.strip().strip("\"'").strip()
     scheme, found, rest = text.partition("://")
     if not found:
@@ -322,7 +328,7 @@ def ollama_host(value: str) -> str:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Split host and port as Go does: a bare IPv6 address has no port."""
+    """Return host and port as Go splits them: a bare IPv6 address has no port."""
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         return host, rest[1:] if rest.startswith(":") else None
@@ -333,7 +339,7 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
+    """Return whether only this machine can reach a listener on `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -341,7 +347,7 @@ def is_loopback(host: str) -> bool:
 
 
 def same_listener(url: str, listen: str) -> bool:
-    """Whether a URL names the listener itself."""
+    """Return whether a URL names the listener itself."""
     host, port = host_and_port(listen)
     try:
         parts = urlsplit(http_url(url))

@@ -1,4 +1,4 @@
-"""What each part of a worker does with what its siblings say."""
+"""What a worker does with the topics that its siblings send."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ollama_cache_proxy.service.siblings import SiblingProcesses
 
 
 def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, exchanges: Exchanges) -> None:
-    """Let each part hear its topics."""
+    """Subscribe each part to its topics."""
 
     async def purge(wanted: dict[str, str | None]) -> None:
         opened.neighbours.purges.add(Filter(**wanted))

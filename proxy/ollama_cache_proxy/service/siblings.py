@@ -1,7 +1,7 @@
-"""A worker's way to the other workers of its proxy, and from its clients: all of it leads through the supervisor.
+"""A worker's connection to its supervisor, and through it to the other workers.
 
-What workers tell each other goes over a channel; the connections that the supervisor has accepted come over a socket of
-their own. Without the supervisor a worker ends.
+Messages go over a channel; the connections that the supervisor has accepted come over a socket of their own. A worker
+ends when its supervisor has gone.
 """
 
 from __future__ import annotations
@@ -20,44 +20,51 @@ from ollama_cache_proxy.policy.sums import Snapshot, added
 from ollama_cache_proxy.service.channel import Channel
 
 SIBLING_TIMEOUT: Final = 0.25
-"""Seconds that siblings have to do what they are told: one that is stalled must not hold up the others for ever."""
+"""Seconds that siblings have to handle a topic: a stalled one must not hold up the others."""
 _SUPERVISOR_TIMEOUT: Final = 2 * SIBLING_TIMEOUT
 _FIGURES_TIMEOUT: Final = 1.0
+"""Seconds that the supervisor has to answer with the others' snapshots."""
 _REPORT_EVERY: Final = 1.0
+"""Seconds between two snapshots."""
 
 Serve: TypeAlias = Callable[[socket.socket], Coroutine[Any, Any, None]]
-"""Serves a connection."""
+"""Serves one accepted connection."""
 
 
 class Message(Enum):
-    """What supervisor and workers say to each other.
-
-    A worker asks for its `settings`, says what is `wrong` with them, asks to be let `in` (and is told of the changes of
-    models under way), says that it is `open`, how many connections it has taken and has now (`count`), that it is
-    `leaving`, and what it has counted (`snapshot`); it passes topics on (`tell`, `say`), and asks for the figures of
-    the `others`. The supervisor passes topics on, asks for a `snapshot`, and tells it to `drain`.
-    """
+    """Messages between supervisor and workers. The supervisor also forwards topics (`Topic`) to workers."""
 
     SETTINGS = "settings"
+    """A worker requests its settings."""
     INVALID = "invalid"
+    """A worker reports what is wrong with its settings."""
     JOIN = "join"
+    """A worker asks to be sent topics; it is first sent the changes of models in progress."""
     OPEN = "open"
+    """A worker is ready for connections."""
     COUNT = "count"
+    """A worker reports how many connections it has taken so far, and how many it has now."""
     LEAVING = "leaving"
+    """A worker takes no more connections."""
     SNAPSHOT = "snapshot"
+    """A worker sends its metrics, every second and when the supervisor requests them."""
     SEND_AND_WAIT = "send-and-wait"
+    """A worker sends a topic to its siblings, and waits until they have handled it."""
     SEND = "send"
+    """A worker sends a topic to its siblings."""
     SNAPSHOTS = "snapshots"
+    """A worker requests the metrics of all others, including those that have ended."""
     DRAIN = "drain"
+    """The supervisor tells a worker to drain."""
 
 
 class SiblingProcesses:
-    """See ports.Siblings. `drain_requested` is set when the supervisor says so, or is gone."""
+    """See ports.Siblings. `drain_requested` is set when the supervisor asks for a drain, or has gone."""
 
     def __init__(self, channel: Channel, handoff: socket.socket, tasks: Tasks) -> None:
         self.drain_requested = asyncio.Event()
         self.logs_start = False
-        """Whether this worker says for all how the start went."""
+        """Whether this worker logs the start on behalf of all."""
         self._channel = channel
         self._handoff = handoff
         self._tasks = tasks
@@ -73,16 +80,16 @@ class SiblingProcesses:
         tasks.spawn(self._listen(), "listen to the supervisor", endless=True)
 
     async def fetch_settings(self) -> dict[str, Any]:
-        """Give what the supervisor wants this worker to be."""
+        """Return the settings of this worker."""
         settings: dict[str, Any] = await self._channel.ask(Message.SETTINGS.value)
         return settings
 
     def report_invalid(self, text: str) -> None:
-        """Say what is wrong with that."""
+        """Report what is wrong with the settings."""
         self._channel.send(Message.INVALID.value, text)
 
     def subscribe(self, topic: Topic, handle: Callable[[Any], Awaitable[None]]) -> None:
-        """Let `handle` take what siblings say about a topic."""
+        """Call `handle` with the value of each message that siblings send about a topic."""
         self._handlers[topic.value] = handle
 
     def send(self, topic: Topic, value: Any = None) -> None:
@@ -94,12 +101,12 @@ class SiblingProcesses:
         with suppress(TimeoutError, ConnectionError):
             await self._channel.ask(Message.SEND_AND_WAIT.value, [topic.value, value], within=_SUPERVISOR_TIMEOUT)
 
-    # Figures.
+    # Metrics.
 
     def report_every_second(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Tell the supervisor every second what this worker has counted, and whenever it asks."""
+        """Send this worker's metrics to the supervisor, every second and when it requests them."""
         self._snapshot = snapshot
-        self._tasks.spawn(self._keep_reporting(), "tell what was counted", endless=True)
+        self._tasks.spawn(self._keep_reporting(), "report metrics", endless=True)
 
     async def _keep_reporting(self) -> None:
         while True:
@@ -110,18 +117,18 @@ class SiblingProcesses:
         self.send_snapshot()
 
     def send_snapshot(self) -> None:
-        """Tell the supervisor what this worker has counted."""
+        """Send this worker's metrics to the supervisor."""
         self._channel.send(Message.SNAPSHOT.value, self._snapshot())
 
     async def together(self, own: Snapshot) -> Snapshot:
-        """Give what all workers have counted, those that have ended too; raises TimeoutError and ConnectionError."""
+        """Return the metrics of all workers, including ended ones; raise TimeoutError or ConnectionError."""
         self._channel.send(Message.SNAPSHOT.value, own)
         return added([own, *await self._channel.ask(Message.SNAPSHOTS.value, within=_FIGURES_TIMEOUT)])
 
     # Connections.
 
     async def open(self, serve: Serve) -> None:
-        """Let connections come, once this worker knows what its siblings know; `serve` is given each."""
+        """Start taking connections, after joining the siblings; `serve` is called with each connection."""
         await self._channel.ask(Message.JOIN.value)
         self._serve = serve
         self._handoff.settimeout(0)
@@ -129,7 +136,7 @@ class SiblingProcesses:
         self._channel.send(Message.OPEN.value)
 
     def _receive(self) -> bool:
-        """Take a connection; whether there was one."""
+        """Take one connection; return False if there was none."""
         try:
             _, descriptors, _, _ = socket.recv_fds(self._handoff, 1, 1)
         except BlockingIOError:
@@ -143,13 +150,13 @@ class SiblingProcesses:
         self._send_count()
         connection = socket.socket(fileno=descriptors[0])
         connection.settimeout(0)
-        serving = self._tasks.spawn(self._serve(connection), "take a connection")
+        serving = self._tasks.spawn(self._serve(connection), "serve a connection")
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
         return True
 
     def report_connections(self, connections: int) -> None:
-        """Tell the supervisor how many clients are connected here now."""
+        """Report the number of clients that are connected to this worker."""
         self._connections = connections
         self._send_count()
 
@@ -157,7 +164,7 @@ class SiblingProcesses:
         self._channel.send(Message.COUNT.value, [self._received, self._connections])
 
     async def leave(self) -> None:
-        """Take what was handed to this worker before it said that it leaves, and nothing more."""
+        """Serve the connections that were handed over so far, and take no more."""
         while self._receive():
             pass
         asyncio.get_running_loop().remove_reader(self._handoff)
@@ -170,7 +177,7 @@ class SiblingProcesses:
     async def _listen(self) -> None:
         await self._channel.listen(self._dispatch)
         if self.drain_requested.is_set():
-            os._exit(1)  # the supervisor was not to be waited for any longer either
+            os._exit(1)  # the supervisor has gone during the drain
         self.drain_requested.set()
 
     async def _dispatch(self, topic: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The socket that a proxy listens on: bound as the settings say, its URL, and how many clients fit."""
+"""The listening socket: binding it, its URL, and how many clients the limit on open files allows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ollama_cache_proxy.service.tls import for_clients, tls_from_file
 from ollama_cache_proxy.telemetry.log import Log
 
 _OWN_FILES: Final = 128
-"""Files that the proxy opens beside its clients' and Ollama's sockets: the store's connections above all."""
+"""Files that the proxy opens besides its clients' and Ollama's sockets, mostly connections to the store."""
 
 
 @record
 class Address:
-    """Where clients reach the proxy: `loopback` says that only this machine can, `tls` is None for plain HTTP."""
+    """Where clients reach the proxy. `loopback`: only this machine can; `tls` is None for plain HTTP."""
 
     url: str
     loopback: bool
@@ -26,19 +26,19 @@ class Address:
 
 
 def bind(listen: str) -> socket.socket:
-    """Give a socket bound to HOST:PORT; raises SettingsError where that cannot be had."""
+    """Return a socket bound to HOST:PORT; raise SettingsError if it cannot be bound."""
     host, port = host_and_port(listen)
     try:
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         dual = family == socket.AF_INET6 and host in ("", "::") and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
     except OSError as error:
-        text = f"listen: {listen!r} cannot be listened on: {error.strerror}; choose another HOST:PORT with --listen"
+        text = f"listen: {listen!r} cannot be bound: {error.strerror}; choose another HOST:PORT with --listen"
         raise SettingsError(text) from None
 
 
 def address_of(sock: socket.socket, settings: Settings) -> Address:
-    """Return where clients reach a bound socket; raises SettingsError where the certificate cannot be used."""
+    """Return where clients reach a bound socket; raise SettingsError if the certificate cannot be used."""
     tls = tls_from_file("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
     host, port = sock.getsockname()[:2]
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -46,7 +46,10 @@ def address_of(sock: socket.socket, settings: Settings) -> Address:
 
 
 def fitting_connections(wanted: int, log: Log) -> int:
-    """Bound the clients so that their sockets and as many towards Ollama fit into what a process may open."""
+    """Return how many clients, `wanted` at most, the limit on open files allows; raise that limit first if possible.
+
+    Each client may need a socket towards Ollama as well.
+    """
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:

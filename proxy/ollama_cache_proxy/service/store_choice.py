@@ -1,4 +1,4 @@
-"""Which store a proxy uses: a Redis that is named, a private server, or this process's memory."""
+"""Chooses and opens the store: a Redis by URL, a private server, or this process's memory."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ _ENDS_WITH_PROXY: Final = "not shared, forgotten when the proxy ends (--redis-ur
 
 @record
 class ChosenStore:
-    """The store, how log and statistics name it, whether it is well, and what forgets all that is held of it.
-
-    `gauges` are those of its parts, the fastest one first.
-    """
+    """The store and what others need of it."""
 
     entries: EntryStore
     values: ValueStore
     gauges: Sequence[StoreGauges]
+    """Those of its parts, the fastest one first."""
     name: str
+    """Its name in log and statistics."""
     well: Callable[[], Awaitable[bool]]
+    """Whether it answers now."""
     forget: Callable[[], None]
+    """Drops what this process holds of it: the hot tier and the write buffer."""
 
 
 @record
 class PrivateServer:
-    """A private server that somebody else keeps alive."""
+    """A private server that is running."""
 
     url: str
     name: str
 
 
 async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateServer | None) -> ChosenStore:
-    """Choose and open a store that lives as long as the stack, and log what the choice means.
+    """Choose and open a store that the stack closes, and log the choice; raise SettingsError.
 
-    `shared` is the private server that workers share; where it is given, it is the store. Raises SettingsError.
+    `shared` is the private server that workers share; if given, it is the store.
     """
     settings = context.settings
     tls_from_file("redis_ca", settings.redis_ca, for_servers)
@@ -76,7 +77,7 @@ async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
         text = "redis_url: (hidden) is not allowed: must be a URL such as redis://127.0.0.1:6379/0"
         raise SettingsError(text) from None
     context.log.say(
-        f"Store: {chosen.name}, shared with every proxy that uses it; it decides what is kept over a restart"
+        f"Store: {chosen.name}, shared with every proxy that uses it; its own settings decide what survives a restart"
     )
     return chosen
 
@@ -98,7 +99,7 @@ def _memory(context: Context) -> ChosenStore:
 
 
 async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
-    """Open a Redis, with a hot tier in front of it unless the settings want none."""
+    """Open a Redis, with a hot tier in front of it unless `hot_bytes` is 0."""
     settings, clock, tasks = context.settings, context.clock, context.tasks
     client = RedisClient(url, authority=settings.redis_ca)
     stack.push_async_callback(client.close)
@@ -125,7 +126,7 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
 
 
 async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:
-    """Start a private server that lives as long as the stack; None where none can be had."""
+    """Start a private server that the stack closes; return None if none can be started."""
     binary = find_server()
     if binary is None:
         return None
@@ -135,7 +136,7 @@ async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) 
 
 
 def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:
-    """Put a hot tier before Redis, which tells it what changes."""
+    """Return a hot tier in front of Redis, which sends it invalidations."""
     tiered = TieredStore(hot, entries, tasks=tasks)
     watch = RedisWatch(
         client.connection,
@@ -153,4 +154,4 @@ async def _always() -> bool:
 
 
 def _nothing() -> None:
-    """Hold nothing that could be forgotten."""
+    """Do nothing: the memory store is held nowhere else."""

@@ -1,8 +1,8 @@
-"""The workers of one proxy: processes that are kept alive, handed every connection, and told of each other.
+"""The supervisor of one proxy's workers: it restarts them, hands them connections, and forwards their messages.
 
-The supervisor accepts connections and hands each to the worker that has the fewest, so that even a few are spread
-evenly, none waits for a worker that has ended, and none is lost with it: a connection is held here until a worker has
-taken it. What a worker has counted outlives it.
+It accepts all connections and hands each to the worker that has the fewest: even a few are spread evenly, none waits
+for a worker that has ended, and none is lost with one, because the supervisor holds a connection until a worker has
+taken it. The metrics of a worker outlive it.
 """
 
 from __future__ import annotations
@@ -24,55 +24,62 @@ from ollama_cache_proxy.service.channel import Channel
 from ollama_cache_proxy.service.siblings import SIBLING_TIMEOUT, Message
 
 _BACKLOG: Final = 1024
+"""Connections that may wait in the kernel to be accepted."""
 _MAX_ACCEPTS: Final = 64
+"""Connections that are accepted in one turn of the event loop."""
 _STALLED_AFTER: Final = 0.02
-"""Seconds within which a worker takes what it is handed, unless it is busy."""
+"""Seconds after which a worker that has not taken a connection counts as stalled."""
 _MAX_UNTAKEN: Final = 16
 """Connections that a worker may have been handed and not taken yet."""
 _MIN_SERVED: Final = 5.0
+"""Seconds that a worker must have served to be restarted without a pause."""
 _FIRST_PAUSE: Final = 0.1
+"""Seconds before a restart; doubled each time, up to `_LONGEST_PAUSE`. Also the wait when descriptors run out."""
 _LONGEST_PAUSE: Final = 5.0
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _KILL_AFTER: Final = 5.0
-"""Seconds beside those for draining after which a worker that is to end is killed."""
+"""Seconds, beyond those for draining, after which a worker that is to end is killed."""
 
 
 class WorkerError(Exception):
-    """A worker cannot be what it is to be; the text is one line for the person who set it."""
+    """A worker cannot serve with its settings; the text is one line for the person who set them."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Worker:
-    """One process. `connections` are those that it has, `untaken` those that it was handed and has not taken.
-
-    `last_taken_at` is when it took one last, or was handed the first of those.
-
-    One that is `joined` is told what its siblings are told, one that is `open` (since `opened`) is handed connections.
-    What is `invalid` is why it cannot serve.
-    """
+    """One worker process. Times are those of the event loop's clock, in seconds."""
 
     process: asyncio.subprocess.Process
     channel: Channel
     handoff: socket.socket
     settings: dict[str, Any]
     untaken: deque[socket.socket] = field(default_factory=deque)
+    """Connections that it was handed and has not taken."""
     taken: int = 0
+    """How many connections it has taken so far."""
     last_taken_at: float = 0.0
+    """When it took a connection last, or was handed the first of `untaken`."""
     connections: int = 0
+    """How many connections it has now."""
     joined: bool = False
+    """Whether it is sent the topics of its siblings."""
     open: bool = False
+    """Whether it is handed connections, since `opened`."""
     opened: float | None = None
     invalid: str | None = None
+    """Why it cannot serve."""
     snapshot: Snapshot = ()
+    """Its latest metrics."""
     changes: dict[str, str] = field(default_factory=dict)
+    """Its changes of models in progress: tokens to models."""
 
     def load(self, late: float) -> tuple[bool, int, int]:
-        """Give how loaded it is; one that has not taken anything since this time is stalled, or has too much to do."""
+        """Return its load, for comparison; it is stalled if it has untaken connections and took none since `late`."""
         return bool(self.untaken) and self.last_taken_at < late, len(self.untaken), self.connections
 
 
 class Supervisor:
-    """Runs `count` workers behind a bound socket. `settings` is what each is told to be."""
+    """Runs `count` workers behind a bound socket. `settings` are sent to each worker."""
 
     def __init__(
         self,
@@ -89,7 +96,7 @@ class Supervisor:
         self._log = log
         self._tasks = tasks
         self._workers: list[_Worker] = []
-        """Those that live, the one that was handed a connection last at the end."""
+        """The running ones; the one that was handed a connection last is at the end."""
         self._ended: Snapshot = ()
         self._unassigned: deque[socket.socket] = deque()
         self._accepts = False
@@ -99,11 +106,11 @@ class Supervisor:
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start all workers, and return when they serve; raises WorkerError when one says that it cannot."""
+        """Start all workers, and return when they serve; raise WorkerError if one reports that it cannot."""
         self._sock.listen(_BACKLOG)
         self._sock.settimeout(0)
         self._keepers = [
-            self._tasks.spawn(self._keep_alive(number), f"keep worker {number}", endless=True)
+            self._tasks.spawn(self._keep_alive(number), f"run worker {number}", endless=True)
             for number in range(1, self._count + 1)
         ]
         while sum(worker.open for worker in self._workers) < self._count:
@@ -112,7 +119,7 @@ class Supervisor:
                 raise WorkerError(self._invalid)
 
     async def drain(self, seconds: float) -> None:
-        """Let the workers end what is in progress; those that have not after `seconds` seconds are killed."""
+        """Let the workers drain, for `seconds` at most and a little longer."""
         self._ending.set()
         self._pause_accepting()
         self._sock.close()
@@ -121,7 +128,7 @@ class Supervisor:
         await asyncio.wait(self._keepers, timeout=seconds + _KILL_AFTER)
 
     def kill(self) -> None:
-        """End what is left of the workers, at once."""
+        """Kill the workers that are left, and close the connections that none has taken."""
         self._ending.set()
         for worker in self._workers:
             with suppress(ProcessLookupError):
@@ -132,7 +139,7 @@ class Supervisor:
     # Processes.
 
     async def _keep_alive(self, number: int) -> None:
-        """Have a worker of this number, until the end."""
+        """Run a worker of this number, and restart it whenever it ends, until the proxy ends."""
         pause, logs_start = 0.0, number == 1
         while not self._ending.is_set():
             served = 0.0
@@ -149,7 +156,7 @@ class Supervisor:
                 await asyncio.wait_for(self._ending.wait(), pause)
 
     async def _run(self, *, logs_start: bool) -> tuple[str, float]:
-        """Run one worker to its end; say how it ended, and for how many seconds it had served."""
+        """Run one worker to its end; return how it ended, and how many seconds it had served."""
         ours, theirs = socket.socketpair()
         handoff, taking = socket.socketpair()
         handoff.settimeout(0)
@@ -159,7 +166,7 @@ class Supervisor:
                 *(sys.executable, "-m", "ollama_cache_proxy.cli.worker", *map(str, descriptors)),
                 pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is the supervisor's to hear
+                start_new_session=True,  # only the supervisor handles Ctrl-C
             )
         except OSError:
             ours.close()
@@ -180,7 +187,7 @@ class Supervisor:
             self._remove(worker)
         with suppress(ProcessLookupError, TimeoutError):
             await asyncio.wait_for(process.wait(), _KILL_AFTER)
-        if process.returncode is None:  # it has lost us, and does not end
+        if process.returncode is None:  # it has closed its channel, and does not end
             process.kill()
         status = await process.wait()
         served = 0.0 if worker.opened is None else asyncio.get_running_loop().time() - worker.opened
@@ -190,7 +197,7 @@ class Supervisor:
         return f"(process {process.pid}) {how}", served
 
     def _remove(self, worker: _Worker) -> None:
-        """Let nothing of a worker be lost that others can have."""
+        """Remove an ended worker; keep its metrics, end its changes, and hand on its untaken connections."""
         self._workers.remove(worker)
         worker.open = worker.joined = False
         self._ended = added([self._ended, lasting(worker.snapshot)])
@@ -199,7 +206,7 @@ class Supervisor:
         worker.handoff.close()
         self._reassign(worker)
 
-    # Words.
+    # Messages.
 
     async def _handle(self, worker: _Worker, message: Message, value: Any) -> Any:  # noqa: C901 - one case for each message
         match message:
@@ -223,38 +230,38 @@ class Supervisor:
             case Message.SNAPSHOTS:
                 return await self._snapshots_of_others(worker)
             case Message.SEND_AND_WAIT | Message.SEND:
-                topic, said = Topic(value[0]), value[1]
-                self._note_changes(worker, topic, said)
+                topic, content = Topic(value[0]), value[1]
+                self._note_changes(worker, topic, content)
                 if message is Message.SEND:
-                    self._send_to_others(worker, topic, said)
+                    self._send_to_others(worker, topic, content)
                 else:
-                    await _wait_for(other.channel.request(topic.value, said) for other in self._others(worker))
+                    await _wait_for(other.channel.request(topic.value, content) for other in self._others(worker))
             case Message.DRAIN:
-                pass  # ours to say
+                pass  # only the supervisor sends it
         return None
 
     def _join(self, worker: _Worker) -> None:
-        """Tell a worker what its siblings know, before it is told anything else."""
+        """Send a worker the changes in progress, before any other topic."""
         worker.joined = True
         for change in [change for other in self._workers for change in other.changes.items()]:
             worker.channel.send(Topic.CHANGE_BEGINS.value, change)
 
-    def _note_changes(self, worker: _Worker, topic: Topic, said: Any) -> None:
-        """Know the changes under way: a worker that starts has to be told, and one that ends ends its own."""
+    def _note_changes(self, worker: _Worker, topic: Topic, content: Any) -> None:
+        """Note the changes in progress: a new worker is sent them, and an ended worker's are ended."""
         if topic is Topic.CHANGE_BEGINS:
-            worker.changes[said[0]] = said[1]
+            worker.changes[content[0]] = content[1]
         elif topic is Topic.CHANGE_ENDS:
-            worker.changes.pop(said, None)
+            worker.changes.pop(content, None)
 
     def _others(self, worker: _Worker) -> list[_Worker]:
         return [other for other in self._workers if other is not worker and other.joined]
 
-    def _send_to_others(self, worker: _Worker, topic: Topic, said: Any) -> None:
+    def _send_to_others(self, worker: _Worker, topic: Topic, content: Any) -> None:
         for other in self._others(worker):
-            other.channel.send(topic.value, said)
+            other.channel.send(topic.value, content)
 
     async def _snapshots_of_others(self, worker: _Worker) -> list[Snapshot]:
-        """Give what others have counted: what has ended, and of each that lives what it says, or has said last."""
+        """Return the metrics of ended workers, and the latest of each other running one."""
         await _wait_for(other.channel.request(Message.SNAPSHOT.value) for other in self._others(worker))
         return [self._ended, *(other.snapshot for other in self._workers if other is not worker)]
 
@@ -265,7 +272,7 @@ class Supervisor:
     # Connections.
 
     def _resume_accepting(self) -> None:
-        """Hand out what waits, and go on accepting."""
+        """Hand over waiting connections, and continue to accept."""
         while self._unassigned and self._least_loaded() is not None:
             self._assign(self._unassigned.popleft())
         if not (self._accepts or self._ending.is_set()):
@@ -274,7 +281,7 @@ class Supervisor:
         self._notify_start()
 
     def _pause_accepting(self) -> None:
-        """Accept nothing for now: it waits in the kernel."""
+        """Stop accepting for now: connections wait in the kernel."""
         if self._accepts:
             self._accepts = False
             asyncio.get_running_loop().remove_reader(self._sock)
@@ -296,7 +303,7 @@ class Supervisor:
             self._assign(connection)
 
     def _least_loaded(self) -> _Worker | None:
-        """Give the worker that the next connection is for, if there is one that can have it."""
+        """Return the worker for the next connection; None if none can take one."""
         able = [worker for worker in self._workers if worker.open and len(worker.untaken) < _MAX_UNTAKEN]
         late = asyncio.get_running_loop().time() - _STALLED_AFTER
         return min(able, key=lambda worker: worker.load(late), default=None)
@@ -308,7 +315,7 @@ class Supervisor:
             except (BrokenPipeError, ConnectionResetError):  # it has just ended
                 worker.open = False
                 continue
-            except OSError:  # too much of this is under way
+            except OSError:  # too many descriptors are in transit
                 break
             if not worker.untaken:
                 worker.last_taken_at = asyncio.get_running_loop().time()
@@ -319,7 +326,7 @@ class Supervisor:
         self._unassigned.append(connection)
 
     def _note_count(self, worker: _Worker, taken: int, connections: int) -> None:
-        """Know what a worker has taken, which is its own from now on, and how many connections it has."""
+        """Note what a worker reports: close our copies of the connections that it has taken."""
         for _ in range(taken - worker.taken):
             worker.untaken.popleft().close()
             worker.last_taken_at = asyncio.get_running_loop().time()
@@ -328,14 +335,14 @@ class Supervisor:
             self._resume_accepting()
 
     def _reassign(self, worker: _Worker) -> None:
-        """Hand to others what a worker was handed and has not taken."""
+        """Hand a worker's untaken connections to others."""
         untaken, worker.untaken = worker.untaken, deque()
         for connection in untaken:
             self._assign(connection)
 
 
 async def _wait_for(asked: Iterable[asyncio.Future[Any]]) -> None:
-    """Return when all have answered, are gone, or had time enough to."""
+    """Return when all have answered or gone, or after `SIBLING_TIMEOUT`."""
     futures = list(asked)
     if futures:
         _, late = await asyncio.wait(futures, timeout=SIBLING_TIMEOUT)

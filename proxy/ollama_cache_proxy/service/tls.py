@@ -1,4 +1,4 @@
-"""TLS by files: towards clients, and towards Ollama and Redis where an authority of one's own signs for them."""
+"""TLS contexts from PEM files: for clients, and for Ollama and Redis with a private authority."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ollama_cache_proxy.service.settings import SettingsError
 
 
 class CertificateError(Exception):
-    """A certificate, a key or an authority cannot be used; the text says why, and holds nothing of them."""
+    """A certificate, a key or an authority cannot be used; the text says why, without their content."""
 
 
 def for_clients(certificate: str, key: str | None) -> ssl.SSLContext:
-    """Give what a listener needs, from PEM files; the key may stand in the certificate's. Raises CertificateError."""
+    """Return a listener's context from PEM files; the key may be in the certificate's file. Raise CertificateError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     try:
@@ -24,7 +24,7 @@ def for_clients(certificate: str, key: str | None) -> ssl.SSLContext:
 
 
 def for_servers(authority: str) -> ssl.SSLContext:
-    """Give what a connection to a server needs whose certificate this authority has signed, and no other."""
+    """Return a context for connections to servers whose certificate this authority has signed, and to no others."""
     try:
         return ssl.create_default_context(cafile=authority)
     except OSError as error:
@@ -32,7 +32,7 @@ def for_servers(authority: str) -> ssl.SSLContext:
 
 
 def tls_from_file(setting: str, path: str | None, load: Callable[[str], ssl.SSLContext]) -> ssl.SSLContext | None:
-    """Give the TLS context of a file; raises SettingsError where it cannot be used."""
+    """Return the TLS context that `load` makes of a file, None without a path; raise SettingsError."""
     if path is None:
         return None
     try:
@@ -42,10 +42,10 @@ def tls_from_file(setting: str, path: str | None, load: Callable[[str], ssl.SSLC
 
 
 def _no_password() -> str:
-    raise CertificateError("the key must not be encrypted: nobody is there to type its password")
+    raise CertificateError("the key must not be encrypted: the proxy cannot ask for its password")
 
 
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return "it is no PEM file of the right kind, or certificate and key do not belong together"
+        return "it is not a PEM file of the right kind, or certificate and key do not match"
     return f"it cannot be read: {error.strerror}"

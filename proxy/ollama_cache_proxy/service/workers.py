@@ -1,6 +1,6 @@
-"""The proxy as several processes: composes the supervisor, and what each worker is beside a proxy (app.py).
+"""The proxy as several processes: composes the supervisor, and the worker around each proxy (app.py).
 
-What they share, the port and a private store, is the supervisor's, and lives as long as it.
+What workers share, the port and a private server, belongs to the supervisor and lives as long as it does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ollama_cache_proxy.telemetry.log import Log
 
 @asynccontextmanager
 async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Log]:
-    """Run workers behind a bound socket until the block ends; then drain them. Gives the log."""
+    """Run workers behind a bound socket until the block ends; then drain them. Yields the log."""
     clock = SystemClock()
     log = log_of(settings, stream, clock)
     log_loop_errors(log, clock)
@@ -54,17 +54,17 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
 
 
 async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:
-    """Give the private server that the workers share, None where a Redis is named; raises SettingsError."""
+    """Return the private server that workers share, None if a Redis is set; raise SettingsError."""
     several = f"workers: {settings.workers} is not allowed"
     if sys.platform == "win32":
-        raise SettingsError(f"{several}: this system cannot hand connections to other processes; leave it at 1")
+        raise SettingsError(f"{several}: this system cannot pass connections to other processes; leave it at 1")
     if settings.store == "memory":
-        raise SettingsError(f"{several} with store 'memory', which no two processes share: choose another, or 1 worker")
+        raise SettingsError(f"{several} with store 'memory', which processes cannot share: choose another, or 1 worker")
     if named_redis(settings):
         return None
     private_server = await open_private(settings, stack, tasks)
     if private_server is None:
-        text = "without a Redis that they share: name one with --redis-url, or install valkey-server or redis-server"
+        text = "without a shared Redis: name one with --redis-url, or install valkey-server or redis-server"
         raise SettingsError(f"{several} {text}")
     return private_server
 
@@ -73,9 +73,9 @@ async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks)
 async def working(
     channel: socket.socket, handoff: socket.socket, sock: socket.socket
 ) -> AsyncIterator[SiblingProcesses]:
-    """Run one worker, over the sockets that its supervisor gave it, until the block ends; then drain it.
+    """Run one worker, over the sockets from its supervisor, until the block ends; then drain it.
 
-    Raises SettingsError, of which the supervisor has been told, and ConnectionError when that has gone.
+    Raise SettingsError after reporting it to the supervisor, and ConnectionError if the supervisor has gone.
     """
     tasks = Tasks()
     supervisor = await Channel.open(channel, tasks)

@@ -1,8 +1,7 @@
-"""Counts exchanges: those that no label of a metric tells apart together, many in one call.
+"""Metrics of exchanges. Exchanges with the same values of all labels are counted together, many in one call.
 
-So `_count` is not given an exchange, but what such ones have in common (`_Alike`), and what they amount to
-(`_Amounts`). A metric of what exchanges amount to, bytes say, is a sum in `_Amounts`: its `add` is told for how many
-exchanges one stands.
+So `_count` takes what such exchanges have in common (`_Alike`) and their totals (`_Amounts`). A metric that adds up
+something of exchanges, such as bytes, is a sum in `_Amounts`; its `add` is told how many exchanges one stands for.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from ollama_cache_proxy.telemetry.metric_exposition import ratio
 from ollama_cache_proxy.telemetry.metric_table import Families
 
 _WORDS: Final = {result: result.value.lower() for result in Result}
-"""How the label `cache` names them."""
+"""The values of the label `cache`."""
 _HIT, _BYPASS = Result.HIT, Result.BYPASS
-"""Looked up once: on Python 3.11 a member of an enum costs as much as adding to a counter."""
+"""Read once: on Python 3.11 accessing a member of an enum costs as much as adding to a counter."""
 
 
 class _Alike(NamedTuple):
-    """What exchanges have in common that are counted together: no label tells them apart."""
+    """What exchanges that are counted together have in common."""
 
     operation: str
     model: str
@@ -39,7 +38,7 @@ class _Alike(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Amounts:
-    """What exchanges that are counted together amount to: of each its times in seconds, and sums of all else."""
+    """The totals of exchanges that are counted together: the times of each in seconds, and sums of all else."""
 
     seconds: list[float]
     first_bytes: list[float | None]
@@ -51,7 +50,7 @@ class _Amounts:
     saved_output_tokens: int = 0
 
     def add(self, exchange: Exchange, times: int) -> None:
-        """Add so many exchanges that were all like this one but for their `seconds` and `first_bytes`."""
+        """Add as many exchanges as `times` that equal this one except for their `seconds` and `first_bytes`."""
         if exchange.first_token is not None:
             self.first_tokens += (exchange.first_token,) * times
         if exchange.items:
@@ -65,11 +64,9 @@ class _Amounts:
 
 
 class ExchangeMetrics:
-    """Counts exchanges; those that are alike are deferred, which costs a request a fifth of counting it at once.
+    """Counts exchanges. Most are deferred and counted in groups by `count_deferred`: a fifth of the cost of one by one.
 
-    `count_deferred` counts them. `on_defer` is called for each one that is deferred.
-
-    `model` gives the label of a model, `now` is Unix time in seconds.
+    `on_defer` is called for each deferred exchange. `model` returns the label of a model, `now` Unix time in seconds.
     """
 
     def __init__(
@@ -84,7 +81,7 @@ class ExchangeMetrics:
         self._deferred: dict[tuple[Any, ...], _Amounts] = {}
 
     def add(self, event: Exchange) -> None:
-        """Take an exchange in: one with something of its own to tell at once, others with those that are like it."""
+        """Count an exchange: now if it has items, a trace, a first token or savings; others are deferred."""
         if event.items or event.trace or event.first_token is not None or event.saved is not NOTHING:
             self._count_now(event, _Amounts([event.seconds], [event.first_byte]))
             return
@@ -98,18 +95,18 @@ class ExchangeMetrics:
         self._on_defer()
 
     def add_repeated(self, event: Repeated) -> None:
-        """Take exchanges in that were known by their bytes: the first byte of each came with the last."""
+        """Count hits of the fast path; the first byte of each was sent together with the last."""
         self._count_now(event.exchange, _Amounts([*event.seconds], [*event.seconds]))
 
     def count_deferred(self) -> None:
-        """Count what was put aside."""
+        """Count the deferred exchanges."""
         deferred, self._deferred = self._deferred, {}
         for alike, amounts in deferred.items():
             self._count(_Alike(*alike), amounts)
         self._families.hit_ratio.set(ratio(self.hits, self.misses))
 
     def _count_now(self, exchange: Exchange, amounts: _Amounts) -> None:
-        """Count exchanges that were all like this one but for their times, which stand in `amounts` already."""
+        """Count exchanges that equal this one except for their times, which are already in `amounts`."""
         amounts.add(exchange, len(amounts.seconds))
         alike = _Alike(*_alike(exchange))
         self._count(alike, amounts)
@@ -118,7 +115,7 @@ class ExchangeMetrics:
             self._families.request_duration_seconds.set_exemplar(how, last, exchange.trace, self._now())
 
     def _count(self, alike: _Alike, amounts: _Amounts) -> None:
-        """Count exchanges that no label tells apart: every metric of exchanges is counted from here."""
+        """Count exchanges with the same labels; every metric of exchanges is counted from here."""
         families, times, operation, word = self._families, len(amounts.seconds), alike.operation, _WORDS[alike.result]
         how = (operation, word)
         model = "" if alike.result is _BYPASS else self._model(alike.model)  # a bypass may name anything
@@ -140,7 +137,7 @@ class ExchangeMetrics:
         self._count_saved(operation, amounts)
 
     def _count_lookups(self, alike: _Alike, amounts: _Amounts) -> None:
-        """Count hits, or misses."""
+        """Count hits or misses."""
         families, operation, times = self._families, alike.operation, len(amounts.seconds)
         if alike.result is _HIT:
             self.hits += times
@@ -165,7 +162,7 @@ class ExchangeMetrics:
 
 
 def _alike(exchange: Exchange) -> tuple[Any, ...]:
-    """Give the fields of `_Alike` as a plain tuple, which costs a request less."""
+    """Return the fields of `_Alike` as a plain tuple, which is faster to make."""
     cache = exchange.cache
     how = (exchange.operation, exchange.model, exchange.category, exchange.status, exchange.error)
     return (*how, cache.result, cache.detail, cache.collapsed, cache.stored)

@@ -1,4 +1,4 @@
-"""Facts to lines: for people, with colour on a terminal, or JSON. No line holds anything of a prompt or a secret."""
+"""Log lines from facts: text, with colour on a terminal, or JSON. No line contains a prompt or a secret."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ from ollama_cache_proxy.policy.status import Detail, Result
 
 TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
+"""Characters of a key that are shown."""
 _START_IT: Final = "start it with `ollama serve`, or name another with --upstream"
 _RED, _GREEN, _YELLOW, _BLUE, _DIM, _PLAIN = ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[34m", "\x1b[2m", "\x1b[0m")
 _SERVER_ERROR: Final = HTTPStatus.INTERNAL_SERVER_ERROR
 _MAX_LETTERS: Final = 80
+"""Characters of a model's name that are shown."""
 
 
 class Style(Enum):
-    """How lines look: plain text, text with colour, or one JSON object a line."""
+    """The format of lines: plain text, text with colour, or one JSON object per line."""
 
     PLAIN = "plain"
     COLOUR = "colour"
@@ -43,10 +45,10 @@ class Style(Enum):
 
 
 class Log:
-    """Writes one line a fact. With `development`, also those that are of no interest in daily use.
+    """Writes one line per fact. `development` adds bypasses, clients that left, and sizes of entries.
 
-    Without `requests` it is silent about requests and entries as long as nothing goes wrong. One that is `quiet` leaves
-    it to another process to say how the start went.
+    Without `requests`, requests and entries are logged only if something went wrong. With `quiet`, another process logs
+    the start.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting
@@ -68,7 +70,7 @@ class Log:
         self._clock = clock
 
     def __call__(self, event: Event) -> None:
-        """Take a fact in."""
+        """Write the line of a fact, if it has one."""
         if isinstance(event, Worked | StoreCall) or (not self.requests and _is_usual(event)):
             return
         if self.quiet and isinstance(event, Health):
@@ -90,12 +92,12 @@ class Log:
                 more = (event.model, event.operation)
                 self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
             case StoreFault() | Repeated():
-                pass  # its health says so once; hits are told by themselves where they are told at all
+                pass  # the store's health is logged once; with a line per request, hits are not grouped
             case Health():
                 self._health(event)
 
     def say(self, text: str, *, warning: bool = False) -> None:
-        """Write a line that is no fact of an exchange: how the proxy was started, and how it ends."""
+        """Write a line about the start, the end or the state of the proxy itself."""
         if self.quiet and not warning:
             return
         if self._style is Style.JSON:
@@ -129,7 +131,7 @@ class Log:
         if event.well:
             self._line(_GREEN, f"✅ Connected to {event.name}{what}")
         elif event.part is Part.UPSTREAM:
-            self._line(_RED, f"⚠️  {event.reason}; what needs it gets a 502 until it answers ({_START_IT})")
+            self._line(_RED, f"⚠️  {event.reason}; requests that need it get a 502 until it responds ({_START_IT})")
         else:
             self._line(_RED, f"⚠️  Lost {event.name}{what}: {event.reason}")
 
@@ -153,18 +155,18 @@ class Log:
             self._stream.write(line + "\n")
             self._stream.flush()
         except (OSError, ValueError):
-            return  # a log that nobody can read any more must not stop an answer
+            return  # a closed log must not stop a response
 
 
 def _is_usual(event: Event) -> bool:
-    """Whether a fact tells of a request that went as it should."""
+    """Return whether a fact is about a request that did not fail."""
     if isinstance(event, Exchange):
         return event.error in (None, Source.CLIENT) and event.status < _SERVER_ERROR
     return isinstance(event, Repeated | Stored | NotStored)
 
 
 def _printable(text: str) -> str:
-    """Replace what could move a terminal's cursor, and bound the rest: model names come from clients."""
+    """Return text without control characters and at most `_MAX_LETTERS` long: model names come from clients."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:_MAX_LETTERS])
 
 

@@ -1,4 +1,4 @@
-"""Metrics as they are read: those of this process, a snapshot for its siblings, and those of all processes as one."""
+"""The text that a scrape reads: metrics of this process, or of all workers added up; and snapshots to add up."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ollama_cache_proxy.telemetry.metric_families import OPEN_METRICS, TEXT, wan
 from ollama_cache_proxy.telemetry.metric_table import ACROSS, PREFIX, Families
 
 _SHARED: Final = "redis"
-"""The tier of which all processes tell the same."""
+"""The tier of which all processes report the same figures."""
 
 
 @record
 class Description:
-    """What docs/metrics.md says of one metric."""
+    """One row of docs/metrics.md."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Description:
 
 
 class Exposition:
-    """Reads families; `count_deferred` is called before, so that they hold all that was counted."""
+    """Renders families. `count_deferred` is called before each reading, so that it includes deferred facts."""
 
     def __init__(self, families: Families, count_deferred: Callable[[], None]) -> None:
         self.registry = CollectorRegistry()
@@ -44,7 +44,7 @@ class Exposition:
             self.registry.register(family)
 
     def snapshot(self) -> Snapshot:
-        """Give what this process has counted. What it says of Redis is the same for all who ask that."""
+        """Return the metrics of this process. Those of Redis, equal in every process, are marked not to be added up."""
         own: list[CountedFamily] = []
         for family in self.registry.collect():
             across = ACROSS.get(family.name, _ACROSS_PROCESS.get(family.name, Across.TOTAL))
@@ -56,9 +56,9 @@ class Exposition:
         return own
 
     def render(self, accept: str, together: Snapshot | None) -> tuple[bytes, str]:
-        """Give body and Content-Type, in OpenMetrics where `accept` asks for it.
+        """Return body and Content-Type, in OpenMetrics if `accept` asks for it.
 
-        `together` is what this process and its siblings have counted, where it has any.
+        `together` is the sum of this process and its siblings; None without siblings.
         """
         open_metrics = wants_open_metrics(accept)
         content_type = OPEN_METRICS if open_metrics else TEXT
@@ -72,7 +72,7 @@ class Exposition:
         return own.encode() + encoder(self._process), content_type
 
     def described(self) -> Iterator[Description]:
-        """Give what docs/metrics.md says."""
+        """Yield the rows of docs/metrics.md."""
         for family in self._families:
             name = family.name + family.suffix
             yield Description(name=name, kind=family.kind, labels=family.labels, text=family.text)
@@ -81,12 +81,12 @@ class Exposition:
 
 
 def ratio(hits: float, misses: float) -> float:
-    """Give hits by hits and misses, 0 where there are none."""
+    """Return hits divided by hits and misses, 0 if there are none."""
     return hits / ((hits + misses) or 1)
 
 
 class _CountDeferred(Collector):
-    """Comes before the families, and has none: what was put aside is counted before anybody looks."""
+    """A collector without metrics, registered first: it counts deferred facts before the families are read."""
 
     def __init__(self, count_deferred: Callable[[], None]) -> None:
         self._count_deferred = count_deferred
@@ -98,7 +98,7 @@ class _CountDeferred(Collector):
 
 
 class _Together(Collector):
-    """Families with the samples of a snapshot: what several processes counted."""
+    """Families with the samples of a snapshot, the sum of several processes."""
 
     def __init__(self, registry: CollectorRegistry, snapshot: Snapshot) -> None:
         self._registry = registry
@@ -122,12 +122,12 @@ class _Together(Collector):
 
 _RATIO: Final = PREFIX + "hit_ratio"
 _PROCESS: Final = (
-    ("process_cpu_seconds_total", "counter", "Seconds of processor time that the proxy has used.", Across.TOTAL),
-    ("process_max_fds", "gauge", "Files and sockets that the process may open.", Across.SUM),
-    ("process_open_fds", "gauge", "Files and sockets that are open.", Across.SUM),
-    ("process_resident_memory_bytes", "gauge", "Bytes of memory that the process takes.", Across.SUM),
-    ("process_start_time_seconds", "gauge", "Unix time at which the process began.", Across.LEAST),
-    ("process_virtual_memory_bytes", "gauge", "Bytes of addresses that the process has mapped.", Across.SUM),
+    ("process_cpu_seconds_total", "counter", "CPU seconds that the proxy has used.", Across.TOTAL),
+    ("process_max_fds", "gauge", "Limit on open files and sockets.", Across.SUM),
+    ("process_open_fds", "gauge", "Open files and sockets.", Across.SUM),
+    ("process_resident_memory_bytes", "gauge", "Bytes of resident memory.", Across.SUM),
+    ("process_start_time_seconds", "gauge", "Unix time at which the process started.", Across.LEAST),
+    ("process_virtual_memory_bytes", "gauge", "Bytes of virtual memory.", Across.SUM),
 )
-"""What prometheus-client's ProcessCollector tells, on Linux only."""
+"""The metrics of prometheus-client's ProcessCollector, which has them on Linux only."""
 _ACROSS_PROCESS: Final = {name: across for name, _, _, across in _PROCESS}

@@ -1,8 +1,8 @@
-"""Families of samples: counters, gauges and histograms that a scrape reads, and how they are written down.
+"""Families of samples: counters, gauges and histograms, and their text for a scrape.
 
-prometheus-client's own take a lock for each addition, one value at a time, and several times as long to be written,
-while everything else waits. What `collect` gives is prometheus-client's all the same, so that these are in a registry
-like any others. A histogram has at least one label.
+prometheus-client's own take a lock for each addition, one value at a time, and render several times as slowly, while
+all requests wait. `collect` yields prometheus-client's types, so that these families work in its registries. A
+histogram has at least one label.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPEN_METRICS: Final = "application/openmetrics-text"
 
 
 class Row(NamedTuple):
-    """One sample; `bound` is the upper bound of a bucket, empty where it is none."""
+    """One sample; `bound` is the upper bound of a bucket, empty for other samples."""
 
     suffix: str
     labels: Labels
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 class _Texts(dict[Labels, str]):
-    """Values of labels as they are written, kept: most of what a scrape writes is them."""
+    """A cache of rendered labels: they are most of the text of a scrape."""
 
     def __init__(self, names: Labels) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _Texts(dict[Labels, str]):
 
 
 class Family(Collector):
-    """Samples of one name; `name` is without the suffixes that its kind brings, `text` one line that explains it."""
+    """The samples of one metric; `name` is without the suffix of its kind, `text` is its help, one line."""
 
     kind = ""
     suffix = ""
@@ -60,15 +60,15 @@ class Family(Collector):
         self._texts = _Texts(labels)
 
     def _add_labels(self, labels: Labels) -> None:
-        """Write labels that are new now, rather than all of them at the next scrape."""
+        """Render new labels now, rather than all of them at the next scrape."""
         self._texts[labels]
 
     def rows(self) -> Iterator[Row]:
-        """Give the samples."""
+        """Yield the samples."""
         raise NotImplementedError
 
     def lines(self, *, open_metrics: bool) -> Iterator[str]:
-        """Give the samples as text, with exemplars in OpenMetrics."""
+        """Yield the samples as text, with exemplars in OpenMetrics."""
         raise NotImplementedError
 
     def collect(self) -> Iterator[Metric]:
@@ -80,21 +80,21 @@ class Family(Collector):
         yield metric
 
     def written(self, *, open_metrics: bool) -> str:
-        """Give the family as text."""
+        """Return the family as text."""
         name = self.name if open_metrics else self.name + self.suffix
         head = (f"# HELP {name} {self.text}", f"# TYPE {name} {self.kind}")
         return "\n".join((*head, *self.lines(open_metrics=open_metrics), ""))
 
 
 class Plain(Family):
-    """One value for each set of labels."""
+    """A family with one value for each set of labels."""
 
     def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
         super().__init__(name, text, labels)
         self._values: dict[Labels, float] = {}
 
     def replace(self, values: Mapping[Labels, float]) -> None:
-        """Set all samples, to what somebody else knows: those that are not among them are gone."""
+        """Replace all samples; those that are not in `values` are removed."""
         self._values = dict(values)
 
     def rows(self) -> Iterator[Row]:
@@ -110,7 +110,7 @@ class Plain(Family):
 
 
 class Counter(Plain):
-    """Counts what only grows."""
+    """A value that only grows."""
 
     kind = "counter"
     suffix = "_total"
@@ -125,7 +125,7 @@ class Counter(Plain):
 
 
 class Gauge(Plain):
-    """Tells how things stand."""
+    """A value that goes up and down."""
 
     kind = "gauge"
 
@@ -135,7 +135,7 @@ class Gauge(Plain):
 
 
 class Histogram(Family):
-    """Counts values by size, many at once where there are many; `bounds` are the buckets' upper ones, ascending."""
+    """Counts of values by size; `bounds` are the upper bounds of the buckets, ascending."""
 
     kind = "histogram"
 
@@ -160,12 +160,12 @@ class Histogram(Family):
         self._sums[labels] = self._sums.get(labels, 0.0) + sum(values)
 
     def set_exemplar(self, labels: Labels, value: float, trace: str, now: float) -> None:
-        """Name the trace that a value is of, in the place of its bucket's last one; `now` is Unix time."""
+        """Set the exemplar of a value's bucket to its trace id; `now` is Unix time in seconds."""
         bound = self._names[bisect_left(self._bounds, value)]
         self._exemplars.setdefault(labels, {})[bound] = Exemplar({"trace_id": trace}, value, now)
 
     def rows(self) -> Iterator[Row]:
-        """See Family. A bucket holds what is not above its bound."""
+        """See Family. A bucket counts all values that are not above its bound."""
         for labels, counts in self._counts.items():
             exemplars = self._exemplars.get(labels, {})
             for bound, count in zip(self._names, accumulate(counts), strict=True):
@@ -187,7 +187,7 @@ class Histogram(Family):
 
 
 def wants_open_metrics(accept: str) -> bool:
-    """Whether an Accept field asks for OpenMetrics in a version that is written here."""
+    """Return whether an Accept field asks for OpenMetrics in a version that is rendered here."""
     for member in accept.lower().split(","):
         kind, *parameters = (part.strip() for part in member.split(";"))
         values = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)

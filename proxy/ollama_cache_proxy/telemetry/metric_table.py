@@ -1,10 +1,10 @@
-"""The table of metrics: each is one row of name, kind, labels and text. Counting them is metrics.py's.
+"""The table of metrics: one row each, with name, kind, labels and help text. metrics.py counts them.
 
-The name of a row, after PREFIX, is that of the metric; a counter is written with `_total` at its end. Names and units
-follow the Prometheus naming rules. docs/metrics.md is made from this.
+The name of a metric is PREFIX and the name of its row; a counter is exposed with `_total` at its end. Names and units
+follow the Prometheus naming rules. docs/metrics.md is generated from this table.
 """
 
-# No `from __future__ import annotations` here: the annotations of the table are what is read.
+# No `from __future__ import annotations` here: the annotations of the table are read at run time.
 
 from collections.abc import Iterator, Sequence
 from inspect import get_annotations
@@ -19,12 +19,12 @@ TIMES: Final = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0),
 )
-"""Seconds: from a hit to a cold load with a long answer."""
+"""Seconds: from a hit to a cold load with a long response."""
 STORE_TIMES: Final = (0.0001, *(time for time in TIMES if time <= 2.5))  # noqa: PLR2004 - no operation may take longer
 TOKEN_TIMES: Final = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5),
 )
-"""Seconds: the inverse of what people call tokens per second, 1000 to 0.4."""
+"""Seconds per token: 1000 to 0.4 tokens per second."""
 LOAD_TIMES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0)
 
 
@@ -33,10 +33,10 @@ _WORK: Final = ("endpoint", "model")
 
 
 class Row:
-    """What a metric is, beside its name and kind: one line of text, and the names of its labels.
+    """One row: the help text of a metric, and the names of its labels.
 
-    `bounds` are the buckets of a histogram. `across` says how the values of several processes become one; without it,
-    those of a gauge are added up, and all else is a total that outlives its process.
+    `bounds` are the buckets of a histogram. `across` says how the values of several processes are combined; by default
+    gauges are added up, and all else is a total that outlives its process.
     """
 
     def __init__(
@@ -49,90 +49,89 @@ class Row:
 
 
 class Families:
-    """Every metric of the proxy's own, in the order in which they are written."""
+    """Every metric of the proxy, in the order of the exposition."""
 
     # Exchanges.
 
     requests: Annotated[
         Counter,
         Row(
-            "Requests by what they asked, how the cache took part, and status.",
+            "Requests by endpoint, model, result of the cache, and status.",
             ("endpoint", "model", "cache", "status"),
         ),
     ]
-    request_duration_seconds: Annotated[Histogram, Row("Time to the last byte of an answer.", _HOW, bounds=TIMES)]
-    first_byte_seconds: Annotated[Histogram, Row("Time to the first byte of an answer.", _HOW, bounds=TIMES)]
+    request_duration_seconds: Annotated[Histogram, Row("Time to the last byte of a response.", _HOW, bounds=TIMES)]
+    first_byte_seconds: Annotated[Histogram, Row("Time to the first byte of a response.", _HOW, bounds=TIMES)]
     time_to_first_token_seconds: Annotated[
         Histogram,
-        Row("Time to the first chunk of a stream that holds something of what the model says.", _HOW, bounds=TIMES),
+        Row("Time to the first chunk of a stream that contains output of the model.", _HOW, bounds=TIMES),
     ]
-    hits: Annotated[Counter, Row("Requests answered from the cache or another's flight.", ("endpoint",))]
-    misses: Annotated[Counter, Row("Candidates that went, or were tried, upstream.", ("endpoint",))]
+    hits: Annotated[Counter, Row("Requests served from the store or from another request's flight.", ("endpoint",))]
+    misses: Annotated[Counter, Row("Candidates for which Ollama was asked, or tried.", ("endpoint",))]
     lookups: Annotated[
         Counter,
         Row(
-            "Hits and misses by the category that the request named (empty: none; at most 32, then `other`).",
+            "Hits and misses by the request's category (empty: none; at most 32, then `other`).",
             ("endpoint", "category", "cache"),
         ),
     ]
-    hit_ratio: Annotated[Gauge, Row("Hits by hits and misses since the start, 0 to 1.")]
-    collapsed: Annotated[Counter, Row("Hits that came from another's flight.", ("endpoint",))]
-    bypasses: Annotated[Counter, Row("Requests that the cache had no part in, by reason.", ("endpoint", "detail"))]
-    unkept: Annotated[Counter, Row("Misses whose answer was not kept, by reason.", ("endpoint", "detail"))]
-    items: Annotated[Counter, Row("Texts of lists of embeddings, by whether they were known.", _HOW)]
-    errors: Annotated[Counter, Row("Exchanges that failed, by whose fault.", ("source",))]
-    saved_seconds: Annotated[Counter, Row("Seconds that Ollama did not have to work again.", ("endpoint",))]
-    saved_prompt_tokens: Annotated[
-        Counter, Row("Tokens of prompts that Ollama did not have to read again.", ("endpoint",))
+    hit_ratio: Annotated[Gauge, Row("Hits divided by hits and misses since the start, 0 to 1.")]
+    collapsed: Annotated[Counter, Row("Hits that were collapsed: served from another request's flight.", ("endpoint",))]
+    bypasses: Annotated[Counter, Row("Requests that bypassed the cache, by reason.", ("endpoint", "detail"))]
+    unkept: Annotated[Counter, Row("Misses whose response was not stored, by reason.", ("endpoint", "detail"))]
+    items: Annotated[Counter, Row("Texts in lists to embed, by whether their vectors were in the store.", _HOW)]
+    errors: Annotated[Counter, Row("Exchanges that failed, by the side that failed.", ("source",))]
+    saved_seconds: Annotated[Counter, Row("Seconds of work that the cache saved Ollama.", ("endpoint",))]
+    saved_prompt_tokens: Annotated[Counter, Row("Prompt tokens that Ollama did not have to read again.", ("endpoint",))]
+    saved_output_tokens: Annotated[
+        Counter, Row("Output tokens that Ollama did not have to write again.", ("endpoint",))
     ]
-    saved_output_tokens: Annotated[Counter, Row("Tokens that Ollama did not have to write again.", ("endpoint",))]
-    requests_in_flight: Annotated[Gauge, Row("Requests that are being answered, admin routes aside.")]
-    connections: Annotated[Gauge, Row("Connections of clients that are open.")]
+    requests_in_flight: Annotated[Gauge, Row("Requests in progress, without the proxy's own routes.")]
+    connections: Annotated[Gauge, Row("Open connections of clients.")]
 
     # Ollama's work.
 
-    prompt_tokens: Annotated[Counter, Row("Tokens of prompts, as Ollama counted them in answers that it gave.", _WORK)]
-    output_tokens: Annotated[Counter, Row("Tokens written, as Ollama counted them in answers that it gave.", _WORK)]
-    prompt_eval_seconds: Annotated[Counter, Row("Seconds that Ollama spent reading prompts, where it says so.", _WORK)]
-    eval_seconds: Annotated[Counter, Row("Seconds that Ollama spent writing tokens, where it says so.", _WORK)]
+    prompt_tokens: Annotated[Counter, Row("Prompt tokens, as counted by Ollama in its responses.", _WORK)]
+    output_tokens: Annotated[Counter, Row("Output tokens, as counted by Ollama in its responses.", _WORK)]
+    prompt_eval_seconds: Annotated[Counter, Row("Ollama's seconds of reading prompts, if it reports them.", _WORK)]
+    eval_seconds: Annotated[Counter, Row("Ollama's seconds of writing tokens, if it reports them.", _WORK)]
     time_per_output_token_seconds: Annotated[
-        Histogram, Row("Ollama's own time for each token of an answer.", ("model",), bounds=TOKEN_TIMES)
+        Histogram, Row("Time per output token, as reported by Ollama.", ("model",), bounds=TOKEN_TIMES)
     ]
     load_duration_seconds: Annotated[
-        Histogram, Row("Ollama's own time to load the model for an answer.", ("model",), bounds=LOAD_TIMES)
+        Histogram, Row("Time to load the model, as reported by Ollama.", ("model",), bounds=LOAD_TIMES)
     ]
 
     # The store.
 
-    stores: Annotated[Counter, Row("Entries that reached the store.", ("endpoint",))]
-    stored_bytes: Annotated[Counter, Row("Bytes of bodies that reached the store.", ("endpoint",))]
-    store_faults: Annotated[Counter, Row("Operations that failed, entries damaged or dropped.", ("kind",))]
+    stores: Annotated[Counter, Row("Entries written to the store.", ("endpoint",))]
+    stored_bytes: Annotated[Counter, Row("Bytes of bodies written to the store.", ("endpoint",))]
+    store_faults: Annotated[Counter, Row("Failed operations, damaged entries and dropped entries.", ("kind",))]
     store_operation_seconds: Annotated[
-        Histogram, Row("Time of an operation of Redis, as it was waited for.", ("operation",), bounds=STORE_TIMES)
+        Histogram, Row("Time of an operation of Redis, as seen by the proxy.", ("operation",), bounds=STORE_TIMES)
     ]
-    store_errors: Annotated[Counter, Row("Operations of Redis that failed or took too long.", ("operation",))]
+    store_errors: Annotated[Counter, Row("Operations of Redis that failed or timed out.", ("operation",))]
     store_breaker_open: Annotated[
-        Gauge, Row("Whether Redis is only tried once a second (1) or used (0).", ("breaker",), across=Across.MOST)
+        Gauge,
+        Row(
+            "1 while the breaker is open and Redis is tried once a second, else 0.",
+            ("breaker",),
+            across=Across.MOST,
+        ),
     ]
-    store_entries: Annotated[Gauge, Row("Entries that are kept: exact in memory, of Redis the last count.", ("tier",))]
-    store_bytes: Annotated[
-        Gauge, Row("Bytes that entries take in memory; of Redis all of its `used_memory`.", ("tier",))
-    ]
-    store_evictions: Annotated[
-        Counter, Row("Entries that left for want of room; of Redis its `evicted_keys`.", ("tier",))
-    ]
+    store_entries: Annotated[Gauge, Row("Stored entries: exact in memory, the last count for Redis.", ("tier",))]
+    store_bytes: Annotated[Gauge, Row("Bytes of memory that entries take; for Redis its `used_memory`.", ("tier",))]
+    store_evictions: Annotated[Counter, Row("Entries evicted to free memory; for Redis its `evicted_keys`.", ("tier",))]
 
     # Neighbours.
 
-    upstream_up: Annotated[Gauge, Row("Whether Ollama answered last time (1) or not (0).", across=Across.LEAST)]
-    store_up: Annotated[Gauge, Row("Whether the store answered last time (1) or not (0).", across=Across.LEAST)]
+    upstream_up: Annotated[Gauge, Row("Whether Ollama responded last time (1) or not (0).", across=Across.LEAST)]
+    store_up: Annotated[Gauge, Row("Whether the store responded last time (1) or not (0).", across=Across.LEAST)]
     store_writes_up: Annotated[Gauge, Row("Whether the store took the last entry (1) or not (0).", across=Across.LEAST)]
-    upstream_requests_in_flight: Annotated[Gauge, Row("Requests that Ollama is answering, the proxy's own included.")]
+    upstream_requests_in_flight: Annotated[Gauge, Row("Requests that Ollama is serving, including the proxy's own.")]
     model_loaded: Annotated[Gauge, Row("1 for each model that Ollama has loaded.", ("model",), across=Across.MOST)]
-    model_size_bytes: Annotated[Gauge, Row("Bytes that a loaded model takes in all.", ("model",), across=Across.MOST)]
-    model_vram_bytes: Annotated[
-        Gauge, Row("Bytes of a loaded model in the memory of GPUs.", ("model",), across=Across.MOST)
-    ]
+    model_size_bytes: Annotated[Gauge, Row("Total bytes of a loaded model.", ("model",), across=Across.MOST)]
+    model_vram_bytes: Annotated[Gauge, Row("Bytes of a loaded model in GPU memory.", ("model",), across=Across.MOST)]
     build_info: Annotated[
         Gauge, Row("Always 1; the labels hold the versions.", ("version", "python"), across=Across.MOST)
     ]
@@ -152,4 +151,4 @@ _ROWS: Final = {name: get_args(column) for name, column in get_annotations(Famil
 ACROSS: Final = {
     PREFIX + name: row.across or (Across.SUM if kind is Gauge else Across.TOTAL) for name, (kind, row) in _ROWS.items()
 }
-"""By the name of a family: how its values in several processes become one."""
+"""By the name of a family: how its values in several processes are combined."""

@@ -1,6 +1,6 @@
-"""Facts to Prometheus metrics. The metrics are a table, metric_table.py; metric_exposition.py writes them.
+"""Prometheus metrics from facts. metric_table.py is the table of metrics, metric_exposition.py renders them.
 
-A new metric is a row of the table, and the line that counts its fact: here, or for an exchange in exchange_metrics.py.
+A new metric is a row of the table, and the line that counts its fact: here, or for exchanges in exchange_metrics.py.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from ollama_cache_proxy.telemetry.metric_exposition import Description, Expositi
 from ollama_cache_proxy.telemetry.metric_table import Families
 
 _MAX_MODELS: Final = 50
+"""Names of models that are labels; others are `other`."""
 _MAX_DEFERRED: Final = 200
-"""Facts that are put aside at most."""
+"""Facts that are deferred at most."""
 
 
 class Metrics:
-    """Observes, and renders on request. The statistics that outlive the process are elsewhere.
+    """An observer that counts facts, and renders the metrics. Statistics that outlive the process are in statistics.py.
 
-    Most facts are put aside, and counted together before anybody looks. `now` is Unix time in seconds.
+    Most facts are deferred, and counted together before a reading. `now` is Unix time in seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
@@ -62,7 +63,7 @@ class Metrics:
         families.build_info.set(1, __version__, platform.python_version())
 
     def __call__(self, event: Event) -> None:
-        """Take a fact in."""
+        """Count a fact."""
         families = self._families
         match event:
             case Exchange():
@@ -88,18 +89,18 @@ class Metrics:
 
     @property
     def hits(self) -> int:
-        """How many requests were answered from the cache or another's flight."""
+        """The number of hits, collapsed requests included."""
         self._count_deferred()
         return self._exchanges.hits
 
     @property
     def misses(self) -> int:
-        """How many candidates were not."""
+        """The number of misses."""
         self._count_deferred()
         return self._exchanges.misses
 
     def level(self, levels: Levels) -> None:
-        """Take in how things stand."""
+        """Set the gauges."""
         families, tiers = self._families, levels.tiers
         families.requests_in_flight.set(levels.serving)
         families.upstream_requests_in_flight.set(levels.asking)
@@ -114,15 +115,15 @@ class Metrics:
         families.model_vram_bytes.replace(_sums((model, resident.vram) for model, resident in residents))
 
     def snapshot(self) -> Snapshot:
-        """Give what this process has counted, for its siblings."""
+        """Return the metrics of this process, to be added to those of its siblings."""
         return self._exposition.snapshot()
 
     def render(self, accept: str, together: Snapshot | None = None) -> tuple[bytes, str]:
-        """Give body and Content-Type for an Accept field; see Exposition."""
+        """Return body and Content-Type for an Accept field; see Exposition."""
         return self._exposition.render(accept, together)
 
     def described(self) -> Iterable[Description]:
-        """Give what docs/metrics.md says."""
+        """Yield the rows of docs/metrics.md."""
         return self._exposition.described()
 
     def _defer(self) -> None:
@@ -131,7 +132,7 @@ class Metrics:
             self._count_deferred()
 
     def _count_deferred(self) -> None:
-        """Count what was put aside."""
+        """Count the deferred facts."""
         self._deferred_count = 0
         self._exchanges.count_deferred()
         work, self._deferred_work = self._deferred_work, {}
@@ -139,7 +140,7 @@ class Metrics:
             self._work((operation, self._model(model)), usages)
 
     def _work(self, what: tuple[str, str], usages: Sequence[Usage]) -> None:
-        """Take in what Ollama says of its work; `what` are operation and model."""
+        """Count what Ollama reports about its work; `what` is operation and model."""
         families = self._families
         for counter, amounts in (
             (families.prompt_tokens, [usage.prompt_tokens for usage in usages]),
@@ -147,9 +148,9 @@ class Metrics:
             (families.prompt_eval_seconds, [usage.prompt_seconds for usage in usages]),
             (families.eval_seconds, [usage.output_seconds for usage in usages]),
         ):
-            told = [amount for amount in amounts if amount is not None]
-            if told:
-                counter.inc(*what, by=sum(told))
+            known = [amount for amount in amounts if amount is not None]
+            if known:
+                counter.inc(*what, by=sum(known))
         written = [(usage.output_seconds, usage.output_tokens) for usage in usages if usage.output_tokens]
         per_token = [seconds / tokens for seconds, tokens in written if seconds is not None]
         families.time_per_output_token_seconds.observe(what[1:], per_token)
@@ -157,12 +158,12 @@ class Metrics:
         families.load_duration_seconds.observe(what[1:], loads)
 
     def _model(self, name: str) -> str:
-        """Give the label of a model, the same for each spelling of its name."""
+        """Return the label of a model, the same for each spelling of its name."""
         return self._models.of(model_names.short(name))
 
 
 def _sums(values: Iterable[tuple[str, int]]) -> dict[tuple[str, ...], float]:
-    """Add up by label: models beyond the bound have one in common."""
+    """Return sums by label: models above the limit share the label `other`."""
     sums: dict[tuple[str, ...], float] = {}
     for label, value in values:
         sums[label,] = sums.get((label,), 0) + value

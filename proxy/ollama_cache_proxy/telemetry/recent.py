@@ -1,7 +1,7 @@
-"""What this process did lately: its last requests, how many came in the last minutes, and how fast Ollama wrote.
+"""Recent activity of this process: its last requests, counts of the last minutes, and Ollama's speed.
 
-It is kept in a few bounded tables, and written out only for whoever looks. Nothing here is shared with other processes:
-totals are those of statistics.py.
+It is held in a few bounded tables, and rendered only on demand. Nothing here is shared with other processes: totals are
+in statistics.py.
 """
 
 from __future__ import annotations
@@ -18,23 +18,29 @@ from ollama_cache_proxy.policy.status import Result
 SPAN: Final = 5
 """Seconds that are counted together."""
 _SPANS: Final = 120
+"""Spans that are held: ten minutes."""
 _ROWS: Final = 30
+"""Requests that are held."""
 _MINUTE: Final = 60.0
+"""Seconds of the request rate."""
 _RESULTS: Final = (Result.HIT, Result.MISS, Result.BYPASS)
 
 
 @dataclass(slots=True)
 class _Span:
-    """What happened in SPAN seconds, `at` the first of which the span begins; `seconds` are Ollama's for `tokens`."""
+    """Counts of SPAN seconds."""
 
     at: int
+    """Unix time at which the span begins."""
     counts: dict[Result, int]
     tokens: int = 0
+    """Tokens that Ollama wrote."""
     seconds: float = 0.0
+    """Seconds that Ollama took to write them."""
 
 
 class _Row(NamedTuple):
-    """Requests that were alike: `times` of them, the last one at `at` (Unix time); `seconds` are those of all."""
+    """`times` equal requests, the last one at `at` (Unix time); `seconds` is the sum of their times."""
 
     exchange: Exchange
     at: float
@@ -43,7 +49,7 @@ class _Row(NamedTuple):
 
 
 class Recent:
-    """Observes, and tells. `now` is Unix time in seconds."""
+    """An observer of recent activity. `now` is Unix time in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -51,12 +57,12 @@ class Recent:
         self._spans: deque[_Span] = deque(maxlen=_SPANS)
         self._rows: deque[_Row] = deque(maxlen=_ROWS)
         self._repeated: dict[str, _Row] = {}
-        """By key; the one that was told last at the end."""
+        """By key; the latest one is at the end."""
         self._health = {Part.STORE: Health(part=Part.STORE, well=True, name="")}
-        """A store in memory never says so itself."""
+        """The memory store never reports its health."""
 
     def __call__(self, event: Event) -> None:
-        """Take a fact in."""
+        """Add a fact."""
         match event:
             case Exchange():
                 self._rows.append(_Row(event, self._now(), 1, event.seconds))
@@ -88,20 +94,20 @@ class Recent:
         return self._spans[-1]
 
     def rate(self) -> float:
-        """Give the requests a second of the last minute, or since the start where that is nearer."""
+        """Return the requests per second of the last minute, or since the start if that is shorter."""
         now = self._now()
         since = max(self._begun, now - _MINUTE)
         came = sum(sum(span.counts.values()) for span in self._spans if span.at + SPAN > since)
         return came / max(1.0, now - since)
 
     def tokens_per_second(self) -> float | None:
-        """Give how fast Ollama wrote in the last minutes, by its own figures; None where it wrote nothing."""
+        """Return Ollama's tokens per second in the last ten minutes, by its own figures; None if it wrote nothing."""
         spans = self._recent_spans()
         seconds = sum(span.seconds for span in spans)
         return sum(span.tokens for span in spans) / seconds if seconds else None
 
     def history(self) -> list[list[int]]:
-        """Give the spans of the last ten minutes that have any request: their Unix time, hits, misses, bypasses."""
+        """Return the spans of the last ten minutes with requests: Unix time, hits, misses and bypasses of each."""
         return [[span.at, *span.counts.values()] for span in self._recent_spans() if any(span.counts.values())]
 
     def _recent_spans(self) -> list[_Span]:
@@ -109,12 +115,12 @@ class Recent:
         return [span for span in self._spans if span.at > oldest]
 
     def requests(self) -> list[dict[str, Any]]:
-        """Give the last requests, the newest first; those known by their bytes alone stand together."""
+        """Return the last requests, the newest first; hits of the fast path are one row per key."""
         rows = sorted((*reversed(self._rows), *reversed(self._repeated.values())), key=lambda row: -row.at)
         return [_shown(row) for row in rows[:_ROWS]]
 
     def state(self, part: Part) -> Mapping[str, str]:
-        """Give how a neighbour is: ok, down and why, or unknown before it was asked."""
+        """Return the state of a neighbour: ok, down with a reason, or unknown before it was asked."""
         health = self._health.get(part)
         if health is None:
             return {"state": "unknown"}
@@ -122,7 +128,7 @@ class Recent:
 
 
 def _shown(row: _Row) -> dict[str, Any]:
-    """Show a row: milliseconds are those of one request, `reason` is a word of docs/cache-rules.md."""
+    """Return a row as JSON values: `milliseconds` is the average, `reason` one of docs/cache-rules.md."""
     exchange, cache = row.exchange, row.exchange.cache
     if exchange.error is not None:
         reason = f"error: {exchange.error.value}"

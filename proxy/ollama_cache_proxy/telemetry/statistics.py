@@ -1,8 +1,8 @@
-"""What the cache did since it was first used: by operation, category and model, kept in the store.
+"""Totals since the store was first used, by operation, category and model; they live in the store.
 
-Every process adds what it counted once a second, to totals that all proxies of one store share. A total that the store
-has lost goes on from what this process, or a sibling of it, saw last. Where it is not known whether the store took an
-addition, it is added again: a second may count twice then, and none is lost.
+Every process adds its counts once a second to totals that all proxies of one store share. A total that the store has
+lost continues from the latest value that this process or a sibling knows. If it is not certain that the store took an
+addition, it is added again: a second may count twice, but none is lost.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from ollama_cache_proxy.policy.status import Result
 
 _NAME: Final = "statistics"
 _EVERY: Final = 1.0
+"""Seconds between two additions."""
 _OPERATION, _CATEGORY, _MODEL = "operation", "category", "model"
 _BOUNDS: Final = {_CATEGORY: 32, _MODEL: 50}
+"""Names that are counted apart; others are `other`."""
 _SEPARATOR: Final = "\n"
 _PARTS: Final = 2
 """Separators in a total's name."""
 _MICRO: Final = 1_000_000
 _SERVER_ERROR: Final = HTTPStatus.INTERNAL_SERVER_ERROR
 _MAX_TALLIES: Final = 256
+"""Tallies that are held before they are folded into counters."""
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What exchanges add up to that were alike but for their times, items and what they saved."""
+    """Sums of exchanges that are equal except for their times, items and savings. Times are seconds."""
 
     times: int = 0
     seconds: float = 0.0
@@ -47,7 +50,7 @@ class _Tally:
     saved_output: int = 0
 
     def measures(self, result: Result, *, collapsed: bool, answered: bool) -> dict[str, int]:
-        """Give what is added to the totals. A failure, however quick, is no answer, and in no average."""
+        """Return what is added to the totals, by name. Failures are in no average."""
         name = result.value.lower()
         return {
             "hits": self.times * (result is Result.HIT),
@@ -65,7 +68,7 @@ class _Tally:
 
 
 class Statistics:
-    """Observes, and tells."""
+    """An observer that adds up exchanges, and returns the totals."""
 
     def __init__(self, store: ValueStore, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
         self._store = store
@@ -80,14 +83,14 @@ class Statistics:
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take a fact in."""
+        """Add a fact."""
         if isinstance(event, Repeated):
             self._add(event.exchange, len(event.seconds), sum(event.seconds))
         elif isinstance(event, Exchange):
             self._add(event, 1, event.seconds)
 
     def _add(self, event: Exchange, times: int, seconds: float) -> None:
-        """Add exchanges that were alike; `seconds` are those of all of them."""
+        """Add `times` equal exchanges; `seconds` is the sum of their times."""
         cache, saved = event.cache, event.saved
         answered = cache.result is not Result.BYPASS and event.error is None and event.status < _SERVER_ERROR
         alike = (event.operation, event.category, event.model, cache.result, cache.collapsed, answered)
@@ -107,7 +110,7 @@ class Statistics:
             self._fold_tallies()
 
     def _fold_tallies(self) -> None:
-        """Write what was counted under the names that it has in the store."""
+        """Move the tallies to counters under their names in the store."""
         tallies, self._tallies = self._tallies, {}
         for (operation, category, model, result, collapsed, answered), tally in tallies.items():
             measures = tally.measures(result, collapsed=collapsed, answered=answered)
@@ -124,14 +127,14 @@ class Statistics:
                         self._new[_SEPARATOR.join((name, label, measure))] += number
 
     async def load(self) -> None:
-        """Learn the totals so far, and with them the names that are known already."""
+        """Read the totals from the store, and with them the known categories and models."""
         await self.flush()
         for name, limit in _BOUNDS.items():
             places = (place.split(_SEPARATOR) for place in self._known)
             self._labels[name] = Labels(limit, [label for dimension, label, _ in places if dimension == name])
 
     async def flush(self) -> None:
-        """Add what is new to the totals in the store, and learn what others have added."""
+        """Add new counts to the totals in the store, and read what others have added."""
         async with self._flushing:
             self._fold_tallies()
             self._sending, self._new = self._new, Counter()
@@ -148,32 +151,32 @@ class Statistics:
                     self._siblings.send(Topic.TOTALS, self._known)
 
     async def merge_totals(self, totals: Mapping[str, int]) -> None:
-        """Learn what a sibling has seen: were the store to lose it, whoever adds next would go on from there."""
+        """Merge the totals of a sibling, to continue from them if the store loses its own."""
         for place, total in totals.items():
-            if place not in self._sending:  # else it may be in there already
+            if place not in self._sending:  # its total may already include what is being added
                 self._known[place] = max(total, self._known.get(place, 0))
 
     async def flush_for_sibling(self) -> None:
-        """Add what is new, since somebody asks a sibling for all of it."""
+        """Add new counts to the store, because a sibling is asked for the totals."""
         if self._tallies or self._new or self._sending:
             await self.flush()
 
     async def close(self) -> None:
-        """Add what is left."""
+        """Add the remaining counts to the store."""
         if self._timer is not None:
             self._timer.cancel()
         if self._tallies or self._new:
             await self.flush()
 
     async def totals(self) -> dict[str, Any]:
-        """Give all totals as `GET /api/cache/stats` shows them; whoever asks may leave meanwhile."""
+        """Return all totals for `GET /api/cache/stats`, those of siblings included. May be cancelled."""
         if self._siblings is not None:
             await self._siblings.send_and_wait(Topic.FLUSH)
         await asyncio.shield(self._tasks.spawn(self.flush(), "add to the statistics"))
         return self.snapshot()
 
     def snapshot(self) -> dict[str, Any]:
-        """Give the totals that are known now, with what is not in the store yet."""
+        """Return the totals known now, including counts that are not in the store yet."""
         self._fold_tallies()
         tables: dict[str, dict[str, Counter[str]]] = {_OPERATION: {}, _CATEGORY: {}, _MODEL: {}}
         for counts in (self._known, self._sending, self._new):
@@ -200,7 +203,7 @@ class Statistics:
 
 
 def _row(counts: Mapping[str, int]) -> dict[str, Any]:
-    """Give one row as it is shown: rates in percent, seconds with milliseconds."""
+    """Return one row as JSON values: rates in percent, seconds to the millisecond."""
     hits, misses, known, unknown = (counts.get(name, 0) for name in ("hits", "misses", "itemHits", "itemMisses"))
     return {
         "hits": hits,
@@ -218,7 +221,7 @@ def _row(counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _averages(counts: Mapping[str, int]) -> dict[str, float | None]:
-    """Give the average time of an answer: of hits, misses, both, and of both had Ollama been asked for all of it."""
+    """Return average seconds of a response: of hits, misses, both, and an estimate of both without a cache."""
     hits, misses = counts.get("hitAnswers", 0), counts.get("missAnswers", 0)
     of_hits, of_misses = counts.get("hitMicroseconds", 0), counts.get("missMicroseconds", 0)
     without = of_misses + counts.get("savedMicroseconds", 0)

@@ -1,1 +1,1 @@
-"""Ollama: HTTP/1.1 towards it, and what it says of its models."""
+"""HTTP/1.1 towards Ollama, and what Ollama reports about its models."""

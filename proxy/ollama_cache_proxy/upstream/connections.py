@@ -1,8 +1,8 @@
-"""Connections to one server over HTTP/1.1: aiohttp's protocol and parser, without the machinery of its sessions.
+"""A pool of HTTP/1.1 connections to one server: aiohttp's protocol and parser, without its client sessions.
 
-What a session does beside (redirects, cookies, codings, quoting, tracing) is what a proxy must not do, and takes most
-of a small request's time. A connection on which something came that nobody had asked for is not used again: it would be
-the next answer.
+A proxy must not do what a session adds (redirects, cookies, content codings, quoting, tracing), and that takes most of
+the time of a small request. A connection that received unexpected data is not used again: the data would be taken for
+the next response.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from ollama_cache_proxy.core.ports import Sink
 from ollama_cache_proxy.policy.chunked import Chunks, small_chunk, whole_chunks
 
 _IDLE_SECONDS: Final = 15.0
-"""Seconds for which a connection is kept that nobody uses."""
+"""Seconds after which an unused connection is closed."""
 _MAX_UNSCANNED: Final = 4
-"""Reads of an answer that are kept until somebody wants to know where its chunks end."""
+"""Reads of a response that are kept, to be scanned for chunk boundaries only if `skip_parser` is called."""
 
 
 class Connection(ResponseHandler):
-    """aiohttp's protocol. Reading is resumed only where it was paused, and not after every chunk.
+    """One connection: aiohttp's protocol, which resumes reading only if it was paused, and not after every chunk.
 
-    `content` is the body that is being read: aiohttp leaves whoever waits for it waiting where it comes to nonsense.
+    `content` is the body that is being read. It is known here so that it fails when the parser fails: aiohttp would
+    leave its reader waiting.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -35,7 +36,7 @@ class Connection(ResponseHandler):
         self.expect_response()
 
     def expect_response(self) -> None:
-        """Expect a new answer."""
+        """Prepare for a new response."""
         self.content: StreamReader | None = None
         self._chunks = Chunks()
         self._unscanned: list[bytes] | None = []
@@ -43,10 +44,10 @@ class Connection(ResponseHandler):
         self._skipping: asyncio.Future[bool] | None = None
 
     def skip_parser(self, sink: Sink) -> asyncio.Future[bool] | None:
-        """Give `sink` the chunks that come, past the parser: what it has read before has been handed on.
+        """Hand incoming chunks to `sink` without parsing them; all parsed data must have been read before.
 
-        The result says whether `sink` wanted all of them: then the parser has the rest of what came, or nothing comes
-        any more. None where a chunk could not begin with what comes next.
+        Return a future; None if the next data cannot begin a chunk. The future is True when `sink` accepted every
+        chunk and the parser has the rest, or the connection was lost; False when `sink` wants no more for now.
         """
         for data in self._unscanned or ():
             self._chunks.add(data)
@@ -57,7 +58,7 @@ class Connection(ResponseHandler):
         return self._skipping
 
     def parse_all(self) -> None:
-        """Let the parser see all that comes, again."""
+        """Feed all data to the parser again."""
         self._sink = None
 
     def data_received(self, data: bytes) -> None:
@@ -80,7 +81,7 @@ class Connection(ResponseHandler):
         super().data_received(data)
 
     def _take_whole_chunks(self, data: bytes, sink: Sink) -> bytes:
-        """Hand on the chunks that came whole; gives what the parser has to see."""
+        """Hand complete chunks to `sink`; return the bytes that are left for the parser."""
         at = 0
         for chunk, framed in whole_chunks(data):
             at += len(framed)
@@ -93,11 +94,11 @@ class Connection(ResponseHandler):
 
     def _end_skipping(self, *, took_all: bool) -> None:
         self._sink = None
-        if self._skipping is not None and not self._skipping.done():  # who waited may have gone
+        if self._skipping is not None and not self._skipping.done():  # its waiter may have been cancelled
             self._skipping.set_result(took_all)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        """See aiohttp's DataQueue: whoever waits for a head is told, and here whoever waits for a body as well."""
+        """See aiohttp's DataQueue. Fail the reader of the body too, not only the reader of the head."""
         super().set_exception(exc, *(() if exc_cause is None else (exc_cause,)))
         if self.content is not None and not self.content.is_eof():
             self.content.set_exception(exc)
@@ -121,7 +122,7 @@ class Connection(ResponseHandler):
 
 
 class Connections:
-    """Opens connections, and keeps those that can be used again. `tls` is None for plain HTTP."""
+    """A pool: opens connections and keeps those that can be used again. `tls` is None for plain HTTP."""
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> None:
         self._address = (host, port)
@@ -131,7 +132,7 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
 
     def take_idle(self) -> Connection | None:
-        """Give the connection that was given back last, if there is one that still stands."""
+        """Return the idle connection that was released last and is still open; None if there is none."""
         while self._idle:
             connection, _ = self._idle.pop()
             if connection.is_connected() and not connection.should_close:
@@ -141,7 +142,7 @@ class Connections:
         return None
 
     async def open(self) -> Connection:
-        """Open one; raises OSError."""
+        """Return a new connection; raise OSError if it cannot be opened."""
         loop = asyncio.get_running_loop()
         host, port = self._address
         _, connection = await loop.create_connection(
@@ -151,7 +152,7 @@ class Connections:
         return connection
 
     def release(self, connection: Connection) -> None:
-        """Keep a connection whose last answer was read to its end."""
+        """Keep a connection for reuse; its last response was read to the end."""
         self._in_use.discard(connection)
         if connection.should_close or not connection.is_connected():
             connection.close()
@@ -163,12 +164,12 @@ class Connections:
             self._timer = loop.call_later(_IDLE_SECONDS, self._close_idle)
 
     def discard(self, connection: Connection) -> None:
-        """Close a connection at once: what was asked over it is not wanted any more."""
+        """Close a connection whose response is no longer wanted."""
         self._in_use.discard(connection)
         connection.close()
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all connections."""
         if self._timer is not None:
             self._timer.cancel()
         for connection in [*self._in_use, *(connection for connection, _ in self._idle)]:

@@ -1,9 +1,9 @@
 """Model names to digests, from Ollama's own table (`GET /api/tags`, `GET /api/version`), kept fresh.
 
-The table is looked at every `POLL` seconds while candidates arrive, and while what was asked is waited for. A candidate
-that finds it older than `STALE` waits up to `MAX_WAIT` for a fresh look; only where Ollama cannot be reached, or says
-nothing for `POLL` seconds, does the old table serve on. While a request that changes a model passes, and until a look
-begun after it ended, that model has no digest.
+Ollama's table is probed every `POLL` seconds while candidates arrive, and while identities that were handed out are in
+use. A candidate that finds the table older than `STALE` waits up to `MAX_WAIT` for a new probe. The old table is used
+only if Ollama cannot be reached, or has not responded for `POLL` seconds. While a request that changes a model passes
+through the proxy, and until a probe that was started after its end, that model has no digest.
 """
 
 from __future__ import annotations
@@ -26,44 +26,53 @@ from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
 
 POLL: Final = 5.0
+"""Seconds between two probes."""
 STALE: Final = 10.0
+"""Seconds after which a table is not used without a new probe."""
 MAX_WAIT: Final = 1.0
+"""Seconds that a candidate waits for a probe at most."""
 _OK: Final = 200
 
 ANY: Final = "*"
-"""Stands for every model, where a change did not say which one it is about."""
+"""Stands for every model, in a change that names none."""
 
 
 @record
 class _Table:
-    """One probe: canonical names to digests. `started_at` is monotonic; a name with the digest "" is not reused."""
+    """What one probe found."""
 
     started_at: float
+    """Monotonic time in seconds."""
     version: str
+    """Ollama's version."""
     digests: dict[str, str]
+    """By canonical model name; "" for a name whose responses are not reused."""
 
 
 @dataclass(slots=True, eq=False)
 class _Change:
-    """A change under way, or ended and not yet looked at since; `token` names it where siblings were told of it."""
+    """A change in progress, or ended with no probe started since."""
 
     model: str
     ended: float | None = None
+    """Monotonic time in seconds."""
     token: str = ""
+    """Its name among siblings; empty if they were not told."""
 
 
 @record
 class _Pending:
-    """An answer kept under a digest that the next look has to confirm."""
+    """A stored response whose digest the next probe has to confirm."""
 
     responded_at: float
+    """Monotonic time in seconds."""
     identity: Identity
     withdraw: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Stability:
-    """See ports.Stability: no change through the proxy has begun or ended since, and no look has seen another table."""
+    """See ports.Stability: true until a change passes through the proxy, or a probe finds another table."""
 
     models: OllamaModels
     edition: int
@@ -75,8 +84,8 @@ class _Stability:
 class OllamaModels:
     """See ports.Models.
 
-    What was seen last is kept in the store under `name`. A look may take `deadline` seconds, longer than a connection.
-    Nobody waits longer than `max_wait` for one.
+    The latest table is saved in the store under `name`. A probe may take `deadline` seconds, which is more than opening
+    a connection may take. No request waits longer than `max_wait` seconds for a probe.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
@@ -164,22 +173,22 @@ class OllamaModels:
             await self._siblings.send_and_wait(Topic.CHANGE_BEGINS, [token.token, token.model])
 
     def end_change(self, token: object) -> None:
-        """See ports.Models. Looks at once, so that the model is known again soon."""
-        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from begin_change
+        """See ports.Models. Starts a probe, so that the model is known again soon."""
+        assert isinstance(token, _Change)  # noqa: S101 - for the type checker; it came from change_begins
         if self._siblings is not None and token.token:
             self._siblings.send(Topic.CHANGE_ENDS, token.token)
         token.ended = self._clock.monotonic()
         self.current_edition += 1
-        self._tasks.spawn(self._probe_after_change(), "look at models after a change")
+        self._tasks.spawn(self._probe_after_change(), "probe models after a change")
 
     async def sibling_change_began(self, change: tuple[str, str]) -> None:
-        """Know of a change that passes through a sibling: its token and model."""
+        """Note a change that passes through a sibling: its token and model."""
         token, model = change
         if token not in self._sibling_changes:
             self._sibling_changes[token] = self.begin_change(model)
 
     async def sibling_change_ended(self, token: str) -> None:
-        """Know that a sibling's change has ended."""
+        """Note the end of a sibling's change."""
         change = self._sibling_changes.pop(token, None)
         if change is not None:
             self.end_change(change)
@@ -190,7 +199,7 @@ class OllamaModels:
         self._schedule()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop probing."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -198,7 +207,7 @@ class OllamaModels:
         return any(change.model in (model, ANY) for change in self._changes)
 
     def _changed_since_probe(self, model: str) -> bool:
-        """Whether a change of this model has ended that no look was begun after."""
+        """Return whether a change of this model has ended since the last probe was started."""
         return any(
             change.ended is not None and change.ended >= self._last_probe()
             for change in self._changes
@@ -210,7 +219,7 @@ class OllamaModels:
         return max(started_at, self._failed_at)
 
     async def _table_since(self, moment: float, model: str) -> _Table | None:
-        """Give a table from a look begun after `moment`; the old one where Ollama cannot be reached; else None."""
+        """Return a table from a probe started after `moment`, or the old one if Ollama cannot be reached; else None."""
         try:
             async with asyncio.timeout(0 if self._is_unresponsive() else min(MAX_WAIT, self._max_wait)):
                 while self._last_probe() <= moment or self._changed_since_probe(model):
@@ -226,22 +235,20 @@ class OllamaModels:
         return None if failed and not self._unreachable else self._table
 
     def _is_unresponsive(self) -> bool:
-        """Whether Ollama has said nothing for so long that it will not: it is stopped, or the way to it is."""
+        """Return whether the probe in progress has waited for more than `POLL` seconds: Ollama or the network hangs."""
         in_progress = self._probing is not None and not self._probing.done()
         return in_progress and self._clock.monotonic() - self._probing_since > POLL
 
     async def _probe_after_change(self) -> None:
-        if (
-            self._probing is not None and not self._probing.done()
-        ):  # begun before the change ended: what it sees may be the old state
+        if self._probing is not None and not self._probing.done():  # it may find the state before the change ended
             await asyncio.wait({self._probing})
         await asyncio.shield(self._probe())
 
     def _probe(self) -> asyncio.Task[None]:
-        """Join the look under way, or begin one."""
+        """Return the probe in progress, or start one."""
         if self._probing is None or self._probing.done():
             self._probing_since = self._clock.monotonic()
-            self._probing = self._tasks.spawn(self._probe_once(), "look at models")
+            self._probing = self._tasks.spawn(self._probe_once(), "probe models")
         return self._probing
 
     async def _probe_once(self) -> None:
@@ -255,7 +262,7 @@ class OllamaModels:
                 self._table = await self._load_saved()
             self._failed_at, self._unreachable = started_at, True
             return
-        except (ValueError, KeyError, TypeError, AttributeError):  # no answer of Ollama's
+        except (ValueError, KeyError, TypeError, AttributeError):  # not the response of an Ollama
             self._failed_at, self._unreachable = started_at, False
             return
         value = orjson.dumps({"version": table.version, "digests": table.digests})
@@ -269,12 +276,12 @@ class OllamaModels:
         self._withdraw_outdated(table)
 
     async def _save(self, value: bytes) -> None:
-        """Keep the digests in the store; what fails is tried again after the next look."""
+        """Save the digests in the store; after a failure the next probe tries again."""
         if await self._store.save(self._name, value):
             self._saved = value
 
     async def _load_saved(self) -> _Table | None:
-        """Give the table that was saved last: a proxy that starts while Ollama is down goes on with it."""
+        """Return the table that was saved last: a proxy that starts while Ollama is down uses it."""
         value = await self._store.load(self._name)
         try:
             saved = orjson.loads(value or b"")
@@ -284,7 +291,7 @@ class OllamaModels:
             return None
 
     def _withdraw_outdated(self, table: _Table) -> None:
-        """Withdraw what was kept under a digest that has gone."""
+        """Withdraw stored responses whose digest the table no longer confirms."""
         due = [pending for pending in self._pending if pending.responded_at < table.started_at]
         self._pending = [pending for pending in self._pending if pending.responded_at >= table.started_at]
         for pending in due:
@@ -315,7 +322,7 @@ def _version(document: Any) -> str:
 
 
 def _digests(document: Any) -> dict[str, str]:
-    """Give canonical names to digests; "" for what another machine serves, and for names that differ only in case."""
+    """Return digests by canonical name; "" for a model on another machine, and for names that differ only in case."""
     digests: dict[str, str] = {}
     for row in document["models"] or []:
         model = model_names.canonical(row["name"])

@@ -1,4 +1,4 @@
-"""Which models Ollama has loaded (`GET /api/ps`), looked at in the background while somebody wants to know."""
+"""Which models Ollama has loaded (`GET /api/ps`): probed in the background while it is read."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.policy.messages import Request
 
 _DEADLINE: Final = 1.0
+"""Seconds."""
 _OK: Final = 200
 _REQUEST: Final = Request(method="GET", target="/api/ps", fields=((b"User-Agent", b"ollama-cache-proxy"),))
 
 
 class Ollama(Upstream, Protocol):
-    """An upstream that says of itself whether asking is of use."""
+    """An upstream that knows whether it is unresponsive."""
 
     @property
     def is_unresponsive(self) -> bool: ...
 
 
 class Residents:
-    """The loaded models, as they were found last."""
+    """The loaded models, as of the latest probe."""
 
     def __init__(self, upstream: Ollama, *, tasks: Tasks) -> None:
         self._upstream = upstream
         self._latest: tuple[Resident, ...] = ()
-        self._polling = Polling(self._probe, "look at loaded models", tasks=tasks)
+        self._polling = Polling(self._probe, "probe loaded models", tasks=tasks)
         self.ready = self._polling.ready
 
     def latest(self) -> tuple[Resident, ...]:
-        """Give what was found last, nothing where Ollama did not say; it will be looked at again."""
+        """Return what the latest probe found, empty if it failed; keep probing for a while."""
         self._polling.want()
         return self._latest
 
@@ -46,7 +47,7 @@ class Residents:
                 async with asyncio.timeout(_DEADLINE):
                     found = _residents(await self._ask())
         except (ProxyError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # its health is told elsewhere
+            pass  # ollama_server.py reports Ollama's health
         self._latest = found
 
     async def _ask(self) -> Any:

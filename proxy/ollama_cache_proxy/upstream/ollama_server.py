@@ -1,7 +1,7 @@
 """Ollama over HTTP/1.1.
 
-What is asked is what the client asked: no field of our own but Host, no re-quoted target, no redirect followed, nothing
-decompressed, no cookies, no proxy from the environment.
+Requests go out as the client sent them: no field of our own but Host, no re-quoted target, no redirect followed,
+nothing decompressed, no cookies, no proxy from the environment.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from ollama_cache_proxy.policy.messages import MAX_LENGTH, Fields, Request, Resp
 from ollama_cache_proxy.upstream.connections import Connection, Connections
 
 _MAX_LINE: Final = 32_768
+"""Bytes of the status line, and of each field."""
 _READ_BUFFER: Final = 65_536
 _PIECE: Final = 65_536
+"""Bytes of a chunk that are collected before they are handed on."""
 _JOIN_UP_TO: Final = 65_536
-_NOT_HTTP: Final = "Ollama's answer is not valid HTTP"
-_BROKE_OFF: Final = "Ollama broke off in the middle of its answer"
+"""Bytes: a body up to this size is copied into one write with its head."""
+_NOT_HTTP: Final = "Ollama's response is not valid HTTP"
+_BROKE_OFF: Final = "Ollama broke off in the middle of its response"
 _STATUSES: Final = range(200, 1000)
 _INTERIM: Final = range(100, 200)
 _SWITCHING: Final = 101
@@ -43,7 +46,7 @@ _ERRORS: Final = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
 class _Response:
-    """See ports.Answer. `message` and `content` are aiohttp's: what its parser read, and its stream of the body."""
+    """See ports.Answer. `message` and `content` are aiohttp's: the parsed head, and the stream of the body."""
 
     def __init__(self, message: Any, content: aiohttp.StreamReader, connection: Connection) -> None:
         self.message = message
@@ -69,7 +72,7 @@ class _Response:
             raise unreachable(_BROKE_OFF) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """See ports.Answer. A chunk of Ollama's is one piece up to 64 KiB, in however many reads it comes."""
+        """See ports.Answer. Yields each chunk of Ollama in one piece of up to 64 KiB, however many reads it takes."""
         try:
             while not self.content.at_eof():
                 chunk = self._chunk(*await self.content.readchunk())
@@ -98,13 +101,13 @@ class _Response:
         return True
 
     def _may_skip_parser(self) -> bool:
-        """Whether all that the parser has read of a body in chunks was handed on."""
+        """Return whether the body is chunked and all that the parser has read of it was handed on."""
         content = self.content
         handed_on = not self._size and content.total_bytes == self._taken
         return self._chunked and handed_on and content.exception() is None and self._connection.is_connected()
 
     def _chunk(self, part: bytes, ends: bool) -> bytes | None:  # noqa: FBT001 - as aiohttp gives them
-        """Give what was read as soon as it is a chunk, or as much as one may be."""
+        """Return the collected parts once they are a complete chunk or `_PIECE` bytes; else None."""
         self._parts.append(part)
         self._size += len(part)
         self._taken += len(part)
@@ -117,7 +120,7 @@ class _Response:
 
     @property
     def is_unambiguous(self) -> bool:
-        """Whether an answer that aiohttp reads is one that nobody else can read as another."""
+        """Whether no other HTTP implementation could read this response differently than aiohttp does."""
         message = self.message
         codings = [value.strip(b" \t").lower() for value in self._codings]
         return (
@@ -135,7 +138,7 @@ def _length(lines: Fields) -> int | None:
 
 
 class _SentRequest:
-    """A request under way on a connection; `upload` is what still sends its body."""
+    """A request that was sent on a connection; `upload` is the task that still sends its body."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -144,14 +147,14 @@ class _SentRequest:
 
     @property
     def is_over(self) -> bool:
-        """Whether all of it was sent and all of the answer read, so that the connection can be used again."""
+        """Whether all was sent and the response was read to its end, so that the connection can be reused."""
         response, upload = self.response, self.upload
         sent = upload is None or upload.done()
         return sent and response is not None and response.content.at_eof() and not response.message.should_close
 
 
 class RequestContext:
-    """The context of one request, a class of its own because contextlib's way takes longer."""
+    """The context manager of one request; a class, because contextlib's generators are slower."""
 
     def __init__(self, ollama: Ollama, head: Coroutine[Any, Any, _SentRequest]) -> None:
         self._ollama = ollama
@@ -175,9 +178,10 @@ class RequestContext:
 
 
 class Ollama:
-    """See ports.Upstream. A path in `url` goes before every target.
+    """See ports.Upstream. A path in `url` is put before every target.
 
-    Times are seconds; `deadline` None waits for the head of an answer for ever. `tls` is for https, None the system's.
+    Times are seconds. Without a `deadline` there is no limit on the wait for the head of a response. `tls` is for
+    https; None trusts the system's authorities.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting or a neighbour
@@ -217,11 +221,11 @@ class Ollama:
 
     @property
     def is_unresponsive(self) -> bool:
-        """Whether Ollama did not even take the last connection: then whoever has to ask tries once a second."""
+        """Whether the last attempt to connect timed out; until one succeeds, one request a second tries again."""
         return self._connect_breaker.open
 
     def finish(self, sent: _SentRequest) -> None:
-        """Keep the connection where its answer was read to the end; else close it, which makes Ollama stop."""
+        """Release the connection if the response was read to its end; else close it, which makes Ollama stop."""
         if sent.is_over:
             self._connections.release(sent.connection)
             return
@@ -252,10 +256,10 @@ class Ollama:
     async def _send_within(
         self, seconds: float, request: Request, body: bytes | _Upload | None, *, repeatable: bool
     ) -> _SentRequest:
-        """Send the request; raises ProxyError where its answer does not begin in time."""
+        """Send the request; raise ProxyError if the response does not begin in time."""
         try:
             async with asyncio.timeout(None if isinstance(body, _Upload) else seconds) as deadline:
-                if isinstance(body, _Upload):  # it is Ollama's time, not the client's
+                if isinstance(body, _Upload):  # the deadline starts when the client's upload ends
                     body.on_end(lambda: deadline.reschedule(asyncio.get_running_loop().time() + seconds))
                 sent = await self._send(request, body, repeatable=repeatable)
                 if isinstance(body, _Upload):
@@ -267,7 +271,7 @@ class Ollama:
             raise
 
     async def _send(self, request: Request, body: bytes | _Upload | None, *, repeatable: bool) -> _SentRequest:
-        """Send the request; once more on a new connection if a reused one closed before any byte of the answer."""
+        """Send the request; again on a new connection if a reused one closed before any byte of the response."""
         connection = self._connections.take_idle()
         if connection is not None:
             sent = _SentRequest(connection)
@@ -279,7 +283,7 @@ class Ollama:
         return await self._exchange(_SentRequest(await self._open()), request, body)
 
     async def _open(self) -> Connection:
-        """Open a connection; raises ProxyError where that takes too long, or cannot be."""
+        """Open a connection; raise ProxyError if that fails or takes too long."""
         try:
             async with asyncio.timeout(self._connect_timeout):
                 return await self._connections.open()
@@ -294,7 +298,7 @@ class Ollama:
             raise failure from error
 
     async def _exchange(self, sent: _SentRequest, request: Request, body: bytes | _Upload | None) -> _SentRequest:
-        """Send a request on a connection, and wait for the head of the answer."""
+        """Send a request on a connection, and wait for the head of the response."""
         connection = sent.connection
         try:
             connection.set_response_params(
@@ -335,7 +339,7 @@ class Ollama:
             sent.upload = self._tasks.spawn(sending, "send an upload", endless=True)
 
     def _render_head(self, request: Request, body: bytes | _Upload | None, *, has_length: bool) -> bytes:
-        """Give the head of a request as bytes; it says how long the body is where its own fields do not."""
+        """Return the head of a request as bytes, with a field for the length of the body if it has none."""
         target = (self._prefix + request.target).encode("utf-8", "surrogateescape")
         lines = [b"%b %b HTTP/1.1" % (request.method.encode(), target), b"Host: " + self._host]
         lines += [b"%b: %b" % line for line in request.fields]
@@ -346,7 +350,7 @@ class Ollama:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     async def _upload(self, connection: Connection, writer: StreamWriter, body: _Upload, *, chunked: bool) -> None:
-        """Send a body as it comes; when it breaks off, so does the request. What Ollama does shows in its answer."""
+        """Send a body as it arrives; abort the request if the body breaks off. Ollama's errors show in its response."""
         with suppress(aiohttp.ClientError, OSError):
             try:
                 async for piece in body.read():
@@ -363,10 +367,10 @@ class Ollama:
                 connection.transport.write(LAST)
 
     def _failed(self, error: Exception) -> ProxyError:
-        """Say what happened, without a word of what was sent or received."""
+        """Return the error to raise; its text contains nothing that was sent or received."""
         if not isinstance(error, aiohttp.ServerDisconnectedError | OSError):
             return unreachable(_NOT_HTTP)
-        failure = unreachable("Ollama closed the connection before it answered")
+        failure = unreachable("Ollama closed the connection before it responded")
         self._report_health(well=False, reason=failure.message)
         return failure
 
@@ -377,7 +381,7 @@ class Ollama:
 
 
 class _Upload:
-    """A request body on its way through; remembers whether it was the client that failed."""
+    """A request body that is forwarded as it arrives; `failure` is set if the client's side failed."""
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
@@ -385,11 +389,11 @@ class _Upload:
         self.failure: ClientLeft | ProxyError | None = None
 
     def on_end(self, call: Callable[[], None]) -> None:
-        """Call this when the body has been read to its end."""
+        """Set the function to call when the body has been read to its end."""
         self._on_end = call
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Give the body, without empty pieces: in chunks they would end it."""
+        """Yield the body without empty pieces: as a chunk, an empty piece would end it."""
         async for chunk in self._body:
             if chunk:
                 yield chunk
@@ -401,10 +405,10 @@ def _nothing() -> None:
 
 
 def _closed_unanswered(error: Exception, *, repeatable: bool) -> bool:
-    """Whether a connection closed before any byte of an answer came.
+    """Return whether a connection closed before any byte of a response arrived.
 
-    aiohttp keeps what had come in the place of the message. Of a reset it keeps nothing: then only what may be asked
-    twice counts as unanswered.
+    aiohttp's error holds what had arrived in place of its message. After a reset this is not known: then only a
+    `repeatable` request counts as unanswered.
     """
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return isinstance(error.message, str)

@@ -303,7 +303,7 @@ async def test_a_completion_that_breaks_off_is_a_502() -> None:
         body = b'{"model":"tiny","prompt":"x","stream":false}'
         answer = await ask(proxy.url, "POST", "/api/generate", body=body)
         assert answer.status == 502
-        assert answer.body == b'{"error":"Ollama broke off in the middle of its answer"}'
+        assert answer.body == b'{"error":"Ollama broke off in the middle of its response"}'
         assert answer.field("Content-Type") == "application/json; charset=utf-8"
 
 
