@@ -1,1 +1,1 @@
-"""One exchange from top to bottom, and what it takes: what is asked, found, fetched, joined, told."""
+"""One exchange from top to bottom: intake, lookup, flights, delivery, and the Protocols and facts that they share."""

@@ -23,7 +23,7 @@ class Breaker:
         return self.failures >= self.threshold
 
     def allows(self, now: float) -> bool:
-        """Whether a try may be made now; while open, a yes is the one probe of this pause."""
+        """Return whether a try may be made now; while open, a yes is the one probe of this pause."""
         if not self.open:
             return True
         if now < self.next_probe:

@@ -42,7 +42,7 @@ class Hold:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give all of it back when nobody needs it any more."""
+        """Return all of it back when nobody needs it any more."""
         self._users -= 1
         if not self._users:
             self._buffers.held -= self._counted

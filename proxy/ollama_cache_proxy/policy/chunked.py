@@ -42,7 +42,7 @@ def small_chunk(data: bytes) -> bytes | None:
 
 
 def whole_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Give the chunks that stand whole at the beginning of some bytes: what each holds, and all that it takes."""
+    """Return the chunks that stand whole at the beginning of some bytes: what each holds, and all that it takes."""
     at = 0
     while (line := data.find(END, at, at + _SIZE_LINE + 1)) > 0:
         text = data[at:line]

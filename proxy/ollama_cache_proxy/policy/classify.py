@@ -56,7 +56,7 @@ _INT64: Final = 2**63
 def by_head(
     endpoint: Endpoint, request: Request, directives: Directives, *, policy: Policy | None, exact: bool
 ) -> Bypass | None:
-    """Give the reason to pass the request on that shows before its body is read, or None."""
+    """Return the reason to pass the request on that shows before its body is read, or None."""
     detail = _head_detail(endpoint, request.fields, directives, policy, exact=exact)
     return None if detail is None else Bypass(detail=detail)
 
@@ -103,7 +103,7 @@ def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: 
 
 
 def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> Detail | None:
-    """Say why what is understood is not to be reused all the same, or None."""
+    """Return why what is understood is not to be reused all the same, or None."""
     endpoint, body = candidate.endpoint, candidate.document
     if endpoint.stream_default is not None and not isinstance(body.get("stream"), bool | None):
         return Detail.FIELD_TYPE
@@ -115,7 +115,7 @@ def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> De
 
 
 def _streams(endpoint: Endpoint, body: dict[str, Any]) -> bool:
-    """Whether a stream is asked for; `null` is the default, a string is Ollama's to refuse."""
+    """Return whether a stream is asked for; `null` is the default, a string is Ollama's to refuse."""
     if endpoint.stream_default is None:
         return False
     stream = body.get("stream")
@@ -127,7 +127,7 @@ _NO_SEED: Final = 2**32 - 1
 
 
 def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
-    """Whether the request itself asks for the same answer each time: vectors, temperature 0, or a seed."""
+    """Return whether the request itself asks for the same answer each time: vectors, temperature 0, or a seed."""
     if endpoint.kind is Kind.EMBEDDING:
         return True
     sampling = body.get(endpoint.options) if endpoint.options else body
@@ -173,7 +173,7 @@ def _escaped_format(document: dict[str, Any], body: bytes) -> Detail | None:
 
 
 def _is_valid_keep_alive(keep_alive: object) -> bool:
-    """Whether `keep_alive` is valid and no command to unload: null, a number other than 0, or a Go duration."""
+    """Return whether `keep_alive` is valid and no command to unload: null, a number other than 0, or a Go duration."""
     if keep_alive is None:
         return True
     if isinstance(keep_alive, bool):
@@ -184,7 +184,7 @@ def _is_valid_keep_alive(keep_alive: object) -> bool:
 
 
 def _nanoseconds(duration: str) -> int:
-    """Give the size of a Go duration (`time.ParseDuration`), fractions of a nanosecond cut off; 0 for no duration."""
+    """Return the size of a Go duration (`time.ParseDuration`), fractions of a nanosecond cut off; 0 for no duration."""
     if _DURATION.fullmatch(duration) is None:
         return 0
     return sum(
@@ -194,12 +194,12 @@ def _nanoseconds(duration: str) -> int:
 
 
 def is_embedding(endpoint: Endpoint) -> bool:
-    """Whether the endpoint answers with vectors: another lifetime, another limit, and worth finishing unasked."""
+    """Return whether the endpoint answers with vectors: another lifetime, another limit, and worth finishing unasked."""
     return endpoint.kind is Kind.EMBEDDING
 
 
 def changed_model(endpoint: Endpoint, body: bytes | None) -> str | None:
-    """Give the canonical name of the model that a pull, create, copy or delete is about.
+    """Return the canonical name of the model that a pull, create, copy or delete is about.
 
     None means that it cannot be told, and then it may be any model.
     """

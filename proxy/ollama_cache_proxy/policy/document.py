@@ -25,12 +25,12 @@ _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
 
 
 def weight(body: bytes) -> int:
-    """Give about how many bytes of memory the values of `body` take: small ones take many times their text."""
+    """Return about how many bytes of memory the values of `body` take: small ones take many times their text."""
     return _VALUE_BYTES * (body.count(b",") + body.count(b"[")) + _OBJECT_BYTES * body.count(b"{")
 
 
 def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
-    """Give the object that `body` is, or why it cannot be trusted to mean the same to Ollama.
+    """Return the object that `body` is, or why it cannot be trusted to mean the same to Ollama.
 
     `known` are the names that Ollama reads at the top level, all in lower case.
     """
@@ -84,7 +84,7 @@ def _texts_in(body: bytes) -> int:
 
 
 def _ambiguous(document: dict[str, Any], known: frozenset[str]) -> bool:
-    """Whether Go, which folds case, could take one name for another (`STREAM`, `ſtream`, or `a` beside `A`)."""
+    """Return whether Go, which folds case, could take one name for another (`STREAM`, `ſtream`, or `a` beside `A`)."""
     seen: set[str] = set()
     for name in document:
         folded = name if name.isascii() and name.islower() else name.casefold()

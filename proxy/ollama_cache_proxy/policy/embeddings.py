@@ -100,7 +100,7 @@ _KEYED_APART: Final = frozenset({"model", "input"})
 
 
 def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, str]:
-    """Give for each text its key in 64 hexadecimal digits. `fields` are those that Ollama will see.
+    """Return for each text its key in 64 hexadecimal digits. `fields` are those that Ollama will see.
 
     The digest stands for the model, however it is spelled.
     """
@@ -110,7 +110,7 @@ def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, st
 
 
 def item_document(candidate: Candidate) -> dict[str, Any]:
-    """Give what changes a vector beside the text: names sorted at the top level and inside the options.
+    """Return what changes a vector beside the text: names sorted at the top level and inside the options.
 
     `EmbeddingsMiddleware` hands on model, input and dimensions only, so for /v1 the other known fields count as absent.
     """
@@ -127,7 +127,7 @@ def item_document(candidate: Candidate) -> dict[str, Any]:
 
 
 def _is_default(name: str, value: Any) -> bool:
-    """Whether a field says what its absence says. Types count: Ollama refuses `"dimensions": 0.0`."""
+    """Return whether a field says what its absence says. Types count: Ollama refuses `"dimensions": 0.0`."""
     match name:
         case "truncate":
             return value is None or value is True
@@ -140,7 +140,7 @@ def _is_default(name: str, value: Any) -> bool:
 
 
 def missing(text_list: TextList, known: Mapping[str, Item]) -> tuple[str, ...]:
-    """Give the unique texts, in order, without an item that may be used.
+    """Return the unique texts, in order, without an item that may be used.
 
     A single text is answered only with an exact count, since there the count is Ollama's to the token.
     """
@@ -149,7 +149,7 @@ def missing(text_list: TextList, known: Mapping[str, Item]) -> tuple[str, ...]:
 
 
 def upstream_body(text_list: TextList, texts: tuple[str, ...]) -> bytes:
-    """Give the request that asks Ollama for these texts only, as numbers: the caller's document, its order kept."""
+    """Return the request that asks Ollama for these texts only, as numbers: the caller's document, its order kept."""
     endpoint, document = text_list.candidate.endpoint, text_list.candidate.document
     without = _FORMAT if _FORMAT in endpoint.known else None
     kept = {name: value for name, value in document.items() if name != without}
@@ -192,7 +192,7 @@ def split(text_list: TextList, texts: tuple[str, ...], body: bytes) -> tuple[Ite
 
 
 def _vectors(body: bytes) -> tuple[list[bytes], int]:
-    """Give what stands in brackets inside the first one, and where the last of it ends."""
+    """Return what stands in brackets inside the first one, and where the last of it ends."""
     vectors, end = [], body.find(b"[") + 1
     while (begin := body.find(b"[", end)) >= 0:
         end = body.find(b"]", begin) + 1
@@ -217,7 +217,7 @@ def _measures(text_list: TextList, rest: bytes) -> Measures | None:
 
 
 def sound(items: Iterable[Item]) -> bool:
-    """Whether every vector is JSON of numbers within the range of Go's float32, none of them missing.
+    """Return whether every vector is JSON of numbers within the range of Go's float32, none of them missing.
 
     This takes longer than all else: who only hands on what Ollama said can look afterwards.
     """
@@ -247,7 +247,7 @@ def _shared(tokens: int, texts: tuple[str, ...]) -> list[int]:
 
 
 def same_length(items: Iterable[Item]) -> bool:
-    """Whether vectors have as many numbers each: those of one model have."""
+    """Return whether vectors have as many numbers each: those of one model have."""
     return len({item.numbers for item in items}) <= 1
 
 
@@ -259,7 +259,7 @@ _ROW_BYTES: Final = 64
 
 
 def joined_size(text_list: TextList, items: Mapping[str, Item]) -> int:
-    """Give about how many bytes a joined answer has, known before it is built: one text may stand there very often."""
+    """Return about how many bytes a joined answer has, known before it is built: one text may stand there very often."""
     sizes = {text: len(item.vector) + _ROW_BYTES for text, item in items.items()}
     return sum(sizes[text] for text in text_list.texts)
 

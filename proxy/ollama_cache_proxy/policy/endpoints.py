@@ -210,7 +210,7 @@ _BY_ROUTE: Final = {(row.method, row.path): row for row in ENDPOINTS}
 
 
 def find(method: str, target: str) -> tuple[Endpoint, bool]:
-    """Give the row that Ollama's router would choose, and whether the target is spelled exactly as its path.
+    """Return the row that Ollama's router would choose, and whether the target is spelled exactly as its path.
 
     The path is decoded and its query ignored, as Ollama does; only an exact spelling makes a candidate.
     """

@@ -49,7 +49,7 @@ def end_to_end(fields: Fields) -> Fields:
 
 
 def forwarded_request(fields: Fields) -> Fields:
-    """Give the fields that go upstream: end-to-end, and with Via.
+    """Return the fields that go upstream: end-to-end, and with Via.
 
     Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
     Origin that is the proxy itself.
@@ -62,23 +62,23 @@ _NOT_FORWARDED: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
 
 
 def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
-    """Give the head that goes to the client: its end-to-end fields, and what the cache says of itself."""
+    """Return the head that goes to the client: its end-to-end fields, and what the cache says of itself."""
     lines = (*end_to_end(head.fields), *about_cache(status))
     return ResponseHead(status=head.status, reason=head.reason, fields=lines)
 
 
 def about_cache(status: CacheStatus) -> Fields:
-    """Give the cache's own fields (RFC 9211, and the X-Cache that people look for)."""
+    """Return the cache's own fields (RFC 9211, and the X-Cache that people look for)."""
     return ((b"Cache-Status", status.render()), (b"X-Cache", status.result.encode()))
 
 
 def replayed(fields: Fields) -> Fields:
-    """Give the fields of an answer that are kept with its body and sent again with it."""
+    """Return the fields of an answer that are kept with its body and sent again with it."""
     return tuple(line for line in fields if (name := line[0].lower()) in _REPLAYED or name.startswith(_REPLAYED_PREFIX))
 
 
 def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus) -> Fields:
-    """Give the fields of a hit: as stored, with Age in seconds (RFC 9111, section 5.1).
+    """Return the fields of a hit: as stored, with Age in seconds (RFC 9111, section 5.1).
 
     It is framed by Content-Length; a stream (`length` None) by whoever writes it.
     """
@@ -98,7 +98,7 @@ def with_host(fields: Fields, authority: str) -> Fields:
 
 
 def looped(fields: Fields) -> bool:
-    """Whether the request has been through this proxy before (RFC 9110, section 7.6.3)."""
+    """Return whether the request has been through this proxy before (RFC 9110, section 7.6.3)."""
     return any(_PSEUDONYM in member.split() for member in members(fields, b"via"))
 
 
@@ -112,7 +112,7 @@ def without_own_origin(fields: Fields) -> Fields:
 
 
 def is_own_origin(fields: Fields) -> bool:
-    """Whether every Origin that was sent is the proxy itself, as the client knows it; none counts as that."""
+    """Return whether every Origin that was sent is the proxy itself, as the client knows it; none counts as that."""
     return not values(without_own_origin(fields), b"origin")
 
 
@@ -160,5 +160,5 @@ def _host_part(host: str) -> str:
 
 
 def authority(url: str) -> str:
-    """Give the host and port of a URL, as a Host field wants them."""
+    """Return the host and port of a URL, as a Host field wants them."""
     return urlsplit(url).netloc.rpartition("@")[2]

@@ -27,7 +27,7 @@ _DIGITS: Final = 16
 
 
 def fingerprints(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, secret: bytes) -> dict[str, str]:
-    """Give names and fingerprints, in 16 hexadecimal digits, of a request or of one `text` of its list."""
+    """Return names and fingerprints, in 16 hexadecimal digits, of a request or of one `text` of its list."""
     group = framed(scope.namespace.encode(), credentials(candidate.endpoint, fields)).encode()
     parts: dict[str, bytes] = {
         "(model digest)": scope.digest.encode(),
@@ -45,7 +45,7 @@ def fingerprints(candidate: Candidate, text: str | None, scope: Scope, fields: F
 
 
 def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
-    """Give what the body says, in pieces that mean something to whoever wrote it."""
+    """Return what the body says, in pieces that mean something to whoever wrote it."""
     endpoint = candidate.endpoint
     if text is not None:
         document = {endpoint.prompt: text, **item_document(candidate)}
@@ -67,7 +67,7 @@ def _fingerprint(part: bytes, secret: bytes) -> str:
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Give the names of the parts that differ, or None where the two may not be compared."""
+    """Return the names of the parts that differ, or None where the two may not be compared."""
     if GROUP not in one or one[GROUP] != other.get(GROUP):
         return None
     return tuple(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))

@@ -33,7 +33,7 @@ class Scope:
 
 
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
-    """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see.
+    """Return the key in 64 hexadecimal digits. `fields` are those that Ollama will see.
 
     A stream and a whole answer to the same question have two.
     """
@@ -43,7 +43,7 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
 
 
 def scoped(kind: str, scope: Scope, endpoint: Endpoint, fields: Fields) -> bytes:
-    """Give the parts of a key of some kind that do not come from the request's body, framed."""
+    """Return the parts of a key of some kind that do not come from the request's body, framed."""
     given = credentials(endpoint, fields)
     common = _common(kind, scope.namespace, scope.digest, scope.version, scope.epoch)
     own = (hashlib.sha256(given).digest() if given else b"", b"\n".join(values(fields, b"origin")))
@@ -75,7 +75,7 @@ def _common(*parts: str) -> bytes:
 
 
 def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
-    """Give the body as JSON without the inert fields, names sorted at the top level and inside the options."""
+    """Return the body as JSON without the inert fields, names sorted at the top level and inside the options."""
     body = {name: document[name] for name in sorted(document) if name not in endpoint.inert}
     options = body.get(endpoint.options)
     if isinstance(options, dict):
@@ -84,7 +84,7 @@ def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
 
 
 def framed(*parts: bytes, begin: bytes = b"") -> str:
-    """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits.
+    """Return the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits.
 
     `begin` is framed already.
     """
@@ -98,7 +98,7 @@ class Frame:
         self._digest = hashlib.sha256(begin + b"".join(map(_frame, parts)))
 
     def key(self, *more: bytes) -> str:
-        """Give the key of these parts and some more."""
+        """Return the key of these parts and some more."""
         digest = self._digest.copy()
         digest.update(b"".join(map(_frame, more)))
         return digest.hexdigest()

@@ -19,7 +19,7 @@ class Labels:
             self.of(name)
 
     def of(self, name: str) -> str:
-        """Give the label for a name; nothing is its own label, and so is what all others are called."""
+        """Return the label for a name; nothing is its own label, and so is what all others are called."""
         if name in ("", REST) or name in self._names:
             return name
         if len(self._names) >= self._limit:

@@ -39,7 +39,7 @@ class ResponseHead:
 
 
 def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> bytes:
-    """Give a head as bytes, `framing` behind its own fields; `minor` is that of the HTTP version."""
+    """Return a head as bytes, `framing` behind its own fields; `minor` is that of the HTTP version."""
     lines = [f"HTTP/1.{minor} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
     lines += [b"%b: %b" % line for line in (*head.fields, *framing)]
     return b"\r\n".join(lines) + b"\r\n\r\n"
@@ -86,7 +86,7 @@ def packed(pieces: Iterable[tuple[int, int]]) -> bytes:
 
 
 def unpacked(pieces: bytes) -> Iterator[tuple[int, int]]:
-    """Give back what was packed; raises struct.error where it was not."""
+    """Return what was packed; raises struct.error where it was not."""
     return PIECE.iter_unpack(pieces)
 
 

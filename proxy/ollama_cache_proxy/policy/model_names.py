@@ -26,7 +26,7 @@ _LOCAL: Final = "local"
 
 
 def canonical(name: str) -> str | None:
-    """Give the full lower-case spelling of a model's name, or None for a spelling that is not understood."""
+    """Return the full lower-case spelling of a model's name, or None for a spelling that is not understood."""
     return _canonical(name) if len(name) <= _MAX_NAME else None
 
 
@@ -42,11 +42,11 @@ def _canonical(name: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def short(name: str) -> str:
-    """Give a model's name as Ollama lists it, `model:tag`; a spelling that is not understood stays as it is."""
+    """Return a model's name as Ollama lists it, `model:tag`; a spelling that is not understood stays as it is."""
     full = canonical(name)
     return name if full is None else full.removeprefix("registry.ollama.ai/").removeprefix("library/")
 
 
 def is_remote(name: str) -> bool:
-    """Whether the name itself says that another machine answers (Ollama's cloud models)."""
+    """Return whether the name itself says that another machine answers (Ollama's cloud models)."""
     return name.lower().endswith(REMOTE_SUFFIXES)

@@ -30,11 +30,11 @@ class Filter:
     key: str | None = None
 
     def matches(self, entry: Description) -> bool:
-        """Whether an entry is meant."""
+        """Return whether an entry is meant."""
         return self.matches_any((entry.key,), entry.model, entry.operation, entry.category, entry.namespace)
 
     def matches_any(self, keys: Iterable[str], model: str, operation: str, category: str, namespace: str) -> bool:
-        """Whether one of these keys is meant; `model` is canonical."""
+        """Return whether one of these keys is meant; `model` is canonical."""
         return (
             self.model in (None, model)
             and (self.operation is None or _shared(self.operation) == _shared(operation))
@@ -48,7 +48,7 @@ NAMES: Final = tuple(field.name for field in fields(Filter))
 
 
 def read(document: Any) -> Filter:
-    """Give the filter that a JSON object says; raises ValueError with one line for whoever sent it."""
+    """Return the filter that a JSON object says; raises ValueError with one line for whoever sent it."""
     if not isinstance(document, dict) or not set(document) <= set(NAMES):
         raise ValueError(f"filters are any of {', '.join(NAMES)}, as a JSON object or in the query")
     if not all(isinstance(value, str) for value in document.values()):
@@ -82,7 +82,7 @@ class Purges:
         self.count += 1
 
     def since(self, count: int) -> tuple[Filter, ...]:
-        """Give the purges after the first `count`; where one of them is forgotten, one that means everything."""
+        """Return the purges after the first `count`; where one of them is forgotten, one that means everything."""
         missed = self.count - count
         if missed > len(self._last):
             return (Filter(),)

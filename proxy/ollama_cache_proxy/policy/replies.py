@@ -27,23 +27,23 @@ class Reply:
 
 
 def json(document: object, status: int = 200, fields: Fields = ()) -> Reply:
-    """Give a reply of JSON."""
+    """Return a reply of JSON."""
     return Reply(status=status, body=orjson.dumps(document), fields=fields)
 
 
 def error(status: int, text: str, fields: Fields = ()) -> Reply:
-    """Give a reply that says in one line what is wrong."""
+    """Return a reply that says in one line what is wrong."""
     return json({"error": text}, status, fields)
 
 
 def head(reply: Reply, now: float) -> ResponseHead:
-    """Give the head of an admin route's reply. `now` is Unix time."""
+    """Return the head of an admin route's reply. `now` is Unix time."""
     length = (b"Content-Length", str(len(reply.body)).encode())
     return stream_head(reply.kind, now, (length, *reply.fields), reply.status)
 
 
 def stream_head(kind: str, now: float, fields: Fields, status: int = 200) -> ResponseHead:
-    """Give the head of an answer whose length is not said, unless `fields` say it. `now` is Unix time."""
+    """Return the head of an answer whose length is not said, unless `fields` say it. `now` is Unix time."""
     lines = (
         (b"Content-Type", kind.encode()),
         (b"Date", formatdate(now, usegmt=True).encode()),

@@ -41,7 +41,7 @@ NO_DIRECTIVES: Final = Directives()
 
 
 def lasting(directives: Directives) -> bool:
-    """Whether an entry that answers now answers for as long as it is fresh."""
+    """Return whether an entry that answers now answers for as long as it is fresh."""
     return not (directives.no_store or directives.no_cache) and directives.max_age is None and directives.min_fresh == 0
 
 
@@ -72,7 +72,7 @@ _RELEVANT: Final = OWN_REQUEST_FIELDS | {b"cache-control", b"pragma"}
 
 
 def namespace(value: bytes) -> str:
-    """Give the namespace; a long one by its hash, since every entry names it."""
+    """Return the namespace; a long one by its hash, since every entry names it."""
     return value.decode("latin-1") if len(value) <= _MAX_NAMESPACE else "sha256:" + sha256(value).hexdigest()
 
 

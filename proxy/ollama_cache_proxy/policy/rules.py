@@ -39,17 +39,17 @@ class Rules:
     local_addresses: frozenset[str]
 
     def policy(self, endpoint: Endpoint) -> Policy | None:
-        """Give what holds for this endpoint; None where answers can never be reused."""
+        """Return what holds for this endpoint; None where answers can never be reused."""
         return self.policies.get(endpoint.operation, endpoint.policy)
 
     def lifetime(self, endpoint: Endpoint) -> int:
-        """Give the freshness lifetime of this endpoint's answers, in seconds."""
+        """Return the freshness lifetime of this endpoint's answers, in seconds."""
         return self.ttl_embedding if is_embedding(endpoint) else self.ttl_completion
 
     def max_response_bytes(self, endpoint: Endpoint) -> int:
-        """Give the size up to which this endpoint's answers are kept, in bytes."""
+        """Return the size up to which this endpoint's answers are kept, in bytes."""
         return self.max_list_bytes if is_embedding(endpoint) else self.max_entry_bytes
 
     def linger_seconds(self, endpoint: Endpoint) -> float:
-        """Give the seconds that a request nobody waits for any more goes on: vectors are worth finishing."""
+        """Return the seconds that a request nobody waits for any more goes on: vectors are worth finishing."""
         return self.linger if is_embedding(endpoint) else 0.0

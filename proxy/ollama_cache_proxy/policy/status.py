@@ -129,7 +129,7 @@ class CacheStatus:
     of: int = 0
 
     def render(self) -> bytes:
-        """Give the value of the field, as RFC 9211, section 2, orders its parameters."""
+        """Return the value of the field, as RFC 9211, section 2, orders its parameters."""
         parts = [CACHE_NAME]
         if self.result is Result.HIT and self.fwd is None:
             parts.append("hit")
@@ -149,5 +149,5 @@ class CacheStatus:
 
 
 def bypass(detail: Detail) -> CacheStatus:
-    """Say that the cache had no part in the answer, and why."""
+    """Return that the cache had no part in the answer, and why."""
     return CacheStatus(result=Result.BYPASS, fwd=FwdReason.BYPASS, detail=detail)

@@ -47,7 +47,7 @@ def _is_vector(value: Any) -> bool:
 
 
 def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
-    """Give the reason not to keep the answer that its head shows, or None."""
+    """Return the reason not to keep the answer that its head shows, or None."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in head.fields:
         if (low := name.lower()) in _JUDGED:
@@ -66,7 +66,7 @@ _JUDGED: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie",
 
 
 def _barred(head: ResponseHead, found: Collection[bytes]) -> Detail | None:
-    """Say which of the fields that were `found` forbids to keep the answer, or None."""
+    """Return which of the fields that were `found` forbids to keep the answer, or None."""
     rules = (
         (b"content-encoding" in found, Detail.RESPONSE_ENCODING),
         (b"set-cookie" in found, Detail.SET_COOKIE),

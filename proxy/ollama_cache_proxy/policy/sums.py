@@ -38,7 +38,7 @@ _JOIN: Final[Mapping[Across, Callable[[float, float], float]]] = {
 
 
 def added(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Give one snapshot for several; samples keep the order in which they came first."""
+    """Return one snapshot for several; samples keep the order in which they came first."""
     families: dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for snapshot in snapshots:
         for family, across, samples in snapshot:
@@ -54,5 +54,5 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def lasting(snapshot: Snapshot) -> Snapshot:
-    """Give what is still true of a process that has ended."""
+    """Return what is still true of a process that has ended."""
     return [family for family in snapshot if family[1] == Across.TOTAL.value]

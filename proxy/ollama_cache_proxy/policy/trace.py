@@ -12,7 +12,7 @@ _FIRST: Final = b"00"
 
 
 def trace_id(fields: Fields) -> str:
-    """Give the trace id, 32 hexadecimal digits; empty where there is no valid field, or more than one.
+    """Return the trace id, 32 hexadecimal digits; empty where there is no valid field, or more than one.
 
     A later version may have more parts, of which the first four mean the same.
     """

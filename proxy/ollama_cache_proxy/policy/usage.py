@@ -61,18 +61,18 @@ class Excerpt:
 
 
 def model(excerpt: Excerpt) -> str:
-    """Give the model's name as the answer has it; empty where it stands in no place that is looked at."""
+    """Return the model's name as the answer has it; empty where it stands in no place that is looked at."""
     found = _MODEL.search(excerpt.head) or _MODEL.search(excerpt.tail)
     return "" if found is None else found[1].decode("utf-8", "replace")
 
 
 def uses_model(endpoint: Endpoint) -> bool:
-    """Whether an endpoint has Ollama work with a model, on what its answers tell."""
+    """Return whether an endpoint has Ollama work with a model, on what its answers tell."""
     return endpoint.kind is not Kind.NONE
 
 
 def streams_text(endpoint: Endpoint, head: ResponseHead) -> bool:
-    """Whether this is the head of a stream in which a model says something."""
+    """Return whether this is the head of a stream in which a model says something."""
     if endpoint.kind not in (Kind.COMPLETION, Kind.CHAT) or head.status != _OK:
         return False
     kind = first(head.fields, b"content-type") or b""
@@ -80,5 +80,5 @@ def streams_text(endpoint: Endpoint, head: ResponseHead) -> bool:
 
 
 def has_output(chunk: bytes) -> bool:
-    """Whether a stream's chunk holds something of what the model says: text, thought, or the call of a tool."""
+    """Return whether a stream's chunk holds something of what the model says: text, thought, or the call of a tool."""
     return _OUTPUT.search(chunk) is not None

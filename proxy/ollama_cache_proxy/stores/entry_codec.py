@@ -32,7 +32,7 @@ _TYPES: Final = {
 
 
 def encode(key: str, entry: StoredResponse) -> bytes:
-    """Give the bytes of an entry; `key` is in hexadecimal digits."""
+    """Return the bytes of an entry; `key` is in hexadecimal digits."""
     about: dict[str, Any] = {  # listed once more, for the order on the wire: a loop over names takes a third longer
         "status": entry.status,
         "reason": entry.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
@@ -57,7 +57,7 @@ def encode(key: str, entry: StoredResponse) -> bytes:
 
 
 def decode(key: str, value: bytes) -> StoredResponse | None:
-    """Give the entry, or None for a value that is damaged, of another version or of another key."""
+    """Return the entry, or None for a value that is damaged, of another version or of another key."""
     start = described_by(key, value)
     if not 0 < start <= len(value):
         return None
@@ -79,7 +79,7 @@ def decode(key: str, value: bytes) -> StoredResponse | None:
 
 
 def described_by(key: str, prefix: bytes) -> int:
-    """Say how many of a value's first bytes `decode_description` takes; 0 where they are none of this key's value."""
+    """Return how many of a value's first bytes `decode_description` takes; 0 where they are none of this key's value."""
     if len(prefix) < _HEAD.size:
         return 0
     magic, _, own, length = _HEAD.unpack_from(prefix)
@@ -109,7 +109,7 @@ def decode_description(key: str, prefix: bytes, total: int) -> Description | Non
 
 
 def _read(value: bytes, start: int) -> tuple[dict[str, Any], int] | None:
-    """Give what the JSON that ends at `start` says of an entry, and how many chunks it has."""
+    """Return what the JSON that ends at `start` says of an entry, and how many chunks it has."""
     try:
         about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
         about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")

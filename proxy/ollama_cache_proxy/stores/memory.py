@@ -184,7 +184,7 @@ class MemoryValues:
 
 
 def _size(entry: StoredResponse) -> int:
-    """Give what an entry takes, in bytes; names of models and operations are few, and shared."""
+    """Return what an entry takes, in bytes; names of models and operations are few, and shared."""
     lines = sum(len(name) + len(value) for name, value in entry.fields)
     fingerprints = sum(_FINGERPRINT_BYTES + len(name) for name in entry.fingerprints)
     return len(entry.body) + len(entry.pieces) + len(entry.namespace) + lines + fingerprints + _ENTRY_BYTES

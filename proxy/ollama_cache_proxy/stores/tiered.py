@@ -141,7 +141,7 @@ class TieredStore:
         return found
 
     def _watch(self, keys: Iterable[str]) -> set[str]:
-        """Give the keys, and the generation, from which those go that change from now on; nothing while asleep."""
+        """Return the keys, and the generation, from which those go that change from now on; nothing while asleep."""
         unchanged = {_GENERATION, *keys} if self._holding else set()
         self._reading[id(unchanged)] = unchanged
         return unchanged

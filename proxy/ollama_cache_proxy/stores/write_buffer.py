@@ -25,7 +25,7 @@ class WriteBuffer:
         self._removed: asyncio.Event | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is on its way."""
+        """Return whether anything is on its way."""
         return bool(self._entries)
 
     def get(self, name: str) -> StoredResponse | None:

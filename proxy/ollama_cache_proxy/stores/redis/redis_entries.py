@@ -75,7 +75,7 @@ class RedisEntries:
         return Lookups(entries=self._decoded(keys, found), generation=found[0])
 
     def _decoded(self, keys: Sequence[str], found: tuple[str, list[bytes | None]]) -> tuple[StoredResponse | None, ...]:
-        """Give the entries of what was found under a generation, those on their way before it; damaged ones go."""
+        """Return the entries of what was found under a generation, those on their way before it; damaged ones go."""
         generation, values = found
         entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
         damaged = [
@@ -159,7 +159,7 @@ class RedisEntries:
             await self.buffer.flush(WRITE_WITHIN)
 
     async def _unlink(self, names: list[str]) -> int | None:
-        """Give how many of these were there; None when the server failed."""
+        """Return how many of these were there; None when the server failed."""
         return await self._guard.write("delete", lambda: self._pool.unlink(*names)) if names else 0
 
     async def _sweep(self, generation: str) -> None:

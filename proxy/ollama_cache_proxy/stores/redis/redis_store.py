@@ -42,5 +42,5 @@ class RedisStore:
         self._count.recount()
 
     async def ping(self) -> bool:
-        """Say whether the server answers; observed like every operation."""
+        """Return whether the server answers; observed like every operation."""
         return await self._guard.read("ping", self._pool.ping, None) is not None

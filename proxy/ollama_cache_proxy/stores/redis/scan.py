@@ -121,7 +121,7 @@ class Scan:
         return [description for description in found if description is not None]
 
     async def _prefixes(self, generation: str, lengths: Mapping[str, int]) -> dict[str, tuple[bytes, int]]:
-        """Give so many first bytes of each key's value, and the whole value's length; a foreign type is left out."""
+        """Return so many first bytes of each key's value, and the whole value's length; a foreign type is left out."""
         async with self._pool.pipeline(transaction=False) as pipeline:
             for key, length in lengths.items():
                 pipeline.getrange(entry_name(generation, key), 0, length - 1)
