@@ -77,7 +77,7 @@ async def test_with_yes_it_does_not_ask(kept: Proxy) -> None:
 async def test_a_wrong_name_of_a_model_is_one_line(kept: Proxy) -> None:
     done = await piped("clear", "--url", kept.url, "--model", "no such: name")
     assert done.status == 1
-    assert done.err == f"ollama-cache-proxy: {kept.url} says: model is no name of a model\n"
+    assert done.err == f"ollama-cache-proxy: {kept.url} says: model is not a valid model name\n"
     assert await keys(kept) == 3
 
 

@@ -600,7 +600,9 @@ async def test_an_idle_connection_holds_nothing_of_its_last_request(
 ) -> None:
     gates: dict[Gate, list[int]] = {}
     monkeypatch.setattr(
-        Gate, "let_go", lambda gate, number: (gates.setdefault(gate, []).append(kept(gate)), let_go(gate, number))[1]
+        Gate,
+        "drop_raw",
+        lambda gate, number: (gates.setdefault(gate, []).append(kept(gate)), drop_raw(gate, number))[1],
     )
     for number in range(3):
         await client.generate(f"{number}" * 10_000)
@@ -615,7 +617,7 @@ def kept(gate: Gate) -> int:
     return sum(map(len, gate._parts or ()))
 
 
-let_go = Gate.let_go
+drop_raw = Gate.drop_raw
 
 
 async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch) -> None:

@@ -122,9 +122,9 @@ def test_a_filter_is_read(document, expected):
 
 
 A_TEXT, AN_OBJECT, A_MODEL = (
-    "every filter must be a text",
+    "every filter must be a string",
     "filters are any of model, operation, category, namespace, key, as a JSON object or in the query",
-    "model is no name of a model",
+    "model is not a valid model name",
 )
 
 

@@ -22,7 +22,7 @@ from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Res
 
 
 class Collapsing:
-    """Asks Ollama once for all who ask the same; one instance a process."""
+    """Asks Ollama once for all requests with the same key; one instance a process."""
 
     def __init__(self, neighbours: Neighbours, delivery: Delivery) -> None:
         self._rules = neighbours.rules
@@ -38,15 +38,15 @@ class Collapsing:
         return self._flights.waiting
 
     async def forward(self, visit: Visit, question: Question, reason: FwdReason) -> Outcome:
-        """Wait for the flight of this key where there is one, else start it.
+        """Wait for the flight of this key where there is one, else start one.
 
-        After a failure those who only waited ask for themselves, as do those for whose copy there is no room. What a
-        clear or a purge has ended is not joined.
+        After a failure, clients that only waited ask for themselves, as do those for whose copy there is no room. A
+        flight from before a clear or a purge is not joined.
         """
         name = f"{question.generation}:{question.purges}:{question.key}"
         joined = self._flights.join(name) if _joins(question) else None
         if joined is not None and joined.complete and reason is FwdReason.REQUEST:
-            joined = None  # its response is what is stored, which would not do
+            joined = None  # its response is the stored one, which would not do
         if joined is not None:
             joined_at = self._clock.monotonic()
             with joined.seat() as seat:
@@ -59,7 +59,7 @@ class Collapsing:
             self._rules.max_misses is not None
             and self._flights.in_flight(question.identity.model) >= self._rules.max_misses
         ):
-            text = f"{self._rules.max_misses} requests for this model are under way (max_misses)"
+            text = f"{self._rules.max_misses} requests for this model are in flight (max_misses)"
             busy = CacheStatus(result=Result.BYPASS, detail=Detail.BUSY)
             return await self._delivery.refuse(visit, HTTPStatus.SERVICE_UNAVAILABLE, text, busy)
         return await self._ask(visit, question, reason, name, alone=joined is not None)
@@ -88,7 +88,7 @@ class Collapsing:
             return outcome
 
     async def _work(self, question: Question, flight: Flight[Fetched]) -> None:
-        """Do what a flight is for."""
+        """Do the work of a flight, by the kind of its question."""
         if question.listing is not None:
             await self._lists.fetch_list(question, question.listing, flight)
         elif question.candidate.stream:
@@ -98,7 +98,7 @@ class Collapsing:
 
 
 async def _usable(flight: Flight[Fetched]) -> Fetched | None:
-    """Return another's response; None after a failure, since that may have been of its making alone."""
+    """Return the flight's response; None after a failure, which may concern only the request that began the flight."""
     try:
         response = await flight.response()
     except ProxyError:
@@ -107,16 +107,16 @@ async def _usable(flight: Flight[Fetched]) -> Fetched | None:
 
 
 def _fits(response: Fetched, hold: Hold) -> bool:
-    """Return whether there is room for another's response beside it: a slow client keeps it for long."""
+    """Return whether there is room for one more copy of the response: a slow client holds it for long."""
     return isinstance(response, Flowing) or hold.grow(sum(map(len, response.chunks)))
 
 
 def _joins(question: Question) -> bool:
-    """Return whether another's response will do.
+    """Return whether the question may join a flight that another request began.
 
-    `no-cache` joins nothing that began before it, nor does a list whose texts must be fresh by `max-age` or
-    `min-fresh`: the other may have known some for long; a stream may have begun long ago. What is never answered from
-    the cache is not answered from a flight either.
+    `no-cache` joins nothing that began before it. With `max-age` or `min-fresh`, a list joins nothing, since the flight
+    may have served some texts from the store, nor does a stream, which may have begun long ago. An endpoint that is
+    never looked up is not collapsed either.
     """
     directives = question.directives
     choosy = directives.max_age is not None or directives.min_fresh > 0
@@ -125,16 +125,16 @@ def _joins(question: Question) -> bool:
 
 
 def _missed(question: Question, response: Fetched, reason: FwdReason) -> CacheStatus:
-    """Say of a response that Ollama was asked for whether it is stored, and whether all of it was asked for."""
+    """Return the status of a response for which Ollama was asked: whether it is stored, how many items were known."""
     if isinstance(response, Flowing):
         return CacheStatus(result=Result.MISS, fwd=reason, detail=response.detail)
-    said = Detail.ITEMS if response.known else standing_detail(question)
+    detail = Detail.ITEMS if response.known else standing_detail(question)
     return CacheStatus(
         result=Result.MISS,
         fwd=reason,
         stored=response.ttl is not None,
         ttl=response.ttl,
-        detail=response.detail or (Detail.ESTIMATED_USAGE if response.estimated else said),
+        detail=response.detail or (Detail.ESTIMATED_USAGE if response.estimated else detail),
         known=response.known,
         of=question.texts,
     )

@@ -1,4 +1,4 @@
-"""All that is written to a client, and the outcome that it makes. Each method notes its outcome before it waits."""
+"""Writing responses to clients. Each method notes its outcome in the visit before it waits, and returns it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Delivery:
         return visit.outcome
 
     async def _replay(self, visit: Visit, head: ResponseHead, entry: StoredResponse) -> None:
-        """Send a stream chunk for chunk, at once or at the pace that it had."""
+        """Send a stored stream chunk for chunk, without delay or at the pace that it was recorded at."""
         begun, client = self._clock.monotonic(), visit.client
         awaiting_token = usage.streams_text(visit.endpoint, head)
         await client.begin(head, None)
@@ -68,7 +68,7 @@ class Delivery:
     async def fetched(
         self, visit: Visit, question: Question, response: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
-        """Send what a flight has fetched, to whoever began it and to those who joined."""
+        """Send the response of a flight, to the client that began it and to those that joined."""
         head = fields.forwarded_head(response.head, cache)
         items_known = question.texts if cache.collapsed else cache.known
         visit.outcome = Outcome(cache=cache, status=head.status, items=question.texts, items_known=items_known)
@@ -86,8 +86,8 @@ class Delivery:
                 assert_never(never)
         known = question.listing.saved if question.listing is not None else NOTHING
         if cache.collapsed:
-            spared = _sum(saved(response.seconds, response.prompt_tokens, response.output_tokens), known)
-            return replace(visit.outcome, saved=spared)
+            total = _sum(saved(response.seconds, response.prompt_tokens, response.output_tokens), known)
+            return replace(visit.outcome, saved=total)
         return Outcome(
             cache=cache,
             status=head.status,
@@ -100,7 +100,7 @@ class Delivery:
         )
 
     async def _flow(self, visit: Visit, head: ResponseHead, response: Flowing, seat: Seat) -> Outcome:
-        """Hand on a response that is still coming. One that breaks off was no hit, whoever had asked for it."""
+        """Send a response that is still arriving. One that breaks off is a miss, also for those that joined."""
         awaiting_token = usage.streams_text(visit.endpoint, head)
         await visit.client.begin(head, response.length)
         try:
@@ -113,7 +113,7 @@ class Delivery:
         return visit.outcome
 
     async def relayed(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt) -> bool:
-        """Hand a response on as it comes; return whether it is ended, as it is where all of it was there already."""
+        """Relay a response as it arrives; return whether its end is sent, which it is if all of it had arrived."""
         cache = visit.outcome.cache
         head = fields.forwarded_head(response.head, cache)
         visit.outcome = Outcome(cache=cache, status=head.status)
@@ -138,14 +138,14 @@ class Delivery:
         return False
 
     def _note_first_token(self, visit: Visit, chunk: bytes) -> bool:
-        """Note when the model says something; return whether it has said nothing yet."""
+        """Note the time if the chunk holds the first output of the model; return whether that is still to come."""
         if usage.has_output(chunk):
             visit.first_token_at = self._clock.monotonic()
             return False
         return True
 
     async def failure(self, visit: Visit, error: ProxyError, cache: CacheStatus) -> Outcome:
-        """Tell the client what went wrong, or reset its connection where a head has already gone out."""
+        """Send the error, or reset the connection where a head has already been sent."""
         visit.outcome = failed = replace(visit.outcome, cache=cache, status=error.status, error=error.source, hit=None)
         if visit.client.first_byte_at is None:
             await self._send_error(visit, error.status, error.message)
@@ -154,7 +154,7 @@ class Delivery:
         return failed
 
     async def refuse(self, visit: Visit, status: int, message: str | None, cache: CacheStatus) -> Outcome:
-        """Send an error of the proxy's own, without a body where there is no message."""
+        """Send an error of the proxy's own; without a message, it has no body."""
         visit.outcome = refused = Outcome(cache=cache, status=status)
         await self._send_error(visit, status, message)
         return refused
@@ -166,14 +166,14 @@ class Delivery:
 
 
 def standing_detail(question: Question) -> Detail | None:
-    """Return what there is to say of a question whatever came of it, or None."""
+    """Return the detail that holds for a question whatever its result, or None."""
     if question.policy is Policy.WRITE_ONLY:
         return Detail.WRITE_ONLY
     return Detail.TTL_IGNORED if question.directives.ttl_ignored else None
 
 
 def saved(seconds: float, prompt_tokens: int | None, output_tokens: int | None) -> Saved:
-    """Return what a response spares Ollama; a count that is not told counts as none."""
+    """Return what serving a response saves Ollama; an unknown count is 0."""
     return Saved(seconds=seconds, prompt_tokens=prompt_tokens or 0, output_tokens=output_tokens or 0)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong on the way, by whose fault, and what a client is told."""
+"""What can go wrong in an exchange, whose fault it is, and what the client is told."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Source(StrEnum):
 
 
 class ProxyError(Exception):
-    """There is no answer of Ollama's: 502, 504 or 408 with `message` as JSON, where a head can still be sent.
+    """There is no response of Ollama's. The client gets 502, 504 or 408 with `message` as JSON, or a reset.
 
-    The message never holds anything of a request.
+    The message never contains anything of a request.
     """
 
     def __init__(self, source: Source, status: int, message: str) -> None:
@@ -26,20 +26,20 @@ class ProxyError(Exception):
         self.message = message
 
 
-class ClientLeft(Exception):  # noqa: N818 - it is an event in a connection's life, not an error of anyone
-    """The client closed, stalled or broke its request; there is no one to answer."""
+class ClientLeft(Exception):  # noqa: N818 - an event in the life of a connection, not an error
+    """The client closed its connection, stalled, or broke off its request: nobody is left to respond to."""
 
 
 def stalled(seconds: float) -> ProxyError:
-    """Give the error for a client that sent no more of its request for `seconds`: 408 (RFC 9110, section 15.5.9)."""
+    """Return the error for a client that sent no more of its request for `seconds`: 408 (RFC 9110, section 15.5.9)."""
     return ProxyError(Source.CLIENT, 408, f"no more of the request came within {seconds:g} s (body_timeout)")
 
 
 def unreachable(message: str) -> ProxyError:
-    """Give the error for an upstream that refuses, breaks off or talks nonsense: 502 (RFC 9110, section 15.6.3)."""
+    """Return the error for an upstream that refuses, breaks off or sends no HTTP: 502 (RFC 9110, section 15.6.3)."""
     return ProxyError(Source.UPSTREAM, 502, message)
 
 
 def too_late(seconds: float) -> ProxyError:
-    """Give the error for an upstream that was silent for `seconds`: 504 (RFC 9110, section 15.6.5)."""
+    """Return the error for an upstream that was silent for `seconds`: 504 (RFC 9110, section 15.6.5)."""
     return ProxyError(Source.UPSTREAM_DEADLINE, 504, f"Ollama did not answer within {seconds:g} s (upstream_timeout)")

@@ -1,8 +1,8 @@
-"""One request from top to bottom. This file alone decides what happens in which order; policy/ decides what.
+"""One request from top to bottom. This file alone decides the order of the steps; policy/ decides each step.
 
     admit -> arrival -> classify -> look up -+- Hit ------> deliver
                |  (intake.py, lookup.py)     +- Forward --> flight (collapsing.py) -> deliver, store
-               +- Bypass --> relayed chunk by chunk (relay.py)
+               +- Bypass --> relay, chunk by chunk (relay.py)
 
 Each step returns an `Outcome`; each exchange ends in one `Exchange`, which metrics, log and statistics observe.
 """
@@ -32,7 +32,7 @@ from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result, bypass
 
 _MAX_CATEGORIES: Final = 32
 _LOOPED: Final = "the request came back to the proxy: its upstream is the proxy itself"
-_NOTHING_STORED: Final = "nothing fresh is stored, and only-if-cached was asked for"
+_NOTHING_STORED: Final = "nothing fresh is stored, and the request says only-if-cached"
 
 
 class Exchanges:
@@ -48,7 +48,7 @@ class Exchanges:
         self._delivery = Delivery(neighbours)
         self._relay = Relay(neighbours, self._delivery)
         self._collapsing = Collapsing(neighbours, self._delivery)
-        self._buffers = Buffers(neighbours.rules.max_buffered_bytes * 7 // 8)  # the rest is what only passes through
+        self._buffers = Buffers(neighbours.rules.max_buffered_bytes * 7 // 8)  # the rest is for what is only relayed
         self.admits = self._intake.admits
 
     @property
@@ -57,7 +57,7 @@ class Exchanges:
         return self._collapsing.waiting
 
     async def serve(self, request: Request, client: Client) -> None:
-        """Answer one request, and observe how that went, however it ends."""
+        """Answer one request, and report how it went, however it ends."""
         begun, ended = self._clock.monotonic(), False
         arrival = self._intake.arrival(request)
         visit = Visit(endpoint=arrival.endpoint, client=client, hold=self._buffers.hold(), begun=begun)
@@ -76,13 +76,13 @@ class Exchanges:
             self.fast_path.note(client.raw, visit.question, visit.outcome.hit, exchange)
 
     async def _answer(self, visit: Visit, request: Request, arrival: Arrival) -> Outcome:
-        """Admit the request, read it, and pass it on or answer it."""
+        """Admit the request, read it, and relay or answer it."""
         if not self.admits(request):
             return await self._delivery.refuse(visit, HTTPStatus.FORBIDDEN, None, bypass(Detail.HOST))
         if fields.looped(request.fields):
             return await self._delivery.refuse(visit, HTTPStatus.LOOP_DETECTED, _LOOPED, bypass(Detail.LOOP))
         body: bytes | None = None
-        if arrival.endpoint is not endpoints.OTHER:  # what we do not know, uploads among it, is never held in memory
+        if arrival.endpoint is not endpoints.OTHER:  # unknown endpoints, uploads among them, are never held in memory
             try:
                 body = await visit.client.body(self._rules.max_request_bytes, visit.hold.grow)
             except ProxyError as error:
@@ -119,7 +119,7 @@ class Exchanges:
     def _pass_on(
         self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass
     ) -> Coroutine[Any, Any, Outcome]:
-        """Pass on what the cache has no part in, unless its client does not want Ollama asked."""
+        """Relay a bypass, unless its client does not want Ollama asked."""
         if arrival.endpoint.changes:
             return self._relay.change(visit, arrival, body, found)
         if arrival.directives.only_if_cached and arrival.policy is not None:

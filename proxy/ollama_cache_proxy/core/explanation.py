@@ -1,6 +1,6 @@
-"""Why a request is or is not answered from the cache, without asking Ollama for a response.
+"""Why a request is or is not answered from the cache, found without asking Ollama for a response.
 
-It takes the same steps as an exchange (intake.py), and for a miss looks for the entry that the request came nearest to.
+An explanation takes the same steps as an exchange (intake.py), and for a miss searches for the nearest entry.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from ollama_cache_proxy.policy.reuse import Forward, Hit
 from ollama_cache_proxy.policy.status import Detail
 
 _SEARCH_SECONDS: Final = 2.0
+"""How long a search may take."""
 _PAGE_ENTRIES: Final = 500
+"""How many entries are read at a time."""
 
 
 @record
 class _Nearest:
-    """What a search found; `complete` says that it saw every entry in its time."""
+    """The result of a search; `complete` if it went through every entry before its time was over."""
 
     entry: Description | None
     differs: tuple[str, ...]
@@ -36,7 +38,7 @@ class _Nearest:
 
 
 class Explainer:
-    """Explains requests; `fingerprinting` makes its search possible."""
+    """Explains requests. Searching needs fingerprints."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._rules = neighbours.rules
@@ -46,7 +48,7 @@ class Explainer:
         self._intake = Intake(neighbours)
 
     async def explain(self, request: Request, body: bytes) -> dict[str, Any]:
-        """Return what `POST /api/cache/explain` answers."""
+        """Return the content of the response to `POST /api/cache/explain`."""
         arrival = self._intake.arrival(request)
         about: dict[str, Any] = {
             "operation": arrival.endpoint.operation,
@@ -75,7 +77,7 @@ class Explainer:
         return about | await self._nearest(question)
 
     async def _nearest(self, question: Question) -> dict[str, Any]:
-        """Say which entry came nearest, where that can be said."""
+        """Return which entry is nearest, where fingerprints are stored."""
         if not self._fingerprinting.on:
             return {"nearest": None, "note": "set OCP_EXPLAIN=true to have the fields of entries compared"}
         found = await self._search(question)
@@ -91,7 +93,7 @@ class Explainer:
         return about
 
     async def _search(self, question: Question) -> _Nearest:
-        """Go through the entries for as long as there is time."""
+        """Return the entry with the fewest differing fields, the newest of several; search until the time is over."""
         await self._fingerprinting.renew()
         text = None if question.listing is None else _first_missing(question.listing)
         wanted = await self._fingerprinting.of(question.candidate, text, question.scope, question.request.fields)
@@ -114,7 +116,7 @@ class Explainer:
 
 
 def _ignore(_question: Question) -> None:
-    """Take no note."""
+    """Do nothing."""
 
 
 def _first_missing(listing: Listing) -> str:

@@ -1,4 +1,4 @@
-"""What observers are told: facts, each frozen and told once, and how things stand."""
+"""Facts, which observers are told, each once; and levels, which gauges show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ollama_cache_proxy.policy.status import CacheStatus, Detail
 
 @record
 class Saved:
-    """What Ollama did not have to do again: seconds of its time, and tokens."""
+    """Work that Ollama did not have to do again: seconds of its time, and tokens."""
 
     seconds: float = 0.0
     prompt_tokens: int = 0
@@ -27,17 +27,7 @@ NOTHING: Final = Saved()
 
 @record
 class Exchange:
-    """One exchange, ended. Times are seconds; `upstream_seconds` is None where Ollama was not asked.
-
-    `first_byte` and `first_token` are counted from the request's begin, `first_token` to the first chunk of a stream
-    that holds something of what the model says. `trace` is the trace id that the request brought: it is for exemplars
-    of metrics alone.
-
-    `items` counts the texts of a list of embeddings, `items_known` those of them that the store knew.
-
-    `status` is 0 where no head was sent. `key` is empty for a bypass. Tokens are those that Ollama counted for this
-    exchange, None where it was not asked or named none; those of what was known before are in `saved`.
-    """
+    """One exchange that has ended."""
 
     method: str
     operation: str
@@ -45,56 +35,70 @@ class Exchange:
     category: str = ""
     cache: CacheStatus
     status: int
+    """0 where no head was sent."""
     key: str = ""
+    """Empty for a bypass."""
     seconds: float
+    """From the head of the request to the end of the response."""
     first_byte: float | None
+    """Seconds from the head of the request to the first byte of the response."""
     first_token: float | None = None
+    """Seconds from the head of the request to the first chunk of a stream with output of the model."""
     upstream_seconds: float | None = None
+    """None where Ollama was not asked."""
     items: int = 0
+    """Texts of a list of embeddings."""
     items_known: int = 0
+    """Those of them that were in the store."""
     bytes_sent: int
+    """Bytes of the response's body."""
     prompt_tokens: int | None = None
+    """As Ollama counted them for this exchange; None where it was not asked, or did not tell. See `saved`."""
     output_tokens: int | None = None
+    """Likewise."""
     saved: Saved = NOTHING
+    """What was served without Ollama."""
     error: Source | None = None
     trace: str = ""
+    """The trace id of the request, for exemplars of metrics alone."""
 
 
 @record
 class Worked:
-    """Ollama has worked, and said so at the end of an answer: told once, however many got that answer.
-
-    `model` is empty where neither request nor answer named it in a place that is looked at.
-    """
+    """Work of Ollama, as the end of a response tells it: one fact, however many clients got that response."""
 
     operation: str
     model: str
+    """Empty where neither the request nor the response names it in a place that is searched."""
     usage: Usage
 
 
 @record
 class Repeated:
-    """Exchanges that were all like this one but for the time that they took, in seconds: of each from head to end."""
+    """Exchanges that differ from this one only in the time that they took."""
 
     exchange: Exchange
     seconds: Sequence[float]
+    """Of each, from its head to its end."""
 
 
 @record
 class Stored:
-    """Entries have reached the store: one, or one for each text of a list. `ttl` is in seconds, `size` in bytes."""
+    """Entries have been stored: one, or one for each text of a list."""
 
     key: str
     operation: str
     model: str
     ttl: int
+    """Their lifetime, in seconds."""
     size: int
+    """Bytes of their bodies."""
     entries: int = 1
 
 
 @record
 class NotStored:
-    """An answer was not kept, for this reason, which showed too late to say so in its head: a stream's end, mostly."""
+    """A response was not stored, for a reason that was known only after its head: mostly the end of a stream."""
 
     key: str
     operation: str
@@ -103,7 +107,7 @@ class NotStored:
 
 
 class Fault(StrEnum):
-    """What can go wrong with the store, as a metric names it."""
+    """What can go wrong with the store; a label of a metric."""
 
     FAILED = "failed"
     DAMAGED = "damaged"
@@ -112,14 +116,14 @@ class Fault(StrEnum):
 
 @record
 class StoreFault:
-    """An operation of the store failed, an entry was damaged, or one was dropped because too many were waiting."""
+    """An operation of the store failed, an entry was damaged, or one was dropped since too many were waiting."""
 
     kind: Fault
 
 
 @record
 class StoreCall:
-    """One operation of a store that is asked over a connection; an attempt that its breaker stopped is none."""
+    """One operation of a store over a connection; what its breaker stopped is none."""
 
     operation: str
     seconds: float
@@ -128,27 +132,28 @@ class StoreCall:
 
 @record
 class Resident:
-    """A model that Ollama has loaded: bytes of it in all, and those of them in the memory of GPUs."""
+    """A model that Ollama has loaded."""
 
     model: str
     size: int
+    """Bytes in memory."""
     vram: int
+    """Those of them in the memory of GPUs."""
 
 
 @record
 class Levels:
-    """How things stand at this moment.
-
-    `serving` are requests that the proxy answers, `asking` those that Ollama does, `connections` those of clients.
-    `broken` says of a store's breakers, by name, whether they are open. What is asked for in the background is what was
-    found last, nothing where that failed.
-    """
+    """What gauges show, at this moment. What is polled in the background is as it last was, empty after a failure."""
 
     serving: int
+    """Requests that the proxy is serving."""
     asking: int
+    """Requests that Ollama is serving."""
     connections: int
+    """Connections of clients."""
     tiers: Sequence[Tier]
     broken: Mapping[str, bool]
+    """Whether each breaker of the store is open, by name."""
     residents: Sequence[Resident]
 
 
@@ -162,7 +167,7 @@ class Part(StrEnum):
 
 @record
 class Health:
-    """A neighbour became well or unwell; said once a change. `reason` holds no secret and nothing of a request."""
+    """A neighbour became well or unwell; one fact for each change. `reason` has no secret and nothing of a request."""
 
     part: Part
     well: bool
@@ -177,7 +182,7 @@ Observer: TypeAlias = Callable[[Event], None]
 
 
 def fan_out(observers: Sequence[Observer]) -> Observer:
-    """Give one observer that tells all of these."""
+    """Return one observer that passes each fact to all of these."""
 
     def observe(event: Event) -> None:
         for observer in observers:

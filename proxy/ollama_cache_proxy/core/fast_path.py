@@ -23,15 +23,18 @@ from ollama_cache_proxy.policy.reuse import Hit, lasting
 from ollama_cache_proxy.policy.status import CacheStatus
 
 CAPACITY: Final = 12 * 1024 * 1024
-"""Bytes that notes may take."""
+"""Bytes that all notes may take."""
 MAX_BYTES: Final = 64 * 1024
-"""Bytes of a request, and of a body, that are worth a note."""
+"""Bytes of a request, and of a response's body, that are worth a note."""
 REPORT_EVERY: Final = 1.0
+"""Seconds."""
 _MAX_UNREPORTED: Final = 10_000
+"""Hits of one note."""
 _NOTE_BYTES: Final = 1024
-"""Bytes that a note takes, with the heads of its request and of its answer."""
+"""Bytes that a note takes, with the heads of its request and response."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _Version: TypeAlias = tuple[float, float, int]
+"""What tells an entry from others under its key: when it was stored, how long it took, its size in bytes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +72,7 @@ class FastHits:
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange) -> None:
-        """Note a hit that the ordinary way gave, and told of, where the next one like it can only be the same."""
+        """Note a hit that was served the ordinary way, unless the next such request could get another result."""
         entry = hit.entry
         if raw is None or max(len(raw), len(entry.body)) > MAX_BYTES or not lasting(question.directives):
             return
@@ -87,9 +90,9 @@ class FastHits:
             self._drop(next(iter(self._notes)))
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
-        """Give the answer to a request, head included, or None where it has to go the ordinary way.
+        """Return the response to a request, head included; None where the request has to be parsed.
 
-        Where the store has to be asked, that is known later.
+        It is a future where the store has to be asked.
         """
         if not self._notes or len(raw) > MAX_BYTES or (note := self._notes.get(name := _hash(raw))) is None:
             return None
@@ -114,7 +117,7 @@ class FastHits:
         return self._answer(name, note, entry, begun)
 
     def _answer(self, name: bytes, note: _Note, entry: StoredResponse, begun: float) -> bytes | None:
-        """Give the answer, where this is the entry that was noted."""
+        """Return the response if this is the entry that was noted, else None."""
         if _version(entry) != note.version:
             self._drop(name)
             return None
@@ -125,11 +128,11 @@ class FastHits:
         return note.head + entry.body
 
     def knows_head(self, data: bytes) -> bool:
-        """Whether these bytes are the head of a request that is noted, so that its body is worth waiting for."""
+        """See ports.FastPath. The body of such a request is worth waiting for."""
         return data in self._heads
 
     def report(self) -> None:
-        """Tell the observers what was not told yet."""
+        """Report to the observers the hits that are not reported yet."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -169,7 +172,7 @@ def _version(entry: StoredResponse) -> _Version:
 
 
 def _head(entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
-    """Give the head of a hit, as the ordinary way writes it on a connection that stays open."""
+    """Return the head of a hit, as the ordinary way writes it on a connection that stays open."""
     fields = hit_fields(entry.fields, len(entry.body), age, replace(cache, ttl=entry.lifetime - age))
     return rendered(ResponseHead(status=entry.status, reason=entry.reason, fields=fields))
 

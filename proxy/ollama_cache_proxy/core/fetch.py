@@ -1,7 +1,7 @@
-"""Asking Ollama on behalf of all who wait for one answer, and keeping it. This is the work of a flight.
+"""The work of a flight: ask Ollama for a response on behalf of all who wait for it, then store the response.
 
-Nobody is answered before the whole answer is there, so that a broken upstream is a 502 and not a torn answer; one that
-is over the limit is relayed from there on, and never kept. A stream is relayed from its first byte on.
+No client gets a byte before the response is complete, so that a broken upstream is a 502 and not a truncated response.
+A response over the size limit is relayed from that point on, and not stored. A stream is relayed from its first byte.
 """
 
 from __future__ import annotations
@@ -28,43 +28,45 @@ from ollama_cache_proxy.policy.usage import Excerpt
 
 @record
 class Whole:
-    """A complete answer, in the chunks that it came in.
-
-    `seconds` is how long Ollama took. `ttl` is the lifetime of what is being stored, in seconds, or None with `detail`.
-    `estimated` says that the token count of a joined list is a sum with apportioned parts, `known` how many of its
-    texts were not asked for.
-    """
+    """A complete response."""
 
     head: ResponseHead
     length: int | None
+    """Its Content-Length in bytes; None where Ollama did not announce one."""
     chunks: tuple[bytes, ...]
+    """Its body, in the chunks in which it arrived."""
     seconds: float
+    """How long Ollama took."""
     ttl: int | None = None
+    """The lifetime with which it is being stored, in seconds; None where it is not."""
     detail: Detail | None = None
+    """Why it is not stored."""
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     estimated: bool = False
+    """Whether the token count of a joined list is partly apportioned."""
     known: int = 0
+    """How many texts of a list were served from the store."""
 
 
 @record
 class Flowing:
-    """An answer that is still coming, a stream or one over the limit; `tail` gives all of its body.
-
-    `detail` says why it will not be kept, or that it is being recorded.
-    """
+    """A response that is still arriving: a stream, or one over the size limit."""
 
     head: ResponseHead
     length: int | None
+    """Its Content-Length in bytes; None where Ollama did not announce one."""
     tail: Tail
+    """All of its body."""
     detail: Detail
+    """Why it will not be stored, or that it is being recorded."""
 
 
 Fetched: TypeAlias = Whole | Flowing
 
 
 class Fetcher:
-    """Does the work of flights."""
+    """The work of flights for single responses; lists and streams derive from it."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._rules = neighbours.rules
@@ -78,7 +80,7 @@ class Fetcher:
         self._fingerprinting = neighbours.fingerprinting
 
     async def fetch(self, question: Question, flight: Flight[Fetched]) -> None:
-        """Ask, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
+        """Ask Ollama, publish the response and store it. Raises ProxyError, which the flight hands to all who wait."""
         whole = await self.ask(question, flight)
         if whole is None:
             return
@@ -88,7 +90,7 @@ class Fetcher:
             await self.publish_and_store(question, flight, replace(whole, detail=verdict))
             return
         tokens = (verdict.prompt_tokens, verdict.output_tokens)
-        kept = Whole(  # `replace` takes three times as long
+        stored = Whole(  # `replace` takes three times as long
             head=whole.head,
             length=whole.length,
             chunks=whole.chunks,
@@ -99,30 +101,31 @@ class Fetcher:
         )
 
         def entries() -> Entries:
-            return ((question.key, self.entry(question, kept.head, body, took=kept.seconds, tokens=tokens)),)
+            return ((question.key, self.entry(question, stored.head, body, took=stored.seconds, tokens=tokens)),)
 
-        await self.publish_and_store(question, flight, kept, entries)
+        await self.publish_and_store(question, flight, stored, entries)
 
     async def ask(self, question: Question, flight: Flight[Fetched]) -> Whole | None:
-        """Ask for all of it, to be handed to `answer`; None where it was over the limit, and has been relayed."""
+        """Return the complete response, for `publish_and_store`; None for one over the limit: that has been relayed."""
         begun = self._clock.monotonic()
         limit = self._rules.max_response_bytes(question.candidate.endpoint)
-        async with self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent) as answer:
-            chunks, excess, rest = await _collected(answer, limit, flight.hold)
+        asking = self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent)
+        async with asking as response:
+            chunks, excess, rest = await _collected(response, limit, flight.hold)
             if excess is not None:
                 tail = flight.overflow(sum(map(len, chunks)))
-                flight.publish(Flowing(head=answer.head, length=answer.length, tail=tail, detail=excess))
+                flight.publish(Flowing(head=response.head, length=response.length, tail=tail, detail=excess))
                 excerpt = Excerpt()
                 await tail.feed(_resumed(chunks, rest, excerpt))
-                self._report_work(question, answer.head, excerpt)
+                self._report_work(question, response.head, excerpt)
                 return None
         seconds = self._clock.monotonic() - begun
-        return Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
+        return Whole(head=response.head, length=response.length, chunks=chunks, seconds=seconds)
 
     async def publish_and_store(
         self, question: Question, flight: Flight[Fetched], whole: Whole, entries: Callable[[], Entries] = tuple
     ) -> None:
-        """Give all who wait what was asked, and let them go on; then keep it, and tell of what Ollama did for it."""
+        """Hand the response to all who wait and let them go on; then store it, and report Ollama's work."""
         flight.publish(whole)
         await asyncio.sleep(0)
         try:
@@ -133,29 +136,29 @@ class Fetcher:
     async def ask_bounded(
         self, question: Question, request: Request, body: bytes, flight: Flight[Fetched]
     ) -> Whole | Detail:
-        """Ask for something else than the caller did; gives the reason where the answer is over a limit."""
+        """Return the response to a request other than the client's; the reason where it is over a limit."""
         begun = self._clock.monotonic()
         limit = self._rules.max_response_bytes(question.candidate.endpoint)
-        async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as answer:
-            chunks, excess, _ = await _collected(answer, limit, flight.hold)
+        async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as response:
+            chunks, excess, _ = await _collected(response, limit, flight.hold)
         seconds = self._clock.monotonic() - begun
         if excess is None:
-            self._report_work(question, answer.head, _excerpt(chunks))
-        return excess or Whole(head=answer.head, length=answer.length, chunks=chunks, seconds=seconds)
+            self._report_work(question, response.head, _excerpt(chunks))
+        return excess or Whole(head=response.head, length=response.length, chunks=chunks, seconds=seconds)
 
     def _report_work(self, question: Question, head: ResponseHead, excerpt: Excerpt) -> None:
-        """Tell of what Ollama did for this answer."""
-        told = worked(question.candidate.endpoint, question.candidate.model, head, excerpt)
-        if told is not None:
-            self._observe(told)
+        """Report the work that Ollama did for this response."""
+        fact = worked(question.candidate.endpoint, question.candidate.model, head, excerpt)
+        if fact is not None:
+            self._observe(fact)
 
     def judge(self, question: Question, head: ResponseHead, body: bytes) -> Storable | Detail:
-        """Say whether this complete answer may be kept, or why not."""
+        """Return that this complete response may be stored, or why not."""
         verdict = storing.storable(question.candidate, head, body)
         return verdict.detail if isinstance(verdict, NotStorable) else self.reason_not_to_store(question) or verdict
 
     def reason_not_to_store(self, question: Question) -> Detail | None:
-        """Say why no answer to this question may be kept now, whatever it is, or None."""
+        """Return why no response to this question may be stored at the moment, or None."""
         if question.policy is Policy.READ_ONLY:
             return Detail.READ_ONLY
         if question.generation is None:
@@ -167,14 +170,14 @@ class Fetcher:
         return Detail.PURGED if self._is_purged(question) else None
 
     def report_not_stored(self, question: Question, detail: Detail) -> None:
-        """Tell of an answer whose head says that it is kept, or may be, that it was not."""
+        """Report that a response was not stored whose head said that it is, or may be."""
         candidate = question.candidate
         self._observe(
             NotStored(key=question.key, operation=candidate.endpoint.operation, model=candidate.model, detail=detail)
         )
 
     def _is_purged(self, question: Question) -> bool:
-        """Whether a purge that began after this question means what would be kept of it."""
+        """Return whether a purge that began after the lookup matches what would be stored."""
         purges = self._purges.since(question.purges)
         if not purges:
             return False
@@ -184,11 +187,11 @@ class Fetcher:
         return any(purge.matches_any(keys, *about, directives.category, directives.namespace) for purge in purges)
 
     def lifetime(self, question: Question) -> int:
-        """Give the lifetime of what is kept for this question, in seconds."""
+        """Return the lifetime of responses to this question, in seconds."""
         ttl = question.directives.ttl
         return self._rules.lifetime(question.candidate.endpoint) if ttl is None else ttl
 
-    def entry(  # noqa: PLR0913 - what an entry is made of beside its question
+    def entry(  # noqa: PLR0913 - all that is in an entry beside its question
         self,
         question: Question,
         head: ResponseHead,
@@ -198,7 +201,7 @@ class Fetcher:
         tokens: tuple[int | None, int | None],
         pieces: bytes = b"",
     ) -> StoredResponse:
-        """Give what is kept of an answer; `tokens` are those of the prompt and of the output."""
+        """Return the entry for a response. `took` is in seconds; `tokens` are those of the prompt and of the output."""
         return StoredResponse(
             status=head.status,
             reason=head.reason,
@@ -228,7 +231,7 @@ class Fetcher:
         ]
 
     async def store(self, question: Question, entries: Entries) -> None:
-        """Put entries into the store, and take them out again should the model turn out to be another."""
+        """Put entries into the store, and delete them again if the model turns out to have changed."""
         if not entries:
             return
         generation = question.generation or ""
@@ -239,13 +242,13 @@ class Fetcher:
         def withdraw() -> None:
             nonlocal withdrawn
             withdrawn = True
-            self._tasks.spawn(self._store.delete(keys, generation), name)  # not the question: this may wait for long
+            self._tasks.spawn(self._store.delete(keys, generation), name)  # holds no question: it may wait for long
 
         self._models.confirm(question.identity, withdraw)
-        kept = await self._store.put(entries, generation)
-        if withdrawn or self._is_purged(question):  # while they were on their way: what was deleted was not yet there
+        stored = await self._store.put(entries, generation)
+        if withdrawn or self._is_purged(question):  # meanwhile: the entries were not there yet to be deleted
             await self._store.delete(keys, generation)
-        elif kept:
+        elif stored:
             self._observe(
                 Stored(
                     key=question.key,
@@ -259,10 +262,10 @@ class Fetcher:
 
 
 async def _collected(
-    answer: UpstreamResponse, limit: int, hold: Hold
+    response: UpstreamResponse, limit: int, hold: Hold
 ) -> tuple[tuple[bytes, ...], Detail | None, AsyncIterator[bytes]]:
-    """Give what came until the end, or until it was over `limit` bytes or found no room, which of both, the rest."""
-    whole, rest = answer.whole_body(), answer.chunks()
+    """Return the chunks, why they stop before the end (over `limit` bytes, or no room; else None), and the rest."""
+    whole, rest = response.whole_body(), response.chunks()
     if whole is not None:
         return (whole,), _excess(len(whole), len(whole), limit, hold), rest
     chunks: list[bytes] = []
@@ -279,7 +282,7 @@ async def _collected(
 def _excess(size: int, more: int, limit: int, hold: Hold) -> Detail | None:
     if size > limit:
         return Detail.ANSWER_TOO_LARGE
-    return None if hold.grow(2 * more) else Detail.BUFFERS_FULL  # the chunks, and the whole that is made of them
+    return None if hold.grow(2 * more) else Detail.BUFFERS_FULL  # the chunks, and the body that is joined from them
 
 
 async def _resumed(chunks: tuple[bytes, ...], rest: AsyncIterator[bytes], excerpt: Excerpt) -> AsyncIterator[bytes]:
@@ -298,8 +301,8 @@ def _excerpt(chunks: tuple[bytes, ...]) -> Excerpt:
 
 
 def worked(endpoint: Endpoint, model: str, head: ResponseHead, excerpt: Excerpt) -> Worked | None:
-    """Give the fact that Ollama has worked, where the end of an answer says so; `model` as the request named it."""
-    told = endpoint.dialect.usage(excerpt.tail) if head.status == storing.OK else None
-    if told is None:
+    """Return the fact that Ollama has worked; None where the response does not tell. `model` is as requested."""
+    found = endpoint.dialect.usage(excerpt.tail) if head.status == storing.OK else None
+    if found is None:
         return None
-    return Worked(operation=endpoint.operation, model=model or usage.model(excerpt), usage=told)
+    return Worked(operation=endpoint.operation, model=model or usage.model(excerpt), usage=found)

@@ -1,4 +1,4 @@
-"""The key of the fingerprints that are kept with entries: random, and in the store alone. Off unless it is set."""
+"""The key of the fingerprints that are stored with entries: random, and kept in the store alone. Off by default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BYTES: Final = 32
 
 
 class Fingerprinting:
-    """Gives fingerprints where that is `on` and the store has a key for them."""
+    """Makes fingerprints, where they are `on` and the store has a key for them."""
 
     def __init__(self, store: ValueStore, *, on: bool) -> None:
         self._store = store
@@ -25,11 +25,11 @@ class Fingerprinting:
         self._secret: bytes | None = None
 
     async def renew(self) -> None:
-        """Read the key again: the store may have lost it, and another proxy begun a new one."""
+        """Read the key again: the store may have lost it, and another proxy set a new one."""
         self._secret = await self._store.set_default(_NAME, secrets.token_bytes(_BYTES)) if self.on else None
 
     async def of(self, candidate: Candidate, text: str | None, scope: Scope, fields: Fields) -> Mapping[str, str]:
-        """Give the fingerprints of a request, or of one text of its list; none where there is no key."""
+        """Return the fingerprints of a request, or of one text of its list; none where there is no key."""
         if self.on and self._secret is None:
             await self.renew()
         return {} if self._secret is None else fingerprints(candidate, text, scope, fields, self._secret)

@@ -1,8 +1,8 @@
 """Collapsed forwarding (RFC 9111, section 4, last paragraphs): one upstream request for N equal ones.
 
-A flight belongs to itself, not to its first client. Each client takes a seat; when the last seat is left before the
-answer is complete, the flight is cancelled, at once or after `linger` seconds. A flight stays joinable until its work
-has ended, the store included, so that no request can fall between the answer and the entry.
+A flight belongs to no client, not even to the first. Each client takes a seat; when the last one leaves before the
+response is complete, the flight is cancelled, immediately or after `linger` seconds. A flight stays joinable until its
+work has ended, storing included, so that no request can fall between the response and the entry.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 PATIENCE: Final = 5.0
-"""Seconds for which a reader that takes nothing may hold up others who share its answer."""
+"""Seconds for which a reader that takes nothing may hold up the others who share its response."""
 
 
 class Seat:
-    """One client's place; `position` counts the chunks of a flowing answer that it has taken.
+    """One client's place in a flight: a context manager; `enter` and `leave` are the flight's.
 
-    `delay` is how many seconds it has held up others and taken nothing; one that is `late` gets no more. It is taken
-    for a block: `enter` and `leave` are its flight's.
+    `position` counts the chunks of a `Tail` that the client has taken. `delay` is the time in seconds for which it has
+    held up others and taken nothing; one that is `late` gets no more.
     """
 
     __slots__ = ("_enter", "_leave", "delay", "position")
@@ -49,12 +49,12 @@ class Seat:
 
     @property
     def late(self) -> bool:
-        """Whether its patience is used up."""
+        """Whether it has held up others for too long."""
         return self.delay >= PATIENCE
 
 
 class Flight(Generic[T]):
-    """One upstream request and those who wait for it; `hold` counts what it holds in memory."""
+    """One upstream request and the clients that wait for it; `hold` counts the bytes that it has in memory."""
 
     def __init__(self, linger: float, hold: Hold) -> None:
         self.joinable = True
@@ -68,7 +68,7 @@ class Flight(Generic[T]):
         self._timer: asyncio.TimerHandle | None = None
 
     def seat(self) -> Seat:
-        """Take part for a block; the last one to leave an unfinished flight ends it."""
+        """Return a seat, to be entered; the last one to leave a flight before its response is complete ends it."""
         return Seat(self._enter, self._leave)
 
     def _enter(self, seat: Seat) -> None:
@@ -86,51 +86,51 @@ class Flight(Generic[T]):
 
     @property
     def seats(self) -> int:
-        """How many wait."""
+        """How many clients wait."""
         return len(self._seats)
 
     async def response(self) -> T:
-        """Wait for the answer; raises the ProxyError that ended the flight instead."""
+        """Wait for the response and return it. Raises the ProxyError with which the flight failed."""
         if self._outcome is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
         if isinstance(self._outcome, ProxyError):
             raise self._outcome
-        return self._outcome  # type: ignore[return-value] # it is there: it was waiter
+        return self._outcome  # type: ignore[return-value] # it is set before the waiter is
 
-    def publish(self, answer: T) -> None:
-        """Give all who wait their answer: they go on in the event loop's next turn."""
-        self._resolve(answer)
+    def publish(self, response: T) -> None:
+        """Hand the response to all who wait: they go on in the event loop's next turn."""
+        self._resolve(response)
 
     def fail(self, error: ProxyError) -> None:
-        """Tell all who wait that there is no answer; without effect where there is one."""
+        """Raise the error for all who wait; without effect after `publish`."""
         if self._outcome is None:
             self._resolve(error)
 
-    def _resolve(self, answer: T | ProxyError) -> None:
-        self._outcome = answer
+    def _resolve(self, outcome: T | ProxyError) -> None:
+        self._outcome = outcome
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiting.clear()
 
     def overflow(self, limit: int) -> Tail:
-        """Begin an answer whose rest is still coming: nobody may join from now on, nothing is worth finishing alone."""
+        """Return the tail of a response over the size limit: no more joining, no lingering; `limit` is in bytes."""
         self.joinable = False
         return self._begin(Tail(limit, self._seats, retain=False))
 
     def stream(self, limit: int) -> Tail:
-        """Begin an answer that is handed on as it comes: who joins gets all of it, while it is within `limit` bytes."""
+        """Return the tail of a stream: a client that joins gets all of it, as long as it is within `limit` bytes."""
         return self._begin(Tail(limit, self._seats, retain=True))
 
     def close(self, tail: Tail, limit: int | None = None) -> None:
-        """Let nobody join a stream from now on: it has outgrown its limit, or a smaller `limit`, or broken off."""
+        """End joining: the stream has broken off, or outgrown its limit. `limit`, in bytes, replaces the tail's."""
         self.joinable = False
         tail.release(limit)
 
     def linger(self, seconds: float) -> None:
-        """Go on for so long when the last reader leaves: what is left to come is next to nothing."""
+        """Go on for so many seconds when the last client leaves: the response is all but complete."""
         self._linger = seconds
 
     def _begin(self, tail: Tail) -> Tail:
@@ -141,11 +141,11 @@ class Flight(Generic[T]):
         return tail
 
     def run_by(self, task: asyncio.Task[None]) -> None:
-        """Know the task that does the work."""
+        """Note the task that does the work."""
         self._task = task
 
     def end(self) -> None:
-        """Know that the work has ended, however it did."""
+        """Note that the work has ended, for whatever reason."""
         self.joinable = False
         if self._timer is not None:
             self._timer.cancel()
@@ -153,7 +153,7 @@ class Flight(Generic[T]):
 
     @property
     def complete(self) -> bool:
-        """Whether all of the answer has come: what is left is the store's."""
+        """Whether all of the response has arrived: only storing it may be left to do."""
         return self._outcome is not None and (self._tail is None or self._tail.ended)
 
     def _abandon(self) -> None:
@@ -173,10 +173,10 @@ class Flight(Generic[T]):
 
 
 class Tail:
-    """An answer that is still coming, read at the pace of its slowest reader.
+    """A response that is still arriving, read at the pace of its slowest reader.
 
-    At most `limit` bytes wait for that one; while it is kept `whole`, all of them do, for those who will join. A reader
-    that takes nothing and holds up others is left behind. `seats` is the flight's own set of readers.
+    At most `limit` bytes are held for that reader; with `retain`, all of them are, for clients that may still join. A
+    reader that takes nothing and holds up others is dropped. `seats` is the flight's own set of readers.
     """
 
     def __init__(self, limit: int, seats: set[Seat], *, retain: bool) -> None:
@@ -191,7 +191,7 @@ class Tail:
         self._moved = asyncio.Event()
 
     def trim(self) -> None:
-        """Drop what every reader that is left has taken, and wake whoever waits."""
+        """Drop the chunks that every reader has taken, and wake the feeder."""
         if self._retain:
             return
         behind = min((seat.position for seat in self._seats), default=self._first + len(self._chunks))
@@ -201,14 +201,14 @@ class Tail:
         self._wake()
 
     def release(self, limit: int | None = None) -> None:
-        """Keep no more than the slowest reader needs, within a new `limit` where there is one."""
+        """Retain no more than the slowest reader needs; `limit`, in bytes, replaces the old one."""
         self._retain = False
         if limit is not None:
             self._limit = limit
         self.trim()
 
     async def feed(self, chunks: AsyncIterator[bytes]) -> bool:
-        """Take all of `chunks`; an error goes to the readers. Whether it was all of them."""
+        """Read all of `chunks`, and return whether they came to their end; an error goes to the readers."""
         self._error = unreachable("the request to Ollama was cancelled")
         try:
             async for chunk in chunks:
@@ -226,7 +226,7 @@ class Tail:
         return self._error is None
 
     async def _wait_for_slowest(self) -> None:
-        """Wait for the slowest readers, but not for long where another one has nothing left to read."""
+        """Wait for the slowest readers; while another reader has nothing left to read, for PATIENCE at most."""
         end = self._first + len(self._chunks)
         slowest = [seat for seat in self._seats if seat.position == self._first]
         others_wait = any(seat.position == end for seat in self._seats)
@@ -243,7 +243,7 @@ class Tail:
         self.trim()
 
     async def read(self, seat: Seat) -> AsyncIterator[bytes]:
-        """Give the chunks from the first to the last; raises ProxyError when the answer broke off."""
+        """Yield the chunks from the first to the last. Raises ProxyError when the response breaks off."""
         while True:
             while not seat.late and (offset := seat.position - self._first) < len(self._chunks):
                 chunk = self._chunks[offset]
@@ -252,7 +252,7 @@ class Tail:
                 self.trim()
                 yield chunk
             if seat.late:
-                raise unreachable("the client read too slowly for those who share its answer")
+                raise unreachable("the client read too slowly for those who share its response")
             if self.ended:
                 break
             await self._moved.wait()
@@ -265,7 +265,7 @@ class Tail:
 
 
 class Flights(Generic[T]):
-    """The flights under way, by key."""
+    """The flights of this process, by key."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
@@ -274,19 +274,19 @@ class Flights(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many clients wait in flights that were begun for others to join."""
+        """How many clients wait in flights that others may join."""
         return sum(flight.seats for flight in self._current.values())
 
     def in_flight(self, group: str) -> int:
-        """How many flights of a group wait for their answer, those that nobody may join included."""
+        """Return how many flights of a group have no complete response yet, those that nobody may join included."""
         return sum(not flight.complete for flight in self._groups.get(group, ()))
 
     def join(self, key: str) -> Flight[T] | None:
-        """Give the flight for `key` that can still be joined, or None."""
+        """Return the flight for `key` that can still be joined, or None."""
         flight = self._current.get(key)
         return flight if flight is not None and flight.joinable else None
 
-    def launch(  # noqa: PLR0913 - what a flight is beside its work
+    def launch(  # noqa: PLR0913 - all that a flight needs beside its work
         self,
         key: str,
         work: Callable[[Flight[T]], Coroutine[Any, Any, None]],
@@ -296,10 +296,10 @@ class Flights(Generic[T]):
         linger: float = 0.0,
         alone: bool = False,
     ) -> Flight[T]:
-        """Start a flight; others may join it under `key`, unless it flies `alone`.
+        """Start a flight and return it; others may join it under `key`, unless it is to be `alone`.
 
-        `group` is what it is counted by, `hold` what it holds in memory until it lands. A later flight of the same key
-        takes the place of an earlier one. A ProxyError of `work` goes to those who wait.
+        It is counted under `group`; `hold` is released when it ends; `linger` is in seconds. A later flight of the same
+        key replaces an earlier one. A ProxyError of `work` goes to all who wait.
         """
         flight: Flight[T] = Flight(linger, hold.__enter__())
         self._groups.setdefault(group, set()).add(flight)

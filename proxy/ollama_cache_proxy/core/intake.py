@@ -1,7 +1,7 @@
-"""From a request to a decision: pass it on, or look for it, and what of it is known.
+"""From a request to a decision: a bypass, or a question with the result of its lookup.
 
-An exchange and an explanation of it take the same steps, and take them here: find the endpoint, read the directives,
-judge by the head, by the size and by the body, pose the question, look it up.
+An exchange and an explanation take the same steps, and both take them here: find the endpoint, read the directives,
+classify by head, size and body, pose the question, look it up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ollama_cache_proxy.policy.status import Detail
 
 @record
 class Arrival:
-    """What the head of a request says."""
+    """What is known from the head of a request."""
 
     endpoint: Endpoint
     policy: Policy | None
@@ -32,21 +32,21 @@ class Arrival:
     request: Request
     """Its fields are those for Ollama."""
     bypass: Bypass | None
-    """Why it is passed on, where its head says so."""
+    """The bypass, where the head is enough to decide it."""
 
 
 @record
 class Found:
-    """A question, with what the store knows of it, and whether that answers it."""
+    """A question, and whether the store's entry may answer it."""
 
     question: Question
     reuse: Reuse
 
 
 class Intake:
-    """Decides; nothing here reaches a client, and nothing asks Ollama for a response.
+    """Decides about requests; writes nothing to a client and asks Ollama for no response.
 
-    `categories` bounds those that entries can have, None where nothing is going to be stored.
+    `categories` bounds the categories of entries; None where nothing will be stored.
     """
 
     def __init__(self, neighbours: Neighbours, *, categories: Labels | None = None) -> None:
@@ -56,7 +56,7 @@ class Intake:
         self._categories = categories
 
     def admits(self, request: Request) -> bool:
-        """Apply Ollama's Host rule, where the listener is on loopback; it holds for the proxy's own routes too."""
+        """Return whether Ollama's Host rule, for a listener on loopback, admits the request; own routes included."""
         rules = self._rules
         return not rules.guard_host or fields.allowed_host(
             request.fields,
@@ -80,7 +80,7 @@ class Intake:
         )
 
     def classified(self, arrival: Arrival, body: bytes | None, hold: Hold) -> Bypass | Candidate:
-        """Judge a request whose body is there; None is one that is over its limit, or that `hold` has no room for."""
+        """Classify a request by its body, which is None where it is over the limit or `hold` has no room for it."""
         if arrival.bypass is not None:
             return arrival.bypass
         if body is None:
@@ -92,13 +92,13 @@ class Intake:
     async def looked_up(
         self, arrival: Arrival, candidate: Candidate, body: bytes, on_question: Callable[[Question], object]
     ) -> Bypass | Found:
-        """Pose a question and look it up; `on_question` is told the question before the store is asked.
+        """Pose a question and look it up; `on_question` is called with the question before the store is asked.
 
-        A candidate whose model stands for nothing that is known is passed on after all.
+        A candidate whose model has no known digest becomes a bypass after all.
         """
         begun = self._clock.monotonic()
         directives = arrival.directives
-        if directives.category and self._categories is not None:  # bounded here, where it comes to be stored
+        if directives.category and self._categories is not None:  # bounded here, before it is stored
             directives = replace(directives, category=self._categories.of(directives.category))
         question = await self._lookup.pose(candidate, arrival.request, body, directives)
         if question is None:

@@ -1,8 +1,8 @@
-"""Lists of texts, embedded item by item: only what is not known is asked of Ollama, in one request.
+"""Lists of texts, embedded item by item: only the texts that are not known are asked of Ollama, in one request.
 
-The answer is joined from items in the caller's order. Whatever cannot be joined with certainty is asked anew as a
-whole, and not kept. Whether what Ollama wrote for a vector is numbers at all is looked at when the caller has it, and
-decides only on what is kept.
+The response is joined from items in the client's order. What cannot be joined with certainty is asked anew as a whole,
+and not stored. Whether each vector consists of numbers is checked after the client has the response, and decides only
+about storing.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.storing import OK
 
-_OF_THE_BODY = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
+_BODY_FIELDS: Final = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
 
 _TURNS_TO_SEND: Final = 3
-"""Turns of the event loop that a probe at the models takes until it is sent."""
+"""Turns of the event loop that pass until a probe is sent."""
 
 
 class ListFetcher(Fetcher):
-    """Does the work of flights for lists."""
+    """The work of flights for lists."""
 
     async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
-        """Ask for what is missing, join, publish, keep. Raises ProxyError, which the flight hands to those who wait."""
+        """Ask for what is missing, join, publish, store. Raises ProxyError, which the flight hands to all who wait."""
         texts = missing(listing.text_list, listing.known)
-        if not texts:  # all are known, but the answer would be over the limit
+        if not texts:  # all are known, but the response would be over the limit
             await self._fetch_unstored(question, flight, Detail.ANSWER_TOO_LARGE)
         elif texts == listing.text_list.texts and not listing.text_list.base64:
             await self._fetch_all(question, listing, flight)
@@ -53,7 +53,7 @@ class ListFetcher(Fetcher):
             await self._fetch_part(question, listing, flight, texts)
 
     async def _fetch_all(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
-        """Ask as the caller asked, and hand on the answer as it came."""
+        """Ask what the client asked, and publish the response as it came."""
         whole = await self.ask(question, flight)
         if whole is None:
             return
@@ -77,11 +77,11 @@ class ListFetcher(Fetcher):
         if isinstance(part, Detail):
             await self._fetch_unstored(question, flight, part)
             return
-        if part.head.status != OK:  # one bad text fails the list, and the error is about what the caller sent
+        if part.head.status != OK:  # one bad text fails the list, and the error must be about what the client sent
             await self._fetch_unstored(question, flight, Detail.STATUS)
             return
         probe = self._start_probe(question) if listing.known else None
-        await _turns(_TURNS_TO_SEND)  # what Ollama says to that comes while the answer is cut
+        await _turns(_TURNS_TO_SEND)  # its result arrives while the response is split
         items = self._cut(question, listing, part, texts, check_numbers=listing.text_list.base64)
         if isinstance(items, Detail):
             await self._fetch_unstored(question, flight, items)
@@ -112,23 +112,23 @@ class ListFetcher(Fetcher):
         await asyncio.sleep(0)
         if detail is not None:
             return
-        if sound(items):  # the caller, who has what Ollama said, has not waited for this
+        if sound(items):  # the client has the response by now, and did not wait for this
             await self.store(question, self._entries(question, listing, part, asked))
         else:
             self.report_not_stored(question, self._reason_unusable(question, part, texts))
 
     def _start_probe(self, question: Question) -> asyncio.Task[bool]:
-        """Begin to probe whether the model is still the same.
+        """Start to probe whether the model is still the same; return the task.
 
-        Of one answer Ollama has seen to it that its vectors belong together; between what is known and what was asked
-        the model may have changed behind our back.
+        Ollama makes all vectors of one response with one model; between the known ones and the new ones the model may
+        have changed unnoticed.
         """
         return self._tasks.spawn(self._models.is_current(question.identity), "probe whether a model is the same")
 
     async def _unjoinable(
         self, question: Question, listing: Listing, items: Mapping[str, Item], probe: asyncio.Task[bool] | None
     ) -> Detail | None:
-        """Say why these items must not be joined, or None."""
+        """Return why these items must not be joined, or None."""
         if joined_size(listing.text_list, items) > self._rules.max_list_bytes:
             return Detail.ANSWER_TOO_LARGE
         if not same_length(items.values()):
@@ -137,7 +137,7 @@ class ListFetcher(Fetcher):
         return None if same else Detail.MODEL_CHANGED
 
     async def _fetch_unstored(self, question: Question, flight: Flight[Fetched], detail: Detail) -> None:
-        """Ask as the caller asked: what came of the part could not be joined, for this reason."""
+        """Ask what the client asked, and store nothing, for this reason: the part could not be joined."""
         whole = await self.ask(question, flight)
         if whole is not None:
             await self.publish_and_store(question, flight, replace(whole, detail=detail))
@@ -145,9 +145,9 @@ class ListFetcher(Fetcher):
     def _cut(
         self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...], *, check_numbers: bool
     ) -> tuple[Item, ...] | Detail:
-        """Give the items of an answer to a request for `texts`, or why it has none that can be relied on.
+        """Return the items of a response to a request for `texts`, or why it has none to rely on.
 
-        They are `sound` where that must be `check_numbers` now.
+        `check_numbers` means to check now that they are `sound`.
         """
         barred = storing.by_head(question.candidate, whole.head)
         items = None if barred else split(listing.text_list, texts, b"".join(whole.chunks))
@@ -155,20 +155,20 @@ class ListFetcher(Fetcher):
             return self._reason_unusable(question, whole, texts)
         if all(item.total_duration and item.load_duration for item in items):
             return items
-        measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed will want one
+        measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed needs one
         return tuple(
             replace(item, total_duration=item.total_duration or measured, load_duration=item.load_duration or 1)
             for item in items
         )
 
     def _reason_unusable(self, question: Question, whole: Whole, texts: tuple[str, ...]) -> Detail:
-        """Say why an answer to a request for `texts` has no items, or none that may be kept."""
+        """Return why a response to a request for `texts` has no items, or none that may be stored."""
         candidate = replace(question.candidate, items=len(texts))
         verdict = storing.storable(candidate, whole.head, b"".join(whole.chunks))
         return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
 
     def _entries(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> Entries:
-        """Give what is kept of each item."""
+        """Return the entry of each item."""
         took = whole.seconds / len(items)
         return [
             (
@@ -180,10 +180,10 @@ class ListFetcher(Fetcher):
 
 
 async def _turns(count: int) -> None:
-    """Let others go on so many times."""
+    """Let the event loop take so many turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 def _without_body_fields(fields: Fields) -> Fields:
-    return tuple(line for line in fields if line[0].lower() not in _OF_THE_BODY)
+    return tuple(line for line in fields if line[0].lower() not in _BODY_FIELDS)

@@ -1,4 +1,4 @@
-"""From a candidate to what the store knows about it: its model's identity, its key, and the entry or the items."""
+"""Looking a candidate up: the identity of its model, its key, and the entry or the items in the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ollama_cache_proxy.policy.status import FwdReason
 
 
 class StoreLookup:
-    """Asks the models and the store; nothing here reaches a client, and nothing asks Ollama for an answer."""
+    """Asks the models and the store; writes nothing to a client and asks Ollama for no response."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._rules = neighbours.rules
@@ -29,7 +29,7 @@ class StoreLookup:
     async def pose(
         self, candidate: Candidate, request: Request, body: bytes, directives: Directives
     ) -> Question | None:
-        """Make a question of a candidate; None where it is not known what its model's name stands for.
+        """Return the question of a candidate; None where the digest of its model is not known.
 
         The fields of `request` are those for Ollama.
         """
@@ -53,7 +53,7 @@ class StoreLookup:
         )
 
     async def find(self, question: Question) -> tuple[Question, Reuse]:
-        """Look a question up: gives it with what was found out, and whether that answers it."""
+        """Look a question up; return it with what was found, and whether that may answer it."""
         if question.listing is not None:
             return await self._find_list(question, question.listing)
         lookup = await self._store.get(question.key)
@@ -61,7 +61,7 @@ class StoreLookup:
         return replace(question, generation=lookup.generation), reuse(entry, question.directives, self._clock.now())
 
     async def _find_list(self, question: Question, listing: Listing) -> tuple[Question, Reuse]:
-        """Look up each text; all of them known are a hit, whose entry is the joined answer."""
+        """Look up each text of a list. If all are known that is a hit, whose entry is the joined response."""
         text_list, keys = listing.text_list, listing.keys
         found = await self._store.get_many(tuple(keys.values()))
         directives, now = replace(question.directives, only_if_cached=False), self._clock.now()
@@ -70,7 +70,7 @@ class StoreLookup:
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
         items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
         if not embeddings.same_length(items.values()):
-            items = {}  # of two models: one was replaced behind our back a moment ago
+            items = {}  # of two models: one has just been replaced unnoticed
         missing = frozenset(embeddings.missing(text_list, items))
         known = {text: item for text, item in items.items() if text not in missing}
         listing = replace(listing, known=known, saved=_saved(text_list, known, hits))
@@ -92,7 +92,7 @@ def _listing(candidate: Candidate, scope: Scope, request: Request) -> Listing | 
 
 
 def _saved(text_list: TextList, known: dict[str, Item], hits: dict[str, Hit]) -> Saved:
-    """Sum up what Ollama does not have to do again: it would work on each text as often as it stands there."""
+    """Return what the known texts save Ollama, which would work on a text as often as it occurs."""
     texts = [text for text in text_list.texts if text in known]
     return Saved(
         seconds=sum(hits[text].entry.took for text in texts), prompt_tokens=sum(known[text].tokens for text in texts)
@@ -100,7 +100,7 @@ def _saved(text_list: TextList, known: dict[str, Item], hits: dict[str, Hit]) ->
 
 
 def _joined(listing: Listing, hits: dict[str, Hit]) -> Hit:
-    """Make one hit of a list of which every text is known; its age is that of the oldest item."""
+    """Return the hit for a list of which every text is known; its age is that of the oldest item."""
     joined = embeddings.join(listing.text_list, listing.known)
     first = hits[listing.text_list.texts[0]].entry
     kind = (b"Content-Type", embeddings.content_type(listing.text_list))

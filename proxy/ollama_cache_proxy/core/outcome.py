@@ -1,4 +1,4 @@
-"""How an exchange went: outcomes are returned, and end in the one fact that observers are told."""
+"""How an exchange went: an outcome, which becomes the one fact that observers are told."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ollama_cache_proxy.policy.status import CacheStatus, Detail, bypass
 from ollama_cache_proxy.policy.trace import trace_id
 
 _MAX_NAME: Final = 80
-"""Characters of a model's name that are reported."""
+"""Characters of a model's name that are reported; the rest is cut off."""
 
 
 @record
@@ -35,7 +35,7 @@ class Outcome:
     saved: Saved = NOTHING
     error: Source | None = None
     hit: Hit | None = None
-    """What was found, where the fast path may lead to it the next time."""
+    """The hit, where the fast path may serve it the next time."""
 
 
 _UNDECIDED: Final = Outcome(cache=bypass(Detail.CLIENT_LEFT))
@@ -43,31 +43,31 @@ _UNDECIDED: Final = Outcome(cache=bypass(Detail.CLIENT_LEFT))
 
 @dataclass(slots=True, kw_only=True)
 class Visit:
-    """One exchange while it goes on: who asks, and what is known by now.
+    """The state of one exchange in progress.
 
-    Whoever leaves in the middle leaves this behind, so it is noted before each wait: `outcome` is the one that holds if
-    the client leaves now.
+    It is all that is known when a client leaves in the middle, so it is updated before each wait: `outcome` is the one
+    that holds if the client leaves now.
     """
 
     endpoint: Endpoint
     client: Client
     hold: Hold
-    """What the exchange holds in memory."""
+    """The bytes that the exchange has in memory."""
     begun: float
     """Monotonic time, in seconds."""
     model: str = ""
     question: Question | None = None
     outcome: Outcome = _UNDECIDED
     first_token_at: float | None = None
-    """Monotonic time of the first chunk in which the model said something."""
+    """Monotonic time of the first chunk with output of the model, in seconds."""
 
     def note_question(self, question: Question) -> None:
-        """Note what is asked."""
+        """Note the question, and the model that it is for."""
         self.question, self.model = question, question.candidate.model
 
 
 def exchange_fact(visit: Visit, request: Request, end: float, *, ended: bool) -> Exchange:
-    """Return the fact that an exchange ends in at monotonic time `end`; one that has not `ended` was left."""
+    """Return the fact for an exchange that is over at monotonic time `end`; not `ended` means that the client left."""
     outcome, question, at = visit.outcome, visit.question, visit.client.first_byte_at
     return Exchange(
         method=request.method,

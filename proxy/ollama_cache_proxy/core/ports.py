@@ -1,6 +1,6 @@
-"""What one exchange needs of the world, as Protocols; those of the store are in store_ports.py.
+"""The Protocols of what an exchange needs; those of the store are in store_ports.py.
 
-The rooms for neighbours implement them, and core/ knows only these.
+The rooms for neighbours implement them; core/ knows nothing else of those rooms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ollama_cache_proxy.policy.record import record
 
 
 class Clock(Protocol):
-    """Time, in seconds: `now` is Unix time, `monotonic` only measures."""
+    """Time, in seconds: `now` is Unix time; `monotonic` has no epoch and never goes back."""
 
     def now(self) -> float: ...
     def monotonic(self) -> float: ...
@@ -24,77 +24,77 @@ class Clock(Protocol):
 
 
 Reserve: TypeAlias = Callable[[int], bool]
-"""Whether so many bytes more may be held in memory."""
+"""Hold so many bytes more in memory; return False where there is no room for them (see policy/buffers.py)."""
 
 
 Sink: TypeAlias = Callable[[bytes, bytes | None], bool]
-"""What is given a piece of a body, and that piece framed as a chunk (RFC 9112, section 7.1) where it came so.
+"""Take a piece of a body, and the same piece framed as a chunk (RFC 9112, section 7.1) where it arrived as one.
 
-Says whether more may follow at once; raises nothing.
+Return whether it can take more now. Raises nothing.
 """
 
 
 class Client(Protocol):
     """The client's side of one exchange.
 
-    `length` is the Content-Length that the head announces, None for a body of unknown length. Each `write` goes out at
-    once, as one chunk where the body is chunked, and waits while the client reads too slowly. Every method but `abort`
-    may raise ClientLeft.
+    `length` is the Content-Length that the head announces, None for a body of unknown length. Each `write` is sent
+    without delay, as one chunk where the body is chunked, and waits while the client reads too slowly. Every method but
+    `abort` may raise ClientLeft.
     """
 
     @property
     def first_byte_at(self) -> float | None:
-        """Monotonic time of the first byte of the answer; None before."""
+        """Monotonic time of the first byte of the response, in seconds; None before."""
 
     @property
     def sent(self) -> int:
-        """Bytes of the answer's body so far."""
+        """Bytes of the response's body sent so far."""
 
     @property
     def raw(self) -> bytes | None:
-        """The whole request as it came, body included; None where the next one like it might mean something else."""
+        """The request as it arrived, body included; None where the next one of these bytes may mean something else."""
 
     async def body(self, limit: int, reserve: Reserve) -> bytes | None:
-        """Read the whole body; None when it is larger than `limit` bytes or finds no `room`.
+        """Read and return the whole body; None when it is over `limit` bytes or `reserve` refuses.
 
-        Then `stream` gives all of it. Raises ProxyError when it does not come in time.
+        `stream` yields all of it after that. Raises ProxyError when it does not arrive in time.
         """
 
     def stream(self) -> AsyncIterator[bytes] | None:
-        """Give the body as it arrives, what `body` read included; None for a request without one."""
+        """Return the body as it arrives, with what `body` has read; None for a request without a body."""
 
     async def begin(self, head: ResponseHead, length: int | None) -> None: ...
     async def write(self, chunk: bytes) -> None: ...
     def put(self, chunk: bytes, framed: bytes | None) -> bool:
-        """Write without waiting; whether more may follow at once, see Sink. Else `flush` is to be waited for."""
+        """Write without waiting; a Sink. After False, `flush` has to be awaited before the next `put`."""
 
     async def flush(self) -> None: ...
     async def finish(self, last: bytes = b"") -> None:
-        """End the body, with its `last` chunk in one piece; who has left by then has had all of the others."""
+        """End the body, with the `last` chunk in the same write; a client that is gone has had all others."""
 
     async def send(self, head: ResponseHead, body: bytes) -> None:
-        """Send a whole answer in one piece; `head` already says its Content-Length."""
+        """Send a whole response in one write; `head` has its Content-Length already."""
 
     def abort(self) -> None:
-        """End with a reset, so that no one can take what was sent for a whole answer."""
+        """Reset the connection, so that nobody takes what was sent for a whole response."""
 
 
 class UpstreamResponse(Protocol):
-    """Ollama's answer while it arrives. `length` is its Content-Length, None where it is not known ahead."""
+    """Ollama's response while it arrives. `length` is its Content-Length in bytes, None where it has none."""
 
     head: ResponseHead
     length: int | None
 
     def whole_body(self) -> bytes | None:
-        """Give the whole body where all of it has come already, and its length was told; raises ProxyError."""
+        """Return the body where its length is known and all of it has arrived, else None. Raises ProxyError."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Give the body piece by piece as it arrives; raises ProxyError when it breaks off."""
+        """Yield the body piece by piece as it arrives. Raises ProxyError when it breaks off."""
 
     async def relay(self, sink: Sink) -> bool:
-        """Let `take` have each piece as it arrives, chunks in the very turn of it, as long as it says True.
+        """Hand each piece to `sink` as it arrives, chunks in the same turn of the event loop, until it returns False.
 
-        Gives True at the end of the body; raises ProxyError when it breaks off.
+        Return True at the end of the body, False where `sink` did. Raises ProxyError when the body breaks off.
         """
 
 
@@ -107,10 +107,10 @@ class Upstream(Protocol):
     def ask(
         self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
     ) -> AbstractAsyncContextManager[UpstreamResponse]:
-        """Send a request whose fields are already those for the upstream; raises ProxyError.
+        """Send a request whose fields are already those for the upstream. Raises ProxyError.
 
-        A request is sent once more if a pooled connection closes before any byte of the answer; one that is
-        `repeatable` also where that is only likely. Of the time that Ollama has, so many seconds are `spent`.
+        A request is sent once more if a pooled connection closes before any byte of the response; one that is
+        `repeatable` also where that is only likely. `spent` is how many seconds of Ollama's deadline have passed.
         """
 
 
@@ -122,7 +122,7 @@ class Stability(Protocol):
 
 @record
 class Identity:
-    """What a model's name stands for now: its digest and Ollama's version, and a look at whether that still holds."""
+    """What a model's name stands for: its digest and Ollama's version; `stability` tells whether that still holds."""
 
     model: str
     digest: str
@@ -134,59 +134,61 @@ class Models(Protocol):
     """Model names to digests, kept fresh."""
 
     async def identify(self, name: str) -> Identity | None:
-        """Give what `name` stands for; None when that is not known."""
+        """Return what `name` stands for, None where that is not known."""
 
     async def is_current(self, identity: Identity) -> bool:
-        """Look now, and say whether the name still stands for this digest."""
+        """Probe Ollama, and return whether the name still stands for this digest."""
 
     def edition(self, moment: float) -> int | None:
-        """Give a number that changes whenever a name may stand for something else; None where a look is due.
+        """Return a number that changes whenever some name may stand for another digest; None where a probe is due.
 
-        `moment` is the monotonic time at which somebody wants to know.
+        `moment` is the monotonic time for which this is asked, in seconds.
         """
 
     def begin_change(self, name: str | None) -> object:
-        """A request that changes this model (None: some model) will go upstream; returns a token for `end_change`."""
+        """Note that a request will be sent that changes this model (None: any); return a token for `end_change`."""
 
     async def change_known(self, token: object) -> None:
-        """Return when every process that serves here knows that it has begun, or has had time enough to."""
+        """Wait until every process of this proxy knows of the change, or has had time enough to."""
 
     def end_change(self, token: object) -> None: ...
 
     def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
-        """Call `withdraw` if the first look begun after this moment shows another digest."""
+        """Call `withdraw` if the next probe that starts shows another digest."""
 
 
 class Topic(StrEnum):
-    """What the processes of one proxy tell each other, and what comes with it.
-
-    A change is `[token, model]` when it begins, and its token when it has ended; a purge is its filter; totals are
-    those of the statistics by name.
-    """
+    """A message between the processes of one proxy, with its value."""
 
     CHANGE_BEGINS = "change-begins"
+    """`[token, model]`."""
     CHANGE_ENDS = "change-ends"
+    """The token."""
     PURGE = "purge"
+    """The filter, as JSON."""
     DISCARD = "forget"
+    """Nothing. The hot tier and the write buffer are to be emptied."""
     FLUSH = "flush"
+    """Nothing. Counts that are not yet written are to be."""
     TOTALS = "totals"
+    """The totals of the statistics, by name."""
 
 
 class Siblings(Protocol):
-    """The other processes of a proxy that has several. Nothing is raised where one of them does not hear."""
+    """The other processes of a proxy that has several. No method raises where one of them cannot be reached."""
 
     def send(self, topic: Topic, value: Any = None) -> None:
-        """Tell all of them, without waiting."""
+        """Send a message to all of them, without waiting."""
 
     async def send_and_wait(self, topic: Topic, value: Any = None) -> None:
-        """Tell all of them, and wait until they have done what it asks for: a quarter of a second at most."""
+        """Send a message to all of them, and wait until they have acted on it, for 0.25 s at most."""
 
 
 class FastPath(Protocol):
-    """Answers for requests that are known by their bytes alone, on a connection on which nothing else is under way."""
+    """Responses to requests that are known by their bytes, on a connection without another request in progress."""
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
-        """Give the whole answer to a whole request, now or in a moment; None where it has to be read."""
+        """Return the whole response to a whole request, or a future of it; None where the request has to be parsed."""
 
     def knows_head(self, data: bytes) -> bool:
-        """Whether these bytes are the head of a known request, of which the body is still to come."""
+        """Return whether these bytes are the head of a known request, whose body is still to arrive."""

@@ -1,4 +1,4 @@
-"""What is asked: a candidate with all that is needed to look it up, to ask Ollama for it, and to store the response."""
+"""A question: a candidate with all that it takes to look it up, to ask Ollama, and to store the response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ollama_cache_proxy.policy.rules import Rules
 
 @record
 class Neighbours:
-    """What serving takes, joined once by the composition root."""
+    """What serving depends on, put together once by the composition root."""
 
     rules: Rules
     store: EntryStore
@@ -38,7 +38,7 @@ class Neighbours:
 
 @record
 class Listing:
-    """A question that is a list of texts."""
+    """The part of a question that is about a list of texts."""
 
     text_list: TextList
     keys: Mapping[str, str]
@@ -46,7 +46,7 @@ class Listing:
     known: Mapping[str, Item] = field(default_factory=dict)
     """The stored items that may be used, by text."""
     saved: Saved = NOTHING
-    """What those spare Ollama."""
+    """What those save Ollama."""
 
     @property
     def known_texts(self) -> int:
@@ -56,10 +56,10 @@ class Listing:
 
 @record
 class Question:
-    """A candidate, posed."""
+    """A candidate with its identity, key and policy; after the lookup also with the generation."""
 
     request: Request
-    """Its fields are those for Ollama, so that the key sees what Ollama sees."""
+    """Its fields are those for Ollama, so that the key is made of what Ollama gets."""
     body: bytes
     directives: Directives
     candidate: Candidate
@@ -70,12 +70,12 @@ class Question:
     purges: int
     """How many purges had begun when the store was asked."""
     generation: str | None = None
-    """The store's when it was asked; None where it did not answer."""
+    """The generation of the store at the lookup; None where the store did not answer."""
     listing: Listing | None = None
     spent: float = 0.0
-    """Seconds for which a request in flight was waited for in vain."""
+    """Seconds spent waiting for a flight that failed."""
 
     @property
     def texts(self) -> int:
-        """How many texts a list has; 0 for what is no list."""
+        """How many texts the list has; 0 where the question is no list."""
         return 0 if self.listing is None else len(self.listing.text_list.texts)

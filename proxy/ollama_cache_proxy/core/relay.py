@@ -1,4 +1,4 @@
-"""Requests that the cache has no part in, passed on as they came, and their responses as they come."""
+"""Bypassed requests, relayed to Ollama as they came, and their responses as they arrive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ollama_cache_proxy.policy.usage import Excerpt
 
 
 class Relay:
-    """Passes requests on; one instance a process."""
+    """Relays requests; one instance a process."""
 
     def __init__(self, neighbours: Neighbours, delivery: Delivery) -> None:
         self._upstream = neighbours.upstream
@@ -26,9 +26,9 @@ class Relay:
         self._delivery = delivery
 
     async def change(self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass) -> Outcome:
-        """Pass on what changes a model; until its new digest is known, no response of that model is reused or stored.
+        """Relay a change of a model; until its new digest is known, no response of that model is reused or stored.
 
-        It is asked once: Ollama may have begun.
+        It is never sent twice, since Ollama may have begun with it.
         """
         change = self._models.begin_change(classify.changed_model(arrival.endpoint, body))
         try:
@@ -40,7 +40,7 @@ class Relay:
     async def pass_on(
         self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass, *, repeatable: bool
     ) -> Outcome:
-        """Pass on any other request; one that is `repeatable` may be asked again."""
+        """Relay any other request; one that is `repeatable` may be sent twice."""
         begun = self._clock.monotonic()
         visit.outcome = Outcome(cache=bypass(found.detail))
         source = visit.client.stream() if body is None else body or None
@@ -50,8 +50,8 @@ class Relay:
                 excerpt = Excerpt()
                 try:
                     ended = await self._delivery.relayed(visit, response, excerpt)
-                finally:  # also where the client left when it had read all
-                    self._tell_work(visit, response, excerpt)
+                finally:  # also where the client left after it had read everything
+                    self._report_work(visit, response, excerpt)
         except ProxyError as error:
             return await self._delivery.failure(visit, error, visit.outcome.cache)
         if not ended:
@@ -59,9 +59,9 @@ class Relay:
         seconds = self._clock.monotonic() - begun
         return Outcome(cache=visit.outcome.cache, status=visit.outcome.status, upstream_seconds=seconds)
 
-    def _tell_work(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt) -> None:
-        """Tell of what Ollama did for a response that has passed."""
+    def _report_work(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt) -> None:
+        """Report the work that Ollama did for a relayed response."""
         if usage.uses_model(visit.endpoint):
-            told = worked(visit.endpoint, visit.model, response.head, excerpt)
-            if told is not None:
-                self._observe(told)
+            fact = worked(visit.endpoint, visit.model, response.head, excerpt)
+            if fact is not None:
+                self._observe(fact)

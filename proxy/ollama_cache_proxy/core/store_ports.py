@@ -1,4 +1,4 @@
-"""What the store has to offer, as three Protocols: entries, values that are no entries, and gauges."""
+"""The Protocols of the store: entries, values that are no entries, and gauges."""
 
 from __future__ import annotations
 
@@ -11,114 +11,113 @@ from ollama_cache_proxy.policy.record import record
 
 @record
 class Lookup:
-    """What the store said: the entry or None, and the generation that a later `put` has to carry.
-
-    `generation` None means that the store did not answer.
-    """
+    """The result of a lookup."""
 
     entry: StoredResponse | None
     generation: str | None
+    """What a later `put` has to carry; None where the store did not answer."""
 
 
 @record
 class Lookups:
-    """A Lookup of several keys at once, in their order."""
+    """The result of a lookup of several keys, in their order."""
 
     entries: tuple[StoredResponse | None, ...]
     generation: str | None
 
 
 Entries: TypeAlias = Sequence[tuple[str, StoredResponse]]
-"""Keys, and what to keep under them."""
+"""Keys, and the entries to store under them."""
 
 
 @record
 class KeyCount:
-    """How many entries of the current generation there are, and how old that figure is in seconds (0: exact)."""
+    """How many entries of the current generation there are."""
 
     keys: int
     age: float
+    """How old the figure is, in seconds; 0 for an exact one."""
 
 
 @record
 class Page:
-    """Some entries of the current generation. `cursor` gives the next page; None where there is none.
-
-    Entries that come and go meanwhile may be missing or stand on two pages.
-    """
+    """Some entries of the current generation. Those that come and go meanwhile may be missing, or be on two pages."""
 
     entries: tuple[Description, ...]
     cursor: str | None
+    """Leads to the next page; None after the last one."""
 
 
 @record
 class Tier:
-    """How full a store, or a part of it, is: entries, bytes that it takes, entries that had to leave for others."""
+    """How full a store is, or a part of it."""
 
     name: str
     entries: int | None
     size: int
+    """Bytes."""
     evicted: int
+    """Entries that had to make room for others."""
 
 
 Matches: TypeAlias = Callable[[Description], bool]
-"""Whether an entry is meant."""
+"""Return whether an entry matches."""
 
 
 class EntryStore(Protocol):
     """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline.
 
-    `page` and `purge` look at every entry and may take as long as that takes; they give None when the store failed.
+    `page` and `purge` go through all entries and take as long as that takes; they return None when the store failed.
     """
 
     def held(self, key: str) -> StoredResponse | None:
-        """Give the entry of the current generation where that is known without asking; it is fresh. Else None."""
+        """Return the entry, which is fresh, where it is in this process's memory; else None."""
 
     async def get(self, key: str) -> Lookup: ...
     async def get_many(self, keys: Sequence[str]) -> Lookups: ...
     async def put(self, entries: Entries, generation: str) -> bool:
-        """Keep entries for their lifetimes, where the generation is still current; whether all were kept."""
+        """Store entries for their lifetimes, if the generation is current; return whether all were stored."""
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
-        """Delete entries; how many there were, None when the store failed."""
+        """Delete entries; return how many there were, None when the store failed."""
 
     async def page(self, cursor: str, limit: int) -> Page | None:
-        """Give about `limit` entries after `cursor` (empty: from the first); raises ValueError for no cursor."""
+        """Return about `limit` entries after `cursor` (empty: from the first). Raises ValueError for a bad cursor."""
 
     async def purge(self, matches: Matches) -> int | None:
-        """Delete the entries of the current generation that match; how many there were."""
+        """Delete the entries of the current generation that match; return how many there were."""
 
     async def clear(self) -> int | None:
-        """Start a new generation; how many entries the old one held, None when the store did not answer."""
+        """Start a new generation; return how many entries the old one had, None when the store did not answer."""
 
     async def count(self) -> KeyCount | None: ...
 
 
 class ValueStore(Protocol):
-    """Values by name that are no entries, beyond every clear. No method raises for a fault of the store."""
+    """Values by name that are no entries; no clear touches them. No method raises for a fault of the store."""
 
     async def save(self, name: str, value: bytes) -> bool:
-        """Keep a value; whether it was kept."""
+        """Store a value; return whether it was stored."""
 
     async def load(self, name: str) -> bytes | None: ...
     async def set_default(self, name: str, value: bytes) -> bytes | None:
-        """Keep `value` unless there is one under this name; give the one that is kept now."""
+        """Store `value` unless there is one under this name; return the one that is stored now."""
 
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
-        """Add to named totals, and give all totals; None when the store failed.
+        """Add to named totals, and return all totals; None when the store failed.
 
-        `known` are the totals that the caller saw last: where the store has lost one, that is what is added to.
+        `known` are the totals as the caller last read them: where the store has lost one, it is added to that.
         """
 
 
 class StoreGauges(Protocol):
-    """How a store, or a part of it, is at this moment; nobody waits for that."""
+    """The state of a store, or of a part of it, at this moment. No method waits."""
 
     def tiers(self, *, asking: bool) -> Sequence[Tier]:
-        """Say how full each part is, the fastest one first.
+        """Return how full each part is, the fastest one first.
 
-        Where somebody else has to be asked, that is what was found last, and left out where not `asking`.
+        A part that has to be asked over a connection is as it last was; it is left out, and not asked, unless `asking`.
         """
 
     def breakers(self) -> Mapping[str, bool]:
-        """Say which breakers there are, and whether they are open."""
+        """Return by name whether each breaker is open."""

@@ -1,4 +1,4 @@
-"""Streams, recorded while they pass: relayed from the first byte on, kept only where they ended as they should."""
+"""Streams, relayed from the first byte on and recorded meanwhile; stored only if they are complete at their end."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.usage import Excerpt
 
 _TO_THE_END: Final = 5.0
-"""Seconds between a stream's last chunk and its end, which nobody may be left to wait for."""
+"""Seconds to wait for a stream's end after its last chunk, when the clients have all left."""
 
 
 @dataclass(slots=True)
 class _Recording:
-    """The chunks so far, up to `limit` bytes in all, and the milliseconds after the request that each one came at.
-
-    `excess` says over which limit they have gone, `hold` whether there is room for them.
-    """
+    """The chunks of a stream so far."""
 
     limit: int
+    """How many bytes may be recorded."""
     hold: Hold
+    """The bytes in memory that the recording counts against."""
     held: int = 0
+    """Bytes of the chunks that were recorded."""
     excess: Detail | None = None
+    """Which limit ended the recording."""
     chunks: list[bytes] = field(default_factory=list)
     at: list[int] = field(default_factory=list)
+    """When each chunk arrived: milliseconds since the request."""
     size: int = 0
+    """Bytes of the stream so far, recorded or not."""
 
     def add(self, chunk: bytes, at: int) -> None:
-        """Take a chunk in; one that goes over a limit ends the recording."""
+        """Record a chunk; one that goes over a limit ends the recording."""
         self.size += len(chunk)
         if self.excess is not None:
             return
         if self.size > self.limit:
             self.excess = Detail.ANSWER_TOO_LARGE
-        elif not self.hold.grow(2 * len(chunk)):  # the chunks, and the whole that is made of them
+        elif not self.hold.grow(2 * len(chunk)):  # the chunks, and the body that is joined from them
             self.excess = Detail.BUFFERS_FULL
         else:
             self.held += len(chunk)
@@ -53,22 +56,22 @@ class _Recording:
 
 
 class StreamFetcher(Fetcher):
-    """Does the work of flights for streams."""
+    """The work of flights for streams."""
 
     async def fetch_stream(self, question: Question, flight: Flight[Fetched]) -> None:
-        """Ask, publish, relay, keep. Raises ProxyError where there is no head, which the flight hands on."""
+        """Ask, publish, relay, store. Raises ProxyError where there is no head; the flight hands it to all who wait."""
         begun = self._clock.monotonic()
         recording = _Recording(self._rules.max_response_bytes(question.candidate.endpoint), flight.hold)
         excerpt = Excerpt()
         asking = self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent)
-        async with asking as answer:
-            head = answer.head
+        async with asking as response:
+            head = response.head
             tail = flight.stream(recording.limit)
             detail = storing.by_head(question.candidate, head) or self.reason_not_to_store(question)
-            flight.publish(Flowing(head=head, length=answer.length, tail=tail, detail=detail or Detail.RECORDING))
+            flight.publish(Flowing(head=head, length=response.length, tail=tail, detail=detail or Detail.RECORDING))
 
             async def recorded() -> AsyncIterator[bytes]:
-                async for chunk in answer.chunks():
+                async for chunk in response.chunks():
                     excerpt.add(chunk)
                     recording.add(chunk, round((self._clock.monotonic() - begun) * 1000))
                     if recording.excess is not None and flight.joinable:
@@ -87,7 +90,7 @@ class StreamFetcher(Fetcher):
     async def _store_stream(
         self, question: Question, head: ResponseHead, recording: _Recording, took: float, *, complete: bool
     ) -> None:
-        """Keep a recording that has everything; else say why not."""
+        """Store a complete recording, else report why it is not stored."""
         if recording.excess is not None:
             self.report_not_stored(question, recording.excess)
             return

@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 class Tasks:
-    """A set of running tasks with an end: `close` waits for them, then cancels what is left."""
+    """A set of running tasks: `close` waits for them, then cancels those that are left."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
         self._endless: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str, *, endless: bool = False) -> asyncio.Task[T]:
-        """Start `work`; an exception that it lets out goes to the event loop's exception handler.
+        """Start `work` and return its task; an exception in it goes to the event loop's exception handler.
 
-        What is `endless` is not worth waiting for at the end.
+        `close` cancels `endless` work without waiting for it to finish.
         """
         task = asyncio.get_running_loop().create_task(work, name=name)
         (self._endless if endless else self._running).add(task)
@@ -34,7 +34,7 @@ class Tasks:
             task.get_loop().call_exception_handler(context)
 
     async def close(self, grace: float) -> None:
-        """Wait up to `grace` seconds for what is running, then cancel it and wait for that."""
+        """Wait up to `grace` seconds for running tasks, then cancel those that are left and wait for them to end."""
         if self._running and grace > 0:
             await asyncio.wait(self._running, timeout=grace)
         left = self._running | self._endless
@@ -45,10 +45,9 @@ class Tasks:
 
 
 class Polling:
-    """Looks at something every so many seconds, and stops when nobody has wanted to know for as long as `idle_after`.
+    """Calls `poll` every so many seconds, and stops when nobody has wanted a result for `idle_after` seconds.
 
-    `look` raises nothing, and does not take long: at the end it is waited for, since what is cut off in the middle may
-    leave a connection behind.
+    `poll` raises nothing and is short: at the end it is waited for, since cancelling it could leak a connection.
     """
 
     def __init__(
@@ -70,14 +69,14 @@ class Polling:
         self._polled = asyncio.Event()
 
     def want(self) -> None:
-        """Begin to look, or go on; waits for nothing."""
+        """Start polling, or keep it going. Returns without waiting."""
         self._until = asyncio.get_running_loop().time() + self._idle_after
         if not self._running_poll:
             self._running_poll = True
             self._tasks.spawn(self._poll(), self._name, endless=True)
 
     async def ready(self) -> None:
-        """Wait for the first look, where none has been lately; whoever asks bounds that."""
+        """Wait for the first poll if polling had stopped; the caller bounds the wait."""
         self.want()
         await self._polled.wait()
 

@@ -1,6 +1,6 @@
-"""A circuit breaker as a plain state machine: after some failures in a row, one probe a while, nothing else.
+"""A circuit breaker as a plain state machine: after some failures in a row it allows only one probe per pause.
 
-Callers pass the time in; any monotonic clock in seconds will do.
+Callers pass the time in, from any monotonic clock, in seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, kw_only=True)
 class Breaker:
-    """Closed while things go well. `threshold` failures in a row open it; then one try every `pause` seconds."""
+    """Closed at first. `threshold` failures in a row open it; then one attempt every `pause` seconds is allowed."""
 
     threshold: int
     pause: float
@@ -23,7 +23,7 @@ class Breaker:
         return self.failures >= self.threshold
 
     def allows(self, now: float) -> bool:
-        """Whether a try may be made now; while open, a yes is the one probe of this pause."""
+        """Return whether an attempt may be made now; while open, True stands for the one probe of this pause."""
         if not self.open:
             return True
         if now < self.next_probe:
@@ -32,13 +32,13 @@ class Breaker:
         return True
 
     def succeeded(self) -> bool:
-        """Note a success; whether it closed the breaker."""
+        """Note a success; return whether it closed the breaker."""
         closed = self.open
         self.failures = 0
         return closed
 
     def failed(self, now: float) -> bool:
-        """Note a failure; whether it opened the breaker."""
+        """Note a failure; return whether it opened the breaker."""
         self.failures += 1
         if self.failures == self.threshold:
             self.next_probe = now + self.pause

@@ -1,6 +1,6 @@
-"""How many bytes of requests and answers are held in memory, and who may hold more.
+"""How many bytes of requests and responses are held in memory, and whether an exchange may hold more.
 
-What finds no room is not refused: it is passed on as it comes, which takes no memory, and is not cached.
+A request that finds no room is not refused: it is relayed as it arrives, which takes no memory, and is not cached.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 from typing import Final, Self
 
 _FREE: Final = 65_536
-"""Bytes that every exchange may hold uncounted: small questions find their answers however much others hold."""
+"""Bytes that every exchange may hold uncounted: small requests can be hits however much others hold."""
 
 
 class Buffers:
-    """What all exchanges together hold, up to `limit` bytes."""
+    """The bytes that all exchanges together hold, `limit` at most."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
 
     def hold(self) -> Hold:
-        """Begin an exchange that holds nothing yet."""
+        """Return the hold of a new exchange."""
         return Hold(self)
 
 
 class Hold:
-    """What one exchange holds, until it and the flight that it began have both ended.
+    """The bytes that one exchange holds, until it and the flight that it began have both ended.
 
-    `size` is in bytes; `refused` says that it once found no room.
+    `size` is in bytes; `refused` is true once there was no room.
     """
 
     def __init__(self, buffers: Buffers) -> None:
@@ -37,19 +37,19 @@ class Hold:
         self._users = 0
 
     def __enter__(self) -> Self:
-        """Count whoever needs what is held."""
+        """Count a user of the hold: the exchange or its flight."""
         self._users += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give all of it back when nobody needs it any more."""
+        """Release all bytes when the last user leaves."""
         self._users -= 1
         if not self._users:
             self._buffers.held -= self._counted
             self.size = self._counted = 0
 
     def grow(self, size: int) -> bool:
-        """Hold so many bytes more, where there is room for them."""
+        """Hold `size` bytes more; return False where there is no room for them."""
         counted = max(0, self.size + size - _FREE)
         more = counted - self._counted
         if more > 0 and self._buffers.held + more > self._buffers.limit:

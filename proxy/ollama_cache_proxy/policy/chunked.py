@@ -1,8 +1,7 @@
-"""The chunked transfer coding (RFC 9112, section 7.1), in the plainest form: as Go writes it.
+"""The chunked transfer coding (RFC 9112, section 7.1), in its plainest form: as Go writes it.
 
-That is a size in lower case and without zeros before it, no extension, CRLF at both ends. Chunks of that form are
-written here, cut off where they stand whole, and followed. All else, the last chunk and its trailers too, is for a
-parser to read.
+That is a size in lower case without leading zeros, no extensions, CRLF after the size and the data. Chunks of that form
+are written, split off and tracked here. All else, the last chunk and its trailers included, is left to a parser.
 """
 
 from __future__ import annotations
@@ -12,29 +11,29 @@ from collections.abc import Iterator
 from typing import Final
 
 END: Final = b"\r\n"
-"""What ends a chunk."""
+"""The end of a chunk."""
 LAST: Final = b"0\r\n\r\n"
 """The last chunk, without trailers."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
 _SIZE_LINE: Final = 9
-"""Bytes of a line that is not yet ended, at most."""
+"""Bytes that a line may have and still be incomplete."""
 _SMALL: Final = {len(begin) + size + len(END): begin for size in range(1, 0x1000) for begin in (b"%x\r\n" % size,)}
-"""What a small chunk begins with, by the bytes that all of it takes."""
+"""The size line of each small chunk, by the size in bytes of the whole chunk."""
 
 
 def size_line(size: int) -> bytes:
-    """Return what comes before so many bytes of data; END comes after them."""
+    """Return the line that comes before `size` bytes of data; END comes after them."""
     return b"%x\r\n" % size
 
 
 def framed(data: bytes, after: bytes = b"") -> bytes:
-    """Return a chunk that holds some data, which may not be empty: that would be the last one."""
+    """Return a chunk of the data, and `after` behind it. Empty data would be the last chunk, and is not allowed."""
     return b"%x\r\n%b\r\n%b" % (len(data), data, after)
 
 
 def small_chunk(data: bytes) -> bytes | None:
-    """Return what a small chunk holds that these bytes are, all of them; None for all else."""
+    """Return the data of the small chunk that these bytes are; None where they are anything else."""
     begin = _SMALL.get(len(data))
     if begin is None or not (data.startswith(begin) and data.endswith(END)):
         return None
@@ -42,7 +41,7 @@ def small_chunk(data: bytes) -> bytes | None:
 
 
 def whole_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Give the chunks that stand whole at the beginning of some bytes: what each holds, and all that it takes."""
+    """Yield the data and the framed bytes of each whole chunk at the beginning of `data`."""
     at = 0
     while (line := data.find(END, at, at + _SIZE_LINE + 1)) > 0:
         text = data[at:line]
@@ -55,10 +54,10 @@ def whole_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class Chunks:
-    """Where the chunks of a response end, all of which it is shown, its head first.
+    """Tracks where the chunks of a response end; it is fed the whole response, head first.
 
-    `between` says that the next one begins with what comes next. Sizes may have upper case and zeros here; what has
-    extensions, or is the last chunk, is lost sight of.
+    `between` is true where the next byte begins a chunk. Sizes may have upper case and leading zeros here; at an
+    extension or the last chunk, tracking ends.
     """
 
     __slots__ = ("_at_end", "_in_head", "_left", "_lost", "_rest", "between")
@@ -72,11 +71,11 @@ class Chunks:
         self._rest = b""
 
     def lose(self) -> None:
-        """Know nothing any more."""
+        """End tracking."""
         self._lost, self.between = True, False
 
     def add(self, data: bytes) -> None:
-        """Take in what came next."""
+        """Track the next bytes."""
         if self._lost:
             return
         data = self._rest + data
@@ -103,7 +102,7 @@ class Chunks:
         self.between = not (self._lost or self._left or self._at_end or self._rest)
 
     def _line(self, text: bytes) -> None:
-        """Read the line that begins a chunk, or the empty one that ends it."""
+        """Read the size line of a chunk, or the empty line that ends it."""
         if self._at_end:
             self._at_end, self._lost = False, self._lost or bool(text)
         elif _SIZE.fullmatch(text) and (size := int(text, 16)):

@@ -15,7 +15,7 @@ from ollama_cache_proxy.policy.status import Detail
 
 @record
 class Candidate:
-    """A request that the cache may answer. `items` counts the vectors that an embeddings answer must hold."""
+    """A request that may be served from the cache; `items` is how many vectors an embeddings response must have."""
 
     endpoint: Endpoint
     model: str
@@ -26,12 +26,12 @@ class Candidate:
 
 @record
 class Bypass:
-    """A request that is passed on as it came. `model` is its model's name where it was understood, else empty."""
+    """A request that is forwarded as it came; `model` is empty where it could not be read."""
 
     detail: Detail
     model: str = ""
     spent: float = 0.0
-    """Seconds for which Ollama was waited for in vain before that was known."""
+    """Seconds spent waiting for Ollama's digests before this was decided."""
 
 
 Classification: TypeAlias = Candidate | Bypass
@@ -56,7 +56,7 @@ _INT64: Final = 2**63
 def by_head(
     endpoint: Endpoint, request: Request, directives: Directives, *, policy: Policy | None, exact: bool
 ) -> Bypass | None:
-    """Give the reason to pass the request on that shows before its body is read, or None."""
+    """Return the bypass that the head alone decides, or None."""
     detail = _head_detail(endpoint, request.fields, directives, policy, exact=exact)
     return None if detail is None else Bypass(detail=detail)
 
@@ -85,7 +85,7 @@ def _head_detail(
 
 
 def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool) -> Classification:
-    """Classify a request whose head allows reuse, by its whole body. `streams` says whether those may be reused too."""
+    """Classify a request whose head allows reuse, by its whole body; `streams`: streams may be reused too."""
     read = document.read(body, endpoint.known)
     if isinstance(read, Detail):
         return Bypass(detail=read)
@@ -103,7 +103,7 @@ def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: 
 
 
 def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> Detail | None:
-    """Say why what is understood is not to be reused all the same, or None."""
+    """Return why a request that was understood is still not reusable, or None."""
     endpoint, body = candidate.endpoint, candidate.document
     if endpoint.stream_default is not None and not isinstance(body.get("stream"), bool | None):
         return Detail.FIELD_TYPE
@@ -115,7 +115,7 @@ def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> De
 
 
 def _streams(endpoint: Endpoint, body: dict[str, Any]) -> bool:
-    """Whether a stream is asked for; `null` is the default, a string is Ollama's to refuse."""
+    """Return whether a stream is asked for; `null` is the default, and Ollama refuses a string."""
     if endpoint.stream_default is None:
         return False
     stream = body.get("stream")
@@ -123,11 +123,11 @@ def _streams(endpoint: Endpoint, body: dict[str, Any]) -> bool:
 
 
 _NO_SEED: Final = 2**32 - 1
-"""The seed that llama.cpp takes for none; so is every one that is the same in 32 bits, -1 among them."""
+"""The seed that llama.cpp takes for none, as every one that is equal in 32 bits, such as -1."""
 
 
 def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
-    """Whether the request itself asks for the same answer each time: vectors, temperature 0, or a seed."""
+    """Return whether the request asks for the same response each time: vectors, temperature 0, or a seed."""
     if endpoint.kind is Kind.EMBEDDING:
         return True
     sampling = body.get(endpoint.options) if endpoint.options else body
@@ -139,7 +139,7 @@ def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
 
 
 def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
-    """Count the answers asked for; an absent or empty prompt is a command to load or unload, not a question."""
+    """Return how many responses are asked for. Without a prompt, a request is a command to load or unload a model."""
     prompt = body.get(endpoint.prompt)
     forms = {"messages": (list,), "input": (str, list)}.get(endpoint.prompt, (str,))
     if prompt is not None and not isinstance(prompt, forms):
@@ -152,7 +152,7 @@ def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
 
 
 def _invalid_inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:
-    """A field that is left out of the key must be valid, or Ollama has to say what is wrong with it."""
+    """Return the detail for an invalid field that is not in the key, since Ollama has to report that error, or None."""
     if "keep_alive" in endpoint.inert and not _is_valid_keep_alive(body.get("keep_alive")):
         return Detail.KEEP_ALIVE
     if "encoding_format" in endpoint.known and body.get("encoding_format") not in (None, "", "float", "base64"):
@@ -164,16 +164,17 @@ _ESCAPED: Final = re.compile(rb"\\u00(?:6[aAeEfF]|73)")
 
 
 def _escaped_format(document: dict[str, Any], body: bytes) -> Detail | None:
-    """Ollama compares a `format` of text byte for byte, so "json" spelled with escapes is another one.
+    """Return the detail for a `format` that may be "json" spelled with escapes, or None.
 
-    What OpenAI's form calls `response_format` is handed on as one.
+    Ollama compares that text byte for byte, so the escaped one is another. It hands on OpenAI's `response_format` as a
+    `format`.
     """
     raw = isinstance(document.get("format"), str) or "response_format" in document
     return Detail.FIELD_TYPE if raw and _ESCAPED.search(body) is not None else None
 
 
 def _is_valid_keep_alive(keep_alive: object) -> bool:
-    """Whether `keep_alive` is valid and no command to unload: null, a number other than 0, or a Go duration."""
+    """Return whether `keep_alive` is valid and does not unload: null, a number other than 0, or a Go duration."""
     if keep_alive is None:
         return True
     if isinstance(keep_alive, bool):
@@ -184,7 +185,7 @@ def _is_valid_keep_alive(keep_alive: object) -> bool:
 
 
 def _nanoseconds(duration: str) -> int:
-    """Give the size of a Go duration (`time.ParseDuration`), fractions of a nanosecond cut off; 0 for no duration."""
+    """Return a Go duration (`time.ParseDuration`) without its sign, in whole nanoseconds; 0 for anything else."""
     if _DURATION.fullmatch(duration) is None:
         return 0
     return sum(
@@ -194,14 +195,14 @@ def _nanoseconds(duration: str) -> int:
 
 
 def is_embedding(endpoint: Endpoint) -> bool:
-    """Whether the endpoint answers with vectors: another lifetime, another limit, and worth finishing unasked."""
+    """Return whether the endpoint's responses are vectors, which have a lifetime, a limit and a linger of their own."""
     return endpoint.kind is Kind.EMBEDDING
 
 
 def changed_model(endpoint: Endpoint, body: bytes | None) -> str | None:
-    """Give the canonical name of the model that a pull, create, copy or delete is about.
+    """Return the canonical name of the model that a pull, create, copy or delete is about.
 
-    None means that it cannot be told, and then it may be any model.
+    None means that it cannot be read: then it may be any model.
     """
     read = document.read(body or b"", endpoint.known)
     if isinstance(read, Detail):

@@ -1,8 +1,8 @@
 """Reading a request's JSON body only where Go's encoding/json must read the same.
 
 orjson refuses a BOM, lone surrogates, bytes after the value, NaN and invalid UTF-8. It keeps the last of duplicate
-names, turns integers past 64 bits into floats and forgets the sign of -0, so those get a look of their own. When in
-doubt the answer is a `Detail`, and the body is passed on.
+names, turns integers past 64 bits into floats and drops the sign of -0, so those are checked here. When in doubt the
+result is a `Detail`, and the request is a bypass.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import orjson
 from ollama_cache_proxy.policy.status import Detail
 
 MAX_DEPTH: Final = 64
+"""Levels of nesting."""
 MAX_EXACT: Final = 2**53
+"""Integers up to this one are exact as float64."""
 _VALUE_BYTES: Final = 128
 _OBJECT_BYTES: Final = 320
-"""Bytes that a value and an object take in Python beside their text, roughly, while a key is made of them."""
+"""Bytes that a value and an object take in memory beside their text, roughly, while a key is made of them."""
 _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
-"""orjson reads an integer, which has no sign; Go reads a float, which has."""
+"""orjson reads an integer, which has no -0; Go reads a float, which has."""
 
 
 def weight(body: bytes) -> int:
-    """Give about how many bytes of memory the values of `body` take: small ones take many times their text."""
+    """Return about how many bytes of memory the values of `body` take: small ones take many times their text."""
     return _VALUE_BYTES * (body.count(b",") + body.count(b"[")) + _OBJECT_BYTES * body.count(b"{")
 
 
 def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
-    """Give the object that `body` is, or why it cannot be trusted to mean the same to Ollama.
+    """Return the object in `body`, or why Ollama might read another one.
 
     `known` are the names that Ollama reads at the top level, all in lower case.
     """
@@ -51,7 +53,7 @@ def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
 
 
 def _survey(document: dict[str, Any]) -> int | Detail:
-    """Count the strings in the tree, names included, and check its depth and its numbers."""
+    """Return how many strings are in the tree, names included, or what is wrong with its depth or its numbers."""
     texts = 0
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
@@ -77,14 +79,14 @@ def _survey(document: dict[str, Any]) -> int | Detail:
 
 
 def _texts_in(body: bytes) -> int:
-    """Count the strings that valid JSON spells out: a dropped duplicate shows as a difference to the tree's count."""
+    """Return how many strings valid JSON spells out. A dropped duplicate makes the tree's count smaller."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     return body.count(b'"') // 2
 
 
 def _ambiguous(document: dict[str, Any], known: frozenset[str]) -> bool:
-    """Whether Go, which folds case, could take one name for another (`STREAM`, `ſtream`, or `a` beside `A`)."""
+    """Return whether Go, which folds case, could take one name for another (`STREAM`, `ſtream`, or `a` beside `A`)."""
     seen: set[str] = set()
     for name in document:
         folded = name if name.isascii() and name.islower() else name.casefold()

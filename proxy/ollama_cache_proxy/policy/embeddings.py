@@ -1,9 +1,9 @@
-"""Embeddings item by item: split an answer into items, join items into an answer.
+"""Embeddings item by item: split a response into items, join items into a response.
 
-An item is one text's vector. It is found by its own key through either route, `/api/embed` or `/v1/embeddings`, so a
-list costs Ollama only the texts that nobody asked for before. Numbers stay the bytes that Ollama wrote. What is cut up
-must be exactly of the form that Ollama 0.24 writes (`EmbedHandler`, `EmbedWriter`): the pieces, joined again, must give
-the same bytes, or nothing is kept. `/api/embeddings` has no part in this: its vectors are others.
+An item is the vector of one text. It has a key of its own, the same for both endpoints, `/api/embed` and
+`/v1/embeddings`, so a list costs Ollama only the texts that are new. Numbers stay the bytes that Ollama wrote. A
+response is split only if it has exactly the form that Ollama 0.24 writes (`EmbedHandler`, `EmbedWriter`): its items,
+joined again, must give the same bytes, or nothing is stored. `/api/embeddings` has no items: its vectors differ.
 """
 
 from __future__ import annotations
@@ -27,45 +27,46 @@ _INT64: Final = 2**63
 
 @record
 class TextList:
-    """A candidate seen as a list of texts.
-
-    `texts` are in the caller's order, duplicates included, and a single string is one text; `unique` holds each once,
-    in the order of first appearance. `base64` is true where /v1 asks for `encoding_format` "base64".
-    """
+    """A candidate as a list of texts; a single string is a list of one."""
 
     candidate: Candidate
     texts: tuple[str, ...]
+    """In the client's order, duplicates included."""
     unique: tuple[str, ...]
+    """Each text once, in the order of first appearance."""
     base64: bool
+    """Whether the client asks for `encoding_format` "base64" (/v1 only)."""
 
 
 @record
 class Item:
-    """What is kept of one text.
-
-    `vector` is the JSON text of its `numbers` as Ollama wrote it, brackets included; `tokens` its prompt tokens,
-    `exact` false where they were apportioned. The durations are in nanoseconds, of the whole request that it came with;
-    0 where the answer named none, as those of /v1 do.
-    """
+    """What is stored of one text."""
 
     vector: Text
+    """JSON as Ollama wrote it, brackets included."""
     numbers: int
+    """How many numbers the vector has."""
     tokens: int
+    """Prompt tokens."""
     exact: bool
+    """Whether Ollama counted the tokens for this text alone; else they are apportioned."""
     total_duration: int
+    """Nanoseconds, of the whole request that the item came with; 0 where the response told none, as in /v1."""
     load_duration: int
+    """Likewise."""
 
 
 @record
 class Joined:
-    """An answer put together. `estimated` says that its token count is a sum with apportioned parts."""
+    """A joined response."""
 
     body: bytes
     estimated: bool
+    """Whether its token count is partly apportioned."""
 
 
 def text_list(candidate: Candidate) -> TextList | None:
-    """See a candidate as a list of texts, or give None for an endpoint that has no items."""
+    """Return a candidate as a list of texts; None for an endpoint without items."""
     if not candidate.endpoint.items:
         return None
     given = candidate.document[candidate.endpoint.prompt]
@@ -93,16 +94,16 @@ def _form(text_list: TextList) -> ListForm:
     return form
 
 
-# What is asked
+# Requests
 
 
 _KEYED_APART: Final = frozenset({"model", "input"})
 
 
 def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, str]:
-    """Give for each text its key in 64 hexadecimal digits. `fields` are those that Ollama will see.
+    """Return the key of each text, in 64 hexadecimal digits; `fields` are those that Ollama will get.
 
-    The digest stands for the model, however it is spelled.
+    The digest stands for the model, however its name is spelled.
     """
     scoping = scoped("embed-item", scope, text_list.candidate.endpoint, fields)
     frame = Frame(scoping, orjson.dumps(item_document(text_list.candidate)))
@@ -110,7 +111,7 @@ def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, st
 
 
 def item_document(candidate: Candidate) -> dict[str, Any]:
-    """Give what changes a vector beside the text: names sorted at the top level and inside the options.
+    """Return the fields that a vector depends on beside the text, sorted by name, as are the options.
 
     `EmbeddingsMiddleware` hands on model, input and dimensions only, so for /v1 the other known fields count as absent.
     """
@@ -127,7 +128,7 @@ def item_document(candidate: Candidate) -> dict[str, Any]:
 
 
 def _is_default(name: str, value: Any) -> bool:
-    """Whether a field says what its absence says. Types count: Ollama refuses `"dimensions": 0.0`."""
+    """Return whether a field has its default value. Types count: Ollama refuses `"dimensions": 0.0`."""
     match name:
         case "truncate":
             return value is None or value is True
@@ -140,34 +141,34 @@ def _is_default(name: str, value: Any) -> bool:
 
 
 def missing(text_list: TextList, known: Mapping[str, Item]) -> tuple[str, ...]:
-    """Give the unique texts, in order, without an item that may be used.
+    """Return the unique texts, in order, that have no usable item.
 
-    A single text is answered only with an exact count, since there the count is Ollama's to the token.
+    For a list of one, only an item with an exact token count is usable: Ollama's own response would have that count.
     """
     single = len(text_list.texts) == 1
     return tuple(text for text in text_list.unique if (item := known.get(text)) is None or (single and not item.exact))
 
 
 def upstream_body(text_list: TextList, texts: tuple[str, ...]) -> bytes:
-    """Give the request that asks Ollama for these texts only, as numbers: the caller's document, its order kept."""
+    """Return the body that asks Ollama for these texts only, as numbers; else it is the client's, in its order."""
     endpoint, document = text_list.candidate.endpoint, text_list.candidate.document
     without = _FORMAT if _FORMAT in endpoint.known else None
-    kept = {name: value for name, value in document.items() if name != without}
-    return orjson.dumps(kept | {endpoint.prompt: texts})
+    fields = {name: value for name, value in document.items() if name != without}
+    return orjson.dumps(fields | {endpoint.prompt: texts})
 
 
 # Splitting
 
 
 _NUMERALS: Final = b"0123456789-.,e+"
-"""What Go writes a list of numbers with."""
+"""The characters with which Go writes a list of numbers."""
 
 
 def split(text_list: TextList, texts: tuple[str, ...], body: bytes) -> tuple[Item, ...] | None:
-    """Cut Ollama's complete 200 answer to a request for `texts` into one item for each, or None.
+    """Return one item for each of `texts`, from Ollama's complete 200 response to a request for them, or None.
 
-    `body` is in the form of the list's route, with numbers and not base64. None means that it is not exactly of the
-    recorded form, and then nothing of it may be joined. What may be kept is `sound` besides.
+    `body` is in the form of the list's endpoint, with numbers and not base64. None means that it is not exactly of the
+    recorded form: then nothing of it may be joined. Items must also be `sound` to be stored.
     """
     vectors, end = _vectors(body)
     measures = _measures(text_list, body[end:])
@@ -192,7 +193,7 @@ def split(text_list: TextList, texts: tuple[str, ...], body: bytes) -> tuple[Ite
 
 
 def _vectors(body: bytes) -> tuple[list[bytes], int]:
-    """Give what stands in brackets inside the first one, and where the last of it ends."""
+    """Return the texts in brackets inside the first bracket, and where the last one ends."""
     vectors, end = [], body.find(b"[") + 1
     while (begin := body.find(b"[", end)) >= 0:
         end = body.find(b"]", begin) + 1
@@ -203,7 +204,7 @@ def _vectors(body: bytes) -> tuple[list[bytes], int]:
 
 
 def _measures(text_list: TextList, rest: bytes) -> Measures | None:
-    """Read what stands behind the last vector; the comparison with the whole body judges its form."""
+    """Return what the response tells after its last vector. Its form is checked by comparing the whole body."""
     form = _form(text_list)
     try:
         document = orjson.loads(form.begin + rest)
@@ -217,9 +218,9 @@ def _measures(text_list: TextList, rest: bytes) -> Measures | None:
 
 
 def sound(items: Iterable[Item]) -> bool:
-    """Whether every vector is JSON of numbers within the range of Go's float32, none of them missing.
+    """Return whether every vector is JSON of numbers within the range of Go's float32, none of them missing.
 
-    This takes longer than all else: who only hands on what Ollama said can look afterwards.
+    This takes longer than all else; where a response is only relayed, it can be checked afterwards.
     """
     try:
         return all(len(_float32(orjson.loads(item.vector))) == item.numbers * 4 for item in items)
@@ -228,7 +229,7 @@ def sound(items: Iterable[Item]) -> bool:
 
 
 def _apportioned(tokens: int, texts: tuple[str, ...]) -> list[int]:
-    """Share out the tokens by the texts' lengths in characters, so that none is free where there are enough."""
+    """Return the tokens of each text, by length in characters; no text gets 0 where there are enough."""
     counts = _shared(tokens, texts)
     if 0 in counts and tokens >= len(texts):
         return [count + 1 for count in _shared(tokens - len(texts), texts)]
@@ -236,7 +237,7 @@ def _apportioned(tokens: int, texts: tuple[str, ...]) -> list[int]:
 
 
 def _shared(tokens: int, texts: tuple[str, ...]) -> list[int]:
-    """Share by length: largest remainders first, then the earlier text."""
+    """Return shares by length: the largest remainders get one more, the earlier text first."""
     whole = sum(map(len, texts))
     shares = [divmod(tokens * len(text), whole) for text in texts]
     counts = [share for share, _ in shares]
@@ -247,7 +248,7 @@ def _shared(tokens: int, texts: tuple[str, ...]) -> list[int]:
 
 
 def same_length(items: Iterable[Item]) -> bool:
-    """Whether vectors have as many numbers each: those of one model have."""
+    """Return whether all vectors have the same length, as those of one model have."""
     return len({item.numbers for item in items}) <= 1
 
 
@@ -255,20 +256,20 @@ def same_length(items: Iterable[Item]) -> bool:
 
 
 _ROW_BYTES: Final = 64
-"""What stands around a vector in an answer, in bytes, at most."""
+"""Bytes around one vector in a response, at most."""
 
 
 def joined_size(text_list: TextList, items: Mapping[str, Item]) -> int:
-    """Give about how many bytes a joined answer has, known before it is built: one text may stand there very often."""
+    """Return about how many bytes the joined response has, before it is built: a text may occur very often."""
     sizes = {text: len(item.vector) + _ROW_BYTES for text, item in items.items()}
     return sum(sizes[text] for text in text_list.texts)
 
 
 def join(text_list: TextList, items: Mapping[str, Item], *, durations: tuple[int, int] | None = None) -> Joined:
-    """Render the answer for the caller's texts, in the form of the caller's route.
+    """Return the response for the client's texts, in the form of the client's endpoint.
 
-    There must be an item for every text. `durations` are the total and the load time of the upstream part in
-    nanoseconds; without one, the answer tells those of the first text's item.
+    There must be an item for every text. `durations` are the total and the load time of the request to Ollama, in
+    nanoseconds; without such a request, the response tells those of the first text's item.
     """
     first = items[text_list.texts[0]]
     total, load = durations or (first.total_duration, first.load_duration)
@@ -298,7 +299,7 @@ _ESCAPES: Final = (
 
 
 def _string(text: str) -> bytes:
-    """Write a JSON string as Go's encoding/json does, which is orjson's way but for what HTML would misread."""
+    """Return a JSON string as Go's encoding/json writes it, which also escapes what HTML would misread."""
     written = orjson.dumps(text)
     for plain, escaped in _ESCAPES:
         written = written.replace(plain, escaped)
@@ -312,13 +313,13 @@ def _as_it_is(vector: Text) -> Text:
 _MISREAD_PARTS: Final = (b"-0,", b"-0]", b"7.038531e-26")
 _MISREAD: Final = {
     b"-0": -0.0,  # orjson reads an integer, which has no sign
-    b"7.038531e-26": struct.unpack(">f", b"\x15\xae\x43\xfd")[0],  # the float32 that a way through float64 misses
+    b"7.038531e-26": struct.unpack(">f", b"\x15\xae\x43\xfd")[0],  # the float32 that rounding through float64 misses
     b"-7.038531e-26": struct.unpack(">f", b"\x95\xae\x43\xfd")[0],
 }
 
 
 def _base64(vector: Text) -> Text:
-    """Write a vector as `floatsToBase64` does: a JSON string with the base64 of little-endian float32."""
+    """Return a vector as `floatsToBase64` writes it: a JSON string with the base64 of little-endian float32."""
     text = bytes(vector)
     numbers: list[float] = orjson.loads(text)
     if any(mark in text for mark in _MISREAD_PARTS):
@@ -328,11 +329,11 @@ def _base64(vector: Text) -> Text:
 
 
 def _float32(numbers: list[float]) -> bytes:
-    """Pack numbers as little-endian float32; OverflowError says that one is out of range."""
+    """Return numbers as little-endian float32; raises OverflowError where one is out of range."""
     return struct.pack(f"<{len(numbers)}f", *numbers)
 
 
-# Keeping
+# Storing
 
 _ITEM_HEAD: Final = re.compile(
     rb"item/3 ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,18}) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) "
@@ -340,16 +341,16 @@ _ITEM_HEAD: Final = re.compile(
 
 
 def encode(item: Item) -> bytes:
-    """Write an item for the body of a store entry: form, numbers, tokens, how they are known, durations, vector."""
-    known = b"exact" if item.exact else b"share"
-    head = (item.numbers, item.tokens, known, item.total_duration, item.load_duration)
+    """Return the body of an item's entry: form, numbers, tokens, whether they are exact, durations, vector."""
+    counted = b"exact" if item.exact else b"share"
+    head = (item.numbers, item.tokens, counted, item.total_duration, item.load_duration)
     return b"".join((b"item/3 %d %d %b %d %d " % head, item.vector))
 
 
 def decode(data: bytes) -> Item | None:
-    """Read what `encode` wrote, or give None for what begins as something else.
+    """Return the item that `encode` wrote, None for a body that begins otherwise.
 
-    What a vector is was looked at then: that no byte has changed since is for stores/entry_codec.py to know.
+    The vector was checked before it was stored, and stores/entry_codec.py checks that no byte has changed since.
     """
     found = _ITEM_HEAD.match(data)
     if found is None:

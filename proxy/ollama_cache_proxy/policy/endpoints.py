@@ -1,6 +1,6 @@
-"""Ollama's routes, described once: what each one is, and what of it may be reused.
+"""The table of Ollama's endpoints: what each one is, and what of it may be reused.
 
-A request that matches no row is `OTHER`, and is passed on. Field names are those of Ollama's request types
+A request that matches no row is `OTHER`, a bypass. Field names are those of Ollama's request types
 (`api/types.go`, `openai/openai.go`, 0.24); they serve to find names that Ollama would take for one of them.
 """
 
@@ -16,7 +16,7 @@ from ollama_cache_proxy.policy.record import record
 
 
 class Kind(Enum):
-    """What an endpoint answers with."""
+    """What the responses of an endpoint contain."""
 
     COMPLETION = "completion"
     CHAT = "chat"
@@ -25,18 +25,23 @@ class Kind(Enum):
 
 
 class Policy(Enum):
-    """What the cache does for an endpoint: nothing, all it can, only what asks for determinism, or half of it."""
+    """What the cache does for an endpoint."""
 
     OFF = "off"
+    """Bypass."""
     ALWAYS = "always"
+    """Look up and store."""
     DETERMINISTIC = "deterministic"
+    """Look up and store where the request asks for the same response each time, else bypass."""
     READ_ONLY = "read-only"
+    """Look up, store nothing."""
     WRITE_ONLY = "write-only"
+    """Store, look nothing up."""
 
 
 @record
 class Endpoint:
-    """One of Ollama's endpoints. Field names are lower case unless Ollama's own are not."""
+    """One of Ollama's endpoints. Names of fields are in lower case, unless Ollama's own are not."""
 
     method: str
     path: str
@@ -46,25 +51,25 @@ class Endpoint:
     """The wire form that it speaks."""
     kind: Kind = Kind.NONE
     policy: Policy | None = None
-    """What holds where no setting says otherwise; None: its responses can never be reused."""
+    """The policy without a setting; None: its responses can never be reused."""
     stream_default: bool | None = None
-    """What an absent `stream` means; None: it never streams."""
+    """What an absent `stream` means; None: the endpoint never streams."""
     prompt: str = ""
-    """The field that holds what is asked."""
+    """The field with the prompt, the messages or the texts."""
     options: str = ""
-    """The member that holds the sampling options, whose names are sorted too; empty: they stand at the top level."""
+    """The member with the sampling options, whose names are sorted too; empty: they are at the top level."""
     inert: frozenset[str] = frozenset()
-    """Fields that change no response."""
+    """Fields on which no response depends."""
     known: frozenset[str] = frozenset()
     """All the names that Ollama reads at the top level."""
     vectors: str = ""
-    """The member of a response that holds vectors."""
+    """The member of a response with the vectors."""
     items: str = ""
-    """The name under which its texts are stored one by one, by all endpoints of that name; empty: none are."""
+    """The name under which texts are stored one by one; endpoints of one name share them. Empty: none are."""
     unread: frozenset[str] = frozenset()
     """Fields that another endpoint with the same items reads, and this one does not."""
     changes: tuple[str, ...] = ()
-    """Fields that may name a model that success changes; the first one that is there does."""
+    """Fields that may name the model that a success changes; the first one in the request counts."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -204,13 +209,13 @@ ENDPOINTS: Final = (
 )
 
 REUSABLE: Final = tuple(row for row in ENDPOINTS if row.policy is not None)
-"""The endpoints that a setting can have a policy for."""
+"""The endpoints whose policy is a setting."""
 
 _BY_ROUTE: Final = {(row.method, row.path): row for row in ENDPOINTS}
 
 
 def find(method: str, target: str) -> tuple[Endpoint, bool]:
-    """Give the row that Ollama's router would choose, and whether the target is spelled exactly as its path.
+    """Return the row that Ollama's router would choose, and whether the target is exactly its path.
 
     The path is decoded and its query ignored, as Ollama does; only an exact spelling makes a candidate.
     """

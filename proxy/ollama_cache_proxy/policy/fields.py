@@ -1,4 +1,4 @@
-"""Field lines on their way through: what stays at a hop, what is forwarded, what is replayed, who may ask.
+"""Field lines: which are for one hop only, which are forwarded, which are replayed, and which Host is allowed.
 
 Sources: RFC 9110, sections 7.6.1 (Connection) and 7.6.3 (Via); RFC 9112, section 3.3 (Host); Ollama's own rules for
 Host and Origin (`server/routes.go`, 0.24).
@@ -30,7 +30,7 @@ HOP_BY_HOP: Final = frozenset(
     },
 )
 _NOT_REMOVABLE: Final = frozenset({b"content-length", b"host"})
-"""Connection may not take these off: without them a message would be framed or routed anew."""
+"""Connection may not remove these: without them a message would be framed or routed differently."""
 
 VIA: Final = b"1.1 " + CACHE_NAME.encode()
 _PSEUDONYM: Final = CACHE_NAME.encode()
@@ -40,7 +40,7 @@ _REPLAYED_PREFIX: Final = b"access-control-"
 
 
 def end_to_end(fields: Fields) -> Fields:
-    """Leave out the fields that are meant for one hop: the fixed set, and what Connection names."""
+    """Return the fields without those for one hop only: the fixed set, and what Connection names."""
     names = [name.lower() for name, _ in fields]
     dropped = HOP_BY_HOP
     if b"connection" in names:
@@ -49,38 +49,38 @@ def end_to_end(fields: Fields) -> Fields:
 
 
 def forwarded_request(fields: Fields) -> Fields:
-    """Give the fields that go upstream: end-to-end, and with Via.
+    """Return the fields to send upstream: end-to-end, and with Via.
 
     Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
     Origin that is the proxy itself.
     """
-    kept = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _NOT_FORWARDED]
-    return (*kept, (b"Via", VIA))
+    lines = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _NOT_FORWARDED]
+    return (*lines, (b"Via", VIA))
 
 
 _NOT_FORWARDED: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
 
 
 def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
-    """Give the head that goes to the client: its end-to-end fields, and what the cache says of itself."""
+    """Return the head for the client: the end-to-end fields, and those of the cache."""
     lines = (*end_to_end(head.fields), *about_cache(status))
     return ResponseHead(status=head.status, reason=head.reason, fields=lines)
 
 
 def about_cache(status: CacheStatus) -> Fields:
-    """Give the cache's own fields (RFC 9211, and the X-Cache that people look for)."""
+    """Return the cache's own fields: Cache-Status (RFC 9211) and X-Cache."""
     return ((b"Cache-Status", status.render()), (b"X-Cache", status.result.encode()))
 
 
 def replayed(fields: Fields) -> Fields:
-    """Give the fields of an answer that are kept with its body and sent again with it."""
+    """Return the fields of a response that are stored with its body and replayed with it."""
     return tuple(line for line in fields if (name := line[0].lower()) in _REPLAYED or name.startswith(_REPLAYED_PREFIX))
 
 
 def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus) -> Fields:
-    """Give the fields of a hit: as stored, with Age in seconds (RFC 9111, section 5.1).
+    """Return the fields of a hit: as stored, with Age in seconds (RFC 9111, section 5.1).
 
-    It is framed by Content-Length; a stream (`length` None) by whoever writes it.
+    They have a Content-Length; a stream (`length` None) is framed where it is written.
     """
     framing = () if length is None else ((b"Content-Length", str(length).encode()),)
     return (
@@ -92,18 +92,18 @@ def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus
 
 
 def with_host(fields: Fields, authority: str) -> Fields:
-    """Put an absolute target's authority in the place of Host (RFC 9112, section 3.2.2)."""
+    """Return the fields with an absolute target's authority as their Host (RFC 9112, section 3.2.2)."""
     rest = tuple(line for line in fields if line[0].lower() != b"host")
     return ((b"Host", authority.encode("latin-1", "replace")), *rest)
 
 
 def looped(fields: Fields) -> bool:
-    """Whether the request has been through this proxy before (RFC 9110, section 7.6.3)."""
+    """Return whether the request has been through this proxy before (RFC 9110, section 7.6.3)."""
     return any(_PSEUDONYM in member.split() for member in members(fields, b"via"))
 
 
 def without_own_origin(fields: Fields) -> Fields:
-    """Take off an Origin that names the proxy as the client knows it: to Ollama it would look foreign."""
+    """Return the fields without an Origin that is the proxy as the client knows it: Ollama would refuse it."""
     host = first(fields, b"host") if first(fields, b"origin") is not None else None
     if host is None:
         return fields
@@ -112,12 +112,12 @@ def without_own_origin(fields: Fields) -> Fields:
 
 
 def is_own_origin(fields: Fields) -> bool:
-    """Whether every Origin that was sent is the proxy itself, as the client knows it; none counts as that."""
+    """Return whether the request has no Origin other than the proxy itself, as the client knows it."""
     return not values(without_own_origin(fields), b"origin")
 
 
 def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[str]) -> bool:
-    """Apply Ollama's rule for a listener on loopback, against DNS rebinding.
+    """Return whether Ollama's rule for a listener on loopback, against DNS rebinding, allows the Host.
 
     `hostname` is the machine's own name; `local_addresses` are addresses of its interfaces, as text.
     """
@@ -141,6 +141,7 @@ def _is_allowed(host: str, hostname: str, local_addresses: frozenset[str]) -> bo
 
 
 _MAX_HOST: Final = 1024
+"""Characters."""
 _HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<bracketed>[^\[\]]*)\]|(?P<plain>[^:\[\]]*)):[^:\[\]]*")
 
 _PRIVATE: Final = tuple(
@@ -149,16 +150,16 @@ _PRIVATE: Final = tuple(
 
 
 def _is_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Tell RFC 1918 and RFC 4193 addresses, as Go's netip does; Python's own is_private holds more."""
+    """Return whether an address is of RFC 1918 or RFC 4193, as Go's netip does; Python's is_private has more."""
     return any(address.version == network.version and address in network for network in _PRIVATE)
 
 
 def _host_part(host: str) -> str:
-    """Split off the port as Go's net.SplitHostPort does; what that refuses stays whole."""
+    """Return the host without a port, as Go's net.SplitHostPort does; what that refuses is returned unchanged."""
     match = _HOST_AND_PORT.fullmatch(host)
     return host if match is None else match["bracketed"] if match["bracketed"] is not None else match["plain"]
 
 
 def authority(url: str) -> str:
-    """Give the host and port of a URL, as a Host field wants them."""
+    """Return the host and port of a URL, as a Host field has them."""
     return urlsplit(url).netloc.rpartition("@")[2]

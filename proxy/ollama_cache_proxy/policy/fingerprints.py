@@ -1,8 +1,8 @@
-"""Fingerprints of a request's fields, so that two requests can be told apart without keeping what they say.
+"""Fingerprints of a request's fields, so that requests can be compared without storing their text.
 
-A mark is a keyed hash of one part of the key: of a field of the body, an option, a message, or of what stands beside
-the body. Under the empty name is the mark of what must be equal for two requests to be compared at all: the namespace
-and the Authorization.
+A fingerprint is a keyed hash of one part of the key: a field of the body, an option, a message, or one of the parts
+beside the body. The one under the empty name is of what must be equal for two requests to be compared at all: the
+namespace and the credentials.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from ollama_cache_proxy.policy.key import Scope, credentials, framed
 from ollama_cache_proxy.policy.messages import Fields, values
 
 GROUP: Final = ""
+"""The name of what must be equal for two requests to be compared."""
 REST: Final = "(more)"
+"""The name of all parts beyond the first ones."""
 _MAX_FINGERPRINTS: Final = 64
 _MAX_NAME: Final = 64
+"""Characters."""
 _DIGITS: Final = 16
 
 
 def fingerprints(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, secret: bytes) -> dict[str, str]:
-    """Give names and fingerprints, in 16 hexadecimal digits, of a request or of one `text` of its list."""
+    """Return fingerprints by name, in 16 hexadecimal digits, of a request or of one `text` of its list."""
     group = framed(scope.namespace.encode(), credentials(candidate.endpoint, fields)).encode()
     parts: dict[str, bytes] = {
         "(model digest)": scope.digest.encode(),
@@ -45,7 +48,7 @@ def fingerprints(candidate: Candidate, text: str | None, scope: Scope, fields: F
 
 
 def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
-    """Give what the body says, in pieces that mean something to whoever wrote it."""
+    """Return the parts of the body by names that its author knows: fields, options, messages."""
     endpoint = candidate.endpoint
     if text is not None:
         document = {endpoint.prompt: text, **item_document(candidate)}
@@ -67,7 +70,7 @@ def _fingerprint(part: bytes, secret: bytes) -> str:
 
 
 def differing(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Give the names of the parts that differ, or None where the two may not be compared."""
+    """Return the names of the parts that differ, or None where the two may not be compared."""
     if GROUP not in one or one[GROUP] != other.get(GROUP):
         return None
     return tuple(sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)))

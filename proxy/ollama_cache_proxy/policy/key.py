@@ -2,8 +2,8 @@
 
 The parts, in order: schema, operation, namespace, model digest, Ollama's version, epoch, a hash of Authorization,
 Origin, and the normalised body. Names are sorted at the top level and inside the options; every other value keeps its
-members' order, since in `format` and `tools` the order changes the answer. What we do not know stays in: an unknown
-field splits the cache and never merges it.
+members' order, since in `format` and `tools` the order changes the response. Unknown fields are part of the key: they
+may split what could be shared, and never merge what differs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCHEMA: Final = b"1"
 
 @record
 class Scope:
-    """What an answer depends on beside the request's body. `digest` and `version` are Ollama's own texts."""
+    """What a response depends on beside the request; `digest` and `version` are as Ollama writes them."""
 
     digest: str
     version: str
@@ -33,9 +33,9 @@ class Scope:
 
 
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
-    """Give the key in 64 hexadecimal digits. `fields` are those that Ollama will see.
+    """Return the key of a candidate, in 64 hexadecimal digits; `fields` are those that Ollama will get.
 
-    A stream and a whole answer to the same question have two.
+    A stream and a whole response to the same request have two keys.
     """
     body = normalised(candidate.endpoint, candidate.document)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
@@ -43,7 +43,7 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
 
 
 def scoped(kind: str, scope: Scope, endpoint: Endpoint, fields: Fields) -> bytes:
-    """Give the parts of a key of some kind that do not come from the request's body, framed."""
+    """Return the parts of a key that are not from the request's body, framed; `kind` is the first of them."""
     given = credentials(endpoint, fields)
     common = _common(kind, scope.namespace, scope.digest, scope.version, scope.epoch)
     own = (hashlib.sha256(given).digest() if given else b"", b"\n".join(values(fields, b"origin")))
@@ -51,7 +51,7 @@ def scoped(kind: str, scope: Scope, endpoint: Endpoint, fields: Fields) -> bytes
 
 
 def credentials(endpoint: Endpoint, fields: Fields) -> bytes:
-    """Return by what the endpoint knows who asks: Authorization as it is, other fields framed with their names."""
+    """Return the credentials that the endpoint reads: Authorization as it is, other fields framed with their names."""
     authorization = values(fields, _AUTHORIZATION)
     others = [
         part
@@ -70,12 +70,12 @@ _AUTHORIZATION: Final = b"authorization"
 
 @lru_cache(maxsize=256)
 def _common(*parts: str) -> bytes:
-    """Frame the parts that many requests have in common."""
+    """Return the parts that many requests have in common, framed."""
     return b"".join(map(_frame, (SCHEMA, *(part.encode() for part in parts))))
 
 
 def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
-    """Give the body as JSON without the inert fields, names sorted at the top level and inside the options."""
+    """Return the body as JSON without the inert fields, names sorted at the top level and inside the options."""
     body = {name: document[name] for name in sorted(document) if name not in endpoint.inert}
     options = body.get(endpoint.options)
     if isinstance(options, dict):
@@ -84,21 +84,21 @@ def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
 
 
 def framed(*parts: bytes, begin: bytes = b"") -> str:
-    """Give the SHA-256 of parts, each behind its length in eight bytes, in 64 hexadecimal digits.
+    """Return the SHA-256 of parts, each after its length in eight bytes, in 64 hexadecimal digits.
 
-    `begin` is framed already.
+    `begin` is hashed first, and is framed already.
     """
     return hashlib.sha256(begin + b"".join(map(_frame, parts))).hexdigest()
 
 
 class Frame:
-    """The first parts of keys that have them in common: `begin` is framed already, `parts` are not."""
+    """The first parts of several keys, hashed once: `begin` is framed already, `parts` are not."""
 
     def __init__(self, begin: bytes, *parts: bytes) -> None:
         self._digest = hashlib.sha256(begin + b"".join(map(_frame, parts)))
 
     def key(self, *more: bytes) -> str:
-        """Give the key of these parts and some more."""
+        """Return the key of these parts and `more`."""
         digest = self._digest.copy()
         digest.update(b"".join(map(_frame, more)))
         return digest.hexdigest()

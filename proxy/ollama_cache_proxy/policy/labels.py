@@ -1,4 +1,4 @@
-"""Names that clients choose, bounded: what they label must not grow with what they send."""
+"""Names that clients choose, bounded in number, so that metrics and memory do not grow with what clients send."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Final
 
 REST: Final = "other"
-"""What every name beyond the bound is called."""
+"""The label of every name beyond the bound."""
 
 
 class Labels:
-    """The first `limit` names stand for themselves, `known` ones first; all others are one."""
+    """Labels for names: the first `limit` names are their own, `known` ones first; all others share REST."""
 
     def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
         self._limit = limit
@@ -19,7 +19,7 @@ class Labels:
             self.of(name)
 
     def of(self, name: str) -> str:
-        """Give the label for a name; nothing is its own label, and so is what all others are called."""
+        """Return the label for a name; the empty name and REST are their own."""
         if name in ("", REST) or name in self._names:
             return name
         if len(self._names) >= self._limit:

@@ -1,7 +1,7 @@
 """The values that pass between a client, the proxy and Ollama.
 
-Field lines keep their order, their spelling and their bytes (RFC 9110, section 5.3): a transparent proxy sends on what
-it did not understand.
+Field lines keep their order, their spelling and their bytes (RFC 9110, section 5.3): a transparent proxy forwards what
+it does not understand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
 MAX_LENGTH: Final = 2**63 - 1
-"""Bytes of a body: what is over it, parsers read as something else."""
+"""Bytes of a body; parsers misread a larger length."""
 
 
 @record
@@ -31,7 +31,7 @@ class Request:
 
 @record
 class ResponseHead:
-    """A status line and its field lines, hop-by-hop fields included or not, as the holder says."""
+    """A status line and field lines; whether they include hop-by-hop fields depends on where the head comes from."""
 
     status: int
     reason: str
@@ -39,7 +39,7 @@ class ResponseHead:
 
 
 def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> bytes:
-    """Give a head as bytes, `framing` behind its own fields; `minor` is that of the HTTP version."""
+    """Return a head as bytes, with `framing` after its own fields; `minor` is the minor version of HTTP."""
     lines = [f"HTTP/1.{minor} {head.status} {head.reason}".encode("utf-8", "surrogateescape")]
     lines += [b"%b: %b" % line for line in (*head.fields, *framing)]
     return b"\r\n".join(lines) + b"\r\n\r\n"
@@ -81,12 +81,12 @@ PIECE: Final = struct.Struct(">II")
 
 
 def packed(pieces: Iterable[tuple[int, int]]) -> bytes:
-    """Pack the chunks of a stream: for each the milliseconds since the request, and its size in bytes."""
+    """Return the chunks of a stream as bytes: for each the milliseconds since the request, and its size in bytes."""
     return b"".join(PIECE.pack(min(at, _MAX_MILLISECONDS), size) for at, size in pieces)
 
 
 def unpacked(pieces: bytes) -> Iterator[tuple[int, int]]:
-    """Give back what was packed; raises struct.error where it was not."""
+    """Yield what was packed. Raises struct.error for any other bytes."""
     return PIECE.iter_unpack(pieces)
 
 
@@ -95,7 +95,7 @@ _MAX_MILLISECONDS: Final = 2**32 - 1
 
 @record
 class Description(EntryMetadata):
-    """A cache entry without its body: its metadata, its key, the size of its body in bytes."""
+    """A cache entry without its body: its key and metadata; `size` is that of the body in bytes."""
 
     key: str
     size: int
@@ -103,7 +103,7 @@ class Description(EntryMetadata):
 
 
 def described(key: str, entry: StoredResponse, size: int) -> Description:
-    """Describe an entry whose body has `size` bytes; the entry's own may be left out."""
+    """Return the description of an entry whose body has `size` bytes; the body itself is not read."""
     return Description(
         key=key,
         size=size,
@@ -123,12 +123,12 @@ def described(key: str, entry: StoredResponse, size: int) -> Description:
 
 
 def values(fields: Fields, name: bytes) -> list[bytes]:
-    """All the values of one field, in order; `name` is lower case."""
+    """Return all values of one field, in order; `name` is lower case."""
     return [value for key, value in fields if key.lower() == name]
 
 
 def first(fields: Fields, name: bytes) -> bytes | None:
-    """The first value of one field, or None; `name` is lower case."""
+    """Return the first value of one field, or None; `name` is lower case."""
     for key, value in fields:
         if key.lower() == name:
             return value
@@ -136,5 +136,5 @@ def first(fields: Fields, name: bytes) -> bytes | None:
 
 
 def members(fields: Fields, name: bytes) -> list[bytes]:
-    """The lower-case members of a comma-separated list field over all its lines (RFC 9110, section 5.6.1)."""
+    """Return the members, in lower case, of a list field over all its lines (RFC 9110, section 5.6.1)."""
     return [member for value in values(fields, name) for part in value.split(b",") if (member := part.strip().lower())]

@@ -18,15 +18,15 @@ _NAME: Final = re.compile(
 )
 
 _MAX_NAME: Final = 1024
-"""Letters: the longest name of four parts has 594."""
+"""Characters; the longest name of four parts has 594."""
 
 REMOTE_SUFFIXES: Final = (":cloud", "-cloud")
 _LOCAL: Final = "local"
-"""A tag that is none: Ollama takes it off and answers with the model of the rest (`internal/modelref`)."""
+"""Not a tag: Ollama removes it and uses the model of the rest (`internal/modelref`)."""
 
 
 def canonical(name: str) -> str | None:
-    """Give the full lower-case spelling of a model's name, or None for a spelling that is not understood."""
+    """Return the full lower-case spelling of a model's name, or None where it is no valid name."""
     return _canonical(name) if len(name) <= _MAX_NAME else None
 
 
@@ -42,11 +42,11 @@ def _canonical(name: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def short(name: str) -> str:
-    """Give a model's name as Ollama lists it, `model:tag`; a spelling that is not understood stays as it is."""
+    """Return a model's name as Ollama lists it, `model:tag`; an invalid name is returned unchanged."""
     full = canonical(name)
     return name if full is None else full.removeprefix("registry.ollama.ai/").removeprefix("library/")
 
 
 def is_remote(name: str) -> bool:
-    """Whether the name itself says that another machine answers (Ollama's cloud models)."""
+    """Return whether the name is that of one of Ollama's cloud models, which run on another machine."""
     return name.lower().endswith(REMOTE_SUFFIXES)

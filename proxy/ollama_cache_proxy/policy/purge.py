@@ -1,4 +1,4 @@
-"""Which entries a purge means, and what it does to answers that are still on their way into the store."""
+"""Which entries a purge matches, and what it does to responses that are not stored yet."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import namespace
 
 _REMEMBERED: Final = 1000
+"""Purges."""
 _MAX_TEXT: Final = 512
+"""Characters of one filter."""
 _SHARED: Final = {row.operation: row.items for row in ENDPOINTS if row.items}
-"""Operations that share their items: an item belongs to each."""
+"""The items' name of each operation that has items: one item belongs to all operations of that name."""
 
 
 @record
 class Filter:
-    """What an entry must be to be meant; None means anything. `model` is canonical."""
+    """The properties of the entries that a purge deletes; None matches anything. `model` is canonical."""
 
     model: str | None = None
     operation: str | None = None
@@ -30,11 +32,11 @@ class Filter:
     key: str | None = None
 
     def matches(self, entry: Description) -> bool:
-        """Whether an entry is meant."""
+        """Return whether an entry matches."""
         return self.matches_any((entry.key,), entry.model, entry.operation, entry.category, entry.namespace)
 
     def matches_any(self, keys: Iterable[str], model: str, operation: str, category: str, namespace: str) -> bool:
-        """Whether one of these keys is meant; `model` is canonical."""
+        """Return whether an entry of one of these keys matches; `model` is canonical."""
         return (
             self.model in (None, model)
             and (self.operation is None or _shared(self.operation) == _shared(operation))
@@ -48,18 +50,18 @@ NAMES: Final = tuple(field.name for field in fields(Filter))
 
 
 def read(document: Any) -> Filter:
-    """Give the filter that a JSON object says; raises ValueError with one line for whoever sent it."""
+    """Return the filter in a JSON object. Raises ValueError with one line for the client."""
     if not isinstance(document, dict) or not set(document) <= set(NAMES):
         raise ValueError(f"filters are any of {', '.join(NAMES)}, as a JSON object or in the query")
     if not all(isinstance(value, str) for value in document.values()):
-        raise ValueError("every filter must be a text")
+        raise ValueError("every filter must be a string")
     read = dict(document)
-    if "namespace" in read:  # entries know a long one by its hash
+    if "namespace" in read:  # entries have the hash of a long one
         read["namespace"] = namespace(read["namespace"].encode("latin-1", "replace"))
     if "model" in read:
         read["model"] = model_names.canonical(read["model"])
         if read["model"] is None:
-            raise ValueError("model is no name of a model")
+            raise ValueError("model is not a valid model name")
     if any(len(value) > _MAX_TEXT for value in read.values()):
         raise ValueError(f"no filter is longer than {_MAX_TEXT} characters")
     return Filter(**read)
@@ -70,19 +72,19 @@ def _shared(operation: str) -> str:
 
 
 class Purges:
-    """The purges of this process, for answers that were asked for before one and arrive after it."""
+    """The purges of this process, for responses that were asked for before one and arrive after it."""
 
     def __init__(self) -> None:
         self._last: deque[Filter] = deque(maxlen=_REMEMBERED)
         self.count = 0
 
     def add(self, purge: Filter) -> None:
-        """Remember a purge that begins now."""
+        """Note a purge that begins now."""
         self._last.append(purge)
         self.count += 1
 
     def since(self, count: int) -> tuple[Filter, ...]:
-        """Give the purges after the first `count`; where one of them is forgotten, one that means everything."""
+        """Return the purges after the first `count`; a filter for everything where some are no longer remembered."""
         missed = self.count - count
         if missed > len(self._last):
             return (Filter(),)

@@ -1,4 +1,4 @@
-"""Answers of the proxy's own: errors in the form that Ollama's have, empty ones, and those of the admin routes."""
+"""Responses of the proxy's own: errors, empty ones, and those of the admin routes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JSON: Final = "application/json; charset=utf-8"
 
 @record
 class Reply:
-    """What an admin route answers; `kind` is its Content-Type."""
+    """The response of an admin route; `kind` is its Content-Type."""
 
     status: int = 200
     body: bytes
@@ -27,23 +27,23 @@ class Reply:
 
 
 def json(document: object, status: int = 200, fields: Fields = ()) -> Reply:
-    """Give a reply of JSON."""
+    """Return a JSON response."""
     return Reply(status=status, body=orjson.dumps(document), fields=fields)
 
 
 def error(status: int, text: str, fields: Fields = ()) -> Reply:
-    """Give a reply that says in one line what is wrong."""
+    """Return an error with one line of text, as JSON."""
     return json({"error": text}, status, fields)
 
 
 def head(reply: Reply, now: float) -> ResponseHead:
-    """Give the head of an admin route's reply. `now` is Unix time."""
+    """Return the head of an admin route's response; `now` is Unix time in seconds."""
     length = (b"Content-Length", str(len(reply.body)).encode())
     return stream_head(reply.kind, now, (length, *reply.fields), reply.status)
 
 
 def stream_head(kind: str, now: float, fields: Fields, status: int = 200) -> ResponseHead:
-    """Give the head of an answer whose length is not said, unless `fields` say it. `now` is Unix time."""
+    """Return a head without a Content-Length, unless it is among `fields`; `now` is Unix time in seconds."""
     lines = (
         (b"Content-Type", kind.encode()),
         (b"Date", formatdate(now, usegmt=True).encode()),
@@ -54,7 +54,7 @@ def stream_head(kind: str, now: float, fields: Fields, status: int = 200) -> Res
 
 
 def reply(status: int, body: bytes, cache: CacheStatus, now: float, fields: Fields = ()) -> tuple[ResponseHead, bytes]:
-    """Return head and body of an error: JSON, or nothing where the body is empty. `now` is Unix time."""
+    """Return head and body of an error: JSON, or an empty body; `now` is Unix time in seconds."""
     kind = ((b"Content-Type", JSON.encode()),) if body else ()
     lines = (
         *kind,

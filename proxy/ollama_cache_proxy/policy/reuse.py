@@ -1,4 +1,4 @@
-"""What a client asks of the cache, and whether an entry may answer (RFC 9111, sections 4 and 5.2.1)."""
+"""Request directives, and whether an entry may answer a request (RFC 9111, sections 4 and 5.2.1)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ OWN_REQUEST_FIELDS: Final = frozenset({b"x-cache-ttl", b"x-cache-category", b"x-
 
 _CATEGORY: Final = re.compile(rb"[a-z0-9-]{1,32}")
 _MAX_NAMESPACE: Final = 128
+"""Bytes."""
 _SECONDS: Final = re.compile(rb"[0-9]{1,10}")
 
 
 @record
 class Directives:
-    """A request's directives. Times are whole seconds; `ttl` is None where the client left it to us.
+    """A request's directives. Times are whole seconds.
 
-    `ttl_ignored` says that X-Cache-TTL was sent but not understood or over the limit. `max-stale` is accepted and has
-    no effect, since nothing stale is ever served.
+    `max-stale` is accepted and has no effect, since nothing stale is ever served.
     """
 
     no_store: bool = False
@@ -32,7 +32,9 @@ class Directives:
     max_age: int | None = None
     min_fresh: int = 0
     ttl: int | None = None
+    """None where the client asks for no lifetime."""
     ttl_ignored: bool = False
+    """Whether X-Cache-TTL was sent, but is not a number or is over the limit."""
     category: str = ""
     namespace: str = ""
 
@@ -41,12 +43,12 @@ NO_DIRECTIVES: Final = Directives()
 
 
 def lasting(directives: Directives) -> bool:
-    """Whether an entry that answers now answers for as long as it is fresh."""
+    """Return whether an entry that is a hit now stays one for as long as it is fresh."""
     return not (directives.no_store or directives.no_cache) and directives.max_age is None and directives.min_fresh == 0
 
 
 def read_directives(fields: Fields, *, max_ttl: int) -> Directives:
-    """Read Cache-Control, Pragma and the three fields of our own.
+    """Return the directives in Cache-Control, Pragma and the three fields of our own.
 
     A directive whose argument is not a number is taken in its strictest sense (RFC 9111, section 4.2.1).
     """
@@ -72,7 +74,7 @@ _RELEVANT: Final = OWN_REQUEST_FIELDS | {b"cache-control", b"pragma"}
 
 
 def namespace(value: bytes) -> str:
-    """Give the namespace; a long one by its hash, since every entry names it."""
+    """Return the namespace in a field's value; of a long one its hash, since every entry has it."""
     return value.decode("latin-1") if len(value) <= _MAX_NAMESPACE else "sha256:" + sha256(value).hexdigest()
 
 
@@ -95,15 +97,15 @@ def _argument(given: list[bytes], name: bytes, *, strictest: int) -> int | None:
 
 @record
 class Hit:
-    """The entry answers. `age` and `ttl` (what is left of its lifetime) are whole seconds.
-
-    `estimated` says that the token count of a joined list is a sum with apportioned parts.
-    """
+    """The entry is the response."""
 
     entry: StoredResponse
     age: int
+    """Whole seconds."""
     ttl: int
+    """What is left of its lifetime, in whole seconds."""
     estimated: bool = False
+    """Whether the token count of a joined list is partly apportioned."""
 
 
 @record
@@ -114,7 +116,7 @@ class Forward:
 
 
 class Refuse(Enum):
-    """There is nothing to answer with, and the client does not want Ollama asked: 504 (section 5.2.1.7)."""
+    """No entry may be served, and the client does not want Ollama asked: 504 (section 5.2.1.7)."""
 
     ONLY_IF_CACHED = "only-if-cached"
 
@@ -123,9 +125,9 @@ Reuse: TypeAlias = Hit | Forward | Refuse
 
 
 def reuse(entry: StoredResponse | None, directives: Directives, now: float) -> Reuse:
-    """Decide whether `entry` may answer at Unix time `now`, in seconds.
+    """Return whether `entry` may be served at Unix time `now`, in seconds.
 
-    A clock that went backwards gives age 0, never a negative one.
+    Where the clock has gone back, the age is 0.
     """
     outcome = _freshness(entry, directives, now)
     if directives.only_if_cached and isinstance(outcome, Forward):

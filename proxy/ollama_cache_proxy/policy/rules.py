@@ -1,4 +1,4 @@
-"""The settings that decide about one exchange, as plain values."""
+"""The settings that an exchange depends on, as plain values."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from ollama_cache_proxy.policy.record import record
 
 @record
 class Rules:
-    """What an exchange follows. Sizes are bytes, times seconds. Defaults are those of service/settings.py.
-
-    `policies` holds what is set for an operation; `streams` says whether streams are recorded where their endpoint's
-    policy allows it, `paced` whether they are replayed at the pace they had. `linger` is how long an embeddings request
-    goes on after its last client left; `max_misses` bounds the misses of one model that are under way, None not at
-    all; `epoch` is part of every key; `guard_host` applies Ollama's Host rule, with this machine's `hostname` and
-    `local_addresses`.
-    """
+    """The rules of exchanges. Times are seconds. Defaults are those of service/settings.py."""
 
     policies: Mapping[str, Policy]
+    """The policies that are set, by operation."""
     streams: bool
+    """Whether streams are recorded where their endpoint's policy allows it."""
     paced: bool
+    """Whether streams are replayed at the pace that they were recorded at."""
 
     ttl_completion: int
     ttl_embedding: int
@@ -32,24 +28,30 @@ class Rules:
     max_list_bytes: int
     max_buffered_bytes: int
     max_misses: int | None
+    """How many misses of one model may be in flight; None for any number."""
     linger: float
+    """How long an embeddings request goes on after its last client has left."""
     epoch: str
+    """Part of every key."""
     guard_host: bool
+    """Whether Ollama's Host rule applies."""
     hostname: str
+    """This machine's name, for the Host rule."""
     local_addresses: frozenset[str]
+    """The addresses of its interfaces, for the Host rule."""
 
     def policy(self, endpoint: Endpoint) -> Policy | None:
-        """Give what holds for this endpoint; None where answers can never be reused."""
+        """Return the policy of an endpoint; None where its responses can never be reused."""
         return self.policies.get(endpoint.operation, endpoint.policy)
 
     def lifetime(self, endpoint: Endpoint) -> int:
-        """Give the freshness lifetime of this endpoint's answers, in seconds."""
+        """Return the freshness lifetime of an endpoint's responses, in seconds."""
         return self.ttl_embedding if is_embedding(endpoint) else self.ttl_completion
 
     def max_response_bytes(self, endpoint: Endpoint) -> int:
-        """Give the size up to which this endpoint's answers are kept, in bytes."""
+        """Return the size in bytes up to which an endpoint's responses are stored."""
         return self.max_list_bytes if is_embedding(endpoint) else self.max_entry_bytes
 
     def linger_seconds(self, endpoint: Endpoint) -> float:
-        """Give the seconds that a request nobody waits for any more goes on: vectors are worth finishing."""
+        """Return for how many seconds a flight without clients goes on: vectors are worth finishing."""
         return self.linger if is_embedding(endpoint) else 0.0

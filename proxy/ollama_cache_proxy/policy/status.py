@@ -1,4 +1,4 @@
-"""Why an answer came from where it came: the closed vocabulary of header, metric and log.
+"""Where a response came from, and why: the closed vocabulary of header, metric and log.
 
 `FwdReason` is RFC 9211, section 2.2; `Detail` is ours, and shows as the `detail` parameter (section 2.7).
 """
@@ -14,7 +14,7 @@ CACHE_NAME: Final = "ollama-cache-proxy"
 
 
 class Result(StrEnum):
-    """What `X-Cache` says and what the counters count."""
+    """How the cache handled a request: the value of `X-Cache`, and a label of the metrics."""
 
     HIT = "HIT"
     MISS = "MISS"
@@ -36,7 +36,7 @@ class Detail(StrEnum):
     meaning: str
 
     def __new__(cls, value: str, meaning: str) -> Self:
-        """Make a member that is the text of header, metric and log."""
+        """Make a member whose value is the text in header, metric and log."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -44,13 +44,13 @@ class Detail(StrEnum):
 
     # bypass: by what the request is
     ENDPOINT = "endpoint", "responses of this endpoint are never reused"
-    SPELLING = "target-spelling", "the path is spelled otherwise, or has a query"
+    SPELLING = "target-spelling", "the path is not spelled exactly as Ollama's, or has a query"
     OPT_IN = "opt-in", "the endpoint's policy is `off`, as that of chats is by default: a setting turns it on"
-    STREAM = "stream", "a stream was asked for, or not declined, and `cache_streams` is off"
+    STREAM = "stream", "the response would be a stream, and `cache_streams` is off"
     CONTENT_ENCODING = "content-encoding", "the request's body is encoded"
-    RANGE = "range", "the request asks for a part"
+    RANGE = "range", "the request has a `Range`"
     COOKIE = "cookie", "the request carries cookies"
-    NO_STORE = "no-store", "the request said so, or the lifetime is 0"
+    NO_STORE = "no-store", "the request says `no-store`, or its lifetime is 0"
     TOO_LARGE = "request-too-large", "the body is over `max_request_bytes`"
     BUFFERS_FULL = "buffers-full", "the request or its response would take what is in memory over `max_buffered_bytes`"
     # bypass: by what its body is
@@ -61,7 +61,7 @@ class Detail(StrEnum):
     NUMBER = "number", "a number that not every parser reads exactly: large ones, and the integer -0"
     DEPTH = "depth", "more than 64 levels"
     NO_MODEL = "no-model", "no model is named"
-    NO_PROMPT = "no-prompt", "nothing is asked: this loads or unloads a model"
+    NO_PROMPT = "no-prompt", "there is no prompt: the request loads or unloads a model"
     KEEP_ALIVE = "keep-alive", "`keep_alive` unloads the model, or is not valid"
     ENCODING_FORMAT = "encoding-format", "`encoding_format` is not valid"
     FIELD_TYPE = "field-type", "a field has a type that Ollama will refuse, or that is not known here"
@@ -70,14 +70,14 @@ class Detail(StrEnum):
         "the endpoint's policy is `deterministic`, and there is neither a temperature of 0 nor a seed",
     )
     # bypass: by what the model is
-    REMOTE_MODEL = "remote-model", "another machine answers for this model"
-    NO_DIGEST = "no-digest", "what the model's name stands for is not known at the moment"
+    REMOTE_MODEL = "remote-model", "the model runs on another machine"
+    NO_DIGEST = "no-digest", "the model's digest is not known at the moment"
     # not stored
     STATUS = "status", "not stored: the response is not a 200"
     CONTENT_TYPE = "content-type", "not stored: the response is not JSON, or a stream not of JSON lines or events"
     RESPONSE_ENCODING = "response-encoding", "not stored: the response is encoded"
     SET_COOKIE = "set-cookie", "not stored: the response sets a cookie"
-    CACHE_CONTROL = "cache-control", "not stored: the response says so"
+    CACHE_CONTROL = "cache-control", "not stored: the response's `Cache-Control` forbids it"
     VARY = "vary", "not stored: the response depends on more than Origin"
     INCOMPLETE = "incomplete", "not stored: the response is not a finished completion"
     ANSWER_ERROR = "answer-error", "not stored: the response holds an error"
@@ -90,21 +90,21 @@ class Detail(StrEnum):
     STORE_UNAVAILABLE = "store-unavailable", "not stored: the store did not answer the lookup"
     READ_ONLY = "read-only", "not stored: the endpoint's policy is `read-only`"
     PURGED = "purged", "not stored: a purge that matches it began while Ollama answered"
-    # perhaps stored: that shows when a stream has ended
+    # perhaps stored: known when the stream has ended
     RECORDING = "recording", "a stream, stored if it ends as it should; log and metrics say if it did not"
     # stored, and not looked up
     WRITE_ONLY = "write-only", "stored, but not looked up: the endpoint's policy is `write-only`"
     # answered here
-    ONLY_IF_CACHED = "only-if-cached", "nothing fresh was stored, and Ollama was not to be asked: 504"
+    ONLY_IF_CACHED = "only-if-cached", "nothing fresh is stored, and the request says `only-if-cached`: 504"
     HOST = "host", "the Host is not allowed on a loopback listener: 403"
-    CLIENT_LEFT = "client-left", "the client closed before it was answered"
-    LOOP = "loop", "the request had been through this proxy before: 508"
+    CLIENT_LEFT = "client-left", "the client closed before it got a response"
+    LOOP = "loop", "the request has been through this proxy before: 508"
     BUSY = "busy", "`max_misses` requests for the model are in flight: 503, to be asked again after a second"
     BODY_TIMEOUT = "body-timeout", "no more of the request's body came within `body_timeout`: 408"
     # a field of ours with a value that is not understood
     TTL_IGNORED = "ttl-ignored", "`X-Cache-TTL` is not a number, or over `max_ttl`; the usual lifetime holds"
-    # of a list of embeddings
-    ITEMS = "items", "of a list some texts were known (`known=3; of=5`); only the others were asked of Ollama"
+    # lists of embeddings
+    ITEMS = "items", "some texts of a list were stored (`known=3; of=5`); Ollama was asked for the others only"
     ESTIMATED_USAGE = (
         "estimated-usage",
         "the token count of a joined list is apportioned by length where no text's own count is known",
@@ -113,23 +113,22 @@ class Detail(StrEnum):
 
 @record
 class CacheStatus:
-    """One member of the Cache-Status list.
-
-    `ttl` is in seconds, of a hit or of what is being stored. `known` and `of` count the texts of a list of which some
-    were known.
-    """
+    """One member of the Cache-Status list."""
 
     result: Result
     fwd: FwdReason | None = None
     stored: bool = False
     collapsed: bool = False
     ttl: int | None = None
+    """Seconds, of a hit or of what is being stored."""
     detail: Detail | None = None
     known: int = 0
+    """How many texts of a list were in the store."""
     of: int = 0
+    """How many texts the list has."""
 
     def render(self) -> bytes:
-        """Give the value of the field, as RFC 9211, section 2, orders its parameters."""
+        """Return the value of the field, with the parameters in the order of RFC 9211, section 2."""
         parts = [CACHE_NAME]
         if self.result is Result.HIT and self.fwd is None:
             parts.append("hit")
@@ -149,5 +148,5 @@ class CacheStatus:
 
 
 def bypass(detail: Detail) -> CacheStatus:
-    """Say that the cache had no part in the answer, and why."""
+    """Return the status of a bypass, for this reason."""
     return CacheStatus(result=Result.BYPASS, fwd=FwdReason.BYPASS, detail=detail)

@@ -1,4 +1,4 @@
-"""Whether an answer may be kept (RFC 9111, section 3, and what Ollama's own answers say of themselves)."""
+"""Whether a response may be stored: RFC 9111, section 3, and whether Ollama's response is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORBIDDEN: Final = frozenset({b"no-store", b"private", b"no-cache"})
 
 
 def storable(candidate: Candidate, head: ResponseHead, body: bytes) -> Storing:
-    """Decide on a complete response; `body` is all of it."""
+    """Return whether a complete response may be stored; `body` is all of its body."""
     detail = by_head(candidate, head)
     if detail is not None:
         return NotStorable(detail=detail)
@@ -32,7 +32,7 @@ def storable(candidate: Candidate, head: ResponseHead, body: bytes) -> Storing:
 
 
 def _embeddings(candidate: Candidate, document: dict[str, Any]) -> Storing:
-    """Judge a response with vectors: as many as there are inputs, and none empty."""
+    """Return whether a response has as many vectors as the request has inputs, and none of them empty."""
     endpoint = candidate.endpoint
     vectors = endpoint.dialect.vectors(document, endpoint.vectors)
     found = vectors.found
@@ -42,12 +42,12 @@ def _embeddings(candidate: Candidate, document: dict[str, Any]) -> Storing:
 
 
 def _is_vector(value: Any) -> bool:
-    """Return whether this is a vector: numbers, or the base64 text of some; never nothing."""
+    """Return whether this is a vector: a list, or base64 text, and not empty."""
     return isinstance(value, list | str) and bool(value)
 
 
 def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
-    """Give the reason not to keep the answer that its head shows, or None."""
+    """Return why the head forbids to store the response, or None."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in head.fields:
         if (low := name.lower()) in _JUDGED:
@@ -66,7 +66,7 @@ _JUDGED: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie",
 
 
 def _barred(head: ResponseHead, found: Collection[bytes]) -> Detail | None:
-    """Say which of the fields that were `found` forbids to keep the answer, or None."""
+    """Return which of the fields that were `found` forbids to store the response, or None."""
     rules = (
         (b"content-encoding" in found, Detail.RESPONSE_ENCODING),
         (b"set-cookie" in found, Detail.SET_COOKIE),

@@ -1,7 +1,7 @@
-"""Adding up what several processes have counted, so that it reads as if one had.
+"""Adding up the metrics of several processes, as if one process had counted everything.
 
-What was counted since the start must never go back, since Prometheus takes that for a new start and counts everything
-once more: so it outlives the process that counted it. What tells of a state goes with its process.
+A counter must never go back, since Prometheus takes that for a restart and counts everything once more: so it outlives
+the process that counted. A gauge ends with its process.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ class Across(Enum):
     """How the values of several processes become one."""
 
     TOTAL = "total"
-    """Counted since the start: added up, with those of processes that have ended."""
+    """Counters: added up, with those of processes that have ended."""
     SUM = "sum"
+    """Gauges, added up."""
     LEAST = "least"
+    """Gauges, of which the smallest counts."""
     MOST = "most"
+    """Gauges, of which the largest counts."""
 
 
 Sample: TypeAlias = tuple[str, Mapping[str, str], float]
@@ -27,7 +30,7 @@ Sample: TypeAlias = tuple[str, Mapping[str, str], float]
 Family: TypeAlias = tuple[str, str, Sequence[Sample]]
 """A name, the value of an Across, and samples; one name may come with several."""
 Snapshot: TypeAlias = Sequence[Family]
-"""What one process has counted; it can be JSON."""
+"""All metrics of one process; can be written as JSON."""
 
 _JOIN: Final[Mapping[Across, Callable[[float, float], float]]] = {
     Across.TOTAL: add,
@@ -38,7 +41,7 @@ _JOIN: Final[Mapping[Across, Callable[[float, float], float]]] = {
 
 
 def added(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Give one snapshot for several; samples keep the order in which they came first."""
+    """Return the sum of several snapshots; samples are in the order of their first appearance."""
     families: dict[tuple[str, str], dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for snapshot in snapshots:
         for family, across, samples in snapshot:
@@ -54,5 +57,5 @@ def added(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def lasting(snapshot: Snapshot) -> Snapshot:
-    """Give what is still true of a process that has ended."""
+    """Return the part of a snapshot that outlives its process."""
     return [family for family in snapshot if family[1] == Across.TOTAL.value]

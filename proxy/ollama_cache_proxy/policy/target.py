@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def split(target: str) -> tuple[str, str | None]:
-    """Give the target as an origin server expects it, and the authority of an absolute-form, which goes before Host."""
+    """Return the target in origin-form, and the authority of an absolute-form, which replaces Host; else None."""
     scheme, found, rest = target.partition("://")
     if not found or scheme.lower() not in ("http", "https"):
         return target, None

@@ -1,4 +1,4 @@
-"""The trace that a request is part of, as its `traceparent` field says (W3C Trace Context, level 1, section 3.2)."""
+"""The trace that a request is part of, from its `traceparent` field (W3C Trace Context, level 1, section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _FIRST: Final = b"00"
 
 
 def trace_id(fields: Fields) -> str:
-    """Give the trace id, 32 hexadecimal digits; empty where there is no valid field, or more than one.
+    """Return the trace id, 32 hexadecimal digits; empty where there is no valid field, or more than one.
 
-    A later version may have more parts, of which the first four mean the same.
+    A later version of the field may have more parts after the first four.
     """
     given = values(fields, b"traceparent")
     found = _PARENT.fullmatch(given[0]) if len(given) == 1 else None

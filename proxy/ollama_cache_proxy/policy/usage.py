@@ -1,8 +1,7 @@
-"""What Ollama says at the end of an answer of the work that it took: tokens, and its own durations.
+"""What the end of a response tells of Ollama's work: tokens, and Ollama's own durations.
 
-Ollama's own form says it last, in whole answers and in the last line of a stream alike; OpenAI's, Anthropic's and that
-of responses have a `usage` near the end. So the last bytes of an answer are enough, however it came: a chunk that
-passes is neither parsed nor held up.
+Ollama's own form has them last, in whole responses and in the last line of a stream; the other dialects have a `usage`
+near the end. So the last bytes of a response are enough: chunks that are relayed are neither parsed nor delayed.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from ollama_cache_proxy.policy.messages import ResponseHead, first
 _OK: Final = 200
 _HEAD: Final = 4096
 _TAIL: Final = 8192
+"""Bytes, as _HEAD."""
 _MAX_BYTES: Final = 2 * _TAIL
 _CHUNK_OVERHEAD: Final = 64
-"""Bytes that a chunk takes beside its own."""
+"""Bytes that a chunk takes beside its data."""
 _STREAMS: Final = frozenset({b"application/x-ndjson", b"text/event-stream"})
 _MODEL: Final = re.compile(rb'"model":"([^"\\]{1,300})"')
 _OUTPUT: Final = re.compile(
@@ -27,7 +27,7 @@ _OUTPUT: Final = re.compile(
 
 
 class Excerpt:
-    """What is kept of an answer while it passes: its first bytes and its last ones."""
+    """The first and the last bytes of a response, collected while it is relayed."""
 
     __slots__ = ("_head", "_parts", "_size")
 
@@ -37,7 +37,7 @@ class Excerpt:
         self._size = 0
 
     def add(self, chunk: bytes) -> None:
-        """Look at the next chunk; up to 16 KiB of memory are kept, in whatever pieces they come."""
+        """Add the next chunk; at most 16 KiB of memory are held, whatever the sizes of the chunks."""
         self._parts.append(chunk)
         self._size += len(chunk) + _CHUNK_OVERHEAD
         if self._size > _MAX_BYTES:
@@ -61,18 +61,18 @@ class Excerpt:
 
 
 def model(excerpt: Excerpt) -> str:
-    """Give the model's name as the answer has it; empty where it stands in no place that is looked at."""
+    """Return the model's name from the first or last bytes of a response; empty where it is not there."""
     found = _MODEL.search(excerpt.head) or _MODEL.search(excerpt.tail)
     return "" if found is None else found[1].decode("utf-8", "replace")
 
 
 def uses_model(endpoint: Endpoint) -> bool:
-    """Whether an endpoint has Ollama work with a model, on what its answers tell."""
+    """Return whether an endpoint makes Ollama work with a model."""
     return endpoint.kind is not Kind.NONE
 
 
 def streams_text(endpoint: Endpoint, head: ResponseHead) -> bool:
-    """Whether this is the head of a stream in which a model says something."""
+    """Return whether this is the head of a stream with output of a model."""
     if endpoint.kind not in (Kind.COMPLETION, Kind.CHAT) or head.status != _OK:
         return False
     kind = first(head.fields, b"content-type") or b""
@@ -80,5 +80,5 @@ def streams_text(endpoint: Endpoint, head: ResponseHead) -> bool:
 
 
 def has_output(chunk: bytes) -> bool:
-    """Whether a stream's chunk holds something of what the model says: text, thought, or the call of a tool."""
+    """Return whether a stream's chunk has output of the model: text, thinking, or a tool call."""
     return _OUTPUT.search(chunk) is not None

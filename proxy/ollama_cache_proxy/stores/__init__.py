@@ -1,1 +1,1 @@
-"""Where entries are kept: in memory, in Redis or Valkey (stores/redis/), in both (tiered.py)."""
+"""Stores of entries: memory, Redis or Valkey (stores/redis/), and both together (tiered.py)."""

@@ -1,13 +1,13 @@
-"""Entries to bytes and back.
+"""Encoding entries as bytes, and decoding them.
 
     "OCP1"  4 bytes      format and version
     crc     4 bytes      CRC-32 of all that follows
-    key     32 bytes     the entry's own key: a value under a wrong name is no entry
+    key     32 bytes     the entry's own key: a value under another name is not valid
     length  4 bytes      of the JSON that follows: everything but the chunks of a stream and the body
     JSON, chunks, body
 
-A value that is anything else decodes to None. Whoever can write to the store can write entries; the checks are against
-damage, not against them. A description is read without the body, and so without the CRC.
+Any other value decodes to None. The checks are against damage, not against an attacker: who can write to the store can
+write entries. A description is read without the body, and so without the CRC.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TYPES: Final = {
     for name, kind in get_type_hints(EntryMetadata).items()
     if name != "fingerprints"
 }
-"""What a description is made of: without the CRC, any of it may be of another type. Fingerprints are always checked."""
+"""The types of a description's fields, checked since there is no CRC; fingerprints are checked where they are read."""
 
 
 def encode(key: str, entry: StoredResponse) -> bytes:
-    """Give the bytes of an entry; `key` is in hexadecimal digits."""
-    about: dict[str, Any] = {  # listed once more, for the order on the wire: a loop over names takes a third longer
+    """Return an entry as bytes; `key` is in hexadecimal digits."""
+    about: dict[str, Any] = {  # listed for the order of members; a loop over names takes a third longer
         "status": entry.status,
         "reason": entry.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
         "fields": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in entry.fields],
@@ -57,7 +57,7 @@ def encode(key: str, entry: StoredResponse) -> bytes:
 
 
 def decode(key: str, value: bytes) -> StoredResponse | None:
-    """Give the entry, or None for a value that is damaged, of another version or of another key."""
+    """Return the entry; None for a value that is damaged, of another version, or of another key."""
     start = described_by(key, value)
     if not 0 < start <= len(value):
         return None
@@ -79,7 +79,7 @@ def decode(key: str, value: bytes) -> StoredResponse | None:
 
 
 def described_by(key: str, prefix: bytes) -> int:
-    """Say how many of a value's first bytes `decode_description` takes; 0 where they are none of this key's value."""
+    """Return how many first bytes of a value `decode_description` needs; 0 where it is no value of this key."""
     if len(prefix) < _HEAD.size:
         return 0
     magic, _, own, length = _HEAD.unpack_from(prefix)
@@ -87,9 +87,9 @@ def described_by(key: str, prefix: bytes) -> int:
 
 
 def decode_description(key: str, prefix: bytes, total: int) -> Description | None:
-    """Describe an entry by the first bytes of its value of `total` bytes.
+    """Return the description in the first bytes of a value of `total` bytes.
 
-    None where they are too few (see `described_by`), damaged, of another version or of another key.
+    None where they are too few (see `described_by`), damaged, of another version, or of another key.
     """
     start = described_by(key, prefix)
     if not 0 < start <= min(len(prefix), total):
@@ -109,7 +109,7 @@ def decode_description(key: str, prefix: bytes, total: int) -> Description | Non
 
 
 def _read(value: bytes, start: int) -> tuple[dict[str, Any], int] | None:
-    """Give what the JSON that ends at `start` says of an entry, and how many chunks it has."""
+    """Return the metadata in the JSON that ends at `start`, and how many chunks the entry has; None if invalid."""
     try:
         about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
         about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")

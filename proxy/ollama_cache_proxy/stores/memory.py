@@ -1,6 +1,6 @@
-"""The store of a machine without Redis: entries in this process, bounded by bytes, the least recently used leave.
+"""A store in this process, bounded in bytes; the least recently used entries are evicted.
 
-The hot tier before Redis is one of these too.
+It serves where there is no Redis, and as the hot tier in front of one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from ollama_cache_proxy.core.store_ports import Entries, KeyCount, Lookup, Looku
 from ollama_cache_proxy.policy.messages import Description, StoredResponse, described
 
 _ENTRY_BYTES: Final = 1024
-"""What an entry takes beside its own texts, in bytes: objects, and its places in the dictionaries."""
+"""Bytes that an entry takes beside its own text: objects, and places in dictionaries."""
 _FINGERPRINT_BYTES: Final = 128
+"""Bytes that a fingerprint takes beside its name."""
 _SHELF_LETTERS: Final = 2
-"""Letters of a key by which entries are shelved, so that a page looks at few of them."""
+"""First letters of the keys that share a shelf, so that a page has few of them to sort."""
 
 
 class MemoryStore:
@@ -62,11 +63,11 @@ class MemoryStore:
         """See store_ports.EntryStore."""
         if generation != self._generation:
             return False
-        kept = [self.add(key, entry) for key, entry in entries]  # all of them, also behind one that is too large
-        return all(kept)
+        added = [self.add(key, entry) for key, entry in entries]  # all of them, also after one that is too large
+        return all(added)
 
     def add(self, key: str, entry: StoredResponse) -> bool:
-        """Keep one entry, at the cost of those that were used least recently; False where it is too large."""
+        """Add one entry, and evict the least recently used ones; return False where it is too large."""
         size = _size(entry)
         if size > self._capacity:
             return False
@@ -84,7 +85,7 @@ class MemoryStore:
         return sum(self.drop(key) for key in keys) if generation == self._generation else 0
 
     async def page(self, cursor: str, limit: int) -> Page:
-        """See store_ports.EntryStore. Ordered by key; the cursor is the last key of the page before, or a text."""
+        """See store_ports.EntryStore. Ordered by key; the cursor is the last key of the page before, or any text."""
         await asyncio.sleep(0)
         found: list[Description] = []
         for key in self._keys_after(cursor):
@@ -95,7 +96,7 @@ class MemoryStore:
         return Page(entries=tuple(found), cursor=None)
 
     async def purge(self, matches: Matches) -> int:
-        """See store_ports.EntryStore. Lets others go on between shelves."""
+        """See store_ports.EntryStore. Yields to the event loop between shelves."""
         purged = 0
         for name in list(self._shelves):
             for key in list(self._shelves.get(name, ())):
@@ -119,7 +120,7 @@ class MemoryStore:
         return cleared
 
     def empty(self) -> None:
-        """Forget every entry."""
+        """Drop every entry."""
         self._entries.clear()
         self._shelves.clear()
         self.size = 0
@@ -129,8 +130,8 @@ class MemoryStore:
         self._expire()
         return KeyCount(keys=len(self._entries), age=0.0)
 
-    def tiers(self, *, asking: bool) -> tuple[Tier, ...]:  # noqa: ARG002 - nobody has to be asked
-        """See store_ports.StoreGauges. What has expired counts until somebody looks at it."""
+    def tiers(self, *, asking: bool) -> tuple[Tier, ...]:  # noqa: ARG002 - there is no one to ask
+        """See store_ports.StoreGauges. Expired entries count until they are next read."""
         return (Tier(name=self._name, entries=len(self._entries), size=self.size, evicted=self.evicted),)
 
     def breakers(self) -> Mapping[str, bool]:
@@ -143,7 +144,7 @@ class MemoryStore:
             self.drop(key)
 
     def drop(self, key: str) -> bool:
-        """Forget an entry; whether there was one."""
+        """Drop an entry; return whether there was one."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
@@ -184,7 +185,7 @@ class MemoryValues:
 
 
 def _size(entry: StoredResponse) -> int:
-    """Give what an entry takes, in bytes; names of models and operations are few, and shared."""
+    """Return the bytes that an entry takes, without the names of models and operations: those are few, and shared."""
     lines = sum(len(name) + len(value) for name, value in entry.fields)
     fingerprints = sum(_FINGERPRINT_BYTES + len(name) for name in entry.fingerprints)
     return len(entry.body) + len(entry.pieces) + len(entry.namespace) + lines + fingerprints + _ENTRY_BYTES

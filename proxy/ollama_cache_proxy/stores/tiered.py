@@ -1,8 +1,8 @@
-"""The hot tier: entries of a slower store that are held in this process too, as long as its changes are heard of.
+"""The hot tier: entries of a slower store that are also held in this process, while invalidations arrive.
 
-What is held is what the store holds: a change there is told (`forget`), and where changes can no longer be heard of
-(`sleep`) nothing is held until they can again (`wake`). An entry is taken in when it is read from the store, unless its
-key, or the generation, changed while it was being read.
+Every change in the store must be reported with `invalidate`. While invalidations may be lost (from `suspend` to
+`resume`) nothing is held. An entry is added when it is read from the store, unless its key, or the generation, changed
+during the read.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 
 _MAX_KEYS: Final = 4096
-"""Keys: a longer list of changes is not gone through."""
+"""Keys. A longer list of changes empties the tier; entries used beyond so many are not touched."""
 TOUCH_EVERY: Final = 1.0
-"""Seconds after which the store is told which entries were used: else it would let go of the best ones first."""
+"""Seconds after which the store is told which entries were used: else it would evict the most used ones first."""
 _GENERATION: Final = ""
-"""Stands among keys for the generation."""
+"""Stands for the generation in a set of keys."""
 
 
 class Front(Protocol):
-    """Where entries are held."""
+    """The fast store, in this process."""
 
     def held(self, key: str) -> StoredResponse | None: ...
     def add(self, key: str, entry: StoredResponse) -> bool: ...
@@ -36,11 +36,11 @@ class Back(EntryStore, Protocol):
     """The slower store."""
 
     async def touch(self, keys: Sequence[str], generation: str) -> None:
-        """Take these entries for used."""
+        """Mark these entries as used just now."""
 
 
 class TieredStore:
-    """See store_ports.EntryStore: `front` before `back`."""
+    """See store_ports.EntryStore. `front` is in front of `back`."""
 
     def __init__(self, front: Front, back: Back, *, tasks: Tasks) -> None:
         self._front = front
@@ -51,16 +51,16 @@ class TieredStore:
         self._holding = False
         self._generation: str | None = None
         self._reading: dict[int, set[str]] = {}
-        """For each lookup under way the keys that have not changed since it began; none when all have."""
+        """For each lookup in progress, by the id of its set: the keys that have not changed since it began."""
 
-    # What is heard of the store.
+    # Invalidation
 
     def resume(self) -> None:
-        """Hold entries from now on: every change will be told."""
+        """Hold entries from now on: every change will be reported."""
         self._holding = True
 
     def suspend(self) -> None:
-        """Hold nothing: changes may go unheard."""
+        """Drop all entries and hold none: changes may be missed."""
         self._holding = False
         if self._timer is not None:
             self._timer.cancel()
@@ -68,7 +68,7 @@ class TieredStore:
         self._invalidate_all()
 
     def invalidate(self, keys: Iterable[str] | None) -> None:
-        """Hold these entries no more, or none at all: they have changed, or the generation has."""
+        """Drop these entries, since they have changed; all of them for None, since the generation has."""
         keys = None if keys is None else list(keys)
         if keys is None or len(keys) > _MAX_KEYS:
             self._invalidate_all()
@@ -84,7 +84,7 @@ class TieredStore:
         for unchanged in self._reading.values():
             unchanged.clear()
 
-    # The store.
+    # The store
 
     def held(self, key: str) -> StoredResponse | None:
         """See store_ports.EntryStore."""
@@ -96,7 +96,7 @@ class TieredStore:
         return entry
 
     def _touch(self) -> None:
-        """Tell the store what was used since the last time."""
+        """Tell the store which entries were used since the last time."""
         self._timer = None
         used, self._used = list(self._used), set()
         if self._generation is not None:
@@ -116,14 +116,14 @@ class TieredStore:
         return found
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See store_ports.EntryStore. Only what is not held is asked for."""
+        """See store_ports.EntryStore. Only entries that are not held are asked for."""
         generation = self._generation
         held = {key: entry for key in keys if (entry := self.held(key)) is not None}
         missing = [key for key in keys if key not in held]
         if not missing:
             return Lookups(entries=tuple(held[key] for key in keys), generation=generation)
         found = await self._read(missing)
-        if held and found.generation != generation:  # what is held was of another one
+        if held and found.generation != generation:  # the held ones were of another
             if found.generation is not None:
                 self._invalidate_all()
             return await self._read(keys)
@@ -131,7 +131,7 @@ class TieredStore:
         return Lookups(entries=tuple(entries[key] for key in keys), generation=found.generation)
 
     async def _read(self, keys: Sequence[str]) -> Lookups:
-        """Read from the store, and hold what came, where it did not change meanwhile."""
+        """Return entries read from the store, and hold those that did not change meanwhile."""
         unchanged = self._watch(keys)
         try:
             found = await self._back.get_many(keys)
@@ -141,7 +141,7 @@ class TieredStore:
         return found
 
     def _watch(self, keys: Iterable[str]) -> set[str]:
-        """Give the keys, and the generation, from which those go that change from now on; nothing while asleep."""
+        """Return a set of the keys and the generation; those that change are removed. It is empty while suspended."""
         unchanged = {_GENERATION, *keys} if self._holding else set()
         self._reading[id(unchanged)] = unchanged
         return unchanged
@@ -149,7 +149,7 @@ class TieredStore:
     def _hold(
         self, generation: str | None, entries: Iterable[tuple[str, StoredResponse | None]], unchanged: set[str]
     ) -> None:
-        """Hold what was read and is unchanged, where it is of the generation that is held, or of the first to be."""
+        """Hold unchanged entries of the held generation; where there is none, theirs becomes the held one."""
         if generation is None or _GENERATION not in unchanged:
             return
         self._generation = self._generation or generation
@@ -162,9 +162,9 @@ class TieredStore:
         """See store_ports.EntryStore."""
         keys = [key for key, _ in entries]
         self.invalidate(keys)
-        kept = await self._back.put(entries, generation)
+        stored = await self._back.put(entries, generation)
         self.invalidate(keys)
-        return kept
+        return stored
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See store_ports.EntryStore."""

@@ -1,6 +1,6 @@
-"""The write buffer: entries on their way to a slower store, written a moment later, all at once, and found until then.
+"""The write buffer: entries that wait a moment to be written to a slower store together; lookups find them meanwhile.
 
-Written one by one, at once, each would cost the next request the time of its write.
+Written one by one and immediately, each would delay the next request by the time of its write.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from ollama_cache_proxy.policy.messages import StoredResponse
 
 MOMENT: Final = 0.002
-"""Seconds for which entries wait for others."""
+"""Seconds for which entries wait for more."""
 
 
 class WriteBuffer:
@@ -25,15 +25,15 @@ class WriteBuffer:
         self._removed: asyncio.Event | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is on its way."""
+        """Return whether any entry is waiting or being written."""
         return bool(self._entries)
 
     def get(self, name: str) -> StoredResponse | None:
-        """Return an entry that is on its way."""
+        """Return an entry that is waiting or being written, or None."""
         return self._entries.get(name)
 
     async def add(self, entries: Mapping[str, StoredResponse]) -> None:
-        """Hold entries until the moment to write them, then return: the caller writes and removes them."""
+        """Hold entries, and wait until they are to be written; then the caller writes and removes them."""
         self._entries.update(entries)
         if self._moment is None:
             self._moment = asyncio.Event()
@@ -41,7 +41,7 @@ class WriteBuffer:
         await self._moment.wait()
 
     def remove(self, entries: Mapping[str, StoredResponse]) -> None:
-        """Let go of entries that are written, or will not be; a newer one of the same name stays."""
+        """Remove entries that are written, or will not be; a newer one of the same name stays."""
         for name, entry in entries.items():
             if self._entries.get(name) is entry:
                 del self._entries[name]
@@ -49,13 +49,13 @@ class WriteBuffer:
             self._removed.set()
 
     def discard(self) -> None:
-        """Find none of them any more: another process has deleted what it meant. They are written all the same."""
+        """Drop all entries, since another process has deleted theirs. They are still written."""
         self._entries.clear()
         if self._removed is not None:
             self._removed.set()
 
     async def flush(self, within: float) -> None:
-        """Have written at once what is here now, and wait for that up to `within` seconds."""
+        """Let what is here now be written without delay, and wait for that up to `within` seconds."""
         names = set(self._entries)
         self._release()
         with suppress(TimeoutError):

@@ -133,7 +133,7 @@ async def test_misses_of_a_model_past_their_bound_are_told_to_come_again(simulat
         refused = await post(proxy.url, GENERATE | {"prompt": "other"})
         assert (refused.status, refused.field("Retry-After"), refused.field("X-Cache")) == (503, "1", "BYPASS")
         assert refused.field("Cache-Status") == "ollama-cache-proxy; detail=busy"
-        assert json.loads(refused.body) == {"error": "1 requests for this model are under way (max_misses)"}
+        assert json.loads(refused.body) == {"error": "1 requests for this model are in flight (max_misses)"}
         assert (await post(proxy.url, GENERATE | {"prompt": "known"})).field("X-Cache") == "HIT"
         elsewhere = asyncio.create_task(post(proxy.url, {"model": "all-minilm", "input": "a"}, "/api/embed"))
         await until(lambda: proxy.running.exchanges.waiting == 3)

@@ -1,4 +1,4 @@
-"""The wire forms that Ollama's endpoints speak, one module each; `dialect.py` says what each module tells.
+"""The wire forms that Ollama's endpoints speak, one module each; `dialect.py` is their Protocol.
 
-A row of `policy/endpoints.py` names its dialect. Nothing outside this folder asks which one it is.
+A row of `policy/endpoints.py` names its dialect. Nothing outside this folder tests which one it is.
 """

@@ -64,8 +64,8 @@ def stream(body: bytes) -> Storing:
     return _storable(deltas[-1].get("usage"))
 
 
-def _storable(told: Any) -> Storable:
-    return Storable(prompt_tokens=count(told, "input_tokens"), output_tokens=count(told, "output_tokens"))
+def _storable(figures: Any) -> Storable:
+    return Storable(prompt_tokens=count(figures, "input_tokens"), output_tokens=count(figures, "output_tokens"))
 
 
 def ends(chunk: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What a dialect tells of a response, and what all of them read alike."""
+"""The Protocol of dialects, its values, and what several dialects share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
 
 Text: TypeAlias = bytes | memoryview
-"""What is large is not copied on its way from an entry into a response."""
+"""JSON text of a vector; a memoryview saves a copy from an entry into a response."""
 
 
 @record
 class Storable:
-    """The response may be stored. Token counts are None where it does not tell them."""
+    """The response may be stored. Token counts are None where it has none."""
 
     prompt_tokens: int | None
     output_tokens: int | None
@@ -35,21 +35,21 @@ Storing: TypeAlias = Storable | NotStorable
 
 @record
 class Usage:
-    """Tokens, and the seconds that Ollama spent on each part; None where it did not say.
-
-    `prompt_seconds` went into reading the prompt, `output_seconds` into writing, `load_seconds` into loading the model.
-    """
+    """Ollama's work for one response. Each figure is None where the response does not have it."""
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     prompt_seconds: float | None = None
+    """For reading the prompt."""
     output_seconds: float | None = None
+    """For writing the output."""
     load_seconds: float | None = None
+    """For loading the model."""
 
 
 @record
 class Vectors:
-    """The vectors of an embeddings response, not yet judged, and its token count, None where it is not told."""
+    """The vectors of an embeddings response, not yet checked, and its token count, None where it has none."""
 
     found: Any
     prompt_tokens: int | None
@@ -57,11 +57,14 @@ class Vectors:
 
 @record
 class Measures:
-    """What a list's response tells beside its vectors: prompt tokens, and durations in nanoseconds, 0 where untold."""
+    """What the response to a list has beside its vectors."""
 
     tokens: int
+    """Prompt tokens."""
     total_duration: int = 0
+    """Nanoseconds; 0 where the response has none."""
     load_duration: int = 0
+    """Likewise."""
 
 
 class ListForm(Protocol):
@@ -73,43 +76,44 @@ class ListForm(Protocol):
 
     @property
     def begin(self) -> bytes:
-        """What stands in the place of all vectors but the last one's end, so that the rest reads as JSON."""
+        """What replaces everything up to the end of the last vector, so that the rest can be read as JSON."""
 
     def tokens(self, document: dict[str, Any]) -> Any:
-        """Return the token count that a response tells; raises KeyError or TypeError where it tells none."""
+        """Return the token count of a response. Raises KeyError or TypeError where it has none."""
 
     def rendered(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> bytes:
         """Return the whole response; `model` is a JSON string, each vector JSON text."""
 
 
 class Dialect(Protocol):
-    """One wire form; its modules are the implementations.
-
-    `STREAM_TYPE` is the media type of its streams, `CREDENTIALS` are the request fields, in lower case, by which
-    whoever asks is known, `LISTS` is how it writes lists of vectors, None where it has none.
-    """
+    """One wire form; the modules of this folder implement it."""
 
     @property
-    def STREAM_TYPE(self) -> bytes: ...  # noqa: N802 - a module's constant
+    def STREAM_TYPE(self) -> bytes:  # noqa: N802 - a module's constant
+        """The media type of its streams."""
+
     @property
-    def CREDENTIALS(self) -> tuple[bytes, ...]: ...  # noqa: N802 - likewise
+    def CREDENTIALS(self) -> tuple[bytes, ...]:  # noqa: N802 - likewise
+        """The request fields that carry credentials, in lower case."""
+
     @property
-    def LISTS(self) -> ListForm | None: ...  # noqa: N802 - likewise
+    def LISTS(self) -> ListForm | None:  # noqa: N802 - likewise
+        """How it writes lists of vectors; None where it has none."""
 
     def whole(self, document: dict[str, Any]) -> Storing:
-        """Judge the whole response of a completion or a chat, which has no error in it."""
+        """Return whether a whole completion or chat may be stored; it has no `error`."""
 
     def vectors(self, document: dict[str, Any], member: str) -> Vectors:
-        """Return the vectors that stand in this member of a response."""
+        """Return the vectors in this member of a response."""
 
     def stream(self, body: bytes) -> Storing:
-        """Judge a stream that has ended; `body` is all of it."""
+        """Return whether a stream that has ended may be stored; `body` is all of it."""
 
     def ends(self, chunk: bytes) -> bool:
-        """Return whether this is the last chunk of a stream: some clients leave when they have read that."""
+        """Return whether this is the last chunk of a stream: some clients leave after that one."""
 
     def usage(self, tail: bytes) -> Usage | None:
-        """Return what the last bytes of a complete response tell of the work it took; None where they tell nothing."""
+        """Return the usage from the last bytes of a complete response; None where there is none."""
 
     def error(self, status: int, message: str) -> bytes:
         """Return the body of an error of the proxy's own."""
@@ -123,7 +127,7 @@ _EMPTY: Final = Usage()
 
 
 def objects(parts: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Return JSON objects; an empty list where one of the parts is none."""
+    """Return the JSON objects in `parts`; an empty list where one of them is no object."""
     try:
         read = [orjson.loads(part) for part in parts]
     except orjson.JSONDecodeError:
@@ -149,7 +153,7 @@ def events(body: bytes) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def last_event(chunk: bytes) -> bytes:
-    """Return the name of the event that a chunk ends with; empty where it ends within one."""
+    """Return the name of the event with which a chunk ends; empty where it ends inside of one."""
     if not chunk.endswith(b"\n\n"):
         return b""
     name, _, _ = chunk[:-2].rpartition(b"\n\n")[2].partition(b"\n")
@@ -157,20 +161,20 @@ def last_event(chunk: bytes) -> bytes:
 
 
 def member(document: Any, name: str) -> Any:
-    """Return a member, None where there is none."""
+    """Return a member of an object; None where there is none."""
     return document.get(name) if isinstance(document, dict) else None
 
 
 def count(document: Any, name: str) -> int | None:
-    """Return a member that counts something; None where there is none, or it is no count."""
+    """Return a member that is a count; None where there is none, or it is something else."""
     value = document.get(name) if isinstance(document, dict) else None
     return value if type(value) is int and value >= 0 else None
 
 
 def usage_in(tail: bytes, prompt: str, output: str) -> Usage | None:
-    """Return what the last `usage` tells in these members.
+    """Return the tokens in these members of the last `usage`.
 
-    In the text that a model writes no such name can stand: there its quotes are escaped.
+    A model's own text cannot contain that name, since quotes are escaped there.
     """
     at = tail.rfind(_USAGE)
     if at < 0:
@@ -180,9 +184,9 @@ def usage_in(tail: bytes, prompt: str, output: str) -> Usage | None:
 
 
 def object_at(text: bytes) -> dict[str, Any]:
-    """Return the object that a text begins with, whatever follows; empty where there is none."""
+    """Return the JSON object with which a text begins, whatever follows; empty where there is none."""
     try:
-        found = orjson.loads(text)  # mostly nothing follows, and this is quicker
+        found = orjson.loads(text)  # mostly nothing follows, and this is faster
     except orjson.JSONDecodeError:
         pass
     else:
@@ -195,5 +199,5 @@ def object_at(text: bytes) -> dict[str, Any]:
 
 
 def unless_empty(usage: Usage) -> Usage | None:
-    """Return what is told, None where that is nothing."""
+    """Return the usage; None where it has no figures."""
     return None if usage == _EMPTY else usage

@@ -1,4 +1,4 @@
-"""Ollama's own form (`api/types.go`): JSON objects, streams of a line each, `done` in the last one."""
+"""Ollama's own form (`api/types.go`): JSON objects; streams have one on each line, with `done` in the last one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CREDENTIALS: Final = (b"authorization",)
 _COMPLETE: Final = frozenset({"stop", "length"})
 _MEASURED: Final = b'"total_duration":'
 _A_SECOND: Final = 1e9
-"""In nanoseconds, as Go gives durations."""
+"""In nanoseconds, the unit of Go's durations."""
 
 
 def whole(document: dict[str, Any]) -> Storing:
@@ -62,7 +62,7 @@ def stream(body: bytes) -> Storing:
 
 def ends(chunk: bytes) -> bool:
     """See Dialect."""
-    if b'"done":true' not in chunk:  # which may also stand in a tool's arguments
+    if b'"done":true' not in chunk:  # which may also be in the arguments of a tool call
         return False
     last = objects((chunk.rstrip(b"\n").rpartition(b"\n")[2],))
     return bool(last) and last[0].get("done") is True
@@ -71,7 +71,7 @@ def ends(chunk: bytes) -> bool:
 def usage(tail: bytes) -> Usage | None:
     """See Dialect. Read from `api.Metrics`, in which what is zero is left out.
 
-    In the text that a model writes no such name can stand: there its quotes are escaped.
+    A model's own text cannot contain that name, since quotes are escaped there.
     """
     at = tail.rfind(_MEASURED)
     if at < 0:
@@ -115,9 +115,9 @@ class _Lists:
             (b"load_duration", measures.load_duration),
             (b"prompt_eval_count", measures.tokens),
         )
-        told = b"".join(b',"%b":%d' % (name, number) for name, number in numbers if number)  # Go's omitempty
+        figures = b"".join(b',"%b":%d' % (name, number) for name, number in numbers if number)  # Go's omitempty
         rows = [part for text in vectors for part in (text, b",")]
-        return b"".join((b'{"model":%b,"embeddings":[' % model, *rows[:-1], b"]%b}" % told))
+        return b"".join((b'{"model":%b,"embeddings":[' % model, *rows[:-1], b"]%b}" % figures))
 
 
 LISTS: Final = _Lists()

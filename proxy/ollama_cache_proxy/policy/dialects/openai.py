@@ -61,7 +61,7 @@ def stream(body: bytes) -> Storing:
 
 
 def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
-    """Judge a response, whole or in parts: it has an end, and one that is no accident."""
+    """Return whether a response, whole or in parts, may be stored: it has one end, and a regular one."""
     reasons = [
         member(choice, "finish_reason")
         for document in documents
@@ -70,8 +70,8 @@ def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
     ]
     if not reasons or reasons[-1] not in _FINISHED or any(reason is not None for reason in reasons[:-1]):
         return INCOMPLETE
-    told = [usage for document in documents if (usage := document.get("usage")) is not None]
-    last = told[-1] if told else None  # CompleteWriter puts zeros into every part but the last
+    usages = [usage for document in documents if (usage := document.get("usage")) is not None]
+    last = usages[-1] if usages else None  # CompleteWriter puts zeros into every part but the last
     return Storable(prompt_tokens=count(last, "prompt_tokens"), output_tokens=count(last, "completion_tokens"))
 
 
@@ -104,8 +104,8 @@ class _Lists:
     def rendered(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> bytes:
         """See ListForm."""
         rows = [part for at, text in enumerate(vectors) for part in (_ROW_BEGINS, text, b',"index":%d}' % at, b",")]
-        told = b'{"prompt_tokens":%d,"total_tokens":%d}' % (measures.tokens, measures.tokens)
-        return b"".join((b'{"object":"list","data":[', *rows[:-1], b'],"model":%b,"usage":%b}\n' % (model, told)))
+        figures = b'{"prompt_tokens":%d,"total_tokens":%d}' % (measures.tokens, measures.tokens)
+        return b"".join((b'{"object":"list","data":[', *rows[:-1], b'],"model":%b,"usage":%b}\n' % (model, figures)))
 
 
 _ROW_BEGINS: Final = b'{"object":"embedding","embedding":'

@@ -31,8 +31,8 @@ def whole(document: dict[str, Any]) -> Storing:
     """See Dialect."""
     if document.get("object") != "response" or document.get("status") != "completed":
         return INCOMPLETE
-    told = document.get("usage")
-    return Storable(prompt_tokens=count(told, "input_tokens"), output_tokens=count(told, "output_tokens"))
+    figures = document.get("usage")
+    return Storable(prompt_tokens=count(figures, "input_tokens"), output_tokens=count(figures, "output_tokens"))
 
 
 def vectors(_document: dict[str, Any], _member: str) -> Vectors:

@@ -1,6 +1,6 @@
-"""How many entries there are: counted exactly where that is little work, else looked through in the background.
+"""How many entries there are: counted exactly where that is little work, else by a scan in the background.
 
-In between, a count of many is corrected by how the database has grown or shrunk, which one command tells.
+Between two scans, the count is corrected by how much the database has grown or shrunk, which one command tells.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from ollama_cache_proxy.stores.redis.scan import Scan
 _EXACT_UP_TO: Final = 10_000
 """Entries."""
 _RECOUNT: Final = 30.0
-"""Seconds for which a count, corrected, is good enough for who asks; it is made anew after half of them."""
+"""Seconds for which a corrected count is good enough for a client; after half of them it is made anew."""
 _COUNT_LASTS: Final = 300.0
-"""Seconds for which it is good enough for who only watches."""
+"""Seconds for which it is good enough for gauges."""
 _RECOUNTED_WITHIN: Final = 0.02
-"""Seconds for which a new count is waited for where there is an old one."""
+"""Seconds to wait for a new count where there is an old one."""
 
 
 @record
 class _Count:
-    """What a look at every name found: the entries of `generation`, and how many names of others there were.
-
-    `others` is None where entries of other generations were among them: those go. `at` is monotonic time.
-    """
+    """The result of a scan of all names."""
 
     generation: str
     keys: int
+    """Entries of the generation."""
     others: int | None
+    """Names that are no entries; None where there were entries of other generations, which are being removed."""
     at: float
+    """Monotonic time, in seconds."""
 
     def corrected(self, size: int) -> int:
-        """How many entries there are when the database has grown or shrunk to `size` names."""
+        """Return the count for a database that has grown or shrunk to `size` names."""
         return self.keys if self.others is None else max(0, size - self.others)
 
 
@@ -57,9 +57,9 @@ class EntryCount:
         self._counting: asyncio.Task[None] | None = None
 
     async def read(self) -> KeyCount | None:
-        """Return the count, None where the server failed.
+        """Return the count; None where the server failed.
 
-        Exact where that is found at once; else what the last look at every name found, corrected, with the look's age.
+        It is exact where a short scan is enough; else that of the last full scan, corrected, with its age.
         """
         found = await self._guard.read("count", lambda: self._scan.count(_EXACT_UP_TO), None, within=WRITE_WITHIN)
         if found is None:
@@ -80,7 +80,7 @@ class EntryCount:
     def estimate(self, size: int) -> int | None:
         """Return how many entries a database of `size` names has, as far as that is known without asking.
 
-        A count that is old is made anew, for the next time.
+        An old count is made anew, for the next call.
         """
         count = self._last()
         if count is None or self._clock.monotonic() - count.at > _COUNT_LASTS:
@@ -88,17 +88,17 @@ class EntryCount:
         return None if count is None else count.corrected(size)
 
     def cleared(self) -> None:
-        """Note that the current generation has just begun."""
+        """Note that the current generation has just begun, without entries."""
         self._count = _Count(generation=self._generation.seen, keys=0, others=None, at=self._clock.monotonic())
 
     def recount(self) -> asyncio.Task[None]:
-        """Look at every name in the background, unless that is being done."""
+        """Start a scan of all names in the background, unless one is running; return its task."""
         if self._counting is None or self._counting.done():
             self._counting = self._tasks.spawn(self._count_all(), "count entries", endless=True)
         return self._counting
 
     async def recount_after_removal(self) -> None:
-        """Look at every name in the background, behind a look under way: that may have seen what is gone."""
+        """Start a scan after the one that is running, which may have counted entries that are gone."""
         if self._counting is not None:
             await asyncio.wait({self._counting})
         self.recount()

@@ -13,17 +13,17 @@ from ollama_cache_proxy.stores.redis.key_layout import entry_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 
 _SMALL: Final = 65_536
-"""Bytes of an entry that goes over the lane."""
+"""Bytes up to which an entry is written over the lane."""
 _ENTRIES_PER_COMMAND: Final = 64
-"""Entries that one round trip writes."""
+"""Entries in one pipeline."""
 _WRITERS: Final = 8
-"""Round trips at a time."""
+"""Pipelines at a time."""
 _MAX_WAITING: Final = 128 * 1024 * 1024
-"""Bytes that wait for their turn."""
+"""Bytes of entries that may wait for their turn."""
 
 
 class EntryWriter:
-    """Writes encoded entries for their lifetimes."""
+    """Writes entries, which expire after their lifetimes."""
 
     def __init__(self, client: RedisClient, guard: Guard, *, observe: Observer) -> None:
         self._pool = client.pool
@@ -34,7 +34,7 @@ class EntryWriter:
         self._waiting = 0
 
     async def write(self, entries: Entries, generation: str) -> bool:
-        """Wait for a turn and write; whether all were written. Over too many waiting bytes they are dropped."""
+        """Wait for a turn and write; return whether all were written. Too many waiting bytes: they are dropped."""
         values = [(entry_name(generation, key), encode(key, entry), entry.lifetime) for key, entry in entries]
         size = sum(len(value) for _, value, _ in values)
         if self._waiting + size > _MAX_WAITING:

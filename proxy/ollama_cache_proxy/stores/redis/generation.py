@@ -1,8 +1,8 @@
-"""The generation of entries: a random token in the store, and a part of each entry's name. A clear is a new one.
+"""The generation of entries: a random token in the store, and a part of each entry's name. A clear replaces it.
 
-A lookup reads generation and entries in one command, with the generation that this process saw last; where that is no
-longer the current one it looks again. A generation that is absent (a new Redis, an eviction), or no token of ours, is
-replaced by a new one: that costs misses and revives nothing.
+A lookup reads the generation and the entries in one command, under the generation that this process read last; if that
+is not the current one, it reads again. A generation that is absent (a new Redis, an eviction) or not a valid token is
+replaced: that costs misses, and never brings an old entry back.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from ollama_cache_proxy.stores.redis.key_layout import GENERATION, entry_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 
 LONGEST_LOOKUP: Final = 1.0
-"""Seconds."""
+"""Seconds for a lookup of several commands."""
 _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
 _BYTES: Final = 16
+"""Bytes of a token."""
 _KEYS_PER_COMMAND: Final = 64
 """Entries that one command reads."""
 _TRIES: Final = 3
+"""Attempts to read entries under the current generation."""
 
 
 class Generation:
@@ -34,10 +36,10 @@ class Generation:
     def __init__(self, client: RedisClient) -> None:
         self._pool = client.pool
         self._lane = client.lane
-        self.seen = secrets.token_hex(_BYTES)  # nobody's: even an empty text in the store is no token that was seen
+        self.seen = secrets.token_hex(_BYTES)  # equals no token in the store, not even an empty one
 
     async def lookup(self, keys: Sequence[str], within: float = READ_WITHIN) -> tuple[str, list[bytes | None]]:
-        """Return the current generation and the values of its entries; one command, unless it is new to us."""
+        """Return the current generation and the values of its entries; one command, unless it has changed."""
         if len(keys) <= _KEYS_PER_COMMAND:
             seen = self.seen
             names = [entry_name(seen, key) for key in keys]
@@ -52,7 +54,7 @@ class Generation:
         return (await self.lookup(()))[0]
 
     async def replace(self) -> str:
-        """Begin a new generation; return the one before, empty where there was none of ours."""
+        """Begin a new generation; return the old one, empty where there was no valid one."""
         fresh = secrets.token_hex(_BYTES)
         try:
             old = await self._pool.set(GENERATION, fresh, get=True)
@@ -64,14 +66,14 @@ class Generation:
         return "" if old is None else old.decode("latin-1")
 
     async def _lookup_in_steps(self, keys: Sequence[str]) -> tuple[str, list[bytes | None]]:
-        """Look in as many commands as it takes: the list is long, or the generation is new to us."""
+        """Look up with several commands: the list is long, or the generation has changed."""
         for _ in range(_TRIES):
             seen = self.seen
             names = [entry_name(seen, key) for key in keys]
             current, *values = await self._lane.ask(
                 "MGET", GENERATION, *names[:_KEYS_PER_COMMAND], within=LONGEST_LOOKUP
             )
-            if current is None or _TOKEN.fullmatch(current) is None:  # none, or no token of ours: it could come again
+            if current is None or _TOKEN.fullmatch(current) is None:  # absent or invalid: it could come back
                 try:
                     current = await self._renewed()
                 except WatchError:
@@ -87,7 +89,7 @@ class Generation:
         return self.seen, [None] * len(keys)
 
     async def _renewed(self) -> bytes:
-        """Begin a generation unless somebody just has; gives the current one. Raises WatchError where it changes."""
+        """Begin a generation unless another process just has; return the current one. Raises WatchError on a race."""
         async with self._pool.pipeline() as pipeline:
             await pipeline.watch(GENERATION)
             current: bytes | None = await pipeline.get(GENERATION)
@@ -100,7 +102,7 @@ class Generation:
             return fresh.encode()
 
     async def _remove_foreign(self, error: ResponseError) -> None:
-        """Remove what is not of the type that a generation is of; raises any other error again."""
+        """Remove a generation that is of another type in Redis; raises any other error again."""
         if not str(error).startswith("WRONGTYPE"):
             raise error
         await self._pool.unlink(GENERATION)

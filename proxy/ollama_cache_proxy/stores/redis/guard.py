@@ -1,6 +1,6 @@
-"""The one boundary between the store and a server that may fail: deadline, breaker, health, and a fact of each call.
+"""The boundary between the store and a server that may fail: deadlines, breakers, health, and a fact for each call.
 
-Reads and writes have a breaker each: a server that is full, or a replica, still answers lookups.
+Reads and writes have a breaker each: a server that is full, or a replica, still serves lookups.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ollama_cache_proxy.policy.breaker import Breaker
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 
 READ_WITHIN: Final = 0.3
+"""Seconds."""
 WRITE_WITHIN: Final = 2.0
-"""Seconds, as those above: also for what reads a lot, and that no request waits for."""
+"""Seconds; also for large reads that no request waits for."""
 _FAILURES_IN_A_ROW: Final = 5
 _PAUSE: Final = 1.0
-"""Seconds between two tries while a breaker is open."""
+"""Seconds between two attempts while a breaker is open."""
 
 T = TypeVar("T")
 
 
 class Guard:
-    """Runs operations; none of them raises for a fault of the server.
+    """Runs operations; none of them raises when the server fails.
 
-    `name` says in log and health which server this is, without its password. `timed_out` is called where a deadline has
-    passed.
+    `name` is the server's in log and health, without its password. `timed_out` is called when a deadline has passed.
     """
 
     def __init__(self, *, name: str, clock: Clock, observe: Observer, timed_out: Callable[[], None]) -> None:
@@ -46,15 +46,15 @@ class Guard:
     async def read(
         self, name: str, operation: Callable[[], Awaitable[T]], fallback: T, *, within: float = READ_WITHIN
     ) -> T:
-        """Run an operation that changes nothing, for up to `within` seconds."""
+        """Run a reading operation for up to `within` seconds; return its result, `fallback` where it failed."""
         return await self.run(Part.STORE, name, partial(_limited, within, operation), fallback)
 
     async def write(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:
-        """Run an operation that changes something; None where it failed."""
+        """Run a writing operation; return its result, None where it failed."""
         return await self.run(Part.STORE_WRITES, name, partial(_limited, WRITE_WITHIN, operation), None)
 
     async def run(self, part: Part, name: str, operation: Callable[[], Awaitable[T]], fallback: T) -> T:
-        """Run one operation, bounded in time by itself, within its part's breaker; a failure is the fallback."""
+        """Run an operation that has its own deadline; return `fallback` where it failed or the breaker is open."""
         breaker = self.reads if part is Part.STORE else self.writes
         begun = self._clock.monotonic()
         if not breaker.allows(begun):
@@ -77,7 +77,7 @@ class Guard:
 
     def _report_health(self, part: Part, *, well: bool, reason: str = "") -> None:
         if part is Part.STORE_WRITES and not well and self._well.get(Part.STORE) is False:
-            return  # said already
+            return  # the fault is reported already
         known = self._well.get(part)
         self._well[part] = well
         if known is well or (known is None and part is Part.STORE_WRITES and well):
@@ -91,7 +91,7 @@ async def _limited(seconds: float, operation: Callable[[], Awaitable[T]]) -> T:
 
 
 def _error_name(error: BaseException) -> str:
-    """Name an error without its text, which can hold an address with a password; Redis's own first word is safe."""
+    """Return the name of an error without its text, which may contain a password; Redis's first word is safe."""
     if type(error) is ResponseError:
         word = str(error).split(" ", 1)[0].strip(":")
         return word if word.isupper() and word.isalpha() else "ERR"

@@ -1,7 +1,7 @@
-"""What changes in Redis, as Redis itself tells it: client-side caching in broadcasting mode (CLIENT TRACKING … BCAST).
+"""Invalidation messages of Redis: client-side caching in broadcasting mode (CLIENT TRACKING … BCAST).
 
-One connection hears of every change of an entry or the generation, by whomever: a store, a clear, a deletion, an
-expiry, an eviction, FLUSHALL. When that connection is lost, or silent for too long, changes may have gone unheard.
+One connection gets a message for every change of an entry or the generation, whatever its cause: a write, a clear, a
+deletion, an expiry, an eviction, FLUSHALL. When that connection is lost, or silent for too long, messages may be lost.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from ollama_cache_proxy.stores.redis.lane import Wire
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 
 SILENT: Final = 1.0
-"""Seconds without a word after which the server is asked whether it is there, and given as long again to say so."""
+"""Seconds without a message after which the server is sent a PING, and seconds that it has to respond."""
 _RETRY_AFTER: Final = 1.0
+"""Seconds."""
 _CONNECT_WITHIN: Final = 1.0
+"""Seconds, for the subscription too."""
 _CHANNEL: Final = "__redis__:invalidate"
 
 Changed: TypeAlias = Callable[[list[bytes] | None], None]
+"""Called with the names of keys that have changed; None for all of them."""
 
 
 class _Subscription(Wire):
-    """A connection that is told of changes, and `lost` once it can be told no more."""
+    """A connection that gets invalidation messages, until it is `lost`."""
 
     def __init__(self, connection: redis.Connection, changed: Changed) -> None:
         super().__init__(connection)
@@ -36,13 +39,13 @@ class _Subscription(Wire):
         self._changed = changed
 
     async def subscribe(self, prefixes: Iterable[str]) -> None:
-        """Let the connection hear of what it tracks: a subscriber in RESP2 is sent the changes as messages."""
+        """Start tracking, with the messages sent to this connection: in RESP2 that takes a subscription."""
         own = await self.ask("CLIENT", "ID")
         await self.ask("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes)
         await self.ask("SUBSCRIBE", _CHANNEL)
 
     def received(self, reply: Any) -> None:
-        """See Replies. Once nothing is asked any more, what comes are messages and what answers PING."""
+        """See Replies. Without a pending command, replies are messages, or answer a PING."""
         self.got_data = True
         if self.waiting:
             super().received(reply)
@@ -58,8 +61,8 @@ class _Subscription(Wire):
 class RedisWatch:
     """Watches keys that begin with one of `prefixes`.
 
-    Calls `resume` when it hears of every change from now on, `changed` with the names of keys (None: all of them), and
-    `suspend` when it may no longer. `make` gives a connection that nobody else uses.
+    Calls `resume` when every change will be reported from now on, `changed` for each message, and `suspend` when
+    messages may be lost. `make` returns a new connection.
     """
 
     def __init__(
@@ -78,17 +81,17 @@ class RedisWatch:
         self._suspend = suspend
 
     def begin(self, tasks: Tasks) -> None:
-        """Watch until the tasks are ended."""
+        """Start watching, until the tasks are closed."""
         tasks.spawn(self._watch(), "watch Redis", endless=True)
 
     async def _watch(self) -> None:
         while not _is_cancelled():
-            with suppress(*FAILURES):  # the store's own health tells of it
+            with suppress(*FAILURES):  # the store's own health reports it
                 await self._follow()
             await asyncio.sleep(_RETRY_AFTER)
 
     async def _follow(self) -> None:
-        """Hear of changes until the connection is lost, or silent for too long."""
+        """Receive messages until the connection is lost, or silent for too long."""
         async with asyncio.timeout(_CONNECT_WITHIN) as deadline:
             connection = self._make()
             await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
@@ -105,7 +108,7 @@ class RedisWatch:
                 subscription.transport.abort()
 
     async def _listen(self, subscription: _Subscription) -> None:
-        """Listen; whoever says nothing is asked whether he is there."""
+        """Wait until the connection is lost; while it is silent, send PING, and return if that gets no reply."""
         asked = False
         while not subscription.lost.is_set():
             subscription.got_data = False
@@ -120,6 +123,6 @@ class RedisWatch:
 
 
 def _is_cancelled() -> bool:
-    """Whether this task was to end: redis-py takes that for itself while it connects, and goes on."""
+    """Return whether this task was cancelled: redis-py swallows a cancellation while it connects."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

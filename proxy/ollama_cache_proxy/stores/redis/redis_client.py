@@ -1,7 +1,7 @@
 """The connections to one server: redis-py's pool, and the lane for small commands.
 
-What the commands are, and under which names, is no business of this module: Redis behind Sentinel would be another
-client with the same three ways in.
+This module knows neither commands nor names: Redis behind Sentinel would be another client with the same pool, lane and
+`connection`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from ollama_cache_proxy.stores.redis.lane import RedisLane
 
 FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
-"""What a command may raise that went out by any of the ways."""
+"""What a command may raise, over the pool or the lane."""
 _CONNECT: Final = 0.1
 _CONNECT_TLS: Final = 0.25
 _READ: Final = 0.25
@@ -29,10 +29,10 @@ _CONNECTIONS: Final = 64
 
 
 class RedisClient:
-    """Commands go over one connection of the `pool`, or over the `lane`, which all small ones share.
+    """Sends commands over a connection of the `pool`, or over the `lane`, which all small ones share.
 
-    `authority` is a PEM file with who may sign the certificate of a `rediss://` server, None the system's. Raises
-    ValueError or TypeError for a URL that redis-py does not take.
+    `authority` is a PEM file with the certificate authorities for a `rediss://` server; None for the system's. Raises
+    ValueError or TypeError for a URL that redis-py does not accept.
     """
 
     def __init__(self, url: str, *, authority: str | None = None) -> None:
@@ -51,7 +51,7 @@ class RedisClient:
         self.lane = RedisLane(self.connection)
 
     def connection(self) -> redis.Connection:
-        """Return a new connection to the server, in RESP2, that nobody else uses."""
+        """Return a new connection to the server, in RESP2, outside of the pool."""
         pool = self.pool.connection_pool
         made: redis.Connection = pool.connection_class(**pool.connection_kwargs | {"protocol": 2})
         return made
@@ -59,5 +59,5 @@ class RedisClient:
     async def close(self) -> None:
         """Close every connection."""
         await self.lane.close()
-        with suppress(*FAILURES):  # whoever closes too slowly is not waited for
+        with suppress(*FAILURES):  # a slow close is not waited for
             await self.pool.aclose()

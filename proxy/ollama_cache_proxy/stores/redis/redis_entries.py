@@ -1,6 +1,6 @@
-"""Entries in Redis: looked up with one MGET over the lane, written behind the response, found meanwhile.
+"""Entries in Redis: looked up with one MGET over the lane, written after the response, found in the buffer meanwhile.
 
-An entry is written under the generation that its request saw, so what was asked before a clear is never found after it.
+An entry is written under the generation of its request's lookup: what was asked before a clear is never found after it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ollama_cache_proxy.stores.redis.scan import Scan, read_cursor
 from ollama_cache_proxy.stores.write_buffer import WriteBuffer
 
 _READ_WITHIN_PER_KEY: Final = 0.002
-"""Seconds more for each entry of a list."""
+"""Seconds, added for each entry of a list."""
 _TOUCHES_PER_COMMAND: Final = 1000
 """Entries that one command touches."""
 
 
 class RedisEntries:
-    """See store_ports.EntryStore. `buffer` holds what is not in Redis yet."""
+    """See store_ports.EntryStore. `buffer` has the entries that are not in Redis yet."""
 
-    def __init__(  # noqa: PLR0913 - RedisStore names each part once
+    def __init__(  # noqa: PLR0913 - RedisStore makes each part once
         self,
         client: RedisClient,
         guard: Guard,
@@ -54,7 +54,7 @@ class RedisEntries:
         self._tasks = tasks
 
     def held(self, key: str) -> None:
-        """See store_ports.EntryStore. Nothing is known of Redis without asking."""
+        """See store_ports.EntryStore. Always None: Redis has to be asked."""
 
     async def get(self, key: str) -> Lookup:
         """See store_ports.EntryStore."""
@@ -75,7 +75,7 @@ class RedisEntries:
         return Lookups(entries=self._decoded(keys, found), generation=found[0])
 
     def _decoded(self, keys: Sequence[str], found: tuple[str, list[bytes | None]]) -> tuple[StoredResponse | None, ...]:
-        """Give the entries of what was found under a generation, those on their way before it; damaged ones go."""
+        """Return the entries in a lookup's result; those in the buffer come first, damaged ones are deleted."""
         generation, values = found
         entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
         damaged = [
@@ -90,7 +90,7 @@ class RedisEntries:
         return entries
 
     async def put(self, entries: Entries, generation: str) -> bool:
-        """See store_ports.EntryStore. Waits for its turn; over too many waiting bytes the entries are dropped."""
+        """See store_ports.EntryStore. Waits for its turn; with too many bytes waiting, entries are dropped."""
         named = {entry_name(generation, key): entry for key, entry in entries}
         try:
             await self.buffer.add(named)
@@ -99,7 +99,7 @@ class RedisEntries:
             self.buffer.remove(named)
 
     async def touch(self, keys: Sequence[str], generation: str) -> None:
-        """Let these entries count as used just now, which keeps them from being evicted."""
+        """Mark these entries as used just now, so that others are evicted first."""
         for start in range(0, len(keys), _TOUCHES_PER_COMMAND):
             names = [entry_name(generation, key) for key in keys[start : start + _TOUCHES_PER_COMMAND]]
             await self._guard.read("touch", partial(self._pool.touch, *names), None)
@@ -110,13 +110,13 @@ class RedisEntries:
         return await self._unlink([entry_name(generation, key) for key in keys])
 
     async def page(self, cursor: str, limit: int) -> Page | None:
-        """See store_ports.EntryStore. The cursor is SCAN's; with many foreign names a page may hold fewer, or none."""
+        """See store_ports.EntryStore. The cursor is SCAN's; among many other names a page may have few entries."""
         start = read_cursor(cursor)
         await self._flush()
         return await self._guard.read("page", lambda: self._scan.page(start, limit), None, within=WRITE_WITHIN)
 
     async def purge(self, matches: Matches) -> int | None:
-        """See store_ports.EntryStore. What was deleted before the server failed stays deleted."""
+        """See store_ports.EntryStore. After a failure, what was deleted before it stays deleted."""
         await self._flush()
         generation = await self._guard.read("get", self._generation.current, None)
         if generation is None:
@@ -154,17 +154,17 @@ class RedisEntries:
         return await self._count.read()
 
     async def _flush(self) -> None:
-        """Write what is on its way: who deletes and who counts means it too."""
+        """Have the buffer written: a deletion and a count include its entries."""
         if self.buffer:
             await self.buffer.flush(WRITE_WITHIN)
 
     async def _unlink(self, names: list[str]) -> int | None:
-        """Give how many of these were there; None when the server failed."""
+        """Delete these names; return how many there were, None when the server failed."""
         return await self._guard.write("delete", lambda: self._pool.unlink(*names)) if names else 0
 
     async def _sweep(self, generation: str) -> None:
         try:
             await self._scan.remove(generation)
         except FAILURES:
-            return  # what is left is never found, and goes with its lifetime
+            return  # the rest is never found, and expires
         await self._count.recount_after_removal()

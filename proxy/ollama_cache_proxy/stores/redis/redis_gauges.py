@@ -1,4 +1,4 @@
-"""How full the server is, asked for in the background while somebody watches, and its breakers."""
+"""How full the server is, polled in the background while gauges are read, and its breakers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RedisGauges:
         self._polling = Polling(self._measure, "ask how full the store is", tasks=tasks)
 
     def tiers(self, *, asking: bool) -> tuple[Tier, ...]:
-        """See store_ports.StoreGauges. Asked for in the background while somebody wants it."""
+        """See store_ports.StoreGauges. Polled in the background while it is asked for."""
         if not asking:
             return ()
         self._polling.want()
@@ -35,7 +35,7 @@ class RedisGauges:
         return {"read": self._guard.reads.open, "write": self._guard.writes.open}
 
     async def _measure(self) -> None:
-        """Ask how full the server is. That this fails is no fault of the store: its user may have no right to know."""
+        """Ask how full the server is. A failure is no fault of the store: its user may lack the permission."""
         tier = None
         with suppress(*FAILURES, KeyError, TypeError):
             if not self._guard.reads.open:

@@ -1,4 +1,4 @@
-"""One server as a store: the parts, put together."""
+"""One server as a store, composed of its parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ollama_cache_proxy.stores.redis.scan import Scan
 class RedisStore:
     """One server as a store: its `entries`, `values` and `gauges`.
 
-    `name` says in log and health which server this is, without its password.
+    `name` is the server's in log and health, without its password.
     """
 
     def __init__(self, client: RedisClient, *, name: str, clock: Clock, observe: Observer, tasks: Tasks) -> None:
@@ -34,13 +34,13 @@ class RedisStore:
         self._count = count
 
     async def open(self) -> None:
-        """Look for the server, and begin to count, so that a large store is counted before someone asks.
+        """Probe the server, and start counting, so that a large store is counted before the first question.
 
-        Harmless where no server answers.
+        Raises nothing where no server answers.
         """
         await self.ping()
         self._count.recount()
 
     async def ping(self) -> bool:
-        """Say whether the server answers; observed like every operation."""
+        """Return whether the server answers; observed like every operation."""
         return await self._guard.read("ping", self._pool.ping, None) is not None

@@ -1,4 +1,4 @@
-"""Values in Redis that are no entries, and totals, which are hashes. No clear touches them."""
+"""Values in Redis that are no entries, and totals, which are hashes. A clear leaves them alone."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class RedisValues:
         return await self._guard.read("load", lambda: self._pool.get(value_name(name)), None)
 
     async def set_default(self, name: str, value: bytes) -> bytes | None:
-        """See store_ports.ValueStore. Writes only where there is nothing to read."""
+        """See store_ports.ValueStore. Writes only where there is no value yet."""
         found = await self.load(name)
         return found if found is not None else await self._guard.write("save", lambda: self._set_default(name, value))
 
     async def _set_default(self, name: str, value: bytes) -> bytes | None:
-        kept: bytes | None
+        stored: bytes | None
         async with self._pool.pipeline() as pipeline:
             pipeline.set(value_name(name), value, nx=True).get(value_name(name))
-            _, kept = await pipeline.execute()
-        return kept
+            _, stored = await pipeline.execute()
+        return stored
 
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
-        """See store_ports.ValueStore. What failed may have been added all the same, where only the reply was lost."""
+        """See store_ports.ValueStore. After a failure it may have been added, where only the reply was lost."""
         begun = {field: known[field] for field in deltas if field in known}
         totals = await self._guard.write("add", lambda: self._add(name, begun, deltas))
         if totals is None:
@@ -51,7 +51,7 @@ class RedisValues:
         return totals
 
     async def _add(self, name: str, begun: Mapping[str, int], deltas: Mapping[str, int]) -> dict[str, int]:
-        """Begin fields that are not there, add to fields, and give all of them, at once."""
+        """Set fields that are missing, add to fields, and return all of them, in one transaction."""
         own = value_name(name)
         async with self._pool.pipeline() as pipeline:
             for field, total in begun.items():
@@ -60,7 +60,7 @@ class RedisValues:
                 pipeline.hincrby(own, field, delta)
             pipeline.hgetall(own)
             *_, fields = await pipeline.execute(raise_on_error=False)  # one damaged field must not cost the others
-        if isinstance(fields, ResponseError):  # not ours, or no longer a hash: begin again
+        if isinstance(fields, ResponseError):  # of another type: begin again
             await self._pool.unlink(own)
             return await self._add(name, begun, deltas)
         if isinstance(fields, RedisError):

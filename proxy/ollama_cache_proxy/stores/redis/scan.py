@@ -1,6 +1,6 @@
-"""Going through the names of entries with SCAN: pages of descriptions, counts, the removal of an old generation.
+"""Iterating over the names of entries with SCAN: pages of descriptions, counts, the removal of an old generation.
 
-Nothing here is guarded: a failure of the server is raised, and whoever asks sets the deadline.
+Nothing here is guarded: failures of the server are raised, and the caller sets the deadline.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from ollama_cache_proxy.stores.redis.key_layout import ANY, entry_name, keys_of
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 
 _NAMES_TO_READ: Final = 64
-"""Names that one command looks at where the entries among them are then described."""
+"""Names in one command where the entries among them are described."""
 _NAMES: Final = 1000
-"""The same where few or none are."""
+"""Names in one command where few or no entries are described."""
 _TURNS: Final = 60
-"""Commands for one page, or for a count that somebody waits for."""
+"""Commands for one page, or for a count that a client waits for."""
 _PREFIX_BYTES: Final = 2048
-"""So many of a value's first bytes describe most entries."""
+"""First bytes of a value; enough to describe most entries."""
 _CURSORS: Final = 2**64
 
 
 def read_cursor(text: str) -> int:
-    """Return SCAN's cursor, 0 for an empty text; raises ValueError for what is none."""
+    """Return SCAN's cursor, 0 for an empty text. Raises ValueError for an invalid one."""
     if text and not (text.isascii() and text.isdigit() and int(text) < _CURSORS):
-        raise ValueError(f"{text[:32]!r} is no cursor")
+        raise ValueError(f"{text[:32]!r} is not a valid cursor")
     return int(text or "0")
 
 
 class Scan:
-    """Looks at names. One that stays for all of a scan is seen at least once, and may be seen twice."""
+    """Scans names. A name that exists during all of a scan is found at least once, and may be found twice."""
 
     def __init__(self, client: RedisClient, generation: Generation) -> None:
         self._pool = client.pool
         self._generation = generation
 
     async def page(self, cursor: int, limit: int) -> Page:
-        """Return about `limit` entries of the current generation; among many names of others fewer, or none."""
+        """Return about `limit` entries of the current generation; among many other names fewer, or none."""
         generation = await self._generation.current()
         entries: list[Description] = []
         sparse = False
@@ -55,9 +55,9 @@ class Scan:
         return Page(entries=tuple(entries), cursor=str(cursor) if cursor else None)
 
     async def turn(self, generation: str, cursor: int, *, sparse: bool) -> tuple[int, list[Description]]:
-        """Look at some names; return the next cursor, 0 at the end, and the entries that were among them.
+        """Scan some names; return the next cursor, 0 at the end, and the entries among them.
 
-        Those are many names where entries are `sparse`: where the turn before found none.
+        It scans more names where entries are `sparse`: where the turn before found none.
         """
         count = _NAMES if sparse else _NAMES_TO_READ
         cursor, names = await self._pool.scan(cursor, match=entry_name(generation, ANY), count=count)
@@ -73,7 +73,7 @@ class Scan:
     async def count(self, most: int) -> tuple[int, int | None]:
         """Return the database's size in names, and how many entries of the current generation there are.
 
-        The latter is None where that are more than `most`, or where it takes too many commands to know.
+        The latter is None where there are more than `most`, or where counting takes too many commands.
         """
         generation = await self._generation.current()
         size = await self._pool.dbsize()
@@ -90,7 +90,7 @@ class Scan:
     async def count_all(self) -> tuple[str, int, int | None]:
         """Return the current generation, how many entries it has, and how many names there are that are no entries.
 
-        The latter is None where there are entries of other generations: those go.
+        The latter is None where there are entries of other generations, which are being removed.
         """
         keys = old = 0
         generation = await self._generation.current()
@@ -103,7 +103,7 @@ class Scan:
         return generation, keys, None if old else max(0, await self._pool.dbsize() - keys)
 
     async def _names(self, generation: str) -> AsyncGenerator[list[bytes], None]:
-        """Go through the names of one generation's entries, or of ANY, some at a time; one may come twice."""
+        """Yield the names of the entries of one generation, or of ANY, some at a time; a name may come twice."""
         cursor = 0
         while True:
             cursor, names = await self._pool.scan(cursor, match=entry_name(generation, ANY), count=_NAMES)
@@ -112,7 +112,7 @@ class Scan:
                 return
 
     async def _described(self, generation: str, keys: list[str]) -> list[Description]:
-        """Describe those entries that are there and whole as far as that can be seen."""
+        """Return descriptions of the entries that exist and have a valid beginning."""
         values = await self._prefixes(generation, dict.fromkeys(keys, _PREFIX_BYTES))
         needed = {key: described_by(key, prefix) for key, (prefix, _) in values.items()}
         longer = {key: length for key, length in needed.items() if _PREFIX_BYTES < length <= values[key][1]}
@@ -121,7 +121,7 @@ class Scan:
         return [description for description in found if description is not None]
 
     async def _prefixes(self, generation: str, lengths: Mapping[str, int]) -> dict[str, tuple[bytes, int]]:
-        """Give so many first bytes of each key's value, and the whole value's length; a foreign type is left out."""
+        """Return so many first bytes of each key's value, and the value's length; other types are left out."""
         async with self._pool.pipeline(transaction=False) as pipeline:
             for key, length in lengths.items():
                 pipeline.getrange(entry_name(generation, key), 0, length - 1)
