@@ -23,23 +23,10 @@ from ollama_cache_proxy.policy.reuse import Forward, Hit
 from ollama_cache_proxy.policy.status import Detail, FwdReason
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.settings import load
+from tests.support import entries
 
 BODY = json.dumps({"model": "tiny", "prompt": "hi", "stream": False}).encode()
-ENTRY = StoredResponse(
-    status=200,
-    reason="OK",
-    fields=(),
-    body=b"{}",
-    stored_at=990.0,
-    lifetime=60,
-    took=1.0,
-    operation="generate",
-    model="tiny",
-    category="",
-    namespace="",
-    prompt_tokens=None,
-    output_tokens=None,
-)
+ENTRY = replace(entries.ENTRY, stored_at=990.0, lifetime=60)
 
 
 class World:
