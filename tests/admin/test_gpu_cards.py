@@ -1,4 +1,4 @@
-"""Graphics cards for whoever looks, from a recording; without them nothing else changes."""
+"""Graphics cards, read from a recording; without cards nothing else changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def cards() -> AsyncIterator[Callable[[Callable[[], Any]], Cards]]:
 async def test_what_is_shown_of_a_card(cards: Callable[..., Cards]) -> None:
     replay = Replay(recording("rtx4090"))
     seen = cards(lambda: replay)
-    assert seen.latest() == [], "nobody waits for a first look"
+    assert seen.latest() == [], "the first reading is not waited for"
     await seen.ready()
     (card,) = seen.latest()
     assert set(card) == {"name", "utilisation", "memoryUsed", "memoryTotal", "temperature", "power"}
@@ -34,7 +34,7 @@ async def test_what_is_shown_of_a_card(cards: Callable[..., Cards]) -> None:
 
 
 @pytest.mark.parametrize("problem", [ImportError("pynvml"), AttributeError("nvmlInit"), OSError("a broken library")])
-async def test_without_cards_there_are_none(problem: Exception, cards: Callable[..., Cards]) -> None:
+async def test_without_a_driver_or_card_the_list_is_empty(problem: Exception, cards: Callable[..., Cards]) -> None:
     def load() -> Any:
         raise problem
 
@@ -43,9 +43,7 @@ async def test_without_cards_there_are_none(problem: Exception, cards: Callable[
     assert seen.latest() == []
 
 
-async def test_a_driver_that_hangs_holds_nothing_up(
-    cards: Callable[..., Cards], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_driver_that_hangs_delays_nothing(cards: Callable[..., Cards], monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(watch.Watch.__init__, "__defaults__", (0.05,))
     seen = cards(release.wait)

@@ -1,4 +1,4 @@
-"""The events of the live page over real sockets: order, silence, ends, bounds, and who may see what."""
+"""The events of the live page over real sockets: order, heartbeat, end, limits, and who may see what."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class States:
-    """Takes the place of what the page shows: the test says how things stand."""
+    """A stand-in for the state that the page shows."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now: dict[str, Any] = {"n": 0}
@@ -63,7 +63,7 @@ async def listening(url: str, **fields: str) -> AsyncIterator[RawConnection]:
 
 
 async def event(connection: RawConnection) -> dict[str, Any]:
-    """Read the next event, comments aside."""
+    """Return the next event; comments are skipped."""
     while (piece := await connection.chunk()) == COMMENT:
         pass
     assert piece.startswith(b"data: ")
@@ -78,7 +78,7 @@ async def drained(connection: RawConnection) -> None:
         await event(connection)
 
 
-async def test_every_change_is_told_in_order_and_nothing_else(states: States, proxy: Proxy) -> None:
+async def test_every_change_is_one_event_in_order(states: States, proxy: Proxy) -> None:
     async with listening(proxy.url) as connection:
         for number in range(5):
             states.now = {"n": number}
@@ -102,7 +102,7 @@ async def test_requests_show_without_their_prompts(proxy: Proxy) -> None:
     assert [row["operation"] for row in told["lastRequests"]] == ["generate", "generate"]
 
 
-async def test_hits_of_the_short_way_stand_together(simulator: Simulator) -> None:
+async def test_hits_of_the_fast_path_are_one_row(simulator: Simulator) -> None:
     async with proxy_before(simulator.url, development=False, log_requests="off") as proxy:
         for _ in range(5):
             await ask(proxy.url, "POST", "/api/generate", body=GENERATE)
@@ -113,7 +113,7 @@ async def test_hits_of_the_short_way_stand_together(simulator: Simulator) -> Non
         assert sum(sum(counts) for _, *counts in told["history"]) == 5
 
 
-async def test_all_who_listen_share_one_look_and_nobody_looks_for_nobody(states: States, proxy: Proxy) -> None:
+async def test_listeners_share_one_reading_and_without_listeners_there_is_none(states: States, proxy: Proxy) -> None:
     async with listening(proxy.url) as one, listening(proxy.url) as other:
         await event(one)
         await event(other)
@@ -141,7 +141,9 @@ async def test_a_heartbeat_comes_while_nothing_changes(
         assert (await event(connection))["n"] == 1
 
 
-async def test_a_look_that_fails_is_tried_again(states: States, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reading_that_fails_is_tried_again(
+    states: States, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live_events, "HEARTBEAT", 0.05)
     states.error = RuntimeError("broken")
     async with listening(proxy.url) as connection:
@@ -149,7 +151,7 @@ async def test_a_look_that_fails_is_tried_again(states: States, proxy: Proxy, mo
     assert "RuntimeError" in proxy.log.getvalue()
 
 
-async def test_the_end_of_the_proxy_ends_it_at_once(simulator: Simulator) -> None:
+async def test_the_end_of_the_proxy_ends_the_stream_immediately(simulator: Simulator) -> None:
     async with proxy_before(simulator.url, drain_timeout=60) as proxy:
         connection = await RawConnection.open(proxy.url)
         connection.send("GET", "/api/cache/events")
@@ -163,7 +165,7 @@ async def test_the_end_of_the_proxy_ends_it_at_once(simulator: Simulator) -> Non
     connection.close()
 
 
-async def test_while_it_ends_nobody_new_listens(proxy: Proxy, simulator: Simulator) -> None:
+async def test_while_the_proxy_drains_no_new_listener_is_accepted(proxy: Proxy, simulator: Simulator) -> None:
     async with await RawConnection.open(proxy.url) as connection:
         connection.send("GET", "/healthz")
         await connection.answer()
@@ -200,7 +202,7 @@ async def test_a_slow_reader_is_cut_off_and_the_others_go_on(
             await drained(slow)
 
 
-async def test_so_many_listen_and_no_more(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_listeners_is_limited(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_events, "MAX_LISTENERS", 2)
     async with listening(proxy.url) as one, listening(proxy.url):
         await event(one)
@@ -212,7 +214,7 @@ async def test_so_many_listen_and_no_more(proxy: Proxy, monkeypatch: pytest.Monk
             await event(next_one)
 
 
-async def test_head_takes_no_place(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_head_request_does_not_count_as_a_listener(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_events, "MAX_LISTENERS", 1)
     for _ in range(3):
         answer = await ask(proxy.url, "HEAD", "/api/cache/events")
@@ -266,7 +268,7 @@ async def test_who_may_listen_on_loopback(fields: dict[str, str], status: int, p
         (None, "Bearer secret", False),
     ],
 )
-async def test_strangers_see_figures_and_no_requests(
+async def test_untrusted_listeners_see_figures_and_no_requests(
     token: str | None, given: str | None, sees: bool, simulator: Simulator
 ) -> None:
     async with proxy_before(simulator.url, listen="0.0.0.0:0", admin_token=token) as proxy:

@@ -1,4 +1,4 @@
-"""`GET /api/cache/system`: what it tells, against what happened."""
+"""`GET /api/cache/system`: its figures, compared with the requests that were sent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_what_happened(redis_server: RedisServer) -> None:
     assert found["upstream"] == {"state": "ok"}
 
 
-async def test_failures_are_no_quick_answers(proxy: Proxy, simulator: Simulator) -> None:
+async def test_failures_are_in_no_average(proxy: Proxy, simulator: Simulator) -> None:
     await post(proxy.url, "/api/generate", GENERATE)
     before = (await system(proxy.url))["averageSeconds"]
     await simulator.stop()
@@ -80,7 +80,7 @@ async def test_averages_are_those_of_all_proxies(simulator: Simulator, redis_ser
     assert found["requests"]["perSecond"] <= 1, "the rate is this proxy's own"
 
 
-async def test_an_ollama_that_hangs_holds_the_figures_up_for_a_moment_only(proxy: Proxy, simulator: Simulator) -> None:
+async def test_an_ollama_that_hangs_delays_the_figures_only_briefly(proxy: Proxy, simulator: Simulator) -> None:
     await post(proxy.url, "/api/generate", GENERATE)
     simulator.gate.close()
     try:

@@ -58,7 +58,7 @@ def test_every_file_is_served_and_names_nothing_elsewhere() -> None:
         assert not re.search(r"innerHTML|outerHTML|document\.write|eval\(|Storage|cookie", text), name
 
 
-async def test_what_is_beside_the_page_is_ollamas(proxy: Proxy, simulator: Simulator) -> None:
+async def test_other_paths_beside_the_page_go_to_ollama(proxy: Proxy, simulator: Simulator) -> None:
     for target in ("/cache/", "/cache/other.js", "/cachex"):
         await ask(proxy.url, "GET", target)
     assert [request.target for request in simulator.received if request.target.startswith("/cache")] == [
@@ -75,7 +75,7 @@ async def test_what_is_beside_the_page_is_ollamas(proxy: Proxy, simulator: Simul
 
 @dataclass(slots=True)
 class Browser:
-    """Opens pages, and keeps what each asked for and complained of."""
+    """Opens pages, and records their requests and console messages."""
 
     open: Callable[..., Any]
     asked: list[str] = field(default_factory=list)
@@ -120,7 +120,7 @@ async def post(url: str, path: str, body: Any) -> None:
 
 
 async def traffic(url: str) -> None:
-    """Three hits, a miss and a chat that is passed on."""
+    """Send requests: three hits, a miss and a chat that bypasses the cache."""
     for _ in range(4):
         await post(url, "/api/generate", GENERATE)
     chat = {"model": "tiny", "messages": [{"role": "user", "content": canary.PROMPT}], "stream": False}
@@ -283,7 +283,7 @@ async def test_the_headline_is_announced_and_not_each_second(browser: Browser, s
         assert set(live) == {"announce", "cleared", "refused", "failed"}
 
 
-async def test_only_what_is_passed_on(browser: Browser, simulator: Simulator) -> None:
+async def test_only_bypasses(browser: Browser, simulator: Simulator) -> None:
     async with proxy_before(simulator.url) as proxy:
         await ask(proxy.url, "GET", "/api/tags")
         page = await browser.open(proxy.url)
@@ -345,7 +345,7 @@ async def test_with_reduced_motion_nothing_moves(browser: Browser, simulator: Si
         assert await usual.evaluate(moving) > 0
 
 
-async def test_a_page_that_nobody_looks_at_costs_nothing(browser: Browser, simulator: Simulator) -> None:
+async def test_a_hidden_page_costs_nothing(browser: Browser, simulator: Simulator) -> None:
     async with proxy_before(simulator.url) as proxy:
         page = await browser.open(proxy.url)
         await expect(page.locator("#connection")).to_have_text("Live")

@@ -1,4 +1,4 @@
-"""The proxy's own routes: what they say, and who may change anything."""
+"""The proxy's own routes: their responses, and who may change anything."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_head_has_no_body(proxy: Proxy) -> None:
     ("body", "status"),
     [(None, 200), (b"", 200), (b"{}", 200), (b"{", 400), (b'{"modell":"x"}', 400), (b"[]", 400), (b"x" * 70_000, 413)],
 )
-async def test_clear_takes_no_body_that_it_would_not_follow(body: bytes | None, status: int, proxy: Proxy) -> None:
+async def test_clear_refuses_an_invalid_body(body: bytes | None, status: int, proxy: Proxy) -> None:
     assert (await ask(proxy.url, *CHANGE, body=body)).status == status
 
 
@@ -91,12 +91,12 @@ async def test_who_may_clear_on_a_listener_that_others_reach(simulator: Simulato
         assert (await ask(url, *CHANGE, fields={"Authorization": "Bearer secret", "Origin": "http://x"})).status == 403
 
 
-async def test_metrics_in_a_version_that_is_none(proxy: Proxy) -> None:
+async def test_metrics_with_an_invalid_version_in_accept(proxy: Proxy) -> None:
     accept = {"Accept": "application/openmetrics-text;version=abc"}
     assert (await ask(proxy.url, "GET", "/metrics", fields=accept)).status == 200
 
 
-async def test_metrics_parse_and_tell_what_happened(proxy: Proxy) -> None:
+async def test_metrics_parse_and_count_what_happened(proxy: Proxy) -> None:
     body = json.dumps({"model": "tiny", "prompt": "x", "stream": False}).encode()
     for _ in range(2):
         await ask(proxy.url, "POST", "/api/generate", body=body)

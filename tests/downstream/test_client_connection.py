@@ -1,4 +1,4 @@
-"""What a connection does with its sockets and timers for what its gate says; the gate itself is in test_gate.py."""
+"""How a connection carries out its gate's steps with sockets and timers; the gate itself is tested in test_gate.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESPONSE, FOUND, SERVED = (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + bod
 
 
 class Wire(asyncio.Transport):
-    """A client's end: what it was sent, and whether it is read."""
+    """A transport that records what was sent, and whether reading is paused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Wire(asyncio.Transport):
 
 
 class Owner:
-    """A listener that knows two requests, and serves the others at once."""
+    """A listener whose fast path knows two requests; others are served immediately."""
 
     def __init__(self) -> None:
         self.fast_path: Any = self
@@ -164,7 +164,7 @@ async def test_nothing_is_released_of_a_client_that_has_left(owner: Owner, conne
 
 
 @pytest.mark.parametrize("found", [FOUND, None, OSError()])
-async def test_what_comes_behind_a_lookup_is_not_read_before_it_has_ended(
+async def test_data_that_arrives_during_a_lookup_waits_for_its_end(
     found: bytes | OSError | None, owner: Owner, connect: Connect
 ) -> None:
     connection, wire = connect()
@@ -192,7 +192,9 @@ async def test_a_lookup_ends_with_its_connection(owner: Owner, connect: Connect)
 
 
 @pytest.mark.parametrize("why", ["draining", "congested", "closing"])
-async def test_where_a_response_could_not_be_written_the_parser_reads(why: str, owner: Owner, connect: Connect) -> None:
+async def test_a_known_request_is_parsed_if_its_response_cannot_be_written_now(
+    why: str, owner: Owner, connect: Connect
+) -> None:
     connection, wire = connect()
     await asyncio.sleep(0)
     if why == "draining":
@@ -226,14 +228,14 @@ async def test_reading_is_resumed_only_where_it_was_paused(connect: Connect, mon
     assert fed == [b""]
 
 
-async def test_who_finds_no_room_is_told_and_not_counted(owner: Owner, connect: Connect) -> None:
+async def test_a_connection_above_the_limit_gets_a_503_and_is_not_counted(owner: Owner, connect: Connect) -> None:
     owner.room = False
     _, wire = connect()
     assert (wire.sent, wire.closed) == ([FULL], True)
 
 
 @pytest.mark.parametrize("came", [b"", HEAD[:-1], KNOWN + b"G", NEW[:-1]])
-async def test_only_a_head_has_a_deadline_and_who_had_begun_one_is_told(
+async def test_only_a_head_has_a_deadline_and_a_partial_one_gets_a_408(
     came: bytes, owner: Owner, connect: Connect
 ) -> None:
     owner.head_timeout = 0.01
@@ -260,7 +262,7 @@ async def test_a_head_that_begins_on_a_connection_that_was_used_has_a_deadline_a
     assert wire.sent == [SERVED, TIMEOUT]
 
 
-async def test_what_is_no_http_is_told_so_and_nothing_of_it_is_repeated(owner: Owner, connect: Connect) -> None:
+async def test_invalid_http_gets_a_400_that_repeats_nothing_of_it(owner: Owner, connect: Connect) -> None:
     connection, wire = connect()
     connection.data_received(b"\x16\x03\x01 secret\r\n\r\n")
     await until(lambda: wire.closed)
@@ -268,7 +270,7 @@ async def test_what_is_no_http_is_told_so_and_nothing_of_it_is_repeated(owner: O
     assert owner.failures == []
 
 
-async def test_an_aborted_connection_ends_at_once(connect: Connect) -> None:
+async def test_an_aborted_connection_is_reset(connect: Connect) -> None:
     connection, wire = connect()
     connection.abort()
     assert wire.aborted

@@ -1,4 +1,4 @@
-"""What the gate does with bytes, step by step, and that no cut of them and no order of events mixes up two requests."""
+"""The gate step by step; and no cut of the bytes and no order of events mixes up two requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ollama_cache_proxy.downstream.gate import MAX_RAW_BYTES, Gate, Hold, Lookup
 HEAD = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
 KNOWN = HEAD + b"hello"
 STORED = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\nstore"
-"""One that is known, but for whose response the store has to be asked."""
+"""A known request whose response has to be looked up in the store."""
 OTHER = b"GET /other HTTP/1.1\r\n\r\n"
 NEW = b"POST /new HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST /new HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
@@ -28,7 +28,7 @@ FOUND = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
 
 
 class Pending:
-    """What a store will say."""
+    """A lookup that has not ended."""
 
     def __await__(self) -> Any:
         raise AssertionError
@@ -38,7 +38,7 @@ PENDING = Pending()
 
 
 class Known:
-    """The fast path that a gate asks."""
+    """A fast path that knows two requests."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -51,7 +51,7 @@ class Known:
         return data == HEAD
 
 
-# One step after the other. An event is what a connection tells its gate; beside it stands what the gate says.
+# Step by step: each event is a call of the gate, with the result that is expected.
 
 Event = Callable[[Gate], Any]
 
@@ -81,7 +81,7 @@ def dropped(number: int) -> Event:
 
 
 def passes(data: bytes, begun: int = 1, length: int | None = 0, *, ended: bool = True) -> list[tuple[Event, Any]]:
-    """One request, or a part of one, that goes to the parser."""
+    """Return the steps of one request, or a part of one, that is passed to the parser."""
     return [(came(data), Pass(data=data)), (parsed(begun, length, ended=ended), None)]
 
 
@@ -91,7 +91,7 @@ SERVED = [*passes(NEW, length=5), (RESPONDED, None)]
 HELD = (came(HEAD), Hold())
 
 SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
-    # Requests that are known.
+    # Known requests.
     "a known request, again and again": [ANSWERED, ANSWERED, ANSWERED, (PHASE, Phase.BETWEEN)],
     "a head alone is held back, its body completes it": [HELD, (PHASE, Phase.HELD), (came(b"hello"), RESPONSE), ANSWERED],
     "what is held is not held again": [HELD, (came(b"hel"), Pass(data=HEAD + b"hel")), (parsed(1, 5, ended=False), None), (came(b"lo"), Pass(data=b"lo"))],
@@ -102,7 +102,7 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "a held head, and meanwhile the client reads no more": [HELD, (came(b"hello", ready=False), Pass(data=KNOWN))],
     "a held head, and the parser may go on": [HELD, (came(b""), Pass(data=HEAD))],
     "a head that nobody knows is not held back": passes(NEW[:-5], length=5, ended=False),
-    # How a request comes.
+    # How a request arrives.
     "a new request in one segment": [*SERVED, (raw(1), NEW), ANSWERED],
     "a new request in two segments": [*passes(NEW[:-5], length=5, ended=False), (raw(1), None), *passes(b"hello", 0), (raw(1), NEW), (RESPONDED, None), ANSWERED],
     "a new request byte by byte": [
@@ -116,7 +116,7 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "behind an empty line nothing is known": [*SERVED, *passes(b"\r\n", 0), (came(KNOWN), Pass(data=KNOWN))],
     "an empty line before a request": [*passes(b"\r\n" + NEW, length=5), (raw(1), b"\r\n" + NEW), (RESPONDED, None), ANSWERED],
     "two empty lines before a request, and its end is not known": [*passes(b"\r\n\r\n" + NEW, length=5), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
-    # Where two could be taken for one, nothing is known any more.
+    # Once two requests could be taken for one, the fast path is not used any more.
     "two requests in one segment": [*passes(OTHER + OTHER, 2), (HOLDS, None), (RESPONDED, None), (RESPONDED, None), (IDLE, True), (raw(1), None), (raw(2), None), (came(KNOWN), Pass(data=KNOWN))],
     "a request and the beginning of another": [*passes(OTHER + b"GET", 1), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (parsed(0), None), (PHASE, Phase.PARSED)],
     "a second request in the bytes of a first": [*passes(OTHER + b"GET", 1), (RESPONDED, None), *passes(b" / HTTP/1.1\r\n\r\n"), (HOLDS, None), (RESPONDED, None), (raw(2), None), (came(KNOWN), Pass(data=KNOWN))],
@@ -124,13 +124,13 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "no HTTP": [*passes(b"\x16\x03\r\n\r\n", length=None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN))],
     "a body that the parser has not read to its end": [*passes(NEW, length=5, ended=False), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (PHASE, Phase.PARSED)],
     "a body that the parser reads to its end later": [*passes(NEW, length=5, ended=False), *passes(b"", 0), (RESPONDED, None), ANSWERED],
-    # Only where every request has had its response.
+    # The fast path is used only if every request has had its response.
     "a known request while another one is answered": [*passes(OTHER), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (raw(1), None), (raw(2), KNOWN), (RESPONDED, None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), (RESPONDED, None), ANSWERED],
     "a head while another request is answered": [*passes(OTHER), (came(HEAD), Pass(data=HEAD))],
     "a response that ended with its connection": [*passes(OTHER), (came(KNOWN), Pass(data=KNOWN))],
     "the client reads no more, or the connection ends": [*SERVED, (came(KNOWN, ready=False), Pass(data=KNOWN)), (parsed(1, 5), None), (RESPONDED, None), ANSWERED],
     "draining begins with a head that is not held": [*SERVED, (came(HEAD, ready=False), Pass(data=HEAD))],
-    # While the store is asked.
+    # During a lookup.
     "the store has it": [LOOKED_UP, (PHASE, Phase.LOOKUP), (found(FOUND), (FOUND, b"")), ANSWERED],
     "the store has it no more": [LOOKED_UP, (found(None), (Pass(data=STORED), b"")), (parsed(1, 5), None), (raw(1), STORED), (IDLE, False), (RESPONDED, None), ANSWERED],
     "what comes behind it waits": [LOOKED_UP, (came(OTHER), Queue()), (came(KNOWN), Queue()), (QUEUED, len(OTHER + KNOWN)), (found(FOUND), (FOUND, OTHER + KNOWN)), (QUEUED, 0), ANSWERED],
@@ -138,7 +138,7 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "draining begins while the store is asked": [LOOKED_UP, (found(FOUND, ready=False), (Pass(data=STORED), b"")), (parsed(1, 5), None)],
     "nothing is looked up behind a lookup": [LOOKED_UP, (came(STORED), Queue()), (found(FOUND), (FOUND, STORED)), LOOKED_UP],
     "the last request's bytes outlive a hold and a lookup": [*SERVED, HELD, (raw(1), NEW), (came(b"store"), Lookup(pending=PENDING)), (raw(1), NEW), (found(FOUND), (FOUND, b"")), (raw(1), NEW)],
-    # What is kept.
+    # Which bytes are kept.
     "nothing is kept of one that was let go": [*SERVED, (dropped(1), None), (raw(1), None), ANSWERED],
     "another one's bytes stay": [*SERVED, *passes(OTHER), (dropped(1), None), (raw(2), OTHER), (dropped(3), None), (raw(2), OTHER)],
     "a request of the most bytes": [*passes(b"x" * (MAX_RAW_BYTES - len(OTHER)) + OTHER), (raw(1), b"x" * (MAX_RAW_BYTES - len(OTHER)) + OTHER)],
@@ -155,7 +155,7 @@ def test_step_by_step(name: str) -> None:
         assert event(gate) == expected, f"step {number}"
 
 
-def test_the_known_are_asked_once_and_for_whole_segments() -> None:
+def test_the_fast_path_is_asked_once_and_for_whole_segments() -> None:
     known = Known()
     gate = Gate(known)
     for data in (HEAD, b"hello", KNOWN, NEW):
@@ -165,12 +165,12 @@ def test_the_known_are_asked_once_and_for_whole_segments() -> None:
     assert known.asked == [KNOWN, KNOWN, NEW]
 
 
-# Any cuts, any order of events.
+# Random cuts and orders of events.
 
 
 @dataclass
 class Simulated:
-    """A connection: a parser of requests with a length, a server that answers in turn, and a store that is slow."""
+    """A connection: a parser of requests with a length, a server that responds in turn, and a slow store."""
 
     gate: Gate = field(default_factory=lambda: Gate(Known()))
     buffer: bytes = b""

@@ -1,4 +1,4 @@
-"""How an answer is framed for its client."""
+"""How a response is framed for its client."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Transport:
 
 
 class Connection:
-    """What of a connection a client looks at."""
+    """The parts of a connection that HttpClient uses."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -101,7 +101,7 @@ async def test_a_body_of_unknown_length_goes_out_in_its_chunks(chunk: bytes, las
 
 @pytest.mark.parametrize("length", [None, 5])
 @pytest.mark.parametrize("minor", [0, 1])
-async def test_where_there_are_no_chunks_the_bytes_go_out_alone(minor: int, length: int | None) -> None:
+async def test_a_body_that_is_not_chunked_is_sent_without_framing(minor: int, length: int | None) -> None:
     sender, transport = client(minor=minor, Connection="keep-alive")
     await sender.begin(HEAD, length)
     for chunk in (b"he", b"l"):
@@ -116,7 +116,7 @@ async def test_where_there_are_no_chunks_the_bytes_go_out_alone(minor: int, leng
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
-async def test_what_has_no_body_is_sent_none(method: str, status: int) -> None:
+async def test_a_response_without_a_body_is_sent_none(method: str, status: int) -> None:
     sender, transport = client(method)
     await sender.begin(ResponseHead(status=status, reason="", fields=()), None)
     assert sender.put(b"hello", framed(b"hello"))
@@ -125,7 +125,7 @@ async def test_what_has_no_body_is_sent_none(method: str, status: int) -> None:
     assert sender.sent == 0
 
 
-async def test_who_has_left_is_told_nothing_and_raises_nothing_in_a_callback() -> None:
+async def test_a_client_that_has_left_is_sent_nothing_and_put_raises_nothing() -> None:
     sender, transport = client()
     await sender.begin(HEAD, None)
     transport.closing = True
@@ -139,7 +139,7 @@ async def test_who_has_left_is_told_nothing_and_raises_nothing_in_a_callback() -
     assert len(transport.sent) == sent
 
 
-async def test_a_client_that_takes_nothing_holds_up_what_follows() -> None:
+async def test_put_is_false_while_the_client_does_not_read() -> None:
     sender, _ = client()
     await sender.begin(HEAD, None)
     connection: Any = sender._connection
@@ -150,7 +150,7 @@ async def test_a_client_that_takes_nothing_holds_up_what_follows() -> None:
     assert sender.put(b"a", None)
 
 
-async def test_an_answer_that_is_aborted_ends_in_a_reset() -> None:
+async def test_an_aborted_response_ends_with_a_reset() -> None:
     sender, transport = client()
     await sender.begin(HEAD, 5)
     sender.abort()
@@ -169,7 +169,7 @@ async def test_an_answer_that_is_aborted_ends_in_a_reset() -> None:
         ({"Connection": "keep-alive", "Transfer-Encoding": "chunked"}, 0, False),
     ],
 )
-async def test_whether_a_connection_stays(fields: dict[str, str], minor: int, kept_alive: bool) -> None:
+async def test_whether_a_connection_is_kept_alive(fields: dict[str, str], minor: int, kept_alive: bool) -> None:
     sender, transport = client(minor=minor, **fields)
     await sender.send(HEAD, b"hello")
     assert sender.keep_alive == kept_alive

@@ -25,14 +25,14 @@ from ollama_cache_proxy.policy.messages import MAX_LENGTH
         ("GET", (1, 1), {"Host": "é.localhost"}, BAD_REQUEST),
     ],
 )
-def test_what_could_not_be_sent_on_as_what_it_is_is_refused(
+def test_a_request_that_cannot_be_forwarded_unchanged_is_refused(
     method: str, version: tuple[int, int], fields: dict[str, str], expected: bytes | None
 ) -> None:
     assert refusal(make_mocked_request(method, "/x", fields, version=HttpVersion(*version))) == expected
 
 
 @pytest.mark.parametrize("response", [BAD_REQUEST, TIMEOUT, NOT_IMPLEMENTED, FULL])
-def test_a_refusal_is_a_whole_response_and_the_last_one(response: bytes) -> None:
+def test_a_refusal_is_a_complete_response_and_closes_the_connection(response: bytes) -> None:
     head, ended, body = response.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert ended

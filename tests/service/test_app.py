@@ -1,4 +1,4 @@
-"""The composition root: what is closed in which order, and what each part is given."""
+"""The composition root: the order of closing, and what each part is given."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LATER = [
 
 
 class Siblings:
-    """Stands in for the other workers, and notes what it is asked for."""
+    """A stand-in for the other workers that records calls."""
 
     logs_start = True
 
@@ -43,7 +43,7 @@ class Siblings:
         self.note = note
         self.topics: list[str] = []
 
-    def subscribe(self, topic: str, _hear: object) -> None:
+    def subscribe(self, topic: str, _handle: object) -> None:
         self.topics.append(topic)
 
     def report_every_second(self, _snapshot: object) -> None:
@@ -58,7 +58,7 @@ class Siblings:
 
     async def send_and_wait(self, _topic: str, _value: Any = None) -> None: ...
 
-    async def open(self, _take: object) -> None:
+    async def open(self, _serve: object) -> None:
         self.note("open")
 
     async def leave(self) -> None:
@@ -67,7 +67,7 @@ class Siblings:
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The closings, in the order in which they begin."""
+    """The calls that close a part, in order."""
     found: list[str] = []
 
     def noted(owner: type, name: str) -> None:
@@ -85,7 +85,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["alone", "a-worker"])
-async def test_what_is_open_closes_in_this_order(
+async def test_parts_close_in_this_order(
     several: bool, closed: list[str], simulator: Simulator, redis_server: RedisServer
 ) -> None:
     settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "redis_url": redis_server.url})
@@ -101,7 +101,7 @@ async def test_what_is_open_closes_in_this_order(
         assert closed == ["Events.close", drains, tells, *later]
 
 
-async def test_a_worker_hears_of_every_topic(simulator: Simulator) -> None:
+async def test_a_worker_subscribes_to_every_topic(simulator: Simulator) -> None:
     settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory"})
     siblings: Any = Siblings(lambda _: None)
     with bind(settings.listen) as sock:

@@ -1,4 +1,4 @@
-"""Messages between processes: in order, answered or not, and what happens when the other end is gone or does not take."""
+"""Messages between processes: their order, answers, and an other end that has gone or does not read."""
 
 from __future__ import annotations
 
@@ -31,31 +31,29 @@ async def ends(tasks: Tasks) -> AsyncIterator[tuple[Channel, Channel]]:
         channel.close()
 
 
-async def deaf(topic: str, value: Any) -> None:
+async def unexpected(topic: str, value: Any) -> None:
     raise AssertionError(topic)
 
 
-async def test_what_is_said_and_asked_is_heard_in_its_order(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
+async def test_messages_and_requests_are_handled_in_order(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
     ours, theirs = ends
-    heard: list[tuple[str, Any]] = []
+    handled: list[tuple[str, Any]] = []
 
-    async def hear(topic: str, value: Any) -> str:
-        heard.append((topic, value))
+    async def handle(topic: str, value: Any) -> str:
+        handled.append((topic, value))
         return f"{topic}!"
 
-    tasks.spawn(theirs.listen(hear), "theirs", endless=True)
-    tasks.spawn(ours.listen(deaf), "ours", endless=True)
+    tasks.spawn(theirs.listen(handle), "theirs", endless=True)
+    tasks.spawn(ours.listen(unexpected), "ours", endless=True)
     ours.send("a", 1)
     asked = [ours.request("b", [2, "ü\n"]), ours.request("c")]
     ours.send("d", {"e": None})
     assert await asyncio.gather(*asked) == ["b!", "c!"]
-    await until(lambda: len(heard) == 4)
-    assert heard == [("a", 1), ("b", [2, "ü\n"]), ("c", None), ("d", {"e": None})]
+    await until(lambda: len(handled) == 4)
+    assert handled == [("a", 1), ("b", [2, "ü\n"]), ("c", None), ("d", {"e": None})]
 
 
-async def test_an_answer_that_does_not_come_is_waited_for_no_longer(
-    ends: tuple[Channel, Channel], tasks: Tasks
-) -> None:
+async def test_a_late_answer_times_out_and_is_dropped(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
     ours, theirs = ends
     answers = asyncio.Event()
 
@@ -64,30 +62,30 @@ async def test_an_answer_that_does_not_come_is_waited_for_no_longer(
         return topic
 
     tasks.spawn(theirs.listen(late), "theirs", endless=True)
-    tasks.spawn(ours.listen(deaf), "ours", endless=True)
+    tasks.spawn(ours.listen(unexpected), "ours", endless=True)
     with pytest.raises(TimeoutError):
         await ours.ask("one", within=0.01)
     answers.set()
     assert await ours.ask("two", within=10) == "two", "and not the late answer to the first"
 
 
-async def test_what_was_said_last_is_heard_before_the_end(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
+async def test_the_last_messages_are_handled_before_listen_returns(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
     ours, theirs = ends
-    heard: list[str] = []
+    handled: list[str] = []
 
-    async def hear(topic: str, value: Any) -> None:
-        heard.append(topic)
+    async def handle(topic: str, value: Any) -> None:
+        handled.append(topic)
 
     for number in range(100):
         ours.send(str(number))
     ours.close()
-    await asyncio.wait_for(theirs.listen(hear), 10)
-    assert heard == [str(number) for number in range(100)]
+    await asyncio.wait_for(theirs.listen(handle), 10)
+    assert handled == [str(number) for number in range(100)]
 
 
-async def test_whoever_asks_when_the_other_end_goes_is_told(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
+async def test_a_request_fails_when_the_other_end_closes(ends: tuple[Channel, Channel], tasks: Tasks) -> None:
     ours, theirs = ends
-    tasks.spawn(ours.listen(deaf), "ours", endless=True)
+    tasks.spawn(ours.listen(unexpected), "ours", endless=True)
     asked = ours.request("anything")
     theirs.close()
     with pytest.raises(ConnectionError):
@@ -97,12 +95,12 @@ async def test_whoever_asks_when_the_other_end_goes_is_told(ends: tuple[Channel,
     ours.send("to nobody")
 
 
-async def test_an_end_that_takes_nothing_is_given_up(
+async def test_an_end_that_does_not_read_is_given_up(
     ends: tuple[Channel, Channel], tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_BYTES", 100_000)
     ours, _ = ends
-    listening = tasks.spawn(ours.listen(deaf), "ours")
+    listening = tasks.spawn(ours.listen(unexpected), "ours")
     for _ in range(100):
         ours.send("long", "x" * 10_000)
     await asyncio.wait_for(listening, 10)

@@ -52,7 +52,7 @@ def test_the_policy_that_is_set_for_an_endpoint_holds(endpoint, policy):
         ("epoch", "e"),
     ],
 )
-def test_what_is_set_is_what_exchanges_follow(name, value):
+def test_rules_have_the_values_of_the_settings(name, value):
     changed, usual = rules(**{name: value}), rules()
     assert getattr(changed, name) == value
     assert {field for field in Rules.__dataclass_fields__ if getattr(changed, field) != getattr(usual, field)} == {name}

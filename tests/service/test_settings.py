@@ -29,7 +29,7 @@ CANARY = "canary-7f3a"
 
 @pytest.fixture
 def toml(tmp_path):
-    """Write a configuration file and give its path."""
+    """A function that writes a configuration file and returns its path."""
 
     def write(text: str | bytes) -> str:
         path = tmp_path / "proxy.toml"
@@ -166,7 +166,7 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("source", ["command line", "environment", "file"])
-def test_a_wrong_value_is_one_line_of_setting_value_and_what_is_allowed(monkeypatch, toml, source, wrong):
+def test_the_error_of_a_value_names_setting_value_and_what_is_allowed(monkeypatch, toml, source, wrong):
     name, value, allowed = wrong
     match source:
         case "command line":
@@ -182,12 +182,12 @@ def test_a_wrong_value_is_one_line_of_setting_value_and_what_is_allowed(monkeypa
     assert allowed in rest
 
 
-def test_a_value_of_several_lines_is_said_in_one():
+def test_the_error_of_a_value_with_line_breaks_is_one_line():
     text = problem(listen="one\ntwo\r\nthree")
     assert text.startswith("listen: 'one\\ntwo\\r\\nthree' is not allowed: ")
 
 
-def test_a_setting_that_there_is_not_is_named(toml):
+def test_an_unknown_setting_is_named(toml):
     assert problem(toml("ttl_completions = 5\n")).startswith("ttl_completions: there is no such setting")
     assert problem(nothing=1).startswith("nothing: there is no such setting")
 
@@ -211,7 +211,7 @@ def test_a_file_that_is_no_toml_is_one_line_that_names_it(toml, text):
     assert CANARY not in seen
 
 
-def test_a_file_that_is_none_is_one_line(tmp_path, monkeypatch):
+def test_a_path_that_is_not_a_file_is_one_line(tmp_path, monkeypatch):
     missing = str(tmp_path / "missing.toml")
     assert problem(missing) == f"config: {missing} is not a file"
     assert problem(str(tmp_path)) == f"config: {tmp_path} is not a file"
@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_read_is_one_line(toml, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["redis_url", "admin_token"])
-def test_a_secret_is_not_shown_by_what_holds_it(name):
+def test_a_secret_is_not_in_the_text_of_its_settings(name):
     value = f"redis://user:{CANARY}@h/0"
     settings = load(None, {name: value})
     assert getattr(settings, name).get_secret_value() == value
@@ -316,7 +316,7 @@ def test_host_and_port_are_split(text, expected):
         *("[::1:80", "::1]:80", "[::1]x:80"),
     ],
 )
-def test_what_is_no_host_and_port_is_refused_with_what_is_allowed(text):
+def test_an_invalid_host_and_port_is_refused_with_what_is_allowed(text):
     with pytest.raises(ValueError, match="must be HOST:PORT"):
         host_and_port(text)
 
@@ -353,7 +353,7 @@ def test_an_http_url_is_given_with_its_port(text, expected):
         *("http://user@h", "http://user:p@h", "http://:p@h", "http://[::1", "http://h#x"),
     ],
 )
-def test_what_is_no_http_url_of_host_and_port_is_refused(text):
+def test_an_invalid_http_url_is_refused(text):
     with pytest.raises(ValueError, match="must be an http:// or https:// URL of host and port"):
         http_url(text)
 

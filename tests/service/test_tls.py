@@ -1,4 +1,4 @@
-"""TLS on every side, against real handshakes: who is trusted, and what a wrong file says."""
+"""TLS on every side, with real handshakes: which authorities are trusted, and the errors of invalid files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_clients_over_tls_get_misses_hits_and_streams(simulator: Simulator
         connection.close()
 
 
-async def test_what_breaks_off_does_not_look_complete_over_tls_either() -> None:
+async def test_a_partial_response_does_not_look_complete_over_tls_either() -> None:
     async def script(talk: Conversation) -> None:
         await talk.read_body()
         await talk.write(
@@ -59,7 +59,7 @@ async def test_what_breaks_off_does_not_look_complete_over_tls_either() -> None:
                 await post(connection, "/api/chat", CHAT)
 
 
-async def test_who_speaks_no_tls_gets_nothing_and_costs_no_line(simulator: Simulator) -> None:
+async def test_a_client_without_tls_gets_nothing_and_logs_nothing(simulator: Simulator) -> None:
     async with proxy_before(simulator.url, tls_cert=CERTIFICATE, tls_key=KEY) as proxy:
         before = proxy.log.getvalue()
         for data in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01", b""):
@@ -100,7 +100,7 @@ async def test_redis_behind_tls_keeps_only_where_its_authority_is_trusted(
 
 @pytest.mark.parametrize("setting", ["tls_cert", "upstream_ca", "redis_ca"])
 @pytest.mark.parametrize(("content", "told"), [(None, "cannot be read"), ("no PEM", "not a PEM file")])
-async def test_a_file_that_is_no_good_stops_the_start(
+async def test_an_invalid_file_stops_the_start(
     setting: str, content: str | None, told: str, simulator: Simulator, tmp_path: Path
 ) -> None:
     path = tmp_path / "file.pem"
@@ -113,7 +113,7 @@ async def test_a_file_that_is_no_good_stops_the_start(
     assert told in str(caught.value)
 
 
-def test_a_key_that_is_encrypted_or_anothers_is_told(tmp_path: Path) -> None:
+def test_the_error_of_a_key_that_is_encrypted_or_does_not_match(tmp_path: Path) -> None:
     encrypted = tmp_path / "key.pem"
     encrypted.write_text(
         "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00112233445566778899AABBCCDDEEFF\n"

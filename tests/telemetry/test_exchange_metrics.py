@@ -1,4 +1,4 @@
-"""Exchanges add up the same in each way in which they are told: one by one, put aside, and many at once."""
+"""Exchanges add up the same whether they are counted one by one, deferred, or many in one call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAVED = Saved(seconds=2.5, prompt_tokens=3, output_tokens=8)
 
 
 class Counted:
-    """Metrics of exchanges, how often they put one aside, and what they hold."""
+    """Metrics of exchanges, and how many of them were deferred."""
 
     def __init__(self) -> None:
         self.families = Families()
@@ -48,7 +48,7 @@ class Counted:
     ],
     ids=["hit", "collapsed", "saved", "items", "stream", "miss", "unstored", "failed", "bypass"],
 )
-def test_exchanges_add_up_the_same_however_they_are_told(exchange: Exchange):
+def test_exchanges_add_up_the_same_one_by_one_and_grouped(exchange: Exchange):
     single, many = Counted(), Counted()
     for second in SECONDS:
         single.metrics.add(replace(exchange, seconds=second, first_byte=second))
@@ -59,7 +59,7 @@ def test_exchanges_add_up_the_same_however_they_are_told(exchange: Exchange):
     assert requests == [3]
 
 
-def test_what_is_alike_is_put_aside_and_what_differs_by_a_label_is_not_mixed_with_it():
+def test_similar_exchanges_are_deferred_and_grouped_by_their_labels():
     counted = Counted()
     for exchange in (EXCHANGE, replace(EXCHANGE, seconds=1.0), replace(EXCHANGE, status=404)):
         counted.metrics.add(exchange)
@@ -74,11 +74,11 @@ def test_what_is_alike_is_put_aside_and_what_differs_by_a_label_is_not_mixed_wit
         pytest.approx(1 + 2 * EXCHANGE.seconds)
     ]
     counted.metrics.count_deferred()
-    assert counted.metrics.hits == 3, "what was put aside is counted once"
+    assert counted.metrics.hits == 3, "deferred exchanges are counted once"
 
 
 @pytest.mark.parametrize("own", [{"items": 1}, {"trace": "ab"}, {"first_token": 0.1}, {"saved": SAVED}], ids=str)
-def test_what_has_something_of_its_own_to_tell_is_counted_at_once(own: dict[str, object]):
+def test_an_exchange_with_more_than_its_times_is_not_deferred(own: dict[str, object]):
     counted = Counted()
     counted.metrics.add(replace(EXCHANGE, **own))
     assert counted.deferred == 0

@@ -89,19 +89,19 @@ def test_a_lost_ollama_is_one_line_that_says_why_and_what_can_be_done():
 
 
 @pytest.mark.parametrize("detail", [Detail.STREAM, Detail.ENDPOINT])
-def test_a_bypass_is_of_interest_in_development_only(detail):
+def test_a_bypass_is_logged_in_development_only(detail):
     event = replace(EXCHANGE, cache=bypass(detail), key="")
     assert written(event) == ""
     expected = f"[AI Cache] ➡️  BYPASS: {detail.value}  tiny  generate  12.3 ms  200  42 B\n"
     assert written(event, development=True) == expected
 
 
-def test_a_failed_bypass_is_of_interest_always():
+def test_a_failed_bypass_is_always_logged():
     event = replace(EXCHANGE, cache=bypass(Detail.STREAM), key="", status=502, error=Source.UPSTREAM)
     assert written(event) == "[AI Cache] ⚠️  502: upstream  tiny  generate  12.3 ms\n"
 
 
-def test_the_size_of_an_entry_is_of_interest_in_development_only():
+def test_the_size_of_an_entry_is_logged_in_development_only():
     assert written(STORED, development=True).endswith("  tiny  generate  512 B\n")
     assert "512" not in written(STORED)
 
@@ -138,7 +138,7 @@ def test_a_models_name_moves_no_cursor_and_breaks_no_line(style, model):
         assert "\x1b[2J" not in text
 
 
-def test_a_client_that_leaves_is_of_interest_to_developers_only():
+def test_a_client_that_leaves_is_logged_in_development_only():
     left = failed(status=0, error=Source.CLIENT)
     assert written(left) == ""
     assert written(left, development=True).startswith(
@@ -150,7 +150,7 @@ def test_letters_of_any_script_are_shown():
     assert "  模型-é🙂  " in written(replace(EXCHANGE, model="模型-é🙂"))
 
 
-def test_what_metrics_alone_are_for_is_not_in_the_log():
+def test_facts_for_metrics_alone_are_not_logged():
     silent = (
         Worked(operation="generate", model="tiny", usage=Usage(output_tokens=1)),
         StoreCall(operation="get", seconds=0.1, failed=True),
@@ -241,7 +241,7 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("style", list(Style))
-def test_a_log_that_nobody_reads_any_more_stops_nothing(style):
+def test_a_closed_log_stops_nothing(style):
     closed = io.StringIO()
     closed.close()
     for stream in (Broken(), closed):
@@ -252,7 +252,7 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing(style):
     assert closed.closed
 
 
-def test_a_stream_says_whether_it_was_kept_when_it_has_ended():
+def test_whether_a_stream_was_stored_is_logged_at_its_end():
     recording = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.RECORDING)
     line = written(replace(EXCHANGE, cache=recording))
     assert line.endswith("  recording\n")
@@ -260,7 +260,7 @@ def test_a_stream_says_whether_it_was_kept_when_it_has_ended():
     assert written(unkept) == f"[AI Cache] 🚫 Not cached: {KEY[:8]}... (incomplete)  tiny  generate\n"
 
 
-def test_a_quiet_log_leaves_the_start_to_another_and_tells_of_a_loss_and_its_end():
+def test_a_quiet_log_omits_the_start_but_not_a_loss_and_its_end():
     stream = io.StringIO()
     log = Log(stream, style=Style.PLAIN, development=False, quiet=True, clock=Clock())
     well = Health(part=Part.STORE, well=True, name="Redis")

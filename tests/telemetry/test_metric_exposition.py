@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them: of one process, and of several as one."""
+"""Metrics as Prometheus reads them: those of one process, and of several combined."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def metrics():
 
 
 @pytest.mark.parametrize("read", ["registry", "snapshot", "text"])
-def test_what_was_put_off_is_counted_before_anybody_reads(read):
+def test_deferred_facts_are_counted_before_a_reading(read):
     families = Families()
     exposition = Exposition(families, lambda: families.hits.inc("generate"))
     match read:
@@ -80,7 +80,7 @@ def test_it_renders_as_openmetrics_when_asked(metrics, accept, open_metrics):
     assert body.endswith(b"# EOF\n") is open_metrics
 
 
-def test_what_several_processes_counted_reads_as_if_one_had(metrics):
+def test_the_sum_of_several_processes_reads_like_one_process(metrics):
     other = Metrics()
     for _ in range(3):
         metrics(EXCHANGE)
@@ -107,7 +107,7 @@ def test_what_several_processes_counted_reads_as_if_one_had(metrics):
     assert metrics.hits == 3, "its own figures are what they were"
 
 
-def test_what_all_processes_say_of_one_redis_is_not_added_up(metrics):
+def test_figures_of_a_shared_redis_are_not_added_up(metrics):
     other = Metrics()
     redis = Tier(name="redis", entries=40, size=4000, evicted=4)
     hot = Tier(name="hot", entries=2, size=200, evicted=1)
@@ -146,7 +146,7 @@ def test_a_trace_is_an_exemplar_of_the_duration():
 
 
 def full() -> Metrics:
-    """As much as there can be: more models than are told apart, at every endpoint, with every outcome."""
+    """Return the largest metrics: more models than are counted apart, at every endpoint, with every outcome."""
     metrics = Metrics()
     operations = [row.operation for row in ENDPOINTS]
     for model in [f"model-{number}" for number in range(60)]:
@@ -162,7 +162,7 @@ def full() -> Metrics:
     return metrics
 
 
-def test_a_scrape_of_all_that_there_can_be_is_bounded():
+def test_the_size_of_the_largest_possible_scrape_is_bounded():
     metrics = full()
     begun = time.perf_counter()
     body, _ = metrics.render("application/openmetrics-text")
@@ -175,7 +175,7 @@ def test_a_scrape_of_all_that_there_can_be_is_bounded():
     assert len(work) == len(ENDPOINTS) * 51
 
 
-def test_it_describes_all_that_it_tells(metrics):
+def test_every_exposed_metric_is_described(metrics):
     described = {row.name: (row.kind, set(row.labels)) for row in metrics.described()}
     told = {
         family.name + ("_total" if family.type == "counter" else ""): family.type

@@ -35,7 +35,7 @@ def histogram() -> Histogram:
 
 @pytest.mark.parametrize("family", [counter(), gauge(), histogram()], ids=lambda family: family.kind)
 @pytest.mark.parametrize("open_metrics", [False, True], ids=["text", "openmetrics"])
-def test_what_is_written_is_read_as_what_is_collected(family: Family, open_metrics: bool) -> None:
+def test_the_text_parses_to_what_is_collected(family: Family, open_metrics: bool) -> None:
     text = family.written(open_metrics=open_metrics)
     read = list(open_metrics_families(text + "# EOF\n") if open_metrics else text_families(text))
     (collected,) = family.collect()
@@ -73,7 +73,7 @@ def test_an_exemplar_stands_in_its_bucket_and_only_in_openmetrics() -> None:
     assert TRACE not in histogram().written(open_metrics=False)
 
 
-def test_what_is_replaced_is_gone() -> None:
+def test_replaced_samples_are_gone() -> None:
     family = gauge()
     family.replace({})
     assert list(family.rows()) == []
@@ -96,5 +96,5 @@ def test_what_is_replaced_is_gone() -> None:
         ("", False),
     ],
 )
-def test_openmetrics_is_for_who_asks_for_it(accept: str, wanted: bool) -> None:
+def test_openmetrics_is_used_if_accept_asks_for_it(accept: str, wanted: bool) -> None:
     assert wants_open_metrics(accept) is wanted

@@ -39,7 +39,7 @@ def test_there_is_one_of_each_and_two_tables_share_none():
 
 
 @each
-def test_what_grows_outlives_its_process_and_levels_do_not(family: Family):
+def test_totals_outlive_their_process_and_gauges_do_not(family: Family):
     across = ACROSS[family.name]
     assert (across is Across.TOTAL) is not isinstance(family, Gauge)
 
@@ -55,5 +55,5 @@ def test_what_grows_outlives_its_process_and_levels_do_not(family: Family):
         ("build_info", Across.MOST),
     ],
 )
-def test_levels_of_several_processes_become_one_as_they_mean(name: str, across: Across):
+def test_how_gauges_of_several_processes_are_combined(name: str, across: Across):
     assert ACROSS[PREFIX + name] is across

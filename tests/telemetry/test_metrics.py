@@ -96,7 +96,7 @@ def test_the_hit_ratio_is_of_hits_and_misses(metrics, hits, misses, ratio):
     assert value(metrics, "hit_ratio") == ratio
 
 
-def test_what_reached_the_store_is_counted(metrics):
+def test_stored_entries_are_counted(metrics):
     metrics(Stored(key="k", operation="embed", model="m", ttl=5, size=100))
     metrics(Stored(key="k", operation="embed", model="m", ttl=5, size=11))
     assert value(metrics, "stores_total", endpoint="embed") == 2
@@ -136,7 +136,7 @@ def test_the_version_is_a_label(metrics):
     assert value(metrics, "build_info", version=__version__, python=platform.python_version()) == 1
 
 
-def test_what_was_not_kept_is_counted_by_its_reason(metrics):
+def test_responses_that_were_not_stored_are_counted_by_reason(metrics):
     missed = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.STATUS)
     metrics(replace(EXCHANGE, cache=missed))
     metrics(replace(EXCHANGE, cache=replace(missed, detail=Detail.RECORDING)))
@@ -191,7 +191,7 @@ def test_an_operation_of_the_store_is_timed_and_its_failure_counted(metrics):
     assert value(metrics, "store_errors_total", operation="set") is None
 
 
-def test_levels_are_those_of_the_moment(metrics):
+def test_gauges_have_the_latest_values(metrics):
     tiers = (Tier(name="hot", entries=5, size=500, evicted=2), Tier(name="redis", entries=None, size=9000, evicted=0))
     residents = (Resident(model="tiny:latest", size=10, vram=4), Resident(model="big:7b", size=30, vram=30))
     metrics.level(replace(LEVELS, tiers=tiers, broken={"read": True, "write": False}, residents=residents))
@@ -226,7 +226,7 @@ def test_two_sets_of_metrics_do_not_share(metrics):
     assert value(Metrics(), "hits_total", endpoint="generate") is None
 
 
-def test_what_was_told_at_once_counts_as_what_was_told_one_by_one():
+def test_repeated_exchanges_count_like_single_ones():
     one, many = Metrics(), Metrics()
     hit = replace(
         EXCHANGE, category="search", items=2, items_known=2, saved=Saved(seconds=2.5, prompt_tokens=3, output_tokens=8)

@@ -1,4 +1,4 @@
-"""The last requests and the last minutes of one process, by tables."""
+"""The last requests and the last minutes of one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def exchange(cache: CacheStatus = HIT, **more: Any) -> Exchange:
 
 
 class Now:
-    """A clock that the test moves; it begins with a span."""
+    """A clock that the test moves; it starts at the beginning of a span."""
 
     def __init__(self) -> None:
         self.at = 1000.0 * SPAN
@@ -72,7 +72,7 @@ def test_the_newest_come_first_and_are_bounded(recent: Recent) -> None:
     assert [row["operation"] for row in recent.requests()] == [str(number) for number in range(999, 969, -1)]
 
 
-def test_repeated_hits_of_one_key_stand_together_at_their_last_time(now: Now, recent: Recent) -> None:
+def test_repeated_hits_of_one_key_are_one_row_at_their_last_time(now: Now, recent: Recent) -> None:
     recent(Repeated(exchange=exchange(key="a"), seconds=[0.001] * 3))
     recent(Repeated(exchange=exchange(key="b"), seconds=[0.001]))
     now.at += 1

@@ -1,4 +1,4 @@
-"""What comes past the parser comes in its turn, and what the parser cannot read breaks off."""
+"""Chunks that skip the parser stay in order, and a body that the parser cannot read breaks off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Wire(asyncio.Transport):
-    """What a connection reads from; nothing is written."""
+    """A transport to read from; nothing is written."""
 
     def is_closing(self) -> bool:
         return False
@@ -33,10 +33,10 @@ class Wire(asyncio.Transport):
         """Nothing is open."""
 
     def pause_reading(self) -> None:
-        """What comes is up to the test."""
+        """Do nothing: the test feeds the data."""
 
     def resume_reading(self) -> None:
-        """What comes is up to the test."""
+        """Do nothing: the test feeds the data."""
 
 
 async def response_over(connection: Connection, *came: bytes) -> _Response:
@@ -50,9 +50,7 @@ async def response_over(connection: Connection, *came: bytes) -> _Response:
 
 @pytest.mark.parametrize("full_at", range(1, 7))
 @pytest.mark.parametrize("before", range(4))
-async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_until_that_is_known(
-    full_at: int, before: int
-) -> None:
+async def test_chunks_keep_their_order_when_take_refuses_more_at_any_point(full_at: int, before: int) -> None:
     chunks = [framed(b"%d" % number) for number in range(6)]
     connection = Connection(asyncio.get_running_loop())
     response = await response_over(connection, HEAD, *chunks[:before])
@@ -68,7 +66,7 @@ async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_un
 
     pouring = asyncio.ensure_future(response.relay(take))
     await asyncio.sleep(0)
-    for data in [*chunks[before:], b"0\r\n\r\n"]:  # no turn for who pours
+    for data in [*chunks[before:], b"0\r\n\r\n"]:  # without a turn of the event loop for the reader
         connection.data_received(data)
     while not await asyncio.wait_for(pouring, 5):
         room = True
@@ -77,7 +75,7 @@ async def test_chunks_keep_their_order_whoever_has_no_room_and_whatever_comes_un
     assert response.content.at_eof()
 
 
-async def test_chunks_that_come_whole_are_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_complete_chunks_are_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Connection(asyncio.get_running_loop())
     response = await response_over(connection, HEAD + framed(b"a"))
     taken: list[tuple[bytes, bytes | None]] = []
@@ -103,7 +101,7 @@ async def test_chunks_that_come_whole_are_not_parsed_again(monkeypatch: pytest.M
     assert parsed[2:] == [LAST]
 
 
-async def test_who_takes_no_more_finds_the_rest_of_what_came_with_it() -> None:
+async def test_after_a_refusal_the_rest_of_the_read_is_kept_for_the_next_call() -> None:
     connection = Connection(asyncio.get_running_loop())
     response = await response_over(connection, HEAD)
     taken: list[bytes] = []
@@ -117,7 +115,7 @@ async def test_who_takes_no_more_finds_the_rest_of_what_came_with_it() -> None:
     assert taken == [b"a", b"b", b"c", b"d", b"e"]
 
 
-async def test_who_no_longer_waits_is_not_told() -> None:
+async def test_a_cancelled_reader_is_ignored() -> None:
     connection = Connection(asyncio.get_running_loop())
     response = await response_over(connection, HEAD)
     pouring = asyncio.ensure_future(response.relay(lambda chunk, framed: False))
@@ -129,13 +127,13 @@ async def test_who_no_longer_waits_is_not_told() -> None:
         await pouring
 
 
-# What the parser cannot read, in the middle of a body: whoever waited for the rest of it waited for ever.
+# Invalid framing in the middle of a body: its reader once waited without end.
 
 
 @pytest.mark.parametrize("way", ["pour", "chunks"])
 @pytest.mark.parametrize("before", [b"", framed(b"a")])
 @pytest.mark.parametrize("nonsense", [b"zz\r\nhello\r\n", b"5\r\nhelloX", b"5\r\nhello\r\n0\r\n: y\r\n"])
-async def test_a_body_that_comes_to_nonsense_breaks_off(nonsense: bytes, before: bytes, way: str) -> None:
+async def test_a_body_with_invalid_framing_breaks_off(nonsense: bytes, before: bytes, way: str) -> None:
     connection = Connection(asyncio.get_running_loop())
     response = await response_over(connection, HEAD + before)
     taken: list[bytes] = []
@@ -153,7 +151,7 @@ async def test_a_body_that_comes_to_nonsense_breaks_off(nonsense: bytes, before:
         await asyncio.wait_for(reading, 5)
 
 
-async def test_a_body_that_its_end_completes_is_whole_though_the_connection_failed() -> None:
+async def test_a_body_that_ends_with_its_connection_is_complete() -> None:
     connection = Connection(asyncio.get_running_loop())
     response = await response_over(connection, b"HTTP/1.1 200 OK\r\n\r\nhello")
     connection.connection_lost(None)
@@ -161,7 +159,7 @@ async def test_a_body_that_its_end_completes_is_whole_though_the_connection_fail
 
 
 @pytest.mark.parametrize("path", ["/x", "/api/show", "/api/generate"])
-async def test_a_client_is_not_left_waiting_for_a_body_that_comes_to_nonsense(path: str) -> None:
+async def test_a_client_does_not_wait_for_a_body_with_invalid_framing(path: str) -> None:
     over = asyncio.Event()
 
     async def script(talk: Conversation) -> None:

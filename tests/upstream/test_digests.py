@@ -1,4 +1,4 @@
-"""Policy of the model table that takes a fake upstream to provoke; the rest is in tests/e2e/cache/test_models.py."""
+"""Cases of the model table that need a fake upstream; the others are in tests/e2e/cache/test_models.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ollama_cache_proxy.upstream.digests import OllamaModels
 
 
 class Upstream:
-    """Answers tags and version, and opens `ended` in the same turn of the loop in which a look ends."""
+    """Responds with tags and version, and sets `ended` in the same turn of the loop in which a probe ends."""
 
     def __init__(self) -> None:
         self.ended = asyncio.get_running_loop().create_future()
@@ -35,8 +35,8 @@ class Upstream:
                 self.ended.set_result(None)
 
 
-async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
-    """It joined the look that had ended, for ever, without letting anything else run."""
+async def test_a_request_in_the_turn_in_which_a_probe_ends_starts_a_new_one():
+    """It once joined the probe that had ended, in an endless loop that let nothing else run."""
     upstream = Upstream()
     models = OllamaModels(upstream, MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=Tasks())
 
@@ -52,19 +52,19 @@ async def test_a_request_in_the_turn_in_which_a_look_ends_begins_a_new_one():
     models.close()
 
 
-async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(monkeypatch):
-    """Silence for as long as lies between two looks is no slowness, nor is a look that ends without a connection."""
+async def test_an_unresponsive_host_lets_the_old_digests_be_used(monkeypatch):
+    """No response for longer than `POLL`, or a probe that cannot connect, does not count as slowness."""
     monkeypatch.setattr(module, "STALE", 0.0)
     monkeypatch.setattr(module, "POLL", 0.1)
     monkeypatch.setattr(module, "MAX_WAIT", 0.05)
-    silent = False
+    hangs = False
 
-    class Silent(Upstream):
+    class Hanging(Upstream):
         @asynccontextmanager
         async def ask(self, request, body):
-            if silent:
+            if hangs:
                 await asyncio.sleep(0.3)
-                raise unreachable("silent")
+                raise unreachable("hangs")
             tags = b'{"models":[{"name":"tiny","digest":"d"}]}'
 
             async def chunks():
@@ -73,15 +73,15 @@ async def test_a_host_that_has_fallen_silent_lets_the_known_digests_serve_on(mon
             yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
 
     tasks = Tasks()
-    models = OllamaModels(Silent(), MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    models = OllamaModels(Hanging(), MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
     assert (await models.identify("tiny")).digest == "d"
-    silent = True
+    hangs = True
     await asyncio.sleep(0.15)
     assert await models.identify("tiny") is None, "nothing is known yet: it may only be slow"
     await asyncio.sleep(0.1)
-    assert (await models.identify("tiny")).digest == "d", "it has been silent for too long, and still is"
+    assert (await models.identify("tiny")).digest == "d", "it has hung for too long, and still does"
     await asyncio.sleep(0.2)
     for _ in range(3):
-        assert (await models.identify("tiny")).digest == "d", "the look has ended without a connection"
+        assert (await models.identify("tiny")).digest == "d", "the probe has ended without a connection"
     models.close()
     await tasks.close(1)

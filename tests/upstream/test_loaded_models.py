@@ -1,4 +1,4 @@
-"""Loaded models, from the real wire form; that nothing waits for them, and nobody asks in vain."""
+"""Loaded models, from the real wire form: nothing waits for them, and an unresponsive Ollama is not asked."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Response:
 
 
 class Ollama:
-    """Answers what the test says; an exception is raised, and None takes for ever."""
+    """Responds with `response`; an exception is raised, and None never responds."""
 
     def __init__(self, response: Any) -> None:
         self.response = response
@@ -57,7 +57,7 @@ class Ollama:
 
 
 @pytest.fixture
-async def look() -> AsyncIterator[Callable[[Ollama], Residents]]:
+async def residents() -> AsyncIterator[Callable[[Ollama], Residents]]:
     tasks = Tasks()
 
     def make(ollama: Ollama) -> Residents:
@@ -67,12 +67,12 @@ async def look() -> AsyncIterator[Callable[[Ollama], Residents]]:
     await tasks.close(0)
 
 
-async def test_what_is_loaded_is_told_from_the_second_time_on(look: Callable[[Ollama], Residents]) -> None:
+async def test_loaded_models_are_known_from_the_second_reading_on(residents: Callable[[Ollama], Residents]) -> None:
     ollama = Ollama(Response(200, RECORDED))
-    found = look(ollama)
-    assert found.latest() == ()
-    await until(lambda: found.latest() != ())
-    assert found.latest() == (
+    loaded = residents(ollama)
+    assert loaded.latest() == ()
+    await until(lambda: loaded.latest() != ())
+    assert loaded.latest() == (
         Resident(model="all-minilm:latest", size=85149696, vram=0),
         Resident(model="tiny:latest", size=951552, vram=0),
     )
@@ -94,27 +94,27 @@ async def test_what_is_loaded_is_told_from_the_second_time_on(look: Callable[[Ol
     ],
     ids=["none", "part", "no-row", "no-size", "no-object", "no-json", "status", "unreachable", "no-answer"],
 )
-async def test_what_ollama_does_not_say_is_not_known(
-    response: Any, look: Callable[[Ollama], Residents], monkeypatch: pytest.MonkeyPatch
+async def test_a_failed_probe_leaves_no_models(
+    response: Any, residents: Callable[[Ollama], Residents], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loaded_models, "_DEADLINE", 0.05)
-    found = look(Ollama(response))
-    found._latest = (Resident(model="old", size=1, vram=1),)
-    assert found.latest()
-    await until(lambda: found.latest() == ())
+    loaded = residents(Ollama(response))
+    loaded._latest = (Resident(model="old", size=1, vram=1),)
+    assert loaded.latest()
+    await until(lambda: loaded.latest() == ())
 
 
-async def test_a_silent_ollama_is_not_asked(look: Callable[[Ollama], Residents]) -> None:
+async def test_an_unresponsive_ollama_is_not_probed(residents: Callable[[Ollama], Residents]) -> None:
     ollama = Ollama(Response(200, RECORDED))
     ollama.is_unresponsive = True
-    found = look(ollama)
-    found._latest = (Resident(model="old", size=1, vram=1),)
-    found.latest()
-    await until(lambda: found.latest() == ())
+    loaded = residents(ollama)
+    loaded._latest = (Resident(model="old", size=1, vram=1),)
+    loaded.latest()
+    await until(lambda: loaded.latest() == ())
     assert ollama.asked == []
 
 
-async def test_an_ollama_that_takes_no_connection_is_silent_and_its_one_probe_is_left_to_clients(
+async def test_an_ollama_that_accepts_no_connection_is_unresponsive_and_retries_are_left_to_clients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tasks, clock, tried = Tasks(), SystemClock(), []
