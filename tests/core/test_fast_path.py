@@ -1,4 +1,4 @@
-"""The short way for hits: what it answers is what the ordinary way answers, and it is taken only where that is sure."""
+"""The fast path: its responses are those of the ordinary way, and it is taken only where that is certain."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def settled(text: str) -> str:
 
 
 def fields(answer: RawAnswer) -> list[tuple[str, str]]:
-    """Give the fields, with the values of those left out that no two runs have in common."""
+    """Return the fields, without the values that differ between runs."""
     return [(name, "" if name in ("Date", "Content-Length") else value) for name, value in answer.fields]
 
 
 class Watch:
-    """Counts what went the short way; `off` lets nothing go there."""
+    """Counts the requests on the fast path; `off` closes it."""
 
     def __init__(self, proxy: Proxy, *, off: bool = False) -> None:
         self.proxy = proxy
@@ -109,7 +109,7 @@ class Client:
 STORES = ["memory", "redis", "redis without a hot tier"]
 
 
-async def awake(proxy: Proxy) -> None:
+async def holding(proxy: Proxy) -> None:
     """Wait until the hot tier, where there is one, may hold entries."""
     store: Any = proxy.running.store
     await until(lambda: getattr(store, "_holding", True))
@@ -123,10 +123,10 @@ def settings_of(store: str, url: str) -> dict[str, Any]:
 
 @pytest.fixture(params=STORES)
 async def proxy(request: pytest.FixtureRequest, simulator: Simulator) -> AsyncIterator[Proxy]:
-    """A proxy with the memory store, or before a real Redis with a hot tier that is awake, or with none."""
+    """A proxy with the memory store, or in front of a real Redis with a hot tier that holds entries, or with none."""
     url = "" if request.param == "memory" else request.getfixturevalue("redis_server").url
     async with proxy_before(simulator.url, **settings_of(request.param, url)) as running:
-        await awake(running)
+        await holding(running)
         yield running
 
 
@@ -162,7 +162,7 @@ async def test_every_recorded_case_is_answered_counted_and_logged_alike_both_way
             watches.append(Watch(proxy, off=number == 1))
             clients.append(Client(proxy.url, pieces=pieces))
             stack.callback(clients[-1].close)
-            await awake(proxy)
+            await holding(proxy)
         for name, case in CASES.items():
             asked = case["request"]
             body = None if asked["body"] is None else asked["body"].encode("latin-1")
@@ -186,7 +186,7 @@ async def test_every_recorded_case_is_answered_counted_and_logged_alike_both_way
         assert sorted(logs[0]) == sorted(logs[1])
 
 
-async def test_what_was_counted_is_told_at_once_to_who_asks_and_in_time_to_who_does_not(
+async def test_hits_are_reported_when_metrics_are_read_and_once_a_second_otherwise(
     monkeypatch: pytest.MonkeyPatch, simulator: Simulator
 ) -> None:
     monkeypatch.setattr(fast_path, "REPORT_EVERY", 0.05)
@@ -215,7 +215,7 @@ async def test_what_was_counted_is_told_at_once_to_who_asks_and_in_time_to_who_d
 
 
 async def noted(client: Client, watch: Watch, **fields: str | None) -> None:
-    """Ask until it goes the short way."""
+    """Ask until the fast path serves it."""
     async with asyncio.timeout(10):
         while not watch.taken:
             await client.generate(**fields)
@@ -237,7 +237,7 @@ async def test_a_clear_a_purge_and_a_deletion_are_obeyed_at_once(client: Client,
         assert (await client.generate()).field("X-Cache") == "MISS", path
 
 
-async def test_another_process_s_changes_are_heard_of(simulator: Simulator, redis_server: RedisServer) -> None:
+async def test_changes_by_another_process_are_invalidations(simulator: Simulator, redis_server: RedisServer) -> None:
     """Clear, deletion, an eviction, FLUSHALL: what Redis no longer has is soon no hit here."""
     async with proxy_before(simulator.url, redis_url=redis_server.url) as one:
         async with proxy_before(simulator.url, redis_url=redis_server.url) as other:
@@ -261,7 +261,7 @@ async def test_another_process_s_changes_are_heard_of(simulator: Simulator, redi
 
 @pytest.fixture
 async def own(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
-    """A Redis to be mistreated, and a proxy that hears of its changes."""
+    """A Redis for the test alone, and a proxy with a hot tier in front of it."""
     server = RedisServer("--maxmemory-policy", "allkeys-lru")
     server.start()
     try:
@@ -276,7 +276,7 @@ async def own(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
 async def test_what_is_used_here_is_not_the_first_that_redis_lets_go_of(
     monkeypatch: pytest.MonkeyPatch, own: tuple[RedisServer, Proxy]
 ) -> None:
-    """Redis saw no more of an entry that was held, and evicted it before all others."""
+    """Redis saw no use of an entry that was held, and evicted it before all others."""
     monkeypatch.setattr(tiered, "TOUCH_EVERY", 0.05)
     server, proxy = own
     watch, client = Watch(proxy), Client(proxy.url)
@@ -288,7 +288,7 @@ async def test_what_is_used_here_is_not_the_first_that_redis_lets_go_of(
     client.close()
 
 
-async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(own: tuple[RedisServer, Proxy]) -> None:
+async def test_without_invalidations_nothing_is_served_from_memory(own: tuple[RedisServer, Proxy]) -> None:
     server, proxy = own
     store: Any = proxy.running.store
     watch, client = Watch(proxy), Client(proxy.url)
@@ -308,7 +308,7 @@ async def test_when_redis_can_no_longer_be_heard_nothing_is_taken_from_memory(ow
 
 @pytest.fixture
 async def asked(simulator: Simulator) -> AsyncIterator[tuple[RedisServer, Proxy]]:
-    """A Redis to be stopped, and a proxy that holds nothing of what is in it."""
+    """A Redis to be stopped, and a proxy without a hot tier."""
     server = RedisServer()
     server.start()
     try:
@@ -343,7 +343,7 @@ async def test_what_comes_behind_a_request_that_is_looked_up_waits_for_it(asked:
     client.close()
 
 
-async def test_who_floods_while_a_request_is_looked_up_is_not_read(asked: tuple[RedisServer, Proxy]) -> None:
+async def test_a_client_that_floods_during_a_lookup_is_not_read(asked: tuple[RedisServer, Proxy]) -> None:
     server, proxy = asked
     watch, client = Watch(proxy), Client(proxy.url)
     await noted(client, watch)
@@ -431,7 +431,7 @@ async def test_another_entry_under_the_same_key_is_found_anew(simulator: Simulat
 # What changes.
 
 
-async def test_a_model_that_changes_takes_its_answers_along(client: Client, watch: Watch, proxy: Proxy) -> None:
+async def test_a_model_that_changes_takes_its_responses_along(client: Client, watch: Watch, proxy: Proxy) -> None:
     await noted(client, watch)
     body = json.dumps({"source": "tiny2", "destination": "tiny"}).encode()
     changed = await ask(proxy.url, "POST", "/api/copy", body=body)
@@ -541,7 +541,7 @@ async def test_answers_stay_in_order_where_requests_are_pipelined(client: Client
     assert [b"version" in answer.body for answer in answers] == [True, False, False, True] * 20
 
 
-async def test_a_head_whose_body_does_not_come_goes_the_ordinary_way(
+async def test_a_head_whose_body_does_not_arrive_goes_the_ordinary_way(
     client: Client, watch: Watch, proxy: Proxy
 ) -> None:
     body = json.dumps(GENERATE).encode()
@@ -576,8 +576,8 @@ async def test_while_draining_the_connection_s_end_is_announced(simulator: Simul
         proxy.running.listener.draining = False
 
 
-async def test_who_does_not_read_is_not_sent_more(client: Client, watch: Watch, proxy: Proxy) -> None:
-    """What is not taken stays with the client's kernel and a little more, however much is asked for."""
+async def test_a_client_that_does_not_read_is_sent_no_more(client: Client, watch: Watch, proxy: Proxy) -> None:
+    """Requests that are not read stay in the client's kernel, all but a few."""
     await noted(client, watch)
     known = request_bytes("POST", "/api/generate", host="localhost", body=json.dumps(GENERATE).encode())
     async with await RawConnection.open(proxy.url) as connection:

@@ -16,7 +16,7 @@ ABOUT = {"group": "tiny", "hold": Buffers(1 << 40).hold()}
 
 
 async def turns(count: int = 10) -> None:
-    """Let every task that can go on do so."""
+    """Let every task run that is ready."""
     loop = asyncio.get_running_loop()
     for _ in range(count):
         turn = loop.create_future()
@@ -47,7 +47,7 @@ async def reports():
 
 
 class Work:
-    """Publishes when it is let, then goes on as if it stored the answer, until it is let end."""
+    """Publishes when the test lets it, then goes on as if it stored the response, until the test ends it."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -215,7 +215,7 @@ async def test_a_client_that_is_cancelled_leaves(flights):
     await work.cancelled.wait()
 
 
-async def test_a_client_that_is_cancelled_takes_the_answer_from_no_other(flights):
+async def test_a_cancelled_client_takes_the_response_from_no_other(flights):
     work = Work()
     flight = flights.launch("key", work, **ABOUT)
     clients = [asyncio.ensure_future(take_part(flight)) for _ in range(3)]
@@ -228,7 +228,7 @@ async def test_a_client_that_is_cancelled_takes_the_answer_from_no_other(flights
     assert isinstance(done[1], asyncio.CancelledError)
 
 
-async def test_whoever_leaves_after_the_answer_ends_nothing(flights):
+async def test_a_client_that_leaves_after_the_response_ends_nothing(flights):
     work = Work()
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
@@ -268,7 +268,7 @@ async def test_after_the_linger_it_is_ended(flights):
         await flight.response()
 
 
-async def test_whoever_joins_within_the_linger_keeps_it(flights):
+async def test_a_client_that_joins_within_the_linger_keeps_the_flight_going(flights):
     work = Work()
     flight = flights.launch("key", work, linger=600, **ABOUT)
     with flight.seat():
@@ -323,7 +323,7 @@ async def test_an_error_that_nobody_waits_for_is_no_report(flights, reports):
     assert reports == []
 
 
-async def test_a_late_error_does_not_take_the_answer_back(flights):
+async def test_a_late_error_does_not_replace_the_response(flights):
     work = Work()
     flight = flights.launch("key", work, **ABOUT)
     work.may_publish.set()
@@ -333,7 +333,7 @@ async def test_a_late_error_does_not_take_the_answer_back(flights):
     assert await flight.response() == "answer"
 
 
-async def test_work_that_ends_without_an_answer_is_an_error_to_all(flights):
+async def test_work_that_ends_without_a_response_is_an_error_to_all(flights):
     async def nothing(_flight: Flight[str]) -> None:
         return
 
@@ -411,7 +411,7 @@ async def test_a_later_flight_takes_the_place_of_an_earlier(flights):
     assert in_flight(flights) == 0
 
 
-async def test_who_waits_for_an_earlier_flight_still_gets_its_answer(flights):
+async def test_a_client_of_an_earlier_flight_still_gets_its_response(flights):
     one, two = Work(), Work()
     first = flights.launch("key", one, **ABOUT)
     with first.seat():
@@ -453,11 +453,11 @@ async def test_a_flight_alone_ends_when_its_client_leaves(flights):
     await work.cancelled.wait()
 
 
-# an answer that is still coming
+# a response that is still arriving
 
 
 class Chunks:
-    """Chunks that arrive when they are let; `given` counts those that were taken."""
+    """Chunks that arrive when the test lets them; `given` counts those that were taken."""
 
     def __init__(self, *chunks: bytes, error: Exception | None = None) -> None:
         self.given = 0
@@ -473,7 +473,7 @@ class Chunks:
 
 
 def overflowing(limit: int, source):
-    """Work whose answer is the tail of `source`."""
+    """Work whose response is the tail of `source`."""
 
     async def work(flight: Flight[Tail]) -> None:
         await turns()  # all who take part do so before
@@ -488,10 +488,10 @@ async def read_all(tail: Tail, seat: Seat) -> bytes:
     return b"".join([chunk async for chunk in tail.read(seat)])
 
 
-# an answer that is too large to keep
+# a response that is too large to store
 
 
-async def test_nobody_may_join_an_answer_that_is_not_kept(flights):
+async def test_nobody_may_join_a_response_that_is_not_stored(flights):
     flight = flights.launch("key", overflowing(100, Chunks(b"a" * 10, b"b" * 200, b"c")), **ABOUT)
     with flight.seat() as seat:
         tail = await flight.response()
@@ -605,7 +605,7 @@ async def test_a_reader_that_waits_wakes_when_a_chunk_comes(flights):
             await anext(reader)
 
 
-async def test_whoever_begins_to_read_after_the_end_gets_everything(flights):
+async def test_a_reader_that_begins_after_the_end_gets_everything(flights):
     flight = flights.launch("key", overflowing(100, Chunks(b"a", b"b", b"c")), **ABOUT)
     with flight.seat() as seat:
         tail = await flight.response()
@@ -633,7 +633,7 @@ async def test_an_error_reaches_every_reader_after_what_was_sent(flights):
     assert await asyncio.gather(*(client() for _ in range(3))) == [[b"a", b"b", error]] * 3
 
 
-async def test_a_fault_within_the_answer_is_an_error_to_its_readers_and_is_reported(flights, reports):
+async def test_a_fault_within_the_response_is_an_error_to_its_readers_and_is_reported(flights, reports):
     fault = ZeroDivisionError("oops")
     flight = flights.launch("key", overflowing(100, Chunks(b"a", error=fault)), **ABOUT)
     with flight.seat() as seat:
@@ -646,7 +646,7 @@ async def test_a_fault_within_the_answer_is_an_error_to_its_readers_and_is_repor
     assert [report["exception"] for report in reports] == [fault]
 
 
-async def test_readers_of_an_answer_whose_request_is_cancelled_get_an_error(flights, tasks):
+async def test_readers_of_a_response_whose_request_is_cancelled_get_an_error(flights, tasks):
     never = asyncio.Event()
 
     async def chunks():
@@ -706,7 +706,7 @@ async def test_readers_that_come_go_and_tarry_never_lose_a_byte(flights, seed):
 
 
 @pytest.mark.parametrize("begin", [Flight.overflow, Flight.stream], ids=["over-large", "stream"])
-async def test_an_answer_that_begins_when_nobody_is_left_is_ended_even_with_a_linger(flights, begin):
+async def test_a_response_that_begins_when_nobody_is_left_is_ended_even_with_a_linger(flights, begin):
     left = asyncio.Event()
     reached = asyncio.Event()
 
@@ -729,7 +729,7 @@ async def test_an_answer_that_begins_when_nobody_is_left_is_ended_even_with_a_li
 @pytest.mark.parametrize(
     ("error", "complete"), [(None, True), (unreachable("broke off"), False)], ids=["to the end", "broken off"]
 )
-async def test_whether_all_of_it_came_is_told(whole, error, complete):
+async def test_feed_returns_whether_the_response_was_complete(whole, error, complete):
     tail = Tail(100, set(), retain=whole)
     assert await tail.feed(aiter(Chunks(b"a", b"b", error=error))) is complete
     assert tail.ended
@@ -739,7 +739,7 @@ async def test_whether_all_of_it_came_is_told(whole, error, complete):
 
 
 class Stream:
-    """Work whose answer is a stream of what the test lets arrive, and which then stores it, until it is let end."""
+    """Work whose response is a stream of what the test lets arrive; it then stores it, until the test ends it."""
 
     def __init__(self, limit: int = 1000) -> None:
         self.limit = limit
@@ -773,7 +773,7 @@ class Stream:
 
 
 def watch(flight: Flight[Tail]) -> asyncio.Task[list]:
-    """Take a seat at once, then all there is, chunk by chunk; an error is the last."""
+    """Take a seat without delay, then everything, chunk by chunk; an error is the last."""
     place = ExitStack()
     seat = place.enter_context(flight.seat())
 
@@ -790,7 +790,7 @@ def watch(flight: Flight[Tail]) -> asyncio.Task[list]:
     return asyncio.ensure_future(take())
 
 
-async def test_whoever_joins_in_the_middle_of_a_stream_gets_it_from_the_beginning(flights):
+async def test_a_client_that_joins_in_the_middle_of_a_stream_gets_it_from_the_beginning(flights):
     work = Stream()
     flight = flights.launch("key", work, **ABOUT)
     early = watch(flight)
@@ -806,7 +806,7 @@ async def test_whoever_joins_in_the_middle_of_a_stream_gets_it_from_the_beginnin
     assert work.complete is True
 
 
-async def test_whoever_joins_between_the_end_of_a_stream_and_its_storing_gets_all_of_it(flights):
+async def test_a_client_that_joins_between_the_end_of_a_stream_and_its_storing_gets_all_of_it(flights):
     work = Stream()
     flight = flights.launch("key", work, **ABOUT)
     early = watch(flight)
@@ -822,7 +822,7 @@ async def test_whoever_joins_between_the_end_of_a_stream_and_its_storing_gets_al
     assert flights.join("key") is None
 
 
-async def test_whoever_leaves_a_stream_that_has_ended_does_not_end_its_storing(flights):
+async def test_a_client_that_leaves_after_the_end_of_a_stream_does_not_end_its_storing(flights):
     work = Stream()
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat():
@@ -834,7 +834,7 @@ async def test_whoever_leaves_a_stream_that_has_ended_does_not_end_its_storing(f
     assert not flight._task.cancelled()
 
 
-async def test_whoever_leaves_a_stream_takes_nothing_from_those_who_stay_or_join(flights):
+async def test_a_client_that_leaves_a_stream_takes_nothing_from_others(flights):
     work = Stream()
     flight = flights.launch("key", work, **ABOUT)
     staying = watch(flight)
@@ -959,7 +959,7 @@ async def test_a_stream_that_has_outgrown_its_limit_holds_only_what_someone_stil
             await reader.aclose()
 
 
-async def test_whoever_has_a_seat_and_has_not_begun_to_read_when_a_stream_outgrows_its_limit_gets_all_of_it(flights):
+async def test_a_client_that_has_read_nothing_when_a_stream_outgrows_its_limit_gets_all_of_it(flights):
     work = Stream(limit=10)
     flight = flights.launch("key", work, **ABOUT)
     with flight.seat() as seat, flights.join("key").seat() as idle:
@@ -1053,7 +1053,7 @@ async def test_readers_that_join_and_leave_a_stream_at_any_time_never_lose_a_byt
     assert work.tail._held == (0 if outgrown_at < len(chunks) else sum(map(len, chunks)))
 
 
-async def test_a_linger_that_runs_out_while_the_answer_is_stored_ends_nothing(flights):
+async def test_a_linger_that_runs_out_while_the_response_is_stored_ends_nothing(flights):
     """What would be left half done is deleting an entry that was withdrawn meanwhile."""
     work = Stream()
     flight = flights.launch("key", work, **ABOUT)

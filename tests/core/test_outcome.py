@@ -39,13 +39,13 @@ def test_an_outcome_is_told_as_one_fact() -> None:
     assert (fact.key, fact.category) == ("", "")
 
 
-def test_who_leaves_before_anything_is_decided_leaves_a_bypass() -> None:
+def test_a_client_that_leaves_before_any_decision_is_a_bypass() -> None:
     fact = exchange_fact(visit(None), REQUEST, 102.0, ended=False)
     assert fact.cache.detail is Detail.CLIENT_LEFT
     assert (fact.status, fact.first_byte, fact.error) == (0, None, Source.CLIENT)
 
 
-def test_who_leaves_in_the_middle_leaves_what_was_known_by_then() -> None:
+def test_a_client_that_leaves_in_the_middle_is_reported_with_what_was_known() -> None:
     fact = exchange_fact(visit(outcome=Outcome(cache=MISS, status=200)), REQUEST, 102.0, ended=False)
     assert (fact.cache, fact.status, fact.error) == (MISS, 200, Source.CLIENT)
 

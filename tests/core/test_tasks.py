@@ -188,7 +188,7 @@ async def test_polling_goes_on_while_it_is_wanted_and_then_ends():
     await tasks.close(0)
 
 
-async def test_polling_waits_between_two_looks():
+async def test_polling_waits_between_two_polls():
     looks = []
     tasks = Tasks()
 
@@ -205,7 +205,7 @@ async def test_polling_waits_between_two_looks():
     await tasks.close(0)
 
 
-async def test_a_look_is_waited_for_at_the_end_and_none_follows():
+async def test_close_waits_for_a_running_poll_and_none_follows():
     begun, may_end, ended = asyncio.Event(), asyncio.Event(), []
     tasks = Tasks()
 
@@ -224,7 +224,7 @@ async def test_a_look_is_waited_for_at_the_end_and_none_follows():
     assert not tasks._endless
 
 
-async def test_ready_waits_for_the_first_look_and_for_no_other():
+async def test_ready_waits_for_the_first_poll_and_for_no_other():
     let_go, looks = asyncio.Event(), []
     tasks = Tasks()
 
@@ -244,7 +244,7 @@ async def test_ready_waits_for_the_first_look_and_for_no_other():
     await tasks.close(0)
 
 
-async def test_ready_waits_anew_when_nobody_had_looked_for_long():
+async def test_ready_waits_again_after_polling_had_stopped():
     looks = []
     tasks = Tasks()
 

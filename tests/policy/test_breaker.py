@@ -18,7 +18,7 @@ def test_it_lets_everything_through_while_things_go_well():
 
 
 @pytest.mark.parametrize("threshold", [1, 2, 5])
-def test_so_many_failures_in_a_row_open_it_and_are_reported_once(threshold):
+def test_failures_in_a_row_open_it_and_are_reported_once(threshold):
     breaker = Breaker(threshold=threshold, pause=1.0)
     reports = [breaker.failed(0.0) for _ in range(threshold + 3)]
     assert reports == [False] * (threshold - 1) + [True] + [False] * 3

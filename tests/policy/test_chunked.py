@@ -1,4 +1,4 @@
-"""Where chunks end is known by bytes alone, or not at all; what is written is what is read."""
+"""Where chunks end is known from the bytes alone, or not at all; what is written is what is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def after(*came: bytes) -> Chunks:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_what_is_one_whole_chunk_is_known_however_the_rest_comes(seed: int) -> None:
+def test_a_single_whole_chunk_is_recognised_however_the_rest_arrives(seed: int) -> None:
     source = random.Random(seed)
     payloads = [
         source.choice(AWKWARD) if source.random() < 0.5 else source.randbytes(source.randint(1, 40)) for _ in range(60)
@@ -74,7 +74,7 @@ def test_what_is_one_whole_chunk_is_known_however_the_rest_comes(seed: int) -> N
         b"0123456789",
     ],
 )
-def test_what_is_not_of_the_plainest_form_is_never_one_and_ends_what_is_known(came: bytes) -> None:
+def test_a_chunk_in_another_form_is_not_split_off_and_ends_the_tracking(came: bytes) -> None:
     assert after(HEAD).between
     assert small_chunk(came) is None
     assert not after(HEAD, came).between
@@ -92,12 +92,12 @@ def test_chunks_of_up_to_three_digits_are_small() -> None:
 
 
 @pytest.mark.parametrize("size", range(len(HEAD)))
-def test_nothing_is_known_before_the_head_has_ended(size: int) -> None:
+def test_nothing_is_tracked_before_the_end_of_the_head(size: int) -> None:
     assert not after(HEAD[:size]).between
     assert after(HEAD[:size], HEAD[size:]).between
 
 
-def test_what_was_not_shown_ends_what_is_known() -> None:
+def test_bytes_that_were_not_tracked_end_the_tracking() -> None:
     chunks = after(HEAD, b"1\r\nx\r\n")
     assert chunks.between
     chunks.lose()
@@ -105,7 +105,7 @@ def test_what_was_not_shown_ends_what_is_known() -> None:
     assert not chunks.between
 
 
-# What stands whole.
+# Whole chunks
 
 
 PLAIN = [b"a", b"\r\n", b"5\r\nhello\r\n", bytes(range(256)), b"x" * 0xFFF, b"x" * 0x1000, b"x" * 70_000]
@@ -124,13 +124,13 @@ def test_what_is_written_is_what_is_read(data: bytes) -> None:
 @pytest.mark.parametrize("left", [b"", b"1", b"1\r", b"1\r\n", b"1\r\nx", b"1\r\nx\r", LAST, b"0", b"\r\n", b"A\r\n0123456789\r\n", b"01\r\nx\r\n",
                                   b"1;a\r\nx\r\n", b"1 \r\nx\r\n", b"1\r\nxy\r\n", b"1\nx\n", b"ffffffff\r\nx\r\n", b"100000000\r\nx\r\n", b"-1\r\nx\r\n", b"x" * 100])  # fmt: skip
 @pytest.mark.parametrize("count", range(4))
-def test_whole_chunks_are_cut_off_before_whatever_is_left(count: int, left: bytes) -> None:
+def test_whole_chunks_are_split_off_before_the_rest(count: int, left: bytes) -> None:
     data = [b"%d" % number * (number + 1) for number in range(count)]
     assert list(whole_chunks(b"".join(map(framed, data)) + left)) == [(one, framed(one)) for one in data]
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_those_that_are_cut_off_and_those_that_are_followed_end_alike(seed: int) -> None:
+def test_chunks_that_are_split_off_and_chunks_that_are_tracked_end_alike(seed: int) -> None:
     source = random.Random(seed)
     data = [
         source.choice(AWKWARD) if source.random() < 0.5 else source.randbytes(source.randint(1, 5000))

@@ -101,7 +101,7 @@ def test_one_field_bars_a_head(path, name, detail, value):
         (Directives(only_if_cached=True, max_age=0, ttl_ignored=True), None),
     ],
 )
-def test_of_the_wishes_only_no_store_bars_a_head(path, wishes, detail):
+def test_of_the_directives_only_no_store_bars_a_head(path, wishes, detail):
     outcome = by_fields(path, wishes=wishes)
     assert outcome == (None if detail is None else Bypass(detail=detail))
 
@@ -181,7 +181,7 @@ def test_a_model_of_another_machine_is_passed_on_under_its_name(path, model):
 
 @each_reused
 @pytest.mark.parametrize("model", ["m", "m:latest", "M", "cloud", "cloud:latest", "h/n/m:t", " m "])
-def test_the_spelling_of_the_model_is_kept(path, model):
+def test_the_spelling_of_the_model_is_preserved(path, model):
     outcome = classified(path, {"model": model})
     assert isinstance(outcome, Candidate)
     assert outcome.model == model
@@ -197,7 +197,7 @@ def test_what_is_not_looked_at_does_not_bar_a_body(path, changes):
     assert outcome.document == PLAIN[path] | changes
 
 
-def test_a_candidate_is_for_a_whole_answer_unless_it_says_so():
+def test_a_candidate_is_for_a_whole_response_unless_it_says_so():
     assert Candidate(endpoint=row(EMBED), model="m", document={}, items=1).stream is False
 
 
@@ -280,7 +280,7 @@ def deterministic(path: str, members: str) -> bool:
 
 @pytest.mark.parametrize("path", NATIVE)
 @pytest.mark.parametrize(("sampling", "same"), SAMPLING)
-def test_in_the_options_a_temperature_of_zero_or_a_seed_asks_for_the_same_answer(path, sampling, same):
+def test_in_the_options_a_temperature_of_zero_or_a_seed_asks_for_the_same_response(path, sampling, same):
     assert deterministic(path, f'"options": {{{sampling}}}') is same
 
 

@@ -243,7 +243,7 @@ def test_the_order_of_members_is_kept_at_every_level():
     assert json.dumps(read(text, KNOWN), separators=(",", ":")).encode() == text
 
 
-def test_what_is_known_depends_on_the_endpoint():
+def test_the_known_names_depend_on_the_endpoint():
     text = b'{"Input":"x"}'
     assert read(text, KNOWN) == {"Input": "x"}
     assert read(text, frozenset({"input"})) is Detail.AMBIGUOUS_NAME

@@ -82,7 +82,7 @@ def some(vector: bytes = b"[0.5]", tokens: int = 3, *, exact: bool = True, total
     )
 
 
-# A whole answer, written by other means
+# A whole response, written by other means
 
 
 def numbers(text: str) -> list[float]:
@@ -336,7 +336,7 @@ def test_the_settings_and_the_text_are_not_taken_for_each_other():
     assert len({item_keys(each, Scope(**SCOPE), ())[each.texts[0]] for each in asked}) == len(asked)
 
 
-# What is asked of Ollama
+# Requests to Ollama
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_what_is_missing_is_asked_once_and_in_order(path, texts, asked):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_recorded_answer_splits_and_joins_to_the_same_bytes(name):
+def test_a_recorded_response_splits_and_joins_to_the_same_bytes(name):
     asked, body = recorded(name)
     items = cut(asked, body)
     joined = join(asked, items)
@@ -413,7 +413,7 @@ def test_a_recorded_answer_splits_and_joins_to_the_same_bytes(name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_recorded_vector_is_a_slice_of_the_answer(name):
+def test_a_recorded_vector_is_a_slice_of_the_response(name):
     asked, body = recorded(name)
     answer = json.loads(body)
     vectors = answer["embeddings"] if "embeddings" in answer else [row["embedding"] for row in answer["data"]]
@@ -463,7 +463,7 @@ def test_the_patterns_are_all_there():
 @pytest.mark.parametrize("source", ROUTES)
 @pytest.mark.parametrize(("path", "coded"), [(EMBED, False), (V1, False), (V1, True)])
 def test_known_and_asked_items_join_to_what_the_whole_would_have_been(path, coded, source):
-    """Every hit and miss of every list of up to five texts, what is known having come through either route."""
+    """Every hit and miss of every list of up to five texts, with items that came through either endpoint."""
     alone = {word: cut(asking(source, word), reference(source, (word,)))[word] for word in WORDS}
     more = {"encoding_format": "base64"} if coded else {}
     for pattern in patterns(5):
@@ -638,7 +638,7 @@ def test_the_shares_hold_the_sum_and_are_near_their_due(seed):
     assert counts(texts, tokens) == shares
 
 
-# What is not of the form
+# Responses of another form
 
 GOOD = {path: reference(path, ("ab", "c")) for path in ROUTES}
 TAIL = {EMBED: b',"total_duration":900,"load_duration":300,"prompt_eval_count":6}', V1: b'],"model":"m","usage":{"prompt_tokens":6,"total_tokens":6}}\n'}  # fmt: skip
@@ -782,14 +782,14 @@ def malformed() -> list[Any]:
 
 
 @pytest.mark.parametrize(("path", "good", "bad"), malformed())
-def test_nothing_is_kept_of_what_is_not_of_the_form(path, good, bad):
+def test_nothing_is_stored_of_what_is_not_of_the_form(path, good, bad):
     body = bad if good is None else GOOD[path].replace(good, bad)
     assert body != GOOD[path]
     assert keepable(asking(path, "ab", "c"), ("ab", "c"), body) is None
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_what_is_spoiled_above_is_good_before(path):
+def test_the_spoiled_responses_are_storable_before_they_are_spoiled(path):
     assert GOOD[path].endswith(TAIL[path])
     assert (
         join(asking(path, "ab", "c"), cut(asking(path, "ab", "c"), GOOD[path]), durations=(900, 300)).body == GOOD[path]
@@ -798,19 +798,19 @@ def test_what_is_spoiled_above_is_good_before(path):
 
 @pytest.mark.parametrize("texts", [("ab",), ("ab", "c", "d"), ("ab",) * 3, ()], ids=len)
 @pytest.mark.parametrize("path", ROUTES)
-def test_nothing_is_kept_of_another_count(path, texts):
+def test_nothing_is_stored_of_another_count(path, texts):
     assert split(asking(path, "ab", "c"), texts, GOOD[path]) is None
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_nothing_is_kept_of_a_torn_answer(path):
+def test_nothing_is_stored_of_a_torn_response(path):
     asked = asking(path, "ab", "c")
     assert not any(split(asked, asked.texts, GOOD[path][:end]) for end in range(len(GOOD[path])))
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_what_is_kept_of_a_damaged_answer_still_joins_to_it(path):
-    """A byte changed may give another number; it never gives items that say something else than the answer did."""
+def test_what_is_stored_of_a_damaged_response_still_joins_to_it(path):
+    """A changed byte may give another number; it never gives items that differ from the response."""
     asked = asking(path, "ab", "c")
     kept = 0
     for place, byte in itertools.product(range(len(GOOD[path])), b'7-,.]["{e\x00\xff '):
@@ -824,12 +824,12 @@ def test_what_is_kept_of_a_damaged_answer_still_joins_to_it(path):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_model_that_reads_like_a_vector_keeps_nothing(path):
+def test_a_model_that_reads_like_a_vector_stores_nothing(path):
     asked = asking(path, "a", model="[1]")
     assert split(asked, ("a",), join(asked, {"a": some()}).body) is None
 
 
-# Store entries
+# Entries
 
 
 @pytest.mark.parametrize(
@@ -848,14 +848,14 @@ def test_an_item_is_read_as_it_was_written(item):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_recorded_items_are_kept_as_they_are(name):
+def test_recorded_items_are_stored_as_they_are(name):
     items = cut(*recorded(name))
     assert {text: decode(encode(item)) for text, item in items.items()} == items
     assert all(len(encode(item)) < len(item.vector) + 60 for item in items.values())
 
 
 def test_the_form_of_an_entry_is_pinned():
-    """Another form needs another head, so that entries there are read as nothing and not as something else."""
+    """Another form needs another head, so that old entries are read as nothing and not as something else."""
     assert encode(some(b"[-0.5,1e-7]")) == b"item/3 2 3 exact 7 5 [-0.5,1e-7]"
     assert encode(some(exact=False)) == b"item/3 1 3 share 7 5 [0.5]"
 

@@ -119,7 +119,7 @@ def test_the_names_that_ollama_reads_are_known(row):
 
 
 @each
-def test_only_what_changes_no_answer_is_inert(row):
+def test_only_what_changes_no_response_is_inert(row):
     assert row.inert == INERT.get(row.operation, frozenset())
 
 

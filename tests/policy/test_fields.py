@@ -103,7 +103,7 @@ def test_a_foreign_origin_goes_on():
     assert forwarded_request(fields) == ((b"Origin", b"https://elsewhere.example"), (b"Via", VIA))
 
 
-def test_an_answer_goes_on_with_what_the_cache_says_of_itself():
+def test_a_response_goes_on_with_what_the_cache_says_of_itself():
     head = ResponseHead(
         status=200,
         reason="OK",
@@ -159,7 +159,7 @@ def test_the_cache_has_two_fields(status, x_cache):
     ],
     ids=lambda value: value.decode() if isinstance(value, bytes) else None,
 )
-def test_only_these_fields_are_kept_with_a_body(name, kept):
+def test_only_these_fields_are_stored_with_a_body(name, kept):
     assert replayed(((name, b"v"),)) == (((name, b"v"),) if kept else ())
 
 

@@ -89,7 +89,7 @@ def test_long_names_that_begin_alike_are_not_lost():
     assert differing(of(GENERATE | one), of(GENERATE | other)) == ("x" * 64,)
 
 
-def test_marks_are_keyed_and_hold_no_text():
+def test_fingerprints_are_keyed_and_hold_no_text():
     found = of(GENERATE)
     assert "canary" not in str(found)
     assert all(len(mark) == 16 and int(mark, 16) >= 0 for mark in found.values())

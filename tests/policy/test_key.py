@@ -326,7 +326,7 @@ BASE = '{"model":"m","prompt":"p","stream":false,"options":{"seed":1,"top_k":2},
         pytest.param(CHAT, ASKED[CHAT], ASKED[CHAT][:-1] + ',"keep_alive":300}', id="chat"),
     ],
 )
-def test_what_changes_no_answer_changes_no_key(path, body, other):
+def test_what_changes_no_response_changes_no_key(path, body, other):
     assert key(path, body) == key(path, other)
 
 
@@ -341,7 +341,7 @@ def test_stream_is_left_out_of_the_body_that_is_hashed(path):
 
 
 @each_that_streams
-def test_a_stream_and_a_whole_answer_have_two_keys_however_they_are_asked_for(path):
+def test_a_stream_and_a_whole_response_have_two_keys_however_they_are_asked_for(path):
     default = find("POST", path)[0].stream_default
     keys = {
         wanted: {
@@ -414,7 +414,7 @@ def test_a_stream_and_a_whole_answer_have_two_keys_however_they_are_asked_for(pa
         ),
     ],
 )
-def test_what_may_change_an_answer_changes_the_key(path, body, other):
+def test_what_may_change_a_response_changes_the_key(path, body, other):
     assert key(path, body) != key(path, other)
 
 
@@ -455,7 +455,7 @@ def test_authorization_and_origin_are_not_taken_for_each_other():
 
 
 def test_a_secret_is_not_in_what_is_hashed_as_it_came():
-    """Who reads the parts of a key, in a debugger or a dump, does not read a token."""
+    """The parts of a key, in a debugger or a dump, contain no token."""
     seen = expected_key("embed", '{"input":"p","model":"m"}', scope={}, authorization=b"Bearer canary")
     assert seen == key(EMBED, '{"model":"m","input":"p"}', ((b"Authorization", b"Bearer canary"),))
 

@@ -67,7 +67,7 @@ def test_members_are_those_of_a_comma_separated_list(fields, expected):
     assert members(fields, b"x-thing") == expected
 
 
-def test_an_entry_is_a_whole_answer_without_marks_unless_it_says_so():
+def test_an_entry_is_a_whole_response_without_fingerprints_unless_it_says_so():
     assert (FULL_ENTRY.pieces, FULL_ENTRY.fingerprints) == (b"", {})
 
 

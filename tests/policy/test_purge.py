@@ -27,7 +27,7 @@ def described(**changes: str) -> Description:
 
 
 def matches(purge: Filter, **changes: str) -> bool:
-    """What it says of an entry, which must be what it says of the keys of an answer on its way."""
+    """Whether it matches an entry, which must hold for the keys of a response that is not stored yet."""
     about = ENTRY | changes
     key = about.pop("key")
     verdict = purge.matches(described(**changes))
@@ -39,14 +39,14 @@ def test_what_can_be_asked_for():
     assert NAMES == ("model", "operation", "category", "namespace", "key")
 
 
-def test_a_filter_of_nothing_means_everything():
+def test_an_empty_filter_matches_everything():
     assert matches(Filter())
     assert matches(Filter(), **ANOTHER)
     assert Filter().matches_any((), "", "", "", "")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_filter_means_what_has_its_value_and_nothing_else(name):
+def test_a_filter_matches_entries_of_its_value_and_no_others(name):
     purge = Filter(**{name: ENTRY[name]})
     assert matches(purge)
     assert matches(purge, **(ANOTHER | {name: ENTRY[name]}))
@@ -94,7 +94,7 @@ def test_an_item_belongs_to_both_its_routes(wanted, operation, meant):
         pytest.param((key for key in ("k0", "k1")), True, id="any iterable"),
     ],
 )
-def test_an_answer_is_meant_by_any_of_its_keys(keys, meant):
+def test_a_response_matches_by_any_of_its_keys(keys, meant):
     assert Filter(key="k1").matches_any(keys, FULL, "embed", "", "") is meant
 
 
@@ -145,7 +145,7 @@ A_TEXT, AN_OBJECT, A_MODEL = (
         ),
     ],
 )
-def test_whoever_asks_for_something_else_is_told_in_one_line(document, message):
+def test_an_invalid_filter_is_refused_with_one_line(document, message):
     with pytest.raises(ValueError) as caught:
         read(document)
     assert str(caught.value) == message
@@ -170,7 +170,7 @@ def test_the_purges_since_are_those_that_began_later_in_order():
     assert [purges.since(count) for count in range(4)] == [named("a", "b", "c"), named("b", "c"), named("c"), ()]
 
 
-def test_where_a_purge_is_forgotten_everything_is_meant():
+def test_after_too_many_purges_everything_matches():
     purges = Purges()
     for number in range(1002):
         purges.add(Filter(key=str(number)))
@@ -183,7 +183,7 @@ def test_where_a_purge_is_forgotten_everything_is_meant():
 
 
 @pytest.mark.parametrize("length", [128, 129, 5000])
-def test_a_namespace_is_meant_however_long_it_is(length):
+def test_a_namespace_matches_however_long_it_is(length):
     wishes = read_directives(((b"X-Cache-Namespace", b"n" * length),), max_ttl=1)
     purge = read({"namespace": "n" * length})
     assert purge.matches_any(("k",), "m", "generate", "", wishes.namespace)

@@ -62,7 +62,7 @@ def test_without_a_message_there_is_no_body_and_no_type():
         pytest.param(replies.error(404, ""), (404, "Not Found"), replies.JSON, b'{"error":""}', (), id="no text"),
     ],
 )
-def test_a_reply_of_an_admin_route_is_framed_and_never_kept(answer, status, kind, body, more):
+def test_a_reply_of_an_admin_route_is_framed_and_never_stored(answer, status, kind, body, more):
     head = replies.head(answer, 1_700_000_000.9)
     assert ((head.status, head.reason), answer.body) == (status, body)
     assert head.fields == (

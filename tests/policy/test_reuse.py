@@ -90,7 +90,7 @@ def cc(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
         ),
     ],
 )
-def test_wishes_are_read(fields, expected):
+def test_directives_are_read(fields, expected):
     assert read_directives(fields, max_ttl=MAX_TTL) == expected
 
 

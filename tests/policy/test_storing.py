@@ -42,7 +42,7 @@ def without(document: dict, name: str) -> dict:
 
 
 @pytest.mark.parametrize("path", ["/api/generate", CHAT])
-def test_a_whole_completion_is_kept_with_its_counts(path):
+def test_a_whole_completion_is_stored_with_its_counts(path):
     body = json.dumps(COMPLETION).encode()
     assert storable(candidate(path), head(), body) == Storable(prompt_tokens=7, output_tokens=3)
 
@@ -78,7 +78,7 @@ def test_a_whole_completion_is_kept_with_its_counts(path):
         pytest.param(head((b"vary", b"Origin"), (b"VARY", b"Accept")), Detail.VARY, id="vary on a second line"),
     ],
 )
-def test_a_head_that_breaks_one_rule_is_not_kept(response, detail):
+def test_a_head_that_breaks_one_rule_is_not_stored(response, detail):
     assert by_head(GENERATE, response) is detail
     assert storable(GENERATE, response, json.dumps(COMPLETION).encode()) == NotStorable(detail=detail)
 
@@ -90,12 +90,12 @@ def test_a_head_that_breaks_one_rule_is_not_kept(response, detail):
         *(b"", b"json", b"application/problem+json", b"application/ json"),
     ],
 )
-def test_another_content_type_is_not_kept(value):
+def test_another_content_type_is_not_stored(value):
     response = ResponseHead(status=200, reason="", fields=((b"content-type", value),))
     assert by_head(GENERATE, response) is Detail.CONTENT_TYPE
 
 
-def test_no_content_type_is_not_kept():
+def test_no_content_type_is_not_stored():
     assert by_head(GENERATE, ResponseHead(status=200, reason="", fields=())) is Detail.CONTENT_TYPE
 
 
@@ -112,7 +112,7 @@ def test_no_content_type_is_not_kept():
         pytest.param((JSON, (b"Access-Control-Allow-Origin", b"*")), id="CORS"),
     ],
 )
-def test_a_head_that_breaks_no_rule_is_kept(fields):
+def test_a_head_that_breaks_no_rule_is_stored(fields):
     assert by_head(GENERATE, ResponseHead(status=200, reason="", fields=fields)) is None
 
 
@@ -137,7 +137,7 @@ TYPES = (b"application/json", b"application/x-ndjson", b"text/event-stream")
         ),
     ],
 )
-def test_each_form_of_answer_has_its_own_content_type(asked, expected, charset):
+def test_each_form_of_response_has_its_own_content_type(asked, expected, charset):
     heads = {kind: ResponseHead(status=200, reason="", fields=((b"Content-Type", kind + charset),)) for kind in TYPES}
     assert [kind for kind in TYPES if by_head(asked, heads[kind]) is None] == [expected]
     assert {by_head(asked, heads[kind]) for kind in TYPES if kind != expected} == {Detail.CONTENT_TYPE}
@@ -167,7 +167,7 @@ def test_each_form_of_answer_has_its_own_content_type(asked, expected, charset):
     ],
 )
 @pytest.mark.parametrize("path", ["/api/generate", CHAT])
-def test_a_completion_that_breaks_one_rule_is_not_kept(document, detail, path):
+def test_a_completion_that_breaks_one_rule_is_not_stored(document, detail, path):
     assert storable(candidate(path), head(), json.dumps(document).encode()) == NotStorable(detail=detail)
 
 
@@ -183,7 +183,7 @@ def test_a_completion_that_breaks_one_rule_is_not_kept(document, detail, path):
         pytest.param(b"<html>", id="another language"),
     ],
 )
-def test_a_body_that_does_not_parse_is_not_kept(body):
+def test_a_body_that_does_not_parse_is_not_stored(body):
     assert storable(GENERATE, head(), body) == NotStorable(detail=Detail.INCOMPLETE)
 
 
@@ -203,7 +203,7 @@ def test_a_count_that_is_none_is_not_made_up(counts, expected, reason):
     assert storable(GENERATE, head(), body) == Storable(prompt_tokens=prompt, output_tokens=output)
 
 
-def test_a_completion_without_counts_is_kept_without():
+def test_a_completion_without_counts_is_stored_without():
     body = json.dumps({"done": True, "done_reason": "length"}).encode()
     assert storable(GENERATE, head(), body) == Storable(prompt_tokens=None, output_tokens=None)
 
@@ -236,7 +236,7 @@ def openai(*vectors: object, **more: object) -> dict:
         pytest.param(V1, 1, openai([1.0], usage={"prompt_tokens": "5"}), None, id="v1, count is a text"),
     ],
 )
-def test_an_embeddings_answer_of_the_right_count_is_kept(path, items, document, tokens):
+def test_an_embeddings_response_of_the_right_count_is_stored(path, items, document, tokens):
     body = json.dumps(document).encode()
     assert storable(candidate(path, items), head(), body) == Storable(prompt_tokens=tokens, output_tokens=None)
 
@@ -281,12 +281,12 @@ def test_an_embeddings_answer_of_the_right_count_is_kept(path, items, document, 
         pytest.param(V1, 1, openai([1.0], error={}), Detail.ANSWER_ERROR, id="v1, with an error"),
     ],
 )
-def test_an_embeddings_answer_that_breaks_one_rule_is_not_kept(path, items, document, detail):
+def test_an_embeddings_response_that_breaks_one_rule_is_not_stored(path, items, document, detail):
     body = json.dumps(document).encode()
     assert storable(candidate(path, items), head(), body) == NotStorable(detail=detail)
 
 
-# what OpenAI's routes answer
+# responses in OpenAI's form
 
 
 def choices(*reasons: object, **more: object) -> dict:
@@ -313,7 +313,7 @@ each_of_openai = pytest.mark.parametrize("path", [V1_CHAT, V1_COMPLETIONS])
         ),
     ],
 )
-def test_an_answer_of_openais_form_that_has_come_to_its_end_is_kept(path, document, tokens):
+def test_a_response_of_openais_form_that_has_come_to_its_end_is_stored(path, document, tokens):
     verdict = storable(candidate(path), head(), json.dumps(document).encode())
     assert verdict == Storable(prompt_tokens=tokens[0], output_tokens=tokens[1])
 
@@ -344,7 +344,7 @@ def test_an_answer_of_openais_form_that_has_come_to_its_end_is_kept(path, docume
         pytest.param(None, Detail.INCOMPLETE, id="null"),
     ],
 )
-def test_an_answer_of_openais_form_that_breaks_one_rule_is_not_kept(path, document, detail):
+def test_a_response_of_openais_form_that_breaks_one_rule_is_not_stored(path, document, detail):
     assert storable(candidate(path), head(), json.dumps(document).encode()) == NotStorable(detail=detail)
 
 
@@ -369,7 +369,7 @@ def lines(*documents: object) -> bytes:
         pytest.param(lines(PART | {"eval_count": 9}, without(COMPLETION, "eval_count")), (7, None), id="by the last"),
     ],
 )
-def test_a_stream_of_lines_that_has_come_to_its_end_is_kept(path, body, tokens):
+def test_a_stream_of_lines_that_has_come_to_its_end_is_stored(path, body, tokens):
     verdict = storable(candidate(path, stream=True), NDJSON, body)
     assert verdict == Storable(prompt_tokens=tokens[0], output_tokens=tokens[1])
 
@@ -405,7 +405,7 @@ def test_a_stream_of_lines_that_has_come_to_its_end_is_kept(path, body, tokens):
         pytest.param(lines(PART, COMPLETION | {"error": None}), Detail.ANSWER_ERROR, id="an error that is null"),
     ],
 )
-def test_a_stream_of_lines_that_breaks_one_rule_is_not_kept(path, body, detail):
+def test_a_stream_of_lines_that_breaks_one_rule_is_not_stored(path, body, detail):
     assert storable(candidate(path, stream=True), NDJSON, body) == NotStorable(detail=detail)
 
 
@@ -439,7 +439,7 @@ def events(*documents: object) -> bytes:
         ),
     ],
 )
-def test_a_stream_of_events_that_has_come_to_its_end_is_kept(path, body, tokens):
+def test_a_stream_of_events_that_has_come_to_its_end_is_stored(path, body, tokens):
     verdict = storable(candidate(path, stream=True), EVENTS, body + DONE)
     assert verdict == Storable(prompt_tokens=tokens[0], output_tokens=tokens[1])
 
@@ -479,7 +479,7 @@ def test_a_stream_of_events_that_has_come_to_its_end_is_kept(path, body, tokens)
         pytest.param(lines(PART, COMPLETION), Detail.INCOMPLETE, id="lines"),
     ],
 )
-def test_a_stream_of_events_that_breaks_one_rule_is_not_kept(path, body, detail):
+def test_a_stream_of_events_that_breaks_one_rule_is_not_stored(path, body, detail):
     assert storable(candidate(path, stream=True), EVENTS, body) == NotStorable(detail=detail)
 
 
@@ -495,13 +495,13 @@ def test_a_stream_of_events_that_breaks_one_rule_is_not_kept(path, body, detail)
 @pytest.mark.parametrize(
     ("path", "response", "body"), [(CHAT, NDJSON, lines(COMPLETION)), (V1_CHAT, EVENTS, events(ENDED) + DONE)]
 )
-def test_a_stream_whose_head_breaks_a_rule_is_not_kept(path, response, body, field, detail):
+def test_a_stream_whose_head_breaks_a_rule_is_not_stored(path, response, body, field, detail):
     broken = ResponseHead(status=200, reason="", fields=(*response.fields, field))
     assert storable(candidate(path, stream=True), broken, body) == NotStorable(detail=detail)
     assert isinstance(storable(candidate(path, stream=True), response, body), Storable)
 
 
-# what a real Ollama answered
+# responses of a real Ollama
 
 RECORDED = json.loads(data("wire/ollama-0.24.json").read_text("utf-8"))
 STREAMS = {
@@ -563,19 +563,19 @@ def test_every_recorded_candidate_is_looked_at():
 
 
 @pytest.mark.parametrize("name", [*STREAMS, *WHOLE])
-def test_what_a_real_ollama_answered_to_its_end_is_kept(name):
+def test_what_a_real_ollama_answered_to_its_end_is_stored(name):
     prompt, output = (STREAMS | WHOLE)[name]
     assert asked(name).stream is (name in STREAMS)
     assert storable(asked(name), *answered(name)) == Storable(prompt_tokens=prompt, output_tokens=output)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_what_a_real_ollama_refused_is_not_kept(name):
+def test_what_a_real_ollama_refused_is_not_stored(name):
     assert storable(asked(name), *answered(name)) == NotStorable(detail=Detail.STATUS)
 
 
 @pytest.mark.parametrize("name", [*STREAMS, *WHOLE])
-def test_what_a_real_ollama_answered_is_not_kept_without_its_last_bytes(name):
+def test_what_a_real_ollama_answered_is_not_stored_without_its_last_bytes(name):
     response, body = answered(name)
     whole = body if name in STREAMS else body.rstrip(b"\n")
     verdicts = {storable(asked(name), response, whole[:length]) for length in range(len(whole))}
@@ -617,7 +617,7 @@ def test_a_chunk_that_holds_the_end_is_the_last(path, chunk, last):
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_what_a_real_ollama_said_of_a_command_is_never_kept(name, stream):
+def test_what_a_real_ollama_said_of_a_command_is_never_stored(name, stream):
     response, body = answered(name)
     path = RECORDED[name]["request"]["path"]
     head_of_its_form = NDJSON if stream else response
@@ -644,7 +644,7 @@ def test_the_last_chunk_of_a_stream_is_known(path, chunk, last):
 
 
 @pytest.mark.parametrize("reasons", [["stop", None], ["stop", "stop"], [None], [], ["load"], [["stop"]]], ids=str)
-def test_an_answer_has_one_end_and_it_is_the_last(reasons):
+def test_a_response_has_one_end_and_it_is_the_last(reasons):
     endpoint = find("POST", "/v1/chat/completions")[0]
     candidate = Candidate(endpoint=endpoint, model="m", document={}, items=1)
     head = ResponseHead(status=200, reason="OK", fields=((b"Content-Type", b"application/json"),))

@@ -35,5 +35,5 @@ def test_of_what_has_ended_only_what_was_counted_stays() -> None:
     assert lasting(ONE) == [("hits", "total", [("hits_total", {"endpoint": "generate"}, 2.0)])]
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_snapshot_is_an_empty_sum() -> None:
     assert added([(), ()]) == []

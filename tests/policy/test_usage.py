@@ -22,7 +22,7 @@ def chunks_of(case: dict[str, Any]) -> list[bytes]:
 
 
 def documents(chunks: list[bytes]) -> list[dict[str, Any]]:
-    """Read an answer as a client does: all of it, line by line."""
+    """Return the JSON objects of a response, whole or line by line."""
     lines = (line.removeprefix(b"data: ") for line in b"".join(chunks).splitlines())
     return [json.loads(line) for line in lines if line.startswith(b"{")]
 
@@ -79,7 +79,7 @@ def test_the_recording_says_enough_to_be_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in WORKING.items() if case["response"]["chunks"]])
-def test_a_stream_speaks_from_its_first_piece_of_text_on(name: str) -> None:
+def test_a_stream_has_output_from_its_first_piece_of_text_on(name: str) -> None:
     case = WORKING[name]
     endpoint, _ = endpoints.find(case["request"]["method"], case["request"]["path"])
     fields = tuple((key.encode(), value.encode()) for key, value in case["response"]["headers"])
@@ -112,12 +112,12 @@ def test_a_stream_speaks_from_its_first_piece_of_text_on(name: str) -> None:
         pytest.param(b"data: [DONE]\n\n", False, id="done"),
     ],
 )
-def test_what_counts_as_said(chunk: bytes, expected: bool) -> None:
+def test_what_counts_as_output(chunk: bytes, expected: bool) -> None:
     assert has_output(chunk) is expected
 
 
 @pytest.mark.parametrize("size", [1, 7, 200, 8191, 8192, 8193, 16384, 16385, 70_000, 200_000])
-def test_only_the_first_and_the_last_bytes_are_kept(size: int) -> None:
+def test_only_the_first_and_the_last_bytes_are_held(size: int) -> None:
     body = bytes(range(256)) * 800
     excerpt = Excerpt()
     for start in range(0, len(body), size):

@@ -41,7 +41,7 @@ wholes = st.builds(
 
 @st.composite
 def streams(draw) -> StoredResponse:
-    """A whole answer whose body is cut into pieces, empty ones among them."""
+    """A whole response whose body is cut into pieces, empty ones among them."""
     entry = draw(wholes)
     cuts = sorted(draw(st.lists(st.integers(min_value=0, max_value=len(entry.body)), max_size=6)))
     sizes = [end - start for start, end in pairwise([0, *cuts, len(entry.body)])]
@@ -213,7 +213,7 @@ def test_a_foreign_value_is_none(value):
 
 
 def sealed(text: bytes, *, length: int | None = None, body: bytes = b"body") -> bytes:
-    """A value whose check is right, whatever it holds."""
+    """A value whose CRC is right, whatever it contains."""
     checked = bytes.fromhex(KEY) + struct.pack(">I", len(text) if length is None else length) + text + body
     return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
 

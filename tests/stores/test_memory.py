@@ -33,7 +33,7 @@ async def put(store: MemoryStore, key: str, value: StoredResponse) -> bool:
 
 
 async def keys(store: MemoryStore, names: str) -> str:
-    """Which of these are there; asking for one counts as a use of it."""
+    """Return which of these are there; that counts as a use."""
     return "".join([name for name in names if (await store.get(name)).entry is not None])
 
 
@@ -105,7 +105,7 @@ async def test_what_is_held_never_exceeds_the_capacity(clock):
 
 
 @pytest.mark.parametrize(("size", "kept"), [(OVERHEAD, True), (OVERHEAD + 1, False), (100 * OVERHEAD, False)])
-async def test_what_is_larger_than_the_store_is_not_kept_and_drives_nothing_out(clock, size, kept):
+async def test_what_is_larger_than_the_store_is_not_stored_and_drives_nothing_out(clock, size, kept):
     store = room_for(2, clock)
     await put(store, "a", entry())
     assert await put(store, "b", entry(size)) is kept
@@ -143,7 +143,7 @@ async def test_clear_takes_all_out_and_says_how_many(clock):
     assert await store.clear() == 0
 
 
-async def test_what_was_asked_before_a_clear_is_not_kept_after_it(clock):
+async def test_what_was_asked_before_a_clear_is_not_stored_after_it(clock):
     store = room_for(5, clock)
     generation = (await store.get("a")).generation
     await store.clear()
@@ -154,7 +154,7 @@ async def test_what_was_asked_before_a_clear_is_not_kept_after_it(clock):
 
 
 @pytest.mark.parametrize("generation", ["", "0" * 32, "unknown"])
-async def test_another_generation_is_not_kept(clock, generation):
+async def test_another_generation_is_not_stored(clock, generation):
     store = room_for(5, clock)
     assert await store.put([("a", entry())], generation) is False
 

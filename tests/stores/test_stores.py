@@ -1,4 +1,4 @@
-"""What every store does alike: the one in memory, and the one in a real Redis or Valkey, as two processes see it."""
+"""What all stores do: the one in memory, and the one in a real Redis or Valkey, as two processes see it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Pair: TypeAlias = tuple[View, View]
 
 @pytest.fixture(params=["memory", "redis", "tiered"])
 async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
-    """Two processes' views of one store, with patience for a busy machine; that in memory is one process's only."""
+    """Two processes' views of one store, with long deadlines for a busy machine; memory has one only."""
     if request.param == "memory":
         memory = MemoryStore(1 << 26, clock=Clock())
         view = View(entries=memory, values=MemoryValues(), gauges=(memory,))
@@ -127,7 +127,7 @@ async def test_an_empty_store_has_an_empty_page(store: EntryStore) -> None:
         pytest.param(lambda _: True, 300, id="all"),
     ],
 )
-async def test_a_purge_takes_what_is_meant_and_leaves_the_rest(meant, purged: int, store: EntryStore) -> None:
+async def test_a_purge_deletes_what_matches_and_leaves_the_rest(meant, purged: int, store: EntryStore) -> None:
     entries = {key(number): replace(FULL_ENTRY, model=f"m{number % 3}", body=b"x" * number) for number in range(300)}
     await fill(store, entries)
     left = {name: entry for name, entry in entries.items() if not meant(described(name, entry, len(entry.body)))}

@@ -1,4 +1,4 @@
-"""What the hot tier holds, and when it may not; that it is a store like the others is in test_stores.py."""
+"""What the hot tier holds, and when it may not; test_stores.py tests that it is a store like the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ByLists:
 
 
 class Back(ByLists, MemoryStore):
-    """Counts what is asked, and answers when it is let."""
+    """Notes the keys that are asked for, and returns entries when the test lets it."""
 
     def __init__(self) -> None:
         super().__init__(1 << 20, clock=Clock())
@@ -104,7 +104,7 @@ async def test_the_store_is_told_what_is_used(monkeypatch: pytest.MonkeyPatch, t
     assert back.touched == [ONE, TWO]
 
 
-async def test_asleep_it_holds_nothing(tiered: TieredStore, back: Back) -> None:
+async def test_while_suspended_it_holds_nothing(tiered: TieredStore, back: Back) -> None:
     await tiered.get(ONE)
     tiered.suspend()
     assert tiered.held(ONE) is None
@@ -117,7 +117,7 @@ async def test_asleep_it_holds_nothing(tiered: TieredStore, back: Back) -> None:
 
 
 @pytest.mark.parametrize("told", [[ONE], [ONE, TWO], None, [str(number) for number in range(5000)]])
-async def test_what_has_changed_is_forgotten(told: list[str] | None, tiered: TieredStore) -> None:
+async def test_an_invalidated_entry_is_dropped(told: list[str] | None, tiered: TieredStore) -> None:
     await tiered.get(ONE)
     tiered.invalidate(told)
     assert tiered.held(ONE) is None
@@ -142,7 +142,7 @@ async def test_what_changes_while_it_is_read_is_not_held(
 async def test_what_was_read_before_a_change_is_not_held_because_of_what_is_read_after_it(
     tiered: TieredStore, back: Back
 ) -> None:
-    """The early one ends while the late one, of the same key, is still under way."""
+    """The early one ends while the late one, of the same key, is still in progress."""
     back.may_answer.clear()
     early = asyncio.create_task(tiered.get(ONE))
     await asyncio.sleep(0)
@@ -171,7 +171,7 @@ async def test_one_that_is_cancelled_leaves_nothing_behind(tiered: TieredStore, 
 
 
 async def test_another_generation_makes_all_of_it_old(tiered: TieredStore, back: Back) -> None:
-    """It shows in a lookup before it is heard of."""
+    """A lookup shows it before the invalidation arrives."""
     await tiered.get(ONE)
     await back.clear()
     assert (await tiered.get_many((ONE, TWO))).entries == (None, None)
@@ -186,7 +186,7 @@ async def test_a_store_that_does_not_answer_costs_what_is_held_nothing(tiered: T
     assert (await tiered.get(ONE)).entry == FULL_ENTRY
 
 
-async def test_what_is_put_deleted_cleared_or_purged_here_is_forgotten_here(tiered: TieredStore, back: Back) -> None:
+async def test_a_put_a_deletion_a_clear_and_a_purge_drop_the_held_entries(tiered: TieredStore, back: Back) -> None:
     generation = (await tiered.get(ONE)).generation or ""
     new = replace(FULL_ENTRY, body=b"new")
     await tiered.put([(ONE, new)], generation)

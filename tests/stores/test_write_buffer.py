@@ -1,4 +1,4 @@
-"""What is on its way to the store is found until it is there, goes together, and is waited for by who counts."""
+"""Entries in the write buffer are found until they are written, are written together, and can be flushed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_entries_are_found_until_they_are_written_and_go_together() -> Non
     assert went == ["a", "b", "c"]
 
 
-async def test_a_newer_entry_of_a_name_outlives_the_older_one_s_way() -> None:
+async def test_removing_an_older_entry_leaves_a_newer_one_of_its_name() -> None:
     buffer = WriteBuffer()
     older, newer = {"a": ENTRY}, {"a": replace(ENTRY, body=b"y")}
     for entries in (older, newer):
@@ -46,7 +46,7 @@ async def test_a_newer_entry_of_a_name_outlives_the_older_one_s_way() -> None:
     await buffer.add({})
 
 
-async def test_who_flushes_waits_for_what_was_there_and_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flush_waits_only_for_the_entries_that_were_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_buffer, "MOMENT", 3600.0)
     buffer = WriteBuffer()
     first, later = {"a": ENTRY}, {"b": ENTRY}
@@ -64,7 +64,7 @@ async def test_who_flushes_waits_for_what_was_there_and_for_nothing_else(monkeyp
     assert buffer.get("b") == ENTRY, "nobody has written it"
 
 
-async def test_what_is_forgotten_is_not_found_and_goes_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_discarded_entry_is_not_found_and_is_still_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_buffer, "MOMENT", 3600.0)
     buffer, entries = WriteBuffer(), {"a": ENTRY}
     writing = asyncio.ensure_future(buffer.add(entries))

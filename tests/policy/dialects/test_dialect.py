@@ -1,4 +1,4 @@
-"""Each endpoint speaks one dialect, and nothing outside of dialects/ asks which one it is."""
+"""Each endpoint speaks one dialect, and nothing outside of dialects/ tests which one it is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_an_endpoint_with_items_has_a_dialect_with_lists() -> None:
 
 
 def test_no_path_or_operation_is_asked_for_outside_the_table_and_its_dialects() -> None:
-    """`GET /api/tags` and its like, which the proxy asks of itself, are requests and no decisions."""
+    """`GET /api/tags` and the like, which the proxy sends itself, are requests and no decisions."""
     paths = [row.path for row in ENDPOINTS if row.method == "POST"] + ["/v1/"]
     operations = [row.operation for row in ENDPOINTS if "-" in row.operation]
     pattern = re.compile("|".join(f'"{re.escape(name)}"' for name in (*paths, *operations)))

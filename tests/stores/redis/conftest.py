@@ -25,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def told() -> list[Event]:
-    """What the stores said."""
+    """The facts that the stores reported."""
     return []
 
 
@@ -38,7 +38,7 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 @pytest.fixture
 async def reach(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[RedisServer], RedisClient]]:
-    """Gives clients of a server, with patience for a machine that is busy."""
+    """Return a factory of clients of a server, with long deadlines for a busy machine."""
     monkeypatch.setattr(redis_client, "_CONNECT", 5.0)
     monkeypatch.setattr(redis_client, "_READ", 5.0)
     opened: list[RedisClient] = []
@@ -54,7 +54,7 @@ async def reach(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[Redi
 
 @pytest.fixture
 def connect(reach: Callable[[RedisServer], RedisClient], clock: Clock, tasks: Tasks, told: list[Event]) -> Connect:
-    """Gives stores as several processes would have them."""
+    """Return a factory of stores, as several processes would have them."""
 
     def connect(server: RedisServer) -> RedisStore:
         return RedisStore(reach(server), name="Redis", clock=clock, observe=told.append, tasks=tasks)

@@ -1,4 +1,4 @@
-"""How entries are counted: at once, in the background, and by the size of the database in between."""
+"""How entries are counted: directly, in the background, and by the size of the database in between."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_the_clear_of_another_process_is_counted_through(
 async def test_the_sweep_of_another_process_takes_nothing_off_the_count(
     monkeypatch: pytest.MonkeyPatch, store: RedisStore, redis_server: RedisServer
 ) -> None:
-    """Entries of an old generation are no names to be counted on: they go."""
+    """Entries of an old generation are not counted as other names, since they are being removed."""
     monkeypatch.setattr(scan, "_TURNS", 1)
     await fill_with_names(redis_server, store.entries, 12_000)
     await fill_with_names(redis_server, store.entries, 5_000, "0" * 32)

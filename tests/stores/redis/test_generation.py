@@ -61,7 +61,7 @@ async def test_a_long_list_takes_a_command_for_64_entries(
 
 
 @pytest.mark.parametrize("count", [1, 100])
-async def test_one_that_another_process_has_replaced_is_found_by_a_second_look(
+async def test_a_generation_that_another_process_replaced_is_found_by_a_second_lookup(
     count: int, generation: Generation, reach: Reach, redis_server: RedisServer
 ) -> None:
     await generation.current()
@@ -114,7 +114,7 @@ async def test_of_two_who_find_none_the_first_one_names_it(
 async def test_one_that_never_stays_is_given_up_without_an_entry(
     monkeypatch: pytest.MonkeyPatch, generation: Generation, redis_server: RedisServer
 ) -> None:
-    """Somebody replaces it between each two looks."""
+    """Another process replaces it between each two lookups."""
     client, looks = redis_server.client(), generation._lane.ask
 
     async def ask(*command: object, **how: object) -> object:

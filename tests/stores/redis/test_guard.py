@@ -1,4 +1,4 @@
-"""What every operation passes through: its deadline, its breaker, and what is said of it."""
+"""The guard of every operation: its deadline, its breaker, and the facts about it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ async def test_what_takes_too_long_is_given_up_and_whoever_has_to_know_is_told(g
     assert late == ["late"], "what failed at once is no reason for a new connection"
 
 
-async def test_after_five_failures_in_a_row_one_try_a_second(guard: Guard, told: list[Event], clock: Clock) -> None:
+async def test_after_five_failures_in_a_row_there_is_one_attempt_a_second(
+    guard: Guard, told: list[Event], clock: Clock
+) -> None:
     async def tries(operation: Any) -> int:
         before = len([event for event in told if isinstance(event, StoreCall)])
         for _ in range(8):

@@ -1,4 +1,4 @@
-"""What a real Redis or Valkey tells of its changes, and that silence is noticed."""
+"""The invalidation messages of a real Redis or Valkey, and that silence is noticed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from tests.support.servers import RedisServer, proxy_before
 from tests.support.waiting import until
 
 
-class Heard:
-    """Notes what is told."""
+class Listener:
+    """Notes the calls of a watch."""
 
     def __init__(self) -> None:
-        self.awake = False
+        self.active = False
         self.names: list[bytes | None] = []
 
-    def wake(self) -> None:
-        self.awake = True
+    def resume(self) -> None:
+        self.active = True
 
     def changed(self, names: list[bytes] | None) -> None:
         self.names += [None] if names is None else names
 
-    def sleep(self) -> None:
-        self.awake = False
+    def suspend(self) -> None:
+        self.active = False
 
 
 @pytest.fixture
@@ -48,27 +48,27 @@ async def own() -> AsyncIterator[RedisServer]:
 
 
 @pytest.fixture
-async def heard(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
+async def listener(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listener]:
     monkeypatch.setattr(invalidation, "SILENT", 0.3)
     monkeypatch.setattr(invalidation, "_RETRY_AFTER", 0.05)
     pool = redis.ConnectionPool.from_url(own.url, protocol=2)
-    listener, tasks = Heard(), Tasks()
+    listener, tasks = Listener(), Tasks()
     watch = RedisWatch(
         lambda: pool.connection_class(**pool.connection_kwargs),
         prefixes=("ocp:1:e:", "ocp:1:generation"),
-        resume=listener.wake,
+        resume=listener.resume,
         changed=listener.changed,
-        suspend=listener.sleep,
+        suspend=listener.suspend,
     )
     watch.begin(tasks)
-    await until(lambda: listener.awake)
+    await until(lambda: listener.active)
     yield listener
     await tasks.close(0)
-    assert not listener.awake
+    assert not listener.active
     await pool.aclose()
 
 
-async def test_every_kind_of_change_is_heard_of(own: RedisServer, heard: Heard) -> None:
+async def test_every_kind_of_change_is_an_invalidation(own: RedisServer, listener: Listener) -> None:
     client = own.client()
     client.set("ocp:1:e:g:one", "x")
     client.set("ocp:1:statistics", "x")
@@ -78,51 +78,51 @@ async def test_every_kind_of_change_is_heard_of(own: RedisServer, heard: Heard) 
     await until(lambda: client.get("ocp:1:e:g:two") is None)
     client.unlink("ocp:1:e:g:one")
     client.flushall()
-    await until(lambda: None in heard.names)
+    await until(lambda: None in listener.names)
     one, generation, two = b"ocp:1:e:g:one", b"ocp:1:generation", b"ocp:1:e:g:two"
-    assert set(heard.names) == {one, generation, two, None}
-    assert heard.names[0] == one
-    assert heard.names.count(one) == 2
-    assert heard.names.count(two) == 2, "set, and expired"
+    assert set(listener.names) == {one, generation, two, None}
+    assert listener.names[0] == one
+    assert listener.names.count(one) == 2
+    assert listener.names.count(two) == 2, "set, and expired"
 
 
-async def test_an_eviction_is_heard_of(own: RedisServer, heard: Heard) -> None:
+async def test_an_eviction_is_an_invalidation(own: RedisServer, listener: Listener) -> None:
     client = own.client()
     client.set("ocp:1:e:g:one", "x" * 1000)
-    heard.names.clear()
+    listener.names.clear()
     client.config_set("maxmemory", "1")
-    await until(lambda: b"ocp:1:e:g:one" in heard.names)
+    await until(lambda: b"ocp:1:e:g:one" in listener.names)
 
 
-async def test_quiet_is_no_silence(own: RedisServer, heard: Heard) -> None:
+async def test_a_server_without_changes_is_not_taken_for_silent(own: RedisServer, listener: Listener) -> None:
     await asyncio.sleep(1.5)
-    assert heard.awake
+    assert listener.active
     own.client().set("ocp:1:e:g:one", "x")
-    await until(lambda: heard.names == [b"ocp:1:e:g:one"])
+    await until(lambda: listener.names == [b"ocp:1:e:g:one"])
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped", "disconnected"])
 async def test_a_server_that_is_gone_is_noticed_and_watched_again_when_it_is_back(
-    how: str, own: RedisServer, heard: Heard
+    how: str, own: RedisServer, listener: Listener
 ) -> None:
     if how == "killed":
         own.kill()
-        await until(lambda: not heard.awake)
+        await until(lambda: not listener.active)
         own.start()
     elif how == "stopped":
         own.signal(signal.SIGSTOP)
-        await until(lambda: not heard.awake)
+        await until(lambda: not listener.active)
         own.signal(signal.SIGCONT)
     else:
-        slept = heard.sleep
+        suspend = listener.suspend
         seen: list[bool] = []
-        heard.sleep = lambda: (slept(), seen.append(True))[0]  # type: ignore[method-assign]
+        listener.suspend = lambda: (suspend(), seen.append(True))[0]  # type: ignore[method-assign]
         own.client().client_kill_filter(_type="pubsub")
-        await until(lambda: seen or not heard.awake)
-    await until(lambda: heard.awake)
-    heard.names.clear()
+        await until(lambda: seen or not listener.active)
+    await until(lambda: listener.active)
+    listener.names.clear()
     own.client().set("ocp:1:e:g:one", "x")
-    await until(lambda: b"ocp:1:e:g:one" in heard.names)
+    await until(lambda: b"ocp:1:e:g:one" in listener.names)
 
 
 async def test_the_rights_that_the_docs_name_are_enough(own: RedisServer, simulator: Simulator) -> None:
@@ -164,13 +164,13 @@ async def test_where_redis_may_not_tell_nothing_is_held_and_all_else_works(
 async def test_it_ends_when_it_is_told_to_while_it_still_connects(turns: int, own: RedisServer) -> None:
     """redis-py swallowed the cancellation, and the proxy never ended."""
     pool = redis.ConnectionPool.from_url(own.url, protocol=2)
-    heard, tasks = Heard(), Tasks()
+    listener, tasks = Listener(), Tasks()
     watch = RedisWatch(
         lambda: pool.connection_class(**pool.connection_kwargs),
         prefixes=("ocp:1:e:",),
-        resume=heard.wake,
-        changed=heard.changed,
-        suspend=heard.sleep,
+        resume=listener.resume,
+        changed=listener.changed,
+        suspend=listener.suspend,
     )
     watch.begin(tasks)
     for _ in range(turns):

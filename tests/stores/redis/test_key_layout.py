@@ -1,4 +1,4 @@
-"""The names as they stand in stores that are in use: whoever changes one loses what they hold."""
+"""The names as they are in stores in use: a change of one loses all that is stored under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands over one connection of a real Redis or Valkey: each gets its own reply, whatever becomes of the connection."""
+"""Commands over one connection of a real Redis or Valkey: each gets its own reply, even when the connection ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 
 class Lane(RedisLane):
-    """A lane that keeps what it opened."""
+    """A lane that records the connections that it opened."""
 
     def __init__(self, url: str) -> None:
         self.pool: Any = redis.ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=1, socket_timeout=1)
@@ -75,7 +75,7 @@ async def test_an_error_is_its_own_command_s_and_has_redis_py_s_name(lane: Lane,
     assert lane.opened == 1
 
 
-async def test_who_gives_up_leaves_the_others_their_replies(lane: Lane) -> None:
+async def test_a_command_that_is_given_up_leaves_the_others_their_replies(lane: Lane) -> None:
     await lane.ask("MSET", "a", "1", "b", "2")
     asked = [asyncio.ensure_future(lane.ask("GET", name)) for name in ("a", "b", "a", "b")]
     await asyncio.sleep(0)
@@ -154,7 +154,7 @@ async def test_a_server_that_is_stopped_keeps_nobody_for_longer_than_he_waits() 
 
 
 @pytest.mark.parametrize("reply", [b"?\r\n", b"+OK\r\n+one too many\r\n", b"*1\r\n?\r\n"])
-async def test_what_is_no_reply_ends_the_connection(reply: bytes) -> None:
+async def test_anything_but_a_reply_ends_the_connection(reply: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             writer.write(reply if b"PING" in data else b"+OK\r\n" * data.count(b"*"))

@@ -46,7 +46,7 @@ async def test_a_server_behind_tls_has_longer_and_is_known_by_its_authority(
 
 
 @pytest.mark.parametrize("url", ["", "http://127.0.0.1/", "redis://127.0.0.1:port/"])
-def test_what_is_no_url_of_a_redis_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError):
         RedisClient(url)
 

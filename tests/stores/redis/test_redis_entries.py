@@ -1,4 +1,4 @@
-"""What is Redis's own of entries: names of others, damage, what is on its way, a server that goes.
+"""What is special to entries in Redis: other names, damage, the write buffer, a server that ends.
 
 What they do like those of every store is in test_stores.py, what a fault of it costs a client in tests/e2e/faults.
 """
@@ -149,17 +149,17 @@ async def test_a_purge_that_the_server_does_not_see_to_its_end_failed(connect: C
     assert 200 <= len(looked_at) < 500
 
 
-# What is on its way.
+# The write buffer
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is written unless somebody sees to it."""
+    """Nothing is written unless the test flushes."""
     monkeypatch.setattr(write_buffer, "MOMENT", 3600.0)
 
 
 async def begun(entries: RedisEntries, *numbers: int, entry: StoredResponse = FULL_ENTRY) -> asyncio.Task[bool]:
-    """Begin to put entries, which goes no further by itself."""
+    """Begin to put entries, which then wait in the write buffer."""
     generation = await generation_of(entries)
     putting = asyncio.create_task(entries.put([(key(number), entry) for number in numbers], generation))
     await asyncio.sleep(0)
@@ -167,7 +167,9 @@ async def begun(entries: RedisEntries, *numbers: int, entry: StoredResponse = FU
 
 
 @pytest.mark.usefixtures("late")
-async def test_what_is_on_its_way_is_found_here_and_nowhere_else(connect: Connect, redis_server: RedisServer) -> None:
+async def test_an_entry_in_the_write_buffer_is_found_in_this_process_alone(
+    connect: Connect, redis_server: RedisServer
+) -> None:
     one, other = connect(redis_server).entries, connect(redis_server).entries
     await asyncio.wait_for(all_written(one, await begun(one, 1)), 5)
     newer = replace(FULL_ENTRY, body=b"newer")
@@ -186,7 +188,7 @@ async def all_written(entries: RedisEntries, putting: asyncio.Task[bool]) -> Non
 
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("operation", ["page", "purge", "delete", "count", "clear"])
-async def test_who_counts_or_deletes_means_what_is_on_its_way_too(operation: str, entries: RedisEntries) -> None:
+async def test_counts_and_deletions_include_the_write_buffer(operation: str, entries: RedisEntries) -> None:
     putting = await begun(entries, 1, 2)
     generation = await generation_of(entries)
     found: Any = {
@@ -212,7 +214,7 @@ async def test_who_counts_or_deletes_means_what_is_on_its_way_too(operation: str
 
 
 @pytest.mark.usefixtures("late")
-async def test_what_was_on_its_way_before_a_clear_by_another_is_not_found_after_it(
+async def test_an_entry_in_the_write_buffer_is_not_found_after_another_process_s_clear(
     connect: Connect, redis_server: RedisServer
 ) -> None:
     one, other = connect(redis_server).entries, connect(redis_server).entries
@@ -224,8 +226,8 @@ async def test_what_was_on_its_way_before_a_clear_by_another_is_not_found_after_
 
 
 @pytest.mark.usefixtures("late")
-async def test_what_is_on_its_way_is_not_found_once_it_is_forgotten(entries: RedisEntries) -> None:
-    """Another process has deleted what it meant, which may be that."""
+async def test_a_discarded_entry_of_the_write_buffer_is_not_found(entries: RedisEntries) -> None:
+    """Another process has purged, perhaps these entries."""
     putting = await begun(entries, 1)
     entries.buffer.discard()
     assert (await entries.get(key(1))).entry is None

@@ -1,4 +1,4 @@
-"""How full the server is, and what of it is known where it may not be asked, or has gone."""
+"""How full the server is, and what is known of that without permission, or without a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_breakers_show_whether_they_are_open(connect: Connect, server: Red
     assert store.gauges.breakers() == {"read": True, "write": False}
 
 
-async def test_how_full_it_is_shows_from_the_second_look_on(store: RedisStore, redis_server: RedisServer) -> None:
+async def test_how_full_it_is_shows_from_the_second_poll_on(store: RedisStore, redis_server: RedisServer) -> None:
     await fill(store.entries, {key(1): FULL_ENTRY, key(2): FULL_ENTRY, key(3): FULL_ENTRY})
     redis_server.client().set("another's", "value")
     assert store.gauges.tiers(asking=True) == ()
@@ -51,7 +51,7 @@ async def test_a_user_without_the_right_to_know_loses_nothing_else(
         client.execute_command("ACL", "SETUSER", "default", "+info")
 
 
-async def test_how_full_a_server_is_that_has_gone_is_not_known(connect: Connect, server: RedisServer) -> None:
+async def test_a_server_that_has_gone_has_no_fill_level(connect: Connect, server: RedisServer) -> None:
     store = connect(server)
     await store.gauges._measure()
     assert store.gauges.tiers(asking=True)

@@ -41,7 +41,7 @@ NOTHING = Lookup(entry=None, generation=None)
     ],
 )
 @pytest.mark.parametrize("known", [False, True], ids=["never there", "gone"])
-async def test_a_server_that_is_down_is_no_answer_and_no_error(
+async def test_a_server_that_is_down_is_no_response_and_no_error(
     ask: Any, answer: Any, known: bool, connect: Connect, server: RedisServer
 ) -> None:
     store = connect(server)

@@ -1,4 +1,4 @@
-"""What is Redis's own of values and totals: lost hashes, damaged fields, values of a foreign type.
+"""What is special to values and totals in Redis: lost hashes, damaged fields, values of a foreign type.
 
 What they do like those of every store is in test_stores.py.
 """

@@ -1,4 +1,4 @@
-"""Going through names: cursors, pages, and what is read of an entry."""
+"""Iterating over names: cursors, pages, and how much of an entry is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.stores import calls, fill, key, keys
 
 
 @pytest.mark.parametrize("cursor", ["x", "-1", "+1", "1.5", " 1", "1 ", "1_0", "0x10", "١", str(2**64), "9" * 5000])
-async def test_what_is_no_cursor_is_refused(cursor: str, store: RedisStore) -> None:
+async def test_an_invalid_cursor_is_refused(cursor: str, store: RedisStore) -> None:
     with pytest.raises(ValueError):
         read_cursor(cursor)
     with pytest.raises(ValueError):
