@@ -15,7 +15,7 @@
     web/           the live page: HTML, CSS and JavaScript as they are served
 
 Imports point one way: policy <- core <- downstream, upstream, stores, telemetry, admin <- service <- cli.
-tests/project/test_architecture.py holds who may import whom.
+tests/project/test_architecture.py enforces who may import whom.
 """
 
 __version__ = "0.2.0"

@@ -131,9 +131,9 @@ class Admin:
         return await route(request, body) if body is not None else error(413, "the body is too large")
 
     def _denial(self, request: Request) -> Reply | None:
-        """Return the error for a request that may not change anything; None if it may."""
+        """Return the error for a request that may neither change nor list the cache; None if it may."""
         if not is_own_origin(request.fields):
-            return error(403, "a page of another origin may not change the cache")
+            return error(403, "a page of another origin may not change or list the cache")
         if self._access.loopback:
             return None
         if not self._access.token:

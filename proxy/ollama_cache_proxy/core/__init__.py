@@ -9,7 +9,7 @@ The modules, in the order in which a request meets them:
     collapsing.py       joins the request that is in flight for the same key, or starts one
     flights.py          one request to Ollama, and all who wait for it
     fetch.py            what a flight does: ask, hand out, store; for lists and streams lists.py and streams.py
-    relay.py            requests that the cache has no part in
+    relay.py            requests that bypass the cache
     delivery.py         all that is written to a client
     outcome.py          how it went, and the one fact that it ends in
     explanation.py      the same steps without asking Ollama, and the nearest entry

@@ -115,7 +115,7 @@ class Upstream(Protocol):
 
 
 class Stability(Protocol):
-    """Whether a model has stayed what it was since a digest was handed out."""
+    """Whether no change of any model has been seen since a digest was handed out."""
 
     def unchanged(self) -> bool: ...
 

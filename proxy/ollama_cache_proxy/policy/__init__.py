@@ -1,5 +1,24 @@
 """Decisions about requests and responses: pure functions over values.
 
+    endpoints     the table of Ollama's endpoints
+    dialects/     the wire forms that they speak
+    classify      whether a request may be served from the cache, or why not
+    document      whether its JSON means the same to Ollama
+    key           what is in a cache key
+    embeddings    lists of texts, item by item
+    reuse         request directives, and whether an entry may answer
+    storing       whether a response may be stored
+    fields        which fields are forwarded and replayed; the Host rule
+    status        Cache-Status, and the reason for everything
+    rules         the settings that an exchange depends on
+    messages      requests, heads, entries
+    replies       responses of the proxy's own
+    usage         what a response tells of Ollama's work
+    purge         which entries a purge matches
+    fingerprints  fingerprints of a request
+    breaker, buffers, chunked, labels, model_names, record, sums, target, trace:
+                  small things of one purpose each
+
 Nothing in here waits, reads a clock, draws a random number, logs or opens anything. Imports stay within the standard
 library, orjson and this package, so every rule can be tested with a table.
 """

@@ -1,1 +1,13 @@
-"""What observes facts: metrics, log, statistics, recent requests."""
+"""What observes facts.
+
+The modules:
+
+    metric_table       every metric: name, kind, labels, help text
+    metrics            counts facts
+    exchange_metrics   counts exchanges, many in one call
+    metric_families    counters, gauges and histograms
+    metric_exposition  the text of a scrape, and sums over processes
+    log                log lines
+    statistics         totals that live in the store
+    recent             the last requests and minutes, for the live page
+"""

@@ -1,1 +1,9 @@
-"""HTTP/1.1 towards Ollama, and what Ollama reports about its models."""
+"""HTTP/1.1 towards Ollama, and what Ollama reports about its models.
+
+The modules:
+
+    ollama_server  requests to Ollama, and its responses while they arrive
+    connections    the pool of connections
+    digests        model names to digests, and when an entry is withdrawn
+    loaded_models  which models are loaded
+"""
