@@ -62,7 +62,7 @@ async def fill(client: Any, count: int) -> None:
 
 
 async def timed(session: aiohttp.ClientSession, method: str, path: str) -> tuple[float, dict[str, Any]]:
-    """Give the seconds that a request took, and its answer."""
+    """Return the seconds that a request took, and its answer."""
     begun = time.perf_counter()
     async with session.request(method, path) as answer:
         body = await answer.read()

@@ -207,7 +207,7 @@ class Judge:
             self.breaks("a hit from before a clear", f"{_short(question)} ({outcome.details}): {since:.3f} s older")
 
     def _possible_models(self, outcome: Outcome) -> list[Model | None]:
-        """Give the models that may have answered for the name that shifts."""
+        """Return the models that may have answered for the name that shifts."""
         numbers = {
             reign.variant for reign in self.shifts if reign.begun <= outcome.ended and reign.ended >= outcome.sent
         }
@@ -223,7 +223,7 @@ class Judge:
         return question.stream and b'"done":true' not in body and b"[DONE]" not in body
 
     def _cleared_at(self, question: Question, outcome: Outcome, body: bytes) -> float:
-        """Give when the clear was sent that a hit outlived, 0 where none was."""
+        """Return when the clear was sent that a hit outlived, 0 where none was."""
         if question.route not in (Route.GENERATE, Route.CHAT):
             return 0.0
         meant = (
@@ -243,7 +243,7 @@ def _short(question: Question) -> str:
 
 
 def _made(body: bytes) -> float:
-    """Give when Ollama made the first line of an answer, in seconds since the epoch."""
+    """Return when Ollama made the first line of an answer, in seconds since the epoch."""
     text = str(orjson.loads(body.split(b"\n", 1)[0])["created_at"])
     whole, _, fraction = text.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
@@ -302,7 +302,7 @@ class Scene:
         await self.ollama.send_line(line)
 
     async def redis_commands(self, *commands: tuple[object, ...]) -> Any:
-        """Send Redis some commands over one connection; gives the last reply."""
+        """Send Redis some commands over one connection, and return the last reply."""
 
         def send() -> Any:
             with self.redis.client() as client:
@@ -322,7 +322,7 @@ class Scene:
         )
 
     def streamed(self, source: Random) -> Question:
-        """Give a stream, of the model that shifts or the one that stays."""
+        """Return a stream, of the model that shifts or the one that stays."""
         return self.questions.streamed(source.choice((TEXT_MODEL, SHIFTING)), again=source.random() < 0.5)  # noqa: PLR2004
 
     async def probe(self, ended: asyncio.Event) -> None:

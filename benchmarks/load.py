@@ -67,7 +67,7 @@ class Question:
     base64: bool = False
 
     def body(self) -> bytes:
-        """Give the request's body."""
+        """Return the request's body."""
         (first, *_) = self.texts
         row: dict[str, Any] = {"model": self.model}
         match self.route:
@@ -119,11 +119,11 @@ class Questions:
         return self._text(f"new {self._made}")
 
     def known(self) -> Question:
-        """Give one that was asked before."""
+        """Return one that was asked before."""
         return self._source.choice(self.hot)
 
     def new(self) -> Question:
-        """Give one that is asked for the first time: a completion, or vectors of which one text is new."""
+        """Return one that is asked for the first time: a completion, or vectors of which one text is new."""
         text = self._fresh()
         match self._source.randrange(10):
             case 0:
@@ -137,7 +137,7 @@ class Questions:
                 return Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(text,))
 
     def streamed(self, model: str = TEXT_MODEL, *, again: bool = False) -> Question:
-        """Give a stream, of a chat more often than not; `again` asks a prompt that others ask too."""
+        """Return a stream, of a chat more often than not; `again` asks a prompt that others ask too."""
         routes = (Route.CHAT, Route.CHAT, Route.V1_CHAT, Route.GENERATE, Route.V1_COMPLETIONS)
         text = f"{canary.PROMPT} again {self._source.randrange(10)}" if again else self._fresh()
         return Question(route=self._source.choice(routes), model=model, texts=(text,), stream=True)
@@ -187,7 +187,7 @@ def _completion(route: Route, text: str, digest: str, models: ModelRegistry) -> 
 
 @lru_cache(maxsize=4096)
 def _vector(route: Route, voice: Voice, text: str, *, packed: bool) -> bytes:
-    """Give a vector as a route writes it."""
+    """Return a vector as a route writes it."""
     if route is Route.EMBEDDINGS:
         return vectors.raw_text(vectors.raw(voice, text, SEED)).encode()
     vector = vectors.unit(voice, text, SEED, 0)
@@ -202,7 +202,7 @@ class Oracle:
         self._right: set[bytes] = set()
 
     def wrong(self, question: Question, body: bytes, *, counted: bool, model: Model | None = None) -> str:
-        """Say what is wrong in the body of a 200, nothing where all is well.
+        """Return what is wrong in the body of a 200, nothing where all is well.
 
         `counted` says that the count of a list's tokens is Ollama's own, no estimate; `model` is another one than that
         which the question names.
@@ -376,5 +376,5 @@ class LoadClient:
 
 
 def seeded(*parts: object) -> Random:
-    """Give a source of repeatable choices."""
+    """Return a source of repeatable choices."""
     return Random(":".join(map(str, parts)))  # noqa: S311 - a run has to be repeatable, not secret

@@ -22,7 +22,7 @@ _LOOKS: Final = ("/api/tags", "/api/version")
 
 
 def with_variants() -> ModelRegistry:
-    """Give the models that there are, without the one that shifts."""
+    """Return the models that there are, without the one that shifts."""
     models = ModelRegistry()
     for name in VARIANTS:
         models.add(name)

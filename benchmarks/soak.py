@@ -46,7 +46,7 @@ class Tally(Seen):
     hits: set[tuple[Question, bytes]] = field(default_factory=set)
 
     def unexpected_hits(self) -> list[str]:
-        """Say which hits were not byte for byte what Ollama had answered."""
+        """Return which hits were not byte for byte what Ollama had answered."""
         return [
             f"{question}: a hit that differs from each answer before it" for question, _ in self.hits - self.responses
         ]
@@ -107,7 +107,7 @@ class Soak:
             await asyncio.sleep(max(0.0, begun + number - time.monotonic()))
 
     def growth(self, after: float) -> float:
-        """Give by how many MiB the proxy grew after so many seconds: a line through its samples."""
+        """Return by how many MiB the proxy grew after so many seconds: a line through its samples."""
         late = [sample for sample in self.samples if sample.at >= after]
         if len(late) < 2:  # noqa: PLR2004 - a line needs two
             return 0.0

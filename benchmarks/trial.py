@@ -154,7 +154,7 @@ def verdict(failures: Mapping[str, Sequence[str]]) -> bool:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Give names and values in two columns."""
+    """Return names and values in two columns."""
     made = [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in rows]
     width = max(len(name) for name, _ in made)
     return "".join(f"{name:<{width}}  {value:>12}\n" for name, value in made)

@@ -129,15 +129,15 @@ class Watched:
             _pipe(pipe).close()
 
     def memory(self) -> float:
-        """Give its resident memory in MiB (proc_pid_statm(5))."""
+        """Return its resident memory in MiB (proc_pid_statm(5))."""
         return int(self._proc("statm").split()[1]) * _PAGE / (1 << 20)
 
     def files(self) -> int:
-        """Give how many file descriptors it has open."""
+        """Return how many file descriptors it has open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - names are enough
 
     def command(self) -> bytes:
-        """Give its command line as others can see it."""
+        """Return its command line as others can see it."""
         return self._proc("cmdline")
 
     def _proc(self, name: str) -> bytes:

@@ -127,7 +127,7 @@ _BREAKER: Final = {
 
 
 def _right(name: str, unit: str) -> Json:
-    """Give a series the axis on the right."""
+    """Return a series the axis on the right."""
     return {
         "matcher": {"id": "byName", "options": name},
         "properties": [{"id": "custom.axisPlacement", "value": "right"}, {"id": "unit", "value": unit}],

@@ -20,7 +20,7 @@ _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def dashboard() -> Json:
-    """Give the whole of it as Grafana imports it."""
+    """Return the whole of it as Grafana imports it."""
     return {
         "uid": "ollama-cache-proxy",
         "title": "Ollama cache proxy",
@@ -78,7 +78,7 @@ def _instance() -> Json:
 
 
 def _placed() -> Iterator[Json]:
-    """Give rows and panels with their places: from left to right, and on below where a line is full."""
+    """Return rows and panels with their places: from left to right, and on below where a line is full."""
     number = y = 0
     for title, panels in (("", FIRST), *ROWS):
         if title:
@@ -194,7 +194,7 @@ _OPTIONS: Final[Mapping[str, Json]] = {
 
 
 def written() -> str:
-    """Give the file's text."""
+    """Return the file's text."""
     return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
 
 

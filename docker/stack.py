@@ -34,7 +34,7 @@ class StackError(Exception):
 
 
 def _ports(*, anywhere: bool) -> dict[str, int]:
-    """Give a port for each component; raises StackError where a usual one is taken."""
+    """Return a port for each component; raises StackError where a usual one is taken."""
     ports = {}
     for name, usual in _USUAL.items():
         with socket.socket() as sock:
@@ -79,7 +79,7 @@ def _redis(folder: Path, port: int) -> Sequence[str]:
 
 
 def _commands(folder: Path, ports: dict[str, int], *, simulated: bool) -> dict[str, Sequence[str]]:
-    """Give the command of each component, in the order in which they start."""
+    """Return the command of each component, in the order in which they start."""
     own = (sys.executable, "-m", "ollama_cache_proxy")
     cards = ("--replay", "h100") if simulated else ()
     listen = {name: ("--listen", f"127.0.0.1:{ports[name]}") for name in ports}
@@ -95,7 +95,7 @@ def _commands(folder: Path, ports: dict[str, int], *, simulated: bool) -> dict[s
 
 
 async def _run(commands: dict[str, Sequence[str]], ports: dict[str, int]) -> int:
-    """Run all of them until a signal, or the end of one; gives the exit status."""
+    """Run all of them until a signal, or the end of one, and return the exit status."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -47,7 +47,7 @@ _HELD_ENTRIES: Final = 36_000
 
 
 def memory(subject: Subject) -> float:
-    """Give the memory that a process takes now, in MB."""
+    """Return the memory that a process takes now, in MB."""
     status = Path(f"/proc/{subject.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 
@@ -248,7 +248,7 @@ async def measure(bench: Bench) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Say what it ran on."""
+    """Return what it ran on."""
     model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr  # noqa: S607
     return {
@@ -263,7 +263,7 @@ def machine() -> dict[str, str]:
 
 
 def page(written: str, kept: dict[str, Any]) -> str:
-    """Give the page with what is made of the results in the place of what was."""
+    """Return the page with what is made of the results in the place of what was."""
     about = [f"- {name}: {text}" for name, text in kept["machine"].items()]
     results: Results = kept["results"]
     made = ["", *table(results), "", *about, "", "What the ratios are made of:", "", *absolute(results), ""]

@@ -31,7 +31,7 @@ class Goal:
     aim: bool = False
 
     def values(self, results: Results) -> list[float]:
-        """Give the figure of each run."""
+        """Return the figure of each run."""
         runs = results[self.case]
         own = [run[self.figure] for run in runs[self.subject]]
         if self.less:
@@ -176,7 +176,7 @@ GOALS: Final = (
 
 
 def table(results: Results) -> list[str]:
-    """Give the lines of a table in Markdown: medians, and the least and the most of all runs."""
+    """Return the lines of a table in Markdown: medians, and the least and the most of all runs."""
     lines = ["| what | median | runs | goal | |", "|---|---|---|---|---|"]
     for goal in GOALS:
         if goal.case not in results:
@@ -191,7 +191,7 @@ def table(results: Results) -> list[str]:
 
 
 def absolute(results: Results) -> list[str]:
-    """Give the lines of a table of what the ratios are made of, in its own units."""
+    """Return the lines of a table of what the ratios are made of, in its own units."""
     lines = ["| case | subject | figures: median (least to most) |", "|---|---|---|"]
     for case, subjects in results.items():
         for subject, runs in subjects.items():
@@ -219,7 +219,7 @@ _SHOWN: Final[dict[str, tuple[str, ...]]] = {
 
 
 def plot(results: Results) -> str:
-    """Give a picture in SVG: requests a second of hits over 64 connections, medians with their spread."""
+    """Return a picture in SVG: requests a second of hits over 64 connections, medians with their spread."""
     runs = results["hits-64"]
     rates = {name: sorted(run["rate"] for run in subject) for name, subject in runs.items()}
     top = max(values[-1] for values in rates.values())

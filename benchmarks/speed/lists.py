@@ -50,7 +50,7 @@ class Stub:
 
 
 def texts(start: int, count: int = TEXTS) -> list[str]:
-    """Give as many texts as a list has, which begin with a number each."""
+    """Return as many texts as a list has, which begin with a number each."""
     return [f"{number}: a chunk of some document" for number in range(start, start + count)]
 
 
@@ -92,7 +92,7 @@ class Client(asyncio.BufferedProtocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
-        """Give where the next bytes go."""
+        """Return where the next bytes go."""
         return memoryview(self._memory)[self._size :]
 
     def buffer_updated(self, nbytes: int) -> None:

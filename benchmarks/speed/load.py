@@ -28,7 +28,7 @@ class Run:
 
 
 def cpu(pid: int) -> float:
-    """Give the seconds of CPU that all threads of a process have used."""
+    """Return the seconds of CPU that all threads of a process have used."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 

@@ -80,7 +80,7 @@ def _children(pid: int) -> list[int]:
 
 
 async def _child(pid: int) -> int:
-    """Give the first child of a process: what taskset runs takes its place, so that is nginx's worker."""
+    """Return the first child of a process: what taskset runs takes its place, so that is nginx's worker."""
     while not (found := _children(pid)):  # noqa: ASYNC110 - its master listens before that is there, and tells nobody
         await asyncio.sleep(0.01)
     return found[0]
@@ -134,7 +134,7 @@ class Subjects:
         await self.stack.aclose()
 
     async def redis(self, *options: str) -> str:
-        """Start a Redis or Valkey beside the load; gives its URL."""
+        """Start a Redis or Valkey beside the load, and return its URL."""
         binary = find_server()
         assert binary is not None
         port = free_port()
@@ -158,7 +158,7 @@ class Subjects:
         return Subject(name, f"http://127.0.0.1:{port}", await _child(running.pid))
 
     async def stub(self) -> str:
-        """Start an upstream that answers at once; gives its URL."""
+        """Start an upstream that answers at once, and return its URL."""
         values = {"tags": TAGS.decode(), "version": VERSION.decode(), "answer": answer().decode()}
         self.upstream = (await self.nginx("stub", LOAD_CORE, _STUB, **values)).url
         return self.upstream

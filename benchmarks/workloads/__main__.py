@@ -34,7 +34,7 @@ PICTURES: Final = {"hit-rates.svg": report.rates_picture, "hit-rates-latency.svg
 
 @contextmanager
 def bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show how far something is, on standard error; gives what tells of one step."""
+    """Show how far something is, on standard error, and return what tells of one step."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(text, total=total)
@@ -59,7 +59,7 @@ def history_of(given: argparse.Namespace) -> AbstractContextManager[History]:
 
 
 def repository(given: argparse.Namespace) -> dict[str, Any]:
-    """Give all figures of a repository."""
+    """Return all figures of a repository."""
     with history_of(given) as history:
         workload = figures.usual(history)
         if not workload.asked:
@@ -137,7 +137,7 @@ def main(given: argparse.Namespace) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Give the parser of the command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="make hit-rates", description=__doc__)
     made.add_argument("repository", nargs="?", help="folder of a Git repository, with a work tree or without")
     made.add_argument("--name", help="what to call it (default: its folder)")

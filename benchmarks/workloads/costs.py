@@ -16,12 +16,12 @@ SPREAD: Final = 0.25
 
 
 def seconds(category: str, texts: Iterable[str], seed: int) -> float:
-    """Give how long texts take one after the other; seed and text alone decide how much of the spread each has."""
+    """Return how long texts take one after the other; seed and text alone decide how much of the spread each has."""
     return sum(SECONDS[category] * _factor(text, seed) for text in texts)
 
 
 def total(asked: Iterable[Asked], seed: int) -> float:
-    """Give how long Ollama works where nothing is cached."""
+    """Return how long Ollama works where nothing is cached."""
     return sum(seconds(one.category, one.texts, seed) for one in asked)
 
 

@@ -34,17 +34,17 @@ class Diagnostic:
 
 
 def linter() -> str:
-    """Give its command: the one beside this Python."""
+    """Return its command: the one beside this Python."""
     return str(Path(sysconfig.get_path("scripts")) / "ruff")
 
 
 def version() -> str:
-    """Say which linter it is."""
+    """Return which linter it is."""
     return subprocess.run((linter(), "--version"), capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
 def diagnose(changes: Iterable[Change], blobs: Blobs) -> dict[str, tuple[Diagnostic, ...]]:
-    """Give the diagnostics of each blob, in the order of its lines; those of links between files are not asked for.
+    """Return the diagnostics of each blob, in the order of its lines; those of links between files are not asked for.
 
     Files keep their paths, since some rules look at them (`__init__.py`).
     """

@@ -34,7 +34,7 @@ class Workload:
     asked: Sequence[Asked]
 
     def tail(self, number: int) -> Workload:
-        """Give the last so many requests; before them stands what was asked earlier and is asked again in them.
+        """Return the last so many requests; before them stands what was asked earlier and is asked again in them.
 
         An embedding keeps whether it was ever asked for alone, since only then is its count of tokens its own.
         """
@@ -60,7 +60,7 @@ def usual(history: History) -> Workload:
 
 
 def tallied(tally: Tally) -> Figures:
-    """Give counts and rates."""
+    """Return counts and rates."""
     return asdict(tally) | {"by_request": tally.by_request, "by_item": tally.by_item}
 
 
@@ -70,7 +70,7 @@ def _all(tallies: Tallies) -> Figures:
 
 
 def described(history: History) -> Figures:
-    """Say which history it is."""
+    """Return which history it is."""
     dates = [_date(commit.at) for commit in history.commits]
     languages = [
         language.name
@@ -95,7 +95,7 @@ def _date(at: int) -> str:
 
 
 def derived(history: History, workload: Workload, step: Callable[[], None]) -> Figures:
-    """Give the rates by rule, where nothing expires or is evicted."""
+    """Return the rates by rule, where nothing expires or is evicted."""
 
     def rate(category: str, before: Iterable[Asked], asked: Iterable[Asked]) -> Figures:
         step()
@@ -127,7 +127,7 @@ def _missed(asked: Iterable[Asked]) -> Iterable[str]:
 
 
 def worked(workload: Workload, seed: int) -> Figures:
-    """Give the seconds that Ollama works for the whole workload, without a cache and with it, by category."""
+    """Return the seconds that Ollama works for the whole workload, without a cache and with it, by category."""
     cache = Cache(Expiring())
     for one in workload.before:
         cache.ask(one)
@@ -139,7 +139,7 @@ def worked(workload: Workload, seed: int) -> Figures:
 
 
 def entry_sizes(tail: Workload, measured: Measured) -> dict[str, int]:
-    """Give what an entry of each category takes of a server's memory, with a share of what is kept beside entries."""
+    """Return what an entry of each category takes of a server's memory, with a share of what is kept beside entries."""
     most = max(measured.sizes.values())
     sizes = {name: size or most for name, size in measured.sizes.items()}
     kept = Bounded(_UNBOUNDED)
@@ -157,7 +157,7 @@ def halved(tail: Workload, measured: Measured, sizes: Mapping[str, int], bounded
 
 
 def stored(workload: Workload, measured: Measured, sizes: Mapping[str, int]) -> Figures:
-    """Give what the whole workload takes in the store, and its rates where the store is bounded.
+    """Return what the whole workload takes in the store, and its rates where the store is bounded.
 
     An entry takes what it was measured to take; a bounded server has that less which it takes when it is empty.
     """
@@ -175,7 +175,7 @@ def stored(workload: Workload, measured: Measured, sizes: Mapping[str, int]) -> 
 
 
 def _unscaled(row: Row, scale: float) -> tuple[float, float]:
-    """Give the seconds of a request without the cache and with it, with Ollama's time as it is unscaled."""
+    """Return the seconds of a request without the cache and with it, with Ollama's time as it is unscaled."""
     return (
         row.ollama_direct + row.direct - scale * row.ollama_direct,
         row.ollama_cached + row.cached - scale * row.ollama_cached,
@@ -183,7 +183,7 @@ def _unscaled(row: Row, scale: float) -> tuple[float, float]:
 
 
 def latency(seconds: Sequence[float]) -> dict[str, float]:
-    """Give average, median and 95th percentile in milliseconds, and requests a second of one who asks without pause."""
+    """Return average, median and 95th percentile in milliseconds, and the requests a second of one client."""
     ordered = sorted(seconds)
     return {
         "average": round(1000 * statistics.fmean(ordered), 1),
@@ -194,7 +194,7 @@ def latency(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def replayed(measured: Measured) -> Figures:
-    """Give what was measured: all of it, by category, and each request on its own."""
+    """Return what was measured: all of it, by category, and each request on its own."""
     groups: Mapping[str, list[Row]] = {
         "overall": list(measured.rows),
         **{name: [row for row in measured.rows if row.category == name] for name in CATEGORIES},

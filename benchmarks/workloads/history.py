@@ -43,7 +43,7 @@ class Blobs:
         self.text = lru_cache(maxsize=_KEPT_TEXTS)(self._text)
 
     def _text(self, name: str) -> str:
-        """Give a blob as text; what is no UTF-8 in it becomes U+FFFD, so that JSON can hold it. No name, no text."""
+        """Return a blob as text; what is no UTF-8 in it becomes U+FFFD, so that JSON can hold it. No name, no text."""
         if not name:
             return ""
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)

@@ -95,7 +95,7 @@ _BY_SUFFIX: Final = {
 
 
 def language_of(path: str) -> Language | None:
-    """Give the language of a source file, None for what is none that is known here."""
+    """Return the language of a source file, None for what is none that is known here."""
     return _BY_SUFFIX.get(PurePosixPath(path).suffix)
 
 

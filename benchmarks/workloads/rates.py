@@ -94,7 +94,7 @@ class Tally:
 
 
 def percent(part: float, whole: float) -> float | None:
-    """Give a share in percent with one decimal."""
+    """Return a share in percent with one decimal."""
     return round(100 * part / whole, 1) if whole else None
 
 
@@ -130,7 +130,7 @@ class Cache:
         self._exact: set[str] = set()
 
     def ask(self, one: Asked) -> tuple[str, ...]:
-        """Give the texts that have to be asked of Ollama, each once: none for a hit. They are known from then on."""
+        """Return the texts that have to be asked of Ollama, each once: none for a hit. They are known from then on."""
         size = self._sizes[one.category]
         if one.category != EMBED or not self._itemwise:
             whole = (one.category, one.texts)
@@ -165,7 +165,7 @@ def count(before: Iterable[Asked], asked: Iterable[Asked], cache: Cache) -> Tall
 
 
 def shared_beginning(prompts: Iterable[str]) -> float | None:
-    """Give how much of what is asked of Ollama begins as the prompt before it did, in percent of its characters.
+    """Return how much of what is asked of Ollama begins as the prompt before it did, in percent of its characters.
 
     That much Ollama itself need not read again, where the prompt before it is still in its own cache.
     """

@@ -138,7 +138,7 @@ class Writes:
 async def _ask(
     url: str, asked: Iterable[Asked], step: Callable[[], None], writes: Writes | None = None
 ) -> AsyncIterator[tuple[float, RawAnswer]]:
-    """Give for each request the seconds to its answer, and the answer."""
+    """Return for each request the seconds to its answer, and the answer."""
     async with await RawConnection.open(url) as connection:
         for one in asked:
             body, fields = one.body(), {"X-Cache-Category": one.category}
@@ -189,7 +189,7 @@ def _known(answer: RawAnswer, items: int) -> int:
 
 
 async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:
-    """Give what an entry of each category takes in the server's memory, the mean of some; 0 where there is none."""
+    """Return what an entry of each category takes in the server's memory, the mean of some; 0 where there is none."""
     found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
     token = store.get("ocp:1:generation") or b""
     generation = token if isinstance(token, str) else token.decode()

@@ -38,7 +38,7 @@ class Asked:
         return "/api/embed" if self.category == EMBED else "/api/generate"
 
     def body(self) -> bytes:
-        """Give the request's body."""
+        """Return the request's body."""
         model = MODELS[self.category]
         if self.category == EMBED:
             return orjson.dumps({"model": model, "input": self.texts})
@@ -46,7 +46,7 @@ class Asked:
 
 
 def line(asked: Asked, *, counted: bool) -> bytes:
-    """Give a line of JSONL."""
+    """Return a line of JSONL."""
     fields = {"X-Cache-Category": asked.category}
     row = {
         "at": asked.at,
@@ -74,7 +74,7 @@ def read(lines: Iterable[bytes]) -> tuple[list[Asked], list[Asked]]:
 
 
 def embeds(history: History, rule: str) -> tuple[list[Asked], list[Asked]]:
-    """Give the lists that the files before the first commit make, and those of the commits."""
+    """Return the lists that the files before the first commit make, and those of the commits."""
     cut = _cutter(history.blobs, rule)
     start = history.commits[0].at if history.commits else 0
     before = list(_lists(cut, start, history.before))
@@ -88,7 +88,7 @@ def _lists(cut: Callable[[str, str], tuple[str, ...]], at: int, changes: Iterabl
 
 
 def _cutter(blobs: Blobs, rule: str) -> Callable[[str, str], tuple[str, ...]]:
-    """Give what cuts a version of a file, and gives equal texts as one object."""
+    """Return what cuts a version of a file, and gives equal texts as one object."""
     known: dict[str, str] = {}
 
     def cut(path: str, blob: str) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ USUAL_EXPLANATION: Final = "the function alone"
 
 
 def explanations(history: History, shape: str, readers: int) -> list[Asked]:
-    """Give the questions about functions that were changed."""
+    """Return the questions about functions that were changed."""
     written = EXPLANATIONS[shape]
     asked: list[Asked] = []
     for commit in history.commits:
@@ -127,7 +127,7 @@ def explanations(history: History, shape: str, readers: int) -> list[Asked]:
 
 
 def _changed(change: Change, blobs: Blobs) -> Iterator[Piece]:
-    """Give the old and the new text of every function that a change wrote."""
+    """Return the old and the new text of every function that a change wrote."""
     if (language := language_of(change.path)) is None:
         return
     old = {piece.function: piece for piece in pieces(blobs.text(change.old), language)}
@@ -158,12 +158,12 @@ USUAL_FIX: Final = "message and line"
 
 
 def linted(history: History) -> list[Change]:
-    """Give the changes of files that the linter reads."""
+    """Return the changes of files that the linter reads."""
     return [change for commit in history.commits for change in commit.changes if change.path.endswith(".py")]
 
 
 def fixes(history: History, said: Mapping[str, tuple[Diagnostic, ...]], shape: str) -> list[Asked]:
-    """Give the questions about what the linter newly reports."""
+    """Return the questions about what the linter newly reports."""
     written = FIXES[shape]
     asked: list[Asked] = []
     for commit in history.commits:
@@ -178,5 +178,5 @@ def fixes(history: History, said: Mapping[str, tuple[Diagnostic, ...]], shape: s
 
 
 def together(*workloads: Iterable[Asked]) -> list[Asked]:
-    """Give several workloads as one, in the order of their times; of one time, in that of the workloads."""
+    """Return several workloads as one, in the order of their times; of one time, in that of the workloads."""
     return sorted((asked for workload in workloads for asked in workload), key=lambda asked: asked.at)

@@ -4,7 +4,7 @@
     policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, status, usage
     downstream/    HTTP/1.1 towards clients
     upstream/      Ollama: HTTP/1.1 towards it, the digests of its models, those that are loaded
-    stores/        where entries are kept: memory, Redis (stores/redis/), and a hot tier in front of it
+    stores/        where entries are stored: memory, Redis (stores/redis/), and a hot tier in front of it
     telemetry/     what observes facts: metrics, log, statistics, recent requests
     admin/         the proxy's own routes: health, metrics, entries, the live page
     service/       the running proxy: settings, what they open, the composition root, workers

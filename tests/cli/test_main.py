@@ -112,7 +112,9 @@ def test_an_interrupt_before_anything_runs_is_130(monkeypatch: pytest.MonkeyPatc
 async def test_what_runs_on_ends_with_ctrl_c(command: tuple[str, ...]) -> None:
     async with terminal(*command) as shown:
         await shown.shows(
-            {"demo": "Asking", "simulate": "answers at", "gpu": "are at http", "serve": "cannot be reached"}[command[0]]
+            {"demo": "Sending", "simulate": "answers at", "gpu": "are at http", "serve": "cannot be reached"}[
+                command[0]
+            ]
         )
         shown.type("\x03")
         assert await shown.end() == (130 if command == ("demo",) else 0)

@@ -81,7 +81,7 @@ class Call:
     streaming: bool = field(default=False, init=False)
 
     def delay(self, usual: float) -> float:
-        """Give how long the work takes, in seconds; `usual` is what the behaviour says."""
+        """Return how long the work takes, in seconds; `usual` is what the behaviour says."""
         return usual if self.seconds is None else self.seconds
 
     @property

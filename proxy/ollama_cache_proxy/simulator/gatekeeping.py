@@ -23,12 +23,12 @@ _ALLOWED_HEADERS = (
 
 
 def is_cross_origin(origin: str, host: str) -> bool:
-    """Say whether an Origin names another place than the one that is asked."""
+    """Return whether an Origin names another place than the one that is asked."""
     return bool(origin) and origin not in (f"http://{host}", f"https://{host}")
 
 
 def origin_allowed(origin: str) -> bool:
-    """Say whether a page of this origin may ask."""
+    """Return whether a page of this origin may ask."""
     return _LOCAL_ORIGIN.fullmatch(origin) is not None or origin.startswith(_APPLICATIONS)
 
 
@@ -59,7 +59,7 @@ def _without_port(host: str) -> str:
 
 
 def host_by_address(host: str) -> bool:
-    """Say whether a Host is an address of this machine or of a private network."""
+    """Return whether a Host is an address of this machine or of a private network."""
     try:
         address = ipaddress.ip_address(_without_port(host))
     except ValueError:
@@ -68,6 +68,6 @@ def host_by_address(host: str) -> bool:
 
 
 def host_by_name(host: str) -> bool:
-    """Say whether a Host is a name that only this machine or its network can give out."""
+    """Return whether a Host is a name that only this machine or its network can give out."""
     name = _without_port(host).lower()
     return name in ("", "localhost", socket.gethostname().lower()) or name.endswith(_LOCAL_DOMAINS)
