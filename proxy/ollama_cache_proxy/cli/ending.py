@@ -13,10 +13,10 @@ TERMINATED: Final = 143
 
 STATUSES: Final = {
     DONE: "done",
-    FAILED: "failed, or a problem was found",
+    FAILED: "failed, or a problem found",
     WRONG: "wrong setting or argument",
     INTERRUPTED: "ended by Ctrl-C",
-    UNREAD: "the reader of the output has closed it",
+    UNREAD: "output closed",
     TERMINATED: "ended by SIGTERM",
 }
 

@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         metavar="'NAME: VALUE'",
         action="append",
         type=_header,
-        help="a header field of the request; repeatable",
+        help="a field of the request; repeatable",
     )
     options.add_json(parser)
 

@@ -31,12 +31,12 @@ def add(commands: Any) -> None:
         "--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="address to listen on (default: %(default)s)"
     )
     parser.add_argument(
-        "--completion-ms", metavar="MS", type=float, default=2000.0, help="of a completion (default: %(default)g)"
+        "--completion-ms", metavar="MS", type=float, default=2000.0, help="time of a completion (default: %(default)g)"
     )
     parser.add_argument(
-        "--embedding-ms", metavar="MS", type=float, default=300.0, help="of an embedding (default: %(default)g)"
+        "--embedding-ms", metavar="MS", type=float, default=300.0, help="time of an embedding (default: %(default)g)"
     )
-    parser.add_argument("--load-ms", metavar="MS", type=float, default=0.0, help="of loading a model (default: 0)")
+    parser.add_argument("--load-ms", metavar="MS", type=float, default=0.0, help="time to load a model (default: 0)")
     parser.add_argument("--token-rate", metavar="N", type=float, help="tokens a second in streams (default: no limit)")
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="seed of texts and vectors (default: %(default)d)"

@@ -36,7 +36,9 @@ def add(commands: Any) -> None:
         default="lines",
         help="how to cut them (default: %(default)s)",
     )
-    parser.add_argument("--lines", metavar="N", type=int, default=60, help="maximum lines of a chunk (%(default)d)")
+    parser.add_argument(
+        "--lines", metavar="N", type=int, default=60, help="maximum lines of a chunk (default: %(default)d)"
+    )
     parser.add_argument(
         "--batch", metavar="N", type=int, default=16, help="texts in one request (default: %(default)d)"
     )
