@@ -187,7 +187,7 @@ async def test_ctrl_c_ends_what_waits_for_an_answer(command: tuple[str, ...]) ->
 
 @asynccontextmanager
 async def silent() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """Listen, take a request, and say nothing; the event tells that one has come."""
+    """Listen, take a request, and send nothing; the event is set when a request has come."""
     asked = asyncio.Event()
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

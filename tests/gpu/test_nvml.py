@@ -19,7 +19,7 @@ MEMORY_V2 = "nvmlDeviceGetMemoryInfo(33554472)"
 
 
 class Bench:
-    """A reader of a recording that a test may change while it plays, under a clock of its own."""
+    """A reader of a recording that a test can change while it plays, with a clock of its own."""
 
     def __init__(self, name: str = "h100") -> None:
         self.now = 100.0

@@ -16,7 +16,7 @@ FOUND = Found(
 
 
 class Driver:
-    """Readings that a test holds back and lets go."""
+    """Readings that a test holds and releases."""
 
     def __init__(self) -> None:
         self.looks: list[Found | Nothing] = []
