@@ -1,4 +1,4 @@
-# Everything a person needs: `make run` and `make test`. `make help` lists the rest.
+# `make run` and `make test` are the most important; `make help` lists all.
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,8 +32,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
-install: $(VENV)/.installed ## Set up .venv and stop
-install-dev: $(VENV)/.installed-dev ## Set up .venv with what the tests need
+install: $(VENV)/.installed ## Set up .venv
+install-dev: $(VENV)/.installed-dev ## Set up .venv with the tools for tests
 
 run: install ## Run the proxy (options: make run ARGS="--listen 127.0.0.1:5000")
 	@exec $(BIN)/ollama-cache-proxy serve $(filter-out serve,$(ARGS))
@@ -41,7 +41,7 @@ run: install ## Run the proxy (options: make run ARGS="--listen 127.0.0.1:5000")
 demo: install ## Show what the proxy does, without an Ollama
 	@exec $(BIN)/ollama-cache-proxy demo $(ARGS)
 
-simulate: install ## Run an Ollama that only pretends
+simulate: install ## Run a simulated Ollama
 	@exec $(BIN)/ollama-cache-proxy simulate $(ARGS)
 
 $(VENV)/.installed-gpu: $(VENV)/.installed requirements-gpu.lock
@@ -54,9 +54,9 @@ stack: install metrics-tools ## Run compose.yml's components without containers 
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
 	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)
 
-test: missing-tools install-dev clients metrics-tools lint types unit ## Lint, types and all tests; it installs nothing on the system
+test: missing-tools install-dev clients metrics-tools lint types unit ## Run lint, types and all tests; installs nothing on the system
 
-check: lint types ## Lint and types only
+check: lint types ## Run lint and types only
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -68,42 +68,42 @@ types: install-dev
 unit: install-dev
 	$(BIN)/pytest $(ARGS)
 
-pythons: install-dev ## Run the unit tests on the oldest and the newest Python that is here
+pythons: install-dev ## Run the unit tests on the oldest and the newest installed Python
 	@$(BIN)/python tests/pythons.py $(ARGS)
 
 faults: install-dev ## Run the fault matrix and print what each fault costs
 	$(BIN)/pytest tests/e2e/faults --table -p no:cacheprovider $(ARGS)
 
-soak: install-dev ## Load it for three minutes and check every body (options: make soak ARGS="--minutes 1")
+soak: install-dev ## Load the proxy for three minutes and check every body (options: make soak ARGS="--minutes 1")
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-chaos: install-dev ## Draw 200 faults under load (options: make chaos ARGS="--seed 7")
+chaos: install-dev ## Inject 200 random faults under load (options: make chaos ARGS="--seed 7")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-bench: install-dev ## Measure speed beside nginx and plain aiohttp (options: make bench ARGS="--only hits")
+bench: install-dev ## Measure speed, compared with nginx and plain aiohttp (options: make bench ARGS="--only hits")
 	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
-bench-against: install-dev ## Compare with another checkout, in turns: make bench-against BEFORE=../before
+bench-against: install-dev ## Compare speed with another checkout: make bench-against BEFORE=../before
 	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
 	$(BIN)/python -m benchmarks.against $(BEFORE) $(ARGS)
 
-bench-admin: install ## Measure statistics and clearing beside a million entries (goal: 50 ms)
+bench-admin: install ## Measure statistics and clearing with a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)
 
-hit-rates: install-dev ## Derive requests from a Git history, and see how many are known: make hit-rates REPO=../flask
+hit-rates: install-dev ## Derive requests from a Git history, and count the hits: make hit-rates REPO=../flask
 	$(BIN)/python -m benchmarks.workloads $(REPO) $(ARGS)
 
-hit-rates-sample: install-dev ## The same with requests that are committed, in half a minute
+hit-rates-sample: install-dev ## The same with committed sample requests, in half a minute
 	$(BIN)/python -m benchmarks.workloads --sample --seconds 8 $(ARGS)
 
-# What is not Python's or JavaScript's comes from Debian, and only where one of these two is asked for.
+# Tools that are neither Python nor JavaScript come from Debian, and only by one of these two targets.
 SYSTEM_TOOLS = $(BIN)/python tests/system_tools.py
 
-system-tools: $(VENV)/.python ## List what tests need of the system and lack (Chromium, zsh, fish …), and install it; takes root
+system-tools: $(VENV)/.python ## List missing system packages for tests (Chromium, zsh, fish …), and install them; needs root
 	@$(SYSTEM_TOOLS) system-tools --install
 
-bench-tools: $(VENV)/.python ## List what `make bench` needs of the system and lacks (nginx, wrk), and install it; takes root
+bench-tools: $(VENV)/.python ## List missing system packages for `make bench` (nginx, wrk), and install them; needs root
 	@$(SYSTEM_TOOLS) bench-tools --install
 
 missing-tools: $(VENV)/.python
@@ -113,8 +113,8 @@ format: install-dev ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Prometheus and promtool, which the tests of rules and dashboard ask. Debian's package is unpacked in .venv, and not
-# installed. Where it cannot be had those tests say that they were left out.
+# Prometheus and promtool for the tests of rules and dashboard. Debian's package is unpacked in .venv, and not installed.
+# If it is not available, those tests are skipped with a message.
 metrics-tools: $(VENV)/.python
 	@if command -v prometheus >/dev/null && command -v promtool >/dev/null || test -x $(VENV)/prometheus/usr/bin/promtool; then :; \
 	elif command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then \
@@ -125,7 +125,7 @@ metrics-tools: $(VENV)/.python
 		echo "Debian's package cannot be had: the tests that ask Prometheus will be left out"; \
 	else echo "No prometheus, and no apt to get it with: the tests that ask it will be left out"; fi
 
-# The JavaScript that the tests drive: clients, and axe-core for the live page; without npm they are left out, and say so.
+# JavaScript for tests: clients, and axe-core for the live page; without npm those tests are skipped with a message.
 clients: tests/e2e/clients/node_modules/.installed
 tests/e2e/clients/node_modules/.installed: tests/e2e/clients/package-lock.json
 	@if command -v npm >/dev/null; then \
@@ -133,14 +133,14 @@ tests/e2e/clients/node_modules/.installed: tests/e2e/clients/package-lock.json
 		(cd tests/e2e/clients && npm ci --silent --no-audit --no-fund --ignore-scripts) && touch $@; \
 	else echo "No npm: the tests of JavaScript clients will be left out"; fi
 
-screenshots: install-dev ## Take the pictures of the live page anew
+screenshots: install-dev ## Take the screenshots of the live page
 	@$(SYSTEM_TOOLS) system-tools --need chromium
 	$(BIN)/python docs/screenshots.py
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(ARGS)
 
-lock: install-dev ## Renew the lock files (newer versions: make lock ARGS=--upgrade)
+lock: install-dev ## Update the lock files (newer versions: make lock ARGS=--upgrade)
 	$(COMPILE) pyproject.toml --group build -o requirements.lock
 	$(COMPILE) pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
 	for extra in server gpu; do $(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $$extra \
@@ -150,5 +150,5 @@ dist: install ## Build the wheel and the sdist into dist/
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
-clean: ## Remove what was installed, built and cached
+clean: ## Remove everything installed, built and cached
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache tests/e2e/clients/node_modules

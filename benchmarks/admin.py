@@ -1,7 +1,7 @@
-"""How long statistics and clearing take beside many entries: `make bench-admin`.
+"""How long statistics and clearing take with many entries: `make bench-admin`.
 
-A private Valkey or Redis is filled with entries, a real proxy put before it, and both routes asked over HTTP. Exits
-with 1 where a median is over the goal.
+A private Valkey or Redis is filled with entries, and both routes of a proxy in front of it are requested over HTTP.
+Exit with 1 if a median is over the goal.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ENTRY: Final = StoredResponse(
 
 
 async def fill(client: Any, count: int) -> None:
-    """Put so many entries into the current generation."""
+    """Write `count` entries into the current generation."""
     generation = (await client.get("ocp:1:generation")).decode()
     for start in range(0, count, _BATCH):
         async with client.pipeline(transaction=False) as pipeline:
@@ -62,7 +62,7 @@ async def fill(client: Any, count: int) -> None:
 
 
 async def timed(session: aiohttp.ClientSession, method: str, path: str) -> tuple[float, dict[str, Any]]:
-    """Give the seconds that a request took, and its answer."""
+    """Return the seconds that a request took, and the JSON of its response."""
     begun = time.perf_counter()
     async with session.request(method, path) as answer:
         body = await answer.read()
@@ -70,14 +70,14 @@ async def timed(session: aiohttp.ClientSession, method: str, path: str) -> tuple
 
 
 async def until_counted(session: aiohttp.ClientSession, keys: int) -> None:
-    """Wait until the statistics know how many there are."""
+    """Wait until the statistics show that many entries."""
     async with asyncio.timeout(60):
         while (await timed(session, "GET", "/api/cache/stats"))[1]["keys"] != keys:  # noqa: ASYNC110 - over HTTP
             await asyncio.sleep(0.1)
 
 
 async def measure(session: aiohttp.ClientSession, client: Any, count: int, rounds: int) -> bool:
-    """Print one line; whether the goal was reached."""
+    """Print one line; return whether the goal was met."""
     asked: list[float] = []
     cleared: list[float] = []
     for _ in range(rounds):
@@ -100,10 +100,10 @@ async def measure(session: aiohttp.ClientSession, client: Any, count: int, round
 
 
 async def bench(sizes: list[int], rounds: int) -> bool:
-    """Measure each size; whether all reached the goal."""
+    """Measure each size; return whether all met the goal."""
     binary = find_server()
     if binary is None:
-        sys.exit("neither valkey-server nor redis-server is here")
+        sys.exit("neither valkey-server nor redis-server was found")
     async with AsyncExitStack() as stack:
         server = PrivateRedis(binary, capacity=4 << 30, tasks=Tasks())
         stack.push_async_callback(server.close)
@@ -115,7 +115,7 @@ async def bench(sizes: list[int], rounds: int) -> bool:
         session = await stack.enter_async_context(aiohttp.ClientSession(proxy.url))
         client = redis.Redis.from_url(server.url)
         stack.push_async_callback(client.aclose)
-        await timed(session, "GET", "/api/cache/stats")  # begins a generation
+        await timed(session, "GET", "/api/cache/stats")  # starts a generation
         return all([await measure(session, client, size, rounds) for size in sizes])
 
 

@@ -1,8 +1,8 @@
 """Compare this checkout with another one, each with its own `.venv`: `make bench-against BEFORE=../before`.
 
-The two take turns, a pair a round, each on the first core alone; what is compared is the CPU that one request takes, so
-a busy machine widens the spread and moves nothing. A row fails where the 90 % interval of the paired ratios lies
-wholly beyond its bound.
+The two take turns, a pair in each round, each alone on the first core. The CPU time of a request is compared, so a busy
+machine widens the spread but does not shift it. A row fails if the 90 % interval of the paired ratios lies entirely
+beyond its bound.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ ROOT: Final = Path(__file__).parents[1]
 _QUESTIONS: Final = 100
 _SAMPLES: Final = 2000
 _BOUND: Final = 1 / 0.97
-"""A row may take so many times the CPU of before: that is 0.97 times the requests of a core."""
+"""The highest ratio of CPU time, after by before: 0.97 times the requests of a core."""
+
 _BOUND_START: Final = 1.05
+"""The highest ratio of the time to start."""
+
 
 Measure = Callable[[Subject], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The paired ratios of one case, after by before: above 1 is more than before."""
+    """The paired ratios of one case, after by before: above 1 is slower than before."""
 
     name: str
     ratios: Sequence[float]
@@ -50,7 +53,7 @@ class Row:
 
     def interval(self) -> tuple[float, float]:
         """Return the 90 % interval of the median ratio, by resampling with a fixed seed."""
-        source = random.Random(1)  # noqa: S311 - resampling, no secrecy
+        source = random.Random(1)  # noqa: S311 - resampling, not secret
         medians = sorted(statistics.median(source.choices(self.ratios, k=len(self.ratios))) for _ in range(_SAMPLES))
         return medians[_SAMPLES * 5 // 100], medians[_SAMPLES * 95 // 100]
 
@@ -63,12 +66,12 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether the interval lies wholly beyond the bound."""
+        """Whether the interval lies entirely beyond the bound."""
         return self.interval()[0] > self.bound
 
 
 class Against:
-    """Runs the cases; `folders` are the checkouts, the one before first."""
+    """Runs the cases; `folders` are the two checkouts, `before` first."""
 
     def __init__(self, folder: Path, folders: Sequence[Path], rounds: int, seconds: int, only: str) -> None:
         self._folder = folder
@@ -79,7 +82,7 @@ class Against:
         self.rows: list[Row] = []
 
     async def run(self) -> None:
-        """Run every case that is wanted."""
+        """Run every selected case."""
         os.sched_setaffinity(0, {LOAD_CORE})
         few, new = self._bodies("few", _QUESTIONS), self._bodies("new", 0)
         cases: dict[str, tuple[Measure, dict[str, str]]] = {
@@ -105,12 +108,12 @@ class Against:
         self, subjects: Subjects, name: str, upstream: str, measure: Measure, settings: dict[str, str]
     ) -> None:
         pair = [await self._serve(subjects, folder, upstream, settings) for folder in self._folders]
-        for subject in pair:  # what is known, and what is compiled, is so before it counts
+        for subject in pair:  # a warm-up, so that caches are filled before measuring
             await measure(subject)
         await self._take(name, [partial(measure, subject) for subject in pair])
 
     async def _take(self, name: str, pair: Sequence[Callable[[], Awaitable[float]]], bound: float = _BOUND) -> None:
-        """Let the two take turns, each of them first every other time."""
+        """Measure both in turns; which one is first alternates."""
         ratios = []
         for number in range(self._rounds):
             order = (0, 1) if number % 2 else (1, 0)
@@ -199,12 +202,12 @@ class Against:
 
 
 def main() -> int:
-    """Measure, print a row for each case, and return whether one failed."""
+    """Measure, print a row for each case, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path, help="the other checkout, with its .venv")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
-    parser.add_argument("--only", default="", help="cases that begin so")
+    parser.add_argument("--seconds", type=int, default=2, help="seconds of each run of wrk")
+    parser.add_argument("--only", default="", help="only cases with this prefix")
     given = parser.parse_args()
     folders = (given.before.resolve(), ROOT)
     sys.stdout.write("case            ratio  90 % interval    bound     (CPU of a request, after by before)\n")

@@ -1,10 +1,10 @@
-"""Whether anything that goes wrong around the proxy makes it wrong: `make chaos`.
+"""Faults around the proxy must never make it wrong: `make chaos`.
 
-Under load, faults of the matrix are drawn from a seed and come one after the other, each for a moment: to Redis, to
-Ollama, to the models, from clients. Every answer is judged by itself: never a wrong body, never a torn one that looks
-complete, never a 500 of the proxy's own, another 5xx or a reset only where Ollama had a fault while it was asked, and
-no wait past a bound. After each fault the proxy is healthy, answers from the cache again and keeps what is new.
-Exits with 1 when not, with the fault that was on; the seed gives the same faults again.
+Under load, short faults are drawn from a seed and injected one after the other: in Redis, in Ollama, in models, by
+clients. Every response is checked by itself: never a wrong body, never a truncated one that looks complete, never a 500
+of the proxy's own, another 5xx or a reset only if Ollama had a fault during the request, and no wait past a bound.
+After each fault the proxy is healthy, serves hits again and stores new entries. Otherwise exit with 1 and name the
+fault; the seed repeats the same faults.
 """
 
 from __future__ import annotations
@@ -40,32 +40,36 @@ from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import free_port
 
 BOUND: Final = 5.0
-"""Seconds that no request may take, whatever is wrong."""
+"""Seconds that a request may take at most."""
 
 RECOVERY: Final = 7.0
-"""Seconds after a fault within which the proxy answers from the cache again: its next look at Ollama, and a bit."""
+"""Seconds after a fault within which the proxy must serve hits again: until its next probe of Ollama, and a bit."""
 
 MIX: Final = Mix(hits=0.5, misses=0.2)
 _MAX_PAUSE: Final = 0.01
-"""Seconds between two questions of a client, at most."""
+"""Maximum seconds between two questions of a client."""
 
 SHORTEST, LONGEST = 0.05, 0.6
+"""Seconds that a fault lasts."""
+
 _PAUSE_BETWEEN_FAULTS: Final = 0.2
-"""Seconds between two faults, in which entries are made for the next one to meet."""
+"""Seconds between two faults, for new entries to be stored."""
 
 _UPSTREAM_TIMEOUT: Final = 2
-"""The proxy's `upstream_timeout`."""
+"""The proxy's `upstream_timeout` in seconds."""
 
 _JOIN_WINDOW: Final = 0.5
-"""Seconds after a fault of Ollama in which a request can still join another one that met it."""
+"""Seconds after a fault of Ollama in which a request can still join a flight that met it."""
 
 _MAX_UNNOTICED: Final = 15.0
-"""Seconds that a change of a model behind the proxy's back may go unseen."""
+"""Seconds that a change of a model that bypasses the proxy may go unnoticed."""
 
 _BIG_BODY: Final = 9 << 20
+"""Bytes, over `max_request_bytes`."""
+
 _PROBE: Final = Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
 _BROKEN: Final = (b"llama runner process has terminated: exit status 2", b"unexpected EOF")
-"""What the simulator says in a 500 of its own."""
+"""Texts in the simulator's own 500s."""
 
 _MALFORMED: Final = (
     b"GET\r\n\r\n",
@@ -81,7 +85,7 @@ _MALFORMED: Final = (
 
 
 class Side(Enum):
-    """Whose fault it is, and so what it may cost."""
+    """Where a fault is, and so which failures it explains."""
 
     STORE = "Redis"
     UPSTREAM = "Ollama"
@@ -91,7 +95,7 @@ class Side(Enum):
 
 @dataclass(slots=True, kw_only=True)
 class Window:
-    """When a fault was on, in monotonic time; `joined` seconds longer others can feel it."""
+    """The monotonic time of a fault; requests that join a flight can meet it `joined` seconds longer."""
 
     number: int
     name: str
@@ -102,13 +106,13 @@ class Window:
     ended: float = float("inf")
 
     def met(self, outcome: Outcome) -> bool:
-        """Whether a request was under way while it was on, or could have joined one that was."""
+        """Return whether a request was in flight during the fault, or could have joined one that was."""
         return outcome.sent <= self.ended + self.joined and outcome.ended >= self.begun
 
 
 @dataclass(slots=True)
 class Shift:
-    """From when to when a variant may answer for the name that shifts."""
+    """The time in which a variant may answer for the shifting name."""
 
     variant: int
     begun: float
@@ -117,7 +121,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clear:
-    """A clear: nothing that was made before it was sent may be found by what was asked after it was answered."""
+    """A clear: a request after its response must not get an entry made before it was sent."""
 
     sent: float
     answered: float
@@ -126,7 +130,7 @@ class Clear:
 
 @dataclass(slots=True)
 class Tally(Seen):
-    """What was seen."""
+    """Counts of outcomes."""
 
     drawn: Counter[str] = field(default_factory=Counter)
     explained: Counter[str] = field(default_factory=Counter)
@@ -135,7 +139,7 @@ class Tally(Seen):
 
 
 class Judge:
-    """Says of each outcome whether it may be so."""
+    """Checks every outcome."""
 
     def __init__(self, secrets: Secrets) -> None:
         self.models = with_variants()
@@ -147,14 +151,14 @@ class Judge:
         self.clears: list[Clear] = []
 
     def breaks(self, what: str, detail: str) -> None:
-        """Note that an invariant broke."""
+        """Record a broken invariant."""
         self.tally.broken[what] += 1
         window = self.windows[-1] if self.windows else None
         scene = f"fault {window.number} ({window.name})" if window else "before the first fault"
         self.tally.told.append(f"{scene}: {what}: {detail}")
 
     def __call__(self, kind: str, question: Question, outcome: Outcome) -> None:
-        """Judge one."""
+        """Check one outcome."""
         self.tally.asked[kind] += 1
         answer = outcome.answer
         if outcome.why == "timeout":
@@ -173,7 +177,7 @@ class Judge:
             self.breaks("another status", f"{_short(question)}: {answer.status} {answer.body[:200]!r}")
 
     def _met(self, outcome: Outcome, *faults: Fault) -> bool:
-        """Whether Ollama had a fault, or one of these, while this was asked."""
+        """Return whether Ollama had a fault, or one of these, during a request."""
         return any(
             window.side is Side.UPSTREAM and window.met(outcome) and (not faults or window.fault in faults)
             for window in reversed(self.windows[-20:])
@@ -207,7 +211,7 @@ class Judge:
             self.breaks("a hit from before a clear", f"{_short(question)} ({outcome.details}): {since:.3f} s older")
 
     def _possible_models(self, outcome: Outcome) -> list[Model | None]:
-        """Give the models that may have answered for the name that shifts."""
+        """Return the models that may have answered for the shifting name."""
         numbers = {
             reign.variant for reign in self.shifts if reign.begun <= outcome.ended and reign.ended >= outcome.sent
         }
@@ -223,7 +227,7 @@ class Judge:
         return question.stream and b'"done":true' not in body and b"[DONE]" not in body
 
     def _cleared_at(self, question: Question, outcome: Outcome, body: bytes) -> float:
-        """Give when the clear was sent that a hit outlived, 0 where none was."""
+        """Return when the clear was sent that should have dropped a hit, 0 if there was none."""
         if question.route not in (Route.GENERATE, Route.CHAT):
             return 0.0
         meant = (
@@ -243,14 +247,14 @@ def _short(question: Question) -> str:
 
 
 def _made(body: bytes) -> float:
-    """Give when Ollama made the first line of an answer, in seconds since the epoch."""
+    """Return the Unix time at which Ollama wrote the first line of a response."""
     text = str(orjson.loads(body.split(b"\n", 1)[0])["created_at"])
     whole, _, fraction = text.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
 
 
 class Scene:
-    """The processes and the load; the faults do their mischief here."""
+    """The processes and the load; faults are injected here."""
 
     def __init__(self, stack: ExitStack, judge: Judge) -> None:
         self.judge = judge
@@ -265,7 +269,7 @@ class Scene:
         self.questions = Questions(seeded("chaos"), text_models={TEXT_MODEL: 24, SHIFTING: 8}, lists=4)
 
     async def open(self) -> None:
-        """Start what is not Redis, and ask once what is to be a hit."""
+        """Start all but Redis, and ask once for everything that is to be a hit."""
         self._stack.callback(self._close)
         await self.start_ollama()
         self.process = proxy(
@@ -282,7 +286,7 @@ class Scene:
 
     @property
     def clients(self) -> Clients:
-        """The clients of the proxy that runs."""
+        """The clients of the running proxy."""
         return Clients(url=self.url, bound=BOUND, judge=self.judge)
 
     def _close(self) -> None:
@@ -291,18 +295,18 @@ class Scene:
                 process.close()
 
     async def start_ollama(self) -> None:
-        """Start the simulator on its port, with the model that stood in when it ended."""
+        """Start the simulator on its port, with the same variant as when it ended."""
         arguments = ("--port", str(self.port), "--variant", str(self.variant))
         self.ollama = Watched("-m", "benchmarks.simulated", *arguments, secrets=Secrets())
         await self.ollama.wait_for("answers at ")
 
     async def send_line(self, line: str) -> None:
-        """Tell the simulator."""
+        """Send a line to the simulator."""
         assert self.ollama is not None
         await self.ollama.send_line(line)
 
     async def redis_commands(self, *commands: tuple[object, ...]) -> Any:
-        """Send Redis some commands over one connection; gives the last reply."""
+        """Send Redis some commands over one connection, and return the last reply."""
 
         def send() -> Any:
             with self.redis.client() as client:
@@ -322,24 +326,24 @@ class Scene:
         )
 
     def streamed(self, source: Random) -> Question:
-        """Give a stream, of the model that shifts or the one that stays."""
+        """Return a streamed question for the shifting model or the stable one."""
         return self.questions.streamed(source.choice((TEXT_MODEL, SHIFTING)), again=source.random() < 0.5)  # noqa: PLR2004
 
     async def probe(self, ended: asyncio.Event) -> None:
-        """Ask the proxy about itself all the while, as a dashboard would."""
+        """Request the proxy's own routes all the time, as a dashboard would."""
         while not ended.is_set():
             for path in ("/metrics", "/api/cache/stats", "/readyz", "/healthz", "/api/cache/entries?limit=20"):
                 try:
                     async with asyncio.timeout(BOUND):
                         answer = await ask(self.url, "GET", path, fields={"Authorization": f"Bearer {canary.TOKEN}"})
                 except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-                    self.judge.breaks("no answer of the proxy's about itself", f"{path}: {type(error).__name__}")
+                    self.judge.breaks("no response from an own route", f"{path}: {type(error).__name__}")
                     continue
-                self.judge.tally.asked["looks at the proxy"] += 1
+                self.judge.tally.asked["requests of own routes"] += 1
                 self.secrets.search(answer.body, path)
                 bad = answer.status != HTTPStatus.OK and "entries" not in path
                 if bad or answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                    self.judge.breaks("a bad answer of the proxy's about itself", f"{path}: {answer.status}")
+                    self.judge.breaks("a bad response from an own route", f"{path}: {answer.status}")
             await asyncio.sleep(0.5)
 
 
@@ -348,7 +352,7 @@ Inject = Callable[[Scene, Random, float], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A fault that can be drawn; `do` brings it, lets it last, and heals it."""
+    """A kind of fault; `do` injects it, waits, and heals it."""
 
     name: str
     side: Side
@@ -358,14 +362,14 @@ class Kind:
 
 
 async def redis_killed(scene: Scene, _: Random, seconds: float) -> None:
-    """Kill it, and start it anew: empty."""
+    """Kill Redis, and start it again, empty."""
     scene.redis.kill()
     await asyncio.sleep(seconds)
-    scene.redis.start()  # in no thread: what is cancelled meanwhile must know of the process
+    scene.redis.start()  # not in a thread: a cancelled task must know the process
 
 
 async def redis_stopped(scene: Scene, _: Random, seconds: float) -> None:
-    """Let it say nothing for a while."""
+    """Stop Redis for a while (SIGSTOP)."""
     scene.redis.signal(signal.SIGSTOP)
     try:
         await asyncio.sleep(seconds)
@@ -374,26 +378,26 @@ async def redis_stopped(scene: Scene, _: Random, seconds: float) -> None:
 
 
 async def redis_paused(scene: Scene, _: Random, seconds: float) -> None:
-    """Let it keep its clients waiting."""
+    """Let Redis keep its clients waiting (CLIENT PAUSE)."""
     await scene.redis_commands(("CLIENT", "PAUSE", int(seconds * 1000)))
     await asyncio.sleep(seconds)
 
 
 async def redis_emptied(scene: Scene, _: Random, seconds: float) -> None:
-    """Take everything away."""
+    """Delete all keys."""
     await scene.redis_commands(("FLUSHALL",))
     await asyncio.sleep(seconds / 2)
 
 
 async def redis_disconnects(scene: Scene, _: Random, seconds: float) -> None:
-    """Cut its connections, again and again."""
+    """Close all connections of Redis, again and again."""
     for _turn in range(5):
         await scene.redis_commands(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
         await asyncio.sleep(seconds / 5)
 
 
 def configured(name: str, value: str, back: str, *first: tuple[str, str]) -> Inject:
-    """Make a fault of a setting of Redis, with the connections that it has already cut."""
+    """Return a fault by a setting of Redis; its existing connections are closed."""
 
     async def do(scene: Scene, _: Random, seconds: float) -> None:
         with scene.redis.client() as client, client.client() as connection:
@@ -413,7 +417,7 @@ def configured(name: str, value: str, back: str, *first: tuple[str, str]) -> Inj
 
 
 async def redis_readonly(scene: Scene, _: Random, seconds: float) -> None:
-    """Make it a replica of nobody's, that takes no writes."""
+    """Make Redis a replica of a missing master, which takes no writes."""
     await scene.redis_commands(("REPLICAOF", "127.0.0.1", "1"))
     try:
         await asyncio.sleep(seconds)
@@ -422,7 +426,7 @@ async def redis_readonly(scene: Scene, _: Random, seconds: float) -> None:
 
 
 async def entries_damaged(scene: Scene, source: Random, seconds: float) -> None:
-    """Flip bytes, cut, swap and blow up what is kept."""
+    """Flip bytes of entries, truncate, swap and enlarge them."""
 
     def damage() -> None:
         with scene.redis.client() as client:
@@ -446,7 +450,7 @@ async def entries_damaged(scene: Scene, source: Random, seconds: float) -> None:
 
 
 async def foreign_types(scene: Scene, source: Random, seconds: float) -> None:
-    """Put lists and hashes where the proxy keeps strings, and strings where it keeps hashes."""
+    """Replace the proxy's strings by lists and hashes, and its hashes by strings."""
 
     def swap() -> None:
         with scene.redis.client() as client:
@@ -467,7 +471,7 @@ async def foreign_types(scene: Scene, source: Random, seconds: float) -> None:
 
 
 async def generation_damaged(scene: Scene, source: Random, seconds: float) -> None:
-    """Spoil the one name that says which entries count."""
+    """Damage the key that holds the generation."""
 
     def spoil() -> None:
         with scene.redis.client() as client:
@@ -487,7 +491,7 @@ async def generation_damaged(scene: Scene, source: Random, seconds: float) -> No
 
 
 async def ollama_killed(scene: Scene, _: Random, seconds: float) -> None:
-    """Kill it, and start it anew on its port."""
+    """Kill Ollama, and start it again on its port."""
     assert scene.ollama is not None
     scene.ollama.close()
     await asyncio.sleep(seconds)
@@ -495,7 +499,7 @@ async def ollama_killed(scene: Scene, _: Random, seconds: float) -> None:
 
 
 async def ollama_stopped(scene: Scene, _: Random, seconds: float) -> None:
-    """Let it take connections, and say nothing."""
+    """Stop Ollama: it accepts connections, but does not respond."""
     assert scene.ollama is not None
     scene.ollama.signal(signal.SIGSTOP)
     try:
@@ -505,7 +509,7 @@ async def ollama_stopped(scene: Scene, _: Random, seconds: float) -> None:
 
 
 def answering(fault: Fault) -> Inject:
-    """Let Ollama do this to a share of the requests, sometimes to the looks at its models too."""
+    """Return a fault of Ollama for a share of the requests, sometimes for probes too."""
 
     async def do(scene: Scene, source: Random, seconds: float) -> None:
         scope = source.choice(("inference", "inference", "everything"))
@@ -517,7 +521,7 @@ def answering(fault: Fault) -> Inject:
 
 
 async def model_copied(scene: Scene, source: Random, seconds: float) -> None:
-    """Put another model under the name that shifts, through the proxy: from its answer on the old one is gone."""
+    """Copy another model to the shifting name through the proxy: from its response on the old one is gone."""
     variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
     shifts = scene.judge.shifts
     old, new = shifts[-1], Shift(variant, time.monotonic())
@@ -531,7 +535,7 @@ async def model_copied(scene: Scene, source: Random, seconds: float) -> None:
 
 
 async def model_replaced(scene: Scene, source: Random, seconds: float) -> None:
-    """Put another model under the name that shifts, behind the proxy's back."""
+    """Put another model under the shifting name without the proxy."""
     variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
     shifts = scene.judge.shifts
     shifts.append(Shift(variant, time.monotonic()))
@@ -541,7 +545,7 @@ async def model_replaced(scene: Scene, source: Random, seconds: float) -> None:
 
 
 def clearing(*models: str) -> Inject:
-    """Clear everything, or what was kept of a model."""
+    """Return a clear of everything, or of a model's entries."""
 
     async def do(scene: Scene, source: Random, seconds: float) -> None:
         for _turn in range(source.randint(1, 4)):
@@ -560,7 +564,7 @@ def clearing(*models: str) -> Inject:
 
 
 async def clients_leave(scene: Scene, source: Random, seconds: float) -> None:
-    """Let clients go at any point: within their request, before the answer, within it."""
+    """Let clients close at any point: during their request, before the response, during it."""
 
     async def leave() -> None:
         question = source.choice((scene.questions.new, scene.questions.known, lambda: scene.streamed(source)))()
@@ -577,7 +581,7 @@ async def clients_leave(scene: Scene, source: Random, seconds: float) -> None:
 
 
 async def slow_heads(scene: Scene, source: Random, seconds: float) -> None:
-    """Send heads a few bytes at a time; the answers are as good as any."""
+    """Send heads a few bytes at a time; the responses must be as usual."""
 
     async def send(question: Question) -> None:
         sent = time.monotonic()
@@ -593,7 +597,7 @@ async def slow_heads(scene: Scene, source: Random, seconds: float) -> None:
 
 
 async def _answered(scene: Scene, kind: str, question: Question, connection: RawConnection, sent: float) -> None:
-    """Read an answer, and let it be judged."""
+    """Read a response, and check it."""
     answer, why = None, ""
     try:
         async with asyncio.timeout(BOUND):
@@ -606,7 +610,7 @@ async def _answered(scene: Scene, kind: str, question: Question, connection: Raw
 
 
 async def slow_readers(scene: Scene, _: Random, seconds: float) -> None:
-    """Leave answers unread for a while."""
+    """Leave responses unread for a while."""
     texts = tuple(text for question in scene.questions.hot for text in question.texts if question.route is Route.EMBED)
     question = Question(route=Route.EMBED, model=VECTOR_MODEL, texts=texts)
 
@@ -623,7 +627,7 @@ async def slow_readers(scene: Scene, _: Random, seconds: float) -> None:
 
 
 async def big_bodies(scene: Scene, source: Random, _: float) -> None:
-    """Send more than is looked at, and more than is held."""
+    """Send bodies over the limits."""
     question = Question(route=Route.CHAT, model=TEXT_MODEL, texts=(scene.questions.new().texts[0],))
 
     async def send() -> None:
@@ -642,7 +646,7 @@ async def big_bodies(scene: Scene, source: Random, _: float) -> None:
 
 
 async def malformed(scene: Scene, source: Random, seconds: float) -> None:
-    """Send what is no HTTP: it is refused, and costs nobody anything."""
+    """Send malformed requests: they are refused, and affect no other client."""
     for data in source.sample(_MALFORMED, len(_MALFORMED)):
         async with await RawConnection.open(scene.url) as connection:
             connection.writer.write(data)
@@ -661,7 +665,7 @@ async def malformed(scene: Scene, source: Random, seconds: float) -> None:
 
 
 async def idle_connections(scene: Scene, _: Random, seconds: float) -> None:
-    """Open many connections, and say nothing."""
+    """Open many idle connections."""
     connections = [await RawConnection.open(scene.url) for _ in range(200)]
     await asyncio.sleep(seconds)
     for connection in connections:
@@ -715,11 +719,11 @@ KINDS: Final = {
 
 
 _WRITE_WINDOW: Final = 0.05
-"""Seconds: until then an entry may be found that could not be written."""
+"""Seconds in which a lookup may find an entry in the write buffer that cannot be written."""
 
 
 async def recovered(scene: Scene) -> None:
-    """See that the proxy is healthy at once, and soon answers from the cache and keeps what is new."""
+    """Check that the proxy is healthy, and soon serves hits and stores new entries."""
     judge = scene.judge
     begun = time.monotonic()
     client = LoadClient(scene.url, BOUND)
@@ -741,7 +745,7 @@ async def recovered(scene: Scene) -> None:
                     return
             if time.monotonic() - begun > RECOVERY:
                 judge.breaks("no recovery", f"after {RECOVERY:g} s: {outcome.why or outcome.details}")
-                await scene.redis_commands(("FLUSHALL",))  # the next fault shall be judged by itself
+                await scene.redis_commands(("FLUSHALL",))  # so that the next fault is judged by itself
                 return
             await asyncio.sleep(0.05)
     except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
@@ -752,7 +756,7 @@ async def recovered(scene: Scene) -> None:
 
 @asynccontextmanager
 async def loaded(scene: Scene, seed: int, clients: int) -> AsyncIterator[None]:
-    """Load the proxy; at the end every client gets its last answer."""
+    """Load the proxy; at the end every client gets its last response."""
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(scene.probe(ended))
@@ -765,7 +769,7 @@ async def loaded(scene: Scene, seed: int, clients: int) -> AsyncIterator[None]:
 
 
 async def draw(scene: Scene, kinds: list[Kind], seed: int, count: int, alive: Callable[[], bool]) -> None:
-    """Bring the faults, one after the other."""
+    """Inject the faults, one after the other."""
     judge = scene.judge
     for number in range(1, count + 1):
         source = seeded(seed, "fault", number)
@@ -788,7 +792,7 @@ async def draw(scene: Scene, kinds: list[Kind], seed: int, count: int, alive: Ca
 
 
 async def chaos(arguments: argparse.Namespace) -> bool:
-    """Run it all; whether nothing broke."""
+    """Run everything; return whether no invariant broke."""
     sys.stdout.write(f"seed {arguments.seed}\n")
     sys.stdout.flush()
     secrets = Secrets()
@@ -806,7 +810,7 @@ async def chaos(arguments: argparse.Namespace) -> bool:
 
 
 def report(judge: Judge, ending: Ending, arguments: argparse.Namespace) -> bool:
-    """Print the tables; whether nothing broke."""
+    """Print the tables; return whether no invariant broke."""
     tally = judge.tally
     write = sys.stdout.write
     drawn: list[Row] = [*sorted(tally.drawn.items())]
@@ -837,5 +841,5 @@ if __name__ == "__main__":
     parser.add_argument("--faults", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--clients", type=int, default=6, metavar="N")
-    parser.add_argument("--only", nargs="+", choices=sorted(KINDS), metavar="KIND", help="draw only of these")
+    parser.add_argument("--only", nargs="+", choices=sorted(KINDS), metavar="KIND", help="draw only these")
     sys.exit(0 if run(chaos(parser.parse_args())) else 1)

@@ -1,7 +1,7 @@
-"""Questions with a known answer, and a client that asks them.
+"""Questions with a known response, and a client that asks them.
 
-An answer of the simulator is a function of its seed, the model's digest and the question, but for times and ids. The
-oracle computes that function here, so every body is checked by itself, whoever gave it and however often.
+Except for times and ids, a response of the simulator is a function of its seed, the model's digest and the question.
+The oracle computes that function, so every body is checked by itself.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from tests.support.rawhttp import RawAnswer, RawConnection
 
 TEXT_MODEL, VECTOR_MODEL = "tiny", "all-minilm"
 SEED: Final = 0
-"""The simulator's."""
+"""The seed of the simulator."""
 
 _KEPT_VERDICTS: Final = 50_000
+"""Results of checks that the oracle remembers."""
+
 _WORDS: Final = ("cache", "proxy", "vector", "stream", "model", "answer", "window", "token", "garden", "river")
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
 _EMBED_END: Final = re.compile(
@@ -45,7 +47,7 @@ _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", 
 
 
 class Route(Enum):
-    """The routes that are asked."""
+    """The endpoints that are asked."""
 
     GENERATE = "/api/generate"
     CHAT = "/api/chat"
@@ -67,7 +69,7 @@ class Question:
     base64: bool = False
 
     def body(self) -> bytes:
-        """Give the request's body."""
+        """Return the body of the request."""
         (first, *_) = self.texts
         row: dict[str, Any] = {"model": self.model}
         match self.route:
@@ -85,9 +87,9 @@ class Question:
 
 
 class Questions:
-    """Where questions come from: some that are asked again and again, and new ones without end.
+    """A source of questions: some that repeat, and new ones without end.
 
-    Every prompt and every input holds the canary.
+    Every prompt and every input contains the canary.
     """
 
     def __init__(self, source: Random, *, text_models: Mapping[str, int], lists: int, name: str = "") -> None:
@@ -119,11 +121,11 @@ class Questions:
         return self._text(f"new {self._made}")
 
     def known(self) -> Question:
-        """Give one that was asked before."""
+        """Return a question that was asked before."""
         return self._source.choice(self.hot)
 
     def new(self) -> Question:
-        """Give one that is asked for the first time: a completion, or vectors of which one text is new."""
+        """Return a new question: a completion, or a list of which one text is new."""
         text = self._fresh()
         match self._source.randrange(10):
             case 0:
@@ -137,7 +139,7 @@ class Questions:
                 return Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(text,))
 
     def streamed(self, model: str = TEXT_MODEL, *, again: bool = False) -> Question:
-        """Give a stream, of a chat more often than not; `again` asks a prompt that others ask too."""
+        """Return a streamed question, mostly a chat; with `again` its prompt is one that others ask too."""
         routes = (Route.CHAT, Route.CHAT, Route.V1_CHAT, Route.GENERATE, Route.V1_COMPLETIONS)
         text = f"{canary.PROMPT} again {self._source.randrange(10)}" if again else self._fresh()
         return Question(route=self._source.choice(routes), model=model, texts=(text,), stream=True)
@@ -145,7 +147,7 @@ class Questions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Completion:
-    """What a completion has to be: its pieces, why and after how many tokens it ended, and the counts of its prompt."""
+    """The expected completion: its pieces, its end, and the token counts of its prompt."""
 
     pieces: tuple[str, ...]
     reason: str
@@ -155,7 +157,7 @@ class _Completion:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "".join(self.pieces)
 
 
@@ -187,7 +189,7 @@ def _completion(route: Route, text: str, digest: str, models: ModelRegistry) -> 
 
 @lru_cache(maxsize=4096)
 def _vector(route: Route, voice: Voice, text: str, *, packed: bool) -> bytes:
-    """Give a vector as a route writes it."""
+    """Return a vector as an endpoint writes it."""
     if route is Route.EMBEDDINGS:
         return vectors.raw_text(vectors.raw(voice, text, SEED)).encode()
     vector = vectors.unit(voice, text, SEED, 0)
@@ -195,17 +197,17 @@ def _vector(route: Route, voice: Voice, text: str, *, packed: bool) -> bytes:
 
 
 class Oracle:
-    """Says what is wrong in a body, by what the question and the model's digest make of it."""
+    """Checks bodies against what follows from the question and the model's digest."""
 
     def __init__(self, models: ModelRegistry) -> None:
         self._models = models
         self._right: set[bytes] = set()
 
     def wrong(self, question: Question, body: bytes, *, counted: bool, model: Model | None = None) -> str:
-        """Say what is wrong in the body of a 200, nothing where all is well.
+        """Return what is wrong in the body of a 200, empty if nothing is.
 
-        `counted` says that the count of a list's tokens is Ollama's own, no estimate; `model` is another one than that
-        which the question names.
+        `counted` says that the token count of a list is Ollama's own, not an estimate; `model` is the model that
+        answers, by default the one in the question.
         """
         model = model or self._models.get(question.model)
         seen = blake2b(repr((question, model.digest, counted)).encode() + body, digest_size=16).digest()
@@ -262,10 +264,10 @@ def _said(question: Question, text: str) -> dict[str, Any]:
 
 
 def _wrong_lines(question: Question, body: bytes, expected: _Completion) -> str:
-    """Judge JSON lines, or the one object of a whole answer."""
+    """Check JSON lines, or the one object of a response."""
     if question.stream:
         if not body.endswith(b"\n"):
-            return "does not end in a line end"
+            return "does not end in a newline"
         lines = body[:-1].split(b"\n")
         pieces = (*expected.pieces, "")
     else:
@@ -290,7 +292,7 @@ def _wrong_lines(question: Question, body: bytes, expected: _Completion) -> str:
 
 
 def _wrong_events(question: Question, body: bytes, expected: _Completion) -> str:
-    """Judge a stream of server-sent events."""
+    """Check a stream of server-sent events."""
     *events, mark, rest = body.split(b"\n\n")
     if (mark, rest) != (b"data: [DONE]", b""):
         return f"does not end in [DONE]: {body[-80:]!r}"
@@ -312,14 +314,14 @@ def _wrong_events(question: Question, body: bytes, expected: _Completion) -> str
         if event != b"data: " + orjson.dumps(wanted):
             return f"event {at}: {event[:160]!r}"
         ids.add(row["id"])
-    return "" if len(ids) == 1 else "pieces of several answers"
+    return "" if len(ids) == 1 else "pieces of several responses"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a request: an answer that came to its end by its framing, or why there is none.
+    """The outcome of a request: a response that is complete by its framing, or why there is none.
 
-    `sent` and `ended` are monotonic.
+    `sent` and `ended` are monotonic times.
     """
 
     answer: RawAnswer | None
@@ -329,29 +331,29 @@ class Outcome:
 
     @property
     def cache(self) -> str:
-        """What X-Cache says."""
+        """The value of X-Cache."""
         return (self.answer and self.answer.field("X-Cache")) or ""
 
     @property
     def details(self) -> str:
-        """What Cache-Status says."""
+        """The value of Cache-Status."""
         return (self.answer and self.answer.field("Cache-Status")) or ""
 
     @property
     def counted(self) -> bool:
-        """Whether a list's count of tokens is Ollama's own; `detail` has room for one thing, and is not shared."""
+        """Whether a list's token count is Ollama's own, not an estimate (which a collapsed response does not show)."""
         return not any(mark in self.details for mark in ("estimated-usage", "known=", "collapsed"))
 
 
 class LoadClient:
-    """A client that keeps its connection while it can."""
+    """A client that reuses its connection."""
 
     def __init__(self, url: str, bound: float) -> None:
         self._url, self._bound = url, bound
         self._connection: RawConnection | None = None
 
     async def ask(self, question: Question, *, fields: Mapping[str, str | None] | None = None) -> Outcome:
-        """Ask, and wait for the end of the answer, but not longer than the bound."""
+        """Send a question, and wait for the end of the response, up to the bound."""
         sent = time.monotonic()
         answer, why = None, ""
         try:
@@ -369,12 +371,12 @@ class LoadClient:
         return Outcome(answer=answer, why=why, sent=sent, ended=time.monotonic())
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
 
 def seeded(*parts: object) -> Random:
-    """Give a source of repeatable choices."""
+    """Return a repeatable random source."""
     return Random(":".join(map(str, parts)))  # noqa: S311 - a run has to be repeatable, not secret

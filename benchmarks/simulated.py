@@ -1,7 +1,7 @@
-"""The simulator as a process that can be killed, stopped, and told by lines of its standard input to misbehave.
+"""The simulator as a process that can be killed and stopped, with faults controlled by its standard input.
 
-`fault NAME SHARE SCOPE` lets that share of the requests go wrong, of inference or of everything; `fault` heals it.
-`stand-in N` puts another model behind the name that the models of `VARIANTS` take turns with. It ends with its input.
+The line `fault NAME SHARE SCOPE` injects a fault into that share of the requests, of inference or of everything;
+`fault` heals it. `stand-in N` puts variant N of `VARIANTS` behind the shifting name. It ends with its input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOOKS: Final = ("/api/tags", "/api/version")
 
 
 def with_variants() -> ModelRegistry:
-    """Give the models that there are, without the one that shifts."""
+    """Return the models, without the shifting one."""
     models = ModelRegistry()
     for name in VARIANTS:
         models.add(name)
@@ -30,18 +30,18 @@ def with_variants() -> ModelRegistry:
 
 
 def stand_in(models: ModelRegistry, number: int) -> None:
-    """Put a variant behind the name that shifts."""
+    """Put a variant behind the shifting name."""
     models.copy(known(VARIANTS[number]), known(SHIFTING))
 
 
 class Control:
-    """Does what a line says."""
+    """Executes lines of the input."""
 
     def __init__(self, simulator: Simulator, source: Random) -> None:
         self._simulator, self._source = simulator, source
 
     def __call__(self, line: str) -> None:
-        """Take one line."""
+        """Execute one line."""
         match line.split():
             case ["fault"]:
                 self._simulator.fault = None
@@ -61,7 +61,7 @@ class Control:
 
 
 async def obey(simulator: Simulator, port: int, control: Callable[[str], None]) -> None:
-    """Answer until the input ends; `control` takes each of its lines, of which it is told `done`."""
+    """Serve until the input ends; pass each of its lines to `control`, and answer `done`."""
     await simulator.start("127.0.0.1", port)
     sys.stderr.write(f"A simulated Ollama answers at {simulator.url}\n")
     sys.stderr.flush()
@@ -73,12 +73,12 @@ async def obey(simulator: Simulator, port: int, control: Callable[[str], None]) 
 
 
 async def main(port: int, variant: int) -> None:
-    """Answer until the input ends."""
+    """Serve until the input ends."""
     behaviour = Behaviour(completion_delay=0.02, embedding_delay=0.01, token_rate=800)
     simulator = Simulator(behaviour)
     simulator.models = with_variants()
     stand_in(simulator.models, variant)
-    await obey(simulator, port, Control(simulator, Random(port)))  # noqa: S311 - a share, no secret
+    await obey(simulator, port, Control(simulator, Random(port)))  # noqa: S311 - not secret
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Whether the proxy stays right, and stays small, under load for minutes: `make soak`.
+"""Under load for minutes the proxy must stay correct, and its memory small: `make soak`.
 
-A simulated Ollama, a Redis and the proxy run as processes of their own; clients that keep their connections ask for
-hits (70 %), misses (20 %) and streams (10 %), and every body is checked by itself. Redis holds a bounded share of it.
-Exits with 1 when anything was wrong.
+A simulated Ollama, a Redis and the proxy run as processes; clients with persistent connections ask for hits (70 %),
+misses (20 %) and streams (10 %), and every body is checked by itself. Redis has room for only a part of the entries.
+Exit with 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ GROWTH: Final = 10.0
 """MiB that the proxy may grow by after its first minute."""
 
 _FIRST_MINUTE: Final = 60.0
+"""Seconds after which growth counts."""
+
 _BOUND: Final = 20.0
+"""Seconds that a request may take at most."""
+
 _STORE_CONNECTIONS: Final = 64
 
 
 @dataclass(slots=True)
 class Tally(Seen):
-    """What the clients saw; `told` are the bodies by question that Ollama was asked for, `heard` those of hits."""
+    """What the clients saw; `responses` are the bodies of misses by question, `hits` those of hits."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -46,13 +50,13 @@ class Tally(Seen):
     hits: set[tuple[Question, bytes]] = field(default_factory=set)
 
     def unexpected_hits(self) -> list[str]:
-        """Say which hits were not byte for byte what Ollama had answered."""
+        """Return the hits that were not byte for byte a response of Ollama."""
         return [
-            f"{question}: a hit that differs from each answer before it" for question, _ in self.hits - self.responses
+            f"{question}: a hit that differs from each response before it" for question, _ in self.hits - self.responses
         ]
 
     def server_errors(self) -> dict[int, int]:
-        """Return how many answers had each status of 5xx."""
+        """Return the number of responses by status of 5xx."""
         return {status: n for status, n in self.statuses.items() if status >= HTTPStatus.INTERNAL_SERVER_ERROR}
 
 
@@ -66,7 +70,7 @@ class Sample:
 
 
 class Soak:
-    """The load and the look at the proxy."""
+    """The load, and samples of the proxy."""
 
     def __init__(self, url: str, process: Watched, secrets: Secrets, oracle: Oracle) -> None:
         self.url, self.process, self.secrets, self.oracle = url, process, secrets, oracle
@@ -74,7 +78,7 @@ class Soak:
         self.samples: list[Sample] = []
 
     def judge(self, kind: str, question: Question, outcome: Outcome) -> None:
-        """Take an outcome in."""
+        """Check and count an outcome."""
         tally, answer = self.tally, outcome.answer
         tally.asked[kind] += 1
         if answer is None:
@@ -83,19 +87,19 @@ class Soak:
         tally.cache[f"{kind}: {outcome.cache}"] += 1
         tally.statuses[answer.status] += 1
         if answer.status != HTTPStatus.OK:
-            excused = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR  # it is counted as such
+            excused = answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR  # counted separately
             tally.wrong += [] if excused else [f"{question}: {answer.status}"]
             return
         said = "no framing" if answer.closed else self.oracle.wrong(question, answer.body, counted=outcome.counted)
         if said:
             tally.wrong.append(f"{question} ({outcome.details}): {said}")
         if kind in ("hits", "warming") and len(question.texts) == 1:
-            # What was put together of known vectors need not be an answer that was ever given.
+            # A response joined from stored items need not equal any earlier response.
             seen = (question, blake2b(answer.body, digest_size=16).digest())
             (tally.hits if outcome.cache == "HIT" and "collapsed" not in outcome.details else tally.responses).add(seen)
 
     async def sample(self, begun: float, until: float) -> None:
-        """Sample the proxy each second, and look for secrets now and then."""
+        """Sample the proxy each second, and search for secrets now and then."""
         number = 0
         while (now := time.monotonic()) < until:
             self.samples.append(
@@ -107,7 +111,7 @@ class Soak:
             await asyncio.sleep(max(0.0, begun + number - time.monotonic()))
 
     def growth(self, after: float) -> float:
-        """Give by how many MiB the proxy grew after so many seconds: a line through its samples."""
+        """Return the growth in MiB after so many seconds, by a line fitted to the samples."""
         late = [sample for sample in self.samples if sample.at >= after]
         if len(late) < 2:  # noqa: PLR2004 - a line needs two
             return 0.0
@@ -116,7 +120,7 @@ class Soak:
 
 
 async def soak(arguments: argparse.Namespace) -> bool:
-    """Run the load; whether all was well."""
+    """Run the load; return whether all was well."""
     secrets = Secrets()
     with ExitStack() as stack:
         redis = small_redis(stack)
@@ -147,7 +151,7 @@ async def soak(arguments: argparse.Namespace) -> bool:
 
 
 def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, ending: Ending) -> bool:
-    """Print the table; whether all was well."""
+    """Print the table; return whether all was well."""
     tally, samples = soak.tally, soak.samples
     minute = next((sample for sample in samples if sample.at >= _FIRST_MINUTE), samples[-1])
     last = samples[-1]

@@ -1,4 +1,4 @@
-"""What `soak` and `chaos` do alike: they load a proxy whose Redis is small, end it, and tell what they saw."""
+"""What `soak` and `chaos` share: clients, a small Redis, the end of the proxy, tables."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from tests.support.servers import RedisServer
 Row = tuple[str, object]
 
 _SHOWN: Final = 20
+"""Failures of one kind that are printed."""
 
 
 class Judge(Protocol):
-    """Whoever says of an outcome whether it may be so."""
+    """Checks outcomes."""
 
     def __call__(self, kind: str, question: Question, outcome: Outcome) -> None:
-        """Take an outcome in."""
+        """Check an outcome."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """How often each kind of question was asked, and what the cache did."""
+    """Counts of questions by kind, and of results of the cache."""
 
     asked: Counter[str] = field(default_factory=Counter)
     cache: Counter[str] = field(default_factory=Counter)
 
     def rows(self) -> list[Row]:
-        """Return them for a table."""
+        """Return the rows of a table."""
         return [
             *((f"asked as {kind}", count) for kind, count in sorted(self.asked.items())),
             *((f"  {name}", count) for name, count in sorted(self.cache.items())),
@@ -45,7 +46,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """Which shares of a client's questions are to be hits and misses; the others are streams."""
+    """The shares of questions that are to be hits and misses; the rest are streams."""
 
     hits: float
     misses: float
@@ -53,7 +54,7 @@ class Mix:
     def draw(
         self, source: Random, questions: Questions, streamed: Callable[[], Question] | None = None
     ) -> tuple[str, Question]:
-        """Return a kind and a question of it; `streamed` gives other streams than the questions do."""
+        """Return a kind and a question of it; `streamed` replaces the source of streams."""
         drawn = source.random()
         if drawn < self.hits:
             return "hits", questions.known()
@@ -64,14 +65,14 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clients:
-    """Clients of a proxy that keep their connections, wait `bound` seconds at most, and show a judge what they get."""
+    """Clients with persistent connections that wait at most `bound` seconds and pass outcomes to a judge."""
 
     url: str
     bound: float
     judge: Judge
 
     async def warm(self, asked: Iterable[Question]) -> None:
-        """Ask once what is to be a hit."""
+        """Ask once for everything that is to be a hit."""
         client = LoadClient(self.url, self.bound)
         for question in asked:
             self.judge("warming", question, await client.ask(question))
@@ -84,7 +85,7 @@ class Clients:
         goes_on: Callable[[], bool],
         pause: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Ask one drawn question after another as one client, with pauses of so many seconds."""
+        """Ask drawn questions as one client, with pauses of so many seconds."""
         client = LoadClient(self.url, self.bound)
         try:
             while goes_on():
@@ -98,7 +99,7 @@ class Clients:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How the proxy ended, and what it had said until then; `unanswered` is why it did not answer a last look."""
+    """The end of the proxy, and its log; `unanswered` is why it did not respond to the last requests."""
 
     process: Watched
     secrets: Secrets
@@ -106,17 +107,17 @@ class Ending:
     unanswered: str
 
     def rows(self) -> list[Row]:
-        """Return it for a table."""
+        """Return the rows of a table."""
         return [
             ("log lines", self.process.lines),
-            ("log lines that are no lines of the log", self.process.foreign),
+            ("lines that are not log lines", self.process.foreign),
             ("tracebacks", self.process.tracebacks),
             ("exit status after SIGTERM", self.status),
             ("secrets that showed", len(self.secrets.shown)),
         ]
 
     def failures(self) -> dict[str, Sequence[str]]:
-        """Return what about it is wrong, by subject."""
+        """Return failures by subject."""
         return {
             "the log": self.process.strange,
             "a last look": [self.unanswered] if self.unanswered else [],
@@ -126,7 +127,7 @@ class Ending:
 
 
 async def end(url: str, process: Watched, secrets: Secrets) -> Ending:
-    """Look for secrets a last time, and end the proxy."""
+    """Search for secrets a last time, and end the proxy."""
     unanswered = ""
     if process.alive:
         secrets.search(os.fsencode(url), "the address")
@@ -138,7 +139,7 @@ async def end(url: str, process: Watched, secrets: Secrets) -> Ending:
 
 
 def small_redis(stack: ExitStack) -> RedisServer:
-    """Start a Redis that has room for a share of the entries; it ends with the stack."""
+    """Start a Redis with room for a part of the entries; it ends with the stack."""
     redis = RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
     stack.callback(redis.close)
     redis.start()
@@ -146,7 +147,7 @@ def small_redis(stack: ExitStack) -> RedisServer:
 
 
 def verdict(failures: Mapping[str, Sequence[str]]) -> bool:
-    """Print what failed, by subject; whether nothing did."""
+    """Print failures by subject; return whether there were none."""
     for subject, lines in failures.items():
         for line in lines[:_SHOWN]:
             sys.stdout.write(f"FAILS: {subject}: {line}\n")
@@ -154,7 +155,7 @@ def verdict(failures: Mapping[str, Sequence[str]]) -> bool:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Give names and values in two columns."""
+    """Return names and values as a table of two columns."""
     made = [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in rows]
     width = max(len(name) for name, _ in made)
     return "".join(f"{name:<{width}}  {value:>12}\n" for name, value in made)

@@ -1,4 +1,4 @@
-"""The project's commands as processes under watch: what they say is counted, and searched for secrets."""
+"""The project's commands as processes whose output is counted and searched for secrets."""
 
 from __future__ import annotations
 
@@ -25,23 +25,27 @@ _KEPT_LINES: Final = 40
 _LONGEST_SECRET: Final = 64
 _TAG: Final = b"[AI Cache] "
 _START_DEADLINE: Final = 20.0
+"""Seconds for a process to print its first lines."""
+
 _END_DEADLINE: Final = 15.0
+"""Seconds for a process to end."""
+
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(slots=True)
 class Secrets:
-    """Which secrets showed, and where."""
+    """Secrets that appeared in output, and where."""
 
     shown: set[str] = field(default_factory=set)
 
     def search(self, data: bytes, where: str) -> None:
-        """Look for them in some output."""
+        """Search output for secrets."""
         self.shown.update(f"{name} in {where}" for name, secret in SECRETS.items() if secret.encode() in data)
 
 
 class Watched:
-    """A process whose standard error is read as it comes, counted and searched, and not kept."""
+    """A process whose standard error is counted and searched as it comes, but not stored."""
 
     def __init__(self, *arguments: str, secrets: Secrets, environment: Mapping[str, str] | None = None) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_REMOVED_VARIABLES)}
@@ -61,18 +65,18 @@ class Watched:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The process id."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process runs."""
         return self._process.poll() is None
 
     def _read(self) -> None:
         rest = b""
         while data := os.read(_pipe(self._process.stderr).fileno(), 1 << 16):
-            # A secret that is cut by the end of a piece is found with the next one.
+            # A secret that is split between two pieces is found with the second one.
             self._secrets.search(rest[-_LONGEST_SECRET:] + data, "the log")
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
@@ -91,7 +95,7 @@ class Watched:
                 self.strange.append(line.decode(errors="replace"))
 
     async def wait_for(self, text: str) -> str:
-        """Wait for one of its first lines that holds `text`, and give what stands behind it."""
+        """Wait for one of the first lines that contains `text`, and return what follows it."""
         async with asyncio.timeout(_START_DEADLINE):
             while not (found := [line for line in self.first if text in line]):
                 if not self.alive:
@@ -100,7 +104,7 @@ class Watched:
         return found[0].split(text, 1)[1].split(",")[0].split()[0]
 
     async def send_line(self, line: str) -> None:
-        """Write a line to it, and wait for the line that it answers."""
+        """Write a line to its input, and wait for the line `done`."""
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         stdin.write(line.encode() + b"\n")
         stdin.flush()
@@ -109,18 +113,18 @@ class Watched:
                 raise RuntimeError(f"did not take {line!r}")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     async def end(self) -> int:
-        """Ask it to end, and give its exit status."""
+        """Send SIGTERM, and return the exit status."""
         self._process.terminate()
         status = await asyncio.to_thread(self._process.wait, _END_DEADLINE)
         await asyncio.to_thread(self._reader.join, _END_DEADLINE)
         return status
 
     def close(self) -> None:
-        """End it at once, if it still runs."""
+        """Kill the process if it still runs."""
         if self.alive:
             self._process.kill()
         self._process.wait()
@@ -129,15 +133,15 @@ class Watched:
             _pipe(pipe).close()
 
     def memory(self) -> float:
-        """Give its resident memory in MiB (proc_pid_statm(5))."""
+        """Return the resident memory in MiB (proc_pid_statm(5))."""
         return int(self._proc("statm").split()[1]) * _PAGE / (1 << 20)
 
     def files(self) -> int:
-        """Give how many file descriptors it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - names are enough
+        """Return the number of open file descriptors."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - only the names are needed
 
     def command(self) -> bytes:
-        """Give its command line as others can see it."""
+        """Return the command line as other users can see it."""
         return self._proc("cmdline")
 
     def _proc(self, name: str) -> bytes:
@@ -156,7 +160,7 @@ def simulator(port: int, *arguments: str, secrets: Secrets) -> Watched:
 
 
 def proxy(upstream: str, redis_url: str, *, secrets: Secrets, **settings: str) -> Watched:
-    """Start `ollama-cache-proxy serve`; what is secret comes by its environment alone."""
+    """Start `ollama-cache-proxy serve`; secrets are only in its environment."""
     environment = {f"OCP_{name.upper()}": value for name, value in settings.items()}
     environment |= {"OCP_REDIS_URL": redis_url, "OCP_ADMIN_TOKEN": canary.TOKEN}
     arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream, "--log", "plain")
@@ -164,14 +168,14 @@ def proxy(upstream: str, redis_url: str, *, secrets: Secrets, **settings: str) -
 
 
 async def search_routes(url: str, process: Watched, secrets: Secrets) -> None:
-    """Look for secrets in what anybody can ask of the proxy, and in its command line."""
+    """Search the responses of the proxy's own routes and its command line for secrets."""
     for path in ("/metrics", "/api/cache/stats", "/readyz"):
         secrets.search((await ask(url, "GET", path)).body, path)
     secrets.search(process.command(), "the command line")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGTERM, SIGINT and SIGHUP cancel it, so that no process is left over."""
+    """Return the result of a coroutine; SIGTERM, SIGINT and SIGHUP cancel it, so that no process is left over."""
 
     async def cancellable() -> T:
         task = asyncio.ensure_future(main)

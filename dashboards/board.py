@@ -1,4 +1,4 @@
-"""What is on the dashboard: panels and what they ask Prometheus. generate.py says how Grafana wants it."""
+"""The dashboard: panels and their queries. generate.py writes it in Grafana's form."""
 
 from __future__ import annotations
 
@@ -14,42 +14,46 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked, and the name of its answers. `at_once` asks for the end of the time range alone."""
+    """One query."""
 
     expr: str
     legend: str
     instant: bool = False
+    """Whether it is evaluated only at the end of the time range."""
     form: str = "time_series"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One panel; `unit` is Grafana's name of it, width and height are in cells of its grid of 24 columns.
-
-    `steps` are the values from which on something is in the colour beside them; below the first one it is green, or
-    `base`. `defaults`, `overrides` and `options` are for what only this panel has.
-    """
+    """One panel."""
 
     title: str
     text: str
+    """Its description."""
     unit: str
+    """Grafana's name of the unit."""
     queries: tuple[Query, ...]
     kind: str = "timeseries"
     width: int = 8
+    """Cells of Grafana's grid of 24 columns."""
     height: int = 8
+    """Cells of the grid."""
     lowest: float | None = 0
     highest: float | None = None
     steps: tuple[tuple[float, str], ...] = ()
+    """Thresholds with the colour of values from there on."""
     base: str = "green"
+    """The colour below the first threshold."""
     stacked: bool = False
     logarithmic: bool = False
     defaults: Mapping[str, Any] | None = None
+    """Field settings of this panel only."""
     overrides: tuple[Json, ...] = ()
     options: Mapping[str, Any] | None = None
     transformations: tuple[Json, ...] = ()
 
 
-# What is asked
+# Queries
 
 _INSTANCE: Final = 'instance=~"$instance"'
 _RATE: Final = "[$__rate_interval]"
@@ -69,12 +73,12 @@ def _by(*labels: str) -> str:
 
 
 def _rate(metric: str, *labels: str, where: str = "") -> str:
-    """Ask for a counter's rate a second, added up by labels."""
+    """Return the query for a counter's rate a second, summed by labels."""
     return f"{_by(*labels)}(rate({_name(metric, *filter(None, [where]))}{_RATE}))"
 
 
 def _increase(metric: str, *labels: str) -> str:
-    """Ask by how much a counter has grown in the time that is shown."""
+    """Return the query for the increase of a counter over the time range."""
     return f"{_by(*labels)}(increase({_name(metric)}{_RANGE}))"
 
 
@@ -87,13 +91,13 @@ def _quantiles(metric: str, *, where: str = "") -> tuple[Query, ...]:
 
 
 def _hit_rate(*labels: str) -> str:
-    """Ask for percent; a series of hits begins with the first one, so that there is none before."""
+    """Return the query for a hit rate in percent; there is no series of hits before the first one."""
     asked = _rate("lookups_total", *labels)
     return f"100 * ({_rate('lookups_total', *labels, where=_HITS)} or 0 * {asked}) / ({asked} > 0)"
 
 
 def _gpu(metric: str) -> str:
-    """Ask of every GPU once, whichever way its exporter spells the label of the host."""
+    """Return the query for each GPU once, whichever way its exporter spells the label of the host."""
     return f'max by (hostname, gpu) (label_replace({metric}, "hostname", "$1", "Hostname", "(.+)"))'
 
 
@@ -102,7 +106,7 @@ def _gauge(metric: str, *labels: str) -> str:
 
 
 def _own(metric: str) -> str:
-    """Ask for a process metric of the proxy, and of no other process that Prometheus watches."""
+    """Return the query for a process metric of the proxy, without other processes that Prometheus scrapes."""
     return f"{metric} and on (job, instance) {_name('build_info')}"
 
 
@@ -127,7 +131,7 @@ _BREAKER: Final = {
 
 
 def _right(name: str, unit: str) -> Json:
-    """Give a series the axis on the right."""
+    """Return the override that puts a series on the right axis."""
     return {
         "matcher": {"id": "byName", "options": name},
         "properties": [{"id": "custom.axisPlacement", "value": "right"}, {"id": "unit", "value": unit}],
@@ -135,7 +139,7 @@ def _right(name: str, unit: str) -> Json:
 
 
 _DASHED: Final = {
-    "matcher": {"id": "byRegexp", "options": "/in all$/"},
+    "matcher": {"id": "byRegexp", "options": "/total$/"},
     "properties": [
         {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [6, 6]}},
         {"id": "custom.fillOpacity", "value": 0},
@@ -145,7 +149,7 @@ _DASHED: Final = {
 FIRST: Final = (
     Panel(
         title="GPU Utilization (%)",
-        text="Share of time in which each GPU computed, from dcgm-exporter or `ollama-cache-proxy gpu`.",
+        text="Share of time in which each GPU was busy, from dcgm-exporter or `ollama-cache-proxy gpu`.",
         unit="percent",
         queries=(Query(_gpu("DCGM_FI_DEV_GPU_UTIL"), _GPU_NAME),),
         width=4,
@@ -153,19 +157,18 @@ FIRST: Final = (
     ),
     Panel(
         title="GPU Memory (GB)",
-        text="Memory of each GPU that is used, and dashed what there is in all (10^9 bytes; without what the driver"
-        " keeps for itself).",
+        text="Used memory of each GPU, and dashed its total (10^9 bytes; without what the driver reserves).",
         unit="decgbytes",
         queries=(
             Query(f"{_gpu('DCGM_FI_DEV_FB_USED')} * 0.001048576", _GPU_NAME),
-            Query(f"{_gpu('DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE')} * 0.001048576", f"{_GPU_NAME} in all"),
+            Query(f"{_gpu('DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE')} * 0.001048576", f"{_GPU_NAME} total"),
         ),
         width=4,
         overrides=(_DASHED,),
     ),
     Panel(
         title="GPU Temperature (°C)",
-        text="How warm each GPU is. Most slow down between 83 and 90 °C; the alert GpuHot fires at 85.",
+        text="Temperature of each GPU. Most slow down between 83 and 90 °C; the alert GpuHot fires at 85.",
         unit="celsius",
         queries=(Query(_gpu("DCGM_FI_DEV_GPU_TEMP"), _GPU_NAME),),
         width=4,
@@ -173,8 +176,7 @@ FIRST: Final = (
     ),
     Panel(
         title="Inference Latency (ms)",
-        text="Time to the last byte of what Ollama worked on: misses, and requests that the cache had no part in."
-        " Hits are in the row on latency.",
+        text="Time to the last byte of responses from Ollama: misses and bypasses. Hits are in the row Latency.",
         unit="ms",
         queries=tuple(
             Query(
@@ -187,20 +189,19 @@ FIRST: Final = (
     ),
     Panel(
         title="Throughput (Tokens/sec)",
-        text="Tokens a second that Ollama wrote and read, by its own count, and those that it did not have to write"
-        " again since the cache had them.",
+        text="Tokens a second that Ollama wrote and read, by its own count, and output tokens served from the cache.",
         unit=_TOKENS,
         queries=(
             Query(_rate("output_tokens_total"), "written"),
             Query(_rate("prompt_tokens_total"), "read"),
-            Query(_rate("saved_output_tokens_total"), "written before, from the cache"),
+            Query(_rate("saved_output_tokens_total"), "written, from the cache"),
         ),
         width=4,
     ),
     Panel(
         title="Cache Hit Rate (%)",
-        text="Hits by hits and misses, of late. What the cache had no part in does not count. What is a good rate"
-        " depends on how often the same is asked.",
+        text="Hits divided by hits and misses, recently. Bypasses do not count. What rate is good depends on how often"
+        " requests repeat.",
         unit="percent",
         queries=(Query(_hit_rate(), "hit rate"),),
         kind="stat",
@@ -210,7 +211,7 @@ FIRST: Final = (
         base="orange",
     ),
 )
-"""The line at the top, which people look at first."""
+"""The line at the top: the most important panels."""
 
 ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
     (
@@ -218,8 +219,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Latency of hits",
-                text="Time to the last byte. A hit that joined another's flight waits as long as that, so the upper"
-                " percentiles can be those of misses.",
+                text="Time to the last byte. A collapsed hit waits as long as its flight, so the upper percentiles can"
+                " be those of misses.",
                 unit="s",
                 queries=_quantiles("request_duration_seconds", where=_HITS),
                 logarithmic=True,
@@ -227,15 +228,15 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Latency of misses",
-                text="Time to the last byte of what could have been in the cache and was not.",
+                text="Time to the last byte of cacheable requests that were not stored.",
                 unit="s",
                 queries=_quantiles("request_duration_seconds", where=_MISSES),
                 logarithmic=True,
                 lowest=None,
             ),
             Panel(
-                title="Half of them take up to",
-                text="The median by operation, hits against misses.",
+                title="Median latency",
+                text="The median time to the last byte by operation, hits and misses.",
                 unit="s",
                 queries=(
                     Query(
@@ -248,7 +249,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Time to first token",
-                text="Of streams: to the first chunk that holds something of what the model says. `bypass` is what the"
+                text="Of streams: time to the first chunk with output of the model. `bypass` are streams that the"
                 " cache does not record.",
                 unit="s",
                 queries=tuple(
@@ -260,7 +261,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Time to first byte",
-                text="Of all that a model works on, streams or not; 95 % take up to that.",
+                text="95th percentile over all requests to models, streams or not.",
                 unit="s",
                 queries=(
                     Query(_quantile(0.95, "first_byte_seconds", "cache", where=f'endpoint=~"{_WORK}"'), "{{cache}}"),
@@ -270,7 +271,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Misses by how long they took",
-                text="Each column holds the misses of a moment; the darker, the more. Two bands are two kinds of work.",
+                text="Each column is the misses of an interval; darker is more. Two bands are two kinds of work.",
                 unit="s",
                 queries=(
                     Query(
@@ -288,14 +289,14 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Hit rate by operation",
-                text="Hits by hits and misses, for each route that the cache takes part in.",
+                text="Hits divided by hits and misses, for each cached operation.",
                 unit="percent",
                 queries=(Query(_hit_rate("endpoint"), "{{endpoint}}"),),
                 highest=100,
             ),
             Panel(
                 title="Hit rate by category",
-                text="By what requests name in X-Cache-Category; `none` is those that name nothing.",
+                text="By the X-Cache-Category of requests; `none` are those without one.",
                 unit="percent",
                 queries=(
                     Query(
@@ -306,7 +307,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Lookups",
-                text="Hits and misses a second. Collapsed are hits that joined the flight of an equal request.",
+                text="Hits and misses a second. Collapsed hits joined the flight of an equal request.",
                 unit="reqps",
                 queries=(
                     Query(_rate("hits_total"), "hits"),
@@ -316,23 +317,22 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Texts of lists of embeddings",
-                text="Texts a second that were known, and that Ollama was asked for.",
+                text="Texts a second that were stored, and that were sent to Ollama.",
                 unit="ops",
                 queries=(Query(_rate("items_total", "cache"), "{{cache}}"),),
                 stacked=True,
             ),
             Panel(
                 title="Bypass reasons",
-                text="Requests that the cache had no part in, by reason, in the time that is shown;"
-                " docs/cache-rules.md explains each.",
+                text="Bypasses by reason in the time range; docs/cache-rules.md explains each.",
                 unit="short",
                 queries=(Query(f"sort_desc({_increase('bypasses_total', 'detail')})", "{{detail}}", instant=True),),
                 kind="bargauge",
             ),
             Panel(
-                title="Reasons for not keeping an answer",
-                text="Misses whose answer was not kept, by reason, in the time that is shown; docs/cache-rules.md"
-                " explains each.",
+                title="Reasons for not storing a response",
+                text="Misses whose response was not stored, by reason, in the time range; docs/cache-rules.md explains"
+                " each.",
                 unit="short",
                 queries=(Query(f"sort_desc({_increase('unkept_total', 'detail')})", "{{detail}}", instant=True),),
                 kind="bargauge",
@@ -344,8 +344,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Saved time",
-                text="What answers had taken when they were made, in the time that is shown: waiting and loading"
-                " included.",
+                text="What hits would have taken in the time range: the time of the stored responses, with queueing"
+                " and loading.",
                 unit="s",
                 queries=(Query(_increase("saved_seconds_total"), "saved", instant=True),),
                 kind="stat",
@@ -354,7 +354,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Saved tokens",
-                text="Tokens that Ollama did not have to read and write again, in the time that is shown.",
+                text="Tokens that Ollama did not have to read and write again in the time range.",
                 unit="short",
                 queries=(
                     Query(_increase("saved_prompt_tokens_total"), "read", instant=True),
@@ -365,9 +365,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 height=6,
             ),
             Panel(
-                title="Saved energy, an estimate",
-                text="Saved time by the mean power of a GPU in the time that is shown: too low by its idle time and"
-                " where a model runs on several GPUs, too high where requests had waited for each other.",
+                title="Saved energy (estimate)",
+                text="Saved time multiplied by the mean power of a GPU in the time range: too low because of idle"
+                " time, and if a model runs on several GPUs; too high if requests had waited for each other.",
                 unit="watth",
                 queries=(
                     Query(
@@ -383,7 +383,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Saved time by operation",
-                text="Seconds saved in each second: 1 is the work of one Ollama that never rests.",
+                text="Seconds saved per second: 1 is the work of one Ollama that is always busy.",
                 unit="short",
                 queries=(Query(_rate("saved_seconds_total", "endpoint"), "{{endpoint}}"),),
                 width=6,
@@ -392,7 +392,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Saved tokens a second",
-                text="Tokens that came from the cache.",
+                text="Tokens served from the cache.",
                 unit=_TOKENS,
                 queries=(
                     Query(_rate("saved_prompt_tokens_total"), "read"),
@@ -408,7 +408,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Requests by operation",
-                text="All requests, those that the cache has no part in included.",
+                text="All requests, bypasses included.",
                 unit="reqps",
                 queries=(Query(_rate("requests_total", "endpoint"), "{{endpoint}}"),),
                 width=6,
@@ -416,8 +416,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="In flight",
-                text="Requests that are being answered, those of them and of the proxy's own that Ollama has, and open"
-                " connections of clients (on the right).",
+                text="Requests of clients in progress, requests at Ollama (the proxy's own included), and open"
+                " connections of clients (right axis).",
                 unit="short",
                 queries=(
                     Query(_gauge("requests_in_flight"), "requests"),
@@ -429,7 +429,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Requests by result",
-                text="How the cache took part.",
+                text="Hits, misses and bypasses a second.",
                 unit="reqps",
                 queries=(Query(_rate("requests_total", "cache"), "{{cache}}"),),
                 width=6,
@@ -437,8 +437,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Failures",
-                text="Answers of 400 and more by status, Ollama's own included, and exchanges that failed by whose"
-                " fault. Status 0: the client left before a head was sent.",
+                text="Responses with status 400 and above, Ollama's own included, and failed exchanges by where the"
+                " fault was. Status 0: the client closed before a head was sent.",
                 unit="reqps",
                 queries=(
                     Query(_rate("requests_total", "status", where='status=~"0|4..|5.."'), "status {{status}}"),
@@ -453,8 +453,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Neighbours",
-                text="Whether Ollama and the store answered last time, and whether the store took the last entry, at"
-                " the worst of the proxies.",
+                text="Whether Ollama and the store answered last time, and whether the store took the last entry: the"
+                " worst of all proxies.",
                 unit="none",
                 queries=(
                     Query(f"min({_name('upstream_up')})", "Ollama"),
@@ -469,8 +469,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Breakers",
-                text="Open: after five failures in a row Redis is only tried once a second. There are none for a store"
-                " in memory.",
+                text="Open: after five failures in a row Redis is tried only once a second. A store in memory has no"
+                " breakers.",
                 unit="none",
                 queries=(Query(f"max by (breaker) ({_name('store_breaker_open')})", "{{breaker}}"),),
                 kind="stat",
@@ -481,7 +481,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Latency of Redis",
-                text="95 % of operations take up to that, as they were waited for.",
+                text="95th percentile of operations, as long as they were waited for.",
                 unit="s",
                 queries=(Query(_quantile(0.95, "store_operation_seconds", "operation"), "{{operation}}"),),
                 height=7,
@@ -490,7 +490,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Errors of the store",
-                text="Operations of Redis that failed or took too long, and entries that were damaged or dropped.",
+                text="Operations of Redis that failed or timed out, and entries that were damaged or dropped.",
                 unit="ops",
                 queries=(
                     Query(_rate("store_errors_total", "operation"), "{{operation}}"),
@@ -500,8 +500,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Entries",
-                text="Entries that are kept, by tier: `hot` is what a proxy holds of Redis in its own memory. Of"
-                " several proxies the one that has most, since those that share a Redis count the same entries.",
+                text="Stored entries by tier: `hot` are entries of Redis that are also in the proxy's memory. Maximum"
+                " over proxies, since those that share a Redis count the same entries.",
                 unit="short",
                 queries=(Query(f"max by (tier) ({_name('store_entries')})", "{{tier}}"),),
                 width=6,
@@ -509,7 +509,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Memory of the store",
-                text="Bytes that entries take, of Redis all that it uses; of several proxies the one that has most.",
+                text="Bytes of entries, for Redis all memory that it uses. Maximum over proxies.",
                 unit="bytes",
                 queries=(Query(f"max by (tier) ({_name('store_bytes')})", "{{tier}}"),),
                 width=6,
@@ -517,7 +517,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Evictions",
-                text="Entries a second that left for want of room; of several proxies the most. What left `hot` is"
+                text="Entries a second evicted for lack of space. Maximum over proxies. Entries evicted from `hot` are"
                 " still in Redis.",
                 unit="ops",
                 queries=(Query(f"max by (tier) (rate({_name('store_evictions_total')}{_RATE}))", "{{tier}}"),),
@@ -526,7 +526,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="New entries",
-                text="Entries a second that reached the store, by operation, and their bytes (on the right).",
+                text="Entries a second written to the store, by operation, and their bytes (right axis).",
                 unit="ops",
                 queries=(
                     Query(_rate("stores_total", "endpoint"), "{{endpoint}}"),
@@ -542,9 +542,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         "GPU and models",
         (
             Panel(
-                title="GPU load against misses",
-                text="Mean utilisation of all GPUs, and misses and bypasses a second that a model works on (on the"
-                " right). Load without them comes from somebody who does not ask through the proxy.",
+                title="GPU load and misses",
+                text="Mean utilisation of all GPUs, and misses and bypasses to models a second (right axis). Load"
+                " without them comes from clients that do not use the proxy.",
                 unit="percent",
                 queries=(
                     Query(f"avg({_gpu('DCGM_FI_DEV_GPU_UTIL')})", "GPU load"),
@@ -555,9 +555,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 highest=None,
             ),
             Panel(
-                title="Writing speed",
-                text="Tokens a second while Ollama writes, by its own durations, for each model. Only its own form of"
-                " answers tells them, not that of OpenAI's routes.",
+                title="Output speed",
+                text="Tokens a second while Ollama writes, by its own durations, for each model. Only responses of its"
+                " own dialect have them, not those of OpenAI's endpoints.",
                 unit=_TOKENS,
                 queries=(
                     Query(
@@ -569,8 +569,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 ),
             ),
             Panel(
-                title="Time for each token",
-                text="Ollama's own time for each token that it writes: half of the answers take up to p50.",
+                title="Time per output token",
+                text="Time per output token by Ollama's own durations: median (p50) and 95th percentile of responses.",
                 unit="s",
                 queries=tuple(
                     Query(_quantile(part, "time_per_output_token_seconds", "model"), f"{name}, {{{{model}}}}")
@@ -579,25 +579,25 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Power",
-                text="What each GPU draws.",
+                text="Power draw of each GPU.",
                 unit="watt",
                 queries=(Query(_gpu("DCGM_FI_DEV_POWER_USAGE"), _GPU_NAME),),
                 width=6,
             ),
             Panel(
                 title="VRAM by model",
-                text="Memory of GPUs that loaded models take, as Ollama tells it, and dashed what all programs use.",
+                text="GPU memory of loaded models, as Ollama reports it, and dashed the memory used by all programs.",
                 unit="bytes",
                 queries=(
                     Query(f"max by (model) ({_name('model_vram_bytes')})", "{{model}}"),
-                    Query("sum(" + _gpu("DCGM_FI_DEV_FB_USED") + ") * 1048576", "used in all"),
+                    Query("sum(" + _gpu("DCGM_FI_DEV_FB_USED") + ") * 1048576", "used, total"),
                 ),
                 width=6,
                 overrides=(_DASHED,),
             ),
             Panel(
                 title="Loaded models",
-                text="What Ollama has loaded. Less than 100 % on the GPU: the rest is in the processor's memory, and"
+                text="Models that Ollama has loaded. With less than 100 % on the GPU the rest is in main memory, and"
                 " slow.",
                 unit="bytes",
                 queries=(
@@ -630,9 +630,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 ),
             ),
             Panel(
-                title="Loading of models",
-                text="Ollama's own time to load a model for an answer; 95 % take up to that. What is loaded already"
-                " takes milliseconds.",
+                title="Model load time",
+                text="Ollama's own time to load a model for a response, 95th percentile. A loaded model takes"
+                " milliseconds.",
                 unit="s",
                 queries=(Query(_quantile(0.95, "load_duration_seconds", "model"), "{{model}}"),),
                 width=6,
@@ -646,7 +646,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Processor",
-                text="Cores that each proxy uses; one proxy uses one at most.",
+                text="Cores that each proxy uses; a process uses at most one.",
                 unit="short",
                 queries=(Query(_own(f"rate(process_cpu_seconds_total{{{_INSTANCE}}}{_RATE})"), "{{instance}}"),),
                 height=6,
@@ -661,7 +661,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Files and sockets",
-                text="Open ones, as a share of those that the process may have.",
+                text="Open file descriptors as a share of the limit of the process.",
                 unit="percent",
                 queries=(
                     Query(
@@ -674,4 +674,4 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         ),
     ),
 )
-"""Rows under the first line, from what most people ask to what few do."""
+"""Rows under the first line, the most used ones first."""

@@ -1,7 +1,7 @@
 """Write dashboards/ollama-cache-proxy.json: `python -m dashboards.generate`, in the root of the project.
 
-The form is that of Grafana 10.2 to 11, which later releases take too. The file is held against what this would write by
-tests/e2e/prometheus/test_dashboard.py.
+The format is that of Grafana 10.2 to 11, which later releases read too. tests/e2e/prometheus/test_dashboard.py checks
+that the file is up to date.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def dashboard() -> Json:
-    """Give the whole of it as Grafana imports it."""
+    """Return the dashboard as Grafana imports it."""
     return {
         "uid": "ollama-cache-proxy",
         "title": "Ollama cache proxy",
@@ -78,7 +78,7 @@ def _instance() -> Json:
 
 
 def _placed() -> Iterator[Json]:
-    """Give rows and panels with their places: from left to right, and on below where a line is full."""
+    """Yield rows and panels with their positions: from left to right, line by line."""
     number = y = 0
     for title, panels in (("", FIRST), *ROWS):
         if title:
@@ -194,7 +194,7 @@ _OPTIONS: Final[Mapping[str, Json]] = {
 
 
 def written() -> str:
-    """Give the file's text."""
+    """Return the text of the file."""
     return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
 
 

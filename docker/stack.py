@@ -1,9 +1,9 @@
 """The components of compose.yml without containers: `make stack`.
 
-Redis or Valkey with the same limits, the proxy before your Ollama, the GPU exporter and Prometheus with its rules, each
-as a process that ends with this one. Whoever ends first ends all of them. `--simulate` puts a simulated Ollama and a
-recorded GPU in the place of yours; `--any-port` takes free ports instead of the usual ones. Grafana is not in Debian:
-import dashboards/ollama-cache-proxy.json into yours.
+Redis or Valkey with the same limits, the proxy in front of your Ollama, the GPU exporter and Prometheus with its rules,
+each as a process that ends with this one. When one ends, all end. `--simulate` uses a simulated Ollama and a recorded
+GPU instead of yours; `--any-port` uses free ports instead of the usual ones. Grafana is not in Debian: import
+dashboards/ollama-cache-proxy.json into yours.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ ROOT: Final = Path(__file__).parents[1]
 _CONFIG: Final = ROOT / "config" / "prometheus"
 _USUAL: Final = {"redis": 6379, "ollama": 11434, "proxy": 11435, "gpu": 9400, "prometheus": 9090}
 _END_DEADLINE: Final = 45.0
+"""Seconds for a process to end."""
 
 
 class StackError(Exception):
-    """The stack cannot run; the text is one line that says what to do."""
+    """The stack cannot run; the text is one line with a fix."""
 
 
 def _ports(*, anywhere: bool) -> dict[str, int]:
-    """Give a port for each component; raises StackError where a usual one is taken."""
+    """Return a port for each component. Raise StackError if a usual one is in use."""
     ports = {}
     for name, usual in _USUAL.items():
         with socket.socket() as sock:
@@ -42,9 +43,9 @@ def _ports(*, anywhere: bool) -> dict[str, int]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.bind(("127.0.0.1", 0 if anywhere else usual))
             except OSError:
-                if name != "ollama":  # yours is there
+                if name != "ollama":  # yours uses it
                     raise StackError(
-                        f"port {usual} of {name} is in use: end what listens there, or use --any-port"
+                        f"port {usual} of {name} is in use: stop the program that listens there, or use --any-port"
                     ) from None
             ports[name] = int(sock.getsockname()[1]) or usual
     return ports
@@ -59,7 +60,7 @@ def _program(name: str) -> str:
 
 
 def _prometheus(folder: Path, ports: dict[str, int]) -> Sequence[str]:
-    """Write the configuration with the addresses of this stack; give the command."""
+    """Write the configuration with the addresses of this stack; return the command."""
     text = (_CONFIG / "prometheus.yml").read_text("utf-8").replace("rules/*.yml", f"{_CONFIG}/rules/*.yml")
     for name in ("proxy", "gpu", "prometheus"):
         text = text.replace(f"127.0.0.1:{_USUAL[name]}", f"127.0.0.1:{ports[name]}")
@@ -79,7 +80,7 @@ def _redis(folder: Path, port: int) -> Sequence[str]:
 
 
 def _commands(folder: Path, ports: dict[str, int], *, simulated: bool) -> dict[str, Sequence[str]]:
-    """Give the command of each component, in the order in which they start."""
+    """Return the command of each component, in the order in which they start."""
     own = (sys.executable, "-m", "ollama_cache_proxy")
     cards = ("--replay", "h100") if simulated else ()
     listen = {name: ("--listen", f"127.0.0.1:{ports[name]}") for name in ports}
@@ -95,7 +96,7 @@ def _commands(folder: Path, ports: dict[str, int], *, simulated: bool) -> dict[s
 
 
 async def _run(commands: dict[str, Sequence[str]], ports: dict[str, int]) -> int:
-    """Run all of them until a signal, or the end of one; gives the exit status."""
+    """Run all processes until a signal or the end of one; return the exit status."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -107,7 +108,7 @@ async def _run(commands: dict[str, Sequence[str]], ports: dict[str, int]) -> int
                 *command, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
             )
         sys.stderr.write(
-            f"Clients ask http://127.0.0.1:{ports['proxy']}; Prometheus is at http://127.0.0.1:{ports['prometheus']},"
+            f"Clients use http://127.0.0.1:{ports['proxy']}; Prometheus is at http://127.0.0.1:{ports['prometheus']},"
             f" GPU metrics at http://127.0.0.1:{ports['gpu']}/metrics. Ctrl-C ends all.\n"
         )
         ends = {asyncio.ensure_future(process.wait()): name for name, process in running.items()}
@@ -116,10 +117,10 @@ async def _run(commands: dict[str, Sequence[str]], ports: dict[str, int]) -> int
         signalled.cancel()
         ended = [ends[future] for future in done if future in ends]
         if ended:
-            sys.stderr.write(f"{', '.join(ended)} ended, so everything does\n")
+            sys.stderr.write(f"{', '.join(ended)} ended, so everything ends\n")
         return 1 if ended else 0
     finally:
-        for process in reversed(running.values()):  # those who ask before those who are asked
+        for process in reversed(running.values()):  # clients before servers
             with suppress(ProcessLookupError):
                 process.terminate()
             with suppress(TimeoutError):
@@ -131,8 +132,8 @@ async def _run(commands: dict[str, Sequence[str]], ports: dict[str, int]) -> int
 def main() -> int:
     """Run the stack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulate", action="store_true", help="a simulated Ollama, and a recorded GPU")
-    parser.add_argument("--any-port", action="store_true", help="free ports instead of the usual ones")
+    parser.add_argument("--simulate", action="store_true", help="use a simulated Ollama and a recorded GPU")
+    parser.add_argument("--any-port", action="store_true", help="use free ports instead of the usual ones")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ollama-cache-proxy-") as folder:
         try:

@@ -1,7 +1,7 @@
-"""How fast the proxy is, beside nginx and plain aiohttp: `make bench`.
+"""The speed of the proxy, compared with nginx and plain aiohttp: `make bench`.
 
-What is measured runs on the first core, load and upstream on the second. Subjects take turns, so that what disturbs the
-machine disturbs all of them. Results go to benchmarks/results/speed.json; `--report` makes table and plot of those.
+The measured server runs on the first core, load and upstream on the second. Subjects take turns, so that a disturbance
+of the machine affects all of them. Results go to benchmarks/results/speed.json; `--report` makes table and plot.
 """
 
 from __future__ import annotations
@@ -41,45 +41,46 @@ BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.speed --repor
 _HOT_KEYS: Final = 100
 _ENTRIES: Final = (1_000, 100_000, 1_000_000)
 _WIDE: Final = ("miss-1", "streams-8", "lists")
-"""Cases whose runs are short and lie far apart: they have three times the rounds."""
+"""Cases with short runs and a large spread: they have three times the rounds."""
+
 _HELD_ENTRIES: Final = 36_000
-"""Answers of 1 KB that fill a hot tier of 64 MiB, with what an entry takes beside them."""
+"""Responses of 1 KB that fill a hot tier of 64 MiB, including the overhead of an entry."""
 
 
 def memory(subject: Subject) -> float:
-    """Give the memory that a process takes now, in MB."""
+    """Return the resident memory of a process in MB."""
     status = Path(f"/proc/{subject.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """MB that the proxy takes more."""
+    """The additional memory of the proxy in MB."""
 
     memory: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """One start: seconds until it answered, and the memory that it then takes, in MB."""
+    """One start: seconds to the first response, and the memory after it in MB."""
 
     seconds: float
     memory: float
 
 
 class Bench:
-    """Runs cases, and keeps what they gave."""
+    """Runs cases, and collects their results."""
 
     def __init__(self, folder: Path, rounds: int, seconds: int, only: str) -> None:
         self.folder, self.rounds, self.seconds, self.only = folder, rounds, seconds, only
         self.results: Results = {}
 
     def wanted(self, case: str) -> bool:
-        """Whether a case is to be run."""
+        """Return whether a case is to be run."""
         return not self.only or case.startswith(self.only)
 
     async def alternate(self, case: str, runs: dict[str, Callable[[], Awaitable[Any]]]) -> None:
-        """Let the subjects of a case take turns."""
+        """Measure the subjects of a case in turns."""
         taken = self.results.setdefault(case, {name: [] for name in runs})
         rounds = self.rounds * (3 if case in _WIDE else 1)
         for number in range(rounds):
@@ -88,14 +89,14 @@ class Bench:
             sys.stderr.write(f"{case}: {number + 1} of {rounds}\n")
 
     def bodies(self, name: str, count: int) -> Path:
-        """Write a file of questions; with a count of 0 one whose number is filled in anew each time."""
+        """Return a new file of questions; with a count of 0 one question with a placeholder for its number."""
         file = self.folder / name
         lines = [question(number) for number in range(count)] or [question(0).replace(b"000000", b"NUMBER")]
         file.write_bytes(b"\n".join(lines))
         return file
 
     async def requests(self, case: str, subjects: list[Subject], connections: int, bodies: Path, **how: Any) -> None:
-        """Let wrk ask; before that everybody is asked for a while, so that everything is known that can be."""
+        """Measure with wrk, after a warm-up of every subject that fills its cache."""
         for subject in subjects:
             await wrk(subject, bodies, connections=16, seconds=2 * self.seconds, **how)
 
@@ -120,7 +121,7 @@ class Bench:
             await self.requests("redis-64", cold, 64, many)
 
     async def workers(self, subjects: Subjects) -> None:
-        """Compare one process with two, on all cores, where no request has the bytes of another."""
+        """Compare one process with two, on all cores, with requests that all differ in their bytes."""
         few = self.bodies("few", _HOT_KEYS)
         servers = [
             await subjects.proxy(f"{count} worker{'s' * (count > 1)}", cores=BOTH_CORES, OCP_WORKERS=f"{count}")
@@ -129,7 +130,7 @@ class Bench:
         await self.requests("workers-64", servers, 64, few, mode="traced")
 
     async def misses(self, subjects: Subjects) -> None:
-        """Compare what is passed on, and what is not known yet."""
+        """Compare forwarded requests, and misses."""
         new = self.bodies("new", 0)
         passing = [await subjects.floor("pass"), await subjects.proxy("proxy", OCP_CACHE_GENERATE="off")]
         missing = [await subjects.floor("get-pass"), await subjects.proxy("proxy")]
@@ -183,7 +184,7 @@ class Bench:
         await runner.cleanup()
 
     async def entries(self, subjects: Subjects) -> None:
-        """Measure hits from Redis, and misses, beside so many other entries."""
+        """Measure hits from Redis, and misses, with many other entries in the store."""
         few, new = self.bodies("few", _HOT_KEYS), self.bodies("new", 0)
         client = redis.Redis.from_url(subjects.store)
         cold = await subjects.proxy("proxy", OCP_HOT_BYTES="0")
@@ -201,12 +202,12 @@ class Bench:
                 taken["proxy, misses"].append(asdict(await wrk(cold, new, connections=1, seconds=1, mode="new")))
 
     async def held(self, subjects: Subjects) -> None:
-        """Measure how much more memory a full hot tier takes."""
+        """Measure the additional memory of a full hot tier."""
         many = self.bodies("held", _HELD_ENTRIES)
         warm = await subjects.proxy("proxy")
-        await wrk(warm, self.bodies("few", _HOT_KEYS), connections=16, seconds=2)  # what it takes for its work
+        await wrk(warm, self.bodies("few", _HOT_KEYS), connections=16, seconds=2)  # memory for its work
         before = memory(warm)
-        for _ in range(6):  # each is asked for several times
+        for _ in range(6):  # each is requested several times
             await wrk(warm, many, connections=16, seconds=8)
         self.results["held"] = {"proxy": [asdict(Held(memory=memory(warm) - before))]}
 
@@ -226,7 +227,7 @@ class Bench:
 
 
 async def measure(bench: Bench) -> None:
-    """Run the cases that are wanted."""
+    """Run the selected cases."""
     os.sched_setaffinity(0, {LOAD_CORE})
     parts = {
         "hits redis": bench.hits,
@@ -248,7 +249,7 @@ async def measure(bench: Bench) -> None:
 
 
 def machine() -> dict[str, str]:
-    """Say what it ran on."""
+    """Return a description of the machine."""
     model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr  # noqa: S607
     return {
@@ -263,7 +264,7 @@ def machine() -> dict[str, str]:
 
 
 def page(written: str, kept: dict[str, Any]) -> str:
-    """Give the page with what is made of the results in the place of what was."""
+    """Return the page with its generated part replaced."""
     about = [f"- {name}: {text}" for name, text in kept["machine"].items()]
     results: Results = kept["results"]
     made = ["", *table(results), "", *about, "", "What the ratios are made of:", "", *absolute(results), ""]
@@ -271,7 +272,7 @@ def page(written: str, kept: dict[str, Any]) -> str:
 
 
 def report() -> bool:
-    """Make table and plot of the results; whether every goal holds."""
+    """Write table and plot of the results; return whether every goal is met."""
     kept = json.loads(RESULTS.read_text())
     results: Results = kept["results"]
     PAGE.write_text(page(PAGE.read_text(), kept))
@@ -283,8 +284,8 @@ def report() -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
-    parser.add_argument("--only", default="", help="cases that begin so; their results take the place of older ones")
+    parser.add_argument("--seconds", type=int, default=2, help="seconds of each run of wrk")
+    parser.add_argument("--only", default="", help="only cases with this prefix; their results replace older ones")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     given = parser.parse_args()
     if not given.report:

@@ -1,11 +1,11 @@
-"""What plain aiohttp does without a cache's work, to measure against: `python -m benchmarks.speed.floors MODE …`.
+"""Servers in plain aiohttp without a cache, as a baseline: `python -m benchmarks.speed.floors MODE …`.
 
-dict     answers from a dictionary, keyed by the body
-redis    answers from one GET of Redis, keyed by the body
-pass     asks the upstream each time, and hands on the whole answer
+dict     responds from a dictionary, keyed by the body
+redis    responds from one GET of Redis, keyed by the body
+pass     forwards each request, and sends on the whole response
 get-pass one GET of Redis that finds nothing, then as `pass`
-relay    asks the upstream each time, and hands on each chunk as it comes
-plain    knows nothing of HTTP, nor aiohttp: hands on what it reads, whichever way it goes
+relay    forwards each request, and sends on each chunk as it comes
+plain    copies bytes in both directions, without HTTP and aiohttp
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.speed.questions import COUNT, KIND, answer, question
 
 
 class Floor:
-    """One mode's handler, and what it needs."""
+    """The handler of one mode."""
 
     def __init__(self, mode: str, upstream: str, store: str) -> None:
         self.mode = mode
@@ -33,7 +33,7 @@ class Floor:
         self.session: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer as the mode says."""
+        """Handle a request as the mode defines."""
         body = await request.read()
         if self.mode == "dict":
             return web.Response(body=self.known[body], headers={"Content-Type": KIND})
@@ -58,7 +58,7 @@ class Floor:
 
 
 class Plain(asyncio.Protocol):
-    """One end of a connection that is handed on; `other` is the way to the other end."""
+    """One end of a forwarded connection; `other` is the transport of the other end."""
 
     def __init__(self, upstream: tuple[str, int] | None, other: asyncio.Transport | None = None) -> None:
         self.upstream = upstream
@@ -67,11 +67,11 @@ class Plain(asyncio.Protocol):
         self.opening: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Store the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on; what comes first opens the other end."""
+        """Forward data; the first data opens the other end."""
         if self.other is not None:
             self.other.write(data)
         else:
@@ -91,14 +91,14 @@ class Plain(asyncio.Protocol):
 
 
 async def serve_plain(port: int, upstream: str) -> None:
-    """Hand on until this is ended."""
+    """Forward until cancelled."""
     host, _, to = upstream.removeprefix("http://").rpartition(":")
     server = await asyncio.get_running_loop().create_server(lambda: Plain((host, int(to))), "127.0.0.1", port)
     await server.serve_forever()
 
 
 async def serve(mode: str, port: int, upstream: str, store: str) -> None:
-    """Answer until this is ended."""
+    """Serve until cancelled."""
     app = web.Application(client_max_size=1 << 30)
     app.router.add_post("/{path:.*}", Floor(mode, upstream, store).handle)
     runner = web.AppRunner(app, access_log=None)

@@ -1,4 +1,4 @@
-"""What is measured, and what it is held against: each row a figure of the proxy, and mostly its ratio to another's."""
+"""The goals: figures of the proxy, mostly as ratios to another subject."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 Results: TypeAlias = dict[str, dict[str, list[dict[str, float]]]]
-"""By case and subject, the runs in their order; runs of one number were made one after the other."""
+"""Runs in order, by case and subject; runs with the same index were made one after the other."""
 MISSED: Final = "**missed**"
 _NOT_REACHED: Final = "not reached"
 
@@ -16,7 +16,7 @@ _NOT_REACHED: Final = "not reached"
 class Goal:
     """A figure of a case, or its ratio to that of another subject, or to that of another case (`base`).
 
-    `less` takes off the figure of the subject of this name first. An `aim` may be missed, where the page says why.
+    `less` names a subject whose figure is subtracted first. An `aim` may be missed if the page explains why.
     """
 
     text: str
@@ -31,7 +31,7 @@ class Goal:
     aim: bool = False
 
     def values(self, results: Results) -> list[float]:
-        """Give the figure of each run."""
+        """Return the figure of each run."""
         runs = results[self.case]
         own = [run[self.figure] for run in runs[self.subject]]
         if self.less:
@@ -44,7 +44,7 @@ class Goal:
         return own
 
     def holds(self, results: Results) -> bool:
-        """Whether the median is within the goal."""
+        """Return whether the median is within the goal."""
         median = statistics.median(self.values(results))
         return (self.at_least is None or median >= self.at_least) and (self.at_most is None or median <= self.at_most)
 
@@ -176,7 +176,7 @@ GOALS: Final = (
 
 
 def table(results: Results) -> list[str]:
-    """Give the lines of a table in Markdown: medians, and the least and the most of all runs."""
+    """Return the lines of a table in Markdown: medians, minimum and maximum of all runs."""
     lines = ["| what | median | runs | goal | |", "|---|---|---|---|---|"]
     for goal in GOALS:
         if goal.case not in results:
@@ -191,7 +191,7 @@ def table(results: Results) -> list[str]:
 
 
 def absolute(results: Results) -> list[str]:
-    """Give the lines of a table of what the ratios are made of, in its own units."""
+    """Return the lines of a table of the absolute figures behind the ratios."""
     lines = ["| case | subject | figures: median (least to most) |", "|---|---|---|"]
     for case, subjects in results.items():
         for subject, runs in subjects.items():
@@ -219,7 +219,7 @@ _SHOWN: Final[dict[str, tuple[str, ...]]] = {
 
 
 def plot(results: Results) -> str:
-    """Give a picture in SVG: requests a second of hits over 64 connections, medians with their spread."""
+    """Return a plot in SVG: hits a second over 64 connections, medians with their spread."""
     runs = results["hits-64"]
     rates = {name: sorted(run["rate"] for run in subject) for name, subject in runs.items()}
     top = max(values[-1] for values in rates.values())

@@ -1,6 +1,6 @@
-"""A list of 64 texts for `/api/embed`, vectors of 768 floats: all of them known, or half; and one that is longer.
+"""A list of 64 texts for `/api/embed`, vectors of 768 floats: all of them stored, or half; and a longer list.
 
-The stub runs in this process, on the load's core, and takes a fixed time for each text.
+The stub runs in this process, on the core of the load, and takes a fixed time for each text.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ TEXTS: Final = 64
 LONG: Final = 1024
 FLOATS: Final = 768
 _MAX_RESPONSE: Final = 1 << 25
-"""Bytes of an answer, its head among them."""
+"""Maximum bytes of a response, head included."""
+
 _HEAD: Final = (
     b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 )
 EMBED_SECONDS: Final = 0.001
-"""Seconds that the stub takes for a text."""
+"""Seconds that the stub takes for each text."""
 
 
 class Stub:
-    """An upstream that embeds; `vectors` are the texts of vectors, one of which stands for each text."""
+    """An upstream for embeddings; `vectors` are vectors as JSON text, one of which is used for each text."""
 
     def __init__(self) -> None:
-        source = random.Random(1)  # noqa: S311 - numbers, no secret
+        source = random.Random(1)  # noqa: S311 - not secret
         row = [b",".join(b"%.8f" % source.uniform(-0.1, 0.1) for _ in range(FLOATS)) for _ in range(100)]
         self.vectors = [b"[" + text + b"]" for text in row]
 
     async def __call__(self, request: web.Request) -> web.Response:
-        """Answer what is asked for."""
+        """Handle a request."""
         if request.path == "/api/tags":
             return web.json_response({"models": [{"name": "tiny:latest", "model": "tiny:latest", "digest": "d1"}]})
         if request.path == "/api/version":
@@ -50,15 +51,15 @@ class Stub:
 
 
 def texts(start: int, count: int = TEXTS) -> list[str]:
-    """Give as many texts as a list has, which begin with a number each."""
+    """Return `count` texts that start with consecutive numbers."""
     return [f"{number}: a chunk of some document" for number in range(start, start + count)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """Milliseconds of one list each: known wholly, half known, what the stub alone takes for that half, the rest.
+    """Milliseconds of one list each: all stored, half stored, the other half directly from the stub, the difference.
 
-    `long` is a longer one that is known wholly, `growth` what a text of it costs × what one of half of it does.
+    `long` is a longer list that is all stored, `growth` its time per text divided by that of a list of half its length.
     """
 
     known: float
@@ -70,7 +71,7 @@ class Listed:
 
 
 class Client(asyncio.BufferedProtocol):
-    """One connection. What comes goes into memory that is there already: it is the server that is measured."""
+    """One connection. It reads into a preallocated buffer, so that mainly the server is measured."""
 
     transport: asyncio.Transport
 
@@ -88,15 +89,15 @@ class Client(asyncio.BufferedProtocol):
         return client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way to write."""
+        """Store the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
-        """Give where the next bytes go."""
+        """Return the buffer for the next bytes."""
         return memoryview(self._memory)[self._size :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """See whether all is there."""
+        """Check whether the response is complete."""
         self._size += nbytes
         if not self._expected:
             end = self._memory.find(b"\r\n\r\n", 0, self._size)
@@ -108,7 +109,7 @@ class Client(asyncio.BufferedProtocol):
             self._whole.set_result(None)
 
     async def ask(self, wanted: list[str]) -> float:
-        """Ask for a list; give the milliseconds until all of its answer was there."""
+        """Send a list; return the milliseconds to the end of the response."""
         data = orjson.dumps({"model": "tiny", "input": wanted})
         self._size = self._expected = 0
         self._whole = asyncio.get_running_loop().create_future()
@@ -120,15 +121,15 @@ class Client(asyncio.BufferedProtocol):
         return taken * 1000
 
     async def ask_known(self, wanted: list[str]) -> float:
-        """Ask for a list so often that all of it is known, and held where it can be; give the time of the last."""
+        """Send a list until all of it is stored and in the hot tier; return the milliseconds of the last time."""
         await self.ask(wanted)
         await asyncio.sleep(0.2)
-        await self.ask(list(reversed(wanted)))  # they come to be held
+        await self.ask(list(reversed(wanted)))  # moves them to the hot tier
         return await self.ask(wanted[1:] + wanted[:1])
 
 
 async def run(client: Client, direct: Client, number: int) -> Listed:
-    """Measure once, with lists that no other run has asked for; `direct` is the way to the stub."""
+    """Measure once, with lists of this run only; `direct` is a connection to the stub."""
     start = 1_000_000 * (number + 1)
     known = texts(start)
     whole = await client.ask_known(known)

@@ -1,4 +1,4 @@
-"""wrk as load: one run gives requests a second, percentiles in milliseconds, and how busy both sides were."""
+"""wrk as load: requests a second, percentiles in milliseconds, and the CPU use of both sides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCRIPT: Final = Path(__file__).with_name("post.lua")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run. Percentiles are milliseconds; `busy` and `load_busy` are shares of a core, of the server and of wrk."""
+    """One run. Percentiles are in milliseconds; `busy` and `load_busy` are cores used by the server and by wrk."""
 
     rate: float
     p50: float
@@ -28,13 +28,13 @@ class Run:
 
 
 def cpu(pid: int) -> float:
-    """Give the seconds of CPU that all threads of a process have used."""
+    """Return the CPU seconds of all threads of a process."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 async def wrk(subject: Subject, bodies: Path, *, connections: int, seconds: int, mode: str = "") -> Run:
-    """Let wrk send the bodies of a file in turn; `mode` is "", "new" or "traced", see post.lua."""
+    """Send the bodies of a file in turn with wrk; `mode` is "", "new" or "traced" (post.lua)."""
     command = ("taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s")
     arguments = ("-s", str(_SCRIPT), subject.url, "--", "/api/generate", str(bodies), mode)
     begun, before = cpu(subject.pid), resource.getrusage(resource.RUSAGE_CHILDREN)

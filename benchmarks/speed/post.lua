@@ -1,10 +1,10 @@
--- Sends questions to wrk's server: from the arguments, the path and a file that holds one body a line.
--- With "new" as third argument each body is sent once only, with a number of its own in the place of the word NUMBER;
--- with "traced" each request has a number of its own in a field, as those of a client that traces them.
+-- Requests for wrk: the arguments are the path and a file with one body a line.
+-- With "new" as third argument each body is sent only once, with a unique number in place of the word NUMBER;
+-- with "traced" each request has a unique number in a field, like those of a client that traces requests.
 
 local requests, bodies, at, mode = {}, {}, 0, ""
 
--- As any client does, and wrk.format does not: the fields always in the same order.
+-- Unlike wrk.format, always write the fields in the same order, as clients do.
 local function post(body, number)
   return table.concat({
     "POST " .. wrk.path .. " HTTP/1.1",

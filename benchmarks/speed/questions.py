@@ -1,4 +1,4 @@
-"""What is asked in the benchmarks, and what the stub answers: completions of about 1 KB."""
+"""Requests of the benchmarks, and responses of the stub: completions of about 1 KB."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ VERSION: Final = b'{"version":"0.24.0"}'
 
 
 def question(number: int) -> bytes:
-    """Give the body of one of `COUNT` questions, all of one length."""
+    """Return the body of one of `COUNT` questions, all of the same length."""
     return b'{"model":"tiny","prompt":"question %06d: %b","stream":false}' % (number, _WORDS[:400].encode())
 
 
 def answer() -> bytes:
-    """Give the body that the stub answers: 1 KB."""
+    """Return the body of the stub's response: 1 KB."""
     return orjson.dumps(
         {
             "model": "tiny",

@@ -1,6 +1,6 @@
-"""Streams through a server: how much later each chunk comes than directly, and what a thousand of them cost in CPU.
+"""Streams through a server: the delay of each chunk, and the CPU time of 1,000 chunks.
 
-Stub and clients run in this process, on the load's core, so that one clock times both ends of each chunk.
+Stub and clients run in this process, on the core of the load, so that both ends of a chunk are timed by one clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from benchmarks.speed.load import cpu
 from benchmarks.speed.subjects import Subject
 
 TOKENS: Final = 200
+"""Chunks of a stream."""
+
 INTERVAL: Final = 0.005
+"""Seconds between two chunks."""
+
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 _LINE: Final = b'{"model":"tiny","created_at":"2026-01-01T00:00:00Z","response":" word","at":%019d,"done":false}\n'
 _BODY: Final = b'{"model":"tiny","messages":[{"role":"user","content":"hello"}]}'
@@ -23,16 +27,16 @@ _VERSION: Final = b'{"version":"0.24.0"}'
 
 
 class Stub(asyncio.Protocol):
-    """Answers each POST with a stream of chunks, each of which says when it was written."""
+    """Responds to each POST with a stream of chunks that contain the time of their writing."""
 
     transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Store the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take each read for one request: they are small."""
+        """Treat each read as one request, since requests are small."""
         if data.startswith(b"GET"):
             body = _TAGS if b"/api/tags" in data else _VERSION
             self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -41,7 +45,7 @@ class Stub(asyncio.Protocol):
             asyncio.get_running_loop().call_later(INTERVAL, self.token, TOKENS)
 
     def token(self, left: int) -> None:
-        """Write a chunk, and see to the next one."""
+        """Write a chunk, and schedule the next one."""
         if self.transport.is_closing():
             return
         if not left:
@@ -53,7 +57,7 @@ class Stub(asyncio.Protocol):
 
 
 class Reader(asyncio.Protocol):
-    """Asks once, and notes of each chunk how long it took, in milliseconds."""
+    """Sends one request, and records the delay of each chunk in milliseconds."""
 
     def __init__(self, host: str) -> None:
         self.times: list[float] = []
@@ -62,13 +66,13 @@ class Reader(asyncio.Protocol):
         self._host = host
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask."""
+        """Send the request."""
         head = f"POST /api/chat HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
         whole = head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
         cast("asyncio.Transport", transport).write(whole)
 
     def data_received(self, data: bytes) -> None:
-        """Read the time of each chunk in what came."""
+        """Read the times of the chunks."""
         now = time.perf_counter_ns()
         stamps = data.split(b'"at":')[1:]
         self.times += [(now - int(stamp[:19])) / 1e6 for stamp in stamps]
@@ -80,7 +84,7 @@ class Reader(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streamed:
-    """One run: milliseconds from the stub to the client, chunks that came together with others, CPU per 1,000."""
+    """One run: milliseconds from the stub to the client, chunks that arrived merged, CPU time of 1,000 chunks."""
 
     p50: float
     p99: float
@@ -90,7 +94,7 @@ class Streamed:
 
 
 async def run(subject: Subject | None, url: str, streams: int) -> Streamed:
-    """Let so many clients stream at once; without a subject directly from the stub."""
+    """Run that many concurrent streams; without a subject directly from the stub."""
     loop = asyncio.get_running_loop()
     host, _, port = url.removeprefix("http://").rpartition(":")
     begun = cpu(subject.pid) if subject else 0.0

@@ -1,4 +1,4 @@
-"""The servers that are measured, each a process of its own on the first core; what they need runs on the other."""
+"""The measured servers, each a process on the first core; what they need runs on the other core."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
 BOTH_CORES: Final = f"{SERVER_CORE},{LOAD_CORE}"
 _START_DEADLINE: Final = 20.0
+"""Seconds for a server to accept connections."""
 
 _COMMON: Final = """
 {user}
@@ -68,7 +69,7 @@ _CACHED: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A running server; `pid` is the process that does the work."""
+    """A running server; `pid` is the process that serves."""
 
     name: str
     url: str
@@ -80,8 +81,8 @@ def _children(pid: int) -> list[int]:
 
 
 async def _child(pid: int) -> int:
-    """Give the first child of a process: what taskset runs takes its place, so that is nginx's worker."""
-    while not (found := _children(pid)):  # noqa: ASYNC110 - its master listens before that is there, and tells nobody
+    """Return the first child of a process: of nginx, which taskset execs, that is its worker."""
+    while not (found := _children(pid)):  # noqa: ASYNC110 - nginx listens before it starts its worker
         await asyncio.sleep(0.01)
     return found[0]
 
@@ -104,7 +105,7 @@ async def process(core: int | str, *command: str, **environment: str) -> AsyncIt
 
 
 async def listens(port: int) -> None:
-    """Wait until something answers on a port."""
+    """Wait until something listens on a port."""
     async with asyncio.timeout(_START_DEADLINE):
         while True:
             try:
@@ -117,7 +118,7 @@ async def listens(port: int) -> None:
 
 
 class Subjects:
-    """Starts servers, all of which end with this."""
+    """Starts servers, which end with this context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -126,15 +127,15 @@ class Subjects:
         self.upstream = ""
 
     async def __aenter__(self) -> Self:
-        """Begin with nothing."""
+        """Return self; no server runs yet."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End everything."""
+        """End all servers."""
         await self.stack.aclose()
 
     async def redis(self, *options: str) -> str:
-        """Start a Redis or Valkey beside the load; gives its URL."""
+        """Start a Redis or Valkey beside the load, and return its URL."""
         binary = find_server()
         assert binary is not None
         port = free_port()
@@ -145,12 +146,12 @@ class Subjects:
         return self.store
 
     async def nginx(self, name: str, core: int, more: str, **values: str) -> Subject:
-        """Start an nginx with this in its http block."""
+        """Start an nginx with `more` in its http block."""
         folder, port = self.folder / name, free_port()
         folder.mkdir(parents=True)
         file = folder / "nginx.conf"
         filled = more.format(folder=folder, port=port, **values)
-        user = "user root;" if os.geteuid() == 0 else ""  # it would take another one, who may not write here
+        user = "user root;" if os.geteuid() == 0 else ""  # its default user may not write here
         file.write_text(_COMMON.format(folder=folder, more=filled, user=user))
         binary = shutil.which("nginx") or "/usr/sbin/nginx"
         running = await self.stack.enter_async_context(process(core, binary, "-p", str(folder), "-c", str(file)))
@@ -158,7 +159,7 @@ class Subjects:
         return Subject(name, f"http://127.0.0.1:{port}", await _child(running.pid))
 
     async def stub(self) -> str:
-        """Start an upstream that answers at once; gives its URL."""
+        """Start an upstream that responds immediately, and return its URL."""
         values = {"tags": TAGS.decode(), "version": VERSION.decode(), "answer": answer().decode()}
         self.upstream = (await self.nginx("stub", LOAD_CORE, _STUB, **values)).url
         return self.upstream
@@ -169,7 +170,7 @@ class Subjects:
         return await self.nginx("nginx", SERVER_CORE, _CACHE.replace("{cache}", _CACHED), upstream=upstream)
 
     async def nginx_pass(self, upstream: str) -> Subject:
-        """Start nginx as a plain reverse proxy that hands on what comes at once."""
+        """Start nginx as a plain reverse proxy without buffering."""
         more = _CACHE.replace("{cache}", "proxy_buffering off;")
         return await self.nginx("nginx", SERVER_CORE, more, upstream=upstream.removeprefix("http://"))
 
@@ -186,7 +187,7 @@ class Subjects:
     async def proxy(
         self, name: str, upstream: str = "", *options: str, cores: str = str(SERVER_CORE), **settings: str
     ) -> Subject:
-        """Start the proxy itself."""
+        """Start the proxy."""
         port = free_port()
         command = (sys.executable, "-m", "ollama_cache_proxy", "serve", "--listen", f"127.0.0.1:{port}")
         environment = {"OCP_UPSTREAM": upstream or self.upstream, "OCP_REDIS_URL": self.store, "OCP_LOG": "plain"}

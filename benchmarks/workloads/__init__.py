@@ -1,13 +1,13 @@
-"""How often requests that work really makes are known already: `make hit-rates REPO=…`.
+"""Hit rates of realistic requests, derived from Git histories: `make hit-rates REPO=…`.
 
-The histories of Git repositories are the work, since nobody here wrote them. The map:
+The histories of public repositories stand for real work. The map:
 
-- `history`: commits and files of a repository; `languages`: where functions begin and end; `chunks`: rules that cut
+- `history`: commits and files of a repository; `languages`: where functions start and end; `chunks`: rules that cut
   files
 - `requests`: what an editor, a reader and a linter's user would have asked at each commit, and its form in JSONL;
-  `diagnostics`: what the linter says
-- `rates`: what a cache would have known of that, by arithmetic alone
-- `costs`: how long Ollama is said to need; `ollama`: the simulator that needs so long; `replay`: the same requests
-  through a real proxy and a real store
-- `figures`: all of one repository; `report`: tables and pictures of it
+  `diagnostics`: the output of the linter
+- `rates`: which of them a cache would have answered, computed
+- `costs`: the assumed times of Ollama; `ollama`: a simulator with those times; `replay`: the same requests through a
+  real proxy and a real store
+- `figures`: all figures of one repository; `report`: tables and pictures
 """

@@ -1,7 +1,7 @@
-"""How often requests that work really makes are known: `make hit-rates REPO=…`, `make hit-rates-sample`.
+"""Hit rates of realistic requests: `make hit-rates REPO=…`, `make hit-rates-sample`.
 
-Any Git repository is an input. Its figures go to build/hit-rates/, or with `--publish` to
-benchmarks/results/hit-rates/, of which `--report` makes the tables and pictures of docs/hit-rates.md.
+The input is any Git repository. Its figures go to build/hit-rates/, or with `--publish` to
+benchmarks/results/hit-rates/, from which `--report` makes the tables and pictures of docs/hit-rates.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PICTURES: Final = {"hit-rates.svg": report.rates_picture, "hit-rates-latency.svg
 
 @contextmanager
 def bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show how far something is, on standard error; gives what tells of one step."""
+    """Show a progress bar on standard error; yield a function that advances it by a step."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(text, total=total)
@@ -42,7 +42,7 @@ def bar(text: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def measure(workload: Workload, given: argparse.Namespace, *, seconds: float, maxmemory: int = 0) -> Measured:
-    """Send requests, first to the simulator alone and then through the proxy, so that Ollama works so many seconds."""
+    """Send requests to the simulator, then through the proxy, scaled so that Ollama works `seconds` in all."""
     asked = workload.asked
     whole = costs.total(asked, given.seed)
     scale = min(1.0, seconds / whole) if whole else 1.0
@@ -52,18 +52,18 @@ def measure(workload: Workload, given: argparse.Namespace, *, seconds: float, ma
 
 
 def history_of(given: argparse.Namespace) -> AbstractContextManager[History]:
-    """Read the history that is asked for."""
+    """Open the history that the arguments select."""
     folder = Path(given.repository)
     name = given.name or folder.resolve().name.removesuffix(".git")
     return opened(folder, name, last=given.last, revision=given.revision)
 
 
 def repository(given: argparse.Namespace) -> dict[str, Any]:
-    """Give all figures of a repository."""
+    """Return all figures of a repository."""
     with history_of(given) as history:
         workload = figures.usual(history)
         if not workload.asked:
-            sys.exit(f"{history.name}: no commit wrote a source file in a language that is known here")
+            sys.exit(f"{history.name}: no commit wrote a source file in a supported language")
         rules = len(chunks.RULES) + len(requests.EXPLANATIONS) + len(figures.READERS) + len(requests.FIXES)
         with bar("deriving", rules) as step:
             found = figures.described(history) | {"derived": figures.derived(history, workload, step)}
@@ -71,7 +71,7 @@ def repository(given: argparse.Namespace) -> dict[str, Any]:
     measured = measure(tail, given, seconds=given.seconds)
     sizes = figures.entry_sizes(tail, measured)
     half = measured.empty + (measured.memory - measured.empty) // 2
-    # Not at once: the clock by which Redis and Valkey tell what was asked for last counts seconds.
+    # Wait in between: the LRU clock of Redis and Valkey counts seconds.
     bounded = measure(tail, given, seconds=given.seconds, maxmemory=half)
     return found | {
         "seed": given.seed,
@@ -83,7 +83,7 @@ def repository(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(given: argparse.Namespace) -> None:
-    """Write the last of the usual requests as JSONL, behind what was asked earlier and is asked again in them."""
+    """Write the last of the usual requests as JSONL, after the earlier requests that they repeat."""
     with history_of(given) as history, Path(given.jsonl).open("wb") as file:
         workload = figures.usual(history)
         chosen = workload.tail(given.requests)
@@ -92,7 +92,7 @@ def write(given: argparse.Namespace) -> None:
 
 
 def sample(given: argparse.Namespace) -> bool:
-    """Ask what is committed; whether the proxy knew just what was to be expected."""
+    """Replay the committed requests; return whether the hits were exactly the expected ones."""
     unlike, lines = 0, []
     for file in sorted(SAMPLES.glob("*.jsonl")):
         workload = Workload(*requests.read(file.read_bytes().splitlines()))
@@ -111,7 +111,7 @@ def kept() -> dict[str, Any]:
 
 
 def publish() -> None:
-    """Make page and pictures of the published figures."""
+    """Write page and pictures from the published figures."""
     found = kept()
     PAGE.write_text(report.page(PAGE.read_text("utf-8"), found), "utf-8")
     for name, picture in PICTURES.items():
@@ -119,7 +119,7 @@ def publish() -> None:
 
 
 def main(given: argparse.Namespace) -> bool:
-    """Do what is asked for; whether all was as it should be."""
+    """Run what the arguments select; return whether all was as expected."""
     if given.sample:
         return sample(given)
     if given.jsonl:
@@ -137,19 +137,27 @@ def main(given: argparse.Namespace) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Give the parser of the command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="make hit-rates", description=__doc__)
-    made.add_argument("repository", nargs="?", help="folder of a Git repository, with a work tree or without")
-    made.add_argument("--name", help="what to call it (default: its folder)")
-    made.add_argument("--revision", default="HEAD", metavar="REV", help="up to where (default HEAD)")
-    made.add_argument("--last", type=int, default=800, metavar="N", help="commits, merges left out (default 800)")
-    made.add_argument("--requests", type=int, default=400, metavar="N", help="of them, to the proxy (default 400)")
-    made.add_argument("--seconds", type=float, default=40.0, metavar="N", help="that Ollama works for them, scaled")
-    made.add_argument("--seed", type=int, default=1, metavar="N", help="of how long each text takes (default 1)")
-    made.add_argument("--jsonl", metavar="FILE", help="write the requests there, and stop")
-    made.add_argument("--sample", action="store_true", help="ask what is committed")
-    made.add_argument("--publish", action="store_true", help="keep the figures for docs/hit-rates.md")
-    made.add_argument("--report", action="store_true", help="make docs/hit-rates.md anew, measure nothing")
+    made.add_argument("repository", nargs="?", help="directory of a Git repository, bare or not")
+    made.add_argument("--name", help="its name (default: of its directory)")
+    made.add_argument("--revision", default="HEAD", metavar="REV", help="the last revision (default HEAD)")
+    made.add_argument(
+        "--last", type=int, default=800, metavar="N", help="number of commits, without merges (default 800)"
+    )
+    made.add_argument(
+        "--requests",
+        type=int,
+        default=400,
+        metavar="N",
+        help="how many of the requests to send to the proxy (default 400)",
+    )
+    made.add_argument("--seconds", type=float, default=40.0, metavar="N", help="scaled time that Ollama works for them")
+    made.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the times of texts (default 1)")
+    made.add_argument("--jsonl", metavar="FILE", help="only write the requests to this file")
+    made.add_argument("--sample", action="store_true", help="replay the committed requests")
+    made.add_argument("--publish", action="store_true", help="store the figures for docs/hit-rates.md")
+    made.add_argument("--report", action="store_true", help="only write docs/hit-rates.md")
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from benchmarks.workloads.languages import Language, pieces
 
 Rule: TypeAlias = Callable[[str, str, Language], Iterator[str]]
-"""Path, text and language of a file to its chunks, in their order; blank ones are left out."""
+"""Returns the chunks of a file in order, by its path, text and language; blank ones are left out."""
 
 _PARAGRAPH: Final = 1_500
 _LINES: Final = 40

@@ -1,4 +1,4 @@
-"""How long Ollama is said to need: assumptions, the same for all that is compared, so that ratios are what counts."""
+"""The assumed times of Ollama; they are the same for all that is compared, so ratios are what counts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 from benchmarks.workloads.requests import EMBED, EXPLAIN, FIX, Asked
 
 SECONDS: Final = {EMBED: 0.3, EXPLAIN: 2.0, FIX: 1.5}
-"""For a prompt, or for each text of a list."""
+"""Seconds for a prompt, or for each text of a list."""
 
 SPREAD: Final = 0.25
-"""By how much of that a text may take less or more."""
+"""The share by which a text may take less or more."""
 
 
 def seconds(category: str, texts: Iterable[str], seed: int) -> float:
-    """Give how long texts take one after the other; seed and text alone decide how much of the spread each has."""
+    """Return the seconds for texts in sequence; the deviation of each depends only on seed and text."""
     return sum(SECONDS[category] * _factor(text, seed) for text in texts)
 
 
 def total(asked: Iterable[Asked], seed: int) -> float:
-    """Give how long Ollama works where nothing is cached."""
+    """Return the seconds that Ollama works without a cache."""
     return sum(seconds(one.category, one.texts, seed) for one in asked)
 
 

@@ -1,4 +1,4 @@
-"""What Ruff says of every version of a Python file, asked for once: of all versions in one run of it."""
+"""Ruff's diagnostics of every version of a Python file, by one run over all versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from benchmarks.workloads.history import Blobs, Change
 
 _VERSION: Final = "version_"
-"""Makes a name of a folder of a blob's, so that rules about names of modules have nothing to say of it."""
+"""A prefix that makes a valid module name of a blob's, so that rules about names do not apply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,24 +29,24 @@ class Diagnostic:
 
     @property
     def same(self) -> tuple[str, str, str]:
-        """What it has in common with one in another version of the file."""
+        """What is equal for the same diagnostic in another version of the file."""
         return self.code, self.message, self.line
 
 
 def linter() -> str:
-    """Give its command: the one beside this Python."""
+    """Return the command of the linter beside this Python."""
     return str(Path(sysconfig.get_path("scripts")) / "ruff")
 
 
 def version() -> str:
-    """Say which linter it is."""
+    """Return the version of the linter."""
     return subprocess.run((linter(), "--version"), capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
 def diagnose(changes: Iterable[Change], blobs: Blobs) -> dict[str, tuple[Diagnostic, ...]]:
-    """Give the diagnostics of each blob, in the order of its lines; those of links between files are not asked for.
+    """Return the diagnostics of each blob, in the order of lines; rules that need other files are off.
 
-    Files keep their paths, since some rules look at them (`__init__.py`).
+    Files have their own paths, since some rules depend on them (`__init__.py`).
     """
     names = {blob: change.path for change in changes for blob in (change.old, change.new) if blob}
     with tempfile.TemporaryDirectory() as kept:

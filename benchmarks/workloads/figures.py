@@ -1,4 +1,4 @@
-"""All figures of one repository, as plain values for JSON: what was derived, and what was measured."""
+"""All figures of one repository as values for JSON: derived and measured ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.workloads.requests import CATEGORIES, EMBED, EXPLAIN, FIX, Asked
 READERS: Final = (1, 2, 3)
 LIFETIMES: Final[dict[str, int | None]] = {"1 h": 3_600, "24 h": 86_400, "7 d": 604_800, "none": None}
 ROOMS: Final = {"64 MB": 64 << 20, "256 MB": 256 << 20, "2 GB": 2 << 30}
-"""What `maxmemory` is set to; Redis' MB is 1024 × 1024 bytes."""
+"""Values of `maxmemory`; an MB of Redis is 1024 × 1024 bytes."""
 
 _UNBOUNDED: Final = 1 << 62
 
@@ -28,15 +28,15 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The usual requests of a repository, in the order of the commits, and what is asked before them."""
+    """The usual requests of a repository in the order of commits, and requests before them."""
 
     before: Sequence[Asked]
     asked: Sequence[Asked]
 
     def tail(self, number: int) -> Workload:
-        """Give the last so many requests; before them stands what was asked earlier and is asked again in them.
+        """Return the last `number` requests, preceded by the earlier requests that they repeat.
 
-        An embedding keeps whether it was ever asked for alone, since only then is its count of tokens its own.
+        Whether an embedding was ever requested alone is preserved, since only then is its token count its own.
         """
         asked = self.asked[-number:]
         wanted = {(one.category, text) for one in asked for text in one.texts}
@@ -51,7 +51,7 @@ class Workload:
 
 
 def usual(history: History) -> Workload:
-    """Derive what is asked with the usual rule of each category."""
+    """Return the requests by the usual rule of each category."""
     before, lists = requests.embeds(history, chunks.USUAL)
     said = diagnose(requests.linted(history), history.blobs)
     readers = requests.explanations(history, requests.USUAL_EXPLANATION, 1)
@@ -60,7 +60,7 @@ def usual(history: History) -> Workload:
 
 
 def tallied(tally: Tally) -> Figures:
-    """Give counts and rates."""
+    """Return counts and rates."""
     return asdict(tally) | {"by_request": tally.by_request, "by_item": tally.by_item}
 
 
@@ -70,7 +70,7 @@ def _all(tallies: Tallies) -> Figures:
 
 
 def described(history: History) -> Figures:
-    """Say which history it is."""
+    """Return a description of a history."""
     dates = [_date(commit.at) for commit in history.commits]
     languages = [
         language.name
@@ -95,7 +95,7 @@ def _date(at: int) -> str:
 
 
 def derived(history: History, workload: Workload, step: Callable[[], None]) -> Figures:
-    """Give the rates by rule, where nothing expires or is evicted."""
+    """Return the rates by rule if nothing expires or is evicted."""
 
     def rate(category: str, before: Iterable[Asked], asked: Iterable[Asked]) -> Figures:
         step()
@@ -127,7 +127,7 @@ def _missed(asked: Iterable[Asked]) -> Iterable[str]:
 
 
 def worked(workload: Workload, seed: int) -> Figures:
-    """Give the seconds that Ollama works for the whole workload, without a cache and with it, by category."""
+    """Return the seconds that Ollama works for the whole workload, without and with a cache, by category."""
     cache = Cache(Expiring())
     for one in workload.before:
         cache.ask(one)
@@ -139,7 +139,7 @@ def worked(workload: Workload, seed: int) -> Figures:
 
 
 def entry_sizes(tail: Workload, measured: Measured) -> dict[str, int]:
-    """Give what an entry of each category takes of a server's memory, with a share of what is kept beside entries."""
+    """Return the memory of an entry in a server by category, with a share of the memory beside entries."""
     most = max(measured.sizes.values())
     sizes = {name: size or most for name, size in measured.sizes.items()}
     kept = Bounded(_UNBOUNDED)
@@ -149,7 +149,7 @@ def entry_sizes(tail: Workload, measured: Measured) -> dict[str, int]:
 
 
 def halved(tail: Workload, measured: Measured, sizes: Mapping[str, int], bounded: Measured) -> Figures:
-    """Put what a real server knew that had half of the room beside what is derived for it, in percent of the texts."""
+    """Return the measured and the derived hit rate of a server with half of the needed memory, in percent of texts."""
     kept = Bounded((measured.memory - measured.empty) // 2)
     tally = count(tail.before, tail.asked, Cache(kept, sizes=sizes)).overall
     real = percent(sum(row.known for row in bounded.rows), sum(row.items for row in bounded.rows))
@@ -157,9 +157,9 @@ def halved(tail: Workload, measured: Measured, sizes: Mapping[str, int], bounded
 
 
 def stored(workload: Workload, measured: Measured, sizes: Mapping[str, int]) -> Figures:
-    """Give what the whole workload takes in the store, and its rates where the store is bounded.
+    """Return the memory of the whole workload in the store, and the rates with a bounded store.
 
-    An entry takes what it was measured to take; a bounded server has that less which it takes when it is empty.
+    The size of an entry is the measured one; of the bound, the memory of an empty server is subtracted.
     """
     endless = Bounded(_UNBOUNDED)
     count(workload.before, workload.asked, Cache(endless, sizes=sizes))
@@ -175,7 +175,7 @@ def stored(workload: Workload, measured: Measured, sizes: Mapping[str, int]) -> 
 
 
 def _unscaled(row: Row, scale: float) -> tuple[float, float]:
-    """Give the seconds of a request without the cache and with it, with Ollama's time as it is unscaled."""
+    """Return the seconds of a request without and with the cache, with Ollama's time unscaled."""
     return (
         row.ollama_direct + row.direct - scale * row.ollama_direct,
         row.ollama_cached + row.cached - scale * row.ollama_cached,
@@ -183,7 +183,7 @@ def _unscaled(row: Row, scale: float) -> tuple[float, float]:
 
 
 def latency(seconds: Sequence[float]) -> dict[str, float]:
-    """Give average, median and 95th percentile in milliseconds, and requests a second of one who asks without pause."""
+    """Return average, median and 95th percentile in milliseconds, and the requests a second of one client."""
     ordered = sorted(seconds)
     return {
         "average": round(1000 * statistics.fmean(ordered), 1),
@@ -194,7 +194,7 @@ def latency(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def replayed(measured: Measured) -> Figures:
-    """Give what was measured: all of it, by category, and each request on its own."""
+    """Return the measurements: in all, by category, and for each request."""
     groups: Mapping[str, list[Row]] = {
         "overall": list(measured.rows),
         **{name: [row for row in measured.rows if row.category == name] for name in CATEGORIES},

@@ -1,4 +1,4 @@
-"""Commits of a Git repository in the order of their arrival, read with few processes: one log, one `cat-file`."""
+"""Commits of a Git repository in order, read with two processes: one `log`, one `cat-file`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 _FILE: Final = "100"
-"""How the mode of a plain file begins; links and submodules have others."""
+"""The prefix of a regular file's mode; links and submodules have others."""
 
 _RECORD: Final = "\x01"
 _KEPT_TEXTS: Final = 4096
@@ -43,14 +43,14 @@ class Blobs:
         self.text = lru_cache(maxsize=_KEPT_TEXTS)(self._text)
 
     def _text(self, name: str) -> str:
-        """Give a blob as text; what is no UTF-8 in it becomes U+FFFD, so that JSON can hold it. No name, no text."""
+        """Return a blob as text, empty for an empty name; invalid UTF-8 becomes U+FFFD, as JSON needs."""
         if not name:
             return ""
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         stdin.write(name.encode() + b"\n")
         stdin.flush()
         _, kind, *size = stdout.readline().split()
-        if kind == b"missing":  # a clone that left it out
+        if kind == b"missing":  # a partial clone
             return ""
         data = stdout.read(int(size[0]) + 1)
         return data[:-1].decode("utf-8", "replace")
@@ -58,9 +58,9 @@ class Blobs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The last commits of a repository, merges left out; `before` are the files as they were before the first one.
+    """The last commits of a repository without merges; `before` are the files before the first one.
 
-    `begun` is the Unix time of the repository's first commit of all.
+    `begun` is the Unix time of the repository's very first commit.
     """
 
     name: str
@@ -73,7 +73,7 @@ class History:
 
 @contextmanager
 def opened(folder: Path, name: str, *, last: int, revision: str = "HEAD") -> Iterator[History]:
-    """Read the `last` commits up to a revision. Of a history that is not longer, its first one is what was before."""
+    """Read the `last` commits up to a revision; of a shorter history the first commit is `before`."""
     head = _git(folder, "rev-parse", "--verify", f"{revision}^{{commit}}").strip()
     shown = ("--no-merges", "--reverse", "--raw", "--no-abbrev", "--no-renames", "--root", f"--format={_RECORD}%H %ct")
     first, *commits = _commits(_git(folder, "log", *shown, f"--max-count={last + 1}", head))
@@ -105,7 +105,7 @@ def _commits(log: str) -> Sequence[Commit]:
 
 
 def _change(line: str) -> Iterator[Change]:
-    """Read `:⟨old mode⟩ ⟨new mode⟩ ⟨old blob⟩ ⟨new blob⟩ ⟨status⟩⇥⟨path⟩`."""
+    """Yield the change in `:⟨old mode⟩ ⟨new mode⟩ ⟨old blob⟩ ⟨new blob⟩ ⟨status⟩⇥⟨path⟩`."""
     described, _, path = line.partition("\t")
     before, after, old, new, _ = described[1:].split()
     if after.startswith(_FILE):

@@ -1,8 +1,8 @@
-"""Where functions begin and end, by lines and their indentation alone: no parser, so old and broken sources count too.
+"""Where functions start and end, by lines and indentation only; without a parser, so old and broken sources work too.
 
-A piece begins at a line that declares something, at the margin or one level in, with the decorators, attributes and
-comments right above it. It ends before the first line that is not further in than it began, but for closing brackets.
-That is how formatters lay out Python, Go, Rust, TypeScript and JavaScript.
+A piece starts at a line with a declaration, at the margin or one level in, with the decorators, attributes and
+comments right above it. It ends before the first line that is not indented more than its start, except closing
+brackets. This is how formatters lay out Python, Go, Rust, TypeScript and JavaScript.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Final
 _LEVEL: Final = 4
 _TAB: Final = 4
 _CLOSING: Final = (")", "]", "}", "{", "where")
-"""What still belongs to a piece at its own indentation: the rest of a head of several lines, and its end."""
+"""Starts of lines that belong to a piece at its own indentation: the rest of its head, and its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """What declares a function and what declares something else (both name it), and what stands above a declaration."""
+    """Patterns for declarations of functions and of others, each with a name, and for lines above a declaration."""
 
     name: str
     function: re.Pattern[str]
@@ -31,9 +31,9 @@ class Language:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A part of a file: its text without blank lines around it, its first and last line, from 1.
+    """A part of a file: its text without blank lines around it, and its first and last line, counted from 1.
 
-    `function` is the qualified name of the function that it is, empty where it is something else.
+    `function` is the qualified name if it is a function, otherwise empty.
     """
 
     text: str
@@ -95,12 +95,12 @@ _BY_SUFFIX: Final = {
 
 
 def language_of(path: str) -> Language | None:
-    """Give the language of a source file, None for what is none that is known here."""
+    """Return the language of a source file, None if it is not supported."""
     return _BY_SUFFIX.get(PurePosixPath(path).suffix)
 
 
 def pieces(text: str, language: Language) -> Iterator[Piece]:
-    """Cut a file: all of its lines are in the pieces, but for blank ones between them."""
+    """Yield the pieces of a file, which contain all of its lines except blank ones between them."""
     cutter = _Cutter(language)
     lines = text.split("\n")
     for number, line in enumerate(lines):
@@ -115,9 +115,9 @@ def pieces(text: str, language: Language) -> Iterator[Piece]:
 
 
 class _Cutter:
-    """Reads line by line. `depth` is where the piece in hand began, None for one that no declaration began.
+    """Reads line by line. `depth` is the indentation of the current piece, None if it has no declaration.
 
-    `above` is the first of the lines right above, which belong to a declaration if one follows.
+    `above` is the first of the lines right above, which belong to the next declaration if it follows.
     """
 
     def __init__(self, language: Language) -> None:
@@ -132,7 +132,7 @@ class _Cutter:
         self.found: list[tuple[int, int, str]] = []
 
     def line(self, number: int, line: str) -> None:
-        """Take a line in."""
+        """Read a line."""
         bare = line.strip()
         if not bare:
             self._above = None
@@ -148,12 +148,12 @@ class _Cutter:
             if self._above is None:
                 self._above, self._above_depth = number, depth
         else:
-            above = number if self._above is None else max(self._above, self._begin)  # none of a piece that has ended
+            above = number if self._above is None else max(self._above, self._begin)  # not of the previous piece
             self._declaration(above, bare, depth)
             self._above = None
 
     def _declaration(self, number: int, bare: str, depth: int) -> None:
-        """Begin a piece at line `number` if `bare` declares something."""
+        """Start a piece at line `number` if `bare` is a declaration."""
         function = self._language.function.match(bare)
         found = function or self._language.other.match(bare)
         if found is None:
@@ -167,12 +167,12 @@ class _Cutter:
             self._function = self._numbered(f"{self._owner}.{name}" if depth else name)
 
     def _numbered(self, name: str) -> str:
-        """Tell functions of one name in one file apart: overloads, and branches of a condition."""
+        """Return a unique name for functions with one name in a file: overloads, and branches of a condition."""
         self._names[name] = count = self._names.get(name, 0) + 1
         return name if count == 1 else f"{name} {count}"
 
     def cut(self, number: int) -> None:
-        """End the piece in hand before this line."""
+        """End the current piece before this line."""
         if number > self._begin:
             self.found.append((self._begin, number, self._function))
         self._begin, self._depth, self._function = number, None, ""

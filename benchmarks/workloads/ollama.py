@@ -1,6 +1,6 @@
-"""The simulator as a process that takes its time: that of costs.py, scaled.
+"""The simulator as a process with the times of costs.py, scaled.
 
-`scale X` on its standard input sets the scale, 0 at first; it answers `done`. It ends with its input.
+`scale X` on its standard input sets the scale, 0 at first; the reply is `done`. It ends with its input.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _CATEGORIES = {model: category for category, model in MODELS.items()}
 
 
 class Pace:
-    """Says how many seconds a request takes."""
+    """The times of requests."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self.scale = 0.0
 
     def set(self, line: str) -> None:
-        """Take the scale that a line says."""
+        """Set the scale in a line."""
         self.scale = float(line.removeprefix("scale "))
 
     def __call__(self, received: Received) -> float:
-        """Read the request."""
+        """Return the seconds for a request."""
         body = orjson.loads(received.body)
         given = body.get("input") or body["prompt"]
         texts = [given] if isinstance(given, str) else given
@@ -38,7 +38,7 @@ class Pace:
 
 
 async def main(port: int, seed: int) -> None:
-    """Answer until the input ends."""
+    """Serve until the input ends."""
     simulator = Simulator(Behaviour(seed=seed))
     for model in _CATEGORIES:
         if simulator.models.find(model) is None:

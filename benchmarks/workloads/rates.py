@@ -1,7 +1,7 @@
-"""What a cache would have known, by arithmetic on texts alone.
+"""The hits that a cache would have had, computed from texts only.
 
-Two requests have one key where their texts are the same (policy/key.py): model, fields and all else are the same here.
-Time is an argument, that of the commits, so hours pass between two requests in no time.
+Two requests have the same key if their texts are equal (policy/key.py), since model and fields are always the same
+here. The time is an argument, that of the commits.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from benchmarks.workloads.requests import CATEGORIES, EMBED, Asked
 
 
 class Contents(Protocol):
-    """What a cache holds."""
+    """The contents of a cache."""
 
     def knows(self, key: Hashable, now: int) -> bool:
-        """Whether an entry of this key may answer."""
+        """Return whether there is a fresh entry with this key."""
 
     def store(self, key: Hashable, now: int, size: int) -> None:
-        """Store an entry of so many bytes."""
+        """Store an entry of `size` bytes."""
 
 
 class Expiring:
-    """Keeps everything for `lifetime` seconds from when it was stored (RFC 9111, section 4.2), or for ever."""
+    """Entries that are fresh for `lifetime` seconds after they were stored (RFC 9111, section 4.2), or forever."""
 
     def __init__(self, lifetime: int | None = None) -> None:
         self._lifetime = lifetime
@@ -34,12 +34,12 @@ class Expiring:
         stored = self._stored.get(key)
         return stored is not None and (self._lifetime is None or now - stored < self._lifetime)
 
-    def store(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - room is not what ends here
+    def store(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - nothing is evicted here
         self._stored[key] = now
 
 
 class Bounded:
-    """Keeps what was asked for last, up to `room` bytes. Redis' own allkeys-lru comes close to it by samples."""
+    """The most recently used entries, up to `room` bytes, which Redis' allkeys-lru approximates by samples."""
 
     def __init__(self, room: int) -> None:
         self._room = room
@@ -49,10 +49,10 @@ class Bounded:
 
     @property
     def entries(self) -> int:
-        """How many there are."""
+        """The number of entries."""
         return len(self._sizes)
 
-    def knows(self, key: Hashable, now: int) -> bool:  # noqa: ARG002 - time is not what ends here
+    def knows(self, key: Hashable, now: int) -> bool:  # noqa: ARG002 - nothing expires here
         size = self._sizes.pop(key, None)
         if size is not None:
             self._sizes[key] = size
@@ -68,7 +68,7 @@ class Bounded:
 
 @dataclass(slots=True)
 class Tally:
-    """Requests and their items, and how many of them were known; a request is known when all of its items are."""
+    """Counts of requests and items, and of hits; a request is a hit if all of its items are."""
 
     requests: int = 0
     request_hits: int = 0
@@ -84,17 +84,17 @@ class Tally:
 
     @property
     def by_request(self) -> float | None:
-        """Hits in percent of the requests, None where there are none."""
+        """Hits in percent of requests, None without requests."""
         return percent(self.request_hits, self.requests)
 
     @property
     def by_item(self) -> float | None:
-        """Hits in percent of the items, None where there are none."""
+        """Hits in percent of items, None without items."""
         return percent(self.item_hits, self.items)
 
 
 def percent(part: float, whole: float) -> float | None:
-    """Give a share in percent with one decimal."""
+    """Return a share in percent with one decimal."""
     return round(100 * part / whole, 1) if whole else None
 
 
@@ -106,7 +106,7 @@ class Tallies:
 
     @property
     def overall(self) -> Tally:
-        """All of them as one."""
+        """The sum of all categories."""
         every = self.by_category.values()
         return Tally(
             requests=sum(one.requests for one in every),
@@ -120,9 +120,9 @@ _NO_SIZES: Final[Mapping[str, int]] = dict.fromkeys(CATEGORIES, 0)
 
 
 class Cache:
-    """What answers as the proxy does; `sizes` are the bytes of an entry by category.
+    """A cache with the rules of the proxy; `sizes` are the bytes of an entry by category.
 
-    Without `itemwise` a list is known as a whole or not at all.
+    Without `itemwise` a list is one entry.
     """
 
     def __init__(self, contents: Contents, *, itemwise: bool = True, sizes: Mapping[str, int] = _NO_SIZES) -> None:
@@ -130,7 +130,7 @@ class Cache:
         self._exact: set[str] = set()
 
     def ask(self, one: Asked) -> tuple[str, ...]:
-        """Give the texts that have to be asked of Ollama, each once: none for a hit. They are known from then on."""
+        """Return the texts that must be sent to Ollama, each once, none for a hit; they are stored afterwards."""
         size = self._sizes[one.category]
         if one.category != EMBED or not self._itemwise:
             whole = (one.category, one.texts)
@@ -149,12 +149,12 @@ class Cache:
         return missing
 
     def _may_answer(self, text: str, now: int, *, alone: bool) -> bool:
-        """Whether an item may answer: a single text needs the count of tokens that only its own request brings."""
+        """Return whether an item can be used: a single text needs a token count from a request of its own."""
         return self._contents.knows(text, now) and (not alone or text in self._exact)
 
 
 def count(before: Iterable[Asked], asked: Iterable[Asked], cache: Cache) -> Tallies:
-    """Ask `before` uncounted and the rest counted."""
+    """Return the counts for `asked`, after `before` has been sent uncounted."""
     for one in before:
         cache.ask(one)
     tallies = Tallies()
@@ -165,9 +165,9 @@ def count(before: Iterable[Asked], asked: Iterable[Asked], cache: Cache) -> Tall
 
 
 def shared_beginning(prompts: Iterable[str]) -> float | None:
-    """Give how much of what is asked of Ollama begins as the prompt before it did, in percent of its characters.
+    """Return the share of characters that each prompt has in common with the start of the previous one, in percent.
 
-    That much Ollama itself need not read again, where the prompt before it is still in its own cache.
+    Ollama need not process that part again if the previous prompt is still in its own cache.
     """
     last, shared, whole = "", 0, 0
     for prompt in prompts:

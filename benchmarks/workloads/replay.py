@@ -1,8 +1,7 @@
-"""The same requests through a real proxy with a real Redis or Valkey, in front of the simulator, and to that directly.
+"""The same requests directly to the simulator, and through a real proxy with a real Redis or Valkey.
 
-One client asks, one request after the other, as one GPU answers. Ollama's time is scaled so that a run ends in
-minutes; the proxy's is not. So the latency that is reported is Ollama's unscaled time plus what was measured beyond the
-scaled one.
+One client sends one request after the other, as for one GPU. Ollama's time is scaled so that a run ends in minutes; the
+proxy's is not. So the reported latency is Ollama's unscaled time plus what was measured beyond the scaled one.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ from tests.support.servers import RedisServer, free_port
 _KNOWN: Final = re.compile(r"known=(\d+)")
 _MEASURED_ENTRIES: Final = 300
 _WRITE_DEADLINE: Final = 0.5
+"""Seconds for a response to be stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One request: how many texts, how many of them the cache knew and how many it should have.
+    """One request: its texts, how many of them were hits, and how many should have been.
 
-    `direct` and `cached` are the seconds that it took without the proxy and with it; `ollama_direct` and
-    `ollama_cached` those of them that were Ollama's, before they were scaled.
+    `direct` and `cached` are its seconds without and with the proxy; `ollama_direct` and `ollama_cached` are Ollama's
+    part of them before scaling.
     """
 
     category: str
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A run. `sizes` are the bytes of an entry by category, `empty` those of a server without one; `memory` is all."""
+    """A run. `sizes` are bytes of an entry by category, `empty` those of a server without any, `memory` the total."""
 
     scale: float
     rows: tuple[Row, ...]
@@ -61,7 +61,7 @@ class Measured:
     sizes: dict[str, int]
 
 
-async def replay(  # noqa: PLR0913 - a run is made of them
+async def replay(  # noqa: PLR0913 - the parameters of a run
     before: Sequence[Asked],
     asked: Sequence[Asked],
     *,
@@ -70,9 +70,9 @@ async def replay(  # noqa: PLR0913 - a run is made of them
     step: Callable[[], None] = lambda: None,
     maxmemory: int = 0,
 ) -> Measured:
-    """Ask everything of Ollama, then everything of the proxy, with `before` uncounted between; `step` is told of each.
+    """Send all requests to Ollama, then `before` uncounted and all to the proxy; call `step` after each.
 
-    Ollama's time is multiplied by `scale`; `maxmemory` bounds the store to so many bytes, 0 does not.
+    Ollama's time is multiplied by `scale`; `maxmemory` bounds the store in bytes, 0 does not.
     """
     with ExitStack() as stack:
         server = RedisServer("--maxmemory", str(maxmemory), "--maxmemory-policy", "allkeys-lru")
@@ -113,7 +113,7 @@ async def replay(  # noqa: PLR0913 - a run is made of them
 
 
 class Writes:
-    """Waits until the store has what was answered: it is written behind the answer, and nobody asks again at once."""
+    """Waits until responses are stored, since that happens after they are sent."""
 
     def __init__(self, store: redis.Redis) -> None:
         self._store = store
@@ -124,11 +124,11 @@ class Writes:
         return int(self._store.info("persistence")["rdb_changes_since_last_save"])
 
     def expect(self, one: Asked) -> None:
-        """Count what the answer to this request will bring."""
+        """Count the entries that the response to this request will add."""
         self._awaited = self._changes() + len(self._cache.ask(one))
 
     async def written(self) -> None:
-        """Return when it is there; also when it does not come, since that is for the figures to show."""
+        """Wait until the entries are stored, but not forever: missing ones show in the figures."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_WRITE_DEADLINE):
                 while self._changes() < self._awaited:  # noqa: ASYNC110 - another process counts them
@@ -138,7 +138,7 @@ class Writes:
 async def _ask(
     url: str, asked: Iterable[Asked], step: Callable[[], None], writes: Writes | None = None
 ) -> AsyncIterator[tuple[float, RawAnswer]]:
-    """Give for each request the seconds to its answer, and the answer."""
+    """Yield for each request the seconds to its response, and the response."""
     async with await RawConnection.open(url) as connection:
         for one in asked:
             body, fields = one.body(), {"X-Cache-Category": one.category}
@@ -162,7 +162,7 @@ def _rows(
     cached: Iterable[tuple[float, RawAnswer]],
     seed: int,
 ) -> Iterator[Row]:
-    """Put beside each other what was measured and what was to be expected where nothing expires or is evicted."""
+    """Yield the measurements with the expected hits if nothing expires or is evicted."""
     cache = rates.Cache(rates.Expiring())
     for one in before:
         cache.ask(one)
@@ -181,7 +181,7 @@ def _rows(
 
 
 def _known(answer: RawAnswer, items: int) -> int:
-    """Read off an answer how many of its items the cache knew."""
+    """Return how many items of a response were hits, by its fields."""
     if answer.field("X-Cache") == "HIT":
         return items
     found = _KNOWN.search(answer.field("Cache-Status") or "")
@@ -189,11 +189,11 @@ def _known(answer: RawAnswer, items: int) -> int:
 
 
 async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:
-    """Give what an entry of each category takes in the server's memory, the mean of some; 0 where there is none."""
+    """Return the mean memory of some entries in the server by category, 0 without entries."""
     found: dict[str, list[int]] = {name: [] for name in CATEGORIES}
     token = store.get("ocp:1:generation") or b""
     generation = token if isinstance(token, str) else token.decode()
-    cursor = "" if generation else None  # a full store may have evicted that too, and its entries count no more
+    cursor = "" if generation else None  # a full store may have evicted the generation too, which drops all entries
     while cursor is not None and sum(map(len, found.values())) < _MEASURED_ENTRIES:
         page = orjson.loads((await ask(url, "GET", f"/api/cache/entries?cursor={cursor}")).body)
         for entry in page["entries"]:

@@ -1,4 +1,4 @@
-"""Tables in Markdown and pictures in SVG of the figures, a column or a row for each repository."""
+"""Tables in Markdown and pictures in SVG of the figures, with a column or row for each repository."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NONE: Final = "–"
 
 
 def dumped(found: Mapping[str, Any]) -> str:
-    """Give figures as JSON, a request a line."""
+    """Return figures as JSON with a line for each request."""
     text = json.dumps(found, indent=1)
     rows = json.dumps(found["replayed"]["rows"], indent=None).replace("], [", "],\n   [")
     head, mark, _ = text.partition('"rows": [')
@@ -40,7 +40,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def tables(found: Found) -> list[str]:
-    """Give all tables, each behind its heading."""
+    """Return all tables with their headings."""
     parts = (
         ("Histories", repositories(found)),
         ("With the usual rules", promises(found)),
@@ -60,7 +60,7 @@ def tables(found: Found) -> list[str]:
 
 
 def repositories(found: Found) -> list[str]:
-    """Say which histories they are."""
+    """Return the table of histories."""
     rows = [
         [
             name,
@@ -76,7 +76,7 @@ def repositories(found: Found) -> list[str]:
 
 
 def promises(found: Found) -> list[str]:
-    """Give the rates of the usual rules in percent, with and without looking at each text of a list."""
+    """Return the table of rates by the usual rules in percent, with lists text by text and as a whole."""
     head = (
         *("repository", "embed: texts", "embed: requests", "explain", "fix"),
         *("overall: texts", "overall: requests", "overall: texts, lists as a whole"),
@@ -99,7 +99,7 @@ def promises(found: Found) -> list[str]:
 
 
 _Way: TypeAlias = tuple[str, ...]
-"""Where a tally stands in the figures, and which of its rates is meant."""
+"""The path of a tally in the figures, and the name of one of its rates."""
 
 _CUT, _SAID, _ASKED = ("derived", "embed"), ("derived", "explain"), ("derived", "fix")
 _LISTS, _AGES, _ROOMS = ("derived", "usual"), ("derived", "lifetime"), ("stored", "maxmemory")
@@ -171,7 +171,7 @@ _ADVICE: Final[tuple[tuple[str, _Way, _Way], ...]] = (
 
 
 def advice(found: Found) -> list[str]:
-    """Give the effect of each piece of advice, in percent of texts or requests before and after."""
+    """Return the table of advice: rates before and after, in percent of texts or requests."""
     rows = [
         [text, *(f"{_rate(_at(one, before))} → {_rate(_at(one, after))}" for one in found.values())]
         for text, before, after in _ADVICE
@@ -214,11 +214,11 @@ _REFERENCE: Final[dict[str, tuple[tuple[str, _Way, float], ...]]] = {
         "hishel": (78.6, 61.2, 41.7, 28.2, 46.8, 89.4, 63.1, 36.9, 25.5),
     }.items()
 }
-"""What another derivation of the same rules gave, by way: embeddings, explanations, fixes."""
+"""The rates of an independent derivation of the same rules: embeddings, explanations, fixes."""
 
 
 def beside_reference(found: Found) -> list[str]:
-    """Put figures beside those that were derived apart from these, with the difference in points."""
+    """Return the table of figures and those of the independent derivation, with the difference in points."""
     rows = [
         [name, what, _rate(value), _rate(figure), f"{figure - value:+.1f}"]
         for name, lines in _REFERENCE.items()
@@ -252,7 +252,7 @@ def _beginnings(found: Found) -> list[str]:
 
 
 def lifetimes(found: Found) -> list[str]:
-    """Give the rates by lifetime: of texts for embeddings, of requests else."""
+    """Return the table of rates by lifetime: of texts for embeddings, of requests otherwise."""
     rows = []
     for name, one in found.items():
         for category in CATEGORIES:
@@ -264,7 +264,7 @@ def lifetimes(found: Found) -> list[str]:
 
 
 def rooms(found: Found) -> list[str]:
-    """Give what entries take, and the rates of texts where the store is bounded."""
+    """Return the table of entry sizes, and of rates of texts with a bounded store."""
     rows = []
     for name, one in found.items():
         stored = one["stored"]
@@ -281,7 +281,7 @@ def rooms(found: Found) -> list[str]:
 
 
 def replay_table(replays: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Give what was measured of each category: rates in percent, latencies in milliseconds."""
+    """Return the table of measurements by category: rates in percent, latencies in milliseconds."""
     head = (
         *("repository", "category", "requests", "hits: texts / requests", "derived: texts / requests"),
         *("average without → with", "p50", "p95", "a hit: p50", "requests a second"),
@@ -326,7 +326,7 @@ def _whole_work(one: Mapping[str, Any]) -> dict[str, float]:
 
 
 def summary(name: str, tallies: Tallies, measured: Mapping[str, Any]) -> str:
-    """Give what counts in one line."""
+    """Return the main figures in one line."""
     shown = [
         f"{category} {_rate(tally.by_item)} %" for category, tally in tallies.by_category.items() if tally.requests
     ]
@@ -337,7 +337,7 @@ def summary(name: str, tallies: Tallies, measured: Mapping[str, Any]) -> str:
 
 
 def claims(found: Found) -> list[str]:
-    """Give what the README says: the least and the most of all repositories, beside what was promised."""
+    """Return the table in the README: minimum and maximum over all repositories."""
     every = list(found.values())
 
     def span(*ways: _Way) -> str:
@@ -377,7 +377,7 @@ def claims(found: Found) -> list[str]:
 
 
 def page(written: str, found: Found) -> str:
-    """Give the page with what is made of the figures in the place of what was."""
+    """Return the page with its generated part replaced."""
     return written[: written.index(BEGIN) + len(BEGIN)] + "\n\n" + "\n".join(tables(found)).rstrip() + "\n"
 
 
@@ -385,7 +385,7 @@ def page(written: str, found: Found) -> str:
 
 
 def rates_picture(found: Found) -> str:
-    """Give a picture of the rates of each rule: a dot for each repository."""
+    """Return a picture of the rates of each rule: a dot for each repository."""
     groups = (
         ("embed: of texts", "embed", "by_item", list(chunks.RULES)),
         ("explain, one reader", "explain", "by_request", list(requests.EXPLANATIONS)[:3]),
@@ -411,7 +411,7 @@ def rates_picture(found: Found) -> str:
 
 
 def latency_picture(found: Found) -> str:
-    """Give a picture of the average latency of all that was replayed, without the cache and with it."""
+    """Return a picture of the average latency of the replayed requests, without and with the cache."""
     y, parts = 20, []
     groups = {name: one["replayed"]["groups"]["overall"] for name, one in found.items()}
     top = max(group["without"]["average"] for group in groups.values())

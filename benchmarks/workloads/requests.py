@@ -1,9 +1,9 @@
-"""What would have been asked at each commit, by three rules, and the requests' form in JSONL.
+"""The requests that each commit would have caused, by three rules, and their form in JSONL.
 
-- **embed**: each changed source file is cut again, and all its chunks go out in one list
-- **explain**: of each function that was changed, the old text is asked about and then the new one; a new function has
-  only a new one. A number of readers ask alike
-- **fix**: each diagnostic that the linter reports of the new version of a file and not of the old one is asked about
+- **embed**: each changed source file is cut again, and all its chunks are one list
+- **explain**: for each changed function there is a question about the old text and then about the new one; for a new
+  function only about the new one. A number of readers ask the same
+- **fix**: there is a question about each diagnostic that the linter reports for the new version of a file only
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.workloads.languages import Piece, language_of, pieces
 
 EMBED, EXPLAIN, FIX = CATEGORIES = ("embed", "explain", "fix")
 MODELS: Final = {EMBED: "all-minilm", EXPLAIN: "explains", FIX: "fixes"}
-"""One for each, so that the simulator knows how long to take."""
+"""One for each category, so that the simulator knows the time of a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +34,11 @@ class Asked:
 
     @property
     def path(self) -> str:
-        """The route."""
+        """The path of the endpoint."""
         return "/api/embed" if self.category == EMBED else "/api/generate"
 
     def body(self) -> bytes:
-        """Give the request's body."""
+        """Return the body of the request."""
         model = MODELS[self.category]
         if self.category == EMBED:
             return orjson.dumps({"model": model, "input": self.texts})
@@ -46,7 +46,7 @@ class Asked:
 
 
 def line(asked: Asked, *, counted: bool) -> bytes:
-    """Give a line of JSONL."""
+    """Return a line of JSONL."""
     fields = {"X-Cache-Category": asked.category}
     row = {
         "at": asked.at,
@@ -59,7 +59,7 @@ def line(asked: Asked, *, counted: bool) -> bytes:
 
 
 def read(lines: Iterable[bytes]) -> tuple[list[Asked], list[Asked]]:
-    """Read JSONL: what is asked first, uncounted, and then the rest."""
+    """Return the requests in JSONL: the uncounted ones before, and the others."""
     split: dict[bool, list[Asked]] = {False: [], True: []}
     for text in lines:
         row: dict[str, Any] = orjson.loads(text)
@@ -74,7 +74,7 @@ def read(lines: Iterable[bytes]) -> tuple[list[Asked], list[Asked]]:
 
 
 def embeds(history: History, rule: str) -> tuple[list[Asked], list[Asked]]:
-    """Give the lists that the files before the first commit make, and those of the commits."""
+    """Return the lists of the files before the first commit, and those of the commits."""
     cut = _cutter(history.blobs, rule)
     start = history.commits[0].at if history.commits else 0
     before = list(_lists(cut, start, history.before))
@@ -88,7 +88,7 @@ def _lists(cut: Callable[[str, str], tuple[str, ...]], at: int, changes: Iterabl
 
 
 def _cutter(blobs: Blobs, rule: str) -> Callable[[str, str], tuple[str, ...]]:
-    """Give what cuts a version of a file, and gives equal texts as one object."""
+    """Return a function that cuts a version of a file; equal texts are the same object."""
     known: dict[str, str] = {}
 
     def cut(path: str, blob: str) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ USUAL_EXPLANATION: Final = "the function alone"
 
 
 def explanations(history: History, shape: str, readers: int) -> list[Asked]:
-    """Give the questions about functions that were changed."""
+    """Return the questions about changed functions."""
     written = EXPLANATIONS[shape]
     asked: list[Asked] = []
     for commit in history.commits:
@@ -127,7 +127,7 @@ def explanations(history: History, shape: str, readers: int) -> list[Asked]:
 
 
 def _changed(change: Change, blobs: Blobs) -> Iterator[Piece]:
-    """Give the old and the new text of every function that a change wrote."""
+    """Yield the old and the new text of every function in a change."""
     if (language := language_of(change.path)) is None:
         return
     old = {piece.function: piece for piece in pieces(blobs.text(change.old), language)}
@@ -158,12 +158,12 @@ USUAL_FIX: Final = "message and line"
 
 
 def linted(history: History) -> list[Change]:
-    """Give the changes of files that the linter reads."""
+    """Return the changes of files that the linter reads."""
     return [change for commit in history.commits for change in commit.changes if change.path.endswith(".py")]
 
 
 def fixes(history: History, said: Mapping[str, tuple[Diagnostic, ...]], shape: str) -> list[Asked]:
-    """Give the questions about what the linter newly reports."""
+    """Return the questions about new diagnostics."""
     written = FIXES[shape]
     asked: list[Asked] = []
     for commit in history.commits:
@@ -178,5 +178,5 @@ def fixes(history: History, said: Mapping[str, tuple[Diagnostic, ...]], shape: s
 
 
 def together(*workloads: Iterable[Asked]) -> list[Asked]:
-    """Give several workloads as one, in the order of their times; of one time, in that of the workloads."""
+    """Return workloads merged by time; at equal times in the order of the arguments."""
     return sorted((asked for workload in workloads for asked in workload), key=lambda asked: asked.at)

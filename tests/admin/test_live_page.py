@@ -146,7 +146,7 @@ async def test_a_person_sees_what_the_cache_does_and_it_keeps_itself_up_to_date(
         await expect(page.locator("#sentence")).to_have_text(
             re.compile(
                 r"^That saved [\d.]+ seconds? of Ollama’s time\. A hit takes [\d.]+ ms, a miss [\d.]+ m?s\."
-                r" 1 more request went straight through\.$"
+                r" 1 more request bypassed the cache\.$"
             )
         )
         await expect(page.locator("#start")).to_be_hidden()
@@ -166,7 +166,7 @@ async def test_a_person_sees_what_the_cache_does_and_it_keeps_itself_up_to_date(
         assert {await bar.get_attribute("class") for bar in await page.locator("#chart rect").all()} >= {"hit", "miss"}
         rows = [await row.inner_text() for row in await page.get_by_role("row").all()]
         assert len(rows) == 6
-        assert re.match(r"\d\d:\d\d:\d\d\s+chat\s+Passed on\s+opt-in\s+\d", rows[1])
+        assert re.match(r"\d\d:\d\d:\d\d\s+chat\s+Bypass\s+opt-in\s+\d", rows[1])
         assert re.match(r"\d\d:\d\d:\d\d\s+generate tiny:latest\s+Hit\s+[\d.]+ ms", rows[2])
         await expect(page.locator("#gpus")).to_contain_text("H100")
 
@@ -203,7 +203,7 @@ async def test_clearing_asks_first_and_works_with_the_keyboard_alone(browser: Br
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("button", name="Clear the cache", exact=True)).to_be_focused()
         await page.keyboard.press("Enter")
-        await expect(page.locator("#cleared")).to_have_text("1 answer forgotten.")
+        await expect(page.locator("#cleared")).to_have_text("1 entry cleared.")
         await expect(dialog).to_be_hidden()
         assert json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["keys"] == 0
         assert browser.complaints == []
@@ -239,7 +239,7 @@ async def test_strangers_are_asked_for_the_token_which_stays_in_memory(browser: 
         await page.get_by_role("button", name="Clear the cache…").click()
         await expect(page.locator("#ask-token")).to_be_hidden()
         await page.get_by_role("button", name="Clear the cache", exact=True).click()
-        await expect(page.locator("#cleared")).to_have_text("1 answer forgotten.")
+        await expect(page.locator("#cleared")).to_have_text("1 entry cleared.")
         await page.reload()
         await expect(field).to_be_visible()
 
@@ -288,7 +288,7 @@ async def test_only_bypasses(browser: Browser, simulator: Simulator) -> None:
         await ask(proxy.url, "GET", "/api/tags")
         page = await browser.open(proxy.url)
         await expect(page.get_by_role("heading", level=1)).to_have_text("Nothing to cache yet.")
-        await expect(page.locator("#sentence")).to_contain_text("1 request went straight through")
+        await expect(page.locator("#sentence")).to_contain_text("1 request bypassed the cache")
 
 
 async def test_names_that_clients_chose_are_text(browser: Browser, simulator: Simulator) -> None:

@@ -1,4 +1,4 @@
-"""The oracle of soak and chaos: what it takes for right is what the simulator answers, and nothing else is."""
+"""The oracle of soak and chaos accepts what the simulator sends, and nothing else."""
 
 from __future__ import annotations
 

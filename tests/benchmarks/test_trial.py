@@ -1,4 +1,4 @@
-"""What soak and chaos share: whom they ask what, and what they take for a failure."""
+"""What soak and chaos share: questions, clients and failures."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ async def keys(url: str) -> int:
 
 
 def asked(simulator: Simulator) -> list[str]:
-    """What was asked of Ollama since the models were loaded, as far as it is made new by a mark."""
+    """What was asked of Ollama since the models were loaded, as far as it has a nonce."""
     bodies = [json.loads(one.body) for one in simulator.received if one.target in ("/api/generate", "/api/embed")]
     return [body.get("prompt", body.get("input")) for body in bodies]
 
@@ -81,7 +81,7 @@ async def test_what_the_cache_does_not_keep_is_said(simulator: Simulator) -> Non
     assert told["Completion"]["hit"] is told["Completion"]["speedup"] is None
     assert "detail=opt-in" in told["Completion"]["note"]
     assert told["Embedding"]["hit"]["count"] == HITS
-    assert "Completion: the proxy did not keep it: ollama-cache-proxy; fwd=bypass; detail=opt-in" in plain.err
+    assert "Completion: the proxy did not store it: ollama-cache-proxy; fwd=bypass; detail=opt-in" in plain.err
     row = next(line for line in plain.out.splitlines() if line.startswith("Completion"))
     assert "–" in row
 
@@ -91,8 +91,8 @@ async def test_with_redis_down_it_says_that_nothing_is_kept(simulator: Simulator
         done = await piped("bench", "--url", proxy.url, "--upstream", simulator.url, "--rounds", "1")
     assert done.status == 0
     for operation in ("Completion", "Embedding", "Code explanation"):
-        assert re.search(f"^{operation}: the proxy did not keep it: .*store-unavailable", done.err, re.MULTILINE)
-    assert "did not clear what was measured (status 503): the entries" in done.err
+        assert re.search(f"^{operation}: the proxy did not store it: .*store-unavailable", done.err, re.MULTILINE)
+    assert "did not clear the entries (status 503): the entries" in done.err
 
 
 async def test_without_a_model_that_embeds_the_rest_is_measured(proxy: Proxy, simulator: Simulator) -> None:
@@ -111,14 +111,14 @@ async def test_a_model_can_be_named(proxy: Proxy, simulator: Simulator) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (("--model", "nosuch"), 1, "Ollama at {ollama} has no model 'nosuch'; `ollama pull` it, or take one of: "),
+        (("--model", "nosuch"), 1, "Ollama at {ollama} has no model 'nosuch'; `ollama pull` it, or use one of: "),
         (("--embed-model", "nosuch"), 1, "Ollama at {ollama} has no model 'nosuch'; "),
         (("--rounds", "0"), 2, "--rounds: 0 is not allowed: must be 1 or more"),
         (("--tokens", "0"), 2, "--tokens: 0 is not allowed: must be 1 or more"),
         (("--url", "ftp://x"), 2, "--url: 'ftp://x' is not allowed: "),
         (("--upstream", "{closed}"), 1, "no Ollama answers at {closed}; start it with `ollama serve`"),
         (("--url", "{closed}"), 1, "no proxy answers at {closed}; start one with `ollama-cache-proxy serve`"),
-        (("--url", "{ollama}"), 1, "what answers at {ollama} is no ollama-cache-proxy; name it with --url"),
+        (("--url", "{ollama}"), 1, "the server at {ollama} is not ollama-cache-proxy; set --url to the proxy"),
     ],
 )
 async def test_what_is_wrong_is_one_line(
@@ -137,7 +137,7 @@ async def test_a_proxy_of_another_ollama_is_not_compared(proxy: Proxy) -> None:
         other.models.replace("tiny")
         done = await piped("bench", "--url", proxy.url, "--upstream", other.url)
     assert done.status == 1
-    assert f"tiny:latest is another model at {proxy.url} than at {other.url}" in done.err
+    assert f"tiny:latest is not the same model at {proxy.url} and {other.url}" in done.err
 
 
 async def test_a_model_that_completes_can_embed_too(proxy: Proxy, simulator: Simulator) -> None:
@@ -166,7 +166,7 @@ async def test_where_it_cannot_clear_it_says_when_all_is_gone(simulator: Simulat
         where = ("--url", url, "--upstream", simulator.url, "--rounds", "1")
         refused = await piped("bench", *where)
         assert refused.status == 0
-        assert "did not clear what was measured (status 401; set OCP_ADMIN_TOKEN here" in refused.err
+        assert "did not clear the entries (status 401; set OCP_ADMIN_TOKEN to the proxy's token" in refused.err
         left = await keys(url)
         cleared = await piped("bench", *where, added={"OCP_ADMIN_TOKEN": canary.TOKEN})
         assert "did not clear" not in cleared.err

@@ -13,7 +13,7 @@ from tests.support.terminal import piped, terminal
 
 @pytest.fixture
 async def kept(proxy: Proxy) -> Proxy:
-    """A proxy that keeps three entries of two models."""
+    """A proxy that has stored three entries of two models."""
     for prompt, category in (("a", "code"), ("b", "docs")):
         body = json.dumps({"model": "tiny", "prompt": prompt, "stream": False}).encode()
         await ask(proxy.url, "POST", "/api/generate", body=body, fields={"X-Cache-Category": category})
@@ -41,7 +41,7 @@ async def test_in_a_script_it_forgets_what_is_meant(
 ) -> None:
     done = await piped("clear", "--url", kept.url, *filters)
     assert (done.status, done.err) == (0, "")
-    assert done.out == f"{count} {'entry' if count == 1 else 'entries'} forgotten.\n"
+    assert done.out == f"{count} {'entry' if count == 1 else 'entries'} cleared.\n"
     assert await keys(kept) == left
 
 
@@ -52,17 +52,17 @@ async def test_json_is_what_the_proxy_says(kept: Proxy) -> None:
 @pytest.mark.parametrize(("typed", "status", "left"), [("y\n", 0, 0), ("n\n", 1, 3), ("\n", 1, 3), ("\x04", 1, 3)])
 async def test_on_a_terminal_it_asks_first(typed: str, status: int, left: int, kept: Proxy) -> None:
     async with terminal("clear", "--url", kept.url) as shown:
-        await shown.shows(f"Forget all 3 entries at {kept.url}? [y/N] ")
+        await shown.shows(f"Clear all 3 entries at {kept.url}? [y/N] ")
         assert await keys(kept) == 3
         shown.type(typed)
         assert await shown.end() == status
-    assert ("Nothing was forgotten." in shown.text) == bool(left)
+    assert ("Nothing was cleared." in shown.text) == bool(left)
     assert await keys(kept) == left
 
 
 async def test_what_it_asks_names_the_filters(kept: Proxy) -> None:
     async with terminal("clear", "--url", kept.url, "--model", "tiny", "--category", "code", columns=200) as shown:
-        await shown.shows(f"Forget every entry of model tiny, category code at {kept.url}? [y/N] ")
+        await shown.shows(f"Clear all entries of model tiny, category code at {kept.url}? [y/N] ")
         shown.type("\x03")
         assert await shown.end() == 130
     assert await keys(kept) == 3
@@ -71,7 +71,7 @@ async def test_what_it_asks_names_the_filters(kept: Proxy) -> None:
 async def test_with_yes_it_does_not_ask(kept: Proxy) -> None:
     async with terminal("clear", "--url", kept.url, "--yes") as shown:
         assert await shown.end() == 0
-    assert shown.text == "3 entries forgotten.\n"
+    assert shown.text == "3 entries cleared.\n"
 
 
 async def test_a_wrong_name_of_a_model_is_one_line(kept: Proxy) -> None:
@@ -87,7 +87,7 @@ async def test_where_others_can_reach_it_the_token_is_needed(simulator: Simulato
         for command in (("clear",), ("entries",)):
             without = await piped(*command, "--url", url)
             assert without.status == 1
-            assert "the admin token is missing or wrong; set OCP_ADMIN_TOKEN here to the proxy's" in without.err
+            assert "the admin token is missing or wrong; set OCP_ADMIN_TOKEN to the proxy's token" in without.err
             assert (await piped(*command, "--url", url, added={"OCP_ADMIN_TOKEN": canary.TOKEN})).status == 0
         file = tmp_path / "settings.toml"
         file.write_text(f'admin_token = "{canary.TOKEN}"\n')

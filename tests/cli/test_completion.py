@@ -48,7 +48,7 @@ zpty -d shell
 """
 AS_COMMAND = "autoload -Uz compinit; compinit -u -D; source $script"
 AS_FILE = "fpath=(${script:h} $fpath); autoload -Uz compinit; compinit -u -D"
-"""The two ways of loading a script in zsh: read at its start, or found by its name in a folder of fpath."""
+"""The two ways of loading a script in zsh: at its start, or by its name from a folder in fpath."""
 
 OFFERED = [
     ("ollama-cache-proxy st", {"stats"}),
@@ -67,7 +67,7 @@ OFFERED = [
 
 
 def offers(shell: str, line: str, folder: Path, *, loaded: str = AS_COMMAND) -> set[str]:
-    """Return what the shell itself offers at the end of a line, with our script loaded."""
+    """Return what the shell offers at the end of a line, with the script loaded."""
     program(shell)
     file, offered = folder / "_ollama-cache-proxy", folder / "offered"
     file.write_text(script(shell, parser()), "utf-8")

@@ -1,4 +1,4 @@
-"""Each check with what is as it should be, and with what is not: real servers, down or badly set up."""
+"""Each check on real servers that are well, down or badly set up."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def scene(
 
 
 async def found(made: Scene, *titles: str) -> dict[str, list[Finding]]:
-    """Give what the named checks found; nothing that they say may hold a secret."""
+    """Return the findings of the named checks, none of which may hold a secret."""
     told: dict[str, list[Finding]] = {}
     for title, finding in await examine(made, tuple(check for check in CHECKS if not titles or check.title in titles)):
         canary.check(finding.text + finding.fix, title)
@@ -64,7 +64,7 @@ async def found(made: Scene, *titles: str) -> dict[str, list[Finding]]:
 
 @asynccontextmanager
 async def serving(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncIterator[str]:
-    """Serve every path with one function; gives the URL."""
+    """Serve every path with one function, and return the URL."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         made = answer(request)
@@ -98,7 +98,7 @@ async def test_where_all_is_well_nothing_is_wrong(
         if title != "GPU"
     } == {title: [] for title in told if title != "GPU"}
     assert "with 4 models" in told["Ollama"][0].text
-    assert "forgotten when it starts again" in told["Redis"][0].text
+    assert "lost on restart" in told["Redis"][0].text
     assert told["Clock"][0].text == "agrees with Redis and Ollama and the proxy"
     assert simulator.inferences == asked, "no model was asked anything"
 
@@ -122,7 +122,7 @@ async def test_an_ollama_that_is_down_is_seen_from_the_proxy_too(tmp_path: Path)
         told = await found(made, "Upstream", "Digests", "Models", "Proxy")
     assert told["Proxy"][0].level is Level.OK
     assert told["Upstream"][0].level is Level.PROBLEM
-    assert told["Upstream"][0].text.startswith("the proxy cannot ask its Ollama: ")
+    assert told["Upstream"][0].text.startswith("the proxy cannot reach its Ollama: ")
     assert set(told) == {"Proxy", "Upstream"}
 
 
@@ -136,7 +136,7 @@ async def test_an_ollama_behind_tls(simulator: Simulator, tmp_path: Path) -> Non
             levels.append(next(row["level"] for row in told["findings"] if row["check"] == "Ollama"))
         assert levels == ["problem", "ok"]
         done = await piped(*arguments, added=added | {"OCP_UPSTREAM_CA": "/nowhere"})
-    assert (done.status, done.err) == (2, "ollama-cache-proxy: /nowhere is no PEM file of an authority\n")
+    assert (done.status, done.err) == (2, "ollama-cache-proxy: /nowhere is not a PEM file of CA certificates\n")
 
 
 async def test_an_ollama_without_models(simulator: Simulator, tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ async def test_an_ollama_without_models(simulator: Simulator, tmp_path: Path) ->
     ("answer", "said"),
     [
         (web.Response(status=403), "refuses this Host"),
-        (web.Response(text="hello"), "is no Ollama (status 200)"),
-        (web.json_response({"version": 3}), "is no Ollama"),
-        (web.Response(status=500), "is no Ollama (status 500)"),
+        (web.Response(text="hello"), "is not Ollama (status 200)"),
+        (web.json_response({"version": 3}), "is not Ollama"),
+        (web.Response(status=500), "is not Ollama (status 500)"),
     ],
 )
 async def test_what_is_no_ollama(answer: web.Response, said: str, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ async def test_an_ollama_that_lets_every_page_in(tmp_path: Path) -> None:
             "AirPlay Receiver",
         ),
         (web.Response(text="Ollama is running"), "is Ollama itself", "--url"),
-        (web.Response(status=403), "refuses this Host", "by localhost"),
+        (web.Response(status=403), "refuses this Host", "use localhost"),
         (web.Response(status=404, headers={"Server": "nginx/1"}), "another program answers at", "--listen"),
     ],
 )
@@ -284,7 +284,7 @@ async def test_a_store_that_is_down_or_in_memory(
 ) -> None:
     async with proxy_before(simulator.url) as proxy, scene(proxy.url, simulator.url, tmp_path) as made:
         (finding,) = (await found(made, "Store"))["Store"]
-    assert (finding.level, "forgotten when the proxy ends" in finding.text) == (Level.NOTE, True)
+    assert (finding.level, "lost when the proxy ends" in finding.text) == (Level.NOTE, True)
     async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
         redis_server.kill()
         try:
@@ -298,13 +298,13 @@ async def test_a_store_that_is_down_or_in_memory(
 @pytest.mark.parametrize(
     ("configured", "level", "said"),
     [
-        ({}, Level.WARNING, "has no bound"),
-        ({"maxmemory": "512mb"}, Level.WARNING, "drops nothing when it is full"),
-        ({"maxmemory": "512mb", "maxmemory-policy": "allkeys-lru"}, Level.OK, "forgotten when it starts again"),
+        ({}, Level.WARNING, "has no memory limit"),
+        ({"maxmemory": "512mb"}, Level.WARNING, "evicts nothing when it is full"),
+        ({"maxmemory": "512mb", "maxmemory-policy": "allkeys-lru"}, Level.OK, "lost on restart"),
         (
             {"maxmemory": "512mb", "maxmemory-policy": "volatile-ttl", "save": "60 1"},
             Level.OK,
-            "kept when it starts again",
+            "kept on restart",
         ),
         ({"maxmemory": "100kb"}, Level.PROBLEM, "is full"),
     ],
@@ -330,8 +330,8 @@ async def test_a_redis_that_refuses(redis_server: RedisServer, tmp_path: Path) -
     cases = {
         bare: (Level.PROBLEM, "password"),
         f"redis://127.0.0.1:{port}": (Level.PROBLEM, "password"),
-        f"redis://poor:x@127.0.0.1:{port}": (Level.NOTE, "may not tell about itself"),
-        "redis://127.0.0.1:notaport": (Level.PROBLEM, "no URL of a Redis"),
+        f"redis://poor:x@127.0.0.1:{port}": (Level.NOTE, "may not run INFO"),
+        "redis://127.0.0.1:notaport": (Level.PROBLEM, "not a Redis URL"),
     }
     for url, (level, said) in cases.items():
         async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, redis_url=url) as made:
@@ -348,7 +348,7 @@ async def test_a_redis_that_only_the_running_proxy_names(
             (finding,) = (await found(made, "Redis"))["Redis"]
         assert (finding.level, finding.text) == (
             Level.NOTE,
-            f"the proxy uses {redis_server.name}, which wants a password",
+            f"the proxy uses {redis_server.name}, which needs a password",
         )
         redis_server.client().config_set("requirepass", "")
         try:
@@ -356,7 +356,7 @@ async def test_a_redis_that_only_the_running_proxy_names(
                 (finding,) = (await found(made, "Redis"))["Redis"]
         finally:
             redis_server.client().config_set("requirepass", canary.PASSWORD)
-    assert "has no bound" in finding.text, "it is looked at where it can be"
+    assert "has no memory limit" in finding.text, "it is looked at where it can be"
 
 
 async def test_a_store_that_is_to_be_redis_without_a_url(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ async def test_streams_that_are_held_back(held: bool, tmp_path: Path) -> None:
 
 
 def intermediaries(url: str) -> Any:
-    """Stand before a server as a proxy does that buffers."""
+    """Stand in front of a server as a proxy that buffers."""
 
     async def handle(request: web.Request) -> web.Response:
         body = await request.read()
@@ -475,7 +475,7 @@ async def test_as_a_command(proxy: RunningProxy, simulator: Simulator, tmp_path:
     arguments = ("doctor", "--url", proxy.url, "--upstream", simulator.url)
     done = await piped(*arguments, added=added)
     assert (done.status, done.err) == (0, "")
-    assert done.out.endswith("\nAll is well.\n")
+    assert done.out.endswith("\nNo problems found.\n")
     told = json.loads((await piped(*arguments, "--json", added=added)).out)
     assert told["worst"] == "note"
     assert {"check": "Proxy", "level": "ok", "text": f"a proxy answers at {proxy.url}", "fix": None} in told["findings"]
@@ -488,5 +488,5 @@ async def test_a_problem_is_status_1(simulator: Simulator, tmp_path: Path) -> No
     url = f"http://127.0.0.1:{free_port()}"
     done = await piped("doctor", "--url", url, "--upstream", simulator.url, added={"XDG_STATE_HOME": str(tmp_path)})
     assert done.status == 1
-    assert done.out.endswith("\n1 problem: docs/troubleshooting.md says more.\n")
+    assert done.out.endswith("\n1 problem: see docs/troubleshooting.md.\n")
     assert "Fix: start one with `ollama-cache-proxy serve`" in done.out

@@ -17,7 +17,7 @@ async def kept(proxy: Proxy) -> Proxy:
 
 
 async def fill(proxy: Proxy) -> None:
-    """Let it keep thirty texts and a completion."""
+    """Let it store thirty texts and a completion."""
     body = json.dumps({"model": "all-minilm", "input": [str(number) for number in range(30)]}).encode()
     await ask(proxy.url, "POST", "/api/embed", body=body, fields={"X-Cache-Category": "docs"})
     await ask(proxy.url, "POST", "/api/generate", body=b'{"model": "tiny", "prompt": "a", "stream": false}')
@@ -44,7 +44,7 @@ async def test_pages_go_on_where_the_last_one_ended(simulator: Simulator) -> Non
     cursor: list[str] = []
     async with proxy_before(simulator.url, store="memory") as proxy:
         await fill(proxy)
-        assert "There are more: --cursor " in (await piped("entries", "--url", proxy.url, "--limit", "9")).err
+        assert "More entries: --cursor " in (await piped("entries", "--url", proxy.url, "--limit", "9")).err
         for page_size in (9, 9, 9, 4):
             page = json.loads((await piped("entries", "--url", proxy.url, "--limit", "9", "--json", *cursor)).out)
             seen += [entry["key"] for entry in page["entries"]]
@@ -60,12 +60,12 @@ async def test_on_a_terminal_it_fits(columns: int, short: bool, kept: Proxy) -> 
         assert await shown.end() == 0
     assert widest(shown.text) <= columns
     assert ("…" in shown.text) == short
-    assert ("Keys in full" in shown.text) == short
+    assert ("full keys" in shown.text) == short
 
 
 async def test_nothing_to_list(proxy: Proxy) -> None:
     done = await piped("entries", "--url", proxy.url, "--model", "nomodel")
-    assert (done.status, done.out) == (0, "Nothing is kept that was asked for.\n")
+    assert (done.status, done.out) == (0, "No stored entry matches.\n")
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "x"])

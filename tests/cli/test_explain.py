@@ -21,7 +21,7 @@ UNKEPT = {
     *("answer-error", "answer-count", "answer-too-large", "model-changed", "store-unavailable", "read-only", "purged"),
     *("recording", "write-only", "ttl-ignored", "items", "estimated-usage"),
 }
-"""Details of what was asked of Ollama: not reasons for passing a request on."""
+"""Details of misses, which are not reasons for a bypass."""
 
 
 def test_every_reason_for_passing_on_says_what_to_do() -> None:
@@ -33,7 +33,7 @@ async def test_a_miss_then_a_hit(proxy: Proxy) -> None:
     body = json.dumps(BODY).encode()
     done = await piped("explain", "-", "--url", proxy.url, given=body)
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith("POST /api/generate: a miss: Ollama would be asked, and the answer kept\n")
+    assert done.out.startswith("POST /api/generate: a miss: Ollama would be asked, and the response stored\n")
     assert "  Model tiny:latest\n" in done.out
     assert "OCP_EXPLAIN=true" in done.out
     await ask(proxy.url, "POST", "/api/generate", body=body)
@@ -76,7 +76,7 @@ async def test_what_is_passed_on_says_why_and_what_to_do(
     done = await piped("explain", str(file), "--url", proxy.url, *path)
     assert done.status == 0
     first, *rest = done.out.splitlines()
-    assert first.endswith(f": passed on, never cached ({detail})")
+    assert first.endswith(f": a bypass: not looked up and not stored ({detail})")
     assert rest[0] == f"  Why   {REASONS[detail].text}."
     assert (len(rest) == 2) == bool(REASONS[detail].fix)
 
@@ -86,7 +86,7 @@ async def test_a_whole_request_names_its_path_and_fields(proxy: Proxy, tmp_path:
     whole = {"path": "/api/embed", "headers": {"Cookie": "a=b"}, "body": {"model": "all-minilm", "input": "x"}}
     file.write_text(json.dumps(whole))
     assert (
-        "POST /api/embed: passed on, never cached (cookie)"
+        "POST /api/embed: a bypass: not looked up and not stored (cookie)"
         in (await piped("explain", str(file), "--url", proxy.url)).out
     )
 
@@ -94,9 +94,9 @@ async def test_a_whole_request_names_its_path_and_fields(proxy: Proxy, tmp_path:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({}, "the answer kept"),
-        ({"policy": "read-only"}, "the answer not kept"),
-        ({"detail": "store-unavailable"}, "the answer not kept"),
+        ({}, "the response stored"),
+        ({"policy": "read-only"}, "the response not stored"),
+        ({"detail": "store-unavailable"}, "the response not stored"),
         ({"result": "hit", "age": 3, "ttl": 4}, "a hit, 3 s old, fresh for 4 s more"),
     ],
 )
@@ -111,7 +111,7 @@ async def test_lists_say_how_many_texts_are_kept(proxy: Proxy) -> None:
     await ask(proxy.url, "POST", "/api/embed", body=b'{"model": "all-minilm", "input": "a"}')
     body = b'{"model": "all-minilm", "input": ["a", "b", "c"]}'
     assert (
-        "  Texts 1 of 3 are kept\n"
+        "  Texts 1 of 3 are stored\n"
         in (await piped("explain", "-", "--url", proxy.url, "--path", "/api/embed", given=body)).out
     )
 
@@ -120,7 +120,7 @@ async def test_on_a_terminal_it_reads_what_is_typed(proxy: Proxy) -> None:
     async with terminal("explain", "-", "--url", proxy.url, columns=60) as shown:
         shown.type('{"model": "tiny", "prompt": "x"}\n\x04')
         assert await shown.end() == 0
-    assert "never cached (stream)" in shown.text
+    assert "not stored (stream)" in " ".join(shown.text.split())
     assert widest(shown.text) <= 60
 
 

@@ -48,7 +48,7 @@ FAKES = {
     ),
     "no card": (
         "class NVMLError(Exception): pass\nnvmlInit = nvmlShutdown = str\nnvmlDeviceGetCount = int\nnvmlSystemGetDriverVersion = str",
-        "the driver knows of no GPU",
+        "the driver lists no GPU",
     ),
 }
 
@@ -78,7 +78,7 @@ async def test_a_driver_that_hangs_keeps_it_neither_from_answering_nor_from_endi
     async with gpu(PYTHONPATH=str(tmp_path)) as (command, url):
         answer = await ask(url, "GET", "/metrics")
         assert (answer.status, answer.body) == (200, b"")
-        await command.line(lambda line: "the driver has not answered within 2 s" in line)
+        await command.line(lambda line: "the driver did not answer within 2 s" in line)
         command.process.send_signal(signal.SIGTERM)
         assert await command.end() == 0
 

@@ -79,7 +79,7 @@ async def test_a_wrong_setting_ends_with_2_and_one_line(command: str) -> None:
     ],
 )
 async def test_a_command_imports_no_more_than_it_needs(command: str, kept_away: set[str]) -> None:
-    """`serve` brings rich along where a library of its own does, so that is looked at before it runs."""
+    """`serve` may import rich through a library, so this checks what is imported before it runs."""
     code = (
         "import sys; import ollama_cache_proxy.cli.main as m; m.parser([sys.argv[1]]).parse_args([sys.argv[1]]);"
         " print(*sorted(sys.modules))"
@@ -112,7 +112,9 @@ def test_an_interrupt_before_anything_runs_is_130(monkeypatch: pytest.MonkeyPatc
 async def test_what_runs_on_ends_with_ctrl_c(command: tuple[str, ...]) -> None:
     async with terminal(*command) as shown:
         await shown.shows(
-            {"demo": "Asking", "simulate": "answers at", "gpu": "are at http", "serve": "cannot be reached"}[command[0]]
+            {"demo": "Sending", "simulate": "answers at", "gpu": "are at http", "serve": "cannot be reached"}[
+                command[0]
+            ]
         )
         shown.type("\x03")
         assert await shown.end() == (130 if command == ("demo",) else 0)

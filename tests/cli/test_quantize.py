@@ -30,7 +30,7 @@ def targets(simulator: Simulator) -> set[str]:
 
 @pytest.fixture
 def short(tmp_path: Path) -> Path:
-    """Two prompts, so that measuring is soon done."""
+    """Two prompts, so that measuring is fast."""
     file = tmp_path / "prompts.txt"
     file.write_text("one two three\n\nfour five six seven\n", "utf-8")
     return file
@@ -50,7 +50,7 @@ async def test_the_best_is_kept_and_the_source_is_as_it_was(simulator: Simulator
     columns = {line[:18].strip(): line[18:].split() for line in done.out.splitlines()}
     assert columns[""] == ["tiny:latest", "tiny:q8_0", "tiny:q4_K_M"]
     assert columns["Level"] == ["F16", "q8_0", "q4_K_M"]
-    assert columns["Same answer"] == columns["Same next token"] == ["100%", "100%"]
+    assert columns["Same completion"] == columns["Same next token"] == ["100%", "100%"]
     low, high = map(float, columns["Divergence, nats"])
     assert 0 < low < high, "the coarser one diverges more"
     assert "Recommended: tiny:q4_K_M (" in done.err
@@ -104,7 +104,7 @@ async def test_a_dry_run_asks_and_makes_nothing(simulator: Simulator) -> None:
     plan = json.loads(done.out)["plan"]
     assert (plan["source"], plan["level"], plan["embeds"]) == ("tiny:latest", "F16", False)
     assert plan["targets"] == [{"level": "q8_0", "name": "tiny:q8_0"}]
-    assert plan["disk"] == "cannot be seen from here"
+    assert plan["disk"] == "free space unknown from here"
     assert targets(simulator) == {"/api/tags", "/api/show"}
     assert "To make: tiny:q8_0, q8_0, about 399 kB" in done.err
     assert models(simulator) == BEFORE
@@ -116,25 +116,29 @@ async def test_a_dry_run_asks_and_makes_nothing(simulator: Simulator) -> None:
         (
             ("tinny",),
             1,
-            "Ollama at {ollama} has no model 'tinny'; `ollama pull` it, or take one of: all-minilm:latest, ",
+            "Ollama at {ollama} has no model 'tinny'; `ollama pull` it, or use one of: all-minilm:latest, ",
         ),
-        (("tiny", "--to", "q5_0"), 2, "--to: 'q5_0' is no level that Ollama makes: q8_0, q4_K_M, q4_K_S, f16"),
+        (
+            ("tiny", "--to", "q5_0"),
+            2,
+            "--to: 'q5_0' is not a level that Ollama can quantize to: q8_0, q4_K_M, q4_K_S, f16",
+        ),
         (("tiny", "--to", "f16"), 1, "tiny:latest is F16 already"),
         (("tiny", "--to", "q8_0", "--to", "Q8_0"), 2, "--to: tiny:q8_0 would be made twice"),
         (
             ("tiny", "--to", "q8_0=all-minilm"),
             1,
-            "all-minilm:latest is there already, and is not overwritten; `ollama rm`",
+            "all-minilm:latest exists already, and is not overwritten; `ollama rm`",
         ),
-        (("tiny", "--to", "q8_0=tiny"), 1, "tiny:latest is there already"),
+        (("tiny", "--to", "q8_0=tiny"), 1, "tiny:latest exists already"),
         (
             ("quantized",),
             1,
-            "quantized:latest is Q4_K_M, and only F16, BF16, F32 can be quantized; take a ready-made one",
+            "quantized:latest is Q4_K_M, and only F16, BF16, F32 can be quantized; use a ready-made one",
         ),
         (("tiny", "--tokens", "0"), 2, "--tokens: 0 is not allowed"),
         (("tiny", "--prompts", "nosuch"), 2, "--prompts: 'nosuch' cannot be read: No such file or directory"),
-        (("tiny", "--prompts", "/dev/null"), 2, "--prompts: '/dev/null' holds none"),
+        (("tiny", "--prompts", "/dev/null"), 2, "--prompts: '/dev/null' has no prompts"),
         (("tiny", "--upstream", "{closed}"), 1, "no Ollama answers at {closed}; start it with `ollama serve`"),
     ],
 )
@@ -173,7 +177,7 @@ async def test_one_model_on_two_ollamas_is_compared_and_nothing_made(simulator: 
         assert done.status == 0, done.err
         columns = {line[:18].strip(): line[18:].split() for line in done.out.splitlines()}
         assert columns[""] == [simulator.url, other.url]
-        assert columns["Same answer"] == ["0%"], "another seed says something else"
+        assert columns["Same completion"] == ["0%"], "another seed says something else"
         same = await piped("quantize", "tiny", "--against", simulator.url, *where, "--json")
         told = json.loads(same.out)["results"][0]
         assert told["name"] == simulator.url
@@ -187,15 +191,18 @@ async def test_one_model_on_two_ollamas_is_compared_and_nothing_made(simulator: 
         other.models.replace("tiny")
         differ = await piped("quantize", "tiny", "--against", other.url, *where)
     assert differ.status == 1
-    assert f"tiny:latest is another model at {other.url}; let both have the same folder of models" in differ.err
+    assert f"tiny:latest is a different model at {other.url}; let both use the same models directory" in differ.err
     assert "/api/create" not in targets(simulator) | targets(other)
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--against", "x", "--to", "q8_0"), "--against makes nothing, so it goes with neither --to nor --dry-run"),
-        (("--against", "x", "--dry-run"), "--against makes nothing"),
+        (
+            ("--against", "x", "--to", "q8_0"),
+            "--against quantizes nothing, so it cannot be used with --to or --dry-run",
+        ),
+        (("--against", "x", "--dry-run"), "--against quantizes nothing"),
         (("--against", "ftp://x"), "--against: 'ftp://x' is not allowed: must be an http:// or https:// URL"),
     ],
 )
@@ -234,7 +241,7 @@ async def test_ctrl_c_while_one_is_made_waits_for_ollama_and_removes_it(simulato
     async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
         await shown.shows("Making tiny:q4_K_M")
         shown.type("\x03")
-        await shown.shows("Ending: Ollama first finishes tiny:q4_K_M")
+        await shown.shows("Ending: waiting for Ollama to finish tiny:q4_K_M")
         simulator.making.open()
         assert await shown.end() == 130
     assert simulator.cancelled == 0, "Ollama was not left in the middle"
@@ -248,7 +255,7 @@ async def test_a_second_ctrl_c_leaves_at_once(simulator: Simulator) -> None:
     async with terminal("quantize", "tiny", "--upstream", simulator.url) as shown:
         await shown.shows("Making tiny:q4_K_M")
         shown.type("\x03")
-        await shown.shows("a second Ctrl-C leaves at once")
+        await shown.shows("a second Ctrl-C ends immediately")
         shown.type("\x03")
         assert await shown.end() == 130
     await simulator.departed(1)
@@ -309,8 +316,8 @@ BLOB = "sha256-" + "a" * 64
     ("url", "free", "says"),
     [
         ("http://127.0.0.1:1", 2000, "2.00 kB free in "),
-        ("http://127.0.0.1:1", 999, "may be needed; make room"),
-        ("http://192.0.2.1:1", 999, "cannot be seen from here"),
+        ("http://127.0.0.1:1", 999, "may be needed; free disk space"),
+        ("http://192.0.2.1:1", 999, "free space unknown from here"),
     ],
 )
 def test_the_disk_is_looked_at_where_it_is_this_machine_s(
@@ -329,4 +336,4 @@ def test_the_disk_is_looked_at_where_it_is_this_machine_s(
 
 def test_a_folder_that_is_not_ollama_s_is_no_disk_of_its_own(tmp_path: Path) -> None:
     """A container names its own paths, and the same folder may be here too."""
-    assert _disk("http://127.0.0.1:1", f"FROM {tmp_path}/blobs/{BLOB}\n", 1) == "cannot be seen from here"
+    assert _disk("http://127.0.0.1:1", f"FROM {tmp_path}/blobs/{BLOB}\n", 1) == "free space unknown from here"

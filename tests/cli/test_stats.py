@@ -26,7 +26,7 @@ CHAT = json.dumps({"model": "tiny", "messages": []}).encode()
 
 @pytest.fixture
 async def used(proxy: Proxy) -> Proxy:
-    """A proxy with a hit and a miss of each kind, and a chat that was passed on."""
+    """A proxy with a hit and a miss of each kind, and a chat that bypassed the cache."""
     for _ in range(2):
         await ask(proxy.url, "POST", "/api/generate", body=GENERATE)
         await ask(proxy.url, "POST", "/api/embed", body=EMBED, fields={"X-Cache-Category": "docs"})
@@ -40,7 +40,7 @@ async def test_piped_it_is_plain_columns(used: Proxy) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line}
     assert rows["generate"][:4] == ["1", "1", "50.0", "%"]
     assert rows["chat"][:4] == ["0", "0", "–", "1"]
-    assert rows["together"][:2] == ["2", "2"]
+    assert rows["total"][:2] == ["2", "2"]
     assert rows["docs"][:2] == ["1", "1"]
     assert rows["tiny:latest"][:2] == ["1", "1"]
     assert "\x1b" not in done.out
@@ -63,13 +63,13 @@ async def test_on_a_terminal_it_fits(columns: int, column: str, used: Proxy) -> 
     assert column in shown.text
     assert ("Saved tokens" in shown.text) == (columns == 100)
     assert "─" in shown.text
-    for word in ("generate", "together", "all-minilm:latest", "docs"):
+    for word in ("generate", "total", "all-minilm:latest", "docs"):
         assert word in shown.text
 
 
 async def test_watching_goes_on_until_ctrl_c(used: Proxy) -> None:
     async with terminal("stats", "--url", used.url, "--watch", "0.1") as shown:
-        await shown.shows("together")
+        await shown.shows("total")
         assert "\x1b[?25l" in shown.raw, "it draws in place"
         await ask(used.url, "POST", "/api/generate", body=GENERATE)
         await shown.shows("66.7 %")
@@ -80,7 +80,7 @@ async def test_watching_goes_on_until_ctrl_c(used: Proxy) -> None:
 
 async def test_watching_ends_with_sigterm_as_with_ctrl_c(used: Proxy) -> None:
     async with terminal("stats", "--url", used.url, "--watch") as shown:
-        await shown.shows("together")
+        await shown.shows("total")
         shown.process.terminate()
         assert await shown.end() == 143
     assert "Traceback" not in shown.text
@@ -95,7 +95,7 @@ async def test_a_watched_proxy_may_be_away_for_a_while(simulator: Simulator) -> 
         await command.url()
         watching = terminal("stats", "--url", f"http://127.0.0.1:{port}", "--watch", "0.1", columns=160)
         shown = await watching.__aenter__()
-        await shown.shows("together")
+        await shown.shows("total")
     await shown.shows("no proxy answers at")
     async with serve(*arguments) as command:
         await command.url()
@@ -144,7 +144,7 @@ async def test_without_a_proxy_it_says_so_in_one_line() -> None:
 async def test_ollama_itself_is_no_proxy(simulator: Simulator) -> None:
     done = await piped("stats", "--url", simulator.url)
     assert done.status == 1
-    assert f"what answers at {simulator.url} is no ollama-cache-proxy (status 404)" in done.err
+    assert f"the server at {simulator.url} is not ollama-cache-proxy (status 404)" in done.err
     assert done.err.count("\n") == 1
 
 
@@ -160,7 +160,7 @@ async def test_what_says_something_else_is_no_proxy(command: tuple[str, ...]) ->
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         done = await piped(*command, "--url", url)
     assert (done.status, done.out) == (1, "")
-    assert f"what answers at {url} is no ollama-cache-proxy (status 200)" in done.err
+    assert f"the server at {url} is not ollama-cache-proxy (status 200)" in done.err
 
 
 async def test_what_speaks_no_http_is_no_proxy(redis_server: RedisServer) -> None:
@@ -168,7 +168,7 @@ async def test_what_speaks_no_http_is_no_proxy(redis_server: RedisServer) -> Non
     done = await piped("stats", "--url", f"http://127.0.0.1:{port}")
     assert done.status == 1
     assert done.err.startswith(
-        f"ollama-cache-proxy: what listens at http://127.0.0.1:{port} is no proxy, or broke off; "
+        f"ollama-cache-proxy: the server at http://127.0.0.1:{port} is not the proxy, or closed the connection early; "
     )
 
 
@@ -187,7 +187,7 @@ async def test_ctrl_c_ends_what_waits_for_an_answer(command: tuple[str, ...]) ->
 
 @asynccontextmanager
 async def silent() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """Listen, take a request, and say nothing; the event tells that one has come."""
+    """Listen, take a request, and send nothing; the event is set when a request has come."""
     asked = asyncio.Event()
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -242,7 +242,9 @@ async def test_https_with_an_authority_that_the_system_does_not_know(simulator: 
         url = proxy.url.replace("127.0.0.1", "localhost")
         done = await piped("stats", "--url", url)
         assert done.status == 1
-        assert "has a certificate that is not trusted; set SSL_CERT_FILE to its authority\n" in done.err
+        assert (
+            "has a certificate that is not trusted; set SSL_CERT_FILE to a file with its CA certificate\n" in done.err
+        )
         assert (await piped("stats", "--url", url, added={"SSL_CERT_FILE": AUTHORITY})).status == 0
 
 
@@ -252,12 +254,12 @@ async def test_a_store_that_is_down_shows(simulator: Simulator, redis_server: Re
         try:
             done = await piped("stats", "--url", proxy.url)
             assert done.status == 0
-            assert "it does not answer" in done.out.splitlines()[0]
+            assert "the store does not answer" in done.out.splitlines()[0]
             for command in (("clear",), ("entries",)):
                 done = await piped(*command, "--url", proxy.url)
                 assert done.status == 1
                 assert "the store does not answer" in done.err
-                assert "`ollama-cache-proxy doctor` says more" in done.err
+                assert "run `ollama-cache-proxy doctor`" in done.err
                 assert done.err.count("\n") == 1
         finally:
             redis_server.start()

@@ -57,7 +57,7 @@ async def test_a_proxy_process_knows_afterwards_what_was_asked(simulator: Simula
         url = await proxy.url()
         first = await piped("warm", str(questions), "--url", url)
         assert first.status == 0
-        assert "Of 4: 4 asked and kept, 0 known, 0 failed" in first.err
+        assert "Of 4: 4 sent and stored, 0 already stored, 0 failed" in first.err
         assert simulator.inferences == 3
         known = await ask(url, "POST", "/api/generate", body=json.dumps(json.loads(line(2))["body"]).encode())
         assert known.field("x-cache") == "HIT"
@@ -84,8 +84,8 @@ async def test_a_directory_is_embedded_text_by_text(proxy: Proxy, simulator: Sim
     how = ("--embed", str(sources), "--model", "all-minilm", "--glob", "**/*.py", "--chunk", "functions")
     done = await piped("warm", *how, "--url", proxy.url)
     assert done.status == 0
-    assert "1 of 3 files were left out: no UTF-8, or not to be read" in done.err
-    assert "Of 3: 3 asked and kept" in done.err
+    assert "1 of 3 files were skipped: not UTF-8, or not readable" in done.err
+    assert "Of 3: 3 sent and stored" in done.err
     inputs = [json.loads(one.body)["input"] for one in simulator.received if one.target == "/api/embed"]
     assert inputs == [["def a():\n    pass", "def c():\n    pass", "def b():\n    pass"]]
     (sources / "one.py").write_text("def a():\n    pass\n\ndef new():\n    pass\n", "utf-8")
@@ -120,7 +120,7 @@ async def test_what_is_not_kept_is_told_with_the_reason(proxy: Proxy, tmp_path: 
     told = await summary(str(file), "--url", proxy.url)
     assert (told["asked"], told["unkept"]) == (1, {"opt-in": 1})
     done = await piped("warm", str(file), "--url", proxy.url)
-    assert "1 asked, but not kept: opt-in (see docs/cache-rules.md)" in done.err
+    assert "1 sent, but not stored: opt-in (see docs/cache-rules.md)" in done.err
 
 
 async def test_with_redis_down_nothing_is_kept_and_that_is_told(simulator: Simulator, questions: Path) -> None:
@@ -136,7 +136,7 @@ async def test_a_wrong_model_fails_and_the_rest_goes_on(proxy: Proxy, tmp_path: 
     done = await piped("warm", str(file), "--url", proxy.url)
     assert done.status == 1
     assert f"{file}:1: failed with status 404" in done.err
-    assert "Of 2: 1 asked and kept, 0 known, 1 failed" in done.err
+    assert "Of 2: 1 sent and stored, 0 already stored, 1 failed" in done.err
     assert "a secret" not in done.err
 
 
@@ -149,23 +149,25 @@ async def test_without_ollama_it_gives_up_soon(tmp_path: Path) -> None:
     last = done.err.splitlines()[-1]
     assert last.startswith("ollama-cache-proxy: 10 requests in a row failed, the last with status 502; ")
     assert done.err.count("failed with status 502") == 5, "the first five are named"
-    assert re.search("Of 100: 0 asked and kept, 0 known, 1[0-3] failed", done.err), "three more were under way"
+    assert re.search("Of 100: 0 sent and stored, 0 already stored, 1[0-3] failed", done.err), (
+        "three more were under way"
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        ((), 2, "warm takes either FILEs, or --embed DIR together with --model NAME"),
-        (("{file}", "--embed", "{folder}", "--model", "m"), 2, "warm takes either FILEs"),
-        (("--embed", "{folder}"), 2, "warm takes either FILEs"),
+        ((), 2, "warm needs either FILEs, or --embed DIR together with --model NAME"),
+        (("{file}", "--embed", "{folder}", "--model", "m"), 2, "warm needs either FILEs"),
+        (("--embed", "{folder}"), 2, "warm needs either FILEs"),
         (("{file}", "--rate", "0"), 2, "--rate: 0.0 is not allowed: must be above 0"),
         (("{file}", "--concurrency", "-1"), 2, "--concurrency: -1 is not allowed"),
         (("nosuch.jsonl",), 2, "'nosuch.jsonl' cannot be read: No such file or directory"),
         (("--embed", "{file}", "--model", "m"), 2, "--embed: '{file}' is not a directory"),
-        (("--embed", "{folder}", "--model", "m", "--glob", "*.go"), 2, "has no text in files like '*.go'"),
+        (("--embed", "{folder}", "--model", "m", "--glob", "*.go"), 2, "has no text in files that match '*.go'"),
         (("--embed", "{folder}", "--model", "m", "--glob", "/x"), 2, "--glob: '/x' is not allowed"),
         (("{file}", "--url", "{closed}"), 1, "no proxy answers at {closed}"),
-        (("{file}", "--url", "{ollama}"), 1, "what answers at {ollama} is no ollama-cache-proxy"),
+        (("{file}", "--url", "{ollama}"), 1, "the server at {ollama} is not ollama-cache-proxy"),
     ],
 )
 async def test_what_is_wrong_is_one_line(
@@ -203,7 +205,7 @@ async def test_after_ctrl_c_it_goes_on_where_it_was(proxy: Proxy, simulator: Sim
         shown.type("\x03")
         assert await shown.end() == 130
     assert "Traceback" not in shown.text
-    assert "Start it again to go on: what is known is not asked again" in shown.text
+    assert "Run it again to continue: stored responses are not requested again" in shown.text
     before = simulator.inferences
     told = await summary(str(file), "--url", proxy.url)
     assert (told["failed"], told["wanted"]) == (0, 30)

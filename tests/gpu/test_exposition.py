@@ -1,4 +1,4 @@
-"""Held against what dcgm-exporter 3.3.9-3.6.1 writes: etc/default-counters.csv and the template of its metrics."""
+"""Compared with the output of dcgm-exporter 3.3.9-3.6.1: etc/default-counters.csv and the template of its metrics."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_values_are_in_the_units_of_dcgm_exporter() -> None:
 
 
 def test_the_counter_has_no_total_in_its_name() -> None:
-    """prometheus-client would add it, and dashboards that are made for dcgm-exporter would find nothing."""
+    """prometheus-client would add it, and dashboards for dcgm-exporter would show nothing."""
     assert "\nDCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{" in recorded("h100")
 
 

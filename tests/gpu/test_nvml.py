@@ -19,7 +19,7 @@ MEMORY_V2 = "nvmlDeviceGetMemoryInfo(33554472)"
 
 
 class Bench:
-    """A reader of a recording that a test may change while it plays, under a clock of its own."""
+    """A reader of a recording that a test can change while it plays, with a clock of its own."""
 
     def __init__(self, name: str = "h100") -> None:
         self.now = 100.0
@@ -206,7 +206,7 @@ def test_a_driver_that_appears_later_is_found_within_half_a_minute(call: str) ->
     kept = bench.recording["system"].get(call)
     bench.recording["system"][call] = DRIVER_NOT_LOADED
     assert RETRY <= 30
-    assert bench.why() == "no NVIDIA driver answers (NVML: error 9); `nvidia-smi` should list the GPU"
+    assert bench.why() == "no NVIDIA driver answers (NVML: error 9); `nvidia-smi` should show the GPU"
     if kept is None:
         del bench.recording["system"][call]
     else:
@@ -232,7 +232,7 @@ def test_a_driver_without_a_card() -> None:
     bench = Bench()
     cards = bench.recording["cards"]
     bench.recording["cards"] = []
-    assert bench.why() == "the driver knows of no GPU; `nvidia-smi -L` should list it"
+    assert bench.why() == "the driver lists no GPU; `nvidia-smi -L` should show it"
     bench.recording["cards"] = cards
     bench.now += RETRY
     assert bench.indices() == [0, 1]

@@ -16,7 +16,7 @@ FOUND = Found(
 
 
 class Driver:
-    """Readings that a test holds back and lets go."""
+    """Readings that a test holds and releases."""
 
     def __init__(self) -> None:
         self.looks: list[Found | Nothing] = []
@@ -39,7 +39,7 @@ async def test_a_driver_that_hangs_costs_a_scrape_and_not_the_loop() -> None:
     looking = asyncio.create_task(watch.read())
     await until(lambda: driver.begun)  # the loop runs while the driver hangs
     late = await looking
-    assert late == Nothing(why="the driver has not answered within 0.05 s; `nvidia-smi` should")
+    assert late == Nothing(why="the driver did not answer within 0.05 s; check whether `nvidia-smi` does")
     assert await watch.read() == late
     assert driver.begun == 1, "no second thread goes after the first"
     assert driver.threads == {"nvml"}

@@ -1,4 +1,4 @@
-"""How Go reads JSON: the same texts, values and complaints."""
+"""How Go reads JSON: the same texts, values and errors."""
 
 from __future__ import annotations
 

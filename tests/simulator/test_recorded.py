@@ -1,4 +1,4 @@
-"""The recorded answers of a real Ollama, against the simulator's: every byte but those that vary from run to run.
+"""The recorded responses of a real Ollama, compared with the simulator's: every byte except those that vary.
 
 The recording began on a server that had just answered an embedding of all-minilm and a completion of tiny, and that was
 built without a version number; `_as_recorded` brings a fresh simulator to the same point.
@@ -28,7 +28,7 @@ _VARYING = (
 )
 
 
-def _settled(text: str) -> str:
+def _normalised(text: str) -> str:
     for pattern, replacement in _VARYING:
         text = pattern.sub(replacement, text)
     return text
@@ -85,7 +85,7 @@ async def _replay() -> dict[str, RawAnswer]:
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, RawAnswer]:
-    """All recorded requests, asked in their order: the later ones build on what the earlier ones did."""
+    """All recorded requests, sent in order, since later ones depend on earlier ones."""
     return asyncio.run(_replay())
 
 
@@ -94,13 +94,13 @@ def test_as_recorded(name: str, answers: dict[str, RawAnswer]) -> None:
     answer, response = answers[name], RECORDING[name]["response"]
     _compare_heads(answer, response)
     before = [chunk["data"] for chunk in response.get("chunks") or ()]
-    chunks = [_settled(chunk.decode()) for chunk in answer.chunks]
+    chunks = [_normalised(chunk.decode()) for chunk in answer.chunks]
     if name in ("create_quantize", "create_quantize_bad"):
         assert _quantising(chunks) == _quantising(before)
         return
-    assert chunks == [_settled(chunk) for chunk in before]
+    assert chunks == [_normalised(chunk) for chunk in before]
     if not before:
-        assert _settled(answer.body.decode()) == _settled(response["body"] or "")
+        assert _normalised(answer.body.decode()) == _normalised(response["body"] or "")
 
 
 def test_every_case_is_replayed() -> None:

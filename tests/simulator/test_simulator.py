@@ -1,4 +1,4 @@
-"""What tests of other parts rely on: repeatable answers, digests, barriers, faults, and the edges of HTTP."""
+"""What tests of other parts rely on: repeatable responses, digests, barriers, faults, and details of HTTP."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_contexts_end_after_words_the_shorter_ones_first() -> None:
     assert contexts(["a b"], 9) == ["a", "a b"]
 
 
-def test_a_mark_makes_every_request_new_from_its_beginning() -> None:
+def test_a_nonce_makes_every_request_new_from_its_beginning() -> None:
     """What Ollama still holds of the last prompt must be of no use to the next."""
     for operation in OPERATIONS:
         one, two = (operation.body("m", mark, 8) for mark in ("first", "other"))

@@ -37,7 +37,9 @@ def test_a_target_is_a_level_and_a_name() -> None:
     assert read_target("q8_0=mine", "tiny") == Target(level="q8_0", name="mine:latest")
 
 
-@pytest.mark.parametrize(("text", "why"), [("q5_0", "no level"), ("", "no level"), ("q8_0=a b", "no name")])
+@pytest.mark.parametrize(
+    ("text", "why"), [("q5_0", "is not a level"), ("", "is not a level"), ("q8_0=a b", "is not the name")]
+)
 def test_what_cannot_be_made_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         read_target(text, "tiny")

@@ -74,7 +74,7 @@ def test_texts_go_into_lists_and_equal_ones_go_once() -> None:
         ),
         ((1, 200, "MISS", "ollama-cache-proxy; fwd=miss; detail=recording"), Outcome(asked=1)),
         ((1, 200, "BYPASS", "ollama-cache-proxy; fwd=bypass; detail=opt-in"), Outcome(unkept=1, why="opt-in")),
-        ((2, 200, "", ""), Outcome(unkept=2, why="no word of a cache")),
+        ((2, 200, "", ""), Outcome(unkept=2, why="no Cache-Status")),
         ((2, 502, "MISS", "ollama-cache-proxy; fwd=miss"), Outcome(failed=2, why="status 502")),
     ],
 )

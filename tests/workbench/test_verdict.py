@@ -34,7 +34,11 @@ Q8, Q4 = result("m:q8", 530, TRUE), result("m:q4", 310, TRUE)
     [
         ([Q8, Q4], "m:q4", ["31% of the size", "2 times as fast", "fits into the GPU's memory", "96%", "0.020 nats"]),
         ([Q4, Q8], "m:q4", ["31% of the size"]),
-        ([Q8, replace(Q4, fidelity=FALSE)], "m:q8", ["53% of the size", "m:q4 has the source's next token in 70%"]),
+        (
+            [Q8, replace(Q4, fidelity=FALSE)],
+            "m:q8",
+            ["53% of the size", "m:q4 has the source's next token in only 70%"],
+        ),
         ([replace(Q8, fidelity=FALSE), replace(Q4, fidelity=FALSE)], "m:f16", ["m:q8 has", "m:q4 has"]),
         ([result("m:f16b", 990, TRUE)], "m:f16", ["m:f16b is 99% of the source's size, hardly smaller"]),
         ([replace(Q4, name="slow", output_rate=10.0), replace(Q4, name="fast")], "fast", ["2 times as fast"]),
@@ -63,7 +67,7 @@ def test_the_memory_of_a_gpu_speaks_only_where_it_makes_a_difference() -> None:
         (replace(TRUE, divergence=0.1), ""),
         (replace(TRUE, divergence=0.11), "diverges"),
         (Completing(same_answer=0.5), ""),
-        (Completing(same_answer=0.49), "goes on as its source for 49%"),
+        (Completing(same_answer=0.49), "completes like its source for only 49%"),
         (Embedding(cosine=0.99, cosine_low=0.8, texts=8), ""),
         (Embedding(cosine=0.98, cosine_low=0.98, texts=8), "cosine of 0.9800"),
     ],

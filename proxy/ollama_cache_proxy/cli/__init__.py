@@ -1,15 +1,15 @@
-"""The command line: main.py reads it, and imports the one command that is named, a module with `add` and `run`.
+"""The command line: main.py parses it and imports only the command that is named, a module with `add` and `run`.
 
-    options.py   options that several commands take, and the settings and URLs that come of them
-    asking.py    asking a running proxy, or Ollama: deadlines, and failures in one line
-    screen.py    tables on terminals, plain columns in pipes, JSON
+    options.py   options that several commands take, and the settings and URLs that follow from them
+    asking.py    requests to a running proxy or to Ollama: deadlines, and failures in one line
+    screen.py    tables on a terminal, plain columns in a pipe, JSON
     ending.py    exit statuses, and how a command fails
-    filters.py   which entries a command means
-    reasons.py   what to do about a request that was passed on
+    filters.py   options that select entries
+    reasons.py   what to do about a bypass
     loop.py      the event loop, and signals
-    checks/      what `doctor` looks at
+    checks/      what `doctor` checks
     jobs/        the work of `bench`, `warm` and `quantize`, around workbench/
-    worker.py    one process of `serve --workers`, which alone starts it
+    worker.py    one process of `serve --workers`, started by nothing else
 
 What only one command needs is imported when it runs.
 """

@@ -1,4 +1,4 @@
-"""Asking a running proxy, or Ollama, over HTTP: every answer within a deadline, every failure one line."""
+"""Requests to a running proxy or to Ollama over HTTP: every response within a deadline, every failure one line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from ollama_cache_proxy.cli.ending import WRONG, Failed
 from ollama_cache_proxy.cli.screen import printable
 
 _DEADLINE: Final = 10.0
+"""Seconds for a whole response."""
+
 _CONNECT_DEADLINE: Final = 3.0
+"""Seconds to connect."""
+
 _MAX_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of a response's body."""
 
 _FIXES: Final[dict[int, str]] = {
-    HTTPStatus.UNAUTHORIZED: "set OCP_ADMIN_TOKEN here to the proxy's",
-    HTTPStatus.SERVICE_UNAVAILABLE: "`ollama-cache-proxy doctor` says more",
+    HTTPStatus.UNAUTHORIZED: "set OCP_ADMIN_TOKEN to the proxy's token",
+    HTTPStatus.SERVICE_UNAVAILABLE: "run `ollama-cache-proxy doctor`",
 }
 
 PROXY_FIX: Final = "start one with `ollama-cache-proxy serve`, or name it with --url"
@@ -32,16 +37,18 @@ OLLAMA_FIX: Final = "start it with `ollama serve`, or name it with --upstream"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One answer as it came; `begun` and `ended` are Unix times around it."""
+    """One response as it came."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     begun: float
+    """Unix time before the request was sent."""
     ended: float
+    """Unix time when the last byte had arrived."""
 
     def json(self) -> Any:
-        """Give what the body says; None where it is no JSON."""
+        """Return the body as JSON, None if it is not JSON."""
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
@@ -49,9 +56,9 @@ class Response:
 
 
 class Server:
-    """A server at a URL. `title` is how a line names it, `fix` what to do where it does not answer.
+    """A server at a URL: `title` names it in messages, `fix` says what to do if it does not answer.
 
-    `authority` is a PEM file of who may sign its certificate, else the system's; raises Failed where it is none.
+    `authority` is a PEM file of CA certificates to trust, by default the system's. Raise Failed if it is not one.
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class Server:
         try:
             self._tls = True if authority is None else ssl.create_default_context(cafile=authority)
         except OSError:
-            raise Failed(f"{authority} is no PEM file of an authority", status=WRONG) from None
+            raise Failed(f"{authority} is not a PEM file of CA certificates", status=WRONG) from None
         self._session = session
         self.url = url
         self.title = title
@@ -75,19 +82,19 @@ class Server:
         body: bytes | None = None,
         within: float = _DEADLINE,
     ) -> Response:
-        """Ask; raises Failed where there is no whole answer in time (seconds)."""
+        """Return the response to a request. Raise Failed if it is not complete after `within` seconds."""
         begun, read = time.time(), bytearray()
         async with self._responding(path, method, headers, body, within) as response:
             async for chunk in response.content.iter_any():
                 read += chunk
                 if len(read) > _MAX_BYTES:
-                    raise Failed(f"{self.title} at {self.url} answers without an end")
+                    raise Failed(f"{self.title} at {self.url} sends an endless response")
             return Response(
                 status=response.status, headers=response.headers, body=bytes(read), begun=begun, ended=time.time()
             )
 
     async def stream(self, path: str, body: bytes, *, within: float) -> tuple[int, list[tuple[float, bytes]]]:
-        """Give the status of the answer to a POST, and its pieces, each with the monotonic time of its arrival."""
+        """Return the status of the response to a POST, and its pieces with the monotonic time of their arrival."""
         headers = {"Cache-Control": "no-store"}
         async with self._responding(path, "POST", headers, body, within) as response:
             return response.status, [(time.monotonic(), chunk) async for chunk in response.content.iter_any()]
@@ -110,11 +117,11 @@ class Server:
             ) as response:
                 yield response
         except TimeoutError:
-            raise Failed(f"{self.title} at {self.url} has not answered in time", self.fix) from None
+            raise Failed(f"{self.title} at {self.url} did not answer in time", self.fix) from None
         except aiohttp.ClientConnectorCertificateError:
             raise Failed(
                 f"{self.title} at {self.url} has a certificate that is not trusted",
-                "set SSL_CERT_FILE to its authority",
+                "set SSL_CERT_FILE to a file with its CA certificate",
             ) from None
         except (
             aiohttp.ClientConnectorSSLError,
@@ -122,20 +129,22 @@ class Server:
             aiohttp.ClientPayloadError,
             aiohttp.ServerDisconnectedError,
         ):
-            raise Failed(f"what listens at {self.url} is no {name}, or broke off", self.fix) from None
+            raise Failed(
+                f"the server at {self.url} is not {self.title}, or closed the connection early", self.fix
+            ) from None
         except (aiohttp.ClientError, OSError):
             raise Failed(f"no {name} answers at {self.url}", self.fix) from None
 
 
 class Proxy(Server):
-    """A running proxy, and the token that it wants for changes."""
+    """A running proxy, and the admin token for it."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
         super().__init__(session, url, title="the proxy", fix=PROXY_FIX)
         self._token = token
 
     async def fetch(self, path: str, document: Any = None, query: Mapping[str, str] | None = None) -> Any:
-        """Give what one of the proxy's own routes says, asked by POST where there is a document. Raises Failed."""
+        """Return the JSON of one of the proxy's own routes, by POST if there is a `document`. Raise Failed."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         response = await self.ask(
             f"{path}?{urlencode(query)}" if query else path,
@@ -150,12 +159,12 @@ class Proxy(Server):
         raise self._refused(response, found)
 
     def _refused(self, response: Response, found: Any) -> Failed:
-        said = found.get("error") if isinstance(found, dict) else None
-        if isinstance(said, str):
-            return Failed(f"{self.url} says: {printable(said)}", _FIXES.get(response.status, ""))
+        error = found.get("error") if isinstance(found, dict) else None
+        if isinstance(error, str):
+            return Failed(f"{self.url} says: {printable(error)}", _FIXES.get(response.status, ""))
         if response.status == HTTPStatus.FORBIDDEN:
-            return Failed(f"{self.url} refuses this Host", "name the proxy by localhost or an address with --url")
-        return Failed(f"what answers at {self.url} is no ollama-cache-proxy (status {response.status})", self.fix)
+            return Failed(f"{self.url} refuses this Host", "use localhost or an IP address in --url")
+        return Failed(f"the server at {self.url} is not ollama-cache-proxy (status {response.status})", self.fix)
 
 
 STATS: Final = "/api/cache/stats"
@@ -163,19 +172,19 @@ CLEAR: Final = "/api/cache/clear"
 ENTRIES: Final = "/api/cache/entries"
 EXPLAIN: Final = "/api/cache/explain"
 _SIGNATURES: Final = {STATS: "hitRate", CLEAR: "cleared", ENTRIES: "entries", EXPLAIN: "candidate"}
-"""A name in each answer that nobody else would give."""
+"""For each route a member of its response that no other server would send."""
 
 
 @asynccontextmanager
 async def proxy_at(url: str, token: str) -> AsyncIterator[Proxy]:
-    """Open what asks the proxy."""
+    """Open a client of the proxy at a URL."""
     async with client() as session:
         yield Proxy(session, url, token)
 
 
 @asynccontextmanager
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    """Open what asks anybody: no cookies are kept, and no proxies of the environment are used."""
+    """Open an HTTP session that stores no cookies and ignores the environment's proxy settings."""
     async with aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "ollama-cache-proxy-cli"}
     ) as session:

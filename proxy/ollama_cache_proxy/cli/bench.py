@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy bench`: what the cache saves on one's own Ollama, and what the proxy adds to streams."""
+"""`ollama-cache-proxy bench`: how much time the cache saves on your Ollama, and what the proxy adds to streams."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ def add(commands: Any) -> None:
         commands,
         "bench",
         run,
-        help="measure what the cache saves on your own Ollama",
-        description="Ask a completion, an embedding and an explanation of code: directly at Ollama, through the proxy"
-        " for the first time, and again; and streams with and without the proxy. The entries have a namespace of their"
-        " own, which is cleared at the end; nothing else in the cache is touched.",
+        help="measure how much time the cache saves on your Ollama",
+        description="Measure a completion, an embedding and an explanation of code: sent directly to Ollama, through"
+        " the proxy for the first time, and again; and streams with and without the proxy. The entries have a namespace"
+        " of their own, which is cleared at the end; nothing else in the cache is touched.",
         examples=("bench", "bench --model llama3.2 --embed-model all-minilm --rounds 10 --markdown"),
     )
     options.add_url(parser)
     options.add_upstream(parser)
-    parser.add_argument("--model", metavar="NAME", help="completes (default: the smallest one that can)")
-    parser.add_argument("--embed-model", metavar="NAME", help="embeds (default: the smallest one that can)")
-    parser.add_argument("--rounds", metavar="N", type=int, default=5, help="default: %(default)d")
+    parser.add_argument("--model", metavar="NAME", help="model for completions (default: the smallest that can)")
+    parser.add_argument("--embed-model", metavar="NAME", help="model for embeddings (default: the smallest that can)")
+    parser.add_argument("--rounds", metavar="N", type=int, default=5, help="rounds to measure (default: %(default)d)")
     parser.add_argument(
-        "--tokens", metavar="N", type=int, default=64, help="tokens of a completion, at most (default: %(default)d)"
+        "--tokens", metavar="N", type=int, default=64, help="maximum tokens of a completion (default: %(default)d)"
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="all figures as JSON, in seconds")
-    form.add_argument("--markdown", action="store_true", help="the tables as Markdown, on a terminal too")
+    form.add_argument("--markdown", action="store_true", help="the tables as Markdown")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy clear`: make a running proxy forget."""
+"""`ollama-cache-proxy clear`: drop stored entries."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def add(commands: Any) -> None:
         commands,
         "clear",
         run,
-        help="forget what is kept",
-        description="Forget every entry, or those that the filters mean, in all proxies that share the store. On a"
-        " terminal it asks first. Where others can reach the proxy it needs OCP_ADMIN_TOKEN or the file's admin_token.",
+        help="drop stored entries",
+        description="Drop all entries, or those that match the filters, in all proxies that share the store. On a"
+        " terminal it asks first. If other machines can reach the proxy, it needs OCP_ADMIN_TOKEN or admin_token in the"
+        " settings file.",
         examples=("clear", "clear --model llama3.2 --yes", "clear --operation embed --category docs --json"),
     )
     options.add_url(parser)
     add_filters(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     options.add_json(parser)
 
 
@@ -35,36 +36,36 @@ def run(arguments: argparse.Namespace) -> int:
     from ollama_cache_proxy.cli.screen import write_json
 
     settings = options.settings_of(arguments)
-    url, meant = options.proxy_url(arguments, settings), filters(arguments)
+    url, wanted = options.proxy_url(arguments, settings), filters(arguments)
     if sys.stdin.isatty() and not arguments.yes:
-        sys.stderr.write(f"Forget {run_ending(_question(url, meant))}? [y/N] ")
+        sys.stderr.write(f"Clear {run_ending(_question(url, wanted))}? [y/N] ")
         sys.stderr.flush()
         answer = sys.stdin.readline()
         sys.stderr.write("" if answer.endswith("\n") else "\n")
         if answer.strip().lower() not in ("y", "yes"):
-            sys.stderr.write("Nothing was forgotten.\n")
+            sys.stderr.write("Nothing was cleared.\n")
             return FAILED
-    cleared = run_ending(_clear(url, settings, meant))
+    cleared = run_ending(_clear(url, settings, wanted))
     if arguments.json:
         write_json({"cleared": cleared}, indent=False)
     else:
-        sys.stdout.write(f"{options.entries(cleared)} forgotten.\n")
+        sys.stdout.write(f"{options.entries(cleared)} cleared.\n")
     return DONE
 
 
-async def _question(url: str, meant: dict[str, str]) -> str:
-    """Say what is about to be forgotten."""
+async def _question(url: str, wanted: dict[str, str]) -> str:
+    """Return what is about to be cleared."""
     from ollama_cache_proxy.cli.asking import STATS, proxy_at
 
     async with proxy_at(url, "") as proxy:
         keys = (await proxy.fetch(STATS))["keys"]
-    which = ", ".join(f"{name} {value}" for name, value in meant.items())
-    return f"every entry of {which} at {url}" if which else f"all {options.entries(keys)} at {url}"
+    which = ", ".join(f"{name} {value}" for name, value in wanted.items())
+    return f"all entries of {which} at {url}" if which else f"all {options.entries(keys)} at {url}"
 
 
-async def _clear(url: str, settings: Settings, meant: dict[str, str]) -> int:
+async def _clear(url: str, settings: Settings, wanted: dict[str, str]) -> int:
     from ollama_cache_proxy.cli.asking import CLEAR, proxy_at
 
     async with proxy_at(url, secret(settings.admin_token)) as proxy:
-        cleared: int = (await proxy.fetch(CLEAR, meant))["cleared"]
+        cleared: int = (await proxy.fetch(CLEAR, wanted))["cleared"]
     return cleared

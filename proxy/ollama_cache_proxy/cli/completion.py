@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy completion SHELL`: a script that completes the command line, made from its parser."""
+"""`ollama-cache-proxy completion SHELL`: a script for shell completion, made from the parser."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ _NAME: Final = "ollama-cache-proxy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """An option, a command or a word that stands for itself. `takes` is what follows an option: words, or a file.
-
-    An option whose value may be left out is `optional`, one that may be given several times `repeated`.
-    """
+    """An option, a command or a literal argument."""
 
     name: str
     help: str
     takes: tuple[str, ...] | None = None
+    """The choices for an option's value, empty for any value, None if the option takes none."""
     file: bool = False
+    """Whether the value is the name of a file."""
     optional: bool = False
+    """Whether the value may be left out."""
     repeated: bool = False
+    """Whether the option may be given several times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
-    """What may stand on the command line of one command; `file` says that a file may."""
+    """What the command line of one command may contain."""
 
     help: str
     words: tuple[Word, ...]
     file: bool
+    """Whether it takes names of files."""
 
 
 def add(commands: Any) -> None:
@@ -44,8 +46,8 @@ def add(commands: Any) -> None:
         commands,
         "completion",
         run,
-        help="print a script that completes commands and options",
-        description="Print a script for a shell that completes commands and options. Read it in the shell's own start.",
+        help="print a shell completion script",
+        description="Print a script that lets a shell complete commands and options. Load it when the shell starts.",
         examples=(
             'completion bash  # in ~/.bashrc: eval "$(ollama-cache-proxy completion bash)"',
             'completion zsh  # in ~/.zshrc, after compinit: eval "$(ollama-cache-proxy completion zsh)"',
@@ -64,22 +66,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def script(shell: str, parser: argparse.ArgumentParser) -> str:
-    """Return the script for a shell."""
+    """Return the completion script for a shell."""
     options = tuple(word for word in _grammar(parser, "").words if word.name.startswith("-"))
     return _SHELLS[shell](options, grammars(parser))
 
 
 def grammars(top: argparse.ArgumentParser) -> dict[str, Grammar]:
-    """Give the grammar of each command."""
+    """Return the grammar of each command."""
     (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
-    told = {choice.dest: choice.help or "" for choice in commands._choices_actions}  # noqa: SLF001
-    return {name: _grammar(parser, told[name]) for name, parser in commands.choices.items()}
+    helps = {choice.dest: choice.help or "" for choice in commands._choices_actions}  # noqa: SLF001
+    return {name: _grammar(parser, helps[name]) for name, parser in commands.choices.items()}
 
 
 def _grammar(parser: argparse.ArgumentParser, help: str) -> Grammar:  # noqa: A002
     words: list[Word] = []
     file = False
-    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to ask
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way
         takes_file = action.metavar == "FILE"
         if not action.option_strings:
             file = file or takes_file

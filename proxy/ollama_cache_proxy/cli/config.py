@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy config`: the settings that `serve` would run with, and where each comes from."""
+"""`ollama-cache-proxy config`: the settings that `serve` would use, and where each comes from."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
         "config",
         run,
         help="show the settings in force, and where each comes from",
-        description="Show the settings that `serve` would run with in this environment, with this file and these"
-        " options, and where each comes from. Secrets are hidden.",
+        description="Show the settings that `serve` would use with this environment, file and options, and where each"
+        " comes from. Secrets are hidden.",
         examples=("config", "config --config ollama-cache-proxy.toml --listen 127.0.0.1:5000", "config --json"),
     )
     options.add_settings(parser)
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def effective(settings: Settings, origins: dict[str, str]) -> dict[str, tuple[Any, str]]:
-    """Give each setting's value and where it comes from, those of the environment beside ours among them."""
+    """Return each setting's value and where it comes from, OLLAMA_HOST and REDIS_URL included."""
     shown = {name: (_public(value), origins[name]) for name, value in settings}
     url, named_by = chosen_upstream(settings, settings.listen)
     if named_by != "upstream":

@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy demo`: the main job shown with a simulated Ollama; nothing else is needed."""
+"""`ollama-cache-proxy demo`: what the proxy does, shown with a simulated Ollama."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ollama_cache_proxy.simulator import Behaviour, Simulator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """A request that is asked twice."""
+    """A request that is sent twice."""
 
     title: str
     path: str
@@ -57,13 +57,13 @@ def add(commands: Any) -> None:
         "demo",
         run,
         help="show what the proxy does, without an Ollama",
-        description="Start a simulated Ollama (2 s a completion, 0.3 s an embedding) and the proxy before it, on"
-        " ports that are free, and ask everything twice.",
+        description="Start a simulated Ollama (2 s a completion, 0.3 s an embedding) and the proxy in front of it, on"
+        " free ports, and send every request twice.",
         examples=("demo",),
     )
 
 
-def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every command is given its arguments
+def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every command gets its arguments
     """Run the command."""
     run_ending(_demo(Console()))
     return 0
@@ -80,30 +80,31 @@ async def _demo(console: Console) -> None:
 
 async def _show(console: Console, url: str) -> None:
     table = Table(title="The same request, twice")
-    for column in ("", "First", "Again", "Same bytes", "Again, says the cache"):
+    for column in ("", "First", "Again", "Same bytes", "Cache-Status, again"):
         table.add_column(column, justify="right" if column in ("First", "Again") else "left")
     async with aiohttp.ClientSession(url) as session:
         for question in _QUESTIONS:
-            with console.status(f"Asking: {question.title}"):
+            with console.status(f"Sending: {question.title}"):
                 first = await _ask(session, question)
                 await asyncio.sleep(0.05)
                 again = await _ask(session, question)
-            same = "yes" if first.body == again.body else "no: asked again"
+            same = "yes" if first.body == again.body else "no"
             table.add_row(question.title, _milliseconds(first), _milliseconds(again), same, again.cache_status)
         async with session.get("/api/cache/stats") as response:
             stats = orjson.loads(await response.read())
     console.print(table)
     shown = {name: stats[name] for name in ("hits", "misses", "hitRate", "keys", "savedSeconds")}
     text = orjson.dumps(shown).decode().removesuffix("}")
-    console.print(f"GET /api/cache/stats says: {text},…}}", soft_wrap=True, highlight=False)
-    console.print("Chats are passed straight through unless a setting says otherwise.", highlight=False)
+    console.print(f"GET /api/cache/stats: {text},…}}", soft_wrap=True, highlight=False)
+    console.print("Chats bypass the cache unless a setting turns it on for them.", highlight=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Response:
-    """An answer as a client saw it; `seconds` to its last byte."""
+    """A response as the client saw it."""
 
     seconds: float
+    """From the request to the last byte."""
     body: bytes
     cache_status: str
 

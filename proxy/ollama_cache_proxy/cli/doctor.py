@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy doctor`: looks at everything around the proxy, and says what to do."""
+"""`ollama-cache-proxy doctor`: check the proxy and everything around it, and say what to fix."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ def add(commands: Any) -> None:
         commands,
         "doctor",
         run,
-        help="look for what is wrong, and say what to do",
-        description="Look at Ollama, the proxy, Redis, clocks, GPUs and the traffic so far, and say of each what is"
-        " wrong and what to do. Nothing is changed, and no model is asked anything, unless --stream names one. The"
-        " exit status is 1 where there is a problem, and 0 with warnings only.",
+        help="find problems, and say how to fix them",
+        description="Check Ollama, the proxy, Redis, clocks, GPUs and the traffic so far, and say what is wrong and how"
+        " to fix it. Nothing is changed, and no model is asked anything unless --stream names one. The exit status is 1"
+        " if there is a problem, and 0 if there are only warnings.",
         examples=(
             "doctor",
             "doctor --url https://cache.example --upstream http://gpu-server:11434",
-            "doctor --stream llama3.2  # do streams come through as they are written?",
+            "doctor --stream llama3.2  # do streams arrive as they are written?",
             "doctor --json | jq '.findings[] | select(.level == \"problem\")'",
         ),
     )
     options.add_url(parser)
     options.add_upstream(parser)
-    parser.add_argument("--origin", metavar="ORIGIN", help="a page that should be able to ask: https://chat.example")
-    parser.add_argument("--stream", metavar="MODEL", help="ask this model for a few words, and watch them come")
+    parser.add_argument(
+        "--origin", metavar="ORIGIN", help="origin of a web page that should be allowed: https://chat.example"
+    )
+    parser.add_argument(
+        "--stream",
+        metavar="MODEL",
+        help="ask this model for a few words, and check that they arrive as they are written",
+    )
     options.add_json(parser)
 
 
@@ -77,14 +83,14 @@ async def _examined(
             origin=arguments.origin,
         )
         try:
-            with Screen(stderr=True).status("Looking"):
+            with Screen(stderr=True).status("Checking"):
                 return await examine(scene)
         finally:
             await scene.close()
 
 
 def _show(found: list[tuple[str, Finding]]) -> None:
-    """Show a line for each finding, with what to do below it, and the sum of it all."""
+    """Show a line for each finding, with its fix below, and a summary."""
     from collections import Counter
 
     from rich.table import Table
@@ -112,4 +118,4 @@ def _show(found: list[tuple[str, Finding]]) -> None:
         for level in (Level.PROBLEM, Level.WARNING)
         if counts[level]
     ]
-    screen.say(f"\n{' and '.join(bad)}: docs/troubleshooting.md says more." if bad else "\nAll is well.")
+    screen.say(f"\n{' and '.join(bad)}: see docs/troubleshooting.md." if bad else "\nNo problems found.")

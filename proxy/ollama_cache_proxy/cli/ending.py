@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and for a failure the one line that says why and what to do."""
+"""How a command ends: exit statuses, and the one line of a failure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TERMINATED: Final = 143
 
 STATUSES: Final = {
     DONE: "done",
-    FAILED: "failed, or something is wrong",
-    WRONG: "a wrong setting or argument",
+    FAILED: "failed, or a problem found",
+    WRONG: "wrong setting or argument",
     INTERRUPTED: "ended by Ctrl-C",
-    UNREAD: "whoever read the output has left",
+    UNREAD: "output closed",
     TERMINATED: "ended by SIGTERM",
 }
 
 
-class Failed(Exception):  # noqa: N818 - it is what happened to a command
-    """A command cannot go on: what happened, and what to do about it, in one line that holds no secret."""
+class Failed(Exception):  # noqa: N818 - no defect: a command could not do its work
+    """A command cannot go on: what happened and how to fix it, in one line without secrets."""
 
     def __init__(self, what: str, fix: str = "", *, status: int = FAILED) -> None:
         super().__init__(f"{what}; {fix}" if fix else what)

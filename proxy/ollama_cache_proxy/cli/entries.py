@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy entries`: list what is kept, never a prompt or an answer."""
+"""`ollama-cache-proxy entries`: list stored entries, without prompts and responses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from ollama_cache_proxy.service.settings import Settings, secret
 _DEFAULT_LIMIT: Final = 20
 _MAX_LIMIT: Final = 1000
 _KEY_PREFIX: Final = 12
+"""Characters of a key that a narrow terminal shows."""
+
 _WIDE_COLUMNS: Final = 160
-"""Columns of a terminal on which whole keys have room."""
+"""Columns of a terminal from which on whole keys are shown."""
 
 
 def add(commands: Any) -> None:
@@ -23,9 +25,9 @@ def add(commands: Any) -> None:
         commands,
         "entries",
         run,
-        help="list what is kept",
-        description="List entries, in no order, without prompts and answers. Where others can reach the proxy it needs"
-        " OCP_ADMIN_TOKEN, or the file's admin_token.",
+        help="list stored entries",
+        description="List stored entries in no particular order, without prompts and responses. If other machines can"
+        " reach the proxy, it needs OCP_ADMIN_TOKEN or admin_token in the settings file.",
         examples=("entries", "entries --model llama3.2 --limit 100", "entries --all --json | jq '.entries[].key'"),
     )
     options.add_url(parser)
@@ -35,10 +37,10 @@ def add(commands: Any) -> None:
         metavar="N",
         type=_limit,
         default=_DEFAULT_LIMIT,
-        help="how many, or a few more; default: %(default)s",
+        help="number of entries, or a few more (default: %(default)s)",
     )
-    parser.add_argument("--cursor", metavar="CURSOR", default="", help="go on where a list has stopped")
-    parser.add_argument("--all", action="store_true", help="to the end, however many there are")
+    parser.add_argument("--cursor", metavar="CURSOR", default="", help="continue where an earlier list stopped")
+    parser.add_argument("--all", action="store_true", help="list all entries")
     options.add_json(parser)
 
 
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _entries(url: str, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Ask page after page until there are enough: filters leave few of a page."""
+    """Return enough entries, page by page: filters may leave few of a page."""
     from ollama_cache_proxy.cli.asking import ENTRIES, proxy_at
 
     limit = _MAX_LIMIT if arguments.all else arguments.limit
@@ -106,10 +108,10 @@ def _show(found: dict[str, Any]) -> None:
         for entry in found["entries"]
     ]
     if not rows:
-        screen.say("Nothing is kept that was asked for.")
+        screen.say("No stored entry matches.")
     else:
         screen.show(table(screen, columns, rows))
     if screen.is_terminal and rows and not whole:
-        screen.say("Keys in full: --json, or a pipe.")
+        screen.say("Use --json or a pipe for full keys.")
     if found["cursor"] is not None:
-        Screen(stderr=True).say(f"There are more: --cursor {found['cursor']}, or --all")
+        Screen(stderr=True).say(f"More entries: --cursor {found['cursor']}, or --all")

@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy explain FILE`: why a request is or is not answered from the cache; Ollama is not asked it."""
+"""`ollama-cache-proxy explain FILE`: why a request is or is not answered from the cache, without sending it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def add(commands: Any) -> None:
         commands,
         "explain",
         run,
-        help="say why a request is or is not answered from the cache",
-        description="Say of a request whether it would be answered from the cache, and if not why not. Ollama is not"
-        ' asked it. The file holds its body, byte for byte, or a whole request: {"path": …, "headers": {…}, "body": …}.'
-        " Where others can reach the proxy it needs OCP_ADMIN_TOKEN, or the file's admin_token.",
+        help="explain why a request is or is not answered from the cache",
+        description="Say whether a request would be answered from the cache, and if not, why. The request is not sent"
+        ' to Ollama. The file holds its body, byte for byte, or a whole request: {"path": …, "headers": …, "body": …}.'
+        " If other machines can reach the proxy, it needs OCP_ADMIN_TOKEN or admin_token in the settings file.",
         examples=(
             "explain request.json  # the body of a POST /api/generate",
             "explain request.json --path /api/embed --header 'X-Cache-Namespace: docs'",
@@ -31,9 +31,13 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="the request; - is standard input")
     options.add_url(parser)
-    parser.add_argument("--path", metavar="PATH", help="where the body goes to; default: /api/generate")
+    parser.add_argument("--path", metavar="PATH", help="path of the request (default: /api/generate)")
     parser.add_argument(
-        "--header", metavar="'NAME: VALUE'", action="append", type=_header, help="a field of the request, once for each"
+        "--header",
+        metavar="'NAME: VALUE'",
+        action="append",
+        type=_header,
+        help="a field of the request; repeatable",
     )
     options.add_json(parser)
 
@@ -55,15 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = options.settings_of(arguments)
     url = options.proxy_url(arguments, settings)
-    asked = _request(arguments)
-    told = run_ending(_explain(url, settings, asked))
+    request = _request(arguments)
+    explanation = run_ending(_explain(url, settings, request))
     if arguments.json:
-        write_json(told)
+        write_json(explanation)
         return DONE
     screen, grid = Screen(), Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    title, *rows = described(asked, told)
+    title, *rows = described(request, explanation)
     for label, text in rows:
         grid.add_row(f"  {label:<5}", Text(printable(text)))
     screen.say(": ".join(title))
@@ -71,16 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-async def _explain(url: str, settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
+async def _explain(url: str, settings: Settings, request: dict[str, Any]) -> dict[str, Any]:
     from ollama_cache_proxy.cli.asking import EXPLAIN, proxy_at
 
     async with proxy_at(url, secret(settings.admin_token)) as proxy:
-        told: dict[str, Any] = await proxy.fetch(EXPLAIN, asked)
-    return told
+        explanation: dict[str, Any] = await proxy.fetch(EXPLAIN, request)
+    return explanation
 
 
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Read the file: a whole request is one that names its path. Raises Failed."""
+    """Return the request in the file; one that names its path is a whole request. Raise Failed."""
     import orjson
 
     try:
@@ -89,49 +93,49 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     except OSError as error:
         raise Failed(f"{arguments.file} cannot be read: {error.strerror}", status=WRONG) from None
     except UnicodeDecodeError:
-        raise Failed(f"{arguments.file} is not UTF-8, and so no request that could be cached", status=WRONG) from None
+        raise Failed(f"{arguments.file} is not UTF-8, so it cannot be cached", status=WRONG) from None
     try:
         found = orjson.loads(read)
     except orjson.JSONDecodeError:
         found = None
     whole = isinstance(found, dict) and isinstance(found.get("path"), str)
-    asked: dict[str, Any] = found if whole else {"path": "/api/generate", "body": text.strip("\r\n")}
+    request: dict[str, Any] = found if whole else {"path": "/api/generate", "body": text.strip("\r\n")}
     if arguments.path:
-        asked["path"] = arguments.path
-    if arguments.header and isinstance(asked.setdefault("headers", {}), dict):  # else the proxy says what is wrong
-        asked["headers"] |= dict(arguments.header)
-    return asked
+        request["path"] = arguments.path
+    if arguments.header and isinstance(request.setdefault("headers", {}), dict):  # else the proxy reports the error
+        request["headers"] |= dict(arguments.header)
+    return request
 
 
-def described(asked: dict[str, Any], told: dict[str, Any]) -> list[tuple[str, str]]:
-    """Say what the proxy told: the request and what becomes of it, then labels and texts."""
-    title = f"{asked.get('method', 'POST')} {asked['path']}"
-    if not told["candidate"]:
-        reason = REASONS.get(told["detail"])
-        rows = [(title, f"passed on, never cached ({told['detail']})")]
+def described(request: dict[str, Any], explanation: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return an explanation in words: the request and its result, then labels and texts."""
+    title = f"{request.get('method', 'POST')} {request['path']}"
+    if not explanation["candidate"]:
+        reason = REASONS.get(explanation["detail"])
+        rows = [(title, f"a bypass: not looked up and not stored ({explanation['detail']})")]
         rows += [("Why", f"{reason.text}.")] if reason else []
         return rows + ([("Fix", f"{reason.fix}.")] if reason and reason.fix else [])
-    about = [("Model", told["model"]), ("Key", told["key"])]
-    if "items" in told:
-        about.append(("Texts", f"{told['items']['known']} of {told['items']['of']} are kept"))
-    if told.get("result") == "hit":
-        return [(title, f"a hit, {told['age']} s old, fresh for {told['ttl']} s more"), *about]
-    lost = told.get("detail") == "store-unavailable"
-    if lost:
-        about.append(("Note", "the store does not answer: `ollama-cache-proxy doctor` says why"))
-    kept = not lost and told["policy"] != "read-only"
+    about = [("Model", explanation["model"]), ("Key", explanation["key"])]
+    if "items" in explanation:
+        about.append(("Texts", f"{explanation['items']['known']} of {explanation['items']['of']} are stored"))
+    if explanation.get("result") == "hit":
+        return [(title, f"a hit, {explanation['age']} s old, fresh for {explanation['ttl']} s more"), *about]
+    unavailable = explanation.get("detail") == "store-unavailable"
+    if unavailable:
+        about.append(("Note", "the store does not answer: run `ollama-cache-proxy doctor`"))
+    stored = not unavailable and explanation["policy"] != "read-only"
     return [
-        (title, f"a miss: Ollama would be asked, and the answer {'kept' if kept else 'not kept'}"),
+        (title, f"a miss: Ollama would be asked, and the response {'stored' if stored else 'not stored'}"),
         *about,
-        _nearest(told),
+        _nearest(explanation),
     ]
 
 
-def _nearest(told: dict[str, Any]) -> tuple[str, str]:
-    nearest = told.get("nearest")
+def _nearest(explanation: dict[str, Any]) -> tuple[str, str]:
+    nearest = explanation.get("nearest")
     if nearest is not None:
         differs = ", ".join(nearest["differs"]) or "nothing but its age"
         return "Near", f"{nearest['key']}, {nearest['age']} s old, differs in: {differs}"
-    if "note" in told:
-        return "Near", "unknown: the proxy compares entries only where it runs with OCP_EXPLAIN=true"
-    return "Near", f"none of {told['searched']:,} entries can be compared"
+    if "note" in explanation:
+        return "Near", "unknown: the proxy compares entries only with OCP_EXPLAIN=true"
+    return "Near", f"none of {explanation['searched']:,} entries can be compared"

@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy gpu`: metrics of NVIDIA cards where dcgm-exporter cannot run, under its names."""
+"""`ollama-cache-proxy gpu`: metrics of NVIDIA cards under the names of dcgm-exporter, for where that cannot run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
         " through NVML, and /health. Without nvidia-ml-py, a driver or a card the page is empty until they are there.",
         examples=("gpu", "gpu --replay h100  # on a machine without a card"),
     )
-    parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:9400", help="default: %(default)s")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", default="127.0.0.1:9400", help="address to listen on (default: %(default)s)"
+    )
     parser.add_argument(
         "--replay", metavar="FILE", help="play a recording of NVML instead: h100, rtx4090 (bundled), or a file"
     )
@@ -72,7 +74,7 @@ def _reader(name: str | None) -> Reader:
 
     if name is None:
         return Reader(pynvml)
-    replay: Any = Replay(recording(name))  # it has every function, which no type can say
+    replay: Any = Replay(recording(name))  # it has every function, by __getattr__
     return Reader(lambda: replay)
 
 
@@ -91,10 +93,10 @@ async def _serve(reader: Reader, host: str, port: int) -> None:
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def health(_request: web.Request) -> web.Response:
-        """Say that the process serves, with or without a card: a new start would find no other."""
-        look = await watch.read()
-        why = {"why": look.why} if isinstance(look, Nothing) else {}
-        return web.json_response({"status": "ok", "gpus": [asdict(gpu) for gpu in gpus(look)], **why})
+        """Report ok with or without a card: a restart would change nothing."""
+        found = await watch.read()
+        why = {"why": found.why} if isinstance(found, Nothing) else {}
+        return web.json_response({"status": "ok", "gpus": [asdict(gpu) for gpu in gpus(found)], **why})
 
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), web.get("/health", health)])

@@ -1,4 +1,4 @@
-"""Running a coroutine as a command does: on uvloop where there is one, ended by signals, watched by systemd."""
+"""Run a command's coroutine: on uvloop if it is installed, ended by signals, watched by systemd."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any, Final, TypeVar
 from ollama_cache_proxy.cli.ending import TERMINATED, Failed
 
 _GC_THRESHOLD: Final = 5_000
-"""Objects more than there were, before the collector looks."""
+"""New objects after which the garbage collector runs."""
 
 T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, on uvloop where it is installed."""
+    """Run a coroutine to its end, on uvloop if it is installed, and return its result."""
     try:
         import uvloop
     except ImportError:  # Windows
@@ -29,7 +29,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def run_ending(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGTERM ends it as Ctrl-C does, so that a terminal is left as it was. Raises Failed then."""
+    """Return the result of a coroutine. SIGTERM cancels it as Ctrl-C does; after its cleanup raise Failed."""
     return run(_ending(main))
 
 
@@ -53,14 +53,14 @@ async def _ending(main: Coroutine[Any, Any, T]) -> T:
 
 
 def tune_garbage_collector() -> None:
-    """Let the garbage collector never look at what is there now, and less often at what comes: most goes by itself."""
+    """Exclude all present objects from garbage collection, and collect new ones less often: few are in cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
 
 
 async def until_signalled() -> None:
-    """Wait for SIGINT or SIGTERM; a second one ends the process at once, with the status 128 + its number."""
+    """Wait for SIGINT or SIGTERM; a second one ends the process immediately with status 128 + its number."""
     asked = asyncio.Event()
 
     def handle(number: int) -> None:
@@ -76,7 +76,7 @@ async def until_signalled() -> None:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, where it asks to be told (sd_notify(3)); without effect elsewhere."""
+    """Notify systemd (sd_notify(3)) if NOTIFY_SOCKET is set."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

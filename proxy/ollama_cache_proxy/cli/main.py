@@ -1,6 +1,6 @@
 """`ollama-cache-proxy COMMAND …`. ending.py has the exit statuses.
 
-Only the module of the command that is named is imported: each brings along what others need not wait for.
+Only the module of the named command is imported, so that no command waits for the imports of another.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ COMMANDS = (
     *("bench", "warm", "quantize"),
     *("simulate", "demo", "gpu", "completion"),
 )
-"""Each is a module beside this one, with `add`; in the order in which help lists them."""
+"""Modules beside this one, with `add` and `run`, in the order of the help."""
 
 
 def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
-    """Give the parser of the command line with these commands."""
+    """Return the parser with these commands."""
     statuses = "; ".join(f"{status} {meaning}" for status, meaning in STATUSES.items())
     top = argparse.ArgumentParser(
         prog="ollama-cache-proxy",
@@ -39,7 +39,7 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def _parsed(given: list[str]) -> argparse.Namespace:
-    """Read the command line; the garbage collector need not look at what importing makes, all of which stays."""
+    """Parse the command line, without garbage collection: all objects that imports create stay alive."""
     gc.disable()
     try:
         return parser(given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS).parse_args(given)
@@ -48,7 +48,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives its exit status."""
+    """Run one command, and return its exit status."""
     given = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments = _parsed(given)
@@ -60,6 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter can flush at exit
         return UNREAD
     return status

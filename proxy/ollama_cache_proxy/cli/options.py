@@ -1,4 +1,4 @@
-"""What commands have in common on the command line: their help with examples, and options that several take."""
+"""What commands share: help with examples, and options that several of them take."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _WILDCARDS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # no
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Fills paragraphs, and leaves lines of examples as they are."""
+    """A formatter that fills paragraphs and leaves examples as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
-def command(  # noqa: PLR0913 - what there is to say of a command
+def command(  # noqa: PLR0913 - the parts of a command
     commands: Any,
     name: str,
     run: Callable[[argparse.Namespace], int],
@@ -39,7 +39,7 @@ def command(  # noqa: PLR0913 - what there is to say of a command
     description: str,
     examples: tuple[str, ...],
 ) -> argparse.ArgumentParser:
-    """Add a command; an example is what follows `ollama-cache-proxy`, with a remark behind `  # ` as it likes."""
+    """Add a command; an example is what follows `ollama-cache-proxy`, with an optional comment after `  # `."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help,
@@ -57,55 +57,57 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--listen", metavar="HOST:PORT", help="address to listen on (default 127.0.0.1:11435; OCP_LISTEN)"
     )
     add_upstream(parser)
-    parser.add_argument("--workers", metavar="N", help="processes that serve, with one Redis (default 1; OCP_WORKERS)")
-    parser.add_argument("--redis-url", metavar="URL", help="Redis or Valkey (default: a private one; OCP_REDIS_URL)")
+    parser.add_argument("--workers", metavar="N", help="worker processes that share one Redis (default 1; OCP_WORKERS)")
+    parser.add_argument(
+        "--redis-url", metavar="URL", help="Redis or Valkey (default: start a private one; OCP_REDIS_URL)"
+    )
     parser.add_argument(
         "--cache",
-        metavar="ROUTE=POLICY",
+        metavar="OPERATION=POLICY",
         action="append",
         type=_policy,
-        help=f"what the cache does for a route, once for each: {', '.join(OPERATIONS)};"
-        f" {', '.join(POLICIES)} (OCP_CACHE_CHAT=always and so on)",
+        help=f"the cache policy of an operation; repeatable. Operations: {', '.join(OPERATIONS)};"
+        f" policies: {', '.join(POLICIES)} (OCP_CACHE_CHAT=always and so on)",
     )
     parser.add_argument(
         "--cache-streams",
         action=argparse.BooleanOptionalAction,
-        help="record streams of cached routes too (OCP_CACHE_STREAMS)",
+        help="cache streams of cached operations too (OCP_CACHE_STREAMS)",
     )
     add_config(parser)
-    parser.add_argument("--log", choices=("auto", "plain", "colour", "json"), help="how the log looks (OCP_LOG)")
+    parser.add_argument("--log", choices=("auto", "plain", "colour", "json"), help="log format (OCP_LOG)")
     parser.add_argument(
-        "--development", action=argparse.BooleanOptionalAction, help="log every request, and why it was passed on"
+        "--development", action=argparse.BooleanOptionalAction, help="log every request, with the reason for a bypass"
     )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the file of settings."""
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings (OCP_CONFIG)")
+    """Add the option for the settings file."""
+    parser.add_argument("--config", metavar="FILE", help="settings file in TOML (OCP_CONFIG)")
 
 
 def add_upstream(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names Ollama."""
+    """Add the option for the URL of Ollama."""
     parser.add_argument(
-        "--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST or port 11434 here; OCP_UPSTREAM)"
+        "--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST, else port 11434 of this machine; OCP_UPSTREAM)"
     )
 
 
 def add_url(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a command that asks a running proxy."""
+    """Add the options of a command that connects to a running proxy."""
     parser.add_argument(
-        "--url", metavar="URL", help="the running proxy (default OCP_URL, else where the settings say that it listens)"
+        "--url", metavar="URL", help="the running proxy (default OCP_URL, else the address in the settings)"
     )
     add_config(parser)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the option of a command whose output programs may want to read."""
+    """Add the option for output that programs read."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Give the settings that the command line names; None where it does not. Raises SettingsError."""
+    """Return the settings on the command line, None for those that are not there. Raise SettingsError."""
     names = ("listen", "upstream", "workers", "redis_url", "cache_streams", "log", "development")
     found = {name: getattr(arguments, name, None) for name in names}
     _refuse_password(found["redis_url"])
@@ -113,7 +115,7 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Give the settings that the command runs with; raises Failed."""
+    """Return the settings that the command runs with. Raise Failed."""
     try:
         return load(arguments.config, given(arguments))
     except SettingsError as error:
@@ -121,7 +123,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def proxy_url(arguments: argparse.Namespace, settings: Settings) -> str:
-    """Give the URL of the running proxy; raises Failed."""
+    """Return the URL of the running proxy. Raise Failed."""
     for name, value in (("--url", arguments.url), ("OCP_URL", os.environ.get("OCP_URL"))):
         if value:
             try:
@@ -135,7 +137,7 @@ def proxy_url(arguments: argparse.Namespace, settings: Settings) -> str:
 
 
 def upstream_url(settings: Settings) -> str:
-    """Give Ollama's URL; raises Failed."""
+    """Return the URL of Ollama. Raise Failed."""
     try:
         return chosen_upstream(settings, settings.listen)[0]
     except SettingsError as error:
@@ -147,21 +149,21 @@ def _shown(url: str) -> str:
 
 
 def _policy(text: str) -> tuple[str, str]:
-    """Read ROUTE=POLICY as a setting's name and value; what policies there are is the setting's to say."""
-    route, _, policy = text.partition("=")
-    if route not in OPERATIONS:
-        raise argparse.ArgumentTypeError(f"{route!r} is no route; choose from the list in --help")
-    return setting_of(route), policy
+    """Return the name and value of the setting in OPERATION=POLICY; the settings check the policy."""
+    operation, _, policy = text.partition("=")
+    if operation not in OPERATIONS:
+        raise argparse.ArgumentTypeError(f"{operation!r} is not an operation; --help lists them")
+    return setting_of(operation), policy
 
 
 def _refuse_password(url: str | None) -> None:
-    """Refuse a password there: everyone on the machine can read it for as long as the proxy runs."""
+    """Refuse a password on the command line: everyone on the machine can read it while the proxy runs."""
     if url is not None and ("@" in url or "password=" in url):
         raise SettingsError(
-            "redis_url: (hidden) is not allowed on the command line, where others read it: OCP_REDIS_URL"
+            "redis_url: (hidden) is not allowed on the command line, where others can read it; set OCP_REDIS_URL"
         )
 
 
 def entries(count: int) -> str:
-    """Say how many entries there are."""
+    """Return a number of entries as text."""
     return f"{count:,} {'entry' if count == 1 else 'entries'}"

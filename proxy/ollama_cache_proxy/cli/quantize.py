@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy quantize`: smaller models made by Ollama, and measured against what they were made of."""
+"""`ollama-cache-proxy quantize`: let Ollama quantize a model, and measure the results against the source."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def add(commands: Any) -> None:
         commands,
         "quantize",
         run,
-        help="make smaller models of one, and measure what that costs",
+        help="quantize a model, and measure what is gained and lost",
         description="Let Ollama quantize a model (F16, BF16 or F32), then measure the source and each result on the"
-        " same prompts: size, memory, load time, speed, and how true each is to its source. The source is never"
-        " changed, no model is overwritten, and what was made is removed when something fails. Best on an idle Ollama.",
+        " same prompts: size, memory, load time, speed, and how close each is to the source. The source is never"
+        " changed, no model is overwritten, and new models are removed when something fails. Best on an idle Ollama.",
         examples=(
             "quantize llama3.2:3b-instruct-fp16 --to q4_K_M --to q8_0 --keep best",
             "quantize all-minilm --to q8_0 --dry-run",
@@ -26,30 +26,32 @@ def add(commands: Any) -> None:
             "quantize mine:f16 --to q4_K_M=mine:small --prompts my-prompts.txt --json",
         ),
     )
-    parser.add_argument("model", metavar="MODEL", help="what to quantize, as ollama list names it")
+    parser.add_argument("model", metavar="MODEL", help="the model to quantize, as `ollama list` names it")
     parser.add_argument(
         "--to",
         metavar="LEVEL[=NAME]",
         action="append",
-        help=f"one of {', '.join(TARGETS)} (default q4_K_M), once for each; the result is named after the"
-        " source, or as said",
+        help=f"one of {', '.join(TARGETS)} (default q4_K_M); repeatable. Without NAME the result is named after"
+        " the source",
     )
     parser.add_argument(
         "--keep",
         choices=("best", "all", "none"),
         default="all",
-        help="which results stay: the recommended one, all, or none (default: %(default)s)",
+        help="which results to keep: the recommended one, all, or none (default: %(default)s)",
     )
-    parser.add_argument("--prompts", metavar="FILE", help="ask these, one a line, instead of those that come along")
+    parser.add_argument("--prompts", metavar="FILE", help="prompts to use instead of the built-in ones, one a line")
     parser.add_argument(
-        "--tokens", metavar="N", type=int, default=64, help="tokens of each answer, at most (default: %(default)d)"
+        "--tokens", metavar="N", type=int, default=64, help="maximum tokens of each completion (default: %(default)d)"
     )
     parser.add_argument(
-        "--against", metavar="URL", help="make nothing: measure MODEL on this Ollama too, which has other settings"
+        "--against",
+        metavar="URL",
+        help="quantize nothing: measure MODEL on this second Ollama too, which has other settings",
     )
     options.add_upstream(parser)
     options.add_config(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, and show what would be done")
     options.add_json(parser)
 
 

@@ -1,4 +1,4 @@
-"""What a command shows: tables for people on a terminal, plain columns where somebody reads on, and JSON."""
+"""Output of commands: tables on a terminal, plain columns in a pipe, JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 _UNLIMITED: Final = 10_000
+"""Columns of output that is not a terminal: no line is wrapped."""
+
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 
 
 class Screen(Console):
-    """Standard output, or standard error. What is no terminal has no colours and lines without an end."""
+    """Standard output or standard error. Output is plain and lines are not wrapped when it is not a terminal."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         terminal = (sys.stderr if stderr else sys.stdout).isatty()
@@ -29,11 +31,11 @@ class Screen(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """Leave that to the command line."""
+        """Raise BrokenPipeError, which main.py handles."""
         raise BrokenPipeError
 
     def show(self, shown: RenderableType) -> None:
-        """Print what is shown; in a pipe no line ends in the blanks of its column."""
+        """Print a table or text; in a pipe trailing blanks are removed."""
         if self.is_terminal:
             self.print(shown)
             return
@@ -42,21 +44,23 @@ class Screen(Console):
         self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def say(self, line: str) -> None:
-        """Print one line, or paragraph, filled."""
+        """Print a line or a paragraph, wrapped to the width."""
         self.print(printable(line))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a table. Where a terminal is too narrow, those with the highest `spare` are left out first."""
+    """A column of a table."""
 
     title: str
     right: bool = False
+    """Whether it is aligned to the right."""
     spare: int = 0
+    """Columns with the highest number are left out first if the terminal is too narrow; those with 0 stay."""
 
 
 def table(screen: Console, columns: Sequence[Column], rows: Iterable[Sequence[str]], *, total: bool = False) -> Table:
-    """Give a table that fits; the last row is a total where that is said."""
+    """Return a table that fits the screen; with `total` the last row is a total."""
     lines = [[Text(printable(cell)) for cell in row] for row in rows]
     chosen = list(range(len(columns)))
     while True:
@@ -83,18 +87,18 @@ def _table(screen: Console, columns: Sequence[Column], lines: list[list[Text]], 
 
 
 def write_json(document: Any, *, indent: bool = True) -> None:
-    """Print JSON, in one line where it is not indented."""
+    """Print JSON, indented or in one line."""
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 if indent else None).decode() + "\n")
     sys.stdout.flush()
 
 
 def printable(text: str) -> str:
-    """Give a text that cannot command a terminal: names come from clients."""
+    """Return a text without control characters: names come from clients, and could control the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
 
 
 def duration(seconds: float) -> str:
-    """Say how long something is."""
+    """Return a duration as text."""
     if seconds < _MINUTE:
         return f"{seconds:.1f} s" if seconds < 10 and seconds != int(seconds) else f"{seconds:.0f} s"  # noqa: PLR2004
     minutes, rest = divmod(round(seconds), _MINUTE)
@@ -105,10 +109,10 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Say how many bytes something has."""
+    """Return a number of bytes as text."""
     amount, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 1000:  # noqa: PLR2004 - of SI
+        if amount < 1000:  # noqa: PLR2004 - SI prefixes
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

@@ -14,7 +14,7 @@ from ollama_cache_proxy.service.settings import Settings, SettingsError
 from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.service.workers import supervising
 
-_ENDING = "Ending: what is in progress is finished first (a second signal ends at once)"
+_ENDING = "Ending: requests in progress finish first (a second signal ends immediately)"
 
 
 def add(commands: Any) -> None:
@@ -25,10 +25,10 @@ def add(commands: Any) -> None:
             "serve",
             run,
             help="run the proxy",
-            description="Run the proxy until SIGINT or SIGTERM. Every option is also a setting of the environment and"
-            " of the TOML file; the command line wins over the environment, and that over the file.",
+            description="Run the proxy until SIGINT or SIGTERM. Every option is also a setting in the environment and"
+            " in the TOML file. The command line overrides the environment, and the environment overrides the file.",
             examples=(
-                "serve  # on port 11435, before the Ollama of this machine",
+                "serve  # on port 11435, in front of the Ollama of this machine",
                 "serve --listen 127.0.0.1:5000 --upstream http://gpu-server:11434",
                 "serve --cache chat=always --cache-streams",
             ),

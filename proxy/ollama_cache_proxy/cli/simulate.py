@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy simulate`: an Ollama without models, for trying things out."""
+"""`ollama-cache-proxy simulate`: a simulated Ollama without models."""
 
 from __future__ import annotations
 
@@ -22,19 +22,25 @@ def add(commands: Any) -> None:
         commands,
         "simulate",
         run,
-        help="run an Ollama that only pretends",
-        description="Answer as an Ollama 0.24 does, after delays, with made-up text and vectors. The same seed gives"
-        " the same answers.",
+        help="run a simulated Ollama",
+        description="Answer as Ollama 0.24 does, with delays and made-up text and vectors. The same seed gives the same"
+        " responses.",
         examples=("simulate", "simulate --listen 127.0.0.1:11500 --completion-ms 500 --token-rate 50"),
     )
-    parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="default: %(default)s")
-    parser.add_argument("--completion-ms", metavar="MS", type=float, default=2000.0, help="default: %(default)g")
-    parser.add_argument("--embedding-ms", metavar="MS", type=float, default=300.0, help="default: %(default)g")
-    parser.add_argument("--load-ms", metavar="MS", type=float, default=0.0, help="first use of a model; default: 0")
     parser.add_argument(
-        "--token-rate", metavar="N", type=float, help="tokens a second in streams; default: all at once"
+        "--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="address to listen on (default: %(default)s)"
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="default: %(default)d")
+    parser.add_argument(
+        "--completion-ms", metavar="MS", type=float, default=2000.0, help="time of a completion (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--embedding-ms", metavar="MS", type=float, default=300.0, help="time of an embedding (default: %(default)g)"
+    )
+    parser.add_argument("--load-ms", metavar="MS", type=float, default=0.0, help="time to load a model (default: 0)")
+    parser.add_argument("--token-rate", metavar="N", type=float, help="tokens a second in streams (default: no limit)")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="seed of texts and vectors (default: %(default)d)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy stats`: what the cache did, as a table, live or as JSON."""
+"""`ollama-cache-proxy stats`: statistics of the cache, as a table, live or as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.ending import DONE, Failed
 
 _WATCH_INTERVAL: Final = 2.0
+"""Seconds between two updates of --watch without a number."""
+
 _MIN_INTERVAL: Final = 0.1
+"""The least number of seconds for --watch."""
 
 
 def add(commands: Any) -> None:
@@ -21,9 +24,9 @@ def add(commands: Any) -> None:
         commands,
         "stats",
         run,
-        help="show what the cache did",
-        description="Show hits, misses and what they saved, by operation, category and model: since the store was"
-        " first used, over all proxies that share it.",
+        help="show statistics of the cache",
+        description="Show hits, misses and what was saved, by operation, category and model, since the store was first"
+        " used and over all proxies that share it.",
         examples=("stats", "stats --watch  # until Ctrl-C", "stats --json | jq .hitRate"),
     )
     options.add_url(parser)
@@ -34,7 +37,7 @@ def add(commands: Any) -> None:
         nargs="?",
         type=_seconds,
         const=_WATCH_INTERVAL,
-        help=f"look again and again (default: every {_WATCH_INTERVAL:g} s), until Ctrl-C; as JSON a line each time",
+        help=f"update until Ctrl-C (default: every {_WATCH_INTERVAL:g} s); with --json a line each time",
     )
 
 
@@ -68,7 +71,7 @@ async def _once(url: str, arguments: argparse.Namespace) -> int:
 
 
 async def _watch(url: str, arguments: argparse.Namespace) -> int:
-    """Go on until Ctrl-C; a proxy that is away is waited for, unless it was never there."""
+    """Update until Ctrl-C; wait for a proxy that goes away, but fail if it does not answer at first."""
     from rich.live import Live
 
     from ollama_cache_proxy.cli.asking import STATS, proxy_at
@@ -96,15 +99,15 @@ async def _watch(url: str, arguments: argparse.Namespace) -> int:
 
 
 def _shown(screen: Any, url: str, stats: dict[str, Any], problem: str = "") -> Any:
-    """Give the tables, those without a row left out, and above them a line about the store."""
+    """Return a line about the store, and the tables that have rows."""
     from rich.console import Group
     from rich.text import Text
 
     from ollama_cache_proxy.cli.screen import printable
 
     store = stats.get("store", {})
-    state = "" if store.get("state") == "ok" else "; it does not answer, `ollama-cache-proxy doctor` says why"
-    head = f"{url} keeps {options.entries(stats['keys'])} in {store.get('name', '?')}{state}"
+    state = "" if store.get("state") == "ok" else "; the store does not answer, see `ollama-cache-proxy doctor`"
+    head = f"{url} stores {options.entries(stats['keys'])} in {store.get('name', '?')}{state}"
     lines: list[Any] = [Text(printable(head)), Text("")]
     lines.append(_table(screen, "Operation", stats["byOperation"], stats))
     for title, name in (("Model", "byModel"), ("Category", "byCategory")):
@@ -116,26 +119,26 @@ def _shown(screen: Any, url: str, stats: dict[str, Any], problem: str = "") -> A
 
 
 def _table(screen: Any, title: str, rows: dict[str, dict[str, Any]], whole: dict[str, Any] | None = None) -> Any:
-    """Give a table, those that were asked most often first; one with `whole`, which is its last row, has bypasses."""
+    """Return a table, most requests first. With `whole`, which becomes its last row, it also shows bypasses."""
     from ollama_cache_proxy.cli.screen import Column, table
 
-    passed = [Column(title="Passed on", right=True, spare=1)] if whole else []
+    bypasses = [Column(title="Bypasses", right=True, spare=1)] if whole else []
     columns = [
         Column(title=title),
         *(Column(title=name, right=True) for name in ("Hits", "Misses", "Hit rate")),
-        *passed,
+        *bypasses,
         Column(title="Saved time", right=True),
         Column(title="Saved tokens", right=True, spare=2),
     ]
     used = sorted(rows.items(), key=lambda item: -item[1]["hits"] - item[1]["misses"])
     lines = [_row(name, found) for name, found in used]
-    lines += [_row("together", whole)] if whole else []
+    lines += [_row("total", whole)] if whole else []
     shown = [line if whole else (*line[:4], *line[5:]) for line in lines]
     return table(screen, columns, shown, total=bool(whole))
 
 
 def _row(title: str, found: dict[str, Any]) -> tuple[str, ...]:
-    """Give one row, bypasses among it."""
+    """Return one row, including bypasses."""
     from ollama_cache_proxy.cli.screen import duration
 
     tokens = found["savedTokens"]

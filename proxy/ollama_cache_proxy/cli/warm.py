@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy warm`: ask ahead what will be asked, so that it is in the cache when it is."""
+"""`ollama-cache-proxy warm`: fill the cache with responses before they are needed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def add(commands: Any) -> None:
         commands,
         "warm",
         run,
-        help="fill the cache ahead of time",
-        description="Ask the proxy what will be asked: requests from files of JSON lines, each"
-        ' {"path": "/api/generate", "body": {...}, "headers": {...}}, or the texts of a directory, cut into chunks and'
-        " embedded. What the cache knows is not asked again, so a run that was stopped goes on where it was.",
+        help="fill the cache before requests come",
+        description="Send requests to the proxy ahead of time: from files of JSON lines, each"
+        ' {"path": "/api/generate", "body": {...}, "headers": {...}}, or from the texts of a directory, cut into chunks'
+        " and embedded. Requests whose responses are stored are not sent to Ollama, so a run that was stopped can be"
+        " continued by running it again.",
         examples=(
             "warm requests.jsonl --rate 2",
             "warm --embed src --model all-minilm --glob '**/*.py' --chunk functions",
@@ -26,19 +27,27 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("files", metavar="FILE", nargs="*", help="JSON lines; - is standard input")
     options.add_url(parser)
-    parser.add_argument("--embed", metavar="DIR", help="embed the texts of this directory; hidden files are left out")
-    parser.add_argument("--model", metavar="NAME", help="embeds them")
+    parser.add_argument("--embed", metavar="DIR", help="embed the texts of this directory, without hidden files")
+    parser.add_argument("--model", metavar="NAME", help="the model for --embed")
     parser.add_argument("--glob", metavar="PATTERN", default="**/*", help="which files (default: %(default)s)")
     parser.add_argument(
         "--chunk",
         choices=tuple(WAYS),
         default="lines",
-        help="how they are cut (default: %(default)s)",
+        help="how to cut them (default: %(default)s)",
     )
-    parser.add_argument("--lines", metavar="N", type=int, default=60, help="lines of a chunk, at most (%(default)d)")
-    parser.add_argument("--batch", metavar="N", type=int, default=16, help="texts of a request (default: %(default)d)")
-    parser.add_argument("--rate", metavar="N", type=float, help="requests a second to Ollama (default: no limit)")
-    parser.add_argument("--concurrency", metavar="N", type=int, default=4, help="at once (default: %(default)d)")
+    parser.add_argument(
+        "--lines", metavar="N", type=int, default=60, help="maximum lines of a chunk (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--batch", metavar="N", type=int, default=16, help="texts in one request (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--rate", metavar="N", type=float, help="maximum requests a second to Ollama (default: no limit)"
+    )
+    parser.add_argument(
+        "--concurrency", metavar="N", type=int, default=4, help="concurrent requests (default: %(default)d)"
+    )
     options.add_json(parser)
 
 

@@ -1,7 +1,7 @@
-"""One process of `serve --workers`, which starts it as `python -m ollama_cache_proxy.cli.worker` with three arguments.
+"""One worker of `serve --workers`, started as `python -m ollama_cache_proxy.cli.worker CHANNEL HANDOFF LISTENER`.
 
-CHANNEL, HANDOFF and LISTENER are file descriptors of its sockets. It ends when it is told to, by its supervisor or by a
-signal, and when its supervisor is gone.
+The arguments are file descriptors of its sockets. It ends on a signal, on a message of its supervisor, and when its
+supervisor has ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ollama_cache_proxy.service.workers import working
 
 
 async def _work(*descriptors: int) -> None:
-    with suppress(SettingsError, ConnectionError):  # the supervisor has been told, or has gone
+    with suppress(SettingsError, ConnectionError):  # the supervisor has the error, or has ended
         async with working(*(socket.socket(fileno=descriptor) for descriptor in descriptors)) as siblings:
             tune_garbage_collector()
             ends = [asyncio.ensure_future(end) for end in (until_signalled(), siblings.drain_requested.wait())]

@@ -1,7 +1,7 @@
 """Readings as Prometheus text, with the names, labels and units of dcgm-exporter 3.3.9-3.6.1, the last of its 3.3.
 
-The text is written here, since prometheus-client would add `_total` to the counter, which dcgm-exporter does not have.
-What a card does not tell has no sample, as there.
+The text is written here because prometheus-client would add `_total` to the counter, and dcgm-exporter does not. A
+figure that a card does not report has no sample, as there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: its name, type and help, and how it follows from the figures of a card."""
+    """One metric."""
 
     name: str
     kind: str
+    """Its type: gauge or counter."""
     text: str
+    """Its help."""
     of: Callable[[Figures], float | None]
+    """Returns its value for the figures of a card, None without a sample."""
 
 
 def _mib(part: Callable[[Memory], int | None]) -> Callable[[Figures], int | None]:
-    """Give the whole MiB of one part of a card's memory."""
+    """Return a function for one part of a card's memory in whole MiB."""
 
     def of(figures: Figures) -> int | None:
         size = part(figures.memory) if figures.memory else None
@@ -38,27 +41,27 @@ def _mib(part: Callable[[Memory], int | None]) -> Callable[[Figures], int | None
 
 
 METRICS: Final = (
-    Metric("DCGM_FI_DEV_SM_CLOCK", "gauge", "How fast the multiprocessors run, in MHz.", lambda it: it.sm_clock),
-    Metric("DCGM_FI_DEV_MEM_CLOCK", "gauge", "How fast the card's memory runs, in MHz.", lambda it: it.memory_clock),
-    Metric("DCGM_FI_DEV_MEMORY_TEMP", "gauge", "How warm the memory is, in C.", lambda it: it.memory_temperature),
-    Metric("DCGM_FI_DEV_GPU_TEMP", "gauge", "How warm the GPU is, in C.", lambda it: it.temperature),
+    Metric("DCGM_FI_DEV_SM_CLOCK", "gauge", "Clock of the multiprocessors, in MHz.", lambda it: it.sm_clock),
+    Metric("DCGM_FI_DEV_MEM_CLOCK", "gauge", "Clock of the card's memory, in MHz.", lambda it: it.memory_clock),
+    Metric("DCGM_FI_DEV_MEMORY_TEMP", "gauge", "Temperature of the memory, in C.", lambda it: it.memory_temperature),
+    Metric("DCGM_FI_DEV_GPU_TEMP", "gauge", "Temperature of the GPU, in C.", lambda it: it.temperature),
     Metric("DCGM_FI_DEV_POWER_USAGE", "gauge", "Power that the card draws, in W.", lambda it: it.power),
     Metric(
         "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
         "counter",
-        "Energy that the card has taken since its driver was loaded, in mJ.",
+        "Energy that the card has used since its driver was loaded, in mJ.",
         lambda it: it.energy,
     ),
     Metric(
         "DCGM_FI_DEV_GPU_UTIL",
         "gauge",
-        "Share of the driver's last period in which the GPU computed, in %.",
+        "Share of the driver's last sampling period in which the GPU was busy, in %.",
         lambda it: it.utilisation,
     ),
     Metric(
         "DCGM_FI_DEV_MEM_COPY_UTIL",
         "gauge",
-        "Share of the driver's last period in which the card's memory was read or written, in %.",
+        "Share of the driver's last sampling period in which the card's memory was read or written, in %.",
         lambda it: it.copy_utilisation,
     ),
     Metric("DCGM_FI_DEV_FB_FREE", "gauge", "Memory of the card that is free, in MiB.", _mib(lambda it: it.free)),
@@ -66,14 +69,14 @@ METRICS: Final = (
     Metric(
         "DCGM_FI_DEV_FB_RESERVED",
         "gauge",
-        "Memory of the card that the driver keeps for itself, in MiB.",
+        "Memory of the card that the driver reserves, in MiB.",
         _mib(lambda it: it.reserved),
     ),
 )
 
 
 def render(found: Found | Nothing, hostname: str) -> str:
-    """Give the page of metrics; an empty one where there is nothing. An empty `hostname` has no label."""
+    """Return the page of metrics, empty if no card could be read. An empty `hostname` has no label."""
     if isinstance(found, Nothing):
         return ""
     labels = [_labels(reading, hostname, found.driver) for reading in found.readings]

@@ -1,7 +1,7 @@
-"""NVML, the library of NVIDIA's driver: what of it is used, and one reading of every card.
+"""NVML, the library of NVIDIA's driver: the part that is used, and one reading of every card.
 
-A figure that a card refuses is left out alone, and a card that is lost leaves the others be. Calls may take as long as
-the driver likes: watch.py bounds them.
+If a call for a figure fails, only that figure is missing; if a card is lost, the others are still read. Calls may
+hang in the driver: watch.py bounds them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeAlias, TypeVar, cast
 from ollama_cache_proxy.gpu.readings import Card, Figures, Found, Memory, Nothing, Reading
 
 RETRY: Final = 30.0
-"""Seconds between two attempts to open NVML: one wakes a sleeping driver, which takes up to seconds."""
+"""Seconds between two attempts to open NVML: an attempt wakes a sleeping driver, which can take seconds."""
 
 T = TypeVar("T")
 Handle: TypeAlias = object
@@ -33,7 +33,7 @@ class Utilisation(Protocol):
 
 
 class MemoryInfo(Protocol):
-    """nvmlMemory_v2_t: bytes. The first version has no `reserved`, and counts it as used."""
+    """nvmlMemory_v2_t: bytes. Version 1 has no `reserved`, and counts it as used."""
 
     total: int
     reserved: int
@@ -54,14 +54,14 @@ class Value(Protocol):
 
 
 class FieldValue(Protocol):
-    """nvmlFieldValue_t: `nvmlReturn` is 0 where there is a value."""
+    """nvmlFieldValue_t: `nvmlReturn` is 0 if there is a value."""
 
     nvmlReturn: int
     value: Value
 
 
 class Nvml(Protocol):
-    """What is used of nvidia-ml-py's module `pynvml`, under its names. Each function may raise its NVMLError."""
+    """The functions of nvidia-ml-py's module `pynvml` that are used. Each may raise its NVMLError."""
 
     NVMLError: type[Exception]
 
@@ -83,7 +83,7 @@ class Nvml(Protocol):
 
 
 def pynvml() -> Nvml:
-    """Give the real one; raises ImportError where it is not installed, also if it was not a moment ago."""
+    """Return the real module, even if it was installed a moment ago. Raise ImportError if it is not installed."""
     importlib.invalidate_caches()
     return cast("Nvml", importlib.import_module("pynvml"))
 
@@ -91,8 +91,8 @@ def pynvml() -> Nvml:
 class Reader:
     """Reads all cards, from one thread at a time.
 
-    NVML stays open in between. It is opened anew, at most every RETRY seconds, where it was not there, or a card is
-    lost: one that comes back is new to the driver, and only those who open it again see it.
+    NVML stays open in between. It is opened again, at most every RETRY seconds, if it was missing or a card was lost:
+    a card that comes back is new to the driver, and visible only after NVML is opened again.
     """
 
     def __init__(self, load: Callable[[], Nvml], clock: Callable[[], float] = monotonic) -> None:
@@ -103,7 +103,7 @@ class Reader:
         self._nothing = Nothing(why="")
 
     def read(self) -> Found | Nothing:
-        """Read every card, or say why there is nothing to read."""
+        """Return a reading of every card, or why there is none."""
         if self._nvml is None and self._clock() >= self._retry_at:
             self._retry_at = self._clock() + RETRY
             self._open()
@@ -116,7 +116,7 @@ class Reader:
         except nvml.NVMLError as error:
             return self._end(nvml, _without_driver(error))
         if count == 0:
-            return self._end(nvml, "the driver knows of no GPU; `nvidia-smi -L` should list it")
+            return self._end(nvml, "the driver lists no GPU; `nvidia-smi -L` should show it")
         readings = [_reading(nvml, index) for index in range(count)]
         if None in readings and self._clock() >= self._retry_at:
             self._end(nvml, "")
@@ -136,7 +136,7 @@ class Reader:
         self._nvml = nvml
 
     def _end(self, nvml: Nvml, why: str) -> Nothing:
-        """Close NVML, so that it is opened anew."""
+        """Close NVML, so that it is opened again."""
         _asked(nvml, nvml.nvmlShutdown)
         self._nvml = None
         self._nothing = Nothing(why=why)
@@ -144,11 +144,11 @@ class Reader:
 
 
 def _without_driver(error: Exception) -> str:
-    return f"no NVIDIA driver answers (NVML: {error}); `nvidia-smi` should list the GPU"
+    return f"no NVIDIA driver answers (NVML: {error}); `nvidia-smi` should show the GPU"
 
 
 def _reading(nvml: Nvml, index: int) -> Reading | None:
-    """Read one card; None where it is lost."""
+    """Return the reading of one card, None if it is lost."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         card = Card(
@@ -181,7 +181,7 @@ def _figures(nvml: Nvml, handle: Handle) -> Figures:
 
 
 def _memory(nvml: Nvml, handle: Handle) -> Memory | None:
-    """Ask as DCGM does, and drivers before 510, which do not know that, as they do."""
+    """Return the memory figures by version 2 of the call, as DCGM does, or by version 1 of drivers before 510."""
     info = _asked(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle, _MEMORY_V2))
     if info is not None:
         return Memory(total=info.total, used=info.used, free=info.free, reserved=info.reserved)
@@ -190,7 +190,7 @@ def _memory(nvml: Nvml, handle: Handle) -> Memory | None:
 
 
 def _asked(nvml: Nvml, call: Callable[[], T]) -> T | None:
-    """Call NVML; None where it refuses."""
+    """Return the result of a call of NVML, None if it fails."""
     try:
         return call()
     except nvml.NVMLError:

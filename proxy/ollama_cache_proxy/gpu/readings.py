@@ -1,4 +1,4 @@
-"""What was read of the cards of a machine at one moment. None stands for what a card does not tell."""
+"""Readings of the cards of a machine at one moment. None is a figure that a card does not report."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """Which card it is: its number among the driver's, and what it is called. `bus_id` is like 00000000:01:00.0."""
+    """The identity of a card."""
 
     index: int
+    """Its number in the driver's order."""
     uuid: str
     bus_id: str
+    """Its PCI address, such as 00000000:01:00.0."""
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of a card's own memory. `used` leaves `reserved` out, where the driver tells them apart."""
+    """Bytes of a card's own memory. `used` does not include `reserved`, if the driver reports that."""
 
     total: int
     used: int
@@ -27,20 +29,25 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Percent for utilisations, °C for temperatures, W for power, MHz for clocks.
-
-    `energy` is in mJ, and counts since the driver was loaded.
-    """
+    """The figures of a card."""
 
     utilisation: int | None = None
+    """Percent."""
     copy_utilisation: int | None = None
+    """Percent."""
     memory: Memory | None = None
     temperature: int | None = None
+    """°C."""
     memory_temperature: int | None = None
+    """°C."""
     power: float | None = None
+    """W."""
     energy: int | None = None
+    """mJ since the driver was loaded."""
     sm_clock: int | None = None
+    """MHz."""
     memory_clock: int | None = None
+    """MHz."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +60,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """Every card that answered, in the driver's order; `driver` is the version of that."""
+    """Every card that answered, in the driver's order; `driver` is the driver's version."""
 
     driver: str
     readings: tuple[Reading, ...]
@@ -61,14 +68,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nothing:
-    """No card could be read; `why` says what is missing, and what to do."""
+    """No card could be read; `why` says what is missing and how to fix it."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """What a person wants to know of a card: percent, bytes, °C and W."""
+    """The main figures of a card: percent, bytes, °C and W."""
 
     name: str
     utilisation: int | None
@@ -79,7 +86,7 @@ class Gpu:
 
 
 def gpus(found: Found | Nothing) -> tuple[Gpu, ...]:
-    """Give the cards in short; none where there is nothing."""
+    """Return the main figures of each card, empty if none could be read."""
     if isinstance(found, Nothing):
         return ()
     return tuple(

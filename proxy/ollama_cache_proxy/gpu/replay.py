@@ -1,6 +1,6 @@
-"""An NVML that plays a recording, in place of the module `pynvml`. recordings/README.md describes the form.
+"""A stand-in for the module `pynvml` that plays a recording. recordings/README.md describes the format.
 
-What is played depends on the time since the start alone, so that several scrapers see the same.
+What is played depends only on the time since the start, so that several scrapers see the same figures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def recording(name: str) -> str:
 
 
 class NVMLError(Exception):
-    """What a call raises; `value` is NVML's number for it."""
+    """An error of a call; `value` is NVML's number for it."""
 
     def __init__(self, value: int) -> None:
         super().__init__(f"error {value}")
@@ -36,19 +36,19 @@ class NVMLError(Exception):
 
 
 class Replay:
-    """Answers every function of NVML with what the recording has for it, and Function Not Found for any other."""
+    """A module with every function in the recording; any other raises Function Not Found."""
 
     NVMLError = NVMLError
 
     def __init__(self, text: str, clock: Callable[[], float] = monotonic) -> None:
-        """Take a recording; raises ValueError for a text that is none."""
+        """Parse a recording. Raise ValueError if the text is not one."""
         try:
             recording = json.loads(text, object_hook=lambda members: SimpleNamespace(**members))
             self._period = float(recording.period)
             cards = [vars(card) for card in recording.cards]
             system = vars(recording.system)
         except (AttributeError, TypeError) as error:
-            raise ValueError(f"it is no recording: {error}") from None
+            raise ValueError(f"it is not a recording: {error}") from None
         if self._period <= 0:
             raise ValueError("its period must be over 0 s")
         self._system: Mapping[str, Any] = {

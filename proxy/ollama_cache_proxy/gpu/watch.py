@@ -1,4 +1,4 @@
-"""Readings in a thread of their own, within a deadline: a driver that hangs never holds the event loop."""
+"""Readings in their own thread, within a deadline: a driver that hangs never blocks the event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Final
 from ollama_cache_proxy.gpu.readings import Found, Nothing
 
 DEADLINE: Final = 2.0
+"""Seconds to wait for a reading."""
 
 
 class Watch:
-    """Looks at the cards when asked; `say` hears what is there, once and again whenever that changes.
+    """Reads the cards on request; calls `say` with a line at first and whenever the state changes.
 
-    One reading is under way at a time: who asks meanwhile waits for the same one, each up to `deadline` seconds. The
-    threads are daemons, since one that hangs in the driver must not keep the process from ending.
+    There is one reading at a time: concurrent callers wait for the same one, each up to `deadline` seconds. The threads
+    are daemons, since one that hangs in the driver must not keep the process from ending.
     """
 
     def __init__(
@@ -31,12 +32,12 @@ class Watch:
         self._said = ""
 
     async def read(self) -> Found | Nothing:
-        """Give a new reading, or why there is none."""
+        """Return a new reading, or why there is none."""
         if self._reading is None or self._reading.done():
             self._reading = self._start()
         reading = self._reading
         await asyncio.wait({reading}, timeout=self._deadline)
-        late = Nothing(why=f"the driver has not answered within {self._deadline:g} s; `nvidia-smi` should")
+        late = Nothing(why=f"the driver did not answer within {self._deadline:g} s; check whether `nvidia-smi` does")
         found = reading.result() if reading.done() else late
         line = _line(found)
         if line != self._said:
@@ -52,9 +53,9 @@ class Watch:
             tell: Callable[[], None]
             try:
                 tell = partial(future.set_result, self._read())
-            except Exception as error:  # noqa: BLE001 - whoever waits raises it
+            except Exception as error:  # noqa: BLE001 - the waiting caller raises it
                 tell = partial(future.set_exception, error)
-            with suppress(RuntimeError):  # the loop has ended meanwhile
+            with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(tell)
 
         threading.Thread(target=run, name="nvml", daemon=True).start()

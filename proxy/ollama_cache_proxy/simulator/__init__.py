@@ -1,17 +1,17 @@
-"""An Ollama whose answers have the real wire form, for tests and for trying the proxy out without a model.
+"""A simulated Ollama with the real wire form, for tests and for trying the proxy without a model.
 
-The form was read off recorded answers of a real Ollama 0.24; recorded requests get the recorded texts and vectors,
-anything else gets repeatable inventions. The map:
+The form follows recorded responses of a real Ollama 0.24. Recorded requests get the recorded texts and vectors, all
+others get made-up ones that depend only on the request and a seed. The map:
 
-- `server`: sockets, the gates of a request (faults, Origin, Host), what tests see of it (`Simulator`)
+- `server`: sockets, checks of a request (faults, Origin, Host), the interface for tests (`Simulator`)
 - `state`: its `Behaviour`, its models, and the barriers of tests
-- `routes`: the table of routes; `call`: one request and its answer; `wire`: status lines, chunks, JSON text as Go
+- `routes`: the table of endpoints; `call`: one request and its response; `wire`: status lines, chunks, JSON text as Go
   writes it
 - `gojson`, `goschema`, `schemas`: request bodies as Go reads them
-- `native`, `openai_routes`, `responses_routes`, `anthropic_routes`: the inference routes in their forms; `complete`,
+- `native`, `openai_routes`, `responses_routes`, `anthropic_routes`: the inference endpoints by wire form; `complete`,
   `embed`: what they share
-- `generate`, `vectors`, `tokens`, `rendering`: where texts, vectors and counts come from; `recorded`: what is known
-- `registry`, `naming`, `residence`: installed and loaded models; `manage`, `create`: the routes that show and change
+- `generate`, `vectors`, `tokens`, `rendering`: the source of texts, vectors and counts; `recorded`: the recorded ones
+- `registry`, `naming`, `residence`: installed and loaded models; `manage`, `create`: the endpoints that show and change
   them
 - `gatekeeping`: the rules of Origin and Host
 """

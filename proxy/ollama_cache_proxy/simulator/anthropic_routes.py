@@ -59,7 +59,7 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 class MessagesForm:
-    """Replies as a message, or as the events that build one up; every event is a part of its own."""
+    """Replies as a message, or as its events; every event is a chunk of its own."""
 
     whole_type = wire.BARE_JSON
     stream_type = wire.EVENTS
@@ -122,7 +122,7 @@ class MessagesForm:
 
 
 def _text(content: Any) -> str:
-    """Return the text of a content that is a text or a list of blocks."""
+    """Return the text of `content`, which is a string or a list of blocks."""
     if isinstance(content, str):
         return content
     blocks = content if isinstance(content, list) else []
@@ -132,7 +132,7 @@ def _text(content: Any) -> str:
 
 
 def _refusal(request: dict[str, Any]) -> str:
-    """Return what is wrong with a request that could be read, empty where nothing is."""
+    """Return what is wrong with a decoded request, empty if nothing is."""
     if not request["model"]:
         return "model is required"
     if request["max_tokens"] <= 0:

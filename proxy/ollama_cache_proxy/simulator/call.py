@@ -1,4 +1,4 @@
-"""One request and the answer to it, written to the connection byte by byte."""
+"""One request and its response, written to the connection byte by byte."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ollama_cache_proxy.simulator.state import State
 from ollama_cache_proxy.simulator.wire import Fields, Head
 
 DRAINED = 256 << 10
-"""Bytes of an unread upload that the server still takes before it answers; a larger one costs the connection."""
+"""Bytes of an unread upload that the server reads before it responds; after a larger one it closes the connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A request as it came: `target` as in the request line, `fields` as sent."""
+    """A request as received: `target` as in the request line, `fields` as sent."""
 
     method: str
     target: str
@@ -28,9 +28,9 @@ class Received:
 
 
 class Fault(Enum):
-    """What may go wrong on the way to an answer."""
+    """A fault that a test can inject instead of a response."""
 
-    REFUSE = "the connection closes without an answer"
+    REFUSE = "the connection closes without a response"
     RESET_MID_BODY = "the head and half of the body, then a reset"
     JUNK = "bytes that are not HTTP"
     TWO_LENGTHS = "two different Content-Length fields"
@@ -40,11 +40,11 @@ class Fault(Enum):
 
 
 class ClientLeftError(Exception):
-    """The connection is gone."""
+    """The client has closed the connection."""
 
 
 class AlreadySent(web.StreamResponse):
-    """Tells aiohttp that the answer is already on the wire."""
+    """A response for aiohttp that has already been sent."""
 
     def __init__(self, *, keep: bool) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class AlreadySent(web.StreamResponse):
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """A request in the hands of a route."""
+    """A request that an endpoint handles."""
 
     simulator: State
     request: web.BaseRequest
@@ -74,35 +74,35 @@ class Call:
     fields: Fields = ()
     fault: Fault | None = None
     seconds: float | None = None
-    """How long it takes, where somebody has said that: instead of the delays of the behaviour."""
+    """How long the response takes, None for the delays of the behaviour."""
 
     keep: bool = True
     finished: bool = False
     streaming: bool = field(default=False, init=False)
 
     def delay(self, usual: float) -> float:
-        """Give how long the work takes, in seconds; `usual` is what the behaviour says."""
+        """Return the delay in seconds; `usual` is that of the behaviour."""
         return usual if self.seconds is None else self.seconds
 
     @property
     def http10(self) -> bool:
-        """Whether the client speaks HTTP/1.0, which knows no chunks."""
+        """Whether the client speaks HTTP/1.0, which has no chunks."""
         return self.request.version < (1, 1)
 
     @property
     def transport(self) -> asyncio.Transport:
-        """The connection; ClientLeftError where it is gone."""
+        """The connection. Raise ClientLeftError if it is closed."""
         transport = self.request.transport
         if transport is None or transport.is_closing():
             raise ClientLeftError
         return transport
 
     def header(self, name: str) -> str:
-        """Return the first field of a name, empty where there is none."""
+        """Return the first field of a name, empty if there is none."""
         return self.request.headers.get(name, "")
 
     async def read(self, limit: int | None = None) -> bytes:
-        """Return the body, or as much of it as comes to pass the limit."""
+        """Return the body, or its first bytes up to just over the limit."""
         content = self.request.content
         if "100-continue" in self.header("Expect").lower() and not content.is_eof() and not self.http10:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -114,15 +114,15 @@ class Call:
         return b"".join(parts)
 
     def json(self, status: int, value: Any, *, content_type: str = wire.JSON) -> None:
-        """Answer with JSON."""
+        """Send a JSON response."""
         self.whole(status, wire.dumps(value).encode(), content_type)
 
     def error(self, status: int, message: str) -> None:
-        """Answer with an error in Ollama's own form."""
+        """Send an error in Ollama's own form."""
         self.json(status, {"error": message})
 
     def whole(self, status: int, body: bytes = b"", content_type: str = "", *, fields: Fields = ()) -> None:
-        """Answer in one go; without a content type there is no such field."""
+        """Send a whole response; without a content type there is no such field."""
         fields = (*self.fields, *fields, *((("Content-Type", content_type),) if content_type else ()))
         large = len(body) > wire.WHOLE_LIMIT
         is_head = self.request.method == "HEAD"
@@ -148,7 +148,7 @@ class Call:
         self.finished = True
 
     def begin(self, status: int, content_type: str) -> None:
-        """Send the head of an answer that comes in parts."""
+        """Send the head of a response whose body comes in parts."""
         self.keep = self.keep and not self.http10
         head = Head(
             status=status,
@@ -161,18 +161,18 @@ class Call:
         self.streaming = True
 
     async def part(self, data: bytes) -> None:
-        """Send one part at once; other tasks get their turn."""
+        """Send one part, then let other tasks run."""
         self.transport.write(data if self.http10 else wire.chunk(data))
         await asyncio.sleep(0)
 
     def end(self) -> None:
-        """End an answer that came in parts."""
+        """End a response whose body came in parts."""
         if not self.http10:
             self.transport.write(wire.LAST_CHUNK)
         self.finished = True
 
     async def lines(self, content_type: str, rows: list[dict[str, Any]]) -> None:
-        """Answer with a stream of JSON lines."""
+        """Send a stream of JSON lines."""
         self.begin(200, content_type)
         for row in rows:
             await self.part(wire.dumps(row).encode() + b"\n")

@@ -1,7 +1,7 @@
-"""A completion from the request to the last token, whatever the form of the answer.
+"""A completion from the request to the last token, for every wire form.
 
-The routes put their requests into one shape (`Wanted`) and say how a reply looks (`Form`); the order of the checks, the
-texts of the refusals, the loading of the model and the pace of the tokens are the same for all of them, and follow
+The endpoints convert their requests to one type (`Wanted`) and define the form of a reply (`Form`). The order of the
+checks, the texts of errors, the loading of the model and the rate of tokens are the same for all of them, and follow
 GenerateHandler and ChatHandler in Ollama's server/routes.go.
 """
 
@@ -28,7 +28,7 @@ MAX_TOP_LOGPROBS = 20
 
 
 class RefusedError(Exception):
-    """A request that gets an error; `late` where the real server notices only after it began to stream."""
+    """A request that gets an error; `late` if the real server notices only after the stream has started."""
 
     def __init__(self, status: int, message: str, *, late: bool = False) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A completion as a client asked for it; `model` in the client's spelling, `keep_alive` in nanoseconds."""
+    """A requested completion; `model` in the client's spelling, `keep_alive` in nanoseconds."""
 
     model: str
     turns: tuple[Turn, ...]
@@ -77,12 +77,12 @@ class Reply:
     logprobs: tuple[dict[str, Any], ...] = ()
 
     def usage(self, name: str) -> int:
-        """Return a count of the metrics, 0 where there is none."""
+        """Return a count of the metrics, 0 if there is none."""
         return self.metrics.get(name, 0)
 
 
 class Form(Protocol):
-    """How replies look on a route."""
+    """The wire form of replies."""
 
     whole_type: str
     stream_type: str
@@ -100,7 +100,7 @@ class Form(Protocol):
 
 
 def find(call: Call, text: str, *, unnamed: tuple[int, str]) -> Model:
-    """Return the model of a name in the client's spelling; `unnamed` is the refusal of an empty one."""
+    """Return the model for a name in the client's spelling; `unnamed` is the error for an empty one."""
     if not text:
         raise RefusedError(*unnamed)
     name = naming.parse(text)
@@ -113,7 +113,7 @@ def find(call: Call, text: str, *, unnamed: tuple[int, str]) -> Model:
 
 
 def schedule_options(model: Model, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the options in force, or refuse."""
+    """Return the effective options. Raise RefusedError."""
     try:
         return generate.merged_options(model, options)
     except OptionError as error:
@@ -121,13 +121,13 @@ def schedule_options(model: Model, options: Mapping[str, Any] | None) -> dict[st
 
 
 async def load(call: Call, residence: Residence, model: Model, keep_alive: int | None) -> None:
-    """Load a model, which takes its time if it is not loaded yet."""
+    """Load a model, with a delay if it is not loaded yet."""
     if residence.load(model, keep_alive):
         await asyncio.sleep(call.simulator.behaviour.load_delay)
 
 
 def _supports(wanted: Wanted, model: Model) -> None:
-    """Refuse what the model cannot do."""
+    """Raise RefusedError for what the model cannot do."""
     if wanted.think and "thinking" not in model.capabilities:
         raise RefusedError(400, f'"{wanted.model}" does not support thinking')
     if "completion" not in model.capabilities:
@@ -176,7 +176,7 @@ def _ask(wanted: Wanted, model: Model, options: Mapping[str, Any]) -> Ask:
 
 
 async def complete(call: Call, wanted: Wanted, form: Form) -> None:
-    """Answer a completion, a load or an unload."""
+    """Handle a completion, or a request that only loads or unloads a model."""
     clock = _Clock()
     try:
         first = await _prepare(call, wanted, clock)
@@ -202,7 +202,7 @@ async def complete(call: Call, wanted: Wanted, form: Form) -> None:
 
 
 async def _prepare(call: Call, wanted: Wanted, clock: _Clock) -> Ask | Reply:
-    """Return what to ask the model, or the reply to a request that asks nothing of it."""
+    """Return what to ask the model, or the reply to a request without a prompt."""
     if not 0 <= wanted.top_logprobs <= MAX_TOP_LOGPROBS:
         raise RefusedError(400, "top_logprobs must be between 0 and 20")
     model = find(call, wanted.model, unnamed=(400, "model is required") if wanted.chat else (404, "model '' not found"))
@@ -222,7 +222,7 @@ async def _prepare(call: Call, wanted: Wanted, clock: _Clock) -> Ask | Reply:
 
 
 class _Clock:
-    """When the request came and when its model was loaded (perf_counter, nanoseconds)."""
+    """When the request was received and when its model was loaded (perf_counter, nanoseconds)."""
 
     def __init__(self) -> None:
         self.began = self.loaded = time.perf_counter_ns()
@@ -288,7 +288,7 @@ async def _unstreamed(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _
 
 
 def _crash(form: Form) -> bytes:
-    """Return what a stream ends with when the model dies: the compatible routes lose the text of the error."""
+    """Return the end of a stream when the model crashes: the compatible endpoints lose the text of the error."""
     if form.stream_type == wire.EVENTS:
         return b"".join(form.events(Reply(model="", created=time.time_ns())))
     return wire.dumps({"error": CRASHED}).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""The routes that make or fetch models and report progress: /api/create, /api/pull, /api/push."""
+"""The endpoints that make or fetch models and report progress: /api/create, /api/pull, /api/push."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNQUANTIZED = ("F16", "BF16", "F32")
 QUANTIZATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
 _BITS = {"F32": 32, "F16": 16, "Q8_0": 8, "Q4_K_M": 5, "Q4_K_S": 5}
 _LOSS = {"Q8_0": 0.02, "Q4_K_M": 0.13, "Q4_K_S": 0.15}
-"""How far vectors go astray, as a share of their length: cosines come out as those of a real all-minilm."""
+"""The error of vectors as a share of their length, chosen for the cosines of a real all-minilm."""
 
 _STEPS = 8
 _NO_DIGEST = "0000000000000000000"
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 class FailedError(Exception):
-    """An operation that fails after it began; it becomes an error line, or the answer where nothing was sent yet."""
+    """A failure during the operation; it becomes an error line, or the response if nothing was sent yet."""
 
     def __init__(self, message: str, status: int = 500) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class FailedError(Exception):
 
 
 async def _progress(call: Call, rows: AsyncIterator[Row], *, stream: bool) -> None:
-    """Answer with every row as it comes, or with the last one alone."""
+    """Send every row as it comes, or only the last one."""
     last: Row = {}
     try:
         async for last in rows:
@@ -135,7 +135,7 @@ def _from_files(call: Call, files: dict[str, Any]) -> Model:
 
 
 def _quantizing(base: Model, wanted: str) -> Iterator[Row]:
-    """Yield the progress of a quantisation; FailedError for one that cannot be."""
+    """Yield the progress of a quantization. Raise FailedError if it is not possible."""
     if wanted not in QUANTIZATIONS:
         types = ", ".join(QUANTIZATIONS)
         raise FailedError(f"unsupported quantization type {wanted} - supported types are {types}")
@@ -157,7 +157,7 @@ def _quantized(base: Model, wanted: str) -> Layer:
 
 
 def _layers(base: Model, request: Row, weights: Layer) -> list[Layer]:
-    """Return the layers of a new model in the order in which the real server puts them together."""
+    """Return the layers of a new model in the order of the real server."""
     layers = [weights, *(layer for layer in base.layers if layer.kind != WEIGHTS)]
 
     def put(layer: Layer) -> None:
@@ -180,12 +180,12 @@ def _layers(base: Model, request: Row, weights: Layer) -> list[Layer]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number without a fraction that it does not need, as Go writes a float64."""
+    """Return a whole float as an int, as Go writes a float64."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 async def pull(call: Call) -> None:
-    """POST /api/pull: what the simulator publishes can be pulled; for anything else there is no network."""
+    """POST /api/pull: published models can be pulled; for others there is no network."""
     request = body(call, schemas.PULL)
     if request is None:
         return
@@ -211,7 +211,7 @@ async def _pulled(call: Call, name: Name) -> AsyncIterator[Row]:
         raise FailedError(f"pull model manifest: {_unreachable(name, f'manifests/{name.tag}')}")
     for layer in model.layers:
         row: Row = {"status": f"pulling {layer.digest[:12]}", "digest": f"sha256:{layer.digest}", "total": layer.size}
-        # A layer that comes over the network reports what is there at first: nothing, left out as Go leaves out a zero.
+        # A layer from the network first reports 0 completed bytes, which Go omits.
         if layer.digest not in models.blobs:
             yield row
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What the embedding routes share: the checks in the order of EmbedHandler and EmbeddingsHandler, and the pace."""
+"""What the embedding endpoints share: checks in the order of EmbedHandler and EmbeddingsHandler, and delays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOO_LONG = "the input length exceeds the context length"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
-    """Normalised vectors in the order of their texts; `metrics` is empty where nothing was asked of the model."""
+    """Normalised vectors in the order of their texts; `metrics` is empty if the model was not asked."""
 
     units: tuple[Vector, ...] = ()
     metrics: Mapping[str, int] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Vectors:
 
 
 async def _loaded(call: Call, request: Mapping[str, Any], unnamed: tuple[int, str]) -> Model:
-    """Return the loaded model of a request, or refuse."""
+    """Return the loaded model of a request. Raise RefusedError."""
     text = request["model"]
     if not text:
         raise RefusedError(*unnamed)
@@ -51,7 +51,7 @@ async def _loaded(call: Call, request: Mapping[str, Any], unnamed: tuple[int, st
 
 
 def _texts(given: Any) -> list[str]:
-    """Return the texts of an `input`, which may be missing, one text or a list of texts."""
+    """Return the texts of `input`, which may be missing, a string or a list of strings."""
     match given:
         case None | "":
             return []
@@ -64,7 +64,7 @@ def _texts(given: Any) -> list[str]:
 
 
 def _fitting(model: Model, text: str, *, truncate: bool) -> tuple[str, int]:
-    """Return a text as far as it fits, and its tokens."""
+    """Return a text, truncated to fit, and its number of tokens."""
     count = sources.token_count(model, text)
     if count <= CONTEXT_LENGTH:
         return text, count
@@ -75,7 +75,7 @@ def _fitting(model: Model, text: str, *, truncate: bool) -> tuple[str, int]:
 
 
 async def _after_gate(call: Call, work: Awaitable[_Result]) -> _Result:
-    """Return the result of the checks, or pass their refusal on, not before the gate is open."""
+    """Return the result of the checks, or raise their error, once the gate is open."""
     try:
         result = await work
     except RefusedError:
@@ -86,7 +86,7 @@ async def _after_gate(call: Call, work: Awaitable[_Result]) -> _Result:
 
 
 async def _checked(call: Call, request: Mapping[str, Any]) -> tuple[Model, list[tuple[str, int]], int]:
-    """Return the model, the texts as far as they fit with their tokens, and when the model was loaded."""
+    """Return the model, the truncated texts with their tokens, and when the model was loaded."""
     if not request["model"]:
         raise RefusedError(404, "model '' not found")
     texts = _texts(request["input"])
@@ -97,7 +97,7 @@ async def _checked(call: Call, request: Mapping[str, Any]) -> tuple[Model, list[
 
 
 async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
-    """Return the vectors of an /api/embed request; RefusedError fails the whole list."""
+    """Return the vectors of an /api/embed request. Raise RefusedError for the whole list."""
     began = time.perf_counter_ns()
     model, fitting, loaded = await _after_gate(call, _checked(call, request))
     if not fitting:
@@ -107,7 +107,7 @@ async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
     units: list[Vector] = []
     for text, _ in fitting:
         units.append(sources.unit(model.voice, text, behaviour.seed, dimensions))
-        # A vector costs a while; other requests get their turn.
+        # A vector takes a while to compute; let other requests run.
         await asyncio.sleep(0)
     call.simulator.residence.used(model)
     metrics = {

@@ -1,6 +1,6 @@
-"""Who may ask: the Origin rule (CORS) and, on a loopback listener, the Host rule against DNS rebinding.
+"""Access rules: Origin (CORS) and, on a loopback listener, Host against DNS rebinding.
 
-Both follow server/routes.go and its list of origins in envconfig; a refusal is an empty 403.
+Both follow server/routes.go and its list of origins in envconfig; a refused request gets an empty 403.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _ALLOWED_HEADERS = (
 
 
 def is_cross_origin(origin: str, host: str) -> bool:
-    """Say whether an Origin names another place than the one that is asked."""
+    """Return whether an Origin differs from the server's own."""
     return bool(origin) and origin not in (f"http://{host}", f"https://{host}")
 
 
 def origin_allowed(origin: str) -> bool:
-    """Say whether a page of this origin may ask."""
+    """Return whether pages of this origin are allowed."""
     return _LOCAL_ORIGIN.fullmatch(origin) is not None or origin.startswith(_APPLICATIONS)
 
 
 def cors_fields(origin: str) -> Fields:
-    """Return the fields that let a page read the answer."""
+    """Return the fields that let a page read the response."""
     return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
 
 
@@ -59,7 +59,7 @@ def _without_port(host: str) -> str:
 
 
 def host_by_address(host: str) -> bool:
-    """Say whether a Host is an address of this machine or of a private network."""
+    """Return whether a Host is an address of this machine or of a private network."""
     try:
         address = ipaddress.ip_address(_without_port(host))
     except ValueError:
@@ -68,6 +68,6 @@ def host_by_address(host: str) -> bool:
 
 
 def host_by_name(host: str) -> bool:
-    """Say whether a Host is a name that only this machine or its network can give out."""
+    """Return whether a Host is a name that only this machine or its network can resolve."""
     name = _without_port(host).lower()
     return name in ("", "localhost", socket.gethostname().lower()) or name.endswith(_LOCAL_DOMAINS)

@@ -1,9 +1,9 @@
-"""Texts of the simulated models: which tokens come, when they stop, and how they look to a client.
+"""Texts of the simulated models: the tokens, where they stop, and how they reach the client.
 
 The continuation of a prompt is a function of the server's seed, the model's digest, the rendered prompt and the
-options that bear on the choice of tokens. A recorded prompt is continued as recorded as far as that goes; everything
-else is words drawn from a small vocabulary. How many tokens come and where a stop text cuts them off is decided
-afterwards, token by token, as in the runner.
+options that affect the choice of tokens. A recorded prompt gets the recorded tokens while there are any; all others
+are words from a small vocabulary. The number of tokens and the place of a stop text are applied afterwards, token by
+token, as in the runner.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What a completion depends on."""
+    """All that a completion depends on."""
 
     model: Model
     prompt: str
@@ -99,12 +99,12 @@ class Ask:
 
     @property
     def temperature(self) -> float:
-        """The temperature in force."""
+        """The effective temperature."""
         return float(self.options.get("temperature", DEFAULT_TEMPERATURE))
 
     @property
     def known(self) -> recorded.KnownAnswer | None:
-        """What the recording says to this, if anything."""
+        """The recorded continuation, if there is one."""
         if self.model.digest != recorded.ANSWERS_OF:
             return None
         if self.temperature and self.options.get("seed") is not None:
@@ -113,7 +113,7 @@ class Ask:
 
     @property
     def prompt_tokens(self) -> int:
-        """How many tokens the prompt has."""
+        """The number of tokens of the prompt."""
         known = self.known
         return known.prompt_tokens if known else len(self.context) + tokens.count(self.prompt)
 
@@ -135,7 +135,7 @@ class End:
 
 
 def merged_options(model: Model, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the model's options with the request's over them; OptionError for a wrong type."""
+    """Return the model's options, overridden by the request's. Raise OptionError for a wrong type."""
     options = dict(model.parameters)
     for name, value in (given or {}).items():
         wanted = _OPTION_TYPES.get(name)
@@ -154,7 +154,7 @@ def merged_options(model: Model, given: Mapping[str, Any] | None) -> dict[str, A
 
 
 def _source(ask: Ask, seed: int) -> random.Random:
-    """Return the source of randomness that is this request's own."""
+    """Return the random source for this request."""
     left_out = _NOT_CHOOSING if ask.temperature else _NOT_CHOOSING | _NOT_GREEDY
     choosing = {name: value for name, value in sorted(ask.options.items()) if name not in left_out}
     facts = [
@@ -171,7 +171,7 @@ def _source(ask: Ask, seed: int) -> random.Random:
 
 
 def _texts(ask: Ask, source: random.Random) -> Iterator[str]:
-    """Yield the tokens' texts, without end unless the model itself ends."""
+    """Yield the texts of tokens, endlessly unless the recorded model stopped."""
     known = ask.known
     if known is not None:
         yield from known.pieces
@@ -183,7 +183,7 @@ def _texts(ask: Ask, source: random.Random) -> Iterator[str]:
 
 
 def _ranked(ask: Ask, index: int, text: str, source: random.Random) -> tuple[tuple[str, float], ...]:
-    """Return the chosen token and its alternatives, the most likely first; invented ones take most of what is left."""
+    """Return the chosen token and its alternatives, the most likely first; made-up ones share the rest."""
     known = ask.known
     ranked: list[tuple[str, float]] = []
     if known is not None and index < len(known.logprobs):
@@ -200,9 +200,9 @@ def _ranked(ask: Ask, index: int, text: str, source: random.Random) -> tuple[tup
 
 
 def complete(ask: Ask, seed: int) -> Iterator[Piece | End]:
-    """Yield the pieces as the runner passes them on, then the End.
+    """Yield the pieces as the runner sends them, then the End.
 
-    A piece that could be the beginning of a stop text waits for the next one; a stop text itself never comes out.
+    A piece that could start a stop text is held until the next one; a stop text itself is never sent.
     """
     source = _source(ask, seed)
     limit = int(ask.options.get("num_predict", -1))

@@ -1,8 +1,8 @@
-"""JSON text read the way Go's json.Decoder reads it.
+"""A JSON parser that follows Go's json.Decoder.
 
-A first value is read and what follows it is left alone; a broken byte of UTF-8 becomes U+FFFD, and so does a lone
-surrogate; the members of an object stay a list of pairs, because a struct takes them one after another (see
-`goschema`). The error texts are Go's, since Ollama passes them on to its clients.
+Only the first value is read, and what follows it is ignored. Each invalid byte of UTF-8 and each lone surrogate
+becomes U+FFFD. The members of an object stay a list of pairs, because a struct takes them one after another (see
+`goschema`). The error texts are Go's, since Ollama sends them to its clients.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _VALUE = "looking for beginning of value"
 
 
 def _each_byte(error: UnicodeError) -> tuple[str, int]:
-    # Go replaces byte by byte, Python's "replace" the longest broken sequence at once.
+    # Go replaces each invalid byte, Python's "replace" the longest invalid sequence.
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "\ufffd" * (error.end - error.start), error.end
@@ -39,7 +39,7 @@ codecs.register_error("simulator-each-byte", _each_byte)
 
 
 class GoError(ValueError):
-    """A request body that Go would not take; the text is what the client is told."""
+    """A request body that Go refuses; the text is the error for the client."""
 
 
 class NoValueError(GoError):
@@ -48,14 +48,14 @@ class NoValueError(GoError):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it was written."""
+    """A number as written."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """An object: its members in the order in which they came, duplicates included."""
+    """An object: its members in their order, duplicates included."""
 
     pairs: tuple[tuple[str, Value], ...]
 
@@ -66,7 +66,7 @@ Value: TypeAlias = "str | bool | Number | Members | list[Value] | None"
 def scan(data: bytes) -> Value:
     """Return the first JSON value of a body.
 
-    Raises NoValueError for a body of white space alone, GoError for a syntax error.
+    Raise NoValueError for a body of only white space, GoError for a syntax error.
     """
     return _Scanner(data).first()
 
@@ -92,7 +92,7 @@ class _Open:
 
 
 class _Scanner:
-    """One pass over the bytes; nesting is kept on a list, so depth costs no recursion."""
+    """One pass over the bytes; open containers are on a list, so that depth needs no recursion."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -104,7 +104,7 @@ class _Scanner:
         stack: list[_Open] = []
         while True:
             value = self._begin(stack)
-            # A finished value may finish the containers around it too.
+            # The value may also close the containers around it.
             while not isinstance(value, _Open):
                 if not stack:
                     return value
@@ -112,7 +112,7 @@ class _Scanner:
                 value = self._after_value(stack)
 
     def _begin(self, stack: list[_Open]) -> Value | _Open:
-        """Read a scalar, or open a container; an empty container is closed at once."""
+        """Read a scalar, or open a container; an empty container is closed immediately."""
         byte = self._must()
         if byte in b"{[":
             self.at += 1
@@ -216,7 +216,7 @@ class _Scanner:
         unit = self._hex4()
         if not 0xD800 <= unit < 0xE000:
             return chr(unit)
-        # Only a low half right after a high one makes a character.
+        # Only a low surrogate right after a high one makes a character.
         after = self.at
         if unit < 0xDC00 and self.data[after : after + 2] == b"\\u":
             self.at += 2
@@ -255,7 +255,7 @@ class _Scanner:
 
 
 def _quote(byte: int) -> str:
-    """Return one byte in quotes, as Go's error texts show it: taken for a Latin-1 character."""
+    """Return one byte in quotes as in Go's error texts, as a Latin-1 character."""
     special = {0x27: "'\\''", 0x22: "'\"'", 0x5C: "'\\\\'", 0x07: "'\\a'", 0x08: "'\\b'", 0x0C: "'\\f'"}
     special |= {0x0A: "'\\n'", 0x0D: "'\\r'", 0x09: "'\\t'", 0x0B: "'\\v'"}
     if byte in special:

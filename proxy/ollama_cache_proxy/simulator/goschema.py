@@ -1,9 +1,9 @@
-"""JSON values poured into Go's types: what json.Unmarshal does with a struct.
+"""JSON values as Go's types: what json.Unmarshal does with a struct.
 
-A `Kind` is a function that takes the value as it was read (`gojson`), what the field held before, and the place; it
-returns what the field holds afterwards. Names match without regard to case, a name that comes twice is read twice,
-`null` leaves a plain field as it was. The first type error is reported after the whole body was read; an error of a
-type with its own rules (a duration, `think`) ends the reading at once. Both as in Go.
+A `Kind` is a function that takes a value (`gojson`), the previous value of the field, and the place; it returns the new
+value of the field. Names match without regard to case, a duplicate name is read twice, and `null` leaves a plain field
+unchanged. The first type error is reported after the whole body has been read; an error of a type with its own rules
+(a duration, `think`) ends the reading immediately. Both as in Go.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _UNITS = {
 }
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([^0-9.]*)")
 FOREVER = 2**63 - 1
-"""Nanoseconds that stand for an unlimited keep_alive."""
+"""Nanoseconds that mean an unlimited keep_alive."""
 
 
 class Place:
-    """Where in the body the reading stands, and the first type error met so far."""
+    """The current place in the body, and the first type error so far."""
 
     def __init__(self) -> None:
         self.struct = ""
         self.outer = ""
-        """The struct to name instead, inside a type that reads itself."""
+        """The struct to name instead, inside a type with its own rules."""
         self.path: list[str] = []
         self.error: GoError | None = None
 
     def mismatch(self, what: str, go_type: str) -> None:
-        """Note a type error; only the first one counts."""
+        """Record a type error; only the first one counts."""
         if self.error is None:
             self.error = GoError(self.text(what, go_type))
 
@@ -58,9 +58,9 @@ Kind: TypeAlias = Callable[[Value, Any, Place], Any]
 
 
 def decode(data: bytes, kind: Kind) -> dict[str, Any]:
-    """Return a request body as the fields of a struct, Go's zero values where nothing came.
+    """Return a request body as the fields of a struct, Go's zero values for missing ones.
 
-    Raises NoValueError for an empty body, GoError for anything else that Go refuses.
+    Raise NoValueError for an empty body, GoError for anything else that Go refuses.
     """
     place = Place()
     fields: dict[str, Any] = kind(scan(data), None, place)
@@ -156,7 +156,7 @@ def mapping(value: Value, old: Any, place: Place) -> Any:
 
 
 def pointer(kind: Kind) -> Kind:
-    """A Go pointer: `null`, like absence, is None."""
+    """A Go pointer: None if it is `null` or absent."""
 
     def read(value: Value, old: Any, place: Place) -> Any:
         return None if value is None else kind(value, old, place)
@@ -165,7 +165,7 @@ def pointer(kind: Kind) -> Kind:
 
 
 def listed(kind: Kind, go_type: str) -> Kind:
-    """A Go slice: None where absent or `null`."""
+    """A Go slice: None if it is `null` or absent."""
 
     def read(value: Value, old: Any, place: Place) -> Any:
         if value is None:
@@ -179,7 +179,7 @@ def listed(kind: Kind, go_type: str) -> Kind:
 
 
 def fold(name: str) -> str:
-    """Fold a name letter by letter, as Go does: the long s is an s, but a sharp s is not two of them."""
+    """Return a name with its letters folded as Go does: a long s is an s, but a sharp s is not two of them."""
     return "".join(folded if len(folded := letter.casefold()) == 1 else letter for letter in name)
 
 
@@ -210,7 +210,7 @@ def struct(name: str, fields: dict[str, Kind], *, package: str = "api") -> Kind:
 
 
 def own_rules(kind: Kind) -> Kind:
-    """A type with its own UnmarshalJSON around a plain one: its first error ends the reading at once."""
+    """A type with its own UnmarshalJSON around a plain one: its first error ends the reading immediately."""
 
     def read(value: Value, old: Any, place: Place) -> Any:
         inner = Place()

@@ -1,4 +1,4 @@
-"""The routes that look at the server and its models, and the blob store."""
+"""The endpoints that show the server and its models, and the blob store."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _parameter_rows(model: Model) -> list[tuple[str, Any]]:
 
 
 def _shown(model: Model, system: str) -> dict[str, Any]:
-    """Return the fields of api.ShowResponse, those left out that are empty."""
+    """Return the fields of api.ShowResponse without empty ones."""
     system = system or model.text(SYSTEM)
     template = model.text(TEMPLATE) or "{{ .Prompt }}"
     path = f"/models/blobs/sha256-{model.weights.digest}"
@@ -149,7 +149,7 @@ async def delete(call: Call) -> None:
 
 
 def _digest(call: Call) -> str | None:
-    """Return the hexadecimal digest of the path, None where there is none."""
+    """Return the hexadecimal digest in the path, None if it is not one."""
     return call.parameter[7:].lower() if _DIGEST.fullmatch(call.parameter) else None
 
 
@@ -165,7 +165,7 @@ async def blob_head(call: Call) -> None:
 
 
 async def blob_post(call: Call) -> None:
-    """POST /api/blobs/:digest: an upload, read only where it is needed."""
+    """POST /api/blobs/:digest: an upload, read only if it is needed."""
     digest = _digest(call)
     if digest is not None and digest not in call.simulator.models.blobs:
         await _store(call)
@@ -178,7 +178,7 @@ async def blob_post(call: Call) -> None:
 
 
 async def _leave_unread(call: Call) -> None:
-    """Take the upload if it is small; otherwise the answer goes out at once and the connection closes, as in Go."""
+    """Read the upload if it is small; otherwise respond immediately and close the connection, as Go does."""
     if call.request.content.is_eof():
         return
     announced = int(call.header("Content-Length") or 0)
@@ -190,7 +190,7 @@ async def _leave_unread(call: Call) -> None:
 async def _store(call: Call) -> None:
     data = await call.read()
     found = f"sha256:{sha256(data)}"
-    # The real server keeps the blob under the digest that it found, whatever the path says.
+    # The real server stores the blob under its actual digest, whatever the path says.
     call.simulator.models.blobs.add(sha256(data))
     if found == call.parameter.lower():
         call.whole(201)

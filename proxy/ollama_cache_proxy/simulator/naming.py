@@ -16,7 +16,7 @@ _HOST_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Name:
-    """A complete name; its parts keep the spelling that they came with."""
+    """A complete name; its parts are spelled as given."""
 
     host: str
     namespace: str
@@ -25,17 +25,17 @@ class Name:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What two spellings of one model have in common."""
+        """The same for all spellings of one model."""
         return (self.host.lower(), self.namespace.lower(), self.model.lower(), self.tag.lower())
 
     @property
     def full(self) -> str:
-        """The whole name, defaults written out."""
+        """The whole name, with defaults."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
     @property
     def shortest(self) -> str:
-        """The name as lists show it: defaults left out, but never the tag."""
+        """The name as lists show it: without defaults, but with the tag."""
         if self.host.lower() != HOST:
             return self.full
         prefix = "" if self.namespace.lower() == NAMESPACE else f"{self.namespace}/"
@@ -43,7 +43,7 @@ class Name:
 
 
 def known(text: str) -> Name:
-    """Return the complete name of a text that is known to be valid; ValueError where it is not."""
+    """Return the complete name in a text. Raise ValueError if it is not valid."""
     name = parse(text)
     if name is None:
         message = f"not a name of a model: {text!r}"
@@ -52,11 +52,11 @@ def known(text: str) -> Name:
 
 
 def parse(text: str) -> Name | None:
-    """Return the complete name, or None where the text is not a valid one."""
+    """Return the complete name in a text, None if it is not valid."""
     rest, tag = text, TAG
     if rest.rfind(":") > rest.rfind("/"):
         rest, _, tag = rest.rpartition(":")
-    # The scheme is the only place where a double slash may stand.
+    # A double slash is allowed only after a scheme.
     rest = re.sub(r"^[a-z]+://", "", rest)
     *before, model = rest.rsplit("/", 2)
     namespace = before[-1] if before else NAMESPACE

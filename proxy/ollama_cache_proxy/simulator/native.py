@@ -1,4 +1,4 @@
-"""Ollama's own inference routes: /api/generate, /api/chat, /api/embed, /api/embeddings."""
+"""Ollama's own inference endpoints: /api/generate, /api/chat, /api/embed, /api/embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ollama_cache_proxy.simulator.rendering import Turn
 
 
 def body(call: Call, kind: Kind) -> dict[str, Any] | None:
-    """Return the request as a struct, or answer what Ollama answers to a body that it cannot read, and None."""
+    """Return the request as a struct; for a body that Ollama cannot read, send its error and return None."""
     try:
         return decode(call.body, kind)
     except NoValueError:
@@ -45,7 +45,7 @@ class NativeForm:
             row["done_reason"] = reply.reason
         if reply.context:
             row["context"] = reply.context
-        # The two structs hold their metrics and logprobs in opposite order.
+        # The two structs have metrics and logprobs in opposite order.
         logprobs = {"logprobs": reply.logprobs} if reply.logprobs else {}
         row |= {**logprobs, **reply.metrics} if self._chat else {**reply.metrics, **logprobs}
         return wire.dumps(row).encode()
@@ -54,13 +54,13 @@ class NativeForm:
         """Return one JSON line."""
         return [self.whole(reply) + b"\n"]
 
-    def error(self, status: int, message: str) -> bytes:  # noqa: ARG002 - other forms name the kind of the error
+    def error(self, status: int, message: str) -> bytes:  # noqa: ARG002 - other forms send the kind of the error
         """Return `{"error": …}`."""
         return wire.dumps({"error": message}).encode()
 
 
 def _sampling(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what both kinds of completions read alike."""
+    """Return the fields that both kinds of completions share."""
     return {
         "model": request["model"],
         "stream": request["stream"] is not False,

@@ -1,7 +1,7 @@
-"""The OpenAI-compatible routes of completions and embeddings, and the lists of models.
+"""The OpenAI-compatible endpoints for completions, embeddings and lists of models.
 
-As in middleware/openai.go a request is turned into Ollama's own and the replies are rewritten: errors found before that
-are plain JSON, later ones and all answers end in a newline and carry a bare `application/json`.
+As in middleware/openai.go a request is converted to Ollama's own and the replies are converted back. Errors before that
+are plain JSON; later ones and all responses end in a newline and have the content type `application/json`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def error_row(status: int, message: str) -> dict[str, Any]:
 
 
 def body(call: Call, kind: Kind) -> dict[str, Any] | None:
-    """Return the request as a struct, or answer that it cannot be read, and None."""
+    """Return the request as a struct; if it cannot be read, send an error and return None."""
     try:
         return decode(call.body, kind)
     except GoError as error:
@@ -159,7 +159,7 @@ class OpenAIForm:
         return _line(row)
 
     def events(self, reply: Reply) -> list[bytes]:
-        """Return one part: a chunk, and after the last one the usage if wanted, and the end mark."""
+        """Return one part: a chunk, and after the last one the usage if wanted, and `[DONE]`."""
         row = self._chunk(reply)
         if self._with_usage and not self._chat:
             row["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -206,7 +206,7 @@ def _options(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
-    """Return the messages as turns, each text part of a list as a turn of its own; GoError for what cannot be one."""
+    """Return the messages as turns, each text part of a list as its own turn. Raise GoError."""
     turns: list[Turn] = []
     for message in messages:
         role, content = message["role"].lower(), message["content"]

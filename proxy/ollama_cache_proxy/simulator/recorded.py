@@ -1,8 +1,8 @@
-"""What is known of the recorded server: its models, some tokens, and its answers to the recorded prompts.
+"""What was recorded of a real server: its models, some tokens, and its responses to the recorded prompts.
 
-`recorded.json` is derived from the recording. Texts are kept token by token, so that other limits and stop texts still
-work on them; vectors are little-endian float32 in base64. `raw` is a vector as the model gave it, `unit` one known only
-after its normalisation, `prefix` the normalised first floats of one whose rest is unknown.
+`recorded.json` is derived from the recording. Texts are stored token by token, so that other limits and stop texts
+work on them; vectors are little-endian float32 in base64. `raw` is a vector as the model computed it, `unit` one known
+only after normalisation, `prefix` the normalised first floats of one whose rest is unknown.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def _known_vectors() -> dict[tuple[str, str], KnownVector]:
 
 
 MODELS: list[dict[str, Any]] = _DATA["models"]
-"""Rows of the recorded model list, with what `show` and `ps` said of them."""
+"""Rows of the recorded model list, with the responses of `show` and `ps`."""
 
 TOKENS: dict[str, int] = _DATA["tokens"]
 """Token numbers of texts longer than one byte, as far as the recording shows them."""
 
 ANSWERS_OF: str = _DATA["answers_of"]
-"""The digest of the model that gave ANSWERS; under another digest nothing is known."""
+"""The digest of the model of ANSWERS; there are none for other digests."""
 
 ANSWERS = _known_answers()
 """Known continuations by (rendered prompt, context, format, temperature)."""

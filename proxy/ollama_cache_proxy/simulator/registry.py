@@ -1,7 +1,7 @@
 """The models of the simulated server: names, layers, digests, and which blobs are stored.
 
 A digest is the SHA-256 of a manifest: it changes with any layer (weights, template, system text, parameters) and
-stays on a copy. The layers of the recorded models have their recorded digests.
+is the same for a copy. The layers of the recorded models have their recorded digests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Layer:
 
 
 def text_layer(kind: str, text: str) -> Layer:
-    """Return a layer that is its text."""
+    """Return a layer of text."""
     return Layer(kind=kind, digest=sha256(text), size=len(text.encode()), text=text)
 
 
@@ -56,7 +56,7 @@ def parameters_layer(parameters: Mapping[str, Any]) -> Layer:
 
 
 class Voice(NamedTuple):
-    """What vectors depend on beside the text: digest, width, and what a quantized model was made of and lost."""
+    """What vectors depend on beside the text: digest, width, and the origin and loss of a quantized model."""
 
     digest: str
     width: int
@@ -68,7 +68,7 @@ class Voice(NamedTuple):
 class Model:
     """One named model; sizes in bytes, `modified` in nanoseconds since the epoch, `width` in floats of a vector.
 
-    A quantized model has the digest of what it was made of as its `origin`, and speaks as that does but for a `loss`.
+    A quantized model has the digest of its source as `origin`; its output is that of the source with a `loss`.
     """
 
     name: Name
@@ -90,11 +90,11 @@ class Model:
     loss: float = 0.0
 
     def layer(self, kind: str) -> Layer | None:
-        """Return the layer of a kind, if there is one."""
+        """Return the layer of a kind, None if there is none."""
         return next((layer for layer in self.layers if layer.kind == kind), None)
 
     def text(self, kind: str) -> str:
-        """Return the text of a layer, empty where there is none."""
+        """Return the text of a layer, empty if there is none."""
         layer = self.layer(kind)
         return layer.text if layer else ""
 
@@ -127,7 +127,7 @@ class Model:
         }
 
     def remade(self, name: Name, layers: Iterable[Layer], **changes: Any) -> Model:
-        """Return a model of other layers under a name: sizes and digest follow."""
+        """Return a copy with a name and other layers, and the sizes and digest of those."""
         layers = tuple(layers)
         changed = replace(self, name=name, layers=layers, modified=time.time_ns(), **changes)
         manifest = [[layer.kind, layer.digest, layer.size] for layer in layers]
@@ -175,7 +175,7 @@ def _recorded_model(row: Mapping[str, Any]) -> Model:
 
 
 class ModelRegistry:
-    """The installed models, the stored blobs, and what a pull would find."""
+    """The installed models, the stored blobs, and the models that can be pulled."""
 
     def __init__(self) -> None:
         self._models: dict[tuple[str, str, str, str], Model] = {}
@@ -192,39 +192,39 @@ class ModelRegistry:
         return iter(self.installed())
 
     def installed(self) -> list[Model]:
-        """Return the models as lists show them: the last modified first (by the second), then by name."""
+        """Return the models in the order of lists: the last modified first (by the second), then by name."""
         return sorted(self._models.values(), key=lambda model: (-(model.modified // 10**9), model.name.key))
 
     def find(self, name: Name | str) -> Model | None:
-        """Return the model of a name in any spelling."""
+        """Return the model with a name in any spelling, None if there is none."""
         parsed = naming.parse(name) if isinstance(name, str) else name
         return self._models.get(parsed.key) if parsed else None
 
     def get(self, name: str) -> Model:
-        """Return the model of a name; KeyError where there is none."""
+        """Return the model with a name. Raise KeyError."""
         model = self.find(name)
         if model is None:
             raise KeyError(name)
         return model
 
     def digest(self, name: str) -> str:
-        """Return the digest of a model; KeyError where there is none."""
+        """Return the digest of a model. Raise KeyError."""
         return self.get(name).digest
 
     def put(self, model: Model) -> None:
-        """Install a model, over the one of that name."""
+        """Install a model, in place of one with the same name."""
         self._models[model.name.key] = model
         self.blobs.update(layer.digest for layer in model.layers)
 
     def canonical(self, name: Name) -> Name:
-        """Return the name with each part spelt as the first installed model that has it spells it."""
+        """Return the name with each part spelled as in the first installed model that has it."""
         parts = {"host": name.host, "namespace": name.namespace, "model": name.model, "tag": name.tag}
         for part, text in parts.items():
             spellings = (getattr(model.name, part) for model in self._models.values())
             parts[part] = next((known for known in spellings if known.lower() == text.lower()), text)
         return Name(**parts)
 
-    def add(  # noqa: PLR0913 - each one is a property of a model
+    def add(  # noqa: PLR0913 - the properties of a model
         self,
         name: str,
         *,
@@ -234,7 +234,7 @@ class ModelRegistry:
         parameters: Mapping[str, Any] | None = None,
         thinking: bool = False,
     ) -> str:
-        """Install a new model, as if created behind everyone's back, and return its digest."""
+        """Install a new model without a request, and return its digest."""
         base = self.published_like("all-minilm" if embedding else "tiny")
         parsed = naming.known(name)
         layers = [Layer(kind=WEIGHTS, digest=sha256(f"weights of {parsed.full}"), size=base.weights.size)]
@@ -248,13 +248,13 @@ class ModelRegistry:
         return model.digest
 
     def replace(self, name: str) -> str:
-        """Give a name other weights, as a pull by someone else would, and return the new digest."""
+        """Replace the weights of a model, as another client's pull would, and return the new digest."""
         model = self._other_weights(self.get(name))
         self.put(model)
         return model.digest
 
     def publish(self, name: str) -> str:
-        """Make another version of a model (or a new one) available to `pull`, and return its digest."""
+        """Make another version of a model, or a new one, available to pull, and return its digest."""
         parsed = naming.known(name)
         base = self.find(parsed) or self.published_like("tiny")
         model = replace(self._other_weights(base), name=parsed)
@@ -262,11 +262,11 @@ class ModelRegistry:
         return model.digest
 
     def published(self, name: Name) -> Model | None:
-        """Return what a pull of a name would fetch."""
+        """Return the model that a pull of a name fetches, None if there is none."""
         return self._published.get(name.key)
 
     def remove(self, name: Name | str) -> bool:
-        """Remove a model and the blobs that no other model uses; say whether it was there."""
+        """Remove a model and the blobs that no other model uses; return whether it was there."""
         model = self.find(name)
         if model is None:
             return False
@@ -276,7 +276,7 @@ class ModelRegistry:
         return True
 
     def copy(self, source: Name, destination: Name) -> bool:
-        """Give a model a second name with the same digest; say whether the source was there."""
+        """Copy a model to a second name with the same digest; return whether the source was there."""
         model = self.find(source)
         if model is None:
             return False
@@ -284,7 +284,7 @@ class ModelRegistry:
         return True
 
     def published_like(self, name: str) -> Model:
-        """Return a published model that others are made after."""
+        """Return the published model of a name. Raise KeyError."""
         return self._published[naming.known(name).key]
 
     def _other_weights(self, model: Model) -> Model:

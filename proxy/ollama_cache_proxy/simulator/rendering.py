@@ -1,7 +1,6 @@
-"""Prompts as a template makes them of turns.
+"""Prompts rendered from turns by a template.
 
-Of Go's templates only the plain variables `.System`, `.Prompt` and `.Response` are filled in; any other action is
-dropped.
+Of Go's templates only the variables `.System`, `.Prompt` and `.Response` are supported; other actions are dropped.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 
 def render(template: str, turns: tuple[Turn, ...]) -> str:
-    """Return the prompt of some turns: the template once for each exchange, one after the other."""
+    """Return the prompt for turns: the template rendered once for each exchange."""
     template = template or "{{ .System }}{{ .Prompt }}"
     parts: list[str] = []
     values: dict[str, str] = {}

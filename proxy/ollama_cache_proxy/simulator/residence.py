@@ -9,7 +9,7 @@ from ollama_cache_proxy.simulator.goschema import FOREVER
 from ollama_cache_proxy.simulator.registry import Model
 
 KEEP_ALIVE = 5 * 60 * 10**9
-"""Nanoseconds that a model stays loaded after a request that does not say."""
+"""Nanoseconds that a model stays loaded after a request without keep_alive."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,13 +22,13 @@ class Resident:
 
 
 class Residence:
-    """The loaded models by weights and parameters: a copy of a model shares the place of its source."""
+    """The loaded models by weights and parameters: a copy of a model shares the entry of its source."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Resident] = {}
 
     def load(self, model: Model, keep_alive: int | None) -> bool:
-        """Note a use of a model; return True where it was not loaded. Without a keep_alive the last one holds on."""
+        """Start a use of a model; return whether it had to be loaded. Without a keep_alive the last one applies."""
         self._expire()
         resident = self._loaded.get(model.digest)
         cold = resident is None
@@ -41,13 +41,13 @@ class Residence:
         return cold
 
     def used(self, model: Model) -> None:
-        """Note the end of a use: the time to live starts anew."""
+        """End a use of a model: its keep_alive starts again."""
         if (resident := self._loaded.get(model.digest)) is not None:
             self._extend(resident)
             self._expire()
 
     def unload(self, model: Model) -> None:
-        """Forget a model now."""
+        """Unload a model."""
         self._loaded.pop(model.digest, None)
 
     def loaded(self) -> list[Resident]:

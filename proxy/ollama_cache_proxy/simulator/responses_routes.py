@@ -26,7 +26,7 @@ from ollama_cache_proxy.simulator.rendering import Turn
 
 
 def _input(value: Value, _old: Any, place: Place) -> Any:
-    """An input: a text, or a list of items."""
+    """The field `input`: a string, or a list of items."""
     if isinstance(value, str | list):
         return anything(value, None, place)
     if value is None:
@@ -58,7 +58,7 @@ _REQUEST = struct(
 
 
 class ResponsesForm:
-    """Replies as a response, or as the events that build one up; every event is a part of its own."""
+    """Replies as a response, or as its events; every event is a chunk of its own."""
 
     whole_type = wire.BARE_JSON
     stream_type = wire.EVENTS
@@ -134,7 +134,7 @@ class ResponsesForm:
         return wire.dumps(row).encode() + b"\n"
 
     def _event(self, kind: str, **fields: Any) -> bytes:
-        # The stream's events are maps in Go: their members come sorted.
+        # The events are maps in Go, so their members are sorted.
         row = wire.by_name({"type": kind, "sequence_number": self._sequence, **fields})
         self._sequence += 1
         return f"event: {kind}\ndata: {wire.dumps(row)}\n\n".encode()

@@ -1,4 +1,4 @@
-"""The table of routes, and how a request finds its own (gin's rules)."""
+"""The table of endpoints, and how a request is matched (gin's rules)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Handler = Callable[[Call], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One method and path; a path that ends in `/:` takes one more segment as its parameter.
+    """One method and path; a path that ends in `/:` has one more segment as its parameter.
 
-    `inference` routes wait at the simulator's gate; a `late_body` is read by the route itself, if at all.
+    `inference` endpoints wait at the simulator's gate; a `late_body` is read by the endpoint itself, if at all.
     """
 
     method: str
@@ -25,7 +25,7 @@ class Route:
     late_body: bool = False
 
     def parameter(self, path: str) -> str | None:
-        """Return the parameter that a path holds (empty where the route has none), None where it does not match."""
+        """Return the parameter in a path, empty if there is none, None if the path does not match."""
         if not self.path.endswith("/:"):
             return "" if path == self.path else None
         prefix = self.path[:-1]
@@ -66,7 +66,7 @@ ROUTES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """Where a request goes: a route, another path (`redirect`), or nowhere; `allowed` are a known path's methods."""
+    """The result of matching: an endpoint, a `redirect` to a path, or neither; `allowed` has the path's methods."""
 
     route: Route | None = None
     parameter: str = ""
@@ -75,7 +75,7 @@ class Match:
 
 
 def match(method: str, path: str) -> Match:
-    """Return where a request of a decoded path goes."""
+    """Return the match for a method and a decoded path."""
     found = [(route, parameter) for route in ROUTES if (parameter := route.parameter(path)) is not None]
     for route, parameter in found:
         if route.method == method:

@@ -1,4 +1,4 @@
-"""The request bodies of Ollama's own routes, as in api/types.go."""
+"""The request bodies of Ollama's own endpoints, as in api/types.go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The listening simulator: sockets and HTTP parsing by aiohttp, everything that goes out written by `call`."""
+"""The server of the simulator: aiohttp listens and parses; `call` writes all output."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ from ollama_cache_proxy.simulator.call import AlreadySent, Call, ClientLeftError
 from ollama_cache_proxy.simulator.state import Behaviour, State
 
 _MAX_RECEIVED = 10_000
+"""Requests that `received` holds."""
+
 _MAX_HEAD = 1 << 20
+"""Bytes of a request's head."""
+
 _LINGER = 0.5
-"""Seconds that a closing connection still takes what the client sends, as in Go."""
+"""Seconds that a closing connection still reads what the client sends, as Go does."""
 
 _SHUTDOWN = 0.05
+"""Seconds that `stop` waits for connections."""
+
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER at zero seconds: closing sends a reset."""
+"""SO_LINGER of 0 s: closing sends a reset."""
 
 
 class Tally:
-    """A number that only grows, and that can be waited for."""
+    """A counter that tests can wait for."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,19 +49,19 @@ class Tally:
         self._changed = asyncio.Event()
 
     async def reached(self, count: int) -> None:
-        """Return as soon as there are that many."""
+        """Wait until the count is reached."""
         while self.count < count:
             await self._changed.wait()
 
 
 class Simulator(State):
-    """An Ollama in this process; use it as an async context manager or start and stop it."""
+    """A simulated Ollama in this process; an async context manager, or use `start` and `stop`."""
 
     def __init__(self, behaviour: Behaviour | None = None) -> None:
         super().__init__(behaviour or Behaviour())
         self.fault: Callable[[Received], Fault | None] | None = None
         self.pace: Callable[[Received], float] | None = None
-        """How many seconds a whole answer takes, instead of the delays of the behaviour."""
+        """Returns how many seconds a whole response takes, instead of the delays of the behaviour."""
         self.url = ""
         self.port = 0
         self._received: deque[Received] = deque(maxlen=_MAX_RECEIVED)
@@ -67,29 +73,29 @@ class Simulator(State):
 
     @property
     def received(self) -> list[Received]:
-        """The last requests in the order of their arrival, with their bodies; that of a blob upload is not kept."""
+        """The last requests in the order of arrival, with their bodies except of blob uploads."""
         return list(self._received)
 
     @property
     def inferences(self) -> int:
-        """How many inference requests have arrived."""
+        """The number of inference requests so far."""
         return self._inferences.count
 
     @property
     def cancelled(self) -> int:
-        """Requests whose client left before the answer was complete."""
+        """The number of requests whose client left before the response was complete."""
         return self._departures.count
 
     async def arrived(self, count: int) -> None:
-        """Return as soon as that many inference requests have arrived in total."""
+        """Wait until that many inference requests in total have arrived."""
         await self._inferences.reached(count)
 
     async def departed(self, count: int) -> None:
-        """Return as soon as that many clients in total have left too early."""
+        """Wait until that many clients in total have left before their response was complete."""
         await self._departures.reached(count)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; port 0 takes a free one. Raises OSError where the address cannot be had."""
+        """Listen; port 0 is any free one. Raise OSError if the address cannot be used."""
         self._stopping = False
         self._server = web.Server(
             self._handle,
@@ -105,7 +111,7 @@ class Simulator(State):
         self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     async def stop(self) -> None:
-        """Close the listener and every connection; unfinished answers stay unfinished."""
+        """Close the listener and every connection; responses in progress are cut off."""
         self._stopping = True
         if self._listener is not None:
             self._listener.close()
@@ -127,14 +133,14 @@ class Simulator(State):
         await self.stop()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        # A target in absolute form, as proxies get it, is served by its path.
+        # A target in absolute form, as sent to proxies, is served by its path.
         target = re.sub(r"^https?://[^/?]*", "", request.raw_path)
         path = unquote(target.partition("?")[0], errors="replace") or "/"
         call = Call(simulator=self, request=request, path=path, keep=bool(request.keep_alive))
         try:
             await self._answer(call)
             if not call.keep and not request.content.is_eof() and call.transport.can_write_eof():
-                # The client may be sending still; it shall see the answer's end all the same.
+                # The client may still be sending; it should see the end of the response.
                 call.transport.write_eof()
         except asyncio.CancelledError:
             self._note_departure(call)
@@ -173,7 +179,7 @@ class Simulator(State):
             call.whole(HTTPStatus.NOT_FOUND, b"404 page not found", wire.PLAIN)
 
     def _arrive(self, call: Call, route: routes.Route | None) -> Fault | None:
-        """Note the request; return the fault that a test wants for it."""
+        """Record the request; return the fault that a test wants for it."""
         received = Received(
             method=call.request.method,
             target=call.request.raw_path,
@@ -197,7 +203,7 @@ class Simulator(State):
         call.whole(status, body, "text/html; charset=utf-8" if is_get else "", fields=fields)
 
     def _refused(self, call: Call) -> bool:
-        """Apply the rules of Origin and Host; return True where they have answered."""
+        """Apply the rules of Origin and Host; return whether the request was refused."""
         host, origin = call.header("Host"), call.header("Origin")
         is_options = call.request.method == "OPTIONS"
         if gatekeeping.is_cross_origin(origin, host):
@@ -218,7 +224,7 @@ class Simulator(State):
         return is_options
 
     async def _fail(self, call: Call, fault: Fault) -> bool:
-        """Do what a fault says; return False where the route itself has to."""
+        """Inject a fault; return False if the endpoint itself has to."""
         transport = call.transport
         match fault:
             case Fault.ERROR_LINE:

@@ -1,4 +1,4 @@
-"""What a simulated Ollama is made of, as its routes see it: its behaviour, its models, and barriers for tests."""
+"""The state of a simulated Ollama that its endpoints share: behaviour, models, and barriers for tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ollama_cache_proxy.simulator.residence import Residence
 class Behaviour:
     """How the simulated server behaves; delays in seconds.
 
-    `completion_delay` is a whole completion, or the time before the first token of a stream that has no `token_rate`;
-    with one (tokens per second) the tokens come evenly. `embedding_delay` is per request, `load_delay` per first use of
+    `completion_delay` is for a whole completion, or before the first token of a stream without a `token_rate`; with one
+    (tokens per second) tokens are evenly spaced. `embedding_delay` is per request, `load_delay` per first use of
     a model. `loopback` says whether the Host rule applies.
     """
 
@@ -29,27 +29,27 @@ class Behaviour:
 
 
 class Gate:
-    """A barrier for tests: while it is closed, inference requests arrive but get no answer."""
+    """A barrier for tests: while it is closed, inference requests arrive but get no response."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
         self._open.set()
 
     def close(self) -> None:
-        """Hold the answers back."""
+        """Hold responses."""
         self._open.clear()
 
     def open(self) -> None:
-        """Let the answers go."""
+        """Release responses."""
         self._open.set()
 
     async def passed(self) -> None:
-        """Return as soon as the gate is open."""
+        """Wait until the gate is open."""
         await self._open.wait()
 
 
 class State:
-    """Installed and loaded models, the source of chance, and what holds answers back."""
+    """Installed and loaded models, the random source, and barriers."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -57,5 +57,5 @@ class State:
         self.residence = Residence()
         self.gate = Gate()
         self.making = Gate()
-        """While it is closed, models are being quantized and do not get done."""
+        """While it is closed, quantizing a model does not finish."""
         self.random = random.Random(behaviour.seed)

@@ -1,6 +1,6 @@
-"""Tokens of texts: numbers where the recording shows them, bytes elsewhere, and a simple count.
+"""Tokens of texts: numbers from the recording, bytes for the rest, and a simple count.
 
-The vocabulary is that of the recorded model as far as it is known. Its single bytes follow GPT-2's order after three
+The vocabulary is the known part of the recorded model's. Its single bytes follow GPT-2's order after three
 special tokens: printable ASCII first, then printable Latin-1, then the rest.
 """
 
@@ -21,7 +21,7 @@ _COUNTED = re.compile(r"\w{1,6}|[^\w\s]")
 
 
 def encode(text: str) -> list[int]:
-    """Return the token numbers of a text: the longest known token at each place, bytes where none is known."""
+    """Return the token numbers of a text: the longest known token at each place, bytes if none is known."""
     numbers: list[int] = []
     at = 0
     while at < len(text):
@@ -38,12 +38,12 @@ def encode(text: str) -> list[int]:
 
 
 def count(text: str) -> int:
-    """Return how many tokens a text is said to have: pieces of up to six letters, and signs."""
+    """Return the number of tokens of a text: pieces of up to six letters, and other characters one by one."""
     return max(1, len(_COUNTED.findall(text)))
 
 
 def cut(text: str, limit: int) -> str:
-    """Return the beginning of a text that has at most `limit` tokens by `count`."""
+    """Return the longest prefix of a text with at most `limit` tokens by `count`."""
     for index, found in enumerate(_COUNTED.finditer(text)):
         if index == limit:
             return text[: found.start()]

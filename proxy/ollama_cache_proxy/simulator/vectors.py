@@ -1,7 +1,7 @@
-"""Embeddings of the simulated models: raw vectors as the model gives them, and the normalised ones that clients see.
+"""Embeddings of the simulated models: raw vectors, and the normalised ones that clients see.
 
-A vector is a function of the server's seed, the model's digest and the text alone, so it is the same whether the text
-came alone or in a list. Normalisation follows `normalize` in Ollama's server/routes.go, in single precision
+A vector is a function of only the server's seed, the model's digest and the text, so it is the same alone and in a
+list. Normalisation follows `normalize` in Ollama's server/routes.go, in single precision
 throughout.
 """
 
@@ -18,13 +18,13 @@ from ollama_cache_proxy.simulator.registry import Model, Voice, sha256
 from ollama_cache_proxy.simulator.wire import float32, float32_text, float64_text
 
 SPECIAL_TOKENS = 2
-"""Tokens that a BERT model puts around a text."""
+"""Tokens that a BERT model adds to a text."""
 
 Vector = tuple[float, ...]
 
 
 def token_count(model: Model, text: str) -> int:
-    """Return how many tokens a text has for an embedding model."""
+    """Return the number of tokens of a text for an embedding model."""
     known = recorded.VECTORS.get((model.digest, text))
     if known is not None:
         return known.tokens
@@ -32,7 +32,7 @@ def token_count(model: Model, text: str) -> int:
 
 
 def normalised(vector: Vector) -> Vector:
-    """Return the vector at unit length, rounded to float32 at each step as the server rounds."""
+    """Return the vector at unit length, rounded to float32 at each step like the server."""
     total = 0.0
     for value in vector:
         total = float32(total + float32(value * value))
@@ -42,7 +42,7 @@ def normalised(vector: Vector) -> Vector:
 
 @lru_cache(maxsize=1024)
 def raw(voice: Voice, text: str, seed: int) -> Vector:
-    """Return the vector as the model gives it: nearly of unit length, every value a float32."""
+    """Return the raw vector: nearly of unit length, every value a float32."""
     known = recorded.VECTORS.get((voice.digest, text))
     if known is not None and (known.raw or known.unit):
         return known.raw or known.unit
@@ -62,7 +62,7 @@ def _invented(digest: str, width: int, text: str, seed: int) -> Vector:
 
 @lru_cache(maxsize=1024)
 def unit(voice: Voice, text: str, seed: int, dimensions: int) -> Vector:
-    """Return the normalised vector, cut to `dimensions` floats and normalised again where that is above 0."""
+    """Return the normalised vector; if `dimensions` is above 0, truncated to it and normalised again."""
     known = recorded.VECTORS.get((voice.digest, text))
     if known is not None and known.prefix and len(known.prefix) == dimensions:
         return known.prefix

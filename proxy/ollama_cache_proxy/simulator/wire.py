@@ -1,11 +1,11 @@
-"""The bytes of an answer, as Go's net/http and encoding/json put them on the wire.
+"""The bytes of a response, as Go's net/http and encoding/json write them. Pure.
 
-Everything here is a pure function of its arguments. The rules were read off the recorded answers of a real server:
+The rules follow recorded responses of a real server:
 
-- fields set by a route come first, sorted by name; then `Date`, `Content-Length`, `Connection`, `Transfer-Encoding`;
-- a whole body of at most 2048 bytes carries its length, a larger one written in one go is a single chunk;
-- HTTP/1.0 never sees chunks: a body of unknown length ends with the connection;
-- JSON escapes `<`, `>`, `&`, U+2028 and U+2029, and leaves the exponent of a number without leading zeros.
+- an endpoint's fields come first, sorted by name; then `Date`, `Content-Length`, `Connection`, `Transfer-Encoding`;
+- a whole body of at most 2048 bytes has a Content-Length, a larger one written at once is a single chunk;
+- HTTP/1.0 has no chunks: a body of unknown length ends with the connection;
+- JSON escapes `<`, `>`, `&`, U+2028 and U+2029, and writes exponents without leading zeros.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 Fields = tuple[tuple[str, str], ...]
 
 WHOLE_LIMIT = 2048
-"""Bytes that the server collects before it must decide between a length and chunks."""
+"""Bytes that the server buffers before it decides between a length and chunks."""
 
 JSON = "application/json; charset=utf-8"
 BARE_JSON = "application/json"
@@ -42,14 +42,14 @@ _REASONS = {499: ""}
 
 @dataclass(frozen=True, slots=True)
 class Verbatim:
-    """JSON text that is already rendered and goes out as it is."""
+    """JSON text that is already rendered."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What a status line and its fields say; `length` and `chunked` exclude each other."""
+    """A status line and fields; at most one of `length` and `chunked` is set."""
 
     status: int
     fields: Fields = ()
@@ -77,7 +77,7 @@ class Head:
 
 
 def reason(status: int) -> str:
-    """Return the reason phrase of a status, empty where Go knows none."""
+    """Return the reason phrase of a status, empty if Go has none."""
     if status in _REASONS:
         return _REASONS[status]
     try:
@@ -121,7 +121,7 @@ def _plain(text: str) -> str:
 
 
 def _go_exponent(text: str) -> str:
-    """Return `d.ddde±x` in Go's form: no trailing zeros, and `e-7` where others write `e-07`."""
+    """Return `d.ddde±x` in Go's form: no trailing zeros, and `e-7` instead of `e-07`."""
     sign, digits, exponent = Decimal(text).as_tuple()
     figures = "".join(map(str, digits)).rstrip("0") or "0"
     power = int(exponent) + len(digits) - 1
@@ -149,7 +149,7 @@ def float64_text(value: float) -> str:
 
 
 def float32_text(value: float) -> str:
-    """Return a single as encoding/json writes a float32; `value` must be one exactly."""
+    """Return a single as encoding/json writes a float32; `value` must be exactly one."""
     if value == 0:
         return "-0" if math.copysign(1, value) < 0 else "0"
     best = f"{value:.9g}"
@@ -162,7 +162,7 @@ def float32_text(value: float) -> str:
 
 
 def dumps(value: Any) -> str:
-    """Return JSON text as Go's Marshal does of structs (dicts keep their order) and plain values."""
+    """Return JSON text as Go's Marshal writes structs (dicts keep their order) and plain values."""
     out: list[str] = []
     _dump(value, out)
     return "".join(out)

@@ -1,11 +1,11 @@
-// The requests of the last minutes as stacked bars. A span is [its Unix time, hits, misses, bypasses].
+// The requests of the last minutes as stacked bars. A span is [Unix time, hits, misses, bypasses].
 
 const BARS = 120;
 const HEIGHT = 100;
 const RESULTS = ["hit", "miss", "bypass"];
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Draw into an <svg>; gives the sums by result, and the most requests in one span. `now` is Unix time. */
+/** Draw into an <svg>; return the sums by result, and the most requests in one span. `now` is Unix time. */
 export function draw(svg, history, now, span) {
   const newest = Math.floor(now / span) * span;
   const shown = history

@@ -1,25 +1,25 @@
-// The live page: follows the proxy's events, and shows the newest. It keeps nothing, and the token in memory alone.
+// The live page: follows the proxy's events and shows the newest. It stores nothing; the token is only in memory.
 
 import { draw } from "./chart.js";
 import { bytes, count, counted, duration, percent, rate, time } from "./words.js";
 
-const ANNOUNCE_EVERY = 60_000;
-const SILENT_FOR = 40_000; // a heartbeat comes every 15 s
-const RETRY = { first: 1000, last: 10_000 };
-const RESULTS = { hit: "Hit", miss: "Miss", bypass: "Passed on" };
+const ANNOUNCE_EVERY = 60_000; // ms between two announcements to screen readers
+const MAX_SILENCE = 40_000; // ms without an event; a heartbeat comes every 15 s
+const RETRY = { first: 1000, last: 10_000 }; // ms before connecting again
+const RESULTS = { hit: "Hit", miss: "Miss", bypass: "Bypass" };
 
 const $ = (id) => document.getElementById(id);
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 let token = "";
 let trusted = true;
-let newest = null; // the last event, and how far the proxy's clock is ahead of ours, in seconds
-let ahead = 0;
+let newest = null; // the last event
+let ahead = 0; // seconds that the proxy's clock is ahead of ours
 let announcedAt = -Infinity;
 let connection = new AbortController();
 let wake = () => {};
 
-// What is shown.
+// Show figures.
 
 function put(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text;
@@ -53,7 +53,7 @@ function show(event) {
 
 function headline({ requests, hitRate, savedSeconds, averageSeconds: average }) {
   const asked = requests.hits + requests.misses;
-  const through = requests.bypasses;
+  const bypasses = requests.bypasses;
   $("start").hidden = asked > 0;
   let sentence = "";
   if (asked) {
@@ -64,10 +64,10 @@ function headline({ requests, hitRate, savedSeconds, averageSeconds: average }) 
     if (average.hit !== null) sentence += `A hit takes ${time(average.hit)}`;
     if (average.hit !== null && average.miss !== null) sentence += `, a miss ${time(average.miss)}`;
     if (average.hit !== null) sentence += ". ";
-    if (through) sentence += `${counted(through, "more request")} went straight through.`;
-  } else if (through) {
+    if (bypasses) sentence += `${counted(bypasses, "more request")} bypassed the cache.`;
+  } else if (bypasses) {
     put("headline", "Nothing to cache yet.");
-    sentence = `${counted(through, "request")} went straight through: chats and streams do, unless a setting says otherwise.`;
+    sentence = `${counted(bypasses, "request")} bypassed the cache, as chats and streams do by default.`;
   } else {
     put("headline", "No requests yet.");
   }
@@ -102,7 +102,7 @@ function history() {
 }
 
 function machine({ models, gpus, store, upstream }) {
-  state("upstream", upstream.state, { ok: "Ollama answers", down: upstream.reason, unknown: "Ollama not asked yet" });
+  state("upstream", upstream.state, { ok: "Ollama answers", down: upstream.reason, unknown: "Ollama not contacted yet" });
   state("store", store.state, { ok: "Store answers", down: `Store is down: ${store.reason}` });
   put("keys", store.keys === null ? "–" : count(store.keys));
   put("where", `in ${store.name}.`);
@@ -157,7 +157,7 @@ function row(request) {
   const fault = request.reason.startsWith("error") || request.status >= 500;
   const badge = element("span", { class: `badge ${fault ? "fault" : request.result}` }, fault ? "Failed" : RESULTS[request.result]);
   const times = request.times > 1 ? ` × ${count(request.times)}` : "";
-  const cell = { role: "cell" }; // a phone shows rows as boxes, which would else be no table any more
+  const cell = { role: "cell" }; // on a phone the rows are boxes, and would lose the roles of a table
   return element("tr", { role: "row" },
     element("td", cell, clock.format(request.time * 1000)),
     element("td", cell, `${request.operation} `, element("span", { class: "model" }, request.model)),
@@ -165,7 +165,7 @@ function row(request) {
     element("td", { ...cell, class: "number" }, time(request.milliseconds / 1000)));
 }
 
-// Where it comes from.
+// Follow events.
 
 function authorised() {
   return token ? { Authorization: `Bearer ${token}` } : {};
@@ -175,7 +175,7 @@ async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const silent = setTimeout(() => connection.abort(), SILENT_FOR);
+    const silent = setTimeout(() => connection.abort(), MAX_SILENCE);
     const { value, done } = await reader.read().finally(() => clearTimeout(silent));
     if (done) return;
     const parts = (text + value).split("\n\n");
@@ -189,9 +189,9 @@ async function follow() {
   for (;;) {
     connection = new AbortController();
     try {
-      const answer = await fetch("api/cache/events", { headers: authorised(), signal: connection.signal });
-      if (!answer.ok) throw new Error((await answer.json()).error);
-      for await (const event of events(answer.body)) {
+      const response = await fetch("api/cache/events", { headers: authorised(), signal: connection.signal });
+      if (!response.ok) throw new Error((await response.json()).error);
+      for await (const event of events(response.body)) {
         delay = RETRY.first;
         state("connection", "ok", { ok: "Live" });
         show(event);
@@ -207,7 +207,7 @@ async function follow() {
 }
 
 function lost(problem) {
-  const why = problem.constructor === Error ? problem.message : "Connection lost"; // others are the browser's own words
+  const why = problem.constructor === Error ? problem.message : "Connection lost"; // other errors have the browser's own messages
   state("connection", "down", { down: `${why}, trying again…` });
   state("upstream", "unknown", { unknown: "Ollama" });
   state("store", "unknown", { unknown: "Store" });
@@ -221,7 +221,7 @@ document.addEventListener("visibilitychange", () => {
 setInterval(history, 5000);
 put("url", location.href.replace(/\/cache([?#].*)?$/, ""));
 
-// What can be done.
+// Actions.
 
 $("unlock").addEventListener("submit", (submit) => {
   submit.preventDefault();
@@ -246,10 +246,10 @@ $("confirm").addEventListener("submit", async (submit) => {
   if (!trusted) token = $("clear-token").value;
   $("sure").disabled = true;
   try {
-    const answer = await fetch("api/cache/clear", { method: "POST", headers: authorised() });
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(told.error);
-    put("cleared", `${counted(told.cleared, "answer")} forgotten.`);
+    const response = await fetch("api/cache/clear", { method: "POST", headers: authorised() });
+    const found = await response.json();
+    if (!response.ok) throw new Error(found.error);
+    put("cleared", `${found.cleared === 1 ? "1 entry" : `${count(found.cleared)} entries`} cleared.`);
     $("dialog").close();
     if (!trusted) connection.abort("again");
   } catch (problem) {

@@ -1,15 +1,15 @@
-// Figures as people say them.
+// Figures as text.
 
 const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
 
-/** A count, and its noun in the right number. */
+/** A count and its noun, singular or plural. */
 export const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 
 /** A count alone; large ones are shortened. */
 export const count = (value) =>
   value < 1e6 ? number(value) : value.toLocaleString("en", { notation: "compact", maximumFractionDigits: 1 });
 
-/** How long an answer takes. */
+/** The time of a response. */
 export function time(seconds) {
   if (seconds === null) return "–";
   if (seconds < 1) {
@@ -19,7 +19,7 @@ export function time(seconds) {
   return seconds < 60 ? `${number(seconds, seconds < 10 ? 1 : 0)} s` : `${number(seconds / 60, 1)} min`;
 }
 
-/** How long something took in all. */
+/** A total time. */
 export function duration(seconds) {
   const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const [noun, size] = units.find(([, length]) => seconds >= length) ?? ["second", 1];
@@ -28,7 +28,7 @@ export function duration(seconds) {
   return `${text} ${noun}${text === "1" ? "" : "s"}`;
 }
 
-/** A share of 100; what is not all is never called 100, nor what is something 0. */
+/** A share of 100, never rounded up to 100 or down to 0. */
 export function percent(share) {
   return `${number(share, (share > 99 && share < 100) || (share > 0 && share < 1) ? 1 : 0)} %`;
 }
@@ -36,7 +36,7 @@ export function percent(share) {
 /** A rate a second. */
 export const rate = (value) => number(value, value < 10 ? 1 : 0);
 
-/** Bytes of memory, of so many. */
+/** Bytes of memory, and how many there are in all. */
 export function bytes(some, all) {
   const [unit, size] = all < 2 ** 30 ? ["MiB", 2 ** 20] : ["GiB", 2 ** 30];
   return `${number(some / size, 1)} of ${number(all / size, 1)} ${unit}`;

@@ -1,7 +1,7 @@
-"""What the commands `bench`, `warm` and `quantize` compute and decide, pure: no I/O, no clock, no chance.
+"""What the commands `bench`, `warm` and `quantize` compute and decide, pure: no I/O, no clock, no randomness.
 
-- `spread`: several measurements in three numbers; `sheet`: a table as Markdown
-- `questions`: what is asked to measure
-- `chunks`: files cut into texts; `requests`: what `warm` asks
-- `levels`: quantizations, their names and sizes; `fidelity`: how alike two models are; `verdict`: which to take
+- `spread`: median, minimum and maximum; `sheet`: a table as Markdown; `speedup`: the results of `bench`
+- `bench_questions`: the requests that `bench` and `quantize` send
+- `chunks`: texts cut from files; `requests`: the requests that `warm` sends, and their outcomes
+- `levels`: quantizations, their names and sizes; `fidelity`: how similar two models are; `verdict`: which to use
 """

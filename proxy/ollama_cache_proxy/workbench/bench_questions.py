@@ -1,4 +1,4 @@
-"""What is asked of models to measure them."""
+"""The requests that measure models."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ def merge(left, right):
 
 
 def completion(model: str, prompt: str, tokens: int, **more: Any) -> dict[str, Any]:
-    """Give the body of a completion that always says the same, `tokens` at most."""
+    """Return the body of a deterministic completion of at most `tokens` tokens."""
     options = {"temperature": 0, "seed": 1, "num_predict": tokens}
     return {"model": model, "prompt": prompt, "stream": False, "options": options} | more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What `bench` measures; `body` makes a request of a model, a mark that makes it new, and a length in tokens."""
+    """One kind of request that `bench` measures."""
 
     title: str
     path: str
     embeds: bool
+    """Whether it needs a model for embeddings."""
     body: Callable[[str, str, int], Mapping[str, Any]]
+    """Makes the body from a model, a nonce that makes it new, and the maximum number of tokens."""
 
 
-# The mark stands first, so that nothing that Ollama still holds of the last prompt is of use to the next.
+# The nonce comes first, so that Ollama cannot reuse its own cache of the previous prompt.
 OPERATIONS: Final = (
     Operation(
         title="Completion",
@@ -98,4 +100,4 @@ PROMPTS: Final = (
         "never give an old answer where a new one is due, and when it is full, it has to choose what to"
     ),
 )
-"""What `quantize` asks where no file names other prompts: prose, code, facts and sums, each broken off."""
+"""The default prompts of `quantize`: unfinished prose, code, facts and sums."""

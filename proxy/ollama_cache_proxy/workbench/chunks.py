@@ -1,4 +1,4 @@
-"""Texts cut into chunks to embed. A chunk is whole lines of the text, without blank lines at its ends."""
+"""Chunks to embed, cut from texts. A chunk is whole lines, without blank lines at its start and end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CLOSING: Final = re.compile(r"[)\]}]|end\b")
 
 
 def chunks(text: str, way: str, most: int) -> list[str]:
-    """Cut a text in one of the `WAYS`; a piece of more than `most` lines is cut again every `most` lines."""
+    """Return a text cut in one of the `WAYS`; a piece of more than `most` lines is cut again every `most` lines."""
     found: list[str] = []
     for piece in WAYS[way](text.splitlines()):
         for start in range(0, len(piece), most):
@@ -26,7 +26,7 @@ def _trimmed(lines: list[str]) -> list[str]:
 
 
 def _lines(lines: list[str]) -> Iterator[list[str]]:
-    """Leave the text in one piece, so that only the number of lines cuts it."""
+    """Yield the text in one piece, so that only the number of lines cuts it."""
     yield lines
 
 
@@ -43,10 +43,10 @@ def _paragraphs(lines: list[str]) -> Iterator[list[str]]:
 
 
 def _functions(lines: list[str]) -> Iterator[list[str]]:
-    """Cut before each line that begins a block at the top level.
+    """Cut before each line that starts a block at the top level.
 
-    Such a line has no indentation, closes nothing, and follows a line that is blank, indented or closing; so what
-    stands right above a definition (a comment, a decorator) stays with it.
+    Such a line is not indented, does not start with a closing bracket, and follows a line that is blank, indented or
+    closing. So comments and decorators right above a definition stay with it.
     """
     piece: list[str] = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""How alike a quantized model is to its source, from what both said to the same prompts."""
+"""How similar a quantized model is to its source, by the output of both for the same prompts."""
 
 from __future__ import annotations
 
@@ -9,30 +9,38 @@ from dataclasses import dataclass
 from typing import Final
 
 _MIN_PROBABILITY: Final = 1e-6
-"""The least probability that is told from none: log-probabilities come in single precision."""
+"""The least probability that counts as more than 0: log-probabilities have single precision."""
 
 Distribution = Mapping[str, float]
-"""The likeliest next tokens by their text, with the natural logarithms of their probabilities."""
+"""The most likely next tokens by text, with the natural logarithms of their probabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completing:
-    """Of a model that completes: shares from 0 to 1, divergences in nats; None where Ollama gives no probabilities."""
+    """The fidelity of a model that completes; None where Ollama sends no probabilities."""
 
     same_answer: float
+    """The share of the source's tokens before the first difference, 0 to 1."""
     same_next: float | None = None
+    """The share of contexts with the same most likely token, 0 to 1."""
     divergence: float | None = None
+    """The mean Kullback-Leibler divergence in nats."""
     divergence_high: float | None = None
+    """Its 95th percentile in nats."""
     contexts: int = 0
+    """The number of contexts compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """Of a model that embeds: the cosine of its vectors with the source's, on average and at worst."""
+    """The fidelity of a model that embeds."""
 
     cosine: float
+    """The mean cosine of its vectors with the source's."""
     cosine_low: float
+    """The lowest cosine."""
     texts: int
+    """The number of texts compared."""
 
 
 def completing(
@@ -41,7 +49,7 @@ def completing(
     source_next: Sequence[Distribution],
     other_next: Sequence[Distribution],
 ) -> Completing:
-    """Compare answers, token by token, and what was likeliest after the same contexts; raises ValueError for none."""
+    """Compare completions token by token, and the most likely tokens after the same contexts."""
     same = same_answer(source, other)
     pairs = [pair for pair in zip(source_next, other_next, strict=True) if all(pair)]
     if not pairs:
@@ -61,7 +69,7 @@ def _first(distribution: Distribution) -> str:
 
 
 def same_answer(source: Sequence[Sequence[str]], other: Sequence[Sequence[str]]) -> float:
-    """Give the share of the source's tokens that stand before the first one that differs; 1 for nothing said."""
+    """Return the share of the source's tokens before the first difference, 1 if there are no tokens."""
     same = 0
     for one, two in zip(source, other, strict=True):
         differs = next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
@@ -71,20 +79,20 @@ def same_answer(source: Sequence[Sequence[str]], other: Sequence[Sequence[str]])
 
 
 def divergence(source: Distribution, other: Distribution) -> float:
-    """Give the Kullback-Leibler divergence of `other` from `source`, in nats, as far as the likeliest tokens show it.
+    """Return the Kullback-Leibler divergence of `other` from `source`, in nats, from the most likely tokens.
 
-    Tokens that both name count one by one, all the rest of either as one: sum over the shared of p ln(p/q), and
-    p' ln(p'/q') of what is left. Lumping can only lessen it, so this is a lower bound of the whole one.
+    Tokens in both distributions count one by one, all others as one: the sum of p ln(p/q) over the shared ones, and
+    p' ln(p'/q') of the rest. Grouping can only lower the sum, so this is a lower bound.
     """
     shared = source.keys() & other.keys()
     pairs = [(math.exp(source[token]), math.exp(other[token])) for token in shared]
     pairs.append((1 - sum(p for p, _ in pairs), 1 - sum(q for _, q in pairs)))
-    kept = [(max(p, _MIN_PROBABILITY), max(q, _MIN_PROBABILITY)) for p, q in pairs]
-    return max(0.0, sum(p * math.log(p / q) for p, q in kept))
+    bounded = [(max(p, _MIN_PROBABILITY), max(q, _MIN_PROBABILITY)) for p, q in pairs]
+    return max(0.0, sum(p * math.log(p / q) for p, q in bounded))
 
 
 def embedding(source: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Embedding:
-    """Compare vectors of the same texts; raises ValueError for none, and for a vector of nothing."""
+    """Compare vectors of the same texts. Raise ValueError if there are none, or one is all zeros."""
     cosines = [cosine(one, two) for one, two in zip(source, other, strict=True)]
     if not cosines:
         raise ValueError("there are no vectors to compare")
@@ -92,7 +100,7 @@ def embedding(source: Sequence[Sequence[float]], other: Sequence[Sequence[float]
 
 
 def cosine(one: Sequence[float], two: Sequence[float]) -> float:
-    """Give the cosine of the angle between two vectors; raises ValueError where one has no direction."""
+    """Return the cosine of the angle between two vectors. Raise ValueError if one is all zeros."""
     lengths = math.hypot(*one) * math.hypot(*two)
     if not lengths:
         raise ValueError("a vector is all zeros")
@@ -103,7 +111,7 @@ _WORD: Final = re.compile(r"\S+")
 
 
 def contexts(prompts: Sequence[str], most: int) -> list[str]:
-    """Cut prompts after their words into beginnings, the last `most` of each, the shorter ones first."""
+    """Return the prefixes of prompts that end after a word: the `most` longest of each, shorter ones first."""
     found = []
     for prompt in prompts:
         ends = [word.end() for word in _WORD.finditer(prompt)]

@@ -1,4 +1,4 @@
-"""What `warm` asks: requests read from lines of JSON, or texts put into lists; and what became of each."""
+"""The requests of `warm`, read from lines of JSON or made from texts, and their outcomes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ollama_cache_proxy.policy.endpoints import REUSABLE
 
 PATHS: Final = frozenset(row.path for row in REUSABLE)
 _NAMES: Final = frozenset({"path", "headers", "body"})
-_FORM: Final = '{"path": text, "body": object or text, "headers": {name: text}}, headers as you like'
+_FORM: Final = '{"path": text, "body": object or text, "headers": {name: text}}, headers optional'
 _FIELD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KNOWN: Final = re.compile(r"; known=([0-9]+); of=([0-9]+)")
 _DETAIL: Final = re.compile(r"; detail=([a-z-]+)")
@@ -21,17 +21,19 @@ _DETAIL: Final = re.compile(r"; detail=([a-z-]+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request: `origin` says where it is from, for messages; `weight` counts its texts, 1 for a completion."""
+    """One request."""
 
     origin: str
+    """Where it comes from, for messages."""
     path: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     weight: int = 1
+    """The number of its texts, 1 for a completion."""
 
 
 def read(line: bytes, origin: str) -> Request:
-    """Read one line; raises ValueError with one line of text that repeats nothing of the request."""
+    """Return the request in a line. Raise ValueError with a message that quotes no values of the request."""
     try:
         document = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -40,7 +42,7 @@ def read(line: bytes, origin: str) -> Request:
     path, body, headers = map(document.get, ("path", "body", "headers")) if is_object else (None, None, None)
     headers = {} if headers is None else headers
     if not (isinstance(path, str) and isinstance(body, dict | str) and isinstance(headers, dict)):
-        raise ValueError(f"{origin}: a line must be {_FORM}")  # noqa: TRY004 - a text of the wrong form
+        raise ValueError(f"{origin}: a line must be {_FORM}")  # noqa: TRY004 - a wrong value, not a wrong type
     if path not in PATHS:
         raise ValueError(f"{origin}: the path must be one of {', '.join(sorted(PATHS))}")
     for name, value in headers.items():
@@ -56,7 +58,7 @@ def _weight(body: dict[str, Any] | str) -> int:
 
 
 def embeddings(texts: Iterable[str], model: str, batch: int) -> Iterator[Request]:
-    """Put texts into requests to /api/embed, `batch` to each; a text that came before is left out."""
+    """Yield requests to /api/embed with `batch` texts each; duplicate texts are left out."""
     distinct = list(dict.fromkeys(texts))
     for start in range(0, len(distinct), batch):
         part = distinct[start : start + batch]
@@ -67,23 +69,24 @@ def embeddings(texts: Iterable[str], model: str, batch: int) -> Iterator[Request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a request, in texts: known before, asked of Ollama and kept, asked and not kept, failed.
-
-    `why` names the reason where something was not kept or failed.
-    """
+    """The outcome of a request, counted in texts."""
 
     known: int = 0
+    """Already stored."""
     asked: int = 0
+    """Sent to Ollama, and stored."""
     unkept: int = 0
+    """Sent to Ollama, and not stored."""
     failed: int = 0
     why: str = ""
+    """The reason why something was not stored or failed."""
 
 
 _OK: Final = 200
 
 
 def outcome(weight: int, status: int, x_cache: str, cache_status: str) -> Outcome:
-    """Read off an answer what the cache did with it (docs/cache-rules.md)."""
+    """Return what the cache did, by the status and fields of a response (docs/cache-rules.md)."""
     if status != _OK:
         return Outcome(failed=weight, why=f"status {status}")
     if x_cache == "HIT":
@@ -93,11 +96,11 @@ def outcome(weight: int, status: int, x_cache: str, cache_status: str) -> Outcom
     if "; stored" in cache_status or "; detail=recording" in cache_status:
         return Outcome(known=known, asked=weight - known)
     detail = _DETAIL.search(cache_status)
-    return Outcome(known=known, unkept=weight - known, why=detail[1] if detail else "no word of a cache")
+    return Outcome(known=known, unkept=weight - known, why=detail[1] if detail else "no Cache-Status")
 
 
 def total(outcomes: Sequence[Outcome]) -> Outcome:
-    """Add up; `why` is left empty."""
+    """Return the sum, with an empty `why`."""
     return Outcome(
         known=sum(one.known for one in outcomes),
         asked=sum(one.asked for one in outcomes),

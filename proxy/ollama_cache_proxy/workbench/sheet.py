@@ -1,4 +1,4 @@
-"""A table of texts, and how it looks as Markdown."""
+"""A table of texts, and its form in Markdown."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A table: what stands over each column, and rows of as many cells. The first column is to the left."""
+    """A table; its first column is aligned to the left, the others to the right."""
 
     columns: Sequence[str]
+    """The titles of the columns."""
     rows: Sequence[Sequence[str]]
 
 
 def markdown(sheet: Sheet) -> str:
-    """Write a table as Markdown, padded so that it is a table for the eye too."""
+    """Return a table in Markdown, with padded columns."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in (sheet.columns, *sheet.rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

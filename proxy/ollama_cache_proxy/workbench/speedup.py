@@ -1,4 +1,4 @@
-"""What `bench` found, and how it is told."""
+"""The results of `bench`, and their tables and JSON."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ _NONE = "–"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One operation: seconds of whole answers; None where there was none to measure, for the reason in `note`."""
+    """The results of one operation: seconds to the last byte of a response."""
 
     operation: str
     direct: Spread
+    """Sent directly to Ollama."""
     miss: Spread
     hit: Spread | None
+    """None if there were no hits."""
     note: str = ""
+    """Why there were none."""
 
     @property
     def speedup(self) -> float | None:
-        """How many times as fast a hit is as Ollama."""
+        """The median time of Ollama divided by that of a hit."""
         return None if self.hit is None else self.direct.median / self.hit.median
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streamed:
-    """A stream of Ollama's own and one through the proxy: seconds to the first token, and from one to the next."""
+    """The results of streams in seconds, directly from Ollama and through the proxy."""
 
     first_direct: Spread
+    """To the first token."""
     first_proxied: Spread
     chunk_direct: Spread
+    """From one token to the next."""
     chunk_proxied: Spread
 
 
 def sheet(found: Sequence[Found]) -> Sheet:
-    """Give the table of operations."""
+    """Return the table of operations."""
     rows = [
         (
             one.operation,
@@ -54,7 +59,7 @@ def sheet(found: Sequence[Found]) -> Sheet:
 
 
 def stream_sheet(streamed: Streamed) -> Sheet:
-    """Give the table of streams; what the proxy adds is the difference of the medians."""
+    """Return the table of streams; the last column is the difference of the medians."""
     pairs = (
         ("First token", streamed.first_direct, streamed.first_proxied),
         ("Each further token", streamed.chunk_direct, streamed.chunk_proxied),
@@ -63,7 +68,7 @@ def stream_sheet(streamed: Streamed) -> Sheet:
         (name, spelled(direct), spelled(proxied), _signed(proxied.median - direct.median))
         for name, direct, proxied in pairs
     ]
-    return Sheet(columns=("Stream", "Without proxy", "Through it", "Added"), rows=rows)
+    return Sheet(columns=("Stream", "Without proxy", "Through proxy", "Added"), rows=rows)
 
 
 def _signed(value: float) -> str:
@@ -71,7 +76,7 @@ def _signed(value: float) -> str:
 
 
 def document(found: Sequence[Found], streamed: Streamed | None, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Give everything as JSON; times are seconds."""
+    """Return the JSON document of all results; times are in seconds."""
     operations = [
         {
             "operation": one.operation,

@@ -1,4 +1,4 @@
-"""Several measurements of one thing in three numbers."""
+"""The median, minimum and maximum of measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """The median of `count` measurements, the smallest and the largest of them."""
+    """The median, minimum (`low`) and maximum (`high`) of `count` measurements."""
 
     median: float
     low: float
@@ -18,19 +18,19 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Sum measurements up; raises ValueError where there are none."""
+    """Return the spread of measurements. Raise ValueError if there are none."""
     if not values:
         raise ValueError("nothing was measured")
     return Spread(median=median(values), low=min(values), high=max(values), count=len(values))
 
 
 def seconds(value: float) -> str:
-    """Write seconds as a person reads them: three digits, in ms below one second."""
+    """Return seconds as text with three digits, in ms below one second."""
     if round(value, 2) >= 10:  # noqa: PLR2004 - three digits
         return f"{value:,.1f} s"
     return f"{value:.2f} s" if round(value, 3) >= 1 else f"{value * 1000:.3g} ms"
 
 
 def spelled(measured: Spread) -> str:
-    """Write a spread of seconds: the median, and in brackets from where to where."""
+    """Return a spread of seconds as text: the median, and in parentheses the minimum and maximum."""
     return f"{seconds(measured.median)} ({seconds(measured.low)} to {seconds(measured.high)})"

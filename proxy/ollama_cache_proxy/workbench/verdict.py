@@ -1,4 +1,4 @@
-"""Which of several quantized models to take, and why."""
+"""Which of several quantized models to use, and why."""
 
 from __future__ import annotations
 
@@ -12,50 +12,58 @@ SAME_NEXT: Final = 0.9
 DIVERGENCE: Final = 0.1
 SAME_ANSWER: Final = 0.5
 COSINE: Final = 0.99
-"""From here on a model counts as true to its source: conventions, which docs/quantization.md explains."""
+"""Bounds within which a model counts as close to its source; docs/quantization.md explains them."""
 
 _SMALLER: Final = 0.95
+"""The share of the source's size below which a model counts as smaller."""
+
 _SIMILAR: Final = 0.1
+"""The relative difference of speed below which models count as equally fast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One model, measured. Sizes are bytes, times seconds, rates tokens a second; `fidelity` is None for a source.
-
-    `memory` and `vram` are what /api/ps says: all of it, and how much of that lies in the memory of GPUs. `first_token`
-    of a model that embeds is the time of a whole answer.
-    """
+    """The measurements of one model."""
 
     name: str
     level: str
     size: int
+    """Bytes on disk."""
     memory: int
+    """Bytes of memory when loaded (`size` of /api/ps)."""
     vram: int
+    """How many of those are in GPU memory (`size_vram`)."""
     load: float
+    """Seconds to load it."""
     prompt_rate: float
+    """Tokens a second."""
     output_rate: float | None
+    """Tokens a second, None for a model that embeds."""
     first_token: float
+    """Seconds to the first token, of a model that embeds to the whole response."""
     fidelity: Completing | Embedding | None = None
+    """None for the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What to take, the source's name among what can be, and why."""
+    """A recommendation."""
 
     take: str
+    """The name of the recommended model, which may be the source."""
     why: str
 
 
 def recommend(source: Measured, results: Sequence[Measured]) -> Verdict:
-    """Take the smallest that is true to its source and smaller than it; else the source."""
-    true = [result for result in results if not doubt(result.fidelity) and result.size < _SMALLER * source.size]
-    if not true:
+    """Return the smallest model that is close to its source and smaller, otherwise the source."""
+    close = [result for result in results if not doubt(result.fidelity) and result.size < _SMALLER * source.size]
+    if not close:
         return Verdict(take=source.name, why="; ".join(_against(source, result) for result in results))
-    best = min(true, key=lambda result: (result.size, -_rate(result)))
+    best = min(close, key=lambda result: (result.size, -_rate(result)))
     reasons = [f"{best.size / source.size:.0%} of the size", *_speed(source, best)]
     if source.vram < source.memory and 0 < best.memory == best.vram:
         reasons.append("fits into the GPU's memory, which the source does not")
-    reasons.append(f"true to its source: {_fidelity_text(best.fidelity)}")
+    reasons.append(f"close to its source: {_fidelity_text(best.fidelity)}")
     smaller = [result for result in results if result.size < best.size]
     return Verdict(take=best.name, why="; ".join([*reasons, *(_against(source, result) for result in smaller)]))
 
@@ -77,12 +85,12 @@ def _against(source: Measured, result: Measured) -> str:
 
 
 def doubt(fidelity: Completing | Embedding | None) -> str:
-    """Say why a model is not true to its source; empty where it is."""
+    """Return why a model is not close to its source, empty if it is."""
     match fidelity:
         case Completing(same_next=None, same_answer=share) if share < SAME_ANSWER:
-            return f"goes on as its source for {share:.0%} of the tokens only (at least {SAME_ANSWER:.0%})"
+            return f"completes like its source for only {share:.0%} of the tokens (at least {SAME_ANSWER:.0%})"
         case Completing(same_next=float(share)) if share < SAME_NEXT:
-            return f"has the source's next token in {share:.0%} of cases only (at least {SAME_NEXT:.0%})"
+            return f"has the source's next token in only {share:.0%} of cases (at least {SAME_NEXT:.0%})"
         case Completing(divergence=float(nats)) if nats > DIVERGENCE:
             return f"diverges from its source by {nats:.3f} nats (at most {DIVERGENCE})"
         case Embedding(cosine=cosine) if cosine < COSINE:
@@ -96,7 +104,7 @@ def _fidelity_text(fidelity: Completing | Embedding | None) -> str:
         case Completing(same_next=float(share), divergence=float(nats)):
             return f"the same next token in {share:.0%} of cases, {nats:.3f} nats of divergence"
         case Completing(same_answer=share):
-            return f"the same answer for {share:.0%} of the tokens"
+            return f"the same completion for {share:.0%} of the tokens"
         case Embedding(cosine=cosine):
             return f"a cosine of {cosine:.4f}"
         case None:

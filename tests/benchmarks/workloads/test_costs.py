@@ -1,4 +1,4 @@
-"""How long Ollama is said to need."""
+"""The assumed times of Ollama."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the linter says of each version of a file."""
+"""The diagnostics of each version of a file."""
 
 from __future__ import annotations
 

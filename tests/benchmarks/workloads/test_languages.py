@@ -1,4 +1,4 @@
-"""Where functions begin and end."""
+"""Where functions start and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cache would have known, by arithmetic."""
+"""The computed hits of a cache."""
 
 from __future__ import annotations
 

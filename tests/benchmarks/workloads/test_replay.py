@@ -1,4 +1,4 @@
-"""Requests through a real proxy and a real store, beside what arithmetic says of them."""
+"""Requests through a real proxy and a real store, compared with the computed hits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked at each commit."""
+"""The requests of each commit."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ollama_cache_proxy.cli.checks.finding import Level
             10,
             {"stream": 60, "opt-in": 40},
             Level.WARNING,
-            "100 of 110 requests since the proxy started were passed on, mostly (60)",
+            "100 of 110 requests since the proxy started bypassed the cache, mostly (60)",
         ),
         (0, {"opt-in": 40}, Level.WARNING, "(opt-in)"),
         (30, {"endpoint": 1000, "no-prompt": 500}, Level.OK, "0 of 30"),

@@ -13,8 +13,8 @@ from ollama_cache_proxy.cli.checks.finding import Level
     [
         ({"redis_version": "5.0.7"}, "is Redis 5.0.7", "Redis 6"),
         ({"role": "slave", "master_host": "m", "master_port": 1}, "is a replica", "m:1"),
-        ({"rdb_last_bgsave_status": "err"}, "cannot write its file", "disk"),
-        ({"aof_last_write_status": "err"}, "cannot write its file", "disk"),
+        ({"rdb_last_bgsave_status": "err"}, "cannot save to disk", "disk"),
+        ({"aof_last_write_status": "err"}, "cannot save to disk", "disk"),
     ],
 )
 def test_what_redis_says_of_itself(about: dict[str, Any], said: str, fix: str) -> None:

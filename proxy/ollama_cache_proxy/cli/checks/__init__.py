@@ -1,1 +1,1 @@
-"""What `ollama-cache-proxy doctor` looks at: table.py lists the checks, each a function by subject."""
+"""What `ollama-cache-proxy doctor` checks: table.py lists the checks, one function each."""

@@ -1,4 +1,4 @@
-"""What a check found, pure."""
+"""The findings of checks. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Level(IntEnum):
-    """How bad it is; only a problem makes the exit status of `doctor` 1."""
+    """How bad a finding is; only a problem makes the exit status of `doctor` 1."""
 
     OK = 0
     NOTE = 1
@@ -17,28 +17,30 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was found, a sentence, and what to do about it where there is something to do."""
+    """One result of a check."""
 
     level: Level
     text: str
+    """What was found, in one sentence."""
     fix: str = ""
+    """What to do about it, empty if nothing needs to be done."""
 
 
 def ok(text: str) -> Finding:
-    """Say that something is as it should be."""
+    """Return a finding that all is well."""
     return Finding(level=Level.OK, text=text)
 
 
 def note(text: str, fix: str = "") -> Finding:
-    """Say something that is good to know."""
+    """Return a finding that is good to know."""
     return Finding(level=Level.NOTE, text=text, fix=fix)
 
 
 def warning(text: str, fix: str) -> Finding:
-    """Say what works, and could be better."""
+    """Return a finding of something that works but could be better."""
     return Finding(level=Level.WARNING, text=text, fix=fix)
 
 
 def problem(text: str, fix: str) -> Finding:
-    """Say what does not work."""
+    """Return a finding of something that does not work."""
     return Finding(level=Level.PROBLEM, text=text, fix=fix)

@@ -1,4 +1,4 @@
-"""Checks of this machine: its clock beside others', its GPUs."""
+"""Checks of this machine: its clock compared with others, its GPUs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable
 
 _MAX_SKEW = 2.0
+"""Seconds that two clocks may differ."""
+
 _DCGM = "http://127.0.0.1:9400"
 
 
 async def clock(scene: Scene) -> list[Finding]:
-    """Whether clocks agree: ages and lifetimes are counted by them."""
+    """Check that clocks agree: ages and lifetimes are computed from them."""
     skews = {"Redis": await of_redis.skew(scene)}
     for name, server, path in (("Ollama", scene.ollama, "/api/version"), ("the proxy", scene.proxy, "/healthz")):
         try:
@@ -29,7 +31,7 @@ async def clock(scene: Scene) -> list[Finding]:
     wrong = [
         warning(
             f"the clock of {name} is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's: entries"
-            " that several proxies share would be too old, or too young",
+            " that several proxies share would expire too early or too late",
             "let NTP set both clocks: `timedatectl set-ntp true`; on macOS System Settings, General, Date & Time",
         )
         for name, skew in known.items()
@@ -39,7 +41,7 @@ async def clock(scene: Scene) -> list[Finding]:
 
 
 def ahead(response: Response) -> float | None:
-    """Give by how many seconds the Date of an answer is ahead, at least; Date has whole seconds."""
+    """Return by how many seconds at least the Date of a response is ahead; Date has whole seconds. None without one."""
     try:
         date = parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (KeyError, ValueError):
@@ -50,20 +52,20 @@ def ahead(response: Response) -> float | None:
 
 
 async def gpus(_scene: Scene) -> list[Finding]:
-    """Whether NVIDIA's cards can be seen, through NVML or dcgm-exporter."""
+    """Check that NVIDIA cards are visible through NVML or dcgm-exporter."""
     from ollama_cache_proxy.gpu.nvml import Reader, pynvml
     from ollama_cache_proxy.gpu.readings import Nothing
     from ollama_cache_proxy.gpu.watch import Watch
 
-    look = await Watch(Reader(pynvml).read, lambda _line: None).read()
-    if not isinstance(look, Nothing):
-        names = ", ".join(printable(reading.card.name) for reading in look.readings)
-        return [ok(f"NVML shows {names} (driver {printable(look.driver)}): `ollama-cache-proxy gpu` exports them")]
+    found = await Watch(Reader(pynvml).read, lambda _line: None).read()
+    if not isinstance(found, Nothing):
+        names = ", ".join(printable(reading.card.name) for reading in found.readings)
+        return [ok(f"NVML shows {names} (driver {printable(found.driver)}): `ollama-cache-proxy gpu` exports them")]
     async with client() as session:
         if await _dcgm(session):
             return [ok("dcgm-exporter answers on port 9400")]
-    why, _, fix = look.why.partition("; ")
-    return [note(f"none of NVIDIA's can be seen: {why}", fix)]
+    why, _, fix = found.why.partition("; ")
+    return [note(f"no NVIDIA GPU is visible: {why}", fix)]
 
 
 async def _dcgm(session: aiohttp.ClientSession) -> bool:

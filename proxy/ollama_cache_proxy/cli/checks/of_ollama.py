@@ -1,4 +1,4 @@
-"""Checks of Ollama: whether it answers, whom it lets in, what it has loaded, what no digest shows."""
+"""Checks of Ollama: whether it answers, which origins it allows, what it has loaded, what no digest shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOREIGN_ORIGIN = "https://page.invalid"
 
 
 async def answers(scene: Scene) -> list[Finding]:
-    """Whether Ollama can be reached, its version, its models."""
+    """Check that Ollama can be reached and has models."""
     ollama = scene.ollama
     try:
         response = await scene.ask(ollama, "/api/version")
@@ -24,50 +24,50 @@ async def answers(scene: Scene) -> list[Finding]:
     if response.status == HTTPStatus.FORBIDDEN:
         return [
             problem(
-                f"Ollama at {ollama.url} refuses this Host: it listens on loopback, and is asked by another name",
-                "name it by its address with --upstream, or let it listen on all addresses (OLLAMA_HOST=0.0.0.0)",
+                f"Ollama at {ollama.url} refuses this Host: it listens on loopback, but --upstream has another name",
+                "use its IP address in --upstream, or let it listen on all addresses (OLLAMA_HOST=0.0.0.0)",
             )
         ]
     found = response.json()
     version = found.get("version") if isinstance(found, dict) else None
     if not isinstance(version, str):
-        return [problem(f"what answers at {ollama.url} is no Ollama (status {response.status})", ollama.fix)]
+        return [problem(f"the server at {ollama.url} is not Ollama (status {response.status})", ollama.fix)]
     models = await scene.models(ollama)
-    said = f"Ollama {printable(version)} answers at {ollama.url}"
+    text = f"Ollama {printable(version)} answers at {ollama.url}"
     if not models:
-        return [warning(f"{said}, but has no model", "get one: `ollama pull llama3.2`")]
-    return [ok(f"{said}, with {len(models)} model{'s' if len(models) > 1 else ''}")]
+        return [warning(f"{text}, but has no model", "get one: `ollama pull llama3.2`")]
+    return [ok(f"{text}, with {len(models)} model{'s' if len(models) > 1 else ''}")]
 
 
 async def origins(scene: Scene) -> list[Finding]:
-    """Which pages of browsers may use Ollama."""
+    """Check which web pages may use Ollama."""
     try:
         foreign = await scene.ollama.ask("/api/version", headers={"Origin": _FOREIGN_ORIGIN})
         asked = scene.origin and await scene.proxy.ask("/api/version", headers={"Origin": scene.origin})
     except Failed:
         return []
     findings = [
-        ok("pages of foreign origins are refused, those on this machine may ask")
+        ok("pages of other origins are refused, those of this machine are allowed")
         if foreign.status == HTTPStatus.FORBIDDEN
         else warning(
             "any web page that is open in a browser may use this Ollama",
-            "set OLLAMA_ORIGINS where Ollama runs to the origins that you use, and start it again",
+            "set OLLAMA_ORIGINS where Ollama runs to the origins that you use, and restart it",
         )
     ]
     if asked and asked.status == HTTPStatus.FORBIDDEN:
         findings.append(
             problem(
                 f"pages of {scene.origin} are refused",
-                f"set OLLAMA_ORIGINS={scene.origin} where Ollama runs, and start it again",
+                f"set OLLAMA_ORIGINS={scene.origin} where Ollama runs, and restart it",
             )
         )
     elif asked:
-        findings.append(ok(f"pages of {scene.origin} may ask"))
+        findings.append(ok(f"pages of {scene.origin} are allowed"))
     return findings
 
 
 async def loaded(scene: Scene) -> list[Finding]:
-    """Whether loaded models fit into the memory of GPUs, and have the context that they had before."""
+    """Check that loaded models fit into GPU memory, and have the same context length as before."""
     found = await scene.fetch(scene.ollama, "/api/ps")
     if found is None:
         return []
@@ -94,11 +94,11 @@ async def loaded(scene: Scene) -> list[Finding]:
             findings.append(
                 warning(
                     f"{name} has a context of {context:,} tokens and had {now.before:,} before: no digest shows that,"
-                    " so entries from before may be answered still (where a request's own num_ctx did it, all is well)",
+                    " so older entries may still be served (ignore this if a request's own num_ctx changed it)",
                     f"change the setting epoch, or `ollama-cache-proxy clear --model {name}`",
                 )
             )
     if not rows:
-        return [note("no model is loaded, so its context and its place cannot be seen")]
+        return [note("no model is loaded, so context lengths and GPU memory cannot be checked")]
     write(scene.state, scene.ollama.url, seen)
-    return findings or [ok(f"{len(rows)} loaded, with the context of before")]
+    return findings or [ok(f"{len(rows)} loaded, with the same context length as before")]

@@ -1,4 +1,4 @@
-"""Checks of the proxy: whether it answers, before which Ollama, what it knows, what it could reuse."""
+"""Checks of the proxy: whether it answers, which Ollama it forwards to, what it knows, what it could reuse."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ollama_cache_proxy.cli.screen import printable
 from ollama_cache_proxy.service.settings import host_and_port, is_loopback
 
 _MIN_REQUESTS = 20
-"""Requests that say little yet."""
+"""Requests below which the share of bypasses says little."""
 
 _WARN_SHARE = 0.5
-"""The share of passed requests from which it is worth a word."""
+"""The share of bypasses from which on they are a warning."""
 
 
 async def answers(scene: Scene) -> list[Finding]:
-    """Whether it is the proxy that answers there, or something else."""
+    """Check that the proxy, and not something else, answers at the URL."""
     proxy = scene.proxy
     try:
         response = await scene.ask(proxy, "/healthz")
@@ -52,29 +52,29 @@ async def _front_page(scene: Scene) -> bytes:
 
 
 def _other_program(url: str, response: Response, front: bytes) -> Finding:
-    """Say what else answers there."""
+    """Return what else answers at the URL."""
     server = printable(response.headers.get("Server", ""))
-    elsewhere = "choose another port: `ollama-cache-proxy serve --listen 127.0.0.1:PORT`"
+    other_port = "choose another port: `ollama-cache-proxy serve --listen 127.0.0.1:PORT`"
     if server.startswith("AirTunes"):
         return problem(
             f"AirPlay of macOS holds the port of {url}",
-            f"turn AirPlay Receiver off (System Settings, General, AirDrop & Handoff), or {elsewhere}",
+            f"turn AirPlay Receiver off (System Settings, General, AirDrop & Handoff), or {other_port}",
         )
     if front == b"Ollama is running":
-        return problem(f"{url} is Ollama itself", "name the proxy with --url; Ollama is --upstream")
+        return problem(f"{url} is Ollama itself", "set --url to the proxy; --upstream is for Ollama")
     if response.status == HTTPStatus.FORBIDDEN:
         return problem(
-            f"{url} refuses this Host: the proxy listens on loopback, and is asked by another name",
-            "name it by localhost or an address, or let it listen on all addresses (OCP_LISTEN=0.0.0.0:11435)",
+            f"{url} refuses this Host: the proxy listens on loopback, but --url has another name",
+            "use localhost or an IP address in --url, or let it listen on all addresses (OCP_LISTEN=0.0.0.0:11435)",
         )
     return problem(
         f"another program answers at {url}" + (f" ({server})" if server else ""),
-        f"name the proxy with --url, or {elsewhere}",
+        f"set --url to the proxy, or {other_port}",
     )
 
 
 async def same_ollama(scene: Scene) -> list[Finding]:
-    """Whether the proxy reaches the Ollama that was asked here."""
+    """Check that the proxy forwards to the Ollama that doctor itself has asked."""
     if await scene.stats() is None:
         return []
     try:
@@ -82,26 +82,26 @@ async def same_ollama(scene: Scene) -> list[Finding]:
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
     if through.status >= HTTPStatus.BAD_GATEWAY:
-        said = through.json()
-        why = f": {printable(str(said['error']))}" if isinstance(said, dict) and "error" in said else ""
-        return [problem(f"the proxy cannot ask its Ollama{why}", "start it, or name it: serve --upstream URL")]
+        found = through.json()
+        why = f": {printable(str(found['error']))}" if isinstance(found, dict) and "error" in found else ""
+        return [problem(f"the proxy cannot reach its Ollama{why}", "start it, or name it: serve --upstream URL")]
     if through.status != HTTPStatus.OK:
-        return [problem(f"Ollama answers the proxy with a {through.status}", "see what stands between the two")]
+        return [problem(f"Ollama answers the proxy with status {through.status}", "check what is between the two")]
     direct, seen = [
         {row["name"]: row["digest"] for row in await scene.models(server)} for server in (scene.ollama, scene.proxy)
     ]
     if direct and direct != seen:
         return [
             warning(
-                f"the proxy is in front of another Ollama than {scene.ollama.url}: their models differ",
-                "name the same with --upstream here and there",
+                f"the proxy forwards to another Ollama than {scene.ollama.url}: their models differ",
+                "use the same --upstream for the proxy and for doctor",
             )
         ]
     return [ok("the proxy reaches its Ollama")]
 
 
 async def digests(scene: Scene) -> list[Finding]:
-    """Whether the proxy knows what the name of the newest model stands for now. No model is asked anything."""
+    """Check that the proxy knows the digest of the newest model. No model is asked anything."""
     rows = [row for row in await scene.models(scene.proxy) if not row.get("remote_host")]
     if not rows or await scene.stats() is None:
         return []
@@ -110,19 +110,19 @@ async def digests(scene: Scene) -> list[Finding]:
     try:
         told = await scene.proxy.fetch(EXPLAIN, {"path": "/api/generate", "body": body})
     except Failed as failed:
-        return [note(f"not looked at: {failed.what}", failed.fix)]
+        return [note(f"not checked: {failed.what}", failed.fix)]
     if told.get("detail") == "no-digest":
         return [
             problem(
-                f"the proxy does not know what {printable(name)} stands for, so nothing of it is cached",
-                "wait for a pull or create that is under way; else look into the proxy's log",
+                f"the proxy does not know the digest of {printable(name)}, so none of its responses are cached",
+                "wait for a pull or create in progress; otherwise see the proxy's log",
             )
         ]
-    return [ok(f"the proxy knows what the names of {len(rows)} models stand for")]
+    return [ok(f"the proxy knows the digests of {len(rows)} models")]
 
 
 async def store(scene: Scene) -> list[Finding]:
-    """Where the proxy keeps entries, and whether that works."""
+    """Check the store of the proxy."""
     stats = await scene.stats()
     if stats is None:
         return []
@@ -131,54 +131,54 @@ async def store(scene: Scene) -> list[Finding]:
         return [
             problem(
                 f"the proxy's store, {name}, does not answer: nothing is reused",
-                "see whether it runs, and what its own log says",
+                "check that it runs, and see its own log",
             )
         ]
-    said = f"{entries(keys)} in {name}"
+    text = f"{entries(keys)} in {name}"
     if name == "memory":
-        return [note(f"{said}: not shared, and forgotten when the proxy ends", "install Valkey, or name a Redis")]
-    return [ok(said)]
+        return [note(f"{text}: not shared, and lost when the proxy ends", "install Valkey, or set OCP_REDIS_URL")]
+    return [ok(text)]
 
 
 async def access(scene: Scene) -> list[Finding]:
-    """Whether whoever may use the cache can clear it."""
+    """Check that others who can use the cache need a token to clear it."""
     host, _ = host_and_port(scene.settings.listen)
     if is_loopback(host):
-        return [ok("the settings let only this machine in")]
+        return [ok("the settings let only this machine connect")]
     if scene.settings.admin_token is None:
         return [
             warning(
-                f"the settings let others in ({scene.settings.listen}), and without a token nobody may clear",
-                "set OCP_ADMIN_TOKEN for the proxy, and for whoever may clear",
+                f"the settings let other machines connect ({scene.settings.listen}); without a token nobody can clear",
+                "set OCP_ADMIN_TOKEN for the proxy and for its administrators",
             )
         ]
-    return [ok("the settings let others in; clearing needs the token")]
+    return [ok("the settings let other machines connect; clearing needs the token")]
 
 
 async def traffic(scene: Scene) -> list[Finding]:
-    """Whether what was asked so far can be cached, from the reasons why it was not."""
+    """Check how many requests so far were bypasses, and why."""
     if await scene.stats() is None:
         return []
-    passed: Counter[str] = Counter()
+    bypasses: Counter[str] = Counter()
     for sample in await _samples(scene, "ollama_cache_proxy_bypasses"):
-        passed[sample.labels["detail"]] += int(sample.value)
-    kept = await _count(scene, "ollama_cache_proxy_hits") + await _count(scene, "ollama_cache_proxy_misses")
-    return [judged(kept, passed)]
+        bypasses[sample.labels["detail"]] += int(sample.value)
+    cacheable = await _count(scene, "ollama_cache_proxy_hits") + await _count(scene, "ollama_cache_proxy_misses")
+    return [judged(cacheable, bypasses)]
 
 
-def judged(kept: int, passed: Counter[str]) -> Finding:
-    """Judge requests since the start of the proxy: `kept` could be cached, the others were passed on for a reason."""
-    meant = {detail: count for detail, count in passed.items() if detail in REASONS and REASONS[detail].fix}
-    whole = kept + sum(meant.values())
+def judged(cacheable: int, bypasses: Counter[str]) -> Finding:
+    """Judge the requests since the proxy started: `cacheable` is hits and misses, `bypasses` are counts by detail."""
+    avoidable = {detail: count for detail, count in bypasses.items() if detail in REASONS and REASONS[detail].fix}
+    whole = cacheable + sum(avoidable.values())
     if whole < _MIN_REQUESTS:
-        return note(f"{whole:,} requests that could be cached so far: too few to say more")
-    lost = sum(meant.values())
-    share = f"{lost:,} of {whole:,} requests since the proxy started were passed on"
+        return note(f"only {whole:,} requests so far could be cached: too few to judge")
+    lost = sum(avoidable.values())
+    share = f"{lost:,} of {whole:,} requests since the proxy started bypassed the cache"
     if lost / whole < _WARN_SHARE:
         return ok(f"{share}, the others could be cached")
-    detail = max(meant, key=lambda name: meant[name])
+    detail = max(avoidable, key=lambda name: avoidable[name])
     reason = REASONS[detail]
-    text = f"{share}, mostly ({meant[detail]:,}) because {reason.text} ({detail})"
+    text = f"{share}, mostly ({avoidable[detail]:,}) because {reason.text} ({detail})"
     return warning(text, reason.fix or "")
 
 
@@ -187,7 +187,7 @@ async def _count(scene: Scene, name: str) -> int:
 
 
 async def _samples(scene: Scene, name: str) -> list[Any]:
-    """Give the samples of a metric; a counter is named without its ending."""
+    """Return the samples of a metric; a counter is named without `_total`."""
     try:
         response = await scene.ask(scene.proxy, "/metrics")
         families = list(text_string_to_metric_families(response.body.decode("utf-8", "replace")))
@@ -198,7 +198,7 @@ async def _samples(scene: Scene, name: str) -> list[Any]:
 
 
 async def intermediaries(scene: Scene) -> list[Finding]:
-    """Whether something stands before the proxy, and with `--stream` whether it holds streams back."""
+    """Check whether something stands in front of the proxy, and with `--stream` whether it buffers streams."""
     if await scene.stats() is None:
         return []
     headers = (await scene.ask(scene.proxy, "/healthz")).headers
@@ -213,20 +213,22 @@ async def intermediaries(scene: Scene) -> list[Finding]:
     if names:
         return [
             note(
-                f"something stands before the proxy ({', '.join(names)})",
-                "whether it holds streams back is seen with --stream MODEL, which asks that model for a few words",
+                f"something stands in front of the proxy ({', '.join(names)})",
+                "check with --stream MODEL whether it buffers streams; that asks the model for a few words",
             )
         ]
-    return [ok("nothing stands before the proxy that says so")]
+    return [ok("no Via or Server field shows anything in front of the proxy")]
 
 
 _STREAM_DEADLINE = 120.0
+"""Seconds for the whole stream."""
+
 _MIN_WRITING = 0.05
-"""Seconds of writing that are too short to see how they come."""
+"""Seconds that Ollama must write for the arrival of pieces to be judged."""
 
 
 def judged_stream(status: int, pieces: list[tuple[float, bytes]], model: str) -> Finding:
-    """Judge a stream by when its pieces arrived, beside how long Ollama says that it wrote (`eval_duration`)."""
+    """Judge a stream: compare when its pieces arrived with how long Ollama wrote (`eval_duration`)."""
     lines = b"".join(piece for _, piece in pieces).splitlines()
     try:
         last = orjson.loads(lines[-1])
@@ -234,14 +236,14 @@ def judged_stream(status: int, pieces: list[tuple[float, bytes]], model: str) ->
         last = {}
     if status != HTTPStatus.OK or "error" in last:
         why = printable(str(last.get("error", f"status {status}")))
-        return problem(f"no stream of {printable(model)}: {why}", "name a model of `ollama list`")
+        return problem(f"no stream from {printable(model)}: {why}", "use a model that `ollama list` shows")
     wrote = last.get("eval_duration", 0) / 1e9
     if wrote < _MIN_WRITING:
-        return note("the stream was too short to see how it comes", "name a larger model with --stream")
+        return note("the stream was too short to judge", "use a larger model with --stream")
     spread = pieces[-1][0] - pieces[0][0]
     if spread < wrote / 2:
         return problem(
-            f"streams are held back: Ollama wrote for {wrote:.1f} s, and all came within {spread:.1f} s",
-            "switch buffering off in what stands in between (nginx: `proxy_buffering off;`)",
+            f"streams are buffered: Ollama wrote for {wrote:.1f} s, and all of it arrived within {spread:.1f} s",
+            "turn off buffering in the proxy or load balancer in between (nginx: `proxy_buffering off;`)",
         )
-    return ok(f"streams come as they are written, in {len(pieces):,} pieces over {spread:.1f} s")
+    return ok(f"streams arrive as they are written, in {len(pieces):,} pieces over {spread:.1f} s")

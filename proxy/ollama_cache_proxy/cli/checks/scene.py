@@ -1,4 +1,4 @@
-"""What the checks look at: the settings, the proxy and Ollama, each of which is asked the same thing only once."""
+"""What the checks work on: the settings, the proxy and Ollama. Each request is sent only once."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from ollama_cache_proxy.service.settings import Settings
 
 @dataclass(slots=True, kw_only=True)
 class Scene:
-    """`state` is the file of what was seen before; `stream` names a model to stream, `origin` a page to ask for."""
+    """The servers and settings to check; responses are shared between checks."""
 
     settings: Settings
     proxy: Proxy
     ollama: Server
     state: Path
+    """The file of what earlier runs saw (seen.py)."""
     stream: str | None = None
+    """A model to stream from."""
     origin: str | None = None
+    """The origin of a web page that should be allowed."""
     _asked: dict[tuple[str, str], asyncio.Task[Response]] = field(default_factory=dict)
 
     async def ask(self, server: Server, path: str) -> Response:
-        """Ask, once for everybody; raises Failed."""
-        place = (server.url, path)
-        if place not in self._asked:
-            self._asked[place] = asyncio.create_task(server.ask(path))
-        return await asyncio.shield(self._asked[place])
+        """Return the response to a GET, sent once for all checks. Raise Failed."""
+        target = (server.url, path)
+        if target not in self._asked:
+            self._asked[target] = asyncio.create_task(server.ask(path))
+        return await asyncio.shield(self._asked[target])
 
     async def close(self) -> None:
-        """End what nobody waits for any more."""
+        """Cancel the requests that no check waits for any more."""
         for task in self._asked.values():
             task.cancel()
         await asyncio.gather(*self._asked.values(), return_exceptions=True)
 
     async def fetch(self, server: Server, path: str) -> Any:
-        """Give the JSON that a server answers; None where it does not: another check tells of that."""
+        """Return the JSON of a response, None if there is none: another check reports that."""
         try:
             response = await self.ask(server, path)
         except Failed:
@@ -47,10 +50,10 @@ class Scene:
         return response.json() if response.status == HTTPStatus.OK else None
 
     async def models(self, server: Server) -> list[dict[str, Any]]:
-        """Give the rows of a server's `/api/tags`."""
+        """Return the rows of a server's `/api/tags`."""
         return list((await self.fetch(server, "/api/tags") or {}).get("models") or ())
 
     async def stats(self) -> dict[str, Any] | None:
-        """Give what the proxy says of its cache; None where what answers is no proxy."""
+        """Return the statistics of the proxy, None if the server is not one."""
         stats = await self.fetch(self.proxy, STATS)
         return stats if isinstance(stats, dict) and "hitRate" in stats else None

@@ -1,4 +1,4 @@
-"""What `doctor` saw of loaded models before: a small file of its own, since no digest shows their context length."""
+"""The context lengths that earlier runs of `doctor` saw, in a small file: no digest shows them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ _FILE: Final = "ollama-cache-proxy/doctor.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The context length of a model in tokens, since when (Unix time), under which epoch, and what it was before."""
+    """The context length of one model."""
 
     context: int
+    """Tokens."""
     epoch: str
+    """The setting `epoch` at that time."""
     since: float
+    """Unix time since when the context length is the same."""
     before: int
+    """Tokens before that."""
 
 
 def state_file() -> Path:
-    """Give the path of the file, where programs keep what they can do without."""
+    """Return the path of the file, in the directory for state (XDG_STATE_HOME)."""
     folder = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(folder) if folder else Path.home() / ".local" / "state") / _FILE
 
 
 def observe(seen: Seen | None, context: int, epoch: str, now: float, lifetime: int) -> tuple[Seen, bool]:
-    """Give what is seen now, and whether entries of another context may still be kept under the same epoch."""
+    """Return the new record, and whether entries of another context length may still be stored under the same epoch."""
     if seen is None or seen.epoch != epoch:
         return Seen(context=context, epoch=epoch, since=now, before=context), False
     if seen.context != context:
@@ -39,7 +43,7 @@ def observe(seen: Seen | None, context: int, epoch: str, now: float, lifetime: i
 
 
 def read(path: Path, url: str) -> dict[str, Seen]:
-    """Give what was seen at an Ollama by digest; nothing where there is no file that says so."""
+    """Return what was seen at an Ollama, by digest; empty if the file is missing or damaged."""
     try:
         return {digest: Seen(**row) for digest, row in orjson.loads(path.read_bytes())[url].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -47,7 +51,7 @@ def read(path: Path, url: str) -> dict[str, Seen]:
 
 
 def write(path: Path, url: str, seen: dict[str, Seen]) -> None:
-    """Keep it, beside what was seen at others; where that cannot be, the next look has nothing to compare."""
+    """Write what was seen, beside that of other Ollamas; if it fails, the next run has nothing to compare with."""
     try:
         others = orjson.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -56,6 +60,6 @@ def write(path: Path, url: str, seen: dict[str, Seen]) -> None:
     document = orjson.dumps(others | {url: {digest: asdict(row) for digest, row in seen.items()}})
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(document)
-        fresh.replace(path)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(document)
+        temporary.replace(path)

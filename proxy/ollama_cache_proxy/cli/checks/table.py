@@ -1,4 +1,4 @@
-"""The checks of `doctor`, in the order in which they are shown; all run at the same time, each within a deadline."""
+"""The checks of `doctor` in the order of output; they run concurrently, each within a deadline."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from ollama_cache_proxy.cli.checks.scene import Scene
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check; `title` is also a heading of docs/troubleshooting.md. `within` is in seconds."""
+    """One check."""
 
     title: str
+    """Also a heading of docs/troubleshooting.md."""
     run: Callable[[Scene], Awaitable[list[Finding]]]
     within: float = 15.0
+    """The deadline in seconds."""
 
 
 CHECKS: Final = (
@@ -39,7 +41,7 @@ CHECKS: Final = (
 
 
 async def examine(scene: Scene, checks: tuple[Check, ...] = CHECKS) -> list[tuple[str, Finding]]:
-    """Run all checks; gives titles and findings in their order."""
+    """Run all checks, and return titles and findings in the order of the checks."""
     found = await asyncio.gather(*(_run(check, scene) for check in checks))
     return [(check.title, finding) for check, findings in zip(checks, found, strict=True) for finding in findings]
 
@@ -49,7 +51,7 @@ async def _run(check: Check, scene: Scene) -> list[Finding]:
         async with asyncio.timeout(check.within):
             return await check.run(scene)
     except TimeoutError:
-        return [problem(f"no end within {check.within:.0f} s", "see whether what is asked here hangs")]
+        return [problem(f"not finished after {check.within:.0f} s", "see whether the server that it asks hangs")]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        text = f"what was answered is not understood ({type(error).__name__})"
-        return [warning(text, "look at what answers there; if it is Ollama or the proxy, please report it")]
+        text = f"a response was not understood ({type(error).__name__})"
+        return [warning(text, "see which server answers; if it is Ollama or the proxy, please report it")]

@@ -1,4 +1,4 @@
-"""What the jobs ask of Ollama and of a proxy; every failure is Failed."""
+"""Requests of the jobs to Ollama and to a proxy; every failure is raised as Failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ollama_cache_proxy.cli.screen import printable
 from ollama_cache_proxy.workbench.levels import same
 
 _DEADLINE: Final = 86_400.0
-"""Seconds: loading, making and answering take as long as they take."""
+"""Seconds for a response: loading and quantizing a model may take hours."""
 
 
 class Api(Server):
@@ -25,13 +25,13 @@ class Api(Server):
     async def timed(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, method: str = "POST"
     ) -> tuple[float, Response]:
-        """Give the seconds to the last byte of an answer, and the answer, whatever its status."""
+        """Return the seconds to the last byte of a response, and the response, whatever its status."""
         begun = time.perf_counter()
         response = await self.ask(path, method=method, headers=headers, body=body, within=_DEADLINE)
         return time.perf_counter() - begun, response
 
     async def object(self, path: str, document: Any = None) -> dict[str, Any]:
-        """Give a JSON object, asked by POST where there is a document."""
+        """Return the JSON object of a response, by POST if there is a `document`. Raise Failed."""
         method, body = ("GET", None) if document is None else ("POST", orjson.dumps(document))
         response = await self.ask(path, method=method, body=body, within=_DEADLINE)
         found = response.json()
@@ -42,7 +42,7 @@ class Api(Server):
     async def rows(
         self, path: str, document: Any, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Give the lines of a stream as they come; one that tells an error is Failed."""
+        """Yield the lines of a stream as they arrive. Raise Failed for a line with an error."""
         async with self._responding(path, "POST", headers, orjson.dumps(document), _DEADLINE) as response:
             lines = 0
             async for line in response.content:
@@ -55,25 +55,25 @@ class Api(Server):
                 raise self.refused(response.status, None)
 
     def refused(self, status: int, found: Any) -> Failed:
-        """Say what an answer says that is none of use."""
-        said = found.get("error") if isinstance(found, dict) else None
-        if isinstance(said, str):
-            return Failed(f"{self.title} at {self.url} says: {printable(said)}")
-        return Failed(f"{self.title} at {self.url} answers with something else (status {status})", self.fix)
+        """Return the failure for a response that cannot be used."""
+        error = found.get("error") if isinstance(found, dict) else None
+        if isinstance(error, str):
+            return Failed(f"{self.title} at {self.url} says: {printable(error)}")
+        return Failed(f"{self.title} at {self.url} sent an unexpected response (status {status})", self.fix)
 
     async def installed(self) -> list[dict[str, Any]]:
-        """Give the rows of /api/tags."""
+        """Return the rows of /api/tags."""
         models = (await self.object("/api/tags")).get("models")
         return models if isinstance(models, list) else []
 
     async def row_of(self, model: str) -> dict[str, Any]:
-        """Give the row of a model in /api/tags."""
+        """Return the row of a model in /api/tags. Raise Failed if it is not there."""
         rows = await self.installed()
         found = next((row for row in rows if same(str(row.get("name")), model)), None)
         if found is None:
-            have = ", ".join(sorted(str(row.get("name")) for row in rows)) or "none at all"
+            have = ", ".join(sorted(str(row.get("name")) for row in rows)) or "none"
             raise Failed(
-                f"{self.title} at {self.url} has no model {model!r}", f"`ollama pull` it, or take one of: {have}"
+                f"{self.title} at {self.url} has no model {model!r}", f"`ollama pull` it, or use one of: {have}"
             )
         return found
 
@@ -86,14 +86,14 @@ def _read(line: bytes) -> Any:
 
 
 def ollama(session: aiohttp.ClientSession, url: str, authority: str | None) -> Api:
-    """Give an Ollama; raises Failed where `authority` is no PEM file of one."""
+    """Return a client of Ollama. Raise Failed if `authority` is not a PEM file of CA certificates."""
     return Api(session, url, title="Ollama", fix=OLLAMA_FIX, authority=authority)
 
 
 async def proxy(session: aiohttp.ClientSession, url: str) -> Api:
-    """Give a proxy that answers as one."""
+    """Return a client of a proxy. Raise Failed if the server is not one."""
     api = Api(session, url, title="the proxy", fix=PROXY_FIX)
     response = await api.ask(STATS)
     if response.status != HTTPStatus.OK or "hitRate" not in (response.json() or {}):
-        raise Failed(f"what answers at {url} is no ollama-cache-proxy", "name it with --url")
+        raise Failed(f"the server at {url} is not ollama-cache-proxy", "set --url to the proxy")
     return api

@@ -1,4 +1,4 @@
-"""The work of `bench`: the same asked directly, through the proxy, and again."""
+"""The work of `bench`: the same requests sent directly, through the proxy, and again."""
 
 from __future__ import annotations
 
@@ -28,18 +28,22 @@ from ollama_cache_proxy.workbench.speedup import Found, Streamed, document, shee
 from ollama_cache_proxy.workbench.spread import spread
 
 HITS: Final = 20
-"""Hits for each miss: they cost next to nothing."""
+"""Hits for each miss; they take almost no time."""
 
 _TTL: Final = 300
-"""Seconds after which the entries are gone even where they cannot be cleared."""
+"""Lifetime of the entries in seconds, so that they expire even if they cannot be cleared."""
 
 _STORE_DEADLINE: Final = 2.0
+"""Seconds for the proxy to store a response."""
+
 _CLEAR_DEADLINE: Final = 60.0
+"""Seconds for the proxy to clear the namespace."""
+
 _DENIED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 async def bench(arguments: argparse.Namespace) -> int:
-    """Measure, tell, and leave nothing behind; raises Failed."""
+    """Measure, show the results, and clear the entries. Raise Failed."""
     for name in ("rounds", "tokens"):
         if getattr(arguments, name) < 1:
             raise Failed(f"--{name}: {getattr(arguments, name)} is not allowed: must be 1 or more", status=WRONG)
@@ -77,11 +81,11 @@ def _show(
     for one in found:
         if one.note:
             say(f"{one.operation}: {one.note}")
-    say(f"Medians of {facts['rounds']} rounds, with the smallest and the largest; {HITS} hits to a round")
+    say(f"Medians of {facts['rounds']} rounds, with minimum and maximum; {HITS} hits in each round")
 
 
 async def _chosen(api: Api, capability: str, named: str | None) -> str | None:
-    """Give a model that is there: the named one, or the smallest that can; None where there is none."""
+    """Return the named model, or the smallest installed one with the capability, None if there is none."""
     if named is not None:
         return str((await api.row_of(named))["name"])
     for row in sorted(await api.installed(), key=lambda row: int(row.get("size", 0))):
@@ -95,13 +99,13 @@ async def _check_same(cache: Api, direct: Api, model: str) -> None:
     one, two = [(await api.row_of(model)).get("digest") for api in (cache, direct)]
     if one != two:
         raise Failed(
-            f"{model} is another model at {cache.url} than at {direct.url}", "name the proxy's Ollama with --upstream"
+            f"{model} is not the same model at {cache.url} and {direct.url}", "set --upstream to the proxy's Ollama"
         )
 
 
 @dataclass(slots=True, kw_only=True)
 class _Times:
-    """Of one operation, in seconds."""
+    """The times of one operation in seconds."""
 
     direct: list[float] = field(default_factory=list)
     miss: list[float] = field(default_factory=list)
@@ -110,7 +114,7 @@ class _Times:
 
 
 class _Bench:
-    """The measuring, in a namespace that nobody else has."""
+    """One measurement, in a namespace of its own."""
 
     def __init__(self, *, cache: Api, direct: Api, model: str | None, embeds: str | None, tokens: int) -> None:
         self._cache = cache
@@ -126,7 +130,7 @@ class _Bench:
         }
 
     async def measure(self, rounds: int, progress: Steps) -> tuple[list[Found], Streamed | None]:
-        """Measure everything that there are models for, in rounds: what comes first in one comes last in the next."""
+        """Measure every operation that there is a model for; direct and cached take turns in being first."""
         operations = [(operation, model) for operation in OPERATIONS if (model := self._model_of(operation))]
         if not operations:
             raise Failed(f"Ollama at {self._direct.url} has no model that completes or embeds", "`ollama pull` one")
@@ -162,7 +166,7 @@ class _Bench:
     async def _ok(
         self, api: Api, operation: Operation, body: Any, headers: Mapping[str, str] | None = None
     ) -> tuple[float, Response]:
-        """Give the seconds of an answer, and one that is as it should be."""
+        """Return the seconds of a response, and the response. Raise Failed if its status is not 200."""
         seconds, response = await api.timed(operation.path, orjson.dumps(body), headers)
         if response.status != HTTPStatus.OK:
             raise api.refused(response.status, response.json())
@@ -177,12 +181,12 @@ class _Bench:
                 times.direct.append((await self._ok(self._direct, operation, body))[0])
 
     async def _through(self, times: _Times, operation: Operation, body: Any) -> None:
-        """Ask the proxy what it does not know, then again and again."""
+        """Send the proxy a new request, then the same one HITS times."""
         seconds, miss = await self._ok(self._cache, operation, body, self._fields)
         times.miss.append(seconds)
         status = miss.headers.get("Cache-Status", "no Cache-Status")
         if "; stored" not in status or not await self._is_stored(operation, body):
-            times.note = f"the proxy did not keep it: {status}"
+            times.note = f"the proxy did not store it: {status}"
             return
         for _ in range(HITS):
             seconds, hit = await self._ok(self._cache, operation, body, self._fields)
@@ -190,7 +194,7 @@ class _Bench:
                 times.hit.append(seconds)
 
     async def _is_stored(self, operation: Operation, body: Any) -> bool:
-        """Wait until the proxy has kept an answer, which it does behind its back."""
+        """Wait until the proxy has stored the response, which it does after sending it; return whether it did."""
         fields = {**self._fields, "Cache-Control": "only-if-cached"}
         deadline = time.monotonic() + _STORE_DEADLINE
         while time.monotonic() < deadline:
@@ -200,7 +204,7 @@ class _Bench:
         return False
 
     async def _streams(self, model: str, rounds: int, progress: Steps) -> Streamed:
-        """Stream past the cache, so that only the way is measured."""
+        """Measure streams that bypass the cache, so that only the proxy's overhead shows."""
         progress.begin("Streaming", 2 * rounds)
         first: dict[bool, list[float]] = {False: [], True: []}
         chunk: dict[bool, list[float]] = {False: [], True: []}
@@ -222,15 +226,15 @@ class _Bench:
         )
 
     async def clear(self, token: str) -> None:
-        """Clear the namespace; where that cannot be, say what becomes of it."""
-        gone = f"the entries of this run are gone in {_TTL} s"
+        """Clear the namespace; if that fails, say when its entries expire."""
+        expiry = f"the entries of this run expire in {_TTL} s"
         try:
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             wanted = orjson.dumps({"namespace": self._namespace})
             response = await self._cache.ask(CLEAR, method="POST", headers=headers, body=wanted, within=_CLEAR_DEADLINE)
         except Failed:
-            say(f"The proxy could not be asked to clear what was measured: {gone}")
+            say(f"The entries could not be cleared: {expiry}")
             return
         if response.status != HTTPStatus.OK:
-            hint = "; set OCP_ADMIN_TOKEN here to the proxy's" if response.status in _DENIED else ""
-            say(f"The proxy did not clear what was measured (status {response.status}{hint}): {gone}")
+            hint = "; set OCP_ADMIN_TOKEN to the proxy's token" if response.status in _DENIED else ""
+            say(f"The proxy did not clear the entries (status {response.status}{hint}): {expiry}")

@@ -1,4 +1,4 @@
-"""Measuring one model on an Ollama: loaded anew, asked one thing at a time, unloaded at the end."""
+"""Measure one model on an Ollama: load it, send it one request at a time, unload it."""
 
 from __future__ import annotations
 
@@ -18,44 +18,51 @@ from ollama_cache_proxy.workbench.fidelity import Completing, Distribution, Embe
 from ollama_cache_proxy.workbench.verdict import Measured
 
 LOADS: Final = 2
-"""A model is loaded so often, and the shortest time counts: the first may have to read it from the disk."""
+"""How often a model is loaded; the shortest time counts, since the first may include reading from disk."""
 
 CONTEXTS: Final = 16
-"""Contexts that are cut from each prompt."""
+"""Contexts cut from each prompt."""
 
 _TOP: Final = 20
-"""The likeliest tokens that Ollama tells, at most."""
+"""The most likely tokens to ask for; Ollama's maximum."""
 
 _UNLOAD_DEADLINE: Final = 30.0
+"""Seconds for Ollama to unload a model."""
+
 _NANO: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """What a model said: its answers, token by token, and what was likeliest after each context; or its vectors."""
+    """The output of a model for the prompts."""
 
     answers: Sequence[Sequence[str]] = ()
+    """Completions, token by token."""
     likeliest: Sequence[Distribution] = ()
+    """The most likely tokens after each context."""
     vectors: Sequence[Sequence[float]] = ()
+    """Embeddings, of a model that only embeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauge:
-    """How models are measured: the Ollama, what is asked, how long an answer may be, and whether vectors are."""
+    """How models are measured."""
 
     api: Api
     prompts: Sequence[str]
     tokens: int
+    """Maximum tokens of a completion."""
     embeds: bool
+    """Whether embeddings are measured, not completions."""
 
     @property
     def steps(self) -> int:
-        """How many steps one model takes."""
+        """The number of progress steps for one model."""
         asked = 0 if self.embeds else len(contexts(self.prompts, CONTEXTS))
         return LOADS + len(self.prompts) + asked
 
     async def measure(self, model: str, level: str, steps: Steps) -> tuple[Measured, Outputs]:
-        """Measure a model, without its fidelity. Whatever else is loaded stays."""
+        """Return the measurements of a model, without its fidelity, and its output. Other models stay loaded."""
         steps.begin(f"Measuring {model}", self.steps)
         row = await self.api.row_of(model)
         digest = str(row.get("digest"))
@@ -83,13 +90,13 @@ class Gauge:
         return measured, said
 
     def compare(self, source: Outputs, other: Outputs) -> Completing | Embedding:
-        """Say how alike two models are."""
+        """Return how alike two models are."""
         if self.embeds:
             return embedding(source.vectors, other.vectors)
         return completing(source.answers, other.answers, source.likeliest, other.likeliest)
 
     async def unload(self, model: str, digest: str) -> None:
-        """Unload a model, and wait until it is."""
+        """Unload a model, and wait until it is unloaded. Raise Failed if it stays."""
         await self.api.object("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
         deadline = time.monotonic() + _UNLOAD_DEADLINE
         while await self._resident(digest) is not None:
@@ -98,7 +105,7 @@ class Gauge:
             await asyncio.sleep(0.05)
 
     async def _load(self, model: str) -> float:
-        """Load a model; gives how long it took, in seconds."""
+        """Load a model, and return how long it took, in seconds."""
         if self.embeds:
             row = await self.api.object("/api/embed", {"model": model, "input": "."})
         else:
@@ -106,7 +113,7 @@ class Gauge:
         return float(row.get("load_duration", 0)) * _NANO
 
     async def _resident(self, digest: str) -> dict[str, Any] | None:
-        """Give the row of a loaded model, which a copy of it may have loaded under its own name."""
+        """Return the row of a loaded model; it may have been loaded under the name of a copy."""
         rows: list[dict[str, Any]] = (await self.api.object("/api/ps")).get("models") or []
         return next((row for row in rows if row.get("digest") == digest), None)
 
@@ -131,7 +138,7 @@ class Gauge:
         return median(prompt_rates), median(output_rates), median(firsts), said
 
     async def _stream(self, model: str, prompt: str) -> tuple[float, list[str], dict[str, Any]]:
-        """Give the seconds to the first token, the tokens, and the last line of a streamed answer."""
+        """Return the seconds to the first token, the tokens, and the last line of a streamed completion."""
         begun, first, pieces, last = time.perf_counter(), None, [], {}
         async for row in self.api.rows("/api/generate", completion(model, prompt, self.tokens, stream=True)):
             piece = str(row.get("thinking") or "") + str(row.get("response") or "")
@@ -142,11 +149,11 @@ class Gauge:
         return first or time.perf_counter() - begun, pieces, last
 
     async def _likeliest(self, model: str, context: str) -> Distribution:
-        """Give the likeliest next tokens after a text; nothing where this Ollama tells none."""
+        """Return the most likely next tokens after a text, empty if this Ollama sends none."""
         asked = completion(model, context, 1, raw=True, logprobs=True, top_logprobs=_TOP)
         rows = (await self.api.object("/api/generate", asked)).get("logprobs") or [{}]
         together: dict[str, float] = {}
-        for row in rows[0].get("top_logprobs") or []:  # parts of letters all read as one text
+        for row in rows[0].get("top_logprobs") or []:  # incomplete characters all have the same text
             together[row["token"]] = together.get(row["token"], 0.0) + math.exp(row["logprob"])
         return {token: math.log(share) for token, share in together.items() if share > 0}
 

@@ -1,4 +1,4 @@
-"""Making quantized models on an Ollama, and removing what was made."""
+"""Make quantized models on an Ollama, and remove them again."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.workbench.levels import Target, same
 
 _UNLOAD_DEADLINE: Final = 2.0
+"""Seconds for Ollama to unload a model before it is removed."""
+
 _ENDING: Final = (
-    "Ending: Ollama first finishes {name}, else half of it would lie in its folder until it starts again"
-    " (a second Ctrl-C leaves at once)"
+    "Ending: waiting for Ollama to finish {name}, so that no partial model stays on its disk"
+    " (a second Ctrl-C ends immediately)"
 )
 
 
 class Makings:
-    """The models that this run has begun to make; only those are ever removed."""
+    """The models that this run makes; no other model is ever removed."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self._begun: list[str] = []
 
     async def make(self, source: str, target: Target, steps: Steps) -> None:
-        """Make one; a cancelling waits until Ollama has done, and a second one does not."""
+        """Make a model. If cancelled, wait until Ollama has finished; if cancelled again, do not wait."""
         if any(same(str(row.get("name")), target.name) for row in await self._api.installed()):
-            raise Failed(f"{target.name} is there by now", f"name the result otherwise: --to {target.level}=NAME")
+            raise Failed(f"{target.name} exists by now", f"give the result another name: --to {target.level}=NAME")
         self._begun.append(target.name)
         steps.begin(f"Making {target.name}", 1)
         reading = asyncio.create_task(self._read(source, target, steps))
@@ -51,15 +53,15 @@ class Makings:
             if row.get("total"):
                 steps.at(row.get("completed", 0) / row["total"])
         if status != "success":
-            raise Failed(f"Ollama stopped making {target.name} at {status!r}", "its log says why")
+            raise Failed(f"Ollama stopped making {target.name} at {status!r}", "see its log")
 
     @property
     def made(self) -> list[str]:
-        """The names of what there is to keep or to remove."""
+        """The names of the models made so far."""
         return list(self._begun)
 
     async def remove(self, name: str) -> None:
-        """Unload and remove one that this run has made; one that never came to be is none."""
+        """Unload and remove a model of this run; it may be missing if making it failed."""
         unload = orjson.dumps({"model": name, "keep_alive": 0, "stream": False})
         with suppress(Failed):
             await self._api.ask("/api/generate", method="POST", body=unload, within=_UNLOAD_DEADLINE)
@@ -69,7 +71,7 @@ class Makings:
         self._begun.remove(name)
 
     async def remove_all(self, steps: Steps) -> None:
-        """Remove everything, and say of what cannot be removed how to do it."""
+        """Remove all models of this run; for one that cannot be removed, say how to do it."""
         for name in self.made:
             try:
                 await self.remove(name)

@@ -1,4 +1,4 @@
-"""How far a job is, beside its output."""
+"""The progress of a job on standard error, and its tables on standard output."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from ollama_cache_proxy.workbench.sheet import Sheet
 
 
 def show(sheet: Sheet) -> None:
-    """Print a table to the output."""
+    """Print a table to standard output."""
     screen = Screen()
     columns = [Column(title=title, right=index > 0) for index, title in enumerate(sheet.columns)]
     screen.print(table(screen, columns, sheet.rows))
 
 
 class Steps:
-    """Bars on a terminal, elsewhere a line for each thing that begins."""
+    """Progress of a job: a bar on a terminal, otherwise a line for each part."""
 
     def __init__(self, bars: Progress | None) -> None:
         self._bars = bars
         self._bar = None if bars is None else bars.add_task("", visible=False)
 
     def begin(self, what: str, total: float) -> None:
-        """Begin something of `total` steps."""
+        """Start a part of `total` steps."""
         if self._bars is None or self._bar is None:
             say(f"{what} …")
         else:
             self._bars.reset(self._bar, description=what, total=total, completed=0, visible=True)
 
     def advance(self, steps: float = 1) -> None:
-        """Go on."""
+        """Advance by a number of steps."""
         if self._bars is not None and self._bar is not None:
             self._bars.advance(self._bar, steps)
 
     def at(self, completed: float) -> None:
-        """Go to where it is."""
+        """Set the number of completed steps."""
         if self._bars is not None and self._bar is not None:
             self._bars.update(self._bar, completed=completed)
 
     def say(self, line: str) -> None:
-        """Say a line above the bars."""
+        """Print a line above the bar."""
         if self._bars is None:
             say(line)
         else:
@@ -53,7 +53,7 @@ class Steps:
 
 @contextmanager
 def steps() -> Iterator[Steps]:
-    """Show progress on standard error for a while; on a terminal nothing of it stays."""
+    """Show progress on standard error; a terminal is cleared of it at the end."""
     screen = Screen(stderr=True)
     if not screen.is_terminal:
         yield Steps(None)

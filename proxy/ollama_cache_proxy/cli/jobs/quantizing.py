@@ -1,4 +1,4 @@
-"""The work of `quantize`: check, make, measure, recommend, and keep what is to be kept."""
+"""The work of `quantize`: check, make, measure, recommend, and remove the results that are not kept."""
 
 from __future__ import annotations
 
@@ -32,20 +32,27 @@ _BLOBS: Final = re.compile(r"^FROM (?P<folder>.+)[/\\]blobs[/\\](?P<blob>sha256-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What is to be done: the source as Ollama lists it, what to make, how large it will be, and room for it."""
+    """What is to be done."""
 
     source: str
+    """The name of the source as Ollama lists it."""
     level: str
+    """Its quantization level."""
     size: int
+    """Its bytes."""
     targets: Sequence[Target]
     estimates: Sequence[int]
+    """The estimated bytes of each target."""
     embeds: bool
+    """Whether the source embeds and does not complete."""
     needed: int
+    """Bytes of disk space for all of it."""
     disk: str
+    """The free disk space in words."""
 
 
 async def quantize(arguments: argparse.Namespace) -> int:
-    """Do everything, or with --dry-run say what would be done; raises Failed."""
+    """Quantize and measure, or with --dry-run say what would be done. Raise Failed."""
     prompts = _prompts(arguments.prompts)
     if arguments.tokens < 1:
         raise Failed(f"--tokens: {arguments.tokens} is not allowed: must be 1 or more", status=WRONG)
@@ -79,7 +86,7 @@ async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, argumen
             for name in makings.made:
                 if name not in keep:
                     await makings.remove(name)
-        except BaseException:  # whatever ends it, a signal too
+        except BaseException:  # signals too
             await makings.remove_all(progress)
             raise
     if arguments.json:
@@ -90,17 +97,17 @@ async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, argumen
 
 
 async def _measured(plan: _Plan, gauge: Gauge, progress: Steps) -> tuple[Measured, list[Measured]]:
-    source, said = await gauge.measure(plan.source, plan.level, progress)
+    source, outputs = await gauge.measure(plan.source, plan.level, progress)
     results = []
     for target in plan.targets:
         measured, other = await gauge.measure(target.name, target.level, progress)
-        results.append(replace(measured, fidelity=gauge.compare(said, other)))
+        results.append(replace(measured, fidelity=gauge.compare(outputs, other)))
     return source, results
 
 
 def _other_url(arguments: argparse.Namespace) -> str:
     if arguments.to or arguments.dry_run:
-        raise Failed("--against makes nothing, so it goes with neither --to nor --dry-run", status=WRONG)
+        raise Failed("--against quantizes nothing, so it cannot be used with --to or --dry-run", status=WRONG)
     try:
         return http_url(arguments.against)
     except ValueError as error:
@@ -111,12 +118,12 @@ async def _compare(api: Api, other: Api, prompts: Sequence[str], arguments: argp
     """Measure one model on two Ollamas."""
     row, twin = await api.row_of(arguments.model), await other.row_of(arguments.model)
     if row.get("digest") != twin.get("digest"):
-        raise Failed(f"{row['name']} is another model at {other.url}", "let both have the same folder of models")
+        raise Failed(f"{row['name']} is a different model at {other.url}", "let both use the same models directory")
     gauge = Gauge(api=api, prompts=prompts, tokens=arguments.tokens, embeds=await _embeds(api, row))
     with steps() as progress:
-        source, said = await gauge.measure(str(row["name"]), _level(row), progress)
-        measured, told = await replace(gauge, api=other).measure(str(row["name"]), _level(row), progress)
-    result = replace(measured, name=other.url, fidelity=gauge.compare(said, told))
+        source, outputs = await gauge.measure(str(row["name"]), _level(row), progress)
+        measured, other_outputs = await replace(gauge, api=other).measure(str(row["name"]), _level(row), progress)
+    result = replace(measured, name=other.url, fidelity=gauge.compare(outputs, other_outputs))
     if arguments.json:
         write_json({"source": asdict(source), "results": [asdict(result)]})
     else:
@@ -128,7 +135,7 @@ def _level(row: Mapping[str, Any]) -> str:
 
 
 async def _embeds(api: Api, row: Mapping[str, Any]) -> bool:
-    """Say whether a model embeds and does not complete; one that can do neither is Failed."""
+    """Return whether a model embeds and does not complete. Raise Failed if it does neither."""
     capabilities = (await api.object("/api/show", {"model": row["name"]})).get("capabilities") or ["completion"]
     if not {"completion", "embedding"} & set(capabilities):
         raise Failed(f"{row['name']} neither completes nor embeds", "only such models can be measured")
@@ -146,16 +153,16 @@ def _prompts(file: str | None) -> Sequence[str]:
         raise Failed(f"--prompts: {file!r} is not UTF-8", status=WRONG) from None
     prompts = [line for line in lines if line.strip()]
     if not prompts:
-        raise Failed(f"--prompts: {file!r} holds none", status=WRONG)
+        raise Failed(f"--prompts: {file!r} has no prompts", status=WRONG)
     return prompts
 
 
 async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
-    """Check everything that can be checked before anything is made."""
+    """Return the plan, after every check that is possible in advance. Raise Failed."""
     row = await api.row_of(model)
     source, size = str(row["name"]), int(row["size"])
     if row.get("remote_host") or row.get("remote_model"):
-        raise Failed(f"{source} is answered by another machine", "quantize what is installed on this one")
+        raise Failed(f"{source} runs on another machine", "quantize a model that is installed on this Ollama")
     level = _level(row)
     try:
         targets = [levels.read_target(text, source) for text in wanted]
@@ -187,25 +194,25 @@ def _check_names(targets: Sequence[Target], taken: Sequence[str]) -> None:
             raise Failed(f"--to: {target.name} would be made twice", status=WRONG)
         if any(levels.same(target.name, name) for name in taken):
             raise Failed(
-                f"{target.name} is there already, and is not overwritten",
-                f"`ollama rm` it, or name the result otherwise: --to {target.level}=NAME",
+                f"{target.name} exists already, and is not overwritten",
+                f"`ollama rm` it, or give the result another name: --to {target.level}=NAME",
             )
 
 
 def _disk(url: str, modelfile: str, needed: int) -> str:
-    """Say what the disk of the models has free, where it can be seen; Failed where that is too little."""
+    """Return the free disk space in words, as far as it can be seen. Raise Failed if it is too little."""
     where = _BLOBS.search(modelfile)
     try:
         here = where is not None and (Path(where["folder"]) / "blobs" / where["blob"]).exists()
         if where is None or not here or not is_loopback(urlsplit(url).hostname or ""):
-            return "cannot be seen from here"
+            return "free space unknown from here"
         free = shutil.disk_usage(where["folder"]).free
     except OSError:  # the folder is another user's
-        return "cannot be seen from here"
+        return "free space unknown from here"
     if free < needed:
         raise Failed(
             f"{where['folder']} has {levels.spelled(free)} free, and {levels.spelled(needed)} may be needed",
-            "make room (`ollama rm`), or take fewer levels at once",
+            "free disk space (`ollama rm`), or quantize to fewer levels",
         )
     return f"{levels.spelled(free)} free in {where['folder']}"
 
@@ -214,11 +221,11 @@ def _summary(plan: _Plan, keep: str) -> list[str]:
     lines = [f"Source: {plan.source}, {plan.level}, {levels.spelled(plan.size)}"]
     for target, size in zip(plan.targets, plan.estimates, strict=True):
         lines.append(f"To make: {target.name}, {target.level}, about {levels.spelled(size)}")
-    lines.append(f"Disk: up to {levels.spelled(plan.needed)} needed meanwhile; {plan.disk}")
+    lines.append(f"Disk: up to {levels.spelled(plan.needed)} needed; {plan.disk}")
     return [*lines, f"Afterwards: keep {keep}"]
 
 
 def _show(source: Measured, results: Sequence[Measured], verdict: Verdict, kept: Sequence[str]) -> None:
     show(table(source, results))
     say(f"Recommended: {verdict.take} ({verdict.why})")
-    say(f"Kept: {', '.join(kept) or 'none of what was made'}")
+    say(f"Kept: {', '.join(kept) or 'no result'}")

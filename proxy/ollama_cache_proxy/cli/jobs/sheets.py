@@ -12,17 +12,17 @@ from ollama_cache_proxy.workbench.verdict import Measured
 
 
 def table(source: Measured, results: Sequence[Measured]) -> Sheet:
-    """Give the table: a column for each model, a row for each figure."""
+    """Return the table: a column for each model, a row for each figure."""
     models = [source, *results]
     embeds = source.output_rate is None
     rows = [
         ("Level", *(model.level for model in models)),
         ("Size on disk", *(spelled(model.size) for model in models)),
         ("Memory", *(spelled(model.memory) for model in models)),
-        ("of it in GPUs", *(spelled(model.vram) for model in models)),
+        ("Memory in GPUs", *(spelled(model.vram) for model in models)),
         ("Load", *(seconds(model.load) for model in models)),
         ("Prompt tokens/s", *(f"{model.prompt_rate:,.0f}" for model in models)),
-        ("Whole answer" if embeds else "First token", *(seconds(model.first_token) for model in models)),
+        ("Whole response" if embeds else "First token", *(seconds(model.first_token) for model in models)),
     ]
     if not embeds:
         rows.insert(6, ("Output tokens/s", *(f"{model.output_rate or 0:,.1f}" for model in models)))
@@ -35,9 +35,9 @@ def _alike(fidelity: Completing | Embedding | None) -> dict[str, str]:
     match fidelity:
         case Completing():
             return {
-                "Same answer": f"{fidelity.same_answer:.0%}",
-                "Same next token": "not told" if fidelity.same_next is None else f"{fidelity.same_next:.0%}",
-                "Divergence, nats": "not told" if fidelity.divergence is None else f"{fidelity.divergence:.4f}",
+                "Same completion": f"{fidelity.same_answer:.0%}",
+                "Same next token": "unknown" if fidelity.same_next is None else f"{fidelity.same_next:.0%}",
+                "Divergence, nats": "unknown" if fidelity.divergence is None else f"{fidelity.divergence:.4f}",
             }
         case Embedding():
             return {"Cosine": f"{fidelity.cosine:.4f}", "Lowest cosine": f"{fidelity.cosine_low:.4f}"}

@@ -1,4 +1,4 @@
-"""The work of `warm`: what the cache does not know is asked of Ollama through it, at a pace."""
+"""The work of `warm`: send requests through the proxy, those that are not stored at a limited rate."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from ollama_cache_proxy.workbench.chunks import chunks
 from ollama_cache_proxy.workbench.requests import Outcome, Request, embeddings, outcome, read, total
 
 _MAX_FAILURES: Final = 10
-"""Failures in a row after which the rest is left alone."""
+"""Failures in a row after which the run stops."""
 
 _MAX_NAMED: Final = 5
-"""Failures that are named one by one."""
+"""Failures that are reported one by one."""
 
 
 async def warm(arguments: argparse.Namespace) -> int:
-    """Ask ahead, and say what became of it; raises Failed."""
+    """Send all requests, and report the outcome. Raise Failed."""
     for name in ("lines", "batch", "concurrency", "rate"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
             raise Failed(f"--{name}: {value} is not allowed: must be above 0", status=WRONG)
     if bool(arguments.files) == bool(arguments.embed) or bool(arguments.embed) != bool(arguments.model):
-        raise Failed("warm takes either FILEs, or --embed DIR together with --model NAME", status=WRONG)
+        raise Failed("warm needs either FILEs, or --embed DIR together with --model NAME", status=WRONG)
     requests = list(_from_directory(arguments) if arguments.embed else _from_files(arguments.files))
     url = options.proxy_url(arguments, options.settings_of(arguments))
     async with client() as session:
@@ -51,7 +51,7 @@ async def warm(arguments: argparse.Namespace) -> int:
 
 
 def _from_files(names: Sequence[str]) -> Iterator[Request]:
-    """Read requests; every line is looked at before anything is asked."""
+    """Yield the requests of files. Raise Failed for a wrong line."""
     for name in names:
         try:
             data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
@@ -81,9 +81,9 @@ def _from_directory(arguments: argparse.Namespace) -> Iterator[Request]:
         except (OSError, UnicodeDecodeError):
             skipped += 1
     if skipped:
-        say(f"{skipped} of {len(files)} files were left out: no UTF-8, or not to be read")
+        say(f"{skipped} of {len(files)} files were skipped: not UTF-8, or not readable")
     if not texts:
-        raise Failed(f"--embed: {arguments.embed!r} has no text in files like {arguments.glob!r}", status=WRONG)
+        raise Failed(f"--embed: {arguments.embed!r} has no text in files that match {arguments.glob!r}", status=WRONG)
     yield from embeddings(texts, arguments.model, arguments.batch)
 
 
@@ -92,14 +92,14 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 class _Pace:
-    """Lets as many pass in a second as it is told, evenly."""
+    """Limits a rate: spaces turns evenly."""
 
     def __init__(self, rate: float | None) -> None:
         self._gap = 0.0 if rate is None else 1 / rate
         self._next = 0.0
 
     async def turn(self) -> None:
-        """Wait for one's turn."""
+        """Wait for the next turn."""
         now = time.monotonic()
         mine = max(now, self._next)
         self._next = mine + self._gap
@@ -108,7 +108,7 @@ class _Pace:
 
 
 class _Warming:
-    """What was asked so far, and what became of it."""
+    """One run: sends requests and counts their outcomes."""
 
     def __init__(self, api: Api, rate: float | None) -> None:
         self._api = api
@@ -119,11 +119,11 @@ class _Warming:
 
     @property
     def failed(self) -> int:
-        """How many texts and completions failed."""
+        """The number of texts and completions that failed."""
         return total(self._outcomes).failed
 
     async def all(self, requests: Sequence[Request], concurrency: int, progress: Steps) -> None:
-        """Ask everything; raises Failed after many failures in a row."""
+        """Send all requests. Raise Failed after many failures in a row."""
         progress.begin("Warming", sum(request.weight for request in requests))
         waiting = iter(requests)
 
@@ -139,9 +139,9 @@ class _Warming:
             raise group_of_errors.exceptions[0] from None
 
     async def _one(self, request: Request) -> Outcome:
-        """Ask the cache alone first: what it knows costs Ollama nothing, and so takes no turn."""
+        """Return the outcome of a request; it is sent with `only-if-cached` first, since a hit needs no turn."""
         known = await self._ask(request, {"Cache-Control": "only-if-cached"})
-        if known.status == HTTPStatus.GATEWAY_TIMEOUT:  # RFC 9111, section 5.2.1.7: it is not stored
+        if known.status == HTTPStatus.GATEWAY_TIMEOUT:  # RFC 9111, section 5.2.1.7: not stored
             await self._pace.turn()
             known = await self._ask(request, {})
         headers = known.headers
@@ -159,11 +159,11 @@ class _Warming:
         if self._in_a_row >= _MAX_FAILURES:
             raise Failed(
                 f"{_MAX_FAILURES} requests in a row failed, the last with {came.why}",
-                "`ollama-cache-proxy doctor` says more",
+                "run `ollama-cache-proxy doctor`",
             )
 
     def show(self, wanted: int, *, as_json: bool) -> None:
-        """Say what became of everything."""
+        """Print the summary: counts, and reasons for what was not stored."""
         summed, seconds = total(self._outcomes), time.monotonic() - self._begun
         reasons = Counter({"": 0})
         for one in self._outcomes:
@@ -174,9 +174,9 @@ class _Warming:
             del counts["why"]
             write_json(counts, indent=False)
             return
-        did = f"{summed.asked} asked and kept, {summed.known} known, {summed.failed} failed"
+        did = f"{summed.asked} sent and stored, {summed.known} already stored, {summed.failed} failed"
         say(f"Of {wanted}: {did}, in {seconds:.1f} s")
         for why, count in unkept.items():
-            say(f"{count} asked, but not kept: {why} (see docs/cache-rules.md)")
+            say(f"{count} sent, but not stored: {why} (see docs/cache-rules.md)")
         if sum((summed.asked, summed.known, summed.failed, summed.unkept)) < wanted:
-            say("Start it again to go on: what is known is not asked again")
+            say("Run it again to continue: stored responses are not requested again")

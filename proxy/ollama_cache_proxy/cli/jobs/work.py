@@ -1,4 +1,4 @@
-"""How a job runs and ends: one that has to clean up is cancelled, not killed."""
+"""Run jobs: signals cancel them, so that they can clean up."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ollama_cache_proxy.cli.screen import printable
 
 
 def work(job: Coroutine[Any, Any, int]) -> int:
-    """Run a job to its end and give its exit status. Raises Failed.
+    """Run a job to its end, and return its exit status. Raise Failed.
 
-    SIGINT and SIGTERM cancel it, and it cleans up; a second one cancels that too, where it waits for something.
+    SIGINT and SIGTERM cancel it, and it cleans up; a second signal cancels the cleanup too.
     """
     return run(_cancelled_by_signals(job))
 
@@ -32,7 +32,7 @@ async def _cancelled_by_signals(job: Coroutine[Any, Any, int]) -> int:
 
     loop = asyncio.get_running_loop()
     for number, status in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
-        with suppress(NotImplementedError):  # Windows: Ctrl-C cancels as well, by asyncio's own hand
+        with suppress(NotImplementedError):  # Windows: asyncio itself cancels on Ctrl-C
             loop.add_signal_handler(number, cancel, status)
     try:
         return await task
@@ -43,6 +43,6 @@ async def _cancelled_by_signals(job: Coroutine[Any, Any, int]) -> int:
 
 
 def say(line: str) -> None:
-    """Say a line for people, beside the output."""
+    """Print a line to standard error."""
     sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
