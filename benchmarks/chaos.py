@@ -29,7 +29,7 @@ from typing import Any, Final
 import orjson
 from redis.exceptions import ResponseError
 
-from benchmarks.load import TEXT_MODEL, VECTOR_MODEL, LoadClient, Oracle, Outcome, Question, Questions, Route, seeded
+from benchmarks.load import TEXT_MODEL, VECTOR_MODEL, Endpoint, LoadClient, Oracle, Outcome, Question, Questions, seeded
 from benchmarks.simulated import SHIFTING, VARIANTS, with_variants
 from benchmarks.trial import Clients, Ending, Mix, Row, Seen, end, small_redis, table, verdict
 from benchmarks.watched import Secrets, Watched, proxy, run
@@ -67,7 +67,7 @@ _MAX_UNNOTICED: Final = 15.0
 _BIG_BODY: Final = 9 << 20
 """Bytes, over `max_request_bytes`."""
 
-_PROBE: Final = Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
+_PROBE: Final = Question(endpoint=Endpoint.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
 _BROKEN: Final = (b"llama runner process has terminated: exit status 2", b"unexpected EOF")
 """Texts in the simulator's own 500s."""
 
@@ -228,7 +228,7 @@ class Judge:
 
     def _cleared_at(self, question: Question, outcome: Outcome, body: bytes) -> float:
         """Return when the clear was sent that should have dropped a hit, 0 if there was none."""
-        if question.route not in (Route.GENERATE, Route.CHAT):
+        if question.endpoint not in (Endpoint.GENERATE, Endpoint.CHAT):
             return 0.0
         meant = (
             clear.sent
@@ -243,7 +243,9 @@ _NONE: Final = RawAnswer(status_line="", fields=(), body=b"")
 
 
 def _short(question: Question) -> str:
-    return f"{question.route.value} {question.model}{' stream' if question.stream else ''} {question.texts[0][:60]!r}"
+    return (
+        f"{question.endpoint.value} {question.model}{' stream' if question.stream else ''} {question.texts[0][:60]!r}"
+    )
 
 
 def _made(body: bytes) -> float:
@@ -568,7 +570,7 @@ async def clients_leave(scene: Scene, source: Random, seconds: float) -> None:
 
     async def leave() -> None:
         question = source.choice((scene.questions.new, scene.questions.known, lambda: scene.streamed(source)))()
-        data = request_bytes("POST", question.route.value, host="localhost", body=question.body())
+        data = request_bytes("POST", question.endpoint.value, host="localhost", body=question.body())
         async with await RawConnection.open(scene.url) as connection:
             whole = source.random() < 0.8  # noqa: PLR2004
             connection.writer.write(data if whole else data[: source.randrange(1, len(data))])
@@ -585,7 +587,7 @@ async def slow_heads(scene: Scene, source: Random, seconds: float) -> None:
 
     async def send(question: Question) -> None:
         sent = time.monotonic()
-        data = request_bytes("POST", question.route.value, host="localhost", body=question.body())
+        data = request_bytes("POST", question.endpoint.value, host="localhost", body=question.body())
         cuts = sorted(source.sample(range(1, len(data)), 6))
         async with await RawConnection.open(scene.url) as connection:
             for start, end in zip((0, *cuts), (*cuts, len(data)), strict=True):
@@ -611,15 +613,17 @@ async def _answered(scene: Scene, kind: str, question: Question, connection: Raw
 
 async def slow_readers(scene: Scene, _: Random, seconds: float) -> None:
     """Leave responses unread for a while."""
-    texts = tuple(text for question in scene.questions.hot for text in question.texts if question.route is Route.EMBED)
-    question = Question(route=Route.EMBED, model=VECTOR_MODEL, texts=texts)
+    texts = tuple(
+        text for question in scene.questions.hot for text in question.texts if question.endpoint is Endpoint.EMBED
+    )
+    question = Question(endpoint=Endpoint.EMBED, model=VECTOR_MODEL, texts=texts)
 
     async def read() -> None:
         sent = time.monotonic()
         host, port = scene.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=4096)
         async with RawConnection(reader, writer, f"{host}:{port}") as connection:
-            connection.send("POST", question.route.value, body=question.body())
+            connection.send("POST", question.endpoint.value, body=question.body())
             await asyncio.sleep(seconds)
             await _answered(scene, "slow readers", question, connection, sent)
 
@@ -628,12 +632,12 @@ async def slow_readers(scene: Scene, _: Random, seconds: float) -> None:
 
 async def big_bodies(scene: Scene, source: Random, _: float) -> None:
     """Send bodies over the limits."""
-    question = Question(route=Route.CHAT, model=TEXT_MODEL, texts=(scene.questions.new().texts[0],))
+    question = Question(endpoint=Endpoint.CHAT, model=TEXT_MODEL, texts=(scene.questions.new().texts[0],))
 
     async def send() -> None:
         sent = time.monotonic()
         async with await RawConnection.open(scene.url) as connection:
-            connection.send("POST", question.route.value, body=question.body() + b" " * _BIG_BODY)
+            connection.send("POST", question.endpoint.value, body=question.body() + b" " * _BIG_BODY)
             await _answered(scene, "big bodies", question, connection, sent)
 
     async def upload() -> None:

@@ -46,7 +46,7 @@ _USAGE_END: Final = re.compile(
 _DURATIONS: Final = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
 
-class Route(Enum):
+class Endpoint(Enum):
     """The endpoints that are asked."""
 
     GENERATE = "/api/generate"
@@ -62,7 +62,7 @@ class Route(Enum):
 class Question:
     """A request; `texts` is one prompt, or the inputs of a list of embeddings."""
 
-    route: Route
+    endpoint: Endpoint
     model: str
     texts: tuple[str, ...]
     stream: bool = False
@@ -72,16 +72,16 @@ class Question:
         """Return the body of the request."""
         (first, *_) = self.texts
         row: dict[str, Any] = {"model": self.model}
-        match self.route:
-            case Route.GENERATE | Route.V1_COMPLETIONS:
+        match self.endpoint:
+            case Endpoint.GENERATE | Endpoint.V1_COMPLETIONS:
                 row |= {"prompt": first, "stream": self.stream}
-            case Route.CHAT | Route.V1_CHAT:
+            case Endpoint.CHAT | Endpoint.V1_CHAT:
                 row |= {"messages": [{"role": "user", "content": first}], "stream": self.stream}
-            case Route.EMBED:
+            case Endpoint.EMBED:
                 row |= {"input": list(self.texts)}
-            case Route.EMBEDDINGS:
+            case Endpoint.EMBEDDINGS:
                 row |= {"prompt": first}
-            case Route.V1_EMBEDDINGS:
+            case Endpoint.V1_EMBEDDINGS:
                 row |= {"input": list(self.texts)} | ({"encoding_format": "base64"} if self.base64 else {})
         return json.dumps(row).encode()
 
@@ -98,17 +98,17 @@ class Questions:
         self._made = 0
         texts = [self._text(f"known {number}") for number in range(8 * lists)]
         self.hot = [
-            Question(route=Route.GENERATE, model=model, texts=(self._text(f"hot {number}"),))
+            Question(endpoint=Endpoint.GENERATE, model=model, texts=(self._text(f"hot {number}"),))
             for model, count in text_models.items()
             for number in range(count)
         ]
         for at in range(lists):
             known = tuple(texts[8 * at : 8 * at + 8])
             self.hot += [
-                Question(route=Route.EMBED, model=VECTOR_MODEL, texts=known),
-                Question(route=Route.EMBED, model=VECTOR_MODEL, texts=tuple(source.sample(texts, 5))),
-                Question(route=Route.EMBEDDINGS, model=VECTOR_MODEL, texts=known[:1]),
-                Question(route=Route.V1_EMBEDDINGS, model=VECTOR_MODEL, texts=known[:3], base64=bool(at % 2)),
+                Question(endpoint=Endpoint.EMBED, model=VECTOR_MODEL, texts=known),
+                Question(endpoint=Endpoint.EMBED, model=VECTOR_MODEL, texts=tuple(source.sample(texts, 5))),
+                Question(endpoint=Endpoint.EMBEDDINGS, model=VECTOR_MODEL, texts=known[:1]),
+                Question(endpoint=Endpoint.V1_EMBEDDINGS, model=VECTOR_MODEL, texts=known[:3], base64=bool(at % 2)),
             ]
         self._texts = texts
 
@@ -129,20 +129,20 @@ class Questions:
         text = self._fresh()
         match self._source.randrange(10):
             case 0:
-                return Question(route=Route.EMBEDDINGS, model=VECTOR_MODEL, texts=(text,))
+                return Question(endpoint=Endpoint.EMBEDDINGS, model=VECTOR_MODEL, texts=(text,))
             case 1:
-                return Question(route=Route.V1_EMBEDDINGS, model=VECTOR_MODEL, texts=(text,), base64=True)
+                return Question(endpoint=Endpoint.V1_EMBEDDINGS, model=VECTOR_MODEL, texts=(text,), base64=True)
             case 2 | 3:
                 texts = (*self._source.sample(self._texts, 7), text)
-                return Question(route=Route.EMBED, model=VECTOR_MODEL, texts=texts)
+                return Question(endpoint=Endpoint.EMBED, model=VECTOR_MODEL, texts=texts)
             case _:
-                return Question(route=Route.GENERATE, model=TEXT_MODEL, texts=(text,))
+                return Question(endpoint=Endpoint.GENERATE, model=TEXT_MODEL, texts=(text,))
 
     def streamed(self, model: str = TEXT_MODEL, *, again: bool = False) -> Question:
         """Return a streamed question, mostly a chat; with `again` its prompt is one that others ask too."""
-        routes = (Route.CHAT, Route.CHAT, Route.V1_CHAT, Route.GENERATE, Route.V1_COMPLETIONS)
+        endpoints = (Endpoint.CHAT, Endpoint.CHAT, Endpoint.V1_CHAT, Endpoint.GENERATE, Endpoint.V1_COMPLETIONS)
         text = f"{canary.PROMPT} again {self._source.randrange(10)}" if again else self._fresh()
-        return Question(route=self._source.choice(routes), model=model, texts=(text,), stream=True)
+        return Question(endpoint=self._source.choice(endpoints), model=model, texts=(text,), stream=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +162,12 @@ class _Completion:
 
 
 @lru_cache(maxsize=4096)
-def _completion(route: Route, text: str, digest: str, models: ModelRegistry) -> _Completion:
+def _completion(endpoint: Endpoint, text: str, digest: str, models: ModelRegistry) -> _Completion:
     model = next(model for model in models if model.digest == digest)
     given: dict[str, Any] = {}
-    if route in (Route.V1_CHAT, Route.V1_COMPLETIONS):
+    if endpoint in (Endpoint.V1_CHAT, Endpoint.V1_COMPLETIONS):
         given = {"temperature": 1.0, "top_p": 1.0}
-    if route is Route.V1_COMPLETIONS:
+    if endpoint is Endpoint.V1_COMPLETIONS:
         given |= {"frequency_penalty": 0.0, "presence_penalty": 0.0}
     prompt = render(model.text(TEMPLATE), (Turn(role="user", text=text),))
     asked = Ask(model=model, prompt=prompt, options=generate.merged_options(model, given))
@@ -183,14 +183,14 @@ def _completion(route: Route, text: str, digest: str, models: ModelRegistry) -> 
         reason=end.reason,
         count=end.count,
         prompt_tokens=min(asked.prompt_tokens, CONTEXT_LENGTH),
-        context=tuple(tokens.encode(prompt + "".join(pieces))) if route is Route.GENERATE else (),
+        context=tuple(tokens.encode(prompt + "".join(pieces))) if endpoint is Endpoint.GENERATE else (),
     )
 
 
 @lru_cache(maxsize=4096)
-def _vector(route: Route, voice: Voice, text: str, *, packed: bool) -> bytes:
+def _vector(endpoint: Endpoint, voice: Voice, text: str, *, packed: bool) -> bytes:
     """Return a vector as an endpoint writes it."""
-    if route is Route.EMBEDDINGS:
+    if endpoint is Endpoint.EMBEDDINGS:
         return vectors.raw_text(vectors.raw(voice, text, SEED)).encode()
     vector = vectors.unit(voice, text, SEED, 0)
     return f'"{vectors.packed(vector)}"'.encode() if packed else vectors.unit_text(vector).encode()
@@ -224,25 +224,25 @@ class Oracle:
         return said
 
     def _wrong(self, question: Question, body: bytes, model: Model, *, counted: bool) -> str:
-        match question.route:
-            case Route.EMBED | Route.EMBEDDINGS | Route.V1_EMBEDDINGS:
+        match question.endpoint:
+            case Endpoint.EMBED | Endpoint.EMBEDDINGS | Endpoint.V1_EMBEDDINGS:
                 return _wrong_vectors(question, body, model, counted=counted)
-            case Route.GENERATE | Route.CHAT:
-                expected = _completion(question.route, question.texts[0], model.digest, self._models)
+            case Endpoint.GENERATE | Endpoint.CHAT:
+                expected = _completion(question.endpoint, question.texts[0], model.digest, self._models)
                 return _wrong_lines(question, body, expected)
-            case Route.V1_CHAT | Route.V1_COMPLETIONS:
-                expected = _completion(question.route, question.texts[0], model.digest, self._models)
+            case Endpoint.V1_CHAT | Endpoint.V1_COMPLETIONS:
+                expected = _completion(question.endpoint, question.texts[0], model.digest, self._models)
                 return _wrong_events(question, body, expected)
 
 
 def _wrong_vectors(question: Question, body: bytes, model: Model, *, counted: bool) -> str:
     packed = question.base64
-    rows = [_vector(question.route, model.voice, text, packed=packed) for text in question.texts]
+    rows = [_vector(question.endpoint, model.voice, text, packed=packed) for text in question.texts]
     count = sum(vectors.token_count(model, text) for text in question.texts)
-    match question.route:
-        case Route.EMBEDDINGS:
+    match question.endpoint:
+        case Endpoint.EMBEDDINGS:
             return "" if body == b'{"embedding":' + rows[0] + b"}" else "not this vector"
-        case Route.EMBED:
+        case Endpoint.EMBED:
             begin, end = b'{"model":"%s","embeddings":[' % question.model.encode() + b",".join(rows), _EMBED_END
         case _:
             numbered = (
@@ -260,7 +260,11 @@ def _wrong_vectors(question: Question, body: bytes, model: Model, *, counted: bo
 
 
 def _said(question: Question, text: str) -> dict[str, Any]:
-    return {"message": {"role": "assistant", "content": text}} if question.route is Route.CHAT else {"response": text}
+    return (
+        {"message": {"role": "assistant", "content": text}}
+        if question.endpoint is Endpoint.CHAT
+        else {"response": text}
+    )
 
 
 def _wrong_lines(question: Question, body: bytes, expected: _Completion) -> str:
@@ -280,7 +284,7 @@ def _wrong_lines(question: Question, body: bytes, expected: _Completion) -> str:
         wanted = {"model": question.model, "created_at": row["created_at"], **_said(question, piece), "done": last}
         if last:
             wanted["done_reason"] = expected.reason
-            wanted |= {"context": list(expected.context)} if question.route is Route.GENERATE else {}
+            wanted |= {"context": list(expected.context)} if question.endpoint is Endpoint.GENERATE else {}
             counts = {"prompt_eval_count": expected.prompt_tokens, "eval_count": expected.count}
             named = ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration")
             wanted |= {name: counts.get(name, row.get(name)) for name in (*named, "eval_count", "eval_duration")}
@@ -304,7 +308,7 @@ def _wrong_events(question: Question, body: bytes, expected: _Completion) -> str
         row = orjson.loads(event.removeprefix(b"data: "))
         reason = expected.reason if at == len(events) else None
         made = {"model": question.model, "system_fingerprint": "fp_ollama"}
-        if question.route is Route.V1_CHAT:
+        if question.endpoint is Endpoint.V1_CHAT:
             delta = {"role": "assistant", "content": piece}
             head = {"id": row["id"], "object": "chat.completion.chunk", "created": row["created"]}
             wanted = {**head, **made, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
@@ -360,7 +364,7 @@ class LoadClient:
             async with asyncio.timeout(self._bound):
                 if self._connection is None:
                     self._connection = await RawConnection.open(self._url)
-                self._connection.send("POST", question.route.value, body=question.body(), fields=fields)
+                self._connection.send("POST", question.endpoint.value, body=question.body(), fields=fields)
                 answer = await self._connection.answer()
         except TimeoutError:
             why = "timeout"

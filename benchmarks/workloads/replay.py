@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A run. `sizes` are bytes of an entry by category, `empty` those of a server without any, `memory` the total."""
+    """A run. `sizes` are bytes of an entry by category, `empty` those of an empty server, `memory` the total."""
 
     scale: float
     rows: tuple[Row, ...]

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load import TEXT_MODEL, Outcome, Question, Questions, Route
+from benchmarks.load import TEXT_MODEL, Endpoint, Outcome, Question, Questions
 from benchmarks.trial import Clients, Ending, Mix, Seen, end, table, verdict
 from benchmarks.watched import Secrets, Watched
 from ollama_cache_proxy.simulator import Simulator
 from tests.support import canary
 from tests.support.servers import free_port
 
-STREAM = Question(route=Route.CHAT, model=TEXT_MODEL, texts=("why",), stream=True)
+STREAM = Question(endpoint=Endpoint.CHAT, model=TEXT_MODEL, texts=("why",), stream=True)
 
 
 def questions(source: random.Random) -> Questions:

@@ -36,7 +36,7 @@ class Fault(Enum):
     TWO_LENGTHS = "two different Content-Length fields"
     STATUS_500 = "a 500 with a JSON error"
     ERROR_LINE = "a stream that ends with an error line"
-    HANG = "no answer, ever"
+    HANG = "no response, ever"
 
 
 class ClientLeftError(Exception):
