@@ -253,7 +253,8 @@ async def test_chats_and_streams_are_cached_where_the_command_line_says_so(simul
 
 
 @pytest.mark.parametrize(
-    ("option", "told"), [("chat=maybe", "cache_chat: 'maybe' is not allowed"), ("chet=off", "'chet' is no route")]
+    ("option", "told"),
+    [("chat=maybe", "cache_chat: 'maybe' is not allowed"), ("chet=off", "'chet' is not an operation")],
 )
 async def test_a_policy_that_there_is_not_stops_the_start(option: str, told: str) -> None:
     async with serve("--listen", "127.0.0.1:0", "--cache", option) as command:

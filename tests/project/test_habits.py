@@ -29,7 +29,7 @@ def hooks() -> list[dict[str, Any]]:
 
 
 def test_the_hooks_run_what_make_check_runs() -> None:
-    command = ["make", "--dry-run", "--assume-old=.venv/.installed-dev", "check"]
+    command = ["make", "--no-print-directory", "--dry-run", "--assume-old=.venv/.installed-dev", "check"]
     recipe = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     assert [hook["entry"] for hook in hooks()] == recipe
     assert all(hook["language"] == "system" and hook["pass_filenames"] is False for hook in hooks())

@@ -92,7 +92,7 @@ async def test_when_one_ends_all_do() -> None:
         left = children(process.pid)
         os.kill(left[0], signal.SIGKILL)
         assert await asyncio.wait_for(process.wait(), 60) == 1
-    assert any("redis ended, so everything does" in line for line in lines)
+    assert any("redis ended, so everything ends" in line for line in lines)
     assert not alive(left)
 
 

@@ -33,6 +33,25 @@ async def test_a_lost_hash_goes_on_from_what_was_known(connect: Connect, redis_s
     assert redis_server.client().hgetall("ocp:1:stats") == {b"hits": b"103", b"misses": b"51", b"saved": b"7"}
 
 
+async def test_a_hash_lost_between_the_two_transactions_of_an_addition_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch, values: RedisValues, redis_server: RedisServer
+) -> None:
+    add, client = values._add, redis_server.client()
+
+    async def add_and_lose(name: str, begun: Any, deltas: Any) -> dict[str, int]:
+        totals = await add(name, begun, deltas)
+        if deltas:
+            client.delete("ocp:1:stats")
+        return totals
+
+    monkeypatch.setattr(values, "_add", add_and_lose)
+    known = await values.add("stats", {"misses": 20}, {"hits": 20, "misses": 20})
+    assert known == {"hits": 20, "misses": 40}
+    monkeypatch.setattr(values, "_add", add)
+    assert await values.add("stats", {"hits": 1}, known) == {"hits": 21, "misses": 40}
+    assert client.hgetall("ocp:1:stats") == {b"hits": b"21", b"misses": b"40"}
+
+
 async def test_a_lost_hash_is_restored_once_by_all_who_know_it(connect: Connect, redis_server: RedisServer) -> None:
     stores = [connect(redis_server).values for _ in range(8)]
     known = {"hits": 100, "misses": 50}

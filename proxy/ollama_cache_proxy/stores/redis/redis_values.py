@@ -47,7 +47,8 @@ class RedisValues:
             return None
         lost = {field: total for field, total in known.items() if field not in totals}
         if lost:
-            totals = await self._guard.write("add", lambda: self._add(name, lost, {})) or lost | totals
+            restored = await self._guard.write("add", lambda: self._add(name, lost, {})) or lost
+            totals |= restored  # and not those alone: the hash may have been lost again in between
         return totals
 
     async def _add(self, name: str, begun: Mapping[str, int], deltas: Mapping[str, int]) -> dict[str, int]:
