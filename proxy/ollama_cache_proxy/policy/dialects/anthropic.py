@@ -14,6 +14,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Storing,
     Usage,
     Vectors,
+    as_object,
     count,
     events,
     last_event,
@@ -64,7 +65,8 @@ def stream(body: bytes) -> Storing:
     return _storable(deltas[-1].get("usage"))
 
 
-def _storable(figures: Any) -> Storable:
+def _storable(usage: Any) -> Storable:
+    figures = as_object(usage)
     return Storable(prompt_tokens=count(figures, "input_tokens"), output_tokens=count(figures, "output_tokens"))
 
 

@@ -165,9 +165,14 @@ def member(document: Any, name: str) -> Any:
     return document.get(name) if isinstance(document, dict) else None
 
 
-def count(document: Any, name: str) -> int | None:
+def as_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object as it is, and an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def count(document: dict[str, Any], name: str) -> int | None:
     """Return a member that is a count; None where there is none, or it is something else."""
-    value = document.get(name) if isinstance(document, dict) else None
+    value = document.get(name)
     return value if type(value) is int and value >= 0 else None
 
 

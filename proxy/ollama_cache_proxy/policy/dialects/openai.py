@@ -17,6 +17,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Text,
     Usage,
     Vectors,
+    as_object,
     count,
     member,
     objects,
@@ -44,7 +45,7 @@ def vectors(document: dict[str, Any], name: str) -> Vectors:
     """See Dialect. Each row has one."""
     rows = document.get(name)
     found = [member(row, "embedding") for row in rows] if isinstance(rows, list) else None
-    return Vectors(found=found, prompt_tokens=count(document.get("usage"), "prompt_tokens"))
+    return Vectors(found=found, prompt_tokens=count(as_object(document.get("usage")), "prompt_tokens"))
 
 
 def stream(body: bytes) -> Storing:
@@ -71,7 +72,7 @@ def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
     if not reasons or reasons[-1] not in _FINISHED or any(reason is not None for reason in reasons[:-1]):
         return INCOMPLETE
     usages = [usage for document in documents if (usage := document.get("usage")) is not None]
-    last = usages[-1] if usages else None  # CompleteWriter puts zeros into every part but the last
+    last = as_object(usages[-1] if usages else None)  # CompleteWriter puts zeros into every part but the last
     return Storable(prompt_tokens=count(last, "prompt_tokens"), output_tokens=count(last, "completion_tokens"))
 
 

@@ -12,6 +12,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Storing,
     Usage,
     Vectors,
+    as_object,
     count,
     events,
     last_event,
@@ -31,7 +32,7 @@ def whole(document: dict[str, Any]) -> Storing:
     """See Dialect."""
     if document.get("object") != "response" or document.get("status") != "completed":
         return INCOMPLETE
-    figures = document.get("usage")
+    figures = as_object(document.get("usage"))
     return Storable(prompt_tokens=count(figures, "input_tokens"), output_tokens=count(figures, "output_tokens"))
 
 
