@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-against bench-admin system-tools bench-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-against bench-admin system-tools bench-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -108,6 +108,10 @@ bench-tools: $(VENV)/.python ## List missing system packages for `make bench` (n
 
 missing-tools: $(VENV)/.python
 	@$(SYSTEM_TOOLS) system-tools
+
+generate: install-dev ## Write docs/settings.md, docs/metrics.md, the table of docs/cache-rules.md and the dashboard anew
+	@$(BIN)/python docs/generate.py
+	@$(BIN)/python -m dashboards.generate
 
 format: install-dev ## Format the code
 	$(BIN)/ruff format .

@@ -31,7 +31,7 @@ STILL = Behaviour(completion_delay=0, embedding_delay=0)
 VARYING = (
     re.compile(r'"(created_at|modified_at|expires_at|\w+_duration|created|completed_at|id|completed)": ?("[^"]*"|\d+)'),
     re.compile(
-        r"Date: [^\r]*|\d+\.\d+ ms|127\.0\.0\.1:[\d/]+|_(?:sum|bucket)\{.*|seconds_total.*|(?:store|stored)_bytes.*|store_operation.*|process_.*|redis:[^}]*|[0-9]+ B|[\d.]+ s\b|[0-9a-f]{8}\.\.\."
+        r"Date: [^\r]*|\d+\.\d+ ms|127\.0\.0\.1:[\d/]+|_(?:sum|bucket)\{.*|seconds_total.*|\w+_bytes\w*\{?.*|store_operation.*|process_.*|redis:[^}]*|[0-9]+ B|[\d.]+ s\b|[0-9a-f]{8}\.\.\."
     ),
     re.compile(r'"savedSeconds":[\d.]+|"averageSeconds":\{[^}]*\}|"(?:expires|at|keysAge)":[\d.]+|Version [\d.]+'),
 )

@@ -5,24 +5,18 @@ import json
 import pytest
 
 from ollama_cache_proxy.policy.classify import Bypass, Candidate, by_body, by_head, changed_model, is_embedding
-from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy, find
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives
 from ollama_cache_proxy.policy.status import Detail
+from tests.support import plain_requests
 
 GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
 CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"
-BY_DEFAULT, OPT_IN = (GENERATE, EMBED, EMBEDDINGS, V1), (CHAT, V1_CHAT, V1_COMPLETIONS)
-REUSED = (*BY_DEFAULT, *OPT_IN)
-PLAIN = {
-    GENERATE: {"model": "m", "prompt": "p", "stream": False},
-    EMBED: {"model": "m", "input": "p"},
-    EMBEDDINGS: {"model": "m", "prompt": "p"},
-    V1: {"model": "m", "input": "p"},
-    CHAT: {"model": "m", "messages": [{"role": "user", "content": "p"}], "stream": False},
-    V1_CHAT: {"model": "m", "messages": [{"role": "user", "content": "p"}]},
-    V1_COMPLETIONS: {"model": "m", "prompt": "p"},
-}
+PLAIN = {row.path: plain_requests.PLAIN[row.operation] for row in REUSABLE}
+REUSED = tuple(PLAIN)
+OPT_IN = tuple(row.path for row in REUSABLE if row.policy is Policy.OFF)
+BY_DEFAULT = tuple(path for path in REUSED if path not in OPT_IN)
 
 
 def row(path: str, method: str = "POST"):

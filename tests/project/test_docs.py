@@ -32,7 +32,9 @@ def generate() -> ModuleType:
 
 @pytest.mark.parametrize("page", ["settings", "metrics", "cache-rules"])
 def test_generated_pages_are_fresh(page: str, generate: ModuleType) -> None:
-    assert (ROOT / "docs" / f"{page}.md").read_text("utf-8") == getattr(generate, page.replace("-", "_"))()
+    assert (ROOT / "docs" / f"{page}.md").read_text("utf-8") == getattr(generate, page.replace("-", "_"))(), (
+        "make generate"
+    )
 
 
 def test_every_detail_is_explained() -> None:

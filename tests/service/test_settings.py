@@ -487,3 +487,8 @@ def test_settings_are_the_same_when_they_arrive() -> None:
     assert arrived == settings
     assert arrived.redis_url is not None
     assert canary.PASSWORD in arrived.redis_url.get_secret_value()
+
+
+def test_each_endpoint_that_can_be_cached_has_its_setting():
+    """A row with a policy in policy/endpoints.py needs a `cache_…` setting, in the order of the table."""
+    assert list(OPERATIONS) == [row.operation for row in REUSABLE]

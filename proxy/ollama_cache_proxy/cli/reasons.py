@@ -28,7 +28,7 @@ REASONS: Final = {
     ),
     "opt-in": Reason(
         text="the endpoint's policy is off",
-        fix="turn it on: serve --cache chat=always, v1-chat=always or v1-completions=always",
+        fix="turn it on, as in serve --cache chat=always",
     ),
     "stream": Reason(
         text="it is a stream, and cache_streams is off",

@@ -7,22 +7,20 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.policy.endpoints import REUSABLE, Kind
 from ollama_cache_proxy.service.settings import setting_of
 from ollama_cache_proxy.simulator import Simulator
+from tests.support.plain_requests import PLAIN
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
-MESSAGES = [{"role": "user", "content": "why"}]
+VECTORS = tuple(row.operation for row in REUSABLE if row.kind is Kind.EMBEDDING)
 ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
-    "generate": ("/api/generate", {"model": "tiny", "prompt": "why", "stream": False}),
-    "chat": ("/api/chat", {"model": "tiny", "messages": MESSAGES, "stream": False}),
-    "v1-chat": ("/v1/chat/completions", {"model": "tiny", "messages": MESSAGES}),
-    "v1-completions": ("/v1/completions", {"model": "tiny", "prompt": "why"}),
-    "embed": ("/api/embed", {"model": "all-minilm", "input": ["a", "b"]}),
-    "embeddings": ("/api/embeddings", {"model": "all-minilm", "prompt": "a"}),
-    "v1-embeddings": ("/v1/embeddings", {"model": "all-minilm", "input": "a"}),
+    row.operation: (row.path, PLAIN[row.operation] | {"model": "all-minilm" if row.operation in VECTORS else "tiny"})
+    for row in REUSABLE
 }
-VECTORS = ("embed", "embeddings", "v1-embeddings")
+ROUTES["embed"][1]["input"] = ["a", "b"]
+MESSAGES = ROUTES["chat"][1]["messages"]
 ALWAYS: dict[str, Any] = {setting_of(operation): "always" for operation in ROUTES}
 
 
@@ -139,7 +137,7 @@ async def test_chats_that_differ_never_meet(simulator: Simulator) -> None:
     turned = {"type": "object", "properties": {"b": number, "a": number}}
     bodies: list[dict[str, Any]] = [
         {},
-        {"messages": [{"content": "why", "role": "user"}]},
+        {"messages": [dict(reversed(MESSAGES[0].items()))]},
         {"messages": [{"role": "system", "content": "s"}, *MESSAGES]},
         {"messages": [*MESSAGES, {"role": "system", "content": "s"}]},
         {"format": schema},

@@ -33,7 +33,7 @@ UNITS = {
 
 
 def test_the_file_is_what_the_script_writes() -> None:
-    assert generate.FILE.read_text("utf-8") == generate.written()
+    assert generate.FILE.read_text("utf-8") == generate.written(), "make generate"
 
 
 def test_the_first_row() -> None:
