@@ -96,7 +96,7 @@ async def _show(console: Console, url: str) -> None:
     shown = {name: stats[name] for name in ("hits", "misses", "hitRate", "keys", "savedSeconds")}
     text = orjson.dumps(shown).decode().removesuffix("}")
     console.print(f"GET /api/cache/stats: {text},…}}", soft_wrap=True, highlight=False)
-    console.print("Chats bypass the cache unless a setting turns it on for them.", highlight=False)
+    console.print("Chats bypass the cache unless a setting caches them too.", highlight=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

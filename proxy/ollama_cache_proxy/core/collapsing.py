@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from http import HTTPStatus
+from typing import Final
 
 from ollama_cache_proxy.core.delivery import Delivery, standing_detail
 from ollama_cache_proxy.core.errors import ProxyError
@@ -19,6 +20,8 @@ from ollama_cache_proxy.core.streams import StreamFetcher
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result
+
+_ASKED: Final = {reason: Outcome(cache=CacheStatus(result=Result.MISS, fwd=reason)) for reason in FwdReason}
 
 
 class Collapsing:
@@ -67,8 +70,7 @@ class Collapsing:
     async def _ask(self, visit: Visit, question: Question, reason: FwdReason, name: str, *, alone: bool) -> Outcome:
         """Start a flight and wait for it."""
         begun = self._clock.monotonic()
-        cache = CacheStatus(result=Result.MISS, fwd=reason)
-        visit.outcome = Outcome(cache=cache)
+        visit.outcome = _ASKED[reason]
         flight = self._flights.launch(
             name,
             lambda flight: self._work(question, flight),
@@ -81,7 +83,7 @@ class Collapsing:
             try:
                 response = await flight.response()
             except ProxyError as error:
-                return await self._delivery.failure(visit, error, cache)
+                return await self._delivery.failure(visit, error, _ASKED[reason].cache)
             outcome = await self._delivery.fetched(visit, question, response, seat, _missed(question, response, reason))
             if isinstance(response, Flowing):
                 return replace(outcome, upstream_seconds=self._clock.monotonic() - begun)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.fetch import worked
@@ -11,8 +13,10 @@ from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy import classify, usage
 from ollama_cache_proxy.policy.classify import Bypass
-from ollama_cache_proxy.policy.status import bypass
+from ollama_cache_proxy.policy.status import Detail, bypass
 from ollama_cache_proxy.policy.usage import Excerpt
+
+_BYPASSED: Final = {detail: Outcome(cache=bypass(detail)) for detail in Detail}
 
 
 class Relay:
@@ -42,7 +46,7 @@ class Relay:
     ) -> Outcome:
         """Relay any other request; one that is `repeatable` may be sent twice."""
         begun = self._clock.monotonic()
-        visit.outcome = Outcome(cache=bypass(found.detail))
+        visit.outcome = _BYPASSED[found.detail]
         source = visit.client.stream() if body is None else body or None
         asking = self._upstream.ask(arrival.request, source, repeatable=repeatable, spent=found.spent)
         try:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy.policy.messages import Fields, ResponseHead, first, members, values
 from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
-from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus
+from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus, Detail, bypass
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -69,7 +69,19 @@ def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
 
 def about_cache(status: CacheStatus) -> Fields:
     """Return the cache's own fields: Cache-Status (RFC 9211) and X-Cache."""
+    detail = status.detail
+    if detail is not None and status is bypass(detail):  # of these there are few, and most relayed responses have one
+        return _about_bypass(detail)
+    return _about(status)
+
+
+def _about(status: CacheStatus) -> Fields:
     return ((b"Cache-Status", status.render()), (b"X-Cache", status.result.encode()))
+
+
+@cache
+def _about_bypass(detail: Detail) -> Fields:
+    return _about(bypass(detail))
 
 
 def replayed(fields: Fields) -> Fields:

@@ -148,5 +148,8 @@ class CacheStatus:
 
 
 def bypass(detail: Detail) -> CacheStatus:
-    """Return the status of a bypass, for this reason."""
-    return CacheStatus(result=Result.BYPASS, fwd=FwdReason.BYPASS, detail=detail)
+    """Return the status of a bypass, for this reason; always the same object."""
+    return _BYPASSES[detail]
+
+
+_BYPASSES: Final = {detail: CacheStatus(result=Result.BYPASS, fwd=FwdReason.BYPASS, detail=detail) for detail in Detail}
