@@ -13,18 +13,19 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Storable,
     Storing,
     Usage,
-    Vectors,
     as_object,
     count,
     events,
     last_event,
     member,
+    no_vectors,
     usage_in,
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
 CREDENTIALS: Final = (b"authorization", b"x-api-key")
 LISTS: Final = None
+vectors = no_vectors
 
 _LAST: Final = b"message_stop"
 _STOPPED: Final = ("end_turn", "max_tokens", "stop_sequence", "tool_use")
@@ -44,11 +45,6 @@ def whole(document: dict[str, Any]) -> Storing:
     if document.get("type") != "message" or document.get("stop_reason") not in _STOPPED:
         return INCOMPLETE
     return _storable(document.get("usage"))
-
-
-def vectors(_document: dict[str, Any], _member: str) -> Vectors:
-    """See Dialect. There are none in this form."""
-    return Vectors(found=None, prompt_tokens=None)
 
 
 def stream(body: bytes) -> Storing:

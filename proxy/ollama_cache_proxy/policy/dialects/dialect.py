@@ -165,6 +165,11 @@ def member(document: Any, name: str) -> Any:
     return document.get(name) if isinstance(document, dict) else None
 
 
+def no_vectors(_document: dict[str, Any], _member: str) -> Vectors:
+    """Return that there are no vectors, for a dialect without embeddings."""
+    return Vectors(found=None, prompt_tokens=None)
+
+
 def as_object(value: Any) -> dict[str, Any]:
     """Return a JSON object as it is, and an empty one for anything else."""
     return value if isinstance(value, dict) else {}

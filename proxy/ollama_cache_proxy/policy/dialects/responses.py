@@ -11,17 +11,18 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Storable,
     Storing,
     Usage,
-    Vectors,
     as_object,
     count,
     events,
     last_event,
+    no_vectors,
     usage_in,
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
 CREDENTIALS: Final = (b"authorization",)
 LISTS: Final = None
+vectors = no_vectors
 error = openai.error
 
 _LAST: Final = b"response.completed"
@@ -34,11 +35,6 @@ def whole(document: dict[str, Any]) -> Storing:
         return INCOMPLETE
     figures = as_object(document.get("usage"))
     return Storable(prompt_tokens=count(figures, "input_tokens"), output_tokens=count(figures, "output_tokens"))
-
-
-def vectors(_document: dict[str, Any], _member: str) -> Vectors:
-    """See Dialect. There are none in this form."""
-    return Vectors(found=None, prompt_tokens=None)
 
 
 def stream(body: bytes) -> Storing:
