@@ -54,7 +54,7 @@ def settings() -> str:
     """Give docs/settings.md."""
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, "") else f"`{_plain(field.default)}`"
+        default = "" if field.default in (None, "", ()) else f"`{_plain(field.default)}`"
         rows.append(f"| `{name}` | `OCP_{name.upper()}` | {default} | {field.description} |\n")
     return SETTINGS + "".join(rows)
 

@@ -36,6 +36,7 @@ async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
         ({"REDIS_URL": "redis://h:1", "OCP_STORE": "memory"}, "redis_url", None, "default"),
         ({"OCP_REDIS_URL": "unix://u:canary-of-a-password@/s?password=x"}, "redis_url", "unix:///s", "environment"),
         ({"ocp_linger": "7"}, "linger", 7.0, "environment"),
+        ({"OCP_PLACEHOLDER_CREDENTIALS": "a, b"}, "placeholder_credentials", ["a", "b"], "environment"),
         ({"OCP_ADMIN_TOKEN": canary.TOKEN}, "admin_token", "(hidden)", "environment"),
     ],
 )
@@ -49,6 +50,13 @@ async def test_the_file_of_the_environment_counts(tmp_path: Path) -> None:
     file.write_text("linger = 5\n")
     told = json.loads((await piped("config", "--json", added={"OCP_CONFIG": str(file)})).out)
     assert told["linger"]["source"] == "file"
+
+
+async def test_texts_stand_with_commas_between() -> None:
+    added = {"OCP_PLACEHOLDER_CREDENTIALS": '["ollama", ""]'}
+    lines = [line.split() for line in (await piped("config", added=added)).out.splitlines()]
+    assert ["placeholder_credentials", "ollama,", '""', "environment"] in lines
+    assert ["credential_fields", "–", "default"] in lines
 
 
 @pytest.mark.parametrize("columns", [100, 60])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.policy.classify import Candidate, by_body
+from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, DEFAULT_RULES
 from ollama_cache_proxy.policy.embeddings import (
     Item,
     TextList,
@@ -157,7 +158,7 @@ GOLDEN = {
         {},
         (),
         "{}",
-        "8a7e920292f041ce7e431e07fb07c46e9a8a0922d70c59f5f3932f20e881f4e4",
+        "c122ec81b6893f92c69334068a6d458abe63e9022b53ab66fb3d5e7ee98d96b3",
     ),
     "the same through /v1, as base64": (
         V1,
@@ -165,7 +166,7 @@ GOLDEN = {
         {},
         (),
         "{}",
-        "8a7e920292f041ce7e431e07fb07c46e9a8a0922d70c59f5f3932f20e881f4e4",
+        "c122ec81b6893f92c69334068a6d458abe63e9022b53ab66fb3d5e7ee98d96b3",
     ),
     "dimensions": (
         V1,
@@ -173,7 +174,7 @@ GOLDEN = {
         {},
         (),
         '{"dimensions":8}',
-        "3ad586c37e9fd03647dabc9c815bdfbaf55d894fbb979330fac7e6e09cf3c506",
+        "8e8c20b74c85de1893f96e98b72da9f572b47137410d432a98393b04e452a93a",
     ),
     "all that counts": (
         EMBED,
@@ -181,7 +182,7 @@ GOLDEN = {
         {},
         (),
         '{"Alpha":null,"dimensions":8,"options":{"a":[2,1],"num_ctx":64},"truncate":false,"zeta":{"b":1,"a":2}}',
-        "401070b885c73fd4e7163e3763014deea2cd479415fe9de57190f34970bcb3e7",
+        "de51f107fdc6731913b2f42aa1c0d64254e1ccf564aa6dbb6fe25a6466e93fd2",
     ),
     "every part of the scope": (
         EMBED,
@@ -189,7 +190,7 @@ GOLDEN = {
         {"digest": "sha256:ff", "version": "1.0", "epoch": "gpu", "namespace": "é"},
         (),
         "{}",
-        "191b4caad92221b24e3565e96f84279837311d08b182108516101fc14ae82350",
+        "430bbd49c5fbc29944ef0ec65a5e01d0554646982f8ddf6961b4fa73b4395026",
     ),
     "Authorization and Origin": (
         V1,
@@ -197,7 +198,7 @@ GOLDEN = {
         {},
         ((b"Host", b"h"), (b"AUTHORIZATION", b"Bearer secret"), (b"origin", b"https://page.example")),
         "{}",
-        "7d486ad307e2143e754484f25a8e317cf7c8e22470ca840dac654870fccfbea1",
+        "4844a7a656c7dc5960febc9432797795c89f7b20c285f8e1ed5c31fee9e09e00",
     ),
     "two lines of each": (
         EMBED,
@@ -205,7 +206,7 @@ GOLDEN = {
         {},
         ((b"Authorization", b"a"), (b"Origin", b"c"), (b"Authorization", b"b"), (b"Origin", b"d")),
         "{}",
-        "c57aea2ee2a95d6d32f39496d7d490dc20bb34d99a035949f9df47f849e274ec",
+        "eaab606280cb37828dae051af0ccab827218a0e3285b874e661c1aa15d9d2011",
     ),
     "another text": (
         EMBED,
@@ -213,7 +214,7 @@ GOLDEN = {
         {},
         (),
         "{}",
-        "5d50eb97fcbe8d8f34d8cf26dfc9b8cd5b0926c7580e8a9e342fa8b6cc1b4b3c",
+        "0110e9be1231c996c32dfc4a8851c2d427c33a06c16c1bcb10c18b8644579125",
     ),
 }
 
@@ -226,16 +227,19 @@ def key(path: str, body: str, fields=(), **scope: str) -> str:
 def expected_key(text: str, normal: str, scope: dict[str, str], fields) -> str:
     """The key once more, by other means."""
     whole = {"namespace": "", "epoch": ""} | SCOPE | scope
-    authorization, origin = (
-        b"\n".join(value for name, value in fields if name.lower() == wanted)
-        for wanted in (b"authorization", b"origin")
+    secrets = b"".join(
+        len(part).to_bytes(8, "big") + part
+        for name, value in fields
+        if name.lower() == b"authorization"
+        for part in (b"authorization", value)
     )
     parts = (
-        b"1",
+        b"2",
         b"embed-item",
         *(whole[name].encode() for name in ("namespace", "digest", "version", "epoch")),
-        hashlib.sha256(authorization).digest() if authorization else b"",
-        origin,
+        DEFAULT_RULES.digest.encode(),
+        hashlib.sha256(secrets).digest() if secrets else b"",
+        b"\n".join(value for name, value in fields if name.lower() == b"origin"),
         normal.encode(),
         text.encode(),
     )
@@ -307,7 +311,7 @@ def test_each_part_of_the_scope_splits_the_items(part):
     assert len({key(*PLAIN, **{part: value}) for value in ("", "a", "A", "a ", "aa")}) == 5
 
 
-@pytest.mark.parametrize("name", [b"Authorization", b"Origin"], ids=bytes.decode)
+@pytest.mark.parametrize("name", [*CREDENTIAL_FIELDS, b"Origin"], ids=bytes.decode)
 def test_the_field_splits_the_items(name):
     values = [(), (b"a",), (b"A",), (b"a", b"b"), (b"b", b"a"), (b"a, b",)]
     assert len({key(*PLAIN, tuple((name, value) for value in several)) for several in values}) == len(values)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+import hmac
+
 import orjson
 import pytest
 
 from ollama_cache_proxy.policy import endpoints
 from ollama_cache_proxy.policy.classify import Candidate, by_body
+from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, credential_rules
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.fingerprints import GROUP, REST, differing, fingerprints
 from ollama_cache_proxy.policy.key import Scope
@@ -54,8 +58,13 @@ def test_what_differs_is_named(change, names):
         (SCOPE, ((b"User-Agent", b"x"),), ()),
         (Scope(digest="d", version="1", namespace="n"), (), None),
         (SCOPE, ((b"Authorization", b"Bearer x"),), None),
+        (SCOPE, ((b"X-API-Key", b"x"),), None),
+        (SCOPE, ((b"CF-Access-Client-Secret", b"x"),), None),
+        (SCOPE, ((b"X-Team-Key", b"x"),), ()),
+        (Scope(digest="d", version="1", credentials=credential_rules(["X-Team-Key"])), (), None),
+        (Scope(digest="d", version="1", credentials=credential_rules((), ["x"])), (), None),
     ],
-    ids=range(7),
+    ids=range(12),
 )
 def test_what_stands_beside_the_body(scope, fields, names):
     assert differing(of(GENERATE), of(GENERATE, scope=scope, fields=fields)) == names
@@ -97,3 +106,20 @@ def test_fingerprints_are_keyed_and_hold_no_text():
     assert not set(found.values()) & set(again.values())
     assert differing(found, again) is None, "another key: nothing can be compared"
     assert found[GROUP] != of(GENERATE, fields=((b"Authorization", b"x"),))[GROUP]
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_FIELDS, ids=bytes.decode)
+def test_requests_with_different_credentials_are_not_compared(name):
+    lines = [(), ((name, b"canary"),), ((name, b"other"),)]
+    found = [of(GENERATE, fields=fields) for fields in lines]
+    assert "canary" not in str(found)
+    assert [differing(one, other) for one in found for other in found] == [
+        () if one is other else None for one in found for other in found
+    ]
+
+
+def test_entries_of_the_last_release_are_not_compared():
+    """There an X-API-Key was no part of the group: its entries would look like those of a request without one."""
+    length = (0).to_bytes(8, "big")
+    old = hmac.new(SECRET, hashlib.sha256(length + length).hexdigest().encode(), hashlib.sha256).hexdigest()[:16]
+    assert of(GENERATE)[GROUP] != old

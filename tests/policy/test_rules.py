@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ollama_cache_proxy.policy.credentials import DEFAULT_RULES
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy
 from ollama_cache_proxy.policy.rules import Rules
 
@@ -21,6 +22,7 @@ RULES = Rules(
     max_misses=None,
     linger=5.0,
     epoch="",
+    credentials=DEFAULT_RULES,
     guard_host=False,
     hostname="",
     local_addresses=frozenset(),

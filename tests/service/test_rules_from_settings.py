@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from ollama_cache_proxy.policy.credentials import DEFAULT_RULES, credential_rules
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Policy
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.rules_from_settings import rules_from
@@ -56,6 +57,12 @@ def test_rules_have_the_values_of_the_settings(name, value):
     changed, usual = rules(**{name: value}), rules()
     assert getattr(changed, name) == value
     assert {field for field in Rules.__dataclass_fields__ if getattr(changed, field) != getattr(usual, field)} == {name}
+
+
+def test_what_counts_as_a_credential_is_as_set():
+    assert rules().credentials == DEFAULT_RULES
+    found = rules(credential_fields=["X-Team-Key"], placeholder_credentials=["ollama", ""])
+    assert found.credentials == credential_rules(["X-Team-Key"], ["ollama", ""])
 
 
 def test_streams_are_recorded_and_paced_as_set():

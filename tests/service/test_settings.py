@@ -161,6 +161,9 @@ WRONG = [
     pytest.param(("head_timeout", "soon", "number"), id="seconds as a word"),
     pytest.param(("max_connections", "0", "greater than or equal to 1"), id="no connections"),
     pytest.param(("development", "maybe", "boolean"), id="neither true nor false"),
+    pytest.param(("credential_fields", "X Team", "names of request fields"), id="a field that is no name"),
+    pytest.param(("credential_fields", "x-a, Proxy-Authorization", "one hop"), id="a field for one hop"),
+    pytest.param(("placeholder_credentials", "[1", "commas"), id="texts that are no array"),
 ]
 
 
@@ -180,6 +183,16 @@ def test_the_error_of_a_value_names_setting_value_and_what_is_allowed(monkeypatc
     assert begin == ""
     assert rest
     assert allowed in rest
+
+
+def test_texts_come_from_every_source(monkeypatch, toml):
+    assert load(None, {}).placeholder_credentials == ()
+    assert load(toml('placeholder_credentials = ["ollama", ""]\n'), {}).placeholder_credentials == ("ollama", "")
+    monkeypatch.setenv("OCP_PLACEHOLDER_CREDENTIALS", "ollama, x")
+    assert load(None, {}).placeholder_credentials == ("ollama", "x")
+    settings = load(None, {"credential_fields": "x-a,X-B"})
+    assert settings.credential_fields == ("x-a", "X-B")
+    assert unpacked(json.loads(json.dumps(packed(settings)))) == settings
 
 
 def test_the_error_of_a_value_with_line_breaks_is_one_line():

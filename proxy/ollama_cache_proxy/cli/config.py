@@ -72,8 +72,10 @@ def _public(value: object) -> object:
 
 
 def _text(value: object) -> str:
-    if value is None or value == "":
+    if value in (None, "", ()):
         return "–"
+    if isinstance(value, tuple):
+        return ", ".join(text or '""' for text in value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)

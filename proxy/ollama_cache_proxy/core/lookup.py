@@ -37,7 +37,11 @@ class StoreLookup:
         if identity is None:
             return None
         scope = Scope(
-            digest=identity.digest, version=identity.version, epoch=self._rules.epoch, namespace=directives.namespace
+            digest=identity.digest,
+            version=identity.version,
+            epoch=self._rules.epoch,
+            namespace=directives.namespace,
+            credentials=self._rules.credentials,
         )
         return Question(
             request=request,

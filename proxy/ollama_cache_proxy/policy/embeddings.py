@@ -105,7 +105,7 @@ def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, st
 
     The digest stands for the model, however its name is spelled.
     """
-    scoping = scoped("embed-item", scope, text_list.candidate.endpoint, fields)
+    scoping = scoped("embed-item", scope, fields)
     frame = Frame(scoping, orjson.dumps(item_document(text_list.candidate)))
     return {text: frame.key(text.encode()) for text in text_list.unique}
 

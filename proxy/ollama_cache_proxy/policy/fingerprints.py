@@ -2,7 +2,7 @@
 
 A fingerprint is a keyed hash of one part of the key: a field of the body, an option, a message, or one of the parts
 beside the body. The one under the empty name is of what must be equal for two requests to be compared at all: the
-namespace and the credentials.
+schema of keys, the namespace, what counts as a credential, and the credentials.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any, Final
 import orjson
 
 from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.credentials import given
 from ollama_cache_proxy.policy.embeddings import item_document
-from ollama_cache_proxy.policy.key import Scope, credentials, framed
+from ollama_cache_proxy.policy.key import SCHEMA, Scope, framed
 from ollama_cache_proxy.policy.messages import Fields, values
 
 GROUP: Final = ""
@@ -31,7 +32,8 @@ _DIGITS: Final = 16
 
 def fingerprints(candidate: Candidate, text: str | None, scope: Scope, fields: Fields, secret: bytes) -> dict[str, str]:
     """Return fingerprints by name, in 16 hexadecimal digits, of a request or of one `text` of its list."""
-    group = framed(scope.namespace.encode(), credentials(candidate.endpoint, fields)).encode()
+    shown = given(scope.credentials, fields)
+    group = framed(SCHEMA, scope.namespace.encode(), scope.credentials.digest.encode(), shown).encode()
     parts: dict[str, bytes] = {
         "(model digest)": scope.digest.encode(),
         "(Ollama version)": scope.version.encode(),

@@ -1,9 +1,9 @@
 """The cache key: SHA-256 over length-framed parts, so that no two different lists of parts give the same bytes.
 
-The parts, in order: schema, operation, namespace, model digest, Ollama's version, epoch, a hash of Authorization,
-Origin, and the normalised body. Names are sorted at the top level and inside the options; every other value keeps its
-members' order, since in `format` and `tools` the order changes the response. Unknown fields are part of the key: they
-may split what could be shared, and never merge what differs.
+The parts, in order: schema, operation, namespace, model digest, Ollama's version, epoch, a hash of what counts as a
+credential, a hash of the credentials, Origin, and the normalised body. Names are sorted at the top level and inside the
+options; every other value keeps its members' order, since in `format` and `tools` the order changes the response.
+Unknown fields are part of the key: they may split what could be shared, and never merge what differs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any, Final
 import orjson
 
 from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.credentials import DEFAULT_RULES, CredentialRules, given
 from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.framing import frames
 from ollama_cache_proxy.policy.messages import Fields, values
 from ollama_cache_proxy.policy.record import record
 
-SCHEMA: Final = b"1"
+SCHEMA: Final = b"2"
 
 
 @record
@@ -30,6 +32,7 @@ class Scope:
     version: str
     epoch: str = ""
     namespace: str = ""
+    credentials: CredentialRules = DEFAULT_RULES
 
 
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
@@ -39,39 +42,20 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """
     body = normalised(candidate.endpoint, candidate.document)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
-    return framed(body, begin=scoped(kind, scope, candidate.endpoint, fields))
+    return framed(body, begin=scoped(kind, scope, fields))
 
 
-def scoped(kind: str, scope: Scope, endpoint: Endpoint, fields: Fields) -> bytes:
+def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:
     """Return the parts of a key that are not from the request's body, framed; `kind` is the first of them."""
-    given = credentials(endpoint, fields)
-    common = _common(kind, scope.namespace, scope.digest, scope.version, scope.epoch)
-    own = (hashlib.sha256(given).digest() if given else b"", b"\n".join(values(fields, b"origin")))
-    return common + b"".join(map(_frame, own))
-
-
-def credentials(endpoint: Endpoint, fields: Fields) -> bytes:
-    """Return the credentials that the endpoint reads: Authorization as it is, other fields framed with their names."""
-    authorization = values(fields, _AUTHORIZATION)
-    others = [
-        part
-        for name in endpoint.dialect.CREDENTIALS
-        if name != _AUTHORIZATION
-        for value in values(fields, name)
-        for part in (name, value)
-    ]
-    if not others:
-        return b"\n".join(authorization)
-    return b"".join(map(_frame, (*others, *authorization)))
-
-
-_AUTHORIZATION: Final = b"authorization"
+    shown = given(scope.credentials, fields)
+    common = _common(kind, scope.namespace, scope.digest, scope.version, scope.epoch, scope.credentials.digest)
+    return common + frames(hashlib.sha256(shown).digest() if shown else b"", b"\n".join(values(fields, b"origin")))
 
 
 @lru_cache(maxsize=256)
 def _common(*parts: str) -> bytes:
     """Return the parts that many requests have in common, framed."""
-    return b"".join(map(_frame, (SCHEMA, *(part.encode() for part in parts))))
+    return frames(SCHEMA, *(part.encode() for part in parts))
 
 
 def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
@@ -88,21 +72,17 @@ def framed(*parts: bytes, begin: bytes = b"") -> str:
 
     `begin` is hashed first, and is framed already.
     """
-    return hashlib.sha256(begin + b"".join(map(_frame, parts))).hexdigest()
+    return hashlib.sha256(begin + frames(*parts)).hexdigest()
 
 
 class Frame:
     """The first parts of several keys, hashed once: `begin` is framed already, `parts` are not."""
 
     def __init__(self, begin: bytes, *parts: bytes) -> None:
-        self._digest = hashlib.sha256(begin + b"".join(map(_frame, parts)))
+        self._digest = hashlib.sha256(begin + frames(*parts))
 
     def key(self, *more: bytes) -> str:
         """Return the key of these parts and `more`."""
         digest = self._digest.copy()
-        digest.update(b"".join(map(_frame, more)))
+        digest.update(frames(*more))
         return digest.hexdigest()
-
-
-def _frame(part: bytes) -> bytes:
-    return len(part).to_bytes(8, "big") + part

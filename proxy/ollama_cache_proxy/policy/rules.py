@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ollama_cache_proxy.policy.classify import is_embedding
+from ollama_cache_proxy.policy.credentials import CredentialRules
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.record import record
 
@@ -33,6 +34,8 @@ class Rules:
     """How long an embeddings request goes on after its last client has left."""
     epoch: str
     """Part of every key."""
+    credentials: CredentialRules
+    """What counts as a credential."""
     guard_host: bool
     """Whether Ollama's Host rule applies."""
     hostname: str

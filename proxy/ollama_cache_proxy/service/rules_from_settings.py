@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from ollama_cache_proxy.policy.credentials import credential_rules
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.settings import Settings, setting_of
@@ -26,6 +27,7 @@ def rules_from(settings: Settings, *, loopback: bool) -> Rules:
         max_misses=settings.max_misses,
         linger=settings.linger,
         epoch=settings.epoch,
+        credentials=credential_rules(settings.credential_fields, settings.placeholder_credentials),
         guard_host=loopback,
         hostname=hostname,
         local_addresses=_own_addresses(hostname),

@@ -23,6 +23,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ollama_cache_proxy.policy.credentials import may_carry_credentials
+from ollama_cache_proxy.service.texts import Texts
+
 DEFAULT_LISTEN: Final = "127.0.0.1:11435"
 DEFAULT_UPSTREAM: Final = "http://127.0.0.1:11434"
 _MIB: Final = 1024 * 1024
@@ -83,6 +86,15 @@ class Settings(BaseSettings):
         " Divided among workers.",
     )
     epoch: str = Field("", description="Part of every key; change it when Ollama's settings or hardware change.")
+    credential_fields: Texts = Field(
+        (),
+        description="More request fields that a check in front of Ollama reads: part of every key, as Authorization,"
+        " X-API-Key and the other usual ones always are.",
+    )
+    placeholder_credentials: Texts = Field(
+        (),
+        description="Bearer tokens that are no credentials, such as ollama: they count as no Authorization in the key.",
+    )
     cache_generate: Caching = Field("always", description="Cache policy of /api/generate.")
     cache_embed: Caching = Field("always", description="Cache policy of /api/embed.")
     cache_embeddings: Caching = Field("always", description="Cache policy of /api/embeddings.")
@@ -139,6 +151,16 @@ class Settings(BaseSettings):
     @classmethod
     def _upstream(cls, value: str | None) -> str | None:
         return None if value is None else http_url(value)
+
+    @field_validator("credential_fields")
+    @classmethod
+    def _credential_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(may_carry_credentials, value)):
+            text = (
+                "must be names of request fields that reach Ollama, such as X-Team-Key; none of one hop or of framing"
+            )
+            raise ValueError(text)
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -23,7 +23,6 @@ from ollama_cache_proxy.policy.dialects.dialect import (
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
-CREDENTIALS: Final = (b"authorization", b"x-api-key")
 LISTS: Final = None
 vectors = no_vectors
 

@@ -93,10 +93,6 @@ class Dialect(Protocol):
         """The media type of its streams."""
 
     @property
-    def CREDENTIALS(self) -> tuple[bytes, ...]:  # noqa: N802 - likewise
-        """The request fields that carry credentials, in lower case."""
-
-    @property
     def LISTS(self) -> ListForm | None:  # noqa: N802 - likewise
         """How it writes lists of vectors; None where it has none."""
 

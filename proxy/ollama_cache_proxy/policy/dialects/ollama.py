@@ -23,7 +23,6 @@ from ollama_cache_proxy.policy.dialects.dialect import (
 )
 
 STREAM_TYPE: Final = b"application/x-ndjson"
-CREDENTIALS: Final = (b"authorization",)
 
 _COMPLETE: Final = frozenset({"stop", "length"})
 _MEASURED: Final = b'"total_duration":'

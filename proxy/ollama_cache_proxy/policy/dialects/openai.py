@@ -25,7 +25,6 @@ from ollama_cache_proxy.policy.dialects.dialect import (
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
-CREDENTIALS: Final = (b"authorization",)
 
 _FINISHED: Final = ("stop", "length", "tool_calls")
 _LAST_EVENT: Final = b"data: [DONE]\n\n"

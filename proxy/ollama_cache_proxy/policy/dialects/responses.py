@@ -20,7 +20,6 @@ from ollama_cache_proxy.policy.dialects.dialect import (
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
-CREDENTIALS: Final = (b"authorization",)
 LISTS: Final = None
 vectors = no_vectors
 error = openai.error
