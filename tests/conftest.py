@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,11 @@ except ImportError:  # Windows
     uvloop = None
 
 from ollama_cache_proxy.simulator import Behaviour, Simulator
+from tests.support.hangs import ends_after
 from tests.support.servers import Proxy, RedisServer, proxy_before
+
+HANGS_FOR = 420.0
+"""Seconds after which a test that pytest-timeout could not end ends the run; longer than any test's timeout."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         real = [item for item in items if "real_ollama" in item.keywords]
         config.hook.pytest_deselected(items=real)
         items[:] = [item for item in items if item not in real]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Name the test that hangs for good."""
+    with ends_after(HANGS_FOR, item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

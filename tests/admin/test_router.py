@@ -80,6 +80,18 @@ async def test_who_may_clear_on_a_listener_that_others_reach(simulator: Simulato
         refused = await ask(url, *CHANGE, fields={"Authorization": "Bearer x"})
         assert (refused.status, b"OCP_ADMIN_TOKEN" in refused.body) == (403, True)
         assert (await ask(url, "GET", "/api/cache/stats", fields={"Host": "gpu.example"})).status == 200
+    async with proxy_before(simulator.url, listen="0.0.0.0:0", admin_token="secret-of-the-team") as proxy:
+        url = proxy.url.replace("0.0.0.0", "127.0.0.1")
+        for token in (
+            "secret-of-the-bean",
+            "secret-of-the-tea",
+            "secret-of-the-teams",
+            "secret-o",
+            "s",
+            "Secret-of-the-team",
+        ):
+            assert (await ask(url, *CHANGE, fields={"Authorization": f"Bearer {token}"})).status == 401, token
+        assert (await ask(url, *CHANGE, fields={"Authorization": "Bearer secret-of-the-team"})).status == 200
     async with proxy_before(simulator.url, listen="0.0.0.0:0", admin_token="secret") as proxy:
         url = proxy.url.replace("0.0.0.0", "127.0.0.1")
         for token, status in (("secret", 200), ("wrong", 401), ("", 401), ("sécret".encode().decode("latin-1"), 401)):
