@@ -128,7 +128,16 @@ async def test_a_model_that_was_replaced_shows_as_its_digest(marked: Proxy) -> N
     assert (await explain(marked, "/api/generate", GENERATE))["nearest"]["differs"] == ["(model digest)"]
 
 
-@pytest.mark.parametrize("headers", [{"Authorization": "Bearer x"}, {"X-Cache-Namespace": "n"}], ids=str)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer x"},
+        {"X-Cache-Namespace": "n"},
+        {"X-API-Key": "canary"},
+        {"CF-Access-Client-Id": "i", "CF-Access-Client-Secret": "canary"},
+    ],
+    ids=str,
+)
 async def test_entries_of_others_are_never_named(headers: dict[str, str], marked: Proxy) -> None:
     await post(
         marked.url, "/api/generate", GENERATE, **{name.replace("-", "_"): text for name, text in headers.items()}
