@@ -101,6 +101,11 @@ def _gpu(metric: str) -> str:
     return f'max by (hostname, gpu) (label_replace({metric}, "hostname", "$1", "Hostname", "(.+)"))'
 
 
+def _with_gpu(query: str) -> str:
+    """Return a query that has no answer where no GPU is known: there what Ollama counts as VRAM is main memory."""
+    return f"{query} and on () count({_gpu('DCGM_FI_DEV_FB_USED')})"
+
+
 def _gauge(metric: str, *labels: str) -> str:
     return f"{_by(*labels)}({_name(metric)})"
 
@@ -189,11 +194,13 @@ FIRST: Final = (
     ),
     Panel(
         title="Throughput (Tokens/sec)",
-        text="Tokens a second that Ollama wrote and read, by its own count, and output tokens served from the cache.",
+        text="Tokens a second that Ollama wrote and read, by its own count, and output tokens served from the cache."
+        " `read` is without what came from Ollama's own prompt cache, and only of responses that tell how much that"
+        " was.",
         unit=_TOKENS,
         queries=(
             Query(_rate("output_tokens_total"), "written"),
-            Query(_rate("prompt_tokens_total"), "read"),
+            Query(_rate("prompt_tokens_by_source_total", where='source="computed"'), "read"),
             Query(_rate("saved_output_tokens_total"), "written, from the cache"),
         ),
         width=4,
@@ -578,6 +585,29 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 ),
             ),
             Panel(
+                title="Prompt tokens by source",
+                text="Tokens of prompts a second: computed by Ollama, from Ollama's own prompt cache, saved by this"
+                " cache, and those of responses that do not tell whether they were computed.",
+                unit=_TOKENS,
+                queries=(Query(_rate("prompt_tokens_by_source_total", "source"), "{{source}}"),),
+                width=12,
+                stacked=True,
+            ),
+            Panel(
+                title="Prompt speed",
+                text="Prompt tokens a second while Ollama computes them, by its own durations, for each model: without"
+                " those from its prompt cache, and only of responses that tell how many those were.",
+                unit=_TOKENS,
+                queries=(
+                    Query(
+                        f"{_rate('prompt_computed_tokens_total', 'model')}"
+                        f" / ({_rate('prompt_computed_seconds_total', 'model')} > 0)",
+                        "{{model}}",
+                    ),
+                ),
+                width=12,
+            ),
+            Panel(
                 title="Power",
                 text="Power draw of each GPU.",
                 unit="watt",
@@ -586,10 +616,11 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="VRAM by model",
-                text="GPU memory of loaded models, as Ollama reports it, and dashed the memory used by all programs.",
+                text="GPU memory of loaded models, as Ollama reports it, and dashed the memory used by all programs."
+                " Empty where no GPU is known: there what Ollama counts as VRAM is main memory.",
                 unit="bytes",
                 queries=(
-                    Query(f"max by (model) ({_name('model_vram_bytes')})", "{{model}}"),
+                    Query(_with_gpu(f"max by (model) ({_name('model_vram_bytes')})"), "{{model}}"),
                     Query("sum(" + _gpu("DCGM_FI_DEV_FB_USED") + ") * 1048576", "used, total"),
                 ),
                 width=6,
@@ -598,13 +629,13 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 title="Loaded models",
                 text="Models that Ollama has loaded. With less than 100 % on the GPU the rest is in main memory, and"
-                " slow.",
+                " slow. VRAM is shown only where a GPU is known.",
                 unit="bytes",
                 queries=(
                     Query(f"max by (model) ({_name('model_size_bytes')})", "", instant=True, form="table"),
-                    Query(f"max by (model) ({_name('model_vram_bytes')})", "", instant=True, form="table"),
+                    Query(_with_gpu(f"max by (model) ({_name('model_vram_bytes')})"), "", instant=True, form="table"),
                     Query(
-                        f"100 * max by (model) ({_name('model_vram_bytes')} / {_name('model_size_bytes')})",
+                        _with_gpu(f"100 * max by (model) ({_name('model_vram_bytes')} / {_name('model_size_bytes')})"),
                         "",
                         instant=True,
                         form="table",

@@ -169,6 +169,42 @@ def test_work_is_counted_by_model_and_endpoint(metrics):
     assert value(metrics, "time_per_output_token_seconds_bucket", le="0.15", **where) == 0
 
 
+def test_prompt_tokens_are_counted_by_source(metrics):
+    for usage in (
+        Usage(prompt_tokens=1598, cached_tokens=0, prompt_seconds=40.6),
+        Usage(prompt_tokens=1598, cached_tokens=1580, prompt_seconds=0.44),
+        Usage(prompt_tokens=1598, prompt_seconds=40.6),
+        Usage(prompt_tokens=10, cached_tokens=4),
+        Usage(output_tokens=8),
+    ):
+        metrics(Worked(operation="chat", model="tiny", usage=usage))
+    metrics(replace(EXCHANGE, operation="chat", saved=Saved(prompt_tokens=7)))
+    found = {
+        source: value(metrics, "prompt_tokens_by_source_total", endpoint="chat", source=source)
+        for source in ("computed", "prompt-cache", "not-told", "saved")
+    }
+    assert found == {"computed": 1598 + 18 + 6, "prompt-cache": 1580 + 4, "not-told": 1598, "saved": 7}
+    where = {"endpoint": "chat", "model": "tiny:latest"}
+    assert value(metrics, "prompt_tokens_total", **where) == 3 * 1598 + 10, "all of them, as before"
+    assert value(metrics, "prompt_computed_tokens_total", **where) == 1598 + 18
+    assert value(metrics, "prompt_computed_seconds_total", **where) == 40.6 + 0.44
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(prompt_tokens=9, prompt_seconds=1.0),
+        Usage(prompt_tokens=9, cached_tokens=0),
+        Usage(prompt_tokens=9, cached_tokens=9, prompt_seconds=1.0),
+    ],
+    ids=["cached-not-told", "no-time", "nothing-computed"],
+)
+def test_the_speed_of_prompts_needs_tokens_and_time_of_the_work(metrics, usage):
+    metrics(Worked(operation="chat", model="tiny", usage=usage))
+    for name in ("prompt_computed_tokens_total", "prompt_computed_seconds_total"):
+        assert value(metrics, name, endpoint="chat", model="tiny:latest") is None
+
+
 @pytest.mark.parametrize(
     "usage",
     [Usage(output_tokens=8), Usage(output_seconds=1.0), Usage(output_tokens=0, output_seconds=1.0)],

@@ -157,6 +157,7 @@ class ExchangeMetrics:
             families.saved_seconds.inc(operation, by=amounts.saved_seconds)
         if amounts.saved_prompt_tokens:
             families.saved_prompt_tokens.inc(operation, by=amounts.saved_prompt_tokens)
+            families.prompt_tokens_by_source.inc(operation, "saved", by=amounts.saved_prompt_tokens)
         if amounts.saved_output_tokens:
             families.saved_output_tokens.inc(operation, by=amounts.saved_output_tokens)
 

@@ -91,7 +91,24 @@ class Families:
 
     # Ollama's work.
 
-    prompt_tokens: Annotated[Counter, Row("Prompt tokens, as counted by Ollama in its responses.", _WORK)]
+    prompt_tokens: Annotated[
+        Counter,
+        Row("Prompt tokens, as counted by Ollama in its responses: also those from its own prompt cache.", _WORK),
+    ]
+    prompt_tokens_by_source: Annotated[
+        Counter,
+        Row(
+            "Prompt tokens by source: `computed` by Ollama, from Ollama's `prompt-cache`, `saved` by this cache, or"
+            " `not-told` whether computed.",
+            ("endpoint", "source"),
+        ),
+    ]
+    prompt_computed_tokens: Annotated[
+        Counter, Row("Prompt tokens that Ollama computed, of responses that tell how many and how long.", _WORK)
+    ]
+    prompt_computed_seconds: Annotated[
+        Counter, Row("Ollama's seconds for `prompt_computed_tokens`: their quotient is its speed.", _WORK)
+    ]
     output_tokens: Annotated[Counter, Row("Output tokens, as counted by Ollama in its responses.", _WORK)]
     prompt_eval_seconds: Annotated[Counter, Row("Ollama's seconds of reading prompts, if it reports them.", _WORK)]
     eval_seconds: Annotated[Counter, Row("Ollama's seconds of writing tokens, if it reports them.", _WORK)]
@@ -131,7 +148,14 @@ class Families:
     upstream_requests_in_flight: Annotated[Gauge, Row("Requests that Ollama is serving, including the proxy's own.")]
     model_loaded: Annotated[Gauge, Row("1 for each model that Ollama has loaded.", ("model",), across=Across.MOST)]
     model_size_bytes: Annotated[Gauge, Row("Total bytes of a loaded model.", ("model",), across=Across.MOST)]
-    model_vram_bytes: Annotated[Gauge, Row("Bytes of a loaded model in GPU memory.", ("model",), across=Across.MOST)]
+    model_vram_bytes: Annotated[
+        Gauge,
+        Row(
+            "Bytes of a loaded model that Ollama counts as GPU memory; without a GPU these can be main memory.",
+            ("model",),
+            across=Across.MOST,
+        ),
+    ]
     build_info: Annotated[
         Gauge, Row("Always 1; the labels hold the versions.", ("version", "python"), across=Across.MOST)
     ]

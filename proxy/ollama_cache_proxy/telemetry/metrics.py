@@ -151,11 +151,32 @@ class Metrics:
             known = [amount for amount in amounts if amount is not None]
             if known:
                 counter.inc(*what, by=sum(known))
+        self._prompt_sources(what, usages)
         written = [(usage.output_seconds, usage.output_tokens) for usage in usages if usage.output_tokens]
         per_token = [seconds / tokens for seconds, tokens in written if seconds is not None]
         families.time_per_output_token_seconds.observe(what[1:], per_token)
         loads = [usage.load_seconds for usage in usages if usage.load_seconds is not None]
         families.load_duration_seconds.observe(what[1:], loads)
+
+    def _prompt_sources(self, what: tuple[str, str], usages: Sequence[Usage]) -> None:
+        """Count prompt tokens by source, and those of which both number and time of the work are known."""
+        families, by_source = self._families, {"computed": 0, "prompt-cache": 0, "not-told": 0}
+        computed, seconds = 0, 0.0
+        for usage in usages:
+            if usage.computed_tokens is None:
+                by_source["not-told"] += usage.prompt_tokens or 0
+                continue
+            by_source["computed"] += usage.computed_tokens
+            by_source["prompt-cache"] += usage.cached_tokens or 0
+            if usage.prompt_seconds is not None:
+                computed += usage.computed_tokens
+                seconds += usage.prompt_seconds
+        for source, tokens in by_source.items():
+            if tokens:
+                families.prompt_tokens_by_source.inc(what[0], source, by=tokens)
+        if computed and seconds:
+            families.prompt_computed_tokens.inc(*what, by=computed)
+            families.prompt_computed_seconds.inc(*what, by=seconds)
 
     def _model(self, name: str) -> str:
         """Return the label of a model, the same for each spelling of its name."""

@@ -18,9 +18,14 @@ from tests.support.processes import gpu, serve, simulate
 from tests.support.prometheus import ROOT, asked, compared
 from tests.support.rawhttp import ask
 from tests.support.servers import RedisServer, free_port
+from tests.support.upstream import Conversation, byte_upstream
 
 CONFIG = ROOT / "config" / "prometheus" / "prometheus.yml"
 ANSWERS_WITHIN = 35.0
+TOLD = (
+    b'{"model":"tiny","message":{"role":"assistant","content":"x"},"done":true,"total_duration":9,'
+    b'"prompt_eval_count":1598,"prompt_eval_cached_count":1580,"prompt_eval_duration":440000000}'
+)
 WORKING = ("--cache-streams", "--cache", "embeddings=read-only")
 
 
@@ -49,10 +54,18 @@ async def in_vain(url: str) -> None:
     assert await post(url, "/api/generate", model="tiny", prompt="why") == 502
 
 
-async def on_and_on(working: str, failing: str) -> None:
+async def told(talk: Conversation) -> None:
+    """Answer as an Ollama that tells how much of a prompt came from its prompt cache."""
+    await talk.read_body()
+    await talk.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(TOLD))
+    await talk.write(TOLD)
+
+
+async def on_and_on(working: str, failing: str, telling: str) -> None:
     for number in itertools.count():
         await a_round(working, number)
         await in_vain(failing)
+        await post(telling, "/api/chat", model="tiny", messages=[{"role": "user", "content": "why"}])
 
 
 @asynccontextmanager
@@ -150,8 +163,10 @@ async def test_all_that_the_dashboard_and_the_rules_ask_has_an_answer(prometheus
         )
         nobody = f"http://127.0.0.1:{free_port()}"
         failing = await enter(serve(*anywhere, "--upstream", nobody, environment={"OCP_STORE": "memory"}))
+        upstream = await enter(byte_upstream(told))
+        telling = await enter(serve(*anywhere, "--upstream", upstream.url, environment={"OCP_STORE": "memory"}))
         _, cards = await enter(gpu("--replay", "h100"))
-        urls = await working.url(), await failing.url()
+        urls = await working.url(), await failing.url(), await telling.url()
         url = await enter(watching(prometheus, rewritten(urls, cards), tmp_path))
 
         await a_round(urls[0], -1)

@@ -27,6 +27,11 @@ STOP = event("message_stop")
     [
         pytest.param(MESSAGE, Storable(prompt_tokens=2, output_tokens=4), id="whole"),
         pytest.param(MESSAGE | {"usage": None}, Storable(prompt_tokens=None, output_tokens=None), id="no-usage"),
+        pytest.param(
+            MESSAGE | {"usage": {"input_tokens": 2, "cache_read_input_tokens": 7, "output_tokens": 4}},
+            Storable(prompt_tokens=9, output_tokens=4),
+            id="the-whole-prompt-with-what-was-cached",
+        ),
         pytest.param(MESSAGE | {"stop_reason": None}, INCOMPLETE, id="no-reason"),
         pytest.param(MESSAGE | {"stop_reason": "pause_turn"}, INCOMPLETE, id="not-the-end"),
         pytest.param(MESSAGE | {"type": "error"}, INCOMPLETE, id="no-message"),
@@ -72,6 +77,25 @@ def test_the_last_chunk_is_known(chunk: bytes, last: bool) -> None:
 def test_what_the_last_bytes_tell() -> None:
     assert anthropic.usage(START + DELTA + STOP) == Usage(prompt_tokens=2, output_tokens=4)
     assert anthropic.usage(STOP) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "prompt", "cached"),
+    [
+        ({"input_tokens": 3, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 1595}, 1598, 1595),
+        ({"input_tokens": 1598, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}, 1598, 0),
+        ({"input_tokens": 3, "cache_creation_input_tokens": 10, "cache_read_input_tokens": 5}, 18, 5),
+        ({"input_tokens": 1598}, 1598, None),
+        ({"input_tokens": 1598, "cache_read_input_tokens": None}, 1598, None),
+        ({"cache_read_input_tokens": 5}, None, None),
+    ],
+    ids=["cached", "none-cached", "as-anthropic-counts", "not-told", "null", "no-prompt"],
+)
+def test_cached_tokens_are_part_of_the_prompt(told: dict[str, object], prompt: int | None, cached: int | None) -> None:
+    """`input_tokens` is without them."""
+    delta = event("message_delta", delta={"stop_reason": "end_turn"}, usage=told | {"output_tokens": 4})
+    expected = Usage(prompt_tokens=prompt, cached_tokens=cached, output_tokens=4)
+    assert anthropic.usage(START + delta + STOP) == expected
 
 
 @pytest.mark.parametrize(("status", "kind"), [(503, "overloaded_error"), (403, "permission_error"), (502, "api_error")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses
-from ollama_cache_proxy.policy.dialects.dialect import events, last_event
+from ollama_cache_proxy.policy.dialects.dialect import Usage, events, last_event
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Endpoint
 
 SOURCE = Path(__file__).parents[3] / "proxy" / "ollama_cache_proxy"
@@ -65,3 +65,12 @@ def test_events_are_read_only_in_the_form_in_which_ollama_writes_them(
 )
 def test_the_name_of_the_last_event_is_known_where_a_chunk_ends_with_it(chunk: bytes, name: bytes) -> None:
     assert last_event(chunk) == name
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cached", "computed"), [(1598, 1595, 3), (5, 0, 5), (5, None, None), (None, 5, None), (0, 0, 0)]
+)
+def test_computed_tokens_are_known_only_where_cached_ones_are_told(
+    prompt: int | None, cached: int | None, computed: int | None
+) -> None:
+    assert Usage(prompt_tokens=prompt, cached_tokens=cached).computed_tokens == computed

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,16 @@ DURATIONS = (
         pytest.param(b'1,2,3],"done":true,' + DURATIONS + b"\n", TOLD, id="cut-off-in-a-long-context"),
         pytest.param(DURATIONS[:-1] + b',"logprobs":[{"token":"a"}]}', TOLD, id="more-behind"),
         pytest.param(b'{"arguments":{"total_duration":1}},' + DURATIONS, TOLD, id="a-name-alike-before"),
+        pytest.param(
+            DURATIONS.replace(b'"prompt_eval_d', b'"prompt_eval_cached_count":2,"prompt_eval_d'),
+            replace(TOLD, cached_tokens=2),
+            id="cached",
+        ),
+        pytest.param(
+            DURATIONS.replace(b'"prompt_eval_d', b'"prompt_eval_cached_count":4,"prompt_eval_d'),
+            TOLD,
+            id="more-cached-than-there-are",
+        ),
         pytest.param(b'{"response":"\\"total_duration\\":1","done":false}', None, id="only-said"),
         pytest.param(DURATIONS[:-1], None, id="broken-off"),
         pytest.param(b'"total_duration":"x","eval_count":-1,"prompt_eval_count":true}', None, id="no-numbers"),

@@ -20,6 +20,21 @@ from ollama_cache_proxy.policy.dialects.dialect import Usage
             Usage(prompt_tokens=2, output_tokens=5),
             id="the-last-usage",
         ),
+        pytest.param(
+            b'"usage":{"prompt_tokens":1598,"prompt_tokens_details":{"cached_tokens":1595},"completion_tokens":4}}',
+            Usage(prompt_tokens=1598, cached_tokens=1595, output_tokens=4),
+            id="cached",
+        ),
+        pytest.param(
+            b'"usage":{"prompt_tokens":1598,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens":4}}',
+            Usage(prompt_tokens=1598, cached_tokens=0, output_tokens=4),
+            id="none-cached",
+        ),
+        pytest.param(
+            b'"usage":{"prompt_tokens":1598,"prompt_tokens_details":null,"completion_tokens":4}}',
+            Usage(prompt_tokens=1598, output_tokens=4),
+            id="cached-not-told",
+        ),
         pytest.param(b'{"content":"\\"usage\\":{\\"prompt_tokens\\":9}"}', None, id="only-said"),
         pytest.param(b'"usage":' + b'{"a":' * 5000, None, id="deep"),
         pytest.param(b'"usage":{"prompt_tokens":\xff}', None, id="no-utf-8"),

@@ -65,5 +65,22 @@ def test_what_the_last_bytes_tell() -> None:
     assert responses.usage(CREATED + COMPLETED) == Usage(prompt_tokens=2, output_tokens=4)
 
 
+@pytest.mark.parametrize(
+    ("details", "cached"),
+    [
+        ({"cached_tokens": 1595}, 1595),
+        ({"cached_tokens": 0}, None),
+        ({"cached_tokens": 1599}, None),
+        ({}, None),
+        (None, None),
+    ],
+    ids=["cached", "the-0-that-ollama-always-writes", "more-than-there-are", "not-told", "null"],
+)
+def test_cached_tokens_are_part_of_the_prompt(details: object, cached: int | None) -> None:
+    told = {"input_tokens": 1598, "input_tokens_details": details, "output_tokens": 4}
+    completed = event("response.completed", response=RESPONSE | {"usage": told})
+    assert responses.usage(completed) == Usage(prompt_tokens=1598, cached_tokens=cached, output_tokens=4)
+
+
 def test_an_error_is_openais() -> None:
     assert responses.error(400, "why") == openai.error(400, "why")

@@ -14,12 +14,14 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Storing,
     Usage,
     as_object,
+    cached,
     count,
     events,
     last_event,
+    last_usage,
     member,
     no_vectors,
-    usage_in,
+    unless_empty,
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
@@ -61,8 +63,24 @@ def stream(body: bytes) -> Storing:
 
 
 def _storable(usage: Any) -> Storable:
-    figures = as_object(usage)
-    return Storable(prompt_tokens=count(figures, "input_tokens"), output_tokens=count(figures, "output_tokens"))
+    told = _figures(as_object(usage))
+    return Storable(prompt_tokens=told.prompt_tokens, output_tokens=told.output_tokens)
+
+
+def _figures(usage: dict[str, Any]) -> Usage:
+    """Return the figures of a `usage`.
+
+    `input_tokens` is the whole prompt where no cached tokens are told (`ToMessagesResponse`, 0.24 to 0.33.0-rc2), and
+    without the cached ones where they are (`UsageFromMetrics`, Ollama's pull request 16916).
+    """
+    prompt = count(usage, "input_tokens")
+    if prompt is not None:
+        prompt += sum(count(usage, name) or 0 for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
+    return Usage(
+        prompt_tokens=prompt,
+        cached_tokens=cached(usage, "cache_read_input_tokens", prompt),
+        output_tokens=count(usage, "output_tokens"),
+    )
 
 
 def ends(chunk: bytes) -> bool:
@@ -72,7 +90,7 @@ def ends(chunk: bytes) -> bool:
 
 def usage(tail: bytes) -> Usage | None:
     """See Dialect."""
-    return usage_in(tail, "input_tokens", "output_tokens")
+    return unless_empty(_figures(last_usage(tail)))
 
 
 def error(status: int, message: str) -> bytes:

@@ -38,13 +38,23 @@ class Usage:
     """Ollama's work for one response. Each figure is None where the response does not have it."""
 
     prompt_tokens: int | None = None
+    """All of the prompt, with those that came from Ollama's prompt cache."""
+    cached_tokens: int | None = None
+    """Those of them that came from Ollama's prompt cache; at most `prompt_tokens`."""
     output_tokens: int | None = None
     prompt_seconds: float | None = None
-    """For reading the prompt."""
+    """For computing the prompt, without those from the prompt cache."""
     output_seconds: float | None = None
     """For writing the output."""
     load_seconds: float | None = None
     """For loading the model."""
+
+    @property
+    def computed_tokens(self) -> int | None:
+        """Return the prompt tokens that did not come from the prompt cache."""
+        if self.prompt_tokens is None or self.cached_tokens is None:
+            return None
+        return self.prompt_tokens - self.cached_tokens
 
 
 @record
@@ -177,16 +187,19 @@ def count(document: dict[str, Any], name: str) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def usage_in(tail: bytes, prompt: str, output: str) -> Usage | None:
-    """Return the tokens in these members of the last `usage`.
+def cached(document: dict[str, Any], name: str, prompt_tokens: int | None) -> int | None:
+    """Return a count of cached prompt tokens; None where it is not told, or more than the whole prompt."""
+    found = count(document, name)
+    return found if found is not None and prompt_tokens is not None and found <= prompt_tokens else None
+
+
+def last_usage(tail: bytes) -> dict[str, Any]:
+    """Return the last `usage` in the last bytes of a response; empty where there is none.
 
     A model's own text cannot contain that name, since quotes are escaped there.
     """
     at = tail.rfind(_USAGE)
-    if at < 0:
-        return None
-    document = object_at(tail[at + len(_USAGE) - 1 :])
-    return unless_empty(Usage(prompt_tokens=count(document, prompt), output_tokens=count(document, output)))
+    return {} if at < 0 else object_at(tail[at + len(_USAGE) - 1 :])
 
 
 def object_at(text: bytes) -> dict[str, Any]:

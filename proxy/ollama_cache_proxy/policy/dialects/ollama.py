@@ -16,6 +16,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Text,
     Usage,
     Vectors,
+    cached,
     count,
     object_at,
     objects,
@@ -68,17 +69,19 @@ def ends(chunk: bytes) -> bool:
 
 
 def usage(tail: bytes) -> Usage | None:
-    """See Dialect. Read from `api.Metrics`, in which what is zero is left out.
+    """See Dialect. Read from `api.Metrics`, in which what is zero is left out: also a count of 0 cached tokens.
 
-    A model's own text cannot contain that name, since quotes are escaped there.
+    Up to 0.33 cached tokens are not told. A model's own text cannot contain that name, since quotes are escaped there.
     """
     at = tail.rfind(_MEASURED)
     if at < 0:
         return None
     document = object_at(b"{" + tail[at:])
+    prompt = count(document, "prompt_eval_count")
     return unless_empty(
         Usage(
-            prompt_tokens=count(document, "prompt_eval_count"),
+            prompt_tokens=prompt,
+            cached_tokens=cached(document, "prompt_eval_cached_count", prompt),
             output_tokens=count(document, "eval_count"),
             prompt_seconds=_seconds(document, "prompt_eval_duration"),
             output_seconds=_seconds(document, "eval_duration"),

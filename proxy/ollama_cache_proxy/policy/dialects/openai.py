@@ -18,10 +18,12 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Usage,
     Vectors,
     as_object,
+    cached,
     count,
+    last_usage,
     member,
     objects,
-    usage_in,
+    unless_empty,
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
@@ -81,8 +83,16 @@ def ends(chunk: bytes) -> bool:
 
 
 def usage(tail: bytes) -> Usage | None:
-    """See Dialect."""
-    return usage_in(tail, "prompt_tokens", "completion_tokens")
+    """See Dialect. Up to 0.33 there are no `prompt_tokens_details` (`openai.Usage`)."""
+    figures = last_usage(tail)
+    prompt = count(figures, "prompt_tokens")
+    return unless_empty(
+        Usage(
+            prompt_tokens=prompt,
+            cached_tokens=cached(as_object(figures.get("prompt_tokens_details")), "cached_tokens", prompt),
+            output_tokens=count(figures, "completion_tokens"),
+        )
+    )
 
 
 def error(status: int, message: str) -> bytes:

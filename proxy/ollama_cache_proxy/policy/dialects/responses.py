@@ -12,11 +12,13 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Storing,
     Usage,
     as_object,
+    cached,
     count,
     events,
     last_event,
+    last_usage,
     no_vectors,
-    usage_in,
+    unless_empty,
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
@@ -53,5 +55,10 @@ def ends(chunk: bytes) -> bool:
 
 
 def usage(tail: bytes) -> Usage | None:
-    """See Dialect."""
-    return usage_in(tail, "input_tokens", "output_tokens")
+    """See Dialect. 0 cached tokens mean that none are told: Ollama 0.24 to 0.33 always write 0 (`ToResponse`)."""
+    figures = last_usage(tail)
+    prompt = count(figures, "input_tokens")
+    told = cached(as_object(figures.get("input_tokens_details")), "cached_tokens", prompt)
+    return unless_empty(
+        Usage(prompt_tokens=prompt, cached_tokens=told or None, output_tokens=count(figures, "output_tokens"))
+    )
