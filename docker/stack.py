@@ -21,11 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ollama_cache_proxy.service.settings import DEFAULT_PORT
 from ollama_cache_proxy.stores.redis.private_server import find_server
 
 ROOT: Final = Path(__file__).parents[1]
 _CONFIG: Final = ROOT / "config" / "prometheus"
-_USUAL: Final = {"redis": 6379, "ollama": 11434, "proxy": 11435, "gpu": 9400, "prometheus": 9090}
+_USUAL: Final = {"redis": 6379, "ollama": 11434, "proxy": DEFAULT_PORT, "gpu": 9400, "prometheus": 9090}
 _END_DEADLINE: Final = 45.0
 """Seconds for a process to end."""
 

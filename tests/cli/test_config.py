@@ -30,7 +30,9 @@ async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
     ("added", "setting", "value", "source"),
     [
         ({"OLLAMA_HOST": "gpu:1"}, "upstream", "http://gpu:1", "OLLAMA_HOST"),
+        ({"OLLAMA_HOST": "127.0.0.1:11494"}, "upstream", "http://127.0.0.1:11434", "default"),
         ({"OLLAMA_HOST": "127.0.0.1:11435"}, "upstream", "http://127.0.0.1:11434", "default"),
+        ({"OCP_LISTEN": "127.0.0.1:11435"}, "listen", "127.0.0.1:11435", "environment"),
         ({"OLLAMA_HOST": "gpu:1", "OCP_UPSTREAM": "http://a:2"}, "upstream", "http://a:2", "environment"),
         ({"REDIS_URL": "redis://u:canary-of-a-password@h:1/2"}, "redis_url", "redis://h:1/2", "REDIS_URL"),
         ({"REDIS_URL": "redis://h:1", "OCP_STORE": "memory"}, "redis_url", None, "default"),
@@ -71,7 +73,7 @@ async def test_on_a_terminal_it_is_a_table(columns: int) -> None:
     ("arguments", "said"),
     [
         (["--redis-url", "redis://:canary-of-a-password@h"], "redis_url: (hidden) is not allowed on the command line"),
-        (["--upstream", "http://127.0.0.1:11435"], "it is the proxy's own address"),
+        (["--upstream", "http://127.0.0.1:11494"], "it is the proxy's own address"),
         (["--config", "/nowhere"], "/nowhere is not a file"),
     ],
 )

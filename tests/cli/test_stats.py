@@ -7,12 +7,16 @@ import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
+from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.options import proxy_url
-from ollama_cache_proxy.service.settings import load
+from ollama_cache_proxy.service.settings import Settings, load
 from ollama_cache_proxy.simulator import Simulator
+from tests.support import canary
+from tests.support.neighbours import Reply, gateway, listening, look_alike, ollama
 from tests.support.processes import serve
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
@@ -235,6 +239,113 @@ def test_where_a_proxy_listens_is_where_it_is_asked(listen: str, url: str) -> No
         "http", "https"
     )
     assert proxy_url(Namespace(url="http://a:2/"), load(None, {"listen": listen})) == "http://a:2"
+
+
+def at_the_default(listen: str, **settings: str) -> Settings:
+    """Settings as they are where nothing names an address, with another default."""
+    made = load(None, settings).model_copy(update={"listen": listen})
+    made.model_fields_set.discard("listen")
+    return made
+
+
+async def test_a_proxy_at_the_former_default_alone_is_found_for_now(
+    proxy: Proxy, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere, former = f"127.0.0.1:{free_port()}", proxy.url.removeprefix("http://")
+    monkeypatch.setattr(options, "FORMER_LISTEN", former)
+    found = await asyncio.to_thread(proxy_url, Namespace(url=None), at_the_default(nowhere))
+    told = (
+        f"ollama-cache-proxy: the proxy at {proxy.url} answers, the default before 0.3 (now 11494);"
+        " from 0.4 on it has to be named: --url or OCP_URL\n"
+    )
+    assert (found, capsys.readouterr().err) == (proxy.url, told)
+    async with proxy_before(simulator.url) as newer:
+        for named in (newer.url, nowhere):  # one at the new default, and an address that somebody has chosen
+            settings = at_the_default(named.removeprefix("http://"))
+            if named == nowhere:
+                settings.model_fields_set.add("listen")
+            found = await asyncio.to_thread(proxy_url, Namespace(url=None), settings)
+            assert (found.removeprefix("http://"), capsys.readouterr().err) == (named.removeprefix("http://"), "")
+
+
+@pytest.mark.parametrize("answer", [gateway, ollama, look_alike, lambda _path: b""])
+async def test_what_is_no_proxy_at_the_former_default_is_not_taken_for_one(
+    answer: Reply, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    async with listening(answer) as port:
+        monkeypatch.setattr(options, "FORMER_LISTEN", f"127.0.0.1:{port}")
+        found = await asyncio.to_thread(proxy_url, Namespace(url=None), at_the_default(nowhere))
+    assert (found, capsys.readouterr().err) == (f"http://{nowhere}", "")
+
+
+async def test_a_proxy_at_the_former_default_is_found_past_another_program_at_the_new_one(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "FORMER_LISTEN", proxy.url.removeprefix("http://"))
+    async with listening(look_alike) as port:
+        found = await asyncio.to_thread(proxy_url, Namespace(url=None), at_the_default(f"127.0.0.1:{port}"))
+    assert found == proxy.url
+
+
+async def test_a_proxy_with_a_certificate_is_found_at_the_former_default(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy_before(simulator.url, tls_cert=CERTIFICATE, tls_key=KEY) as proxy:
+        monkeypatch.setattr(options, "FORMER_LISTEN", proxy.url.removeprefix("https://"))
+        settings = at_the_default(f"127.0.0.1:{free_port()}", tls_cert=CERTIFICATE)
+        assert await asyncio.to_thread(proxy_url, Namespace(url=None), settings) == proxy.url
+
+
+WITH_OTHER_DEFAULTS = """
+import sys
+from ollama_cache_proxy.cli import main, options
+options.FORMER_LISTEN, default = sys.argv[1:3]
+loaded = options.settings_of
+def settings_of(arguments):
+    settings = loaded(arguments).model_copy(update={"listen": default})
+    settings.model_fields_set.discard("listen")
+    return settings
+options.settings_of = settings_of
+sys.exit(main.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("stats", "--json"),
+        ("clear", "--yes", "--json"),
+        ("entries", "--json"),
+        ("explain", "{request}", "--json"),
+        ("doctor", "--json"),
+        ("warm", "{request}", "--json"),
+        ("bench", "--rounds", "1", "--json"),
+    ],
+    ids=lambda words: words[0],
+)
+async def test_every_command_finds_it_and_its_output_stays_as_it_is(
+    words: tuple[str, ...], proxy: Proxy, simulator: Simulator, tmp_path: Path
+) -> None:
+    request = tmp_path / "request.json"
+    request.write_bytes(json.dumps({"path": "/api/generate", "body": json.loads(GENERATE)}).encode())
+    defaults = (proxy.url.removeprefix("http://"), f"127.0.0.1:{free_port()}")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WITH_OTHER_DEFAULTS, *defaults),
+        *(word.replace("{request}", str(request)) for word in words),
+        env=environment(
+            {"OCP_ADMIN_TOKEN": canary.TOKEN, "OCP_UPSTREAM": simulator.url, "XDG_STATE_HOME": str(tmp_path)}
+        ),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()
+    assert isinstance(json.loads(out), dict)
+    (told,) = [line for line in err.decode().splitlines() if "the default before 0.3" in line]
+    assert proxy.url in told
+    canary.check(out.decode() + err.decode(), "the output")
 
 
 async def test_https_with_an_authority_that_the_system_does_not_know(simulator: Simulator) -> None:

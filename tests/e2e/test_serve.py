@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import socket
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from ollama_cache_proxy.service.app import running
+from ollama_cache_proxy.service.settings import FORMER_LISTEN, load
+from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis.private_server import find_server
 from tests.support import canary
+from tests.support.neighbours import gateway, listening
 from tests.support.processes import Command, serve
 from tests.support.rawhttp import RawConnection, ask
 from tests.support.servers import free_port
@@ -206,6 +211,28 @@ async def test_a_port_in_use_stops_the_start_with_one_line() -> None:
         assert listen in command.lines[0]
         assert "in use" in command.lines[0]
     server.close()
+
+
+async def test_a_port_that_the_application_has_stops_the_start_with_the_way_out() -> None:
+    async with listening(gateway) as port, serve("--listen", f"127.0.0.1:{port}") as command:
+        assert await command.end() == 2
+        (line,) = command.lines
+        assert line == (
+            f"ollama-cache-proxy: listen: '127.0.0.1:{port}' cannot be bound: Address already in use; Ollama's macOS"
+            " application has it for Claude Desktop, since 0.33: choose another port: --listen 127.0.0.1:PORT"
+        )
+
+
+async def test_ollama_host_that_names_the_former_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set for clients of the proxy, it would now make the gateway of Ollama's application the upstream."""
+    monkeypatch.setenv("OLLAMA_HOST", FORMER_LISTEN)
+    log = io.StringIO()
+    with bind("127.0.0.1:0") as sock:  # in place of the default, which others may have here
+        async with running(load(None, {"store": "memory"}), sock, stream=log):
+            pass
+    (line,) = [line for line in log.getvalue().splitlines() if "OLLAMA_HOST" in line]
+    assert f"names {FORMER_LISTEN}, where this proxy listened before 0.3 and clients miss it now" in line
+    assert "so it is not used; Ollama is expected at http://127.0.0.1:11434" in line
 
 
 async def test_ollama_host_that_names_the_proxy_is_skipped() -> None:

@@ -74,7 +74,7 @@ def test_what_goes_end_to_end(fields, kept):
 
 def test_a_request_goes_on_without_what_is_meant_for_the_proxy():
     fields = (
-        (b"Host", b"proxy:11435"),
+        (b"Host", b"proxy:11494"),
         (b"accept", b"*/*"),
         (b"Expect", b"100-continue"),
         (b"X-Cache-TTL", b"5"),
@@ -85,7 +85,7 @@ def test_a_request_goes_on_without_what_is_meant_for_the_proxy():
         (b"Via", b"1.0 elsewhere"),
         (b"Connection", b"keep-alive"),
         (b"Transfer-Encoding", b"chunked"),
-        (b"Origin", b"http://proxy:11435"),
+        (b"Origin", b"http://proxy:11494"),
         (b"X-Cache-Unknown", b"stays"),
     )
     assert forwarded_request(fields) == (
@@ -99,7 +99,7 @@ def test_a_request_goes_on_without_what_is_meant_for_the_proxy():
 
 
 def test_a_foreign_origin_goes_on():
-    fields = ((b"Host", b"proxy:11435"), (b"Origin", b"https://elsewhere.example"))
+    fields = ((b"Host", b"proxy:11494"), (b"Origin", b"https://elsewhere.example"))
     assert forwarded_request(fields) == ((b"Origin", b"https://elsewhere.example"), (b"Via", VIA))
 
 
@@ -208,18 +208,18 @@ def test_what_is_forwarded_is_known_when_it_comes_back():
 @pytest.mark.parametrize(
     ("host", "origin", "own"),
     [
-        pytest.param(b"127.0.0.1:11435", b"http://127.0.0.1:11435", True, id="own"),
-        pytest.param(b"127.0.0.1:11435", b"https://127.0.0.1:11435", True, id="own, behind TLS"),
-        pytest.param(b"Box.local:11435", b"HTTP://box.LOCAL:11435", True, id="case does not count"),
+        pytest.param(b"127.0.0.1:11494", b"http://127.0.0.1:11494", True, id="own"),
+        pytest.param(b"127.0.0.1:11494", b"https://127.0.0.1:11494", True, id="own, behind TLS"),
+        pytest.param(b"Box.local:11494", b"HTTP://box.LOCAL:11494", True, id="case does not count"),
         pytest.param(b"box", b"http://box", True, id="default port"),
-        pytest.param(b"127.0.0.1:11435", b"http://localhost:11435", False, id="another name of the machine"),
-        pytest.param(b"127.0.0.1:11435", b"http://127.0.0.1:8080", False, id="another port"),
-        pytest.param(b"127.0.0.1:11435", b"http://127.0.0.1", False, id="no port"),
-        pytest.param(b"127.0.0.1:11435", b"http://127.0.0.1:11435/", False, id="with a path"),
-        pytest.param(b"127.0.0.1:11435", b"http://127.0.0.1:11435.evil.example", False, id="a longer host"),
-        pytest.param(b"127.0.0.1:11435", b"ws://127.0.0.1:11435", False, id="another scheme"),
-        pytest.param(b"127.0.0.1:11435", b"null", False, id="null"),
-        pytest.param(None, b"http://127.0.0.1:11435", False, id="no Host"),
+        pytest.param(b"127.0.0.1:11494", b"http://localhost:11494", False, id="another name of the machine"),
+        pytest.param(b"127.0.0.1:11494", b"http://127.0.0.1:8080", False, id="another port"),
+        pytest.param(b"127.0.0.1:11494", b"http://127.0.0.1", False, id="no port"),
+        pytest.param(b"127.0.0.1:11494", b"http://127.0.0.1:11494/", False, id="with a path"),
+        pytest.param(b"127.0.0.1:11494", b"http://127.0.0.1:11494.evil.example", False, id="a longer host"),
+        pytest.param(b"127.0.0.1:11494", b"ws://127.0.0.1:11494", False, id="another scheme"),
+        pytest.param(b"127.0.0.1:11494", b"null", False, id="null"),
+        pytest.param(None, b"http://127.0.0.1:11494", False, id="no Host"),
     ],
 )
 def test_only_an_origin_that_is_the_proxy_itself_is_taken_off(host, origin, own):
@@ -244,8 +244,8 @@ def test_of_several_origins_each_must_be_the_proxys_own():
 
 
 ALLOWED = [
-    *("", ":80", "localhost", "LOCALHOST:11435", "localhost:", "127.0.0.1", "127.0.0.1:11435", "127.8.9.1:1"),
-    *("[::1]:11435", "::1", "0.0.0.0:1", "[::]:1", "10.1.2.3:1", "172.16.0.1", "172.31.255.255", "192.168.1.1:80"),
+    *("", ":80", "localhost", "LOCALHOST:11494", "localhost:", "127.0.0.1", "127.0.0.1:11494", "127.8.9.1:1"),
+    *("[::1]:11494", "::1", "0.0.0.0:1", "[::]:1", "10.1.2.3:1", "172.16.0.1", "172.31.255.255", "192.168.1.1:80"),
     *("[fd00::1]:80", "[fc00::1]:80", "fd00::1", "203.0.113.9:80", "workshop", "WorkShop:80", "a.local", "a.local:80"),
     *("a.LOCAL", ".local", "a.localhost", "a.internal:1", "[localhost]:80", "[::1%lo]:80"),
     *("[::ffff:127.0.0.1]:80", "[::ffff:10.0.0.1]:80"),
@@ -255,7 +255,7 @@ REFUSED = [
     *("100.64.0.1", "198.18.0.1", "192.0.2.1", "240.0.0.1", "255.255.255.255", "[fe80::1]:80", "[fe80::1%eth0]:80"),
     *("203.0.113.8:80", "8.8.8.8", "2001:db8::1", "[::ffff:8.8.8.8]:80", "[::ffff:0.0.0.0]:80", "127.1", "0127.0.0.1"),
     *("2130706433", "0x7f000001", "workshop.", "workshop.evil.example", "local", "internal", "notlocal", "a.local."),
-    *("a.local.evil.example", "evil.example", "evil.example:11435", "localhost.evil.example", "a].local:80"),
+    *("a.local.evil.example", "evil.example", "evil.example:11494", "localhost.evil.example", "a].local:80"),
     *(
         "127.0.0.1.evil.example",
         "[a].local:80",

@@ -70,7 +70,7 @@ def test_a_service_that_stays_says_how_it_is_and_comes_back(name: str) -> None:
 def test_only_loopback_reaches_the_stack() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {
-        "proxy": ["127.0.0.1:11435:11435"],
+        "proxy": ["127.0.0.1:11494:11494"],
         "prometheus": ["127.0.0.1:9090:9090"],
         "grafana": ["127.0.0.1:3000:3000"],
     }

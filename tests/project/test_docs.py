@@ -15,7 +15,7 @@ from benchmarks.speed import __main__ as speed
 from benchmarks.speed.goals import GOALS, plot
 from ollama_cache_proxy.cli.main import parser
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.service.settings import Settings, load
+from ollama_cache_proxy.service.settings import DEFAULT_PORT, Settings, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,3 +84,46 @@ def test_the_page_on_performance_and_its_picture_are_made_from_the_results() -> 
     assert speed.page(written, kept) == written
     assert plot(kept["results"]) == (ROOT / "docs" / "hits.svg").read_text("utf-8")
     assert {goal.case for goal in GOALS} <= set(kept["results"])
+
+
+FORMER_PORT = "11435"
+ABOUT_IT = {
+    "CHANGELOG.md",
+    "docs/decisions/0028-default-port.md",
+    "docs/troubleshooting.md",
+    "proxy/ollama_cache_proxy/service/port_holder.py",
+    "proxy/ollama_cache_proxy/service/settings.py",
+    "tests/cli/test_config.py",
+    "tests/project/test_docs.py",
+    "tests/service/test_port_holder.py",
+    "tests/service/test_settings.py",
+}
+"""The files that say something of the former default port."""
+
+
+def written() -> list[Path]:
+    """Return every file of the repository that is text, but none that is made elsewhere."""
+    parts = ("benchmarks", "config", "dashboards", "docker", "docs", "proxy", "tests")
+    files = [path for part in parts for path in (ROOT / part).rglob("*") if path.is_file()]
+    kinds = {".py", ".md", ".yml", ".toml", ".json", ".js", ".html", ".svg", ""}
+    return [path for path in [*files, *ROOT.glob("*.md"), ROOT / "Makefile"] if path.suffix in kinds]
+
+
+def test_the_former_default_port_is_written_only_where_it_is_meant() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in written()
+        if re.search(rf"\b{FORMER_PORT}\b", path.read_text("utf-8", "replace"))
+    }
+    assert found == ABOUT_IT
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.md", "config/ollama-cache-proxy.toml", "config/prometheus/prometheus.yml", "docker/Dockerfile"),
+        *("docker/compose.yml", "docker/prometheus.yml", "docs/settings.md", "docs/getting-started.md"),
+    ],
+)
+def test_the_default_port_is_written_as_it_is(name: str) -> None:
+    assert str(DEFAULT_PORT) in (ROOT / name).read_text("utf-8")

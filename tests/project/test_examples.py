@@ -168,7 +168,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         "XDG_STATE_HOME": str(folder / "state"),
     }
     ports = {
-        "11435": port,
+        "11494": port,
         "5000": port,
         "11434": upstream,
         "11500": upstream,

@@ -7,10 +7,14 @@ import pytest
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
 from ollama_cache_proxy.service.settings import (
     DEFAULT_LISTEN,
+    DEFAULT_PORT,
+    DEFAULT_UPSTREAM,
+    FORMER_LISTEN,
     OPERATIONS,
     POLICIES,
     Settings,
     SettingsError,
+    chosen_upstream,
     host_and_port,
     http_url,
     is_loopback,
@@ -21,6 +25,7 @@ from ollama_cache_proxy.service.settings import (
     setting_of,
     share,
     unpacked,
+    url_of,
 )
 from tests.support import canary
 
@@ -53,7 +58,8 @@ def problem(config: str | None = None, **overrides: object) -> str:
 
 def test_the_defaults_are_those_of_the_design():
     settings = load(None, {})
-    assert settings.listen == DEFAULT_LISTEN == "127.0.0.1:11435"
+    assert settings.listen == DEFAULT_LISTEN == f"127.0.0.1:{DEFAULT_PORT}" == "127.0.0.1:11494"
+    assert settings.listen != FORMER_LISTEN == "127.0.0.1:11435"
     assert settings.upstream is None
     assert settings.store == "auto"
     assert (settings.ttl_completion, settings.ttl_embedding) == (3600, 86_400)
@@ -140,7 +146,7 @@ def test_every_setting_is_described(name):
 WRONG = [
     pytest.param(("listen", "localhost", "HOST:PORT"), id="listen without a port"),
     pytest.param(("listen", "localhost:70000", "0 to 65535"), id="listen on a port that is none"),
-    pytest.param(("listen", "::1:11435", "[::1]:11435"), id="listen on a bare IPv6 address"),
+    pytest.param(("listen", "::1:11494", "[::1]:11494"), id="listen on a bare IPv6 address"),
     pytest.param(("listen", "localhost:\u00b2", "HOST:PORT"), id="listen on a port of another script"),
     pytest.param(("upstream", "ftp://h", "http:// or https://"), id="upstream of another scheme"),
     pytest.param(("upstream", "h:11434", "http:// or https://"), id="upstream without a scheme"),
@@ -304,10 +310,43 @@ def test_a_redis_url_may_have_one_of_three_schemes(url):
 # addresses
 
 
+def test_whoever_sets_the_former_port_goes_on_as_before():
+    settings = load(None, {"listen": FORMER_LISTEN})
+    assert settings.listen == FORMER_LISTEN
+    assert url_of(settings.listen, tls=False) == "http://127.0.0.1:11435"
+
+
+@pytest.mark.parametrize(
+    ("listen", "own", "named", "expected"),
+    [
+        pytest.param(None, DEFAULT_LISTEN, "127.0.0.1:11435", (DEFAULT_UPSTREAM, "default"), id="as clients had it"),
+        pytest.param(None, DEFAULT_LISTEN, "localhost:11435", (DEFAULT_UPSTREAM, "default"), id="by name"),
+        pytest.param(None, DEFAULT_LISTEN, "0.0.0.0:11435", (DEFAULT_UPSTREAM, "default"), id="every address"),
+        pytest.param(None, DEFAULT_LISTEN, DEFAULT_LISTEN, (DEFAULT_UPSTREAM, "default"), id="the proxy itself"),
+        pytest.param(None, DEFAULT_LISTEN, "gpu:11435", ("http://gpu:11435", "OLLAMA_HOST"), id="another machine"),
+        pytest.param(
+            "127.0.0.1:5000",
+            "127.0.0.1:5000",
+            "127.0.0.1:11435",
+            ("http://127.0.0.1:11435", "OLLAMA_HOST"),
+            id="a proxy that was never there",
+        ),
+    ],
+)
+def test_ollama_host_that_still_names_the_former_default_is_no_ollama(monkeypatch, listen, own, named, expected):
+    monkeypatch.setenv("OLLAMA_HOST", named)
+    assert chosen_upstream(load(None, {} if listen is None else {"listen": listen}), own) == expected
+
+
+def test_an_upstream_at_the_former_default_is_taken_as_it_is_said():
+    settings = load(None, {"upstream": "http://127.0.0.1:11435"})
+    assert chosen_upstream(settings, DEFAULT_LISTEN) == ("http://127.0.0.1:11435", "upstream")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("127.0.0.1:11435", ("127.0.0.1", 11435)),
+        ("127.0.0.1:11494", ("127.0.0.1", 11494)),
         ("localhost:0", ("localhost", 0)),
         ("[::1]:65535", ("::1", 65535)),
         ("[::]:80", ("::", 80)),
@@ -451,18 +490,18 @@ def test_only_loopback_is_reached_from_this_machine_alone(host, expected):
 @pytest.mark.parametrize(
     ("url", "listen", "same"),
     [
-        ("http://127.0.0.1:11435", "127.0.0.1:11435", True),
-        ("http://127.0.0.1:11434", "127.0.0.1:11435", False),
-        ("https://127.0.0.1:11435", "127.0.0.1:11435", True),
-        ("http://localhost:11435", "127.0.0.1:11435", True),
-        ("http://127.0.0.1:11435", "localhost:11435", True),
-        ("http://[::1]:11435", "[::1]:11435", True),
-        ("http://127.0.0.1:11435", "0.0.0.0:11435", True),
-        ("http://127.0.0.1:11435", ":11435", True),
-        ("http://[::1]:11435", "[::]:11435", True),
-        ("http://127.0.0.2:11435", "127.0.0.1:11435", False),
-        ("http://192.0.2.1:11435", "127.0.0.1:11435", False),
-        ("http://192.0.2.1:11435", "0.0.0.0:11435", False),
+        ("http://127.0.0.1:11494", "127.0.0.1:11494", True),
+        ("http://127.0.0.1:11434", "127.0.0.1:11494", False),
+        ("https://127.0.0.1:11494", "127.0.0.1:11494", True),
+        ("http://localhost:11494", "127.0.0.1:11494", True),
+        ("http://127.0.0.1:11494", "localhost:11494", True),
+        ("http://[::1]:11494", "[::1]:11494", True),
+        ("http://127.0.0.1:11494", "0.0.0.0:11494", True),
+        ("http://127.0.0.1:11494", ":11494", True),
+        ("http://[::1]:11494", "[::]:11494", True),
+        ("http://127.0.0.2:11494", "127.0.0.1:11494", False),
+        ("http://192.0.2.1:11494", "127.0.0.1:11494", False),
+        ("http://192.0.2.1:11494", "0.0.0.0:11494", False),
         ("http://127.0.0.1:0", "127.0.0.1:0", False),
     ],
 )
@@ -472,7 +511,7 @@ def test_a_url_names_the_listener_by_address_and_port(url, listen, same):
 
 @pytest.mark.parametrize("value", ["1:2:3", "http://u:p@h:1", "[x]:1"])
 def test_a_host_that_makes_no_url_names_no_listener(value):
-    assert same_listener(ollama_host(value), "127.0.0.1:11435") is False
+    assert same_listener(ollama_host(value), "127.0.0.1:11494") is False
 
 
 def test_every_route_that_can_be_cached_has_its_policy_and_the_defaults_are_the_tables():

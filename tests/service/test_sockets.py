@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
 import socket
 import sys
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import pytest
 
 from ollama_cache_proxy.service.settings import SettingsError, load
 from ollama_cache_proxy.service.sockets import address_of, bind, fitting_connections
 from ollama_cache_proxy.service.system_clock import SystemClock
+from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.telemetry.log import Log, Style
+from tests.support.neighbours import airplay, gateway, listening, look_alike
+from tests.support.servers import Proxy, proxy_before
 from tests.support.tls import CERTIFICATE, KEY
 
 
@@ -19,13 +26,43 @@ def log(stream: io.StringIO, *, quiet: bool = False) -> Log:
     return Log(stream, style=Style.PLAIN, development=False, quiet=quiet, clock=SystemClock())
 
 
-def test_what_is_in_use_or_is_none_of_ours_says_what_to_do():
-    with bind("127.0.0.1:0") as sock:
-        listen = f"127.0.0.1:{sock.getsockname()[1]}"
-        with pytest.raises(SettingsError, match=rf"^listen: '{listen}' cannot .*--listen$"):
-            bind(listen)
-    with pytest.raises(SettingsError, match="cannot be bound"):
-        bind("192.0.2.1:0")
+def refusal(listen: str) -> str:
+    with pytest.raises(SettingsError) as refused:
+        bind(listen)
+    return str(refused.value)
+
+
+async def test_a_port_in_use_says_what_has_it_and_what_to_write(simulator: Simulator, proxy: Proxy):
+    async with listening(gateway) as gate, listening(airplay) as air, listening(look_alike) as other:
+        for port, said in (
+            (urlsplit(proxy.url).port, "another ollama-cache-proxy listens there: use or stop that one, or "),
+            (gate, "Ollama's macOS application has it for Claude Desktop, since 0.33: "),
+            (urlsplit(simulator.url).port, "Ollama itself listens there: "),
+            (air, "AirPlay Receiver of macOS has it: turn it off in System Settings, General, AirDrop & Handoff, or "),
+            (other, "another program listens there; "),
+        ):
+            text = await asyncio.to_thread(refusal, f"127.0.0.1:{port}")
+            assert text.startswith(f"listen: '127.0.0.1:{port}' cannot be bound: Address already in use; {said}")
+            assert "choose another port: --listen 127.0.0.1:PORT" in text
+            assert "\n" not in text
+            everywhere = await asyncio.to_thread(refusal, f"0.0.0.0:{port}")
+            assert said in everywhere, "a wildcard is asked on loopback"
+            assert "--listen 0.0.0.0:PORT" in everywhere
+
+
+async def test_a_port_in_use_by_a_proxy_with_a_certificate_says_so(simulator: Simulator):
+    async with proxy_before(simulator.url, tls_cert=CERTIFICATE, tls_key=KEY) as proxy:
+        text = await asyncio.to_thread(refusal, proxy.url.removeprefix("https://"))
+        assert "; another ollama-cache-proxy listens there: " in text
+
+
+def test_what_is_none_of_ours_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    assert refusal("192.0.2.1:0").endswith("; choose another HOST:PORT with --listen")
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(socket, "create_server", Mock(side_effect=refused))
+    assert refusal("[::1]:80").endswith(
+        "Permission denied; ports below 1024 are for root: choose another port: --listen [::1]:PORT"
+    )
 
 
 @pytest.mark.parametrize(

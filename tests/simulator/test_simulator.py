@@ -209,7 +209,7 @@ async def test_paths(simulator: Simulator, method: str, target: str, status: int
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [("proxy:11435", 403), ("localhost:1", 200), ("[::1]:5", 200), ("10.0.0.7", 200)]
+    ("host", "status"), [("proxy:11494", 403), ("localhost:1", 200), ("[::1]:5", 200), ("10.0.0.7", 200)]
 )
 async def test_hosts(simulator: Simulator, host: str, status: int) -> None:
     assert (await ask(simulator.url, "GET", "/api/version", fields={"Host": host})).status == status

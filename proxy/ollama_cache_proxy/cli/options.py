@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from ollama_cache_proxy.cli.ending import WRONG, Failed
 from ollama_cache_proxy.service.settings import (
+    DEFAULT_LISTEN,
+    DEFAULT_PORT,
+    FORMER_LISTEN,
     OPERATIONS,
     POLICIES,
     Settings,
     SettingsError,
     chosen_upstream,
-    host_and_port,
     http_url,
     load,
     setting_of,
+    url_of,
 )
-
-_WILDCARDS: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - replaced, not bound
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -54,7 +56,7 @@ def command(  # noqa: PLR0913 - the parts of a command
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that are settings."""
     parser.add_argument(
-        "--listen", metavar="HOST:PORT", help="address to listen on (default 127.0.0.1:11435; OCP_LISTEN)"
+        "--listen", metavar="HOST:PORT", help=f"address to listen on (default {DEFAULT_LISTEN}; OCP_LISTEN)"
     )
     add_upstream(parser)
     parser.add_argument("--workers", metavar="N", help="worker processes that share one Redis (default 1; OCP_WORKERS)")
@@ -123,17 +125,32 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 def proxy_url(arguments: argparse.Namespace, settings: Settings) -> str:
-    """Return the URL of the running proxy. Raise Failed."""
+    """Return the URL of the running proxy. Raise Failed.
+
+    Where nothing names an address, a proxy that answers at the former default is taken if none answers at the new one.
+    """
     for name, value in (("--url", arguments.url), ("OCP_URL", os.environ.get("OCP_URL"))):
         if value:
             try:
                 return http_url(value)
             except ValueError as error:
                 raise Failed(f"{name}: {_shown(value)} is not allowed: {error}", status=WRONG) from None
-    host, port = host_and_port(settings.listen)
-    host = _WILDCARDS.get(host, host)
-    scheme = "https" if settings.tls_cert else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    tls = settings.tls_cert is not None
+    url = url_of(settings.listen, tls=tls)
+    return url if "listen" in settings.model_fields_set else _or_former(url, url_of(FORMER_LISTEN, tls=tls))
+
+
+def _or_former(url: str, former: str) -> str:
+    """Return `url`, or `former` if a proxy answers there alone, and say so."""
+    from ollama_cache_proxy.service.port_holder import Holder, holder_of
+
+    if holder_of(url) is Holder.PROXY or holder_of(former) is not Holder.PROXY:
+        return url
+    sys.stderr.write(
+        f"ollama-cache-proxy: the proxy at {former} answers, the default before 0.3 (now {DEFAULT_PORT});"
+        " from 0.4 on it has to be named: --url or OCP_URL\n"
+    )
+    return former
 
 
 def upstream_url(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
 from ollama_cache_proxy.cli.loop import notify, tune_garbage_collector, until_signalled
 from ollama_cache_proxy.cli.loop import run as run_loop
 from ollama_cache_proxy.service.app import running
-from ollama_cache_proxy.service.settings import Settings, SettingsError
+from ollama_cache_proxy.service.settings import DEFAULT_PORT, Settings, SettingsError
 from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.service.workers import supervising
 
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
             description="Run the proxy until SIGINT or SIGTERM. Every option is also a setting in the environment and"
             " in the TOML file. The command line overrides the environment, and the environment overrides the file.",
             examples=(
-                "serve  # on port 11435, in front of the Ollama of this machine",
+                f"serve  # on port {DEFAULT_PORT}, in front of the Ollama of this machine",
                 "serve --listen 127.0.0.1:5000 --upstream http://gpu-server:11434",
                 "serve --cache chat=always --cache-streams",
             ),

@@ -16,7 +16,13 @@ from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.rules_from_settings import rules_from
-from ollama_cache_proxy.service.settings import chosen_upstream, is_loopback
+from ollama_cache_proxy.service.settings import (
+    FORMER_LISTEN,
+    chosen_upstream,
+    is_loopback,
+    ollama_host,
+    same_listener,
+)
 from ollama_cache_proxy.service.store_choice import ChosenStore, PrivateServer, open_store
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.statistics import Statistics
@@ -78,9 +84,14 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
 
 def _upstream_url(context: Context) -> str:
     """Return Ollama's URL; log a line if OLLAMA_HOST is not used."""
-    url, source = chosen_upstream(context.settings, context.address.url.partition("://")[2])
-    if source == "default" and os.environ.get("OLLAMA_HOST", "").strip():
-        context.log.say(f"OLLAMA_HOST names this proxy, so it is not used; Ollama is expected at {url}")
+    own = context.address.url.partition("://")[2]
+    url, source = chosen_upstream(context.settings, own)
+    named = os.environ.get("OLLAMA_HOST", "")
+    if source == "default" and named.strip():
+        why = "OLLAMA_HOST names this proxy"
+        if not same_listener(ollama_host(named), own):
+            why = f"OLLAMA_HOST names {FORMER_LISTEN}, where this proxy listened before 0.3 and clients miss it now"
+        context.log.say(f"{why}, so it is not used; Ollama is expected at {url}")
     return url
 
 

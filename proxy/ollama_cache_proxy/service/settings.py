@@ -26,7 +26,11 @@ from pydantic_settings import (
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.service.texts import Texts
 
-DEFAULT_LISTEN: Final = "127.0.0.1:11435"
+DEFAULT_PORT: Final = 11494
+"""Free on machines with Ollama: docs/decisions/0028-default-port.md."""
+DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
+FORMER_LISTEN: Final = "127.0.0.1:11435"
+"""The default up to 0.2; since 0.33 Ollama's macOS application has that port. Still tried in 0.3, not from 0.4 on."""
 DEFAULT_UPSTREAM: Final = "http://127.0.0.1:11434"
 _MIB: Final = 1024 * 1024
 _MAX_PORT: Final = 65_535
@@ -234,7 +238,8 @@ def sources(config: str | None, overrides: dict[str, Any]) -> dict[str, str]:
 def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
     """Return Ollama's URL and its source: `upstream`, `OLLAMA_HOST` or `default`; raise SettingsError.
 
-    `own` is the HOST:PORT of the proxy itself, which is never chosen.
+    `own` is the HOST:PORT of the proxy itself, which is never chosen. With the default `listen`, OLLAMA_HOST may still
+    name the former default: it was set so for clients of the proxy, and is not chosen either.
     """
     if settings.upstream is not None:
         if same_listener(settings.upstream, own):
@@ -247,7 +252,8 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
             url = http_url(ollama_host(named))
         except ValueError as error:
             raise SettingsError(f"OLLAMA_HOST: {named!r} is not allowed: {error}") from None
-        if not same_listener(url, own):
+        former = (FORMER_LISTEN,) if settings.listen == DEFAULT_LISTEN else ()
+        if not any(same_listener(url, listener) for listener in (own, *former)):
             return url, "OLLAMA_HOST"
     return DEFAULT_UPSTREAM, "default"
 
@@ -307,8 +313,17 @@ def host_and_port(text: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT; raise ValueError. An empty host means every address."""
     match = _LISTEN.fullmatch(text)
     if match is None or int(match["port"]) > _MAX_PORT:
-        raise ValueError("must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:11435 or [::1]:11435")
+        raise ValueError(
+            f"must be HOST:PORT with a port from 0 to 65535, such as {DEFAULT_LISTEN} or [::1]:{DEFAULT_PORT}"
+        )
     return match["host"].strip("[]"), int(match["port"])
+
+
+def url_of(listen: str, *, tls: bool) -> str:
+    """Return the URL at which this machine reaches a listener on HOST:PORT, on loopback if it has every address."""
+    host, port = host_and_port(listen)
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - replaced, not bound
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def http_url(text: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
+import sys
 from contextlib import suppress
 from typing import Final
 
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.service.settings import Settings, SettingsError, host_and_port, is_loopback
+from ollama_cache_proxy.service.port_holder import Holder, holder_of, not_permitted, way_out
+from ollama_cache_proxy.service.settings import Settings, SettingsError, host_and_port, is_loopback, url_of
 from ollama_cache_proxy.service.tls import for_clients, tls_from_file
 from ollama_cache_proxy.telemetry.log import Log
 
@@ -26,15 +29,30 @@ class Address:
 
 
 def bind(listen: str) -> socket.socket:
-    """Return a socket bound to HOST:PORT; raise SettingsError if it cannot be bound."""
+    """Return a socket bound to HOST:PORT; raise SettingsError if it cannot be bound, which says what has the port."""
     host, port = host_and_port(listen)
     try:
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         dual = family == socket.AF_INET6 and host in ("", "::") and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
     except OSError as error:
-        text = f"listen: {listen!r} cannot be bound: {error.strerror}; choose another HOST:PORT with --listen"
+        why = str(error.strerror).partition(" (while ")[0]  # which create_server adds
+        text = f"listen: {listen!r} cannot be bound: {why}; {_way_out(listen, error)}"
         raise SettingsError(text) from None
+
+
+def _way_out(listen: str, error: OSError) -> str:
+    host, port = host_and_port(listen)
+    authority = f"[{host}]" if ":" in host else host
+    choose = f"choose another port: --listen {authority}:PORT"
+    if error.errno == errno.EADDRINUSE:
+        holder = holder_of(url_of(listen, tls=False))
+        if holder is Holder.UNKNOWN:
+            holder = holder_of(url_of(listen, tls=True))
+        return way_out(holder, port, sys.platform, choose)
+    if error.errno == errno.EACCES:
+        return f"{not_permitted(port, sys.platform)}: {choose}"
+    return "choose another HOST:PORT with --listen"
 
 
 def address_of(sock: socket.socket, settings: Settings) -> Address:

@@ -106,7 +106,7 @@ def rewritten(proxies: tuple[str, ...], cards: str) -> str:
     places = {
         "15s": "1s",
         "rules/*.yml": str(CONFIG.parent / "rules" / "*.yml"),
-        '"127.0.0.1:11435"': ", ".join(f'"{urlsplit(url).netloc}"' for url in proxies),
+        '"127.0.0.1:11494"': ", ".join(f'"{urlsplit(url).netloc}"' for url in proxies),
         '"127.0.0.1:9400"': f'"{urlsplit(cards).netloc}"',
     }
     for old, new in places.items():
