@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from ollama_cache_proxy.cli.asking import Proxy, Response, Server, client
-from ollama_cache_proxy.cli.checks import of_machine, of_proxy
+from ollama_cache_proxy.cli.checks import of_machine, of_port, of_proxy
 from ollama_cache_proxy.cli.checks.finding import Finding, Level, ok
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import Seen, read, write
@@ -24,6 +25,7 @@ from ollama_cache_proxy.cli.checks.table import CHECKS, examine
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
+from tests.support.neighbours import Reply, gateway, listening, look_alike, ollama
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy as RunningProxy
 from tests.support.servers import RedisServer, free_port, proxy_before
@@ -79,6 +81,14 @@ async def serving(answer: Callable[[web.Request], web.StreamResponse]) -> AsyncI
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def former(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address in place of the former default that nobody listens on; what other tests use does not show here."""
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setattr(of_port, "FORMER_LISTEN", address)
+    return address
 
 
 async def test_where_all_is_well_nothing_is_wrong(
@@ -206,6 +216,112 @@ async def test_what_is_no_proxy(answer: web.Response, said: str, fix: str, tmp_p
     assert finding.level is Level.PROBLEM
     assert said in finding.text
     assert fix in finding.fix
+
+
+async def test_the_gateway_of_the_application_is_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(gateway) as port:
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", f"127.0.0.1:{port}")
+        async with scene(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}", tmp_path) as made:
+            told = await found(made, "Proxy", "Port", "Digests", "Store", "Traffic", "Upstream", "Streams")
+    (finding,) = told.pop("Proxy")
+    assert finding.level is Level.PROBLEM
+    assert finding.text.startswith(
+        f"http://127.0.0.1:{port} is the gateway of Ollama's macOS application for Claude Desktop, not the proxy: "
+    )
+    assert "default 127.0.0.1:11494" in finding.fix
+    assert [one.level for one in told.pop("Port")] == [Level.OK], "what is the proxy's own address is judged there"
+    assert told == {}
+
+
+async def test_a_former_default_that_nobody_has(proxy: RunningProxy, former: str, tmp_path: Path) -> None:
+    async with scene(proxy.url, proxy.url, tmp_path) as made:
+        (finding,) = (await found(made, "Port"))["Port"]
+    assert (finding.level, finding.text) == (Level.OK, f"nothing sends clients to {former}, the default before 0.3")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (gateway, "is the gateway of Ollama's macOS application for Claude Desktop: a client with this address is not"),
+        (ollama, "Ollama answers at "),
+        (look_alike, "another program answers at "),
+    ],
+)
+async def test_what_a_client_reaches_at_the_former_default(
+    answer: Reply, said: str, proxy: RunningProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(answer) as port, scene(proxy.url, proxy.url, tmp_path) as made:
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", f"127.0.0.1:{port}")
+        (finding,) = (await found(made, "Port"))["Port"]
+    assert finding.level is Level.NOTE
+    assert said in finding.text
+    assert f"127.0.0.1:{port}" in finding.text
+    assert finding.fix.endswith(f"clients to {proxy.url}")
+
+
+async def test_another_proxy_at_the_former_default(
+    proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy_before(simulator.url) as older, scene(proxy.url, simulator.url, tmp_path) as made:
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", older.url.removeprefix("http://"))
+        (finding,) = (await found(made, "Port"))["Port"]
+    assert (finding.level, finding.text.partition(" at ")[0]) == (Level.NOTE, "another ollama-cache-proxy answers")
+
+
+async def test_a_proxy_on_every_address_behind_the_gateway_on_loopback(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On macOS both can listen on one port: clients of this machine then reach the gateway, others the proxy."""
+    async with listening(gateway) as port, proxy_before(simulator.url, listen=f"127.0.0.2:{port}") as running:
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", f"127.0.0.1:{port}")
+        async with scene(running.url, simulator.url, tmp_path) as made:
+            told = await found(made, "Proxy", "Port")
+    assert told["Proxy"][0].level is Level.OK
+    assert told["Port"][0].level is Level.WARNING
+    assert told["Port"][0].fix == f"set such clients to {running.url}, or let the proxy listen on another port"
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:{port}", "http://0.0.0.0:{port}", "localhost:{port}", "gpu:{port}"])
+async def test_an_ollama_host_that_the_application_refuses(
+    value: str, proxy: RunningProxy, former: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", value.format(port=former.rpartition(":")[2]))
+    async with scene(proxy.url, proxy.url, tmp_path) as made:
+        (finding,) = (await found(made, "Port"))["Port"]
+    assert finding.level is Level.NOTE
+    assert finding.text.startswith("OLLAMA_HOST in this environment names port ")
+    assert f"do not reach the proxy at {proxy.url}" in finding.text
+    assert "launchctl unsetenv OLLAMA_HOST" in finding.fix
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:11434", "", "1:2:3", "http://u:p@h:1"])
+async def test_an_ollama_host_that_names_another_port(
+    value: str, proxy: RunningProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", value)
+    async with scene(proxy.url, proxy.url, tmp_path) as made:
+        assert [one.level for one in (await found(made, "Port"))["Port"]] == [Level.OK]
+
+
+@pytest.mark.parametrize("script", ["echo 127.0.0.1:{port}", "echo", "exit 1", "exec sleep 60", None])
+async def test_on_macos_the_environment_of_applications_is_asked_too(
+    script: str | None, proxy: RunningProxy, former: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_port.sys, "platform", "darwin")
+    monkeypatch.setattr(of_port, "_LAUNCHCTL_DEADLINE", 0.3)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if script else str(tmp_path))
+    if script is not None:
+        command = tmp_path / "launchctl"
+        wanted = '[ "$*" = "getenv OLLAMA_HOST" ] || exit 9'
+        command.write_text(f"#!/bin/sh\n{wanted}\n{script.format(port=former.rpartition(':')[2])}\n")
+        command.chmod(0o755)
+    async with scene(proxy.url, proxy.url, tmp_path) as made:
+        (finding,) = (await found(made, "Port"))["Port"]
+    if script is not None and "{port}" in script:
+        assert finding.level is Level.NOTE
+        assert finding.text.startswith("OLLAMA_HOST for macOS applications names port ")
+    else:
+        assert finding.level is Level.OK
 
 
 async def test_a_host_that_the_proxy_does_not_know(

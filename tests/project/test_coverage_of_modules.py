@@ -49,6 +49,7 @@ TABLE: Final = {
     "cli.bench": Row("cli/test_bench.py", "--embed-model", PROCESS),
     "cli.checks.finding": Row("cli/test_doctor.py", "Finding", DOCTOR),
     "cli.checks.of_ollama": Row("cli/test_doctor.py", "context_length", DOCTOR),
+    "cli.checks.of_port": Row("cli/test_doctor.py", "FORMER_LISTEN", DOCTOR),
     "cli.checks.scene": Row("cli/test_doctor.py", "Scene", DOCTOR),
     "cli.clear": Row("cli/test_clear.py", "--yes", PROCESS),
     "cli.config": Row("cli/test_config.py", "REDIS_URL", PROCESS),

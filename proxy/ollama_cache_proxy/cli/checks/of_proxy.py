@@ -17,7 +17,8 @@ from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.options import entries
 from ollama_cache_proxy.cli.reasons import REASONS
 from ollama_cache_proxy.cli.screen import printable
-from ollama_cache_proxy.service.settings import host_and_port, is_loopback
+from ollama_cache_proxy.service.port_holder import QUESTIONS, Answer, Holder, recognised
+from ollama_cache_proxy.service.settings import DEFAULT_LISTEN, DEFAULT_PORT, host_and_port, is_loopback
 
 _MIN_REQUESTS = 20
 """Requests below which the share of bypasses says little."""
@@ -34,7 +35,7 @@ async def answers(scene: Scene) -> list[Finding]:
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
     if await scene.stats() is None:
-        return [_other_program(proxy.url, response, await _front_page(scene))]
+        return [_other_program(proxy.url, response, await _holder(scene))]
     versions = {
         sample.labels.get("version", "") for sample in await _samples(scene, "ollama_cache_proxy_build_info")
     } - {__version__}
@@ -44,28 +45,41 @@ async def answers(scene: Scene) -> list[Finding]:
     return [ok(f"a proxy answers at {proxy.url}")]
 
 
-async def _front_page(scene: Scene) -> bytes:
-    try:
-        return (await scene.ask(scene.proxy, "/")).body
-    except Failed:
-        return b""
-
-
-def _other_program(url: str, response: Response, front: bytes) -> Finding:
+async def _holder(scene: Scene) -> Holder:
     """Return what else answers at the URL."""
+    for path in QUESTIONS:
+        try:
+            response = await scene.ask(scene.proxy, path)
+        except Failed:
+            continue
+        fields = {name.lower(): value for name, value in response.headers.items()}
+        found = recognised(path, Answer(status=response.status, fields=fields, body=response.body))
+        if found is not None:
+            return found
+    return Holder.UNKNOWN
+
+
+def _other_program(url: str, response: Response, holder: Holder) -> Finding:
     server = printable(response.headers.get("Server", ""))
     other_port = "choose another port: `ollama-cache-proxy serve --listen 127.0.0.1:PORT`"
-    if server.startswith("AirTunes"):
+    if holder is Holder.AIRPLAY:
         return problem(
             f"AirPlay of macOS holds the port of {url}",
             f"turn AirPlay Receiver off (System Settings, General, AirDrop & Handoff), or {other_port}",
         )
-    if front == b"Ollama is running":
+    if holder is Holder.GATEWAY:
+        return problem(
+            f"{url} is {holder.value}, not the proxy: clients with this URL are not cached, and get 404 for most of"
+            " Ollama's API",
+            f"let the proxy listen elsewhere (default {DEFAULT_LISTEN}), and name that to clients",
+        )
+    if holder is Holder.OLLAMA:
         return problem(f"{url} is Ollama itself", "set --url to the proxy; --upstream is for Ollama")
     if response.status == HTTPStatus.FORBIDDEN:
         return problem(
             f"{url} refuses this Host: the proxy listens on loopback, but --url has another name",
-            "use localhost or an IP address in --url, or let it listen on all addresses (OCP_LISTEN=0.0.0.0:11435)",
+            "use localhost or an IP address in --url, or let it listen on all addresses"
+            f" (OCP_LISTEN=0.0.0.0:{DEFAULT_PORT})",
         )
     return problem(
         f"another program answers at {url}" + (f" ({server})" if server else ""),
