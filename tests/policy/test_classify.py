@@ -77,6 +77,10 @@ def test_a_plain_head_bars_nothing(path):
         (b"Range", Detail.RANGE),
         (b"Cookie", Detail.COOKIE),
         (b"cOOKIE", Detail.COOKIE),
+        (b"If-Match", Detail.CONDITIONAL),
+        (b"if-none-match", Detail.CONDITIONAL),
+        (b"If-Modified-Since", Detail.CONDITIONAL),
+        (b"If-Unmodified-Since", Detail.CONDITIONAL),
     ],
     ids=lambda value: value.decode() if isinstance(value, bytes) else None,
 )

@@ -9,15 +9,18 @@ from ollama_cache_proxy.policy.fields import (
     allowed_host,
     authority,
     end_to_end,
+    for_storing,
     forwarded_head,
     forwarded_request,
     hit_fields,
     is_own_origin,
+    joined,
     looped,
     replayed,
+    without_body_fields,
     without_own_origin,
 )
-from ollama_cache_proxy.policy.messages import ResponseHead
+from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 
 HIT = CacheStatus(result=Result.HIT, ttl=9)
@@ -144,6 +147,10 @@ def test_the_cache_has_two_fields(status, x_cache):
         (b"content-type", True),
         (b"Date", True),
         (b"Vary", True),
+        (b"Cache-Control", True),
+        (b"expires", True),
+        (b"ETag", False),
+        (b"Last-Modified", False),
         (b"Access-Control-Allow-Origin", True),
         (b"access-control-expose-headers", True),
         (b"Content-Length", False),
@@ -161,6 +168,39 @@ def test_the_cache_has_two_fields(status, x_cache):
 )
 def test_only_these_fields_are_stored_with_a_body(name, kept):
     assert replayed(((name, b"v"),)) == (((name, b"v"),) if kept else ())
+
+
+def test_a_request_whose_response_may_be_stored_asks_for_no_coding():
+    asked = Request(method="POST", target="/", fields=((b"ACCEPT-encoding", b"gzip"), (b"A", b"b"), (b"TE", b"c")))
+    assert for_storing(asked) == Request(method="POST", target="/", fields=((b"A", b"b"), (b"TE", b"c")))
+    plain = for_storing(asked)
+    assert for_storing(plain) is plain
+
+
+def test_what_describes_one_body_does_not_go_with_another():
+    names = (b"Content-Length", b"DIGEST", b"Content-MD5", b"Content-Digest", b"Repr-Digest", b"ETag")
+    names += (b"Last-Modified", b"Content-Location")
+    assert without_body_fields((*((name, b"x") for name in names), (b"Date", b"d"))) == ((b"Date", b"d"),)
+
+
+@pytest.mark.parametrize(
+    ("told", "known", "age"),
+    [
+        pytest.param((), None, (), id="all of it is new"),
+        pytest.param((), 0, ((b"Age", b"0"),), id="something is known"),
+        pytest.param((), 50, ((b"Age", b"50"),), id="since long"),
+        pytest.param(((b"age", b"70"),), 50, ((b"Age", b"70"),), id="Ollama's response is older"),
+        pytest.param(((b"age", b"30"),), 50, ((b"Age", b"50"),), id="or younger"),
+        pytest.param(((b"age", b"x"),), 50, ((b"Age", b"50"),), id="or tells no number"),
+    ],
+)
+def test_a_joined_list_is_as_old_as_its_oldest_part(told, known, age):
+    found = joined(((b"ETag", b"e"), (b"Date", b"d"), *told, (b"Content-Length", b"1")), 9, known)
+    assert found == ((b"Date", b"d"), (b"Content-Length", b"9"), *age)
+
+
+def test_the_age_of_ollamas_response_stays_where_nothing_else_is_joined():
+    assert joined(((b"Age", b"7"),), 9, None) == ((b"Age", b"7"), (b"Content-Length", b"9"))
 
 
 @pytest.mark.parametrize(

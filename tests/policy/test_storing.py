@@ -9,7 +9,7 @@ from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Policy, find
 from ollama_cache_proxy.policy.messages import ResponseHead
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.storing import by_head, storable
+from ollama_cache_proxy.policy.storing import by_head, for_one_client, storable
 from tests.support.servers import data
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
@@ -67,13 +67,17 @@ def test_a_whole_completion_is_stored_with_its_counts(path):
         pytest.param(head((b"cache-control", b"max-age=5, PRIVATE")), Detail.CACHE_CONTROL, id="private"),
         pytest.param(head((b"Cache-Control", b'private="x-a, x-b"')), Detail.CACHE_CONTROL, id="private of a field"),
         pytest.param(head((b"Cache-Control", b'no-cache = "x"')), Detail.CACHE_CONTROL, id="no-cache of a field"),
+        pytest.param(head((b"Cache-Control", b"must-understand, no-store")), Detail.CACHE_CONTROL, id="understood"),
+        pytest.param(head((b"Cache-Control", b'x="a, no-store')), Detail.CACHE_CONTROL, id="in quotes that stay open"),
         pytest.param(
             head((b"Cache-Control", b"public"), (b"Cache-Control", b"no-store")),
             Detail.CACHE_CONTROL,
             id="no-store on a second line",
         ),
         pytest.param(head((b"Vary", b"*")), Detail.VARY, id="vary by anything"),
-        pytest.param(head((b"Vary", b"Accept-Encoding")), Detail.VARY, id="vary by what is not in the key"),
+        pytest.param(head((b"Vary", b"Accept")), Detail.VARY, id="vary by what is not in the key"),
+        pytest.param(head((b"Vary", b"User-Agent")), Detail.VARY, id="vary by the client"),
+        pytest.param(head((b"Vary", b"Accept-Encoding, Cookie")), Detail.VARY, id="vary by a harmless one and another"),
         pytest.param(head((b"Vary", b"Origin, Accept")), Detail.VARY, id="vary by that and Origin"),
         pytest.param(head((b"vary", b"Origin"), (b"VARY", b"Accept")), Detail.VARY, id="vary on a second line"),
     ],
@@ -106,6 +110,11 @@ def test_no_content_type_is_not_stored():
         pytest.param(((b"CONTENT-TYPE", b"Application/JSON ;x=y"),), id="in another case"),
         pytest.param((JSON, (b"Vary", b"Origin"), (b"vary", b"ORIGIN")), id="vary by Origin"),
         pytest.param((JSON, (b"Vary", b"")), id="vary by nothing"),
+        pytest.param((JSON, (b"Vary", b"Accept-Encoding, Origin")), id="vary by what is never sent"),
+        pytest.param((JSON, (b"Vary", b"authorization, X-API-Key")), id="vary by what is in the key"),
+        pytest.param((JSON, (b"Cache-Control", b"must-revalidate, proxy-revalidate")), id="nothing stale is served"),
+        pytest.param((JSON, (b"Cache-Control", b"must-understand, max-age=5")), id="a 200 is understood"),
+        pytest.param((JSON, (b"Cache-Control", b'x="a, no-store"')), id="a directive within quotes"),
         pytest.param((JSON, (b"Cache-Control", b"public, max-age=0, no-transform")), id="other directives"),
         pytest.param((JSON, (b"Cache-Control", b"x=no-store, no-storex")), id="names that only look alike"),
         pytest.param((JSON, (b"Date", b"x"), (b"Server", b"y"), (b"ETag", b"z")), id="other fields"),
@@ -114,6 +123,20 @@ def test_no_content_type_is_not_stored():
 )
 def test_a_head_that_breaks_no_rule_is_stored(fields):
     assert by_head(GENERATE, ResponseHead(status=200, reason="", fields=fields)) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "alone"),
+    [
+        *(((b"Set-Cookie", b"a=b"), True), ((b"Cache-Control", b"private"), True), ((b"Vary", b"*"), True)),
+        *(((b"cache-control", b"no-store"), True), ((b"VARY", b"Accept"), True)),
+        *(((b"Vary", b"Origin, Accept-Encoding"), False), ((b"Cache-Control", b"max-age=0"), False)),
+        *(((b"Content-Encoding", b"gzip"), False), ((b"ETag", b'"a"'), False), ((b"Content-Type", b"x/y"), False)),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ((b"Content-Encoding", b"gzip"),)], ids=["plain", "encoded"])
+def test_what_is_for_one_client_alone_is_not_for_those_who_wait_for_it(field, alone, more):
+    assert for_one_client(head(*more, field)) is alone
 
 
 TYPES = (b"application/json", b"application/x-ndjson", b"text/event-stream")

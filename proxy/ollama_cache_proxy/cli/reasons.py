@@ -36,6 +36,7 @@ REASONS: Final = {
     ),
     "content-encoding": Reason(text="the request's body is encoded", fix="send it without Content-Encoding"),
     "range": Reason(text="the request asks for a part", fix="send it without Range"),
+    "conditional": Reason(text="the request has a condition", fix="send it without If-Match and its like"),
     "cookie": Reason(text="the request carries cookies", fix="send it without Cookie"),
     "no-store": Reason(text="the request says no-store, or its lifetime is 0"),
     "request-too-large": Reason(text="the body is over max_request_bytes", fix="raise max_request_bytes"),

@@ -17,6 +17,7 @@ from ollama_cache_proxy.core.lists import ListFetcher
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.streams import StreamFetcher
+from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result
@@ -71,6 +72,7 @@ class Collapsing:
         """Start a flight and wait for it."""
         begun = self._clock.monotonic()
         visit.outcome = _ASKED[reason]
+        question = replace(question, request=fields.for_storing(question.request))
         flight = self._flights.launch(
             name,
             lambda flight: self._work(question, flight),
@@ -100,12 +102,17 @@ class Collapsing:
 
 
 async def _usable(flight: Flight[Fetched]) -> Fetched | None:
-    """Return the flight's response; None after a failure, which may concern only the request that began the flight."""
+    """Return the flight's response; None where it is for another client alone.
+
+    So may a failure be, which may concern only the request that began the flight.
+    """
     try:
         response = await flight.response()
     except ProxyError:
         return None
-    return response if response.head.status < HTTPStatus.INTERNAL_SERVER_ERROR else None
+    if response.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR or storing.for_one_client(response.head):
+        return None
+    return response
 
 
 def _fits(response: Fetched, hold: Hold) -> bool:

@@ -16,10 +16,11 @@ from ollama_cache_proxy.core.flights import Flight, Tail
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
-from ollama_cache_proxy.policy import fields, storing, usage
+from ollama_cache_proxy.policy import fields, freshness, reuse, storing, usage
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
+from ollama_cache_proxy.policy.freshness import Freshness
 from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
@@ -37,8 +38,10 @@ class Whole:
     """Its body, in the chunks in which it arrived."""
     seconds: float
     """How long Ollama took."""
+    fresh: Freshness
+    """How long it may be stored for."""
     ttl: int | None = None
-    """The lifetime with which it is being stored, in seconds; None where it is not."""
+    """For how many seconds it is fresh in the store; None where it is not stored."""
     detail: Detail | None = None
     """Why it is not stored."""
     prompt_tokens: int | None = None
@@ -85,7 +88,7 @@ class Fetcher:
         if whole is None:
             return
         body = b"".join(whole.chunks)
-        verdict = self.judge(question, whole.head, body)
+        verdict = self.judge(question, whole.head, body, whole.fresh)
         if isinstance(verdict, Detail):
             await self.publish_and_store(question, flight, replace(whole, detail=verdict))
             return
@@ -95,13 +98,15 @@ class Fetcher:
             length=whole.length,
             chunks=whole.chunks,
             seconds=whole.seconds,
-            ttl=self.lifetime(question),
+            fresh=whole.fresh,
+            ttl=whole.fresh.ttl,
             prompt_tokens=tokens[0],
             output_tokens=tokens[1],
         )
 
         def entries() -> Entries:
-            return ((question.key, self.entry(question, stored.head, body, took=stored.seconds, tokens=tokens)),)
+            entry = self.entry(question, stored.head, body, fresh=stored.fresh, took=stored.seconds, tokens=tokens)
+            return ((question.key, entry),)
 
         await self.publish_and_store(question, flight, stored, entries)
 
@@ -119,8 +124,7 @@ class Fetcher:
                 await tail.feed(_resumed(chunks, rest, excerpt))
                 self._report_work(question, response.head, excerpt)
                 return None
-        seconds = self._clock.monotonic() - begun
-        return Whole(head=response.head, length=response.length, chunks=chunks, seconds=seconds)
+        return self._whole(question, response, chunks, self._clock.monotonic() - begun)
 
     async def publish_and_store(
         self, question: Question, flight: Flight[Fetched], whole: Whole, entries: Callable[[], Entries] = tuple
@@ -141,10 +145,22 @@ class Fetcher:
         limit = self._rules.max_response_bytes(question.candidate.endpoint)
         async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as response:
             chunks, excess, _ = await _collected(response, limit, flight.hold)
-        seconds = self._clock.monotonic() - begun
-        if excess is None:
-            self._report_work(question, response.head, _excerpt(chunks))
-        return excess or Whole(head=response.head, length=response.length, chunks=chunks, seconds=seconds)
+        if excess is not None:
+            return excess
+        self._report_work(question, response.head, _excerpt(chunks))
+        return self._whole(question, response, chunks, self._clock.monotonic() - begun)
+
+    def _whole(
+        self, question: Question, response: UpstreamResponse, chunks: tuple[bytes, ...], seconds: float
+    ) -> Whole:
+        """Return a response that took `seconds` and has just ended."""
+        fresh = self.freshness(question, response.head, seconds)
+        return Whole(head=response.head, length=response.length, chunks=chunks, seconds=seconds, fresh=fresh)
+
+    def freshness(self, question: Question, head: ResponseHead, seconds: float) -> Freshness:
+        """Return the freshness of a response to this question that has just arrived, `seconds` after its request."""
+        limit = self._lifetime(question)
+        return freshness.freshness(head.fields, limit=limit, delay=seconds, now=self._clock.now())
 
     def _report_work(self, question: Question, head: ResponseHead, excerpt: Excerpt) -> None:
         """Report the work that Ollama did for this response."""
@@ -152,21 +168,25 @@ class Fetcher:
         if fact is not None:
             self._observe(fact)
 
-    def judge(self, question: Question, head: ResponseHead, body: bytes) -> Storable | Detail:
+    def judge(self, question: Question, head: ResponseHead, body: bytes, fresh: Freshness) -> Storable | Detail:
         """Return that this complete response may be stored, or why not."""
         verdict = storing.storable(question.candidate, head, body)
-        return verdict.detail if isinstance(verdict, NotStorable) else self.reason_not_to_store(question) or verdict
+        if isinstance(verdict, NotStorable):
+            return verdict.detail
+        return self.reason_not_to_store(question, fresh) or verdict
 
-    def reason_not_to_store(self, question: Question) -> Detail | None:
-        """Return why no response to this question may be stored at the moment, or None."""
+    def reason_not_to_store(self, question: Question, fresh: Freshness) -> Detail | None:
+        """Return why no response of this freshness to this question may be stored at the moment, or None."""
         if question.policy is Policy.READ_ONLY:
             return Detail.READ_ONLY
         if question.generation is None:
             return Detail.STORE_UNAVAILABLE
         if not question.identity.stability.unchanged():
             return Detail.MODEL_CHANGED
-        if self.lifetime(question) <= 0:
+        if self._lifetime(question) <= 0:
             return Detail.NO_STORE
+        if fresh.ttl <= 0:
+            return Detail.EXPIRED
         return Detail.PURGED if self._is_purged(question) else None
 
     def report_not_stored(self, question: Question, detail: Detail) -> None:
@@ -186,8 +206,8 @@ class Fetcher:
         directives = question.directives
         return any(purge.matches_any(keys, *about, directives.category, directives.namespace) for purge in purges)
 
-    def lifetime(self, question: Question) -> int:
-        """Return the lifetime of responses to this question, in seconds."""
+    def _lifetime(self, question: Question) -> int:
+        """Return for how many seconds at most a response to this question is fresh."""
         ttl = question.directives.ttl
         return self._rules.lifetime(question.candidate.endpoint) if ttl is None else ttl
 
@@ -197,6 +217,7 @@ class Fetcher:
         head: ResponseHead,
         body: bytes,
         *,
+        fresh: Freshness,
         took: float,
         tokens: tuple[int | None, int | None],
         pieces: bytes = b"",
@@ -207,8 +228,8 @@ class Fetcher:
             reason=head.reason,
             fields=fields.replayed(head.fields),
             body=body,
-            stored_at=self._clock.now(),
-            lifetime=self.lifetime(question),
+            stored_at=self._clock.now() - fresh.age,
+            lifetime=fresh.lifetime,
             took=took,
             operation=question.candidate.endpoint.operation,
             model=question.identity.model,
@@ -254,7 +275,7 @@ class Fetcher:
                     key=question.key,
                     operation=question.candidate.endpoint.operation,
                     model=question.candidate.model,
-                    ttl=self.lifetime(question),
+                    ttl=reuse.ttl(entries[0][1], self._clock.now()),
                     size=sum(len(entry.body) for _, entry in entries),
                     entries=len(entries),
                 ),

@@ -16,7 +16,7 @@ from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Whole
 from ollama_cache_proxy.core.flights import Flight
 from ollama_cache_proxy.core.questions import Listing, Question
 from ollama_cache_proxy.core.store_ports import Entries
-from ollama_cache_proxy.policy import storing
+from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable
 from ollama_cache_proxy.policy.embeddings import (
     Item,
@@ -29,11 +29,8 @@ from ollama_cache_proxy.policy.embeddings import (
     split,
     upstream_body,
 )
-from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.storing import OK
-
-_BODY_FIELDS: Final = frozenset({b"content-length", b"content-digest", b"digest", b"content-md5"})
 
 _TURNS_TO_SEND: Final = 3
 """Turns of the event loop that pass until a probe is sent."""
@@ -59,12 +56,12 @@ class ListFetcher(Fetcher):
             return
         texts = listing.text_list.texts
         items = self._cut(question, listing, whole, texts, check_numbers=True)
-        detail = items if isinstance(items, Detail) else self.reason_not_to_store(question)
+        detail = items if isinstance(items, Detail) else self.reason_not_to_store(question, whole.fresh)
         if isinstance(items, Detail) or detail is not None:
             await self.publish_and_store(question, flight, replace(whole, detail=detail))
             return
         tokens = sum(item.tokens for item in items)
-        whole = replace(whole, ttl=self.lifetime(question), prompt_tokens=tokens)
+        whole = replace(whole, ttl=whole.fresh.ttl, prompt_tokens=tokens)
         found = dict(zip(texts, items, strict=True))
         await self.publish_and_store(question, flight, whole, lambda: self._entries(question, listing, whole, found))
 
@@ -72,7 +69,7 @@ class ListFetcher(Fetcher):
         self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
     ) -> None:
         """Ask for some texts, and join their items with those that are known."""
-        request = replace(question.request, fields=_without_body_fields(question.request.fields))
+        request = replace(question.request, fields=fields.without_body_fields(question.request.fields))
         part = await self.ask_bounded(question, request, upstream_body(listing.text_list, texts), flight)
         if isinstance(part, Detail):
             await self._fetch_unstored(question, flight, part)
@@ -94,15 +91,15 @@ class ListFetcher(Fetcher):
             return
         durations = (items[0].total_duration, items[0].load_duration)
         joined = join(listing.text_list, together, durations=durations)
-        length = (b"Content-Length", str(len(joined.body)).encode())
-        head = replace(part.head, fields=(*_without_body_fields(part.head.fields), length))
-        detail = self.reason_not_to_store(question)
+        head = replace(part.head, fields=fields.joined(part.head.fields, len(joined.body), listing.age))
+        detail = self.reason_not_to_store(question, part.fresh)
         whole = Whole(
             head=head,
             length=len(joined.body),
             chunks=(joined.body,),
             seconds=part.seconds,
-            ttl=None if detail else self.lifetime(question),
+            fresh=part.fresh,
+            ttl=None if detail else part.fresh.ttl,
             detail=detail,
             prompt_tokens=sum(item.tokens for item in items),
             estimated=joined.estimated,
@@ -173,7 +170,9 @@ class ListFetcher(Fetcher):
         return [
             (
                 listing.keys[text],
-                self.entry(question, whole.head, encode(item), took=took, tokens=(item.tokens, None)),
+                self.entry(
+                    question, whole.head, encode(item), fresh=whole.fresh, took=took, tokens=(item.tokens, None)
+                ),
             )
             for text, item in items.items()
         ]
@@ -183,7 +182,3 @@ async def _turns(count: int) -> None:
     """Let the event loop take so many turns."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-def _without_body_fields(fields: Fields) -> Fields:
-    return tuple(line for line in fields if line[0].lower() not in _BODY_FIELDS)

@@ -77,7 +77,8 @@ class StoreLookup:
             items = {}  # of two models: one has just been replaced unnoticed
         missing = frozenset(embeddings.missing(text_list, items))
         known = {text: item for text, item in items.items() if text not in missing}
-        listing = replace(listing, known=known, saved=_saved(text_list, known, hits))
+        age = max((hits[text].age for text in known), default=None)
+        listing = replace(listing, known=known, saved=_saved(text_list, known, hits), age=age)
         question = replace(question, generation=found.generation, listing=listing)
         if not missing and embeddings.joined_size(text_list, items) <= self._rules.max_list_bytes:
             return question, _joined(listing, hits)
@@ -104,9 +105,12 @@ def _saved(text_list: TextList, known: dict[str, Item], hits: dict[str, Hit]) ->
 
 
 def _joined(listing: Listing, hits: dict[str, Hit]) -> Hit:
-    """Return the hit for a list of which every text is known; its age is that of the oldest item."""
+    """Return the hit for a list of which every text is known; its age is that of the oldest item.
+
+    Its fields are those of the item that expires first, since they may tell how long it is fresh.
+    """
     joined = embeddings.join(listing.text_list, listing.known)
-    first = hits[listing.text_list.texts[0]].entry
+    first = min(hits.values(), key=lambda hit: hit.ttl).entry
     kind = (b"Content-Type", embeddings.content_type(listing.text_list))
     entry = replace(
         first,

@@ -47,6 +47,8 @@ class Listing:
     """The stored items that may be used, by text."""
     saved: Saved = NOTHING
     """What those save Ollama."""
+    age: int | None = None
+    """The age of the oldest of them, in seconds; None where there is none."""
 
     @property
     def known_texts(self) -> int:

@@ -67,7 +67,8 @@ class StreamFetcher(Fetcher):
         async with asking as response:
             head = response.head
             tail = flight.stream(recording.limit)
-            detail = storing.by_head(question.candidate, head) or self.reason_not_to_store(question)
+            fresh = self.freshness(question, head, self._clock.monotonic() - begun)
+            detail = storing.by_head(question.candidate, head) or self.reason_not_to_store(question, fresh)
             flight.publish(Flowing(head=head, length=response.length, tail=tail, detail=detail or Detail.RECORDING))
 
             async def recorded() -> AsyncIterator[bytes]:
@@ -98,7 +99,8 @@ class StreamFetcher(Fetcher):
             self.report_not_stored(question, Detail.INCOMPLETE)
             return
         body = b"".join(recording.chunks)
-        verdict = self.judge(question, head, body)
+        fresh = self.freshness(question, head, took)
+        verdict = self.judge(question, head, body, fresh)
         if isinstance(verdict, Detail):
             self.report_not_stored(question, verdict)
             return
@@ -106,6 +108,7 @@ class StreamFetcher(Fetcher):
             question,
             head,
             body,
+            fresh=fresh,
             took=took,
             tokens=(verdict.prompt_tokens, verdict.output_tokens),
             pieces=packed(zip(recording.at, map(len, recording.chunks), strict=True)),

@@ -64,6 +64,10 @@ def by_head(
 _BARRED: Final = {
     b"content-encoding": Detail.CONTENT_ENCODING,
     b"range": Detail.RANGE,
+    b"if-match": Detail.CONDITIONAL,
+    b"if-none-match": Detail.CONDITIONAL,
+    b"if-modified-since": Detail.CONDITIONAL,
+    b"if-unmodified-since": Detail.CONDITIONAL,
     b"cookie": Detail.COOKIE,
 }
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-from ollama_cache_proxy.policy.messages import Fields, ResponseHead, first, members, values
+from ollama_cache_proxy.policy.messages import Fields, Request, ResponseHead, first, members, values
 from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
 from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus, Detail, bypass
 
@@ -35,7 +36,8 @@ _NOT_REMOVABLE: Final = frozenset({b"content-length", b"host"})
 VIA: Final = b"1.1 " + CACHE_NAME.encode()
 _PSEUDONYM: Final = CACHE_NAME.encode()
 
-_REPLAYED: Final = frozenset({b"content-type", b"date", b"vary"})
+_REPLAYED: Final = frozenset({b"content-type", b"date", b"vary", b"cache-control", b"expires"})
+"""Not ETag and Last-Modified: nothing here answers a condition, and a joined list is a body of our own."""
 _REPLAYED_PREFIX: Final = b"access-control-"
 
 
@@ -59,6 +61,20 @@ def forwarded_request(fields: Fields) -> Fields:
 
 
 _NOT_FORWARDED: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
+
+
+def for_storing(request: Request) -> Request:
+    """Return a request whose response may be stored: it asks for no content coding (RFC 9110, section 12.5.3).
+
+    Clients differ in the codings that they take, and every response of ours to them is without one.
+    """
+    if not any(name.lower() == _ACCEPT_ENCODING for name, _ in request.fields):
+        return request
+    lines = tuple(line for line in request.fields if line[0].lower() != _ACCEPT_ENCODING)
+    return replace(request, fields=lines)
+
+
+_ACCEPT_ENCODING: Final = b"accept-encoding"
 
 
 def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
@@ -101,6 +117,36 @@ def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus
         (b"Age", str(age).encode()),
         *about_cache(status),
     )
+
+
+def without_body_fields(fields: Fields) -> Fields:
+    """Return the fields without those that describe the bytes of one body, for a message with another body."""
+    return tuple(line for line in fields if line[0].lower() not in _BODY_FIELDS)
+
+
+_BODY_FIELDS: Final = frozenset(
+    {
+        *(b"content-length", b"content-digest", b"repr-digest", b"digest", b"content-md5"),
+        *(b"etag", b"last-modified", b"content-location"),
+    },
+)
+
+
+def joined(fields: Fields, length: int, known_age: int | None) -> Fields:
+    """Return the fields of a list that is joined from Ollama's response, whose `fields` these are, and stored items.
+
+    `length` is that of the joined body in bytes; `known_age` the age in seconds of the oldest of the stored items, None
+    where there are none. The Age of the list is that of its oldest part (RFC 9111, section 4).
+    """
+    lines = (*without_body_fields(fields), (b"Content-Length", str(length).encode()))
+    if known_age is None:
+        return lines
+    told = first(fields, b"age") or b""
+    age = max(known_age, int(told)) if _DIGITS.fullmatch(told) else known_age
+    return (*(line for line in lines if line[0].lower() != b"age"), (b"Age", str(age).encode()))
+
+
+_DIGITS: Final = re.compile(rb"[0-9]{1,10}")
 
 
 def with_host(fields: Fields, authority: str) -> Fields:

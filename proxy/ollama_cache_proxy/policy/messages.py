@@ -51,9 +51,9 @@ class EntryMetadata:
 
     status: int
     stored_at: float
-    """Unix time, in seconds."""
+    """Unix time in seconds of when it was stored, less the age that it had then (RFC 9111, section 4.2.3)."""
     lifetime: int
-    """The freshness lifetime, in seconds (RFC 9111, section 4.2.1)."""
+    """The freshness lifetime, in seconds from then on (RFC 9111, section 4.2.1)."""
     took: float
     """Seconds that Ollama needed."""
     operation: str

@@ -7,7 +7,7 @@ from enum import Enum
 from hashlib import sha256
 from typing import Final, TypeAlias
 
-from ollama_cache_proxy.policy.messages import Fields, StoredResponse, first, members
+from ollama_cache_proxy.policy.messages import EntryMetadata, Fields, StoredResponse, first, members
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import FwdReason
 
@@ -135,17 +135,26 @@ def reuse(entry: StoredResponse | None, directives: Directives, now: float) -> R
     return outcome
 
 
+def age(entry: EntryMetadata, now: float) -> int:
+    """Return the age of an entry at Unix time `now`, in whole seconds."""
+    return max(0, int(now - entry.stored_at))
+
+
+def ttl(entry: EntryMetadata, now: float) -> int:
+    """Return for how many whole seconds an entry is fresh after Unix time `now`; not above 0 where it is not."""
+    return entry.lifetime - age(entry, now)
+
+
 def _freshness(entry: StoredResponse | None, directives: Directives, now: float) -> Hit | Forward:
     if entry is None:
         return Forward(reason=FwdReason.REQUEST if directives.no_cache else FwdReason.MISS)
-    age = max(0, int(now - entry.stored_at))
-    ttl = entry.lifetime - age
+    old, left = age(entry, now), ttl(entry, now)
     if directives.no_cache:  # section 5.2.1.4
         return Forward(reason=FwdReason.REQUEST)
-    if ttl <= 0:  # section 4.2
+    if left <= 0:  # section 4.2
         return Forward(reason=FwdReason.STALE)
-    if directives.max_age is not None and age > directives.max_age:  # section 5.2.1.1
+    if directives.max_age is not None and old > directives.max_age:  # section 5.2.1.1
         return Forward(reason=FwdReason.REQUEST)
-    if ttl < directives.min_fresh:  # section 5.2.1.3
+    if left < directives.min_fresh:  # section 5.2.1.3
         return Forward(reason=FwdReason.REQUEST)
-    return Hit(entry=entry, age=age, ttl=ttl)
+    return Hit(entry=entry, age=old, ttl=left)

@@ -49,6 +49,7 @@ class Detail(StrEnum):
     STREAM = "stream", "the response would be a stream, and `cache_streams` is off"
     CONTENT_ENCODING = "content-encoding", "the request's body is encoded"
     RANGE = "range", "the request has a `Range`"
+    CONDITIONAL = "conditional", "the request has an `If-…` condition, which is for Ollama to judge"
     COOKIE = "cookie", "the request carries cookies"
     NO_STORE = "no-store", "the request says `no-store`, or its lifetime is 0"
     TOO_LARGE = "request-too-large", "the body is over `max_request_bytes`"
@@ -78,7 +79,8 @@ class Detail(StrEnum):
     RESPONSE_ENCODING = "response-encoding", "not stored: the response is encoded"
     SET_COOKIE = "set-cookie", "not stored: the response sets a cookie"
     CACHE_CONTROL = "cache-control", "not stored: the response's `Cache-Control` forbids it"
-    VARY = "vary", "not stored: the response depends on more than Origin"
+    EXPIRED = "expired", "not stored: by its own `Cache-Control`, `Expires` and `Age` the response is not fresh"
+    VARY = "vary", "not stored: the response depends on request fields that are not in the key"
     INCOMPLETE = "incomplete", "not stored: the response is not a finished completion"
     ANSWER_ERROR = "answer-error", "not stored: the response holds an error"
     ANSWER_COUNT = (

@@ -6,8 +6,10 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS
 from ollama_cache_proxy.policy.dialects.dialect import ANSWER_ERROR, INCOMPLETE, NotStorable, Storable, Storing, objects
 from ollama_cache_proxy.policy.endpoints import Kind
+from ollama_cache_proxy.policy.freshness import response_directives
 from ollama_cache_proxy.policy.messages import ResponseHead, members
 from ollama_cache_proxy.policy.status import Detail
 
@@ -61,8 +63,20 @@ def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
     return _barred(head, found) if found else None
 
 
+def for_one_client(head: ResponseHead) -> bool:
+    """Return whether a response is for the client alone that asked for it: others that wait for it must not get it.
+
+    What may not be stored may not be shared either (RFC 9111, section 4).
+    """
+    found = {name.lower() for name, _ in head.fields} & _FOR_ONE_CLIENT
+    return bool(found) and _barred(head, found) is not None
+
+
 _NONE: Final = [b""]
-_JUDGED: Final = frozenset({b"content-type", b"content-encoding", b"set-cookie", b"cache-control", b"vary"})
+_FOR_ONE_CLIENT: Final = frozenset({b"set-cookie", b"cache-control", b"vary"})
+_JUDGED: Final = _FOR_ONE_CLIENT | {b"content-type", b"content-encoding"}
+_HARMLESS: Final = frozenset(CREDENTIAL_FIELDS) | {b"origin", b"accept-encoding"}
+"""What a response may depend on (Vary): the key holds it, and Accept-Encoding is never sent for a candidate."""
 
 
 def _barred(head: ResponseHead, found: Collection[bytes]) -> Detail | None:
@@ -71,10 +85,10 @@ def _barred(head: ResponseHead, found: Collection[bytes]) -> Detail | None:
         (b"content-encoding" in found, Detail.RESPONSE_ENCODING),
         (b"set-cookie" in found, Detail.SET_COOKIE),
         (not _FORBIDDEN.isdisjoint(_directive_names(head)), Detail.CACHE_CONTROL),  # RFC 9111, section 3
-        (not set(members(head.fields, b"vary")) <= {b"origin"}, Detail.VARY),  # section 4.1: the key holds Origin
+        (not _HARMLESS.issuperset(members(head.fields, b"vary")), Detail.VARY),  # section 4.1
     )
     return next((detail for broken, detail in rules if broken), None)
 
 
 def _directive_names(head: ResponseHead) -> set[bytes]:
-    return {member.partition(b"=")[0].strip() for member in members(head.fields, b"cache-control")}
+    return {name for name, _ in response_directives(head.fields)}
