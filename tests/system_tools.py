@@ -45,6 +45,7 @@ TOOLS: Final = {
         Tool(names=("zsh",), packages=("zsh",), use="the tests of completion in zsh"),
         Tool(names=("fish",), packages=("fish",), use="the tests of completion in fish"),
         Tool(names=("curl",), packages=("curl",), use="the tests of the documentation's commands"),
+        Tool(names=("nginx",), packages=("nginx-light",), use="the tests of an Ollama behind nginx"),
         Tool(names=("git",), packages=("git",), use="the tests of requests derived from a history"),
     ),
     "bench-tools": (

@@ -17,8 +17,17 @@ from tests.support.terminal import piped, terminal, widest
 BODY = {"model": "tiny", "prompt": canary.PROMPT, "stream": False}
 
 UNKEPT = {
-    *("status", "content-type", "response-encoding", "set-cookie", "cache-control", "vary", "incomplete"),
-    *("answer-error", "answer-count", "answer-too-large", "model-changed", "store-unavailable", "read-only", "purged"),
+    *("status", "content-type", "response-encoding", "set-cookie", "cache-control", "expired", "vary"),
+    *(
+        "incomplete",
+        "answer-error",
+        "answer-count",
+        "answer-too-large",
+        "model-changed",
+        "store-unavailable",
+        "read-only",
+        "purged",
+    ),
     *("recording", "write-only", "ttl-ignored", "items", "estimated-usage"),
 }
 """Details of misses, which are not reasons for a bypass."""

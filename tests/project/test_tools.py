@@ -41,9 +41,9 @@ def test_the_rooms_whose_tests_run_on_each_python_are_there() -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that has npm, zsh and an apt-get that notes how it is called; returns the file of its notes."""
+    """A machine that has npm, zsh, nginx and an apt-get that notes how it is called; returns the file of its notes."""
     notes = tmp_path / "notes"
-    for name in ("npm", "zsh"):
+    for name in ("npm", "zsh", "nginx"):
         script(tmp_path / "bin" / name, "")
     script(tmp_path / "bin" / "apt-get", f'echo "$@" >> {notes}')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
