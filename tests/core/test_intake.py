@@ -57,7 +57,7 @@ class World:
         store = cast("Any", self)
         return Intake(
             Neighbours(
-                rules=replace(rules_from(load(None, {}), loopback=False), **rules),
+                rules=replace(rules_from(load(None, {}), loopback=False, instance="1f"), **rules),
                 store=store,
                 upstream=store,
                 models=store,
@@ -97,7 +97,7 @@ def test_the_head_says_which_endpoint_and_perhaps_why_not(
 
 def test_the_request_of_an_arrival_is_the_one_for_ollama() -> None:
     arrival = World().intake().arrival(request("/api/generate", (b"X-Cache-TTL", b"7"), (b"Connection", b"close")))
-    assert arrival.request.fields == ((b"Via", b"1.1 ollama-cache-proxy"),)
+    assert arrival.request.fields == ((b"Via", b"1.1 ollama-cache-proxy-1f"),)
     assert arrival.directives.ttl == 7
 
 

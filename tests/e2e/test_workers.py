@@ -201,6 +201,29 @@ async def test_a_connection_goes_where_there_are_fewest(two: Workers) -> None:
             assert two.server_of(gone) == emptied
 
 
+async def via(connection: RawConnection, ollama: Simulator, path: str) -> bytes:
+    """Give what the worker behind a connection calls itself in Via."""
+    await talk(connection, "GET", path)
+    request = next(one for one in ollama.received if one.target == path)
+    return dict(request.fields)[b"Via"]
+
+
+@together
+async def test_all_workers_have_one_name_in_via_a_new_one_too(two: Workers, ollama: Simulator) -> None:
+    """A request that comes back to another worker of this proxy is a loop too."""
+    async with AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        names = {await via(one, ollama, "/one"), await via(other, ollama, "/other")}
+        pid = two.server_of(one)
+        os.kill(pid, signal.SIGKILL)
+        await two.command.line(lambda line: f"(process {pid}) was ended by signal 9" in line)
+        one, other = await two.pair(stack)
+        names |= {await via(one, ollama, "/third"), await via(other, ollama, "/fourth")}
+        assert len(names) == 1
+        looped = await ask(two.url, "GET", "/x", fields={"Via": names.pop().decode()})
+        assert looped.status == 508
+
+
 async def ended(connection: RawConnection, name: str, pid: int) -> None:
     """Close a connection, and wait until its worker has."""
     connection.close()

@@ -4,7 +4,6 @@ import pytest
 
 from ollama_cache_proxy.policy.fields import (
     HOP_BY_HOP,
-    VIA,
     about_cache,
     allowed_host,
     authority,
@@ -16,6 +15,7 @@ from ollama_cache_proxy.policy.fields import (
     is_own_origin,
     joined,
     looped,
+    pseudonym,
     replayed,
     without_body_fields,
     without_own_origin,
@@ -23,6 +23,7 @@ from ollama_cache_proxy.policy.fields import (
 from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 
+OWN = pseudonym("1f")
 HIT = CacheStatus(result=Result.HIT, ttl=9)
 
 
@@ -91,19 +92,19 @@ def test_a_request_goes_on_without_what_is_meant_for_the_proxy():
         (b"Origin", b"http://proxy:11494"),
         (b"X-Cache-Unknown", b"stays"),
     )
-    assert forwarded_request(fields) == (
+    assert forwarded_request(fields, OWN) == (
         (b"accept", b"*/*"),
         (b"Cache-Control", b"no-cache"),
         (b"Authorization", b"Bearer t"),
         (b"Via", b"1.0 elsewhere"),
         (b"X-Cache-Unknown", b"stays"),
-        (b"Via", b"1.1 ollama-cache-proxy"),
+        (b"Via", b"1.1 ollama-cache-proxy-1f"),
     )
 
 
 def test_a_foreign_origin_goes_on():
     fields = ((b"Host", b"proxy:11494"), (b"Origin", b"https://elsewhere.example"))
-    assert forwarded_request(fields) == ((b"Origin", b"https://elsewhere.example"), (b"Via", VIA))
+    assert forwarded_request(fields, OWN)[0] == (b"Origin", b"https://elsewhere.example")
 
 
 def test_a_response_goes_on_with_what_the_cache_says_of_itself():
@@ -114,6 +115,7 @@ def test_a_response_goes_on_with_what_the_cache_says_of_itself():
             (b"ETag", b"x"),
             (b"Transfer-Encoding", b"chunked"),
             (b"Cache-Status", b"other; hit"),
+            (b"x-cache", b"HIT"),
             (b"set-cookie", b"c"),
         ),
     )
@@ -226,23 +228,27 @@ def test_a_hit_has_the_stored_fields_first_then_its_own_in_this_order(length, fr
     ("via", "seen"),
     [
         pytest.param((), False, id="none"),
-        pytest.param((b"1.1 ollama-cache-proxy",), True, id="own"),
-        pytest.param((b"HTTP/1.1 Ollama-Cache-Proxy",), True, id="in another case"),
-        pytest.param((b"1.0 fred, 1.1 ollama-cache-proxy (x)",), True, id="with a comment, after another"),
-        pytest.param((b"1.0 fred", b"1.1\tollama-cache-proxy"), True, id="on a second line"),
-        pytest.param((b"1.1 ollama-cache-proxy-2",), False, id="a longer name"),
-        pytest.param((b"1.1 my-ollama-cache-proxy",), False, id="a name that ends so"),
-        pytest.param((b"1.1 ollama-cache-proxy.example:80",), False, id="a host"),
-        pytest.param((b"1.1 fred (ollama-cache-proxy)",), False, id="in a comment"),
+        pytest.param((b"1.1 ollama-cache-proxy-1f",), True, id="own"),
+        pytest.param((b"HTTP/1.1 Ollama-Cache-Proxy-1F",), True, id="in another case"),
+        pytest.param((b"1.0 fred, 1.1 ollama-cache-proxy-1f (x)",), True, id="with a comment, after another"),
+        pytest.param((b"1.0 fred", b"1.1\tollama-cache-proxy-1f"), True, id="on a second line"),
+        pytest.param((b"1.1 ollama-cache-proxy-1f2",), False, id="a longer name"),
+        pytest.param((b"1.1 ollama-cache-proxy-2e",), False, id="another proxy of ours"),
+        pytest.param((b"1.1 ollama-cache-proxy",), False, id="another proxy of ours, of version 0.2"),
+        pytest.param((b"1.1 ollama-cache-proxy-2e, 1.1 ollama-cache-proxy-1f",), True, id="own, after another of ours"),
+        pytest.param((b"1.1 my-ollama-cache-proxy-1f",), False, id="a name that ends so"),
+        pytest.param((b"1.1 ollama-cache-proxy-1f.example:80",), False, id="a host"),
+        pytest.param((b"1.1 fred (ollama-cache-proxy-1f)",), False, id="in a comment"),
     ],
 )
 def test_a_request_that_has_been_here_is_known_by_its_via(via, seen):
-    assert looped(tuple((b"Via", value) for value in via)) is seen
+    assert looped(tuple((b"Via", value) for value in via), OWN) is seen
 
 
 def test_what_is_forwarded_is_known_when_it_comes_back():
-    assert not looped(())
-    assert looped(forwarded_request(()))
+    assert not looped((), OWN)
+    assert looped(forwarded_request((), OWN), OWN)
+    assert not looped(forwarded_request((), OWN), pseudonym("2e"))
 
 
 @pytest.mark.parametrize(

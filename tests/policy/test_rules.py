@@ -23,6 +23,7 @@ RULES = Rules(
     linger=5.0,
     epoch="",
     credentials=DEFAULT_RULES,
+    pseudonym="ollama-cache-proxy-1f",
     guard_host=False,
     hostname="",
     local_addresses=frozenset(),

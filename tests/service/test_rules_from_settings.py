@@ -12,7 +12,7 @@ from ollama_cache_proxy.service.settings import load, setting_of
 
 
 def rules(**settings: object) -> Rules:
-    return rules_from(load(None, settings), loopback=False)
+    return rules_from(load(None, settings), loopback=False, instance="1f")
 
 
 def test_the_defaults_are_those_of_the_design():
@@ -24,6 +24,7 @@ def test_the_defaults_are_those_of_the_design():
     assert (found.max_buffered_bytes, found.max_misses) == (256 << 20, None)
     assert found.guard_host is False
     assert found.epoch == ""
+    assert found.pseudonym == "ollama-cache-proxy-1f"
     assert (found.streams, found.paced) == (False, False)
 
 
@@ -78,7 +79,7 @@ def test_the_host_is_guarded_on_loopback_by_the_names_of_this_machine(loopback, 
 
     monkeypatch.setattr(socket, "gethostname", lambda: "box")
     monkeypatch.setattr(socket, "getaddrinfo", addresses)
-    found = rules_from(load(None, {}), loopback=loopback)
+    found = rules_from(load(None, {}), loopback=loopback, instance="1f")
     assert (found.guard_host, found.hostname) == (loopback, "box")
     assert found.local_addresses == {"192.0.2.1", "2001:db8::1"}
 

@@ -16,6 +16,7 @@ import orjson
 
 from ollama_cache_proxy.cli.ending import WRONG, Failed
 from ollama_cache_proxy.cli.screen import printable
+from ollama_cache_proxy.workbench.cache_status import own_member
 
 _DEADLINE: Final = 10.0
 """Seconds for a whole response."""
@@ -42,6 +43,8 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    cache_status: str = ""
+    """The member of Cache-Status of the proxy that was asked; empty where there is none."""
     begun: float
     """Unix time before the request was sent."""
     ended: float
@@ -90,7 +93,12 @@ class Server:
                 if len(read) > _MAX_BYTES:
                     raise Failed(f"{self.title} at {self.url} sends an endless response")
             return Response(
-                status=response.status, headers=response.headers, body=bytes(read), begun=begun, ended=time.time()
+                status=response.status,
+                headers=response.headers,
+                body=bytes(read),
+                cache_status=own_member(response.headers.getall("Cache-Status", ())),
+                begun=begun,
+                ended=time.time(),
             )
 
     async def stream(self, path: str, body: bytes, *, within: float) -> tuple[int, list[tuple[float, bytes]]]:

@@ -20,6 +20,7 @@ from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.service.sockets import bind
 from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.workbench.cache_status import own_member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ async def _ask(session: aiohttp.ClientSession, question: _Question) -> _Response
     return _Response(
         seconds=time.perf_counter() - begun,
         body=body,
-        cache_status=response.headers.get("Cache-Status", "").partition("; ")[2],
+        cache_status=own_member(response.headers.getall("Cache-Status", ())).partition("; ")[2],
     )
 
 

@@ -79,7 +79,7 @@ class Exchanges:
         """Admit the request, read it, and relay or answer it."""
         if not self.admits(request):
             return await self._delivery.refuse(visit, HTTPStatus.FORBIDDEN, None, bypass(Detail.HOST))
-        if fields.looped(request.fields):
+        if fields.looped(request.fields, self._rules.pseudonym):
             return await self._delivery.refuse(visit, HTTPStatus.LOOP_DETECTED, _LOOPED, bypass(Detail.LOOP))
         body: bytes | None = None
         if arrival.endpoint is not endpoints.OTHER:  # unknown endpoints, uploads among them, are never held in memory

@@ -74,7 +74,9 @@ class Intake:
             policy=policy,
             directives=directives,
             request=Request(
-                method=request.method, target=request.target, fields=fields.forwarded_request(request.fields)
+                method=request.method,
+                target=request.target,
+                fields=fields.forwarded_request(request.fields, self._rules.pseudonym),
             ),
             bypass=classify.by_head(endpoint, request, directives, policy=policy, exact=exact),
         )

@@ -33,31 +33,36 @@ HOP_BY_HOP: Final = frozenset(
 _NOT_REMOVABLE: Final = frozenset({b"content-length", b"host"})
 """Connection may not remove these: without them a message would be framed or routed differently."""
 
-VIA: Final = b"1.1 " + CACHE_NAME.encode()
-_PSEUDONYM: Final = CACHE_NAME.encode()
+_NOT_FOR_CLIENTS: Final = HOP_BY_HOP | {b"x-cache"}
+"""X-Cache is no list: of two proxies in a row, the one that the client has asked tells."""
+
 
 _REPLAYED: Final = frozenset({b"content-type", b"date", b"vary", b"cache-control", b"expires"})
 """Not ETag and Last-Modified: nothing here answers a condition, and a joined list is a body of our own."""
 _REPLAYED_PREFIX: Final = b"access-control-"
 
 
-def end_to_end(fields: Fields) -> Fields:
-    """Return the fields without those for one hop only: the fixed set, and what Connection names."""
+def end_to_end(fields: Fields, dropped: frozenset[bytes] = HOP_BY_HOP) -> Fields:
+    """Return the fields without those for one hop only: the set that is `dropped`, and what Connection names."""
     names = [name.lower() for name, _ in fields]
-    dropped = HOP_BY_HOP
     if b"connection" in names:
         dropped |= set(members(fields, b"connection")) - _NOT_REMOVABLE
     return tuple([line for line, name in zip(fields, names, strict=True) if name not in dropped])
 
 
-def forwarded_request(fields: Fields) -> Fields:
-    """Return the fields to send upstream: end-to-end, and with Via.
+def pseudonym(instance: str) -> str:
+    """Return the name of one proxy in Via; `instance` tells it from others (RFC 9110, section 7.6.3)."""
+    return f"{CACHE_NAME}-{instance}"
+
+
+def forwarded_request(fields: Fields, pseudonym: str) -> Fields:
+    """Return the fields to send upstream: end-to-end, and with this proxy's `pseudonym` in Via.
 
     Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
     Origin that is the proxy itself.
     """
     lines = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _NOT_FORWARDED]
-    return (*lines, (b"Via", VIA))
+    return (*lines, (b"Via", b"1.1 " + pseudonym.encode()))
 
 
 _NOT_FORWARDED: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
@@ -78,8 +83,11 @@ _ACCEPT_ENCODING: Final = b"accept-encoding"
 
 
 def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
-    """Return the head for the client: the end-to-end fields, and those of the cache."""
-    lines = (*end_to_end(head.fields), *about_cache(status))
+    """Return the head for the client: the end-to-end fields, and those of the cache.
+
+    Cache-Status is a list that begins with the cache nearest to the origin (RFC 9211, section 2), so ours comes last.
+    """
+    lines = (*end_to_end(head.fields, _NOT_FOR_CLIENTS), *about_cache(status))
     return ResponseHead(status=head.status, reason=head.reason, fields=lines)
 
 
@@ -101,7 +109,10 @@ def _about_bypass(detail: Detail) -> Fields:
 
 
 def replayed(fields: Fields) -> Fields:
-    """Return the fields of a response that are stored with its body and replayed with it."""
+    """Return the fields of a response that are stored with its body and replayed with it.
+
+    The Cache-Status of another cache is not among them: it tells of the request that was forwarded then.
+    """
     return tuple(line for line in fields if (name := line[0].lower()) in _REPLAYED or name.startswith(_REPLAYED_PREFIX))
 
 
@@ -155,9 +166,10 @@ def with_host(fields: Fields, authority: str) -> Fields:
     return ((b"Host", authority.encode("latin-1", "replace")), *rest)
 
 
-def looped(fields: Fields) -> bool:
-    """Return whether the request has been through this proxy before (RFC 9110, section 7.6.3)."""
-    return any(_PSEUDONYM in member.split() for member in members(fields, b"via"))
+def looped(fields: Fields, pseudonym: str) -> bool:
+    """Return whether the request has been through the proxy of this pseudonym before (RFC 9110, section 7.6.3)."""
+    own = pseudonym.encode()
+    return any(own in member.split() for member in members(fields, b"via"))
 
 
 def without_own_origin(fields: Fields) -> Fields:

@@ -36,6 +36,8 @@ class Rules:
     """Part of every key."""
     credentials: CredentialRules
     """What counts as a credential."""
+    pseudonym: str
+    """This proxy's name in Via, the same in all of its processes."""
     guard_host: bool
     """Whether Ollama's Host rule applies."""
     hostname: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from typing import TextIO
 
@@ -20,7 +21,10 @@ from ollama_cache_proxy.telemetry.recent import Recent
 
 @record
 class Context:
-    """What every part is given. `siblings` are the other workers of this proxy; None without workers."""
+    """What every part is given. `siblings` are the other workers of this proxy; None without workers.
+
+    `instance` tells this proxy from others in Via; all of its workers have the same.
+    """
 
     settings: Settings
     address: Address
@@ -30,6 +34,7 @@ class Context:
     metrics: Metrics
     recent: Recent
     siblings: SiblingProcesses | None
+    instance: str
 
     def observer(self, *more: Observer) -> Observer:
         """Return an observer that passes facts to metrics, log and recent requests, and to `more`."""
@@ -52,4 +57,10 @@ def open_context(settings: Settings, sock: socket.socket, stream: TextIO, siblin
         metrics=metrics,
         recent=Recent(clock.now),
         siblings=siblings,
+        instance=new_instance() if siblings is None else siblings.instance,
     )
+
+
+def new_instance() -> str:
+    """Return what tells a proxy from all others: random, so that it says nothing of the machine."""
+    return secrets.token_hex(8)

@@ -64,7 +64,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     stack.push_async_callback(statistics.close)
     return Opened(
         neighbours=Neighbours(
-            rules=rules_from(context.settings, loopback=context.address.loopback),
+            rules=rules_from(context.settings, loopback=context.address.loopback, instance=context.instance),
             store=chosen.entries,
             upstream=upstream,
             models=models,

@@ -6,12 +6,16 @@ import socket
 
 from ollama_cache_proxy.policy.credentials import credential_rules
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
+from ollama_cache_proxy.policy.fields import pseudonym
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.settings import Settings, setting_of
 
 
-def rules_from(settings: Settings, *, loopback: bool) -> Rules:
-    """Return the rules of exchanges; `loopback`: only this machine can reach the listener."""
+def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
+    """Return the rules of exchanges; `loopback`: only this machine can reach the listener.
+
+    `instance` tells this proxy from others in Via.
+    """
     hostname = socket.gethostname()
     return Rules(
         policies={row.operation: Policy(getattr(settings, setting_of(row.operation))) for row in REUSABLE},
@@ -28,6 +32,7 @@ def rules_from(settings: Settings, *, loopback: bool) -> Rules:
         linger=settings.linger,
         epoch=settings.epoch,
         credentials=credential_rules(settings.credential_fields, settings.placeholder_credentials),
+        pseudonym=pseudonym(instance),
         guard_host=loopback,
         hostname=hostname,
         local_addresses=_own_addresses(hostname),

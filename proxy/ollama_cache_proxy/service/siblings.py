@@ -65,6 +65,8 @@ class SiblingProcesses:
         self.drain_requested = asyncio.Event()
         self.logs_start = False
         """Whether this worker logs the start on behalf of all."""
+        self.instance = ""
+        """What tells this proxy from others; the supervisor made it."""
         self._channel = channel
         self._handoff = handoff
         self._tasks = tasks

@@ -14,6 +14,7 @@ from typing import TextIO
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.channel import Channel
+from ollama_cache_proxy.service.context import new_instance
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
@@ -38,6 +39,7 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
             count=settings.workers,
             settings={
                 "settings": packed(share(settings)),
+                "instance": new_instance(),
                 "private_server": None if private_server is None else [private_server.url, private_server.name],
             },
             log=lambda text: log.say(text, warning=True),
@@ -83,6 +85,7 @@ async def working(
         siblings = SiblingProcesses(supervisor, handoff, tasks)
         given = await siblings.fetch_settings()
         siblings.logs_start = given["logs_start"]
+        siblings.instance = given["settings"]["instance"]
         private = given["settings"]["private_server"]
         server = None if private is None else PrivateServer(url=private[0], name=private[1])
         settings = unpacked(given["settings"]["settings"])

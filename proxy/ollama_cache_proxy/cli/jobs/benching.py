@@ -184,7 +184,7 @@ class _Bench:
         """Send the proxy a new request, then the same one HITS times."""
         seconds, miss = await self._ok(self._cache, operation, body, self._fields)
         times.miss.append(seconds)
-        status = miss.headers.get("Cache-Status", "no Cache-Status")
+        status = miss.cache_status or "no Cache-Status"
         if "; stored" not in status or not await self._is_stored(operation, body):
             times.note = f"the proxy did not store it: {status}"
             return

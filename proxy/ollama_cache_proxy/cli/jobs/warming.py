@@ -144,8 +144,7 @@ class _Warming:
         if known.status == HTTPStatus.GATEWAY_TIMEOUT:  # RFC 9111, section 5.2.1.7: not stored
             await self._pace.turn()
             known = await self._ask(request, {})
-        headers = known.headers
-        return outcome(request.weight, known.status, headers.get("X-Cache", ""), headers.get("Cache-Status", ""))
+        return outcome(request.weight, known.status, known.headers.get("X-Cache", ""), known.cache_status)
 
     async def _ask(self, request: Request, fields: dict[str, str]) -> Response:
         return (await self._api.timed(request.path, request.body, {**request.headers, **fields}))[1]
