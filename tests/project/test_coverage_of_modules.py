@@ -94,7 +94,6 @@ TABLE: Final = {
     "core.relay": Row("e2e/wire/test_passthrough.py", "upstream", REQUEST),
     "core.store_ports": Row("stores/test_stores.py", "EntryStore", PROTOCOLS),
     "core.streams": Row("e2e/cache/test_streams.py", "RECORDING", REQUEST),
-    "downstream.listener": Row("e2e/wire/test_passthrough.py", "draining", "sockets are what it is about"),
     "service.context": Row("service/test_store_choice.py", "Context", VALUES),
     "service.neighbours": Row("e2e/test_serve.py", "OLLAMA_HOST names this proxy", JOINED),
     "service.own_routes": Row("service/test_app.py", "Events", JOINED),
