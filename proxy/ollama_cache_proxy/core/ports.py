@@ -105,12 +105,13 @@ class Upstream(Protocol):
     """Ollama. Leaving the context early closes the connection, which makes Ollama stop generating."""
 
     def ask(
-        self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0
+        self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0, patient: bool = False
     ) -> AbstractAsyncContextManager[UpstreamResponse]:
         """Send a request whose fields are already those for the upstream. Raises ProxyError.
 
         A request is sent once more if a pooled connection closes before any byte of the response; one that is
-        `repeatable` also where that is only likely. `spent` is how many seconds of Ollama's deadline have passed.
+        `repeatable` also where that is only likely. `spent` is how many seconds of Ollama's deadline have passed; one
+        that is `patient` has no deadline.
         """
 
 

@@ -48,7 +48,10 @@ class Relay:
         begun = self._clock.monotonic()
         visit.outcome = _BYPASSED[found.detail]
         source = visit.client.stream() if body is None else body or None
-        asking = self._upstream.ask(arrival.request, source, repeatable=repeatable, spent=found.spent)
+        patient = bool(arrival.endpoint.changes)  # Ollama 0.33 says nothing while it quantizes
+        asking = self._upstream.ask(
+            arrival.request, source, repeatable=repeatable, spent=found.spent, patient=patient
+        )
         try:
             async with asking as response:
                 excerpt = Excerpt()

@@ -215,9 +215,12 @@ class Ollama:
         """Close every connection."""
         self._connections.close()
 
-    def ask(self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0) -> RequestContext:
+    def ask(
+        self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0, patient: bool = False
+    ) -> RequestContext:
         """See ports.Upstream."""
-        return RequestContext(self, self._head(request, body, repeatable=repeatable, spent=spent))
+        seconds = None if patient or self._deadline is None else max(0.0, self._deadline - spent)
+        return RequestContext(self, self._head(request, body, repeatable=repeatable, seconds=seconds))
 
     @property
     def is_unresponsive(self) -> bool:
@@ -233,16 +236,16 @@ class Ollama:
             sent.upload.cancel()
         self._connections.discard(sent.connection)
 
-    async def _head(self, request: Request, body: Body, *, repeatable: bool, spent: float) -> _SentRequest:
+    async def _head(self, request: Request, body: Body, *, repeatable: bool, seconds: float | None) -> _SentRequest:
+        """Send the request, and return it with its response; raise ProxyError if there is no head in `seconds`."""
         now = self._clock.monotonic()
         if not self._connect_breaker.allows(now):
             raise unreachable(f"Ollama at {self.name} does not answer")
         source = body if body is None or isinstance(body, bytes) else _Upload(body)
         try:
-            if self._deadline is None:
+            if seconds is None:
                 sent = await self._send(request, source, repeatable=repeatable)
             else:
-                seconds = max(0.0, self._deadline - spent)
                 sent = await self._send_within(seconds, request, source, repeatable=repeatable)
         except _ERRORS as error:
             raise self._failed(error) from error
