@@ -316,6 +316,7 @@ async def test_it_is_accessible_on_a_phone_and_a_desktop(scheme: str, browser: B
             await expect(page.locator("#rows")).to_contain_text("opt-in")
             await expect(page.locator("#gpus")).to_contain_text("H100")
             await expect(page.locator("#models")).to_contain_text("tiny:latest")
+            await expect(page.locator("#models")).to_contain_text("GPU memory")
             assert await page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
             assert await page.get_by_role("table").get_by_role("row").count() == 6
             assert await page.get_by_role("cell").count() == 20

@@ -16,8 +16,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from ollama_cache_proxy.cli import graphics
 from ollama_cache_proxy.cli.asking import Proxy, Response, Server, client
-from ollama_cache_proxy.cli.checks import of_machine, of_port, of_proxy
+from ollama_cache_proxy.cli.checks import of_port, of_proxy
 from ollama_cache_proxy.cli.checks.finding import Finding, Level, ok
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import Seen, read, write
@@ -566,19 +567,25 @@ async def test_a_context_that_changed_between_two_looks(simulator: Simulator, tm
     assert "clear --model tiny:latest" in finding.fix
 
 
-async def test_a_model_that_is_partly_on_the_cpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["gpu", "no-gpu-known"])
+async def test_a_model_that_is_partly_on_the_cpu(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, Ollama 0.33 counts buffers of a CPU with AMX as VRAM, and nothing is amiss."""
     row = {"name": "big:latest", "digest": "d", "size": 10 * 10**9, "size_vram": 4 * 10**9, "context_length": 1}
-    async with serving(lambda _: web.json_response({"models": [row]})) as url:
+    cards = web.Response(text="DCGM_FI_DEV_GPU_UTIL{} 1") if known else web.Response(status=404)
+    async with serving(lambda _: web.json_response({"models": [row]})) as url, serving(lambda _: cards) as exporter:
+        monkeypatch.setattr(graphics, "EXPORTER", exporter)
         async with scene("http://127.0.0.1:9", url, tmp_path) as made:
             (finding,) = (await found(made, "Models"))["Models"]
-    assert finding.level is Level.WARNING
+    assert finding.level is (Level.WARNING if known else Level.NOTE)
     assert "4.0 GB of 10.0 GB" in finding.text
+    assert ("does not fit into the GPU" in finding.text) is known
+    assert ("no NVIDIA GPU of its machine is seen" in finding.text) is not known
 
 
 async def test_gpus_are_looked_for_in_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path) as made:
         async with serving(lambda _: web.Response(text="DCGM_FI_DEV_GPU_UTIL{} 1")) as url:
-            monkeypatch.setattr(of_machine, "_DCGM", url)
+            monkeypatch.setattr(graphics, "EXPORTER", url)
             assert (await found(made, "GPU"))["GPU"] == [ok("dcgm-exporter answers on port 9400")]
         (finding,) = (await found(made, "GPU"))["GPU"]
     assert finding.level is Level.NOTE

@@ -6,14 +6,28 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from ollama_cache_proxy.cli.asking import client
 from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.cli.jobs import makings
+from ollama_cache_proxy.cli.jobs.api import Api, ollama
+from ollama_cache_proxy.cli.jobs.gauge import Gauge
+from ollama_cache_proxy.cli.jobs.makings import Makings
+from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.cli.jobs.quantizing import _disk
+from ollama_cache_proxy.cli.jobs.sheets import table
 from ollama_cache_proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
+from ollama_cache_proxy.workbench.levels import Target
 from tests.support.servers import free_port
 from tests.support.terminal import environment, piped, terminal
 
@@ -50,6 +64,7 @@ async def test_the_best_is_kept_and_the_source_is_as_it_was(simulator: Simulator
     columns = {line[:18].strip(): line[18:].split() for line in done.out.splitlines()}
     assert columns[""] == ["tiny:latest", "tiny:q8_0", "tiny:q4_K_M"]
     assert columns["Level"] == ["F16", "q8_0", "q4_K_M"]
+    assert columns["Prompt tokens/s"] == ["not", "told"] * 3, "Ollama does not tell how many it computed"
     assert columns["Same completion"] == columns["Same next token"] == ["100%", "100%"]
     low, high = map(float, columns["Divergence, nats"])
     assert 0 < low < high, "the coarser one diverges more"
@@ -69,7 +84,8 @@ async def test_an_embedding_model_is_compared_by_its_vectors(simulator: Simulato
     assert (q8["name"], q4["name"]) == ("all-minilm:q8_0", "mine:latest")
     assert 1 > q8["fidelity"]["cosine"] > q4["fidelity"]["cosine"] > 0.98
     assert q8["fidelity"]["cosine_low"] <= q8["fidelity"]["cosine"]
-    assert told["source"]["fidelity"] is told["source"]["output_rate"] is None
+    assert told["source"]["fidelity"] is told["source"]["output_rate"] is told["source"]["prompt_rate"] is None
+    assert told["source"]["first_token"] > 0
     assert told["source"]["size"] > q8["size"] > q4["size"]
     assert told["source"]["memory"] > q8["memory"] > q4["memory"] > 0
     assert told["recommendation"]["take"] == "mine:latest"
@@ -307,6 +323,98 @@ async def test_an_ollama_that_goes_away_is_told_of_with_what_is_left(simulator: 
         assert await shown.end() == 1
     assert "tiny:q4_K_M could not be removed: `ollama rm tiny:q4_K_M`" in shown.text
     assert "Traceback" not in shown.text
+
+
+class Watched(Steps):
+    """Progress without a terminal; `ticked` is set when a line says that it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.ticked = asyncio.Event()
+
+    def still(self, what: str, seconds: float) -> None:
+        super().still(what, seconds)
+        self.ticked.set()
+
+
+def lines(*rows: dict[str, object]) -> web.Response:
+    body = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    return web.Response(body=body, content_type="application/x-ndjson")
+
+
+@asynccontextmanager
+async def answering(**handlers: Callable[[dict[str, Any]], Awaitable[web.Response]]) -> AsyncIterator[Api]:
+    """Give an Ollama of a few routes, named without `/api/`, each a function of the request's body."""
+
+    async def handle(request: web.Request) -> web.Response:
+        return await handlers[request.path.removeprefix("/api/")](json.loads(await request.read() or b"{}"))
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as server, client() as session:
+        yield ollama(session, str(server.make_url("")).rstrip("/"), None)
+
+
+async def test_a_model_that_is_made_in_silence_is_said_to_be_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ollama 0.33 sends nothing, not even a head, until it has quantized."""
+    monkeypatch.setattr(makings, "TICK", 0.01)
+    steps = Watched()
+
+    async def tags(_body: dict[str, Any]) -> web.Response:
+        return web.json_response({"models": []})
+
+    async def create(_body: dict[str, Any]) -> web.Response:
+        await steps.ticked.wait()
+        return lines({"status": "verifying conversion"}, {"status": "writing manifest"}, {"status": "success"})
+
+    async with answering(tags=tags, create=create) as api:
+        making = Makings(api)
+        await making.make("tiny", Target(level="q8_0", name="tiny:q8_0"), (750_000, 399_000), steps)
+        steps.ticked.clear()
+        await making.make("tiny", Target(level="q4_K_M", name="tiny:q4"), (750_000, 230_000), steps)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "Making tiny:q8_0 (reads 750 kB, writes about 399 kB) …"
+    assert said[1] == "Making tiny:q8_0: 1 s so far"
+    second = next(line for line in said if line.startswith("Making tiny:q4 ("))
+    assert second.endswith("writes about 230 kB; about 1 s, by these sizes and the 1 s of tiny:q8_0) …")
+    assert making.made == ["tiny:q8_0", "tiny:q4"]
+
+
+@pytest.mark.parametrize("rows", [[], [{"response": "a", "done": False}]], ids=["no-line", "no-last-line"])
+async def test_a_model_whose_answers_end_without_counts_is_measured_without(rows: list[dict[str, object]]) -> None:
+    """Ollama 0.33 ends an answer where a token is no UTF-8."""
+
+    async def tags(_body: dict[str, Any]) -> web.Response:
+        return web.json_response({"models": [{"name": "tiny:latest", "digest": "d", "size": 5}]})
+
+    async def ps(_body: dict[str, Any]) -> web.Response:
+        return web.json_response({"models": []})
+
+    async def generate(body: dict[str, Any]) -> web.Response:
+        broken = {"model": "tiny", "created_at": "0001-01-01T00:00:00Z", "response": "", "done": False}
+        return lines(*rows) if body["stream"] else web.json_response(broken)
+
+    async with answering(tags=tags, ps=ps, generate=generate) as api:
+        gauge = Gauge(api=api, prompts=["why not"], tokens=4, embeds=False)
+        measured, outputs = await gauge.measure("tiny", "F16", Steps(None))
+    assert (measured.memory, measured.vram, measured.load) == (None, None, None)
+    assert (measured.prompt_rate, measured.output_rate) == (None, None)
+    assert (measured.first_token is None) is (not rows)
+    assert outputs.likeliest == [{}, {}]
+    alike = replace(measured, fidelity=gauge.compare(outputs, outputs))
+    told = {row[0]: row[1] for row in table(measured, [alike], gpu=False).rows}
+    for name in ("Memory", "VRAM, by Ollama", "Load", "Prompt tokens/s", "Output tokens/s"):
+        assert told[name] == "not told"
+
+
+@pytest.mark.parametrize(("level", "status"), [("BF16", 0), ("F32", 0), ("Q8_0", 1)])
+async def test_what_can_be_a_source(level: str, status: int, simulator: Simulator) -> None:
+    tiny = simulator.models.get("tiny")
+    simulator.models.put(tiny.remade(tiny.name, tiny.layers, quantization=level))
+    done = await piped("quantize", "tiny", "--to", "q4_K_M", "--upstream", simulator.url, "--dry-run")
+    assert done.status == status, done.err
 
 
 BLOB = "sha256-" + "a" * 64

@@ -30,11 +30,11 @@ def logs(**shares: float) -> dict[str, float]:
         ([["a", "b", "c", "d"]], [["a", "b"]], 0.5),
         ([["a"]], [["a", "b", "c"]], 1.0),
         ([["a"]], [[]], 0.0),
-        ([[]], [["a"]], 1.0),
+        ([[]], [["a"]], None),
     ],
 )
 def test_an_answer_is_the_same_up_to_the_first_difference(
-    source: list[list[str]], other: list[list[str]], share: float
+    source: list[list[str]], other: list[list[str]], share: float | None
 ) -> None:
     assert same_answer(source, other) == share
 

@@ -41,3 +41,13 @@ def test_everything_is_there_as_json() -> None:
     assert told["operations"][1]["note"] == "opt-in"
     assert told["stream"]["firstToken"]["proxied"]["median"] == 0.101
     assert document([FOUND], None, {})["stream"] is None
+
+
+def test_streams_without_tokens_are_told_as_such() -> None:
+    empty = Streamed(first_direct=None, first_proxied=spread([0.1]), chunk_direct=None, chunk_proxied=None)
+    assert [row[1:] for row in stream_sheet(empty).rows] == [
+        ("not told", "100 ms (100 ms to 100 ms)", "not told"),
+        ("not told", "not told", "not told"),
+    ]
+    told = document([FOUND], empty, {})["stream"]
+    assert told["firstToken"]["direct"] is told["perToken"]["direct"] is told["perToken"]["proxied"] is None

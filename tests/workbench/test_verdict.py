@@ -45,7 +45,7 @@ Q8, Q4 = result("m:q8", 530, TRUE), result("m:q4", 310, TRUE)
     ],
 )
 def test_the_smallest_that_is_true_to_its_source_is_taken(results: list[Measured], take: str, says: list[str]) -> None:
-    verdict = recommend(SOURCE, results)
+    verdict = recommend(SOURCE, results, gpu=True)
     assert verdict.take == take
     for text in says:
         assert text in verdict.why
@@ -54,8 +54,15 @@ def test_the_smallest_that_is_true_to_its_source_is_taken(results: list[Measured
 def test_the_memory_of_a_gpu_speaks_only_where_it_makes_a_difference() -> None:
     fits = replace(SOURCE, vram=SOURCE.memory)
     on_cpu = replace(Q4, vram=0)
-    assert "GPU" not in recommend(fits, [Q4]).why
-    assert "GPU" not in recommend(replace(SOURCE, vram=0), [on_cpu]).why
+    assert "GPU" not in recommend(fits, [Q4], gpu=True).why
+    assert "GPU" not in recommend(replace(SOURCE, vram=0), [on_cpu], gpu=True).why
+
+
+@pytest.mark.parametrize("source", [SOURCE, replace(SOURCE, vram=None), replace(SOURCE, memory=None)])
+def test_the_memory_of_a_gpu_that_nobody_knows_does_not_speak(source: Measured) -> None:
+    """Ollama 0.33 counts buffers of a CPU with AMX as VRAM."""
+    assert "GPU" not in recommend(source, [Q4], gpu=False).why
+    assert ("GPU" in recommend(source, [Q4], gpu=True).why) is (source is SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,7 @@ def test_the_memory_of_a_gpu_speaks_only_where_it_makes_a_difference() -> None:
         (replace(TRUE, divergence=0.1), ""),
         (replace(TRUE, divergence=0.11), "diverges"),
         (Completing(same_answer=0.5), ""),
+        (Completing(same_answer=None, same_next=0.95, divergence=0.01), ""),
         (Completing(same_answer=0.49), "completes like its source for only 49%"),
         (Embedding(cosine=0.99, cosine_low=0.8, texts=8), ""),
         (Embedding(cosine=0.98, cosine_low=0.98, texts=8), "cosine of 0.9800"),
@@ -82,19 +90,26 @@ def test_what_casts_doubt(fidelity: Completing | Embedding, why: str) -> None:
     ("rate", "says"), [(20.0, "about as fast"), (18.5, "about as fast"), (10.0, "0.5 times as fast")]
 )
 def test_how_fast_it_is_is_told(rate: float, says: str) -> None:
-    assert says in recommend(SOURCE, [replace(Q4, output_rate=rate)]).why
+    assert says in recommend(SOURCE, [replace(Q4, output_rate=rate)], gpu=True).why
 
 
-def test_a_source_without_a_rate_has_nothing_to_be_compared_with() -> None:
-    assert "fast" not in recommend(replace(SOURCE, output_rate=0.0), [Q4]).why
+@pytest.mark.parametrize("rate", [0.0, None])
+def test_a_source_without_a_rate_has_nothing_to_be_compared_with(rate: float | None) -> None:
+    assert "fast" not in recommend(replace(SOURCE, output_rate=rate), [Q4], gpu=True).why
+    assert "fast" not in recommend(SOURCE, [replace(Q4, output_rate=rate)], gpu=True).why
 
 
-def test_a_model_that_embeds_is_told_by_its_cosine_and_its_prompt_rate() -> None:
-    source = replace(SOURCE, output_rate=None)
+def test_a_model_that_embeds_is_told_by_its_cosine_and_its_time() -> None:
+    source = replace(SOURCE, embeds=True, prompt_rate=None, output_rate=None, first_token=0.3)
     small = replace(
-        source, name="small", size=400, prompt_rate=1500.0, fidelity=Embedding(cosine=0.997, cosine_low=0.99, texts=8)
+        source, name="small", size=400, first_token=0.1, fidelity=Embedding(cosine=0.997, cosine_low=0.99, texts=8)
     )
-    verdict = recommend(source, [small])
+    verdict = recommend(source, [small], gpu=True)
     assert verdict.take == "small"
     assert "3 times as fast" in verdict.why
     assert "a cosine of 0.9970" in verdict.why
+
+
+def test_what_completes_nothing_is_not_called_close() -> None:
+    verdict = recommend(SOURCE, [replace(Q4, fidelity=Completing(same_answer=None))], gpu=True)
+    assert (verdict.take, verdict.why) == ("m:f16", "m:q4 was not compared: its source completes nothing")

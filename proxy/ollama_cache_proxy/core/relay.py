@@ -49,9 +49,7 @@ class Relay:
         visit.outcome = _BYPASSED[found.detail]
         source = visit.client.stream() if body is None else body or None
         patient = bool(arrival.endpoint.changes)  # Ollama 0.33 says nothing while it quantizes
-        asking = self._upstream.ask(
-            arrival.request, source, repeatable=repeatable, spent=found.spent, patient=patient
-        )
+        asking = self._upstream.ask(arrival.request, source, repeatable=repeatable, spent=found.spent, patient=patient)
         try:
             async with asking as response:
                 excerpt = Excerpt()

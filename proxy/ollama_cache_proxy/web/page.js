@@ -107,8 +107,9 @@ function machine({ models, gpus, store, upstream }) {
   put("keys", store.keys === null ? "–" : count(store.keys));
   put("where", `in ${store.name}.`);
   $("no-models").hidden = models.length > 0;
+  const known = gpus.length > 0;  // without a GPU, what Ollama counts as VRAM is main memory
   $("models").replaceChildren(...models.map(({ name, size, vram }) =>
-    thing(name, meter("GPU memory", bytes(vram, size), vram / size))));
+    thing(name, known ? meter("GPU memory", bytes(vram, size), vram / size) : meter("Memory", bytes(size), null))));
   $("gpus-card").hidden = gpus.length === 0;
   $("gpus").replaceChildren(...gpus.map((gpu) => thing(gpu.name, ...meters(gpu))));
 }

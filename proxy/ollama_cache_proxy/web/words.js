@@ -36,8 +36,9 @@ export function percent(share) {
 /** A rate a second. */
 export const rate = (value) => number(value, value < 10 ? 1 : 0);
 
-/** Bytes of memory, and how many there are in all. */
-export function bytes(some, all) {
+/** Bytes of memory, and how many there are in all; or those in all alone. */
+export function bytes(some, all = some) {
   const [unit, size] = all < 2 ** 30 ? ["MiB", 2 ** 20] : ["GiB", 2 ** 30];
+  if (arguments.length === 1) return `${number(all / size, 1)} ${unit}`;
   return `${number(some / size, 1)} of ${number(all / size, 1)} ${unit}`;
 }

@@ -19,8 +19,8 @@ Distribution = Mapping[str, float]
 class Completing:
     """The fidelity of a model that completes; None where Ollama sends no probabilities."""
 
-    same_answer: float
-    """The share of the source's tokens before the first difference, 0 to 1."""
+    same_answer: float | None
+    """The share of the source's tokens before the first difference, 0 to 1; None where it has none."""
     same_next: float | None = None
     """The share of contexts with the same most likely token, 0 to 1."""
     divergence: float | None = None
@@ -68,14 +68,14 @@ def _first(distribution: Distribution) -> str:
     return max(distribution, key=lambda token: distribution[token])
 
 
-def same_answer(source: Sequence[Sequence[str]], other: Sequence[Sequence[str]]) -> float:
-    """Return the share of the source's tokens before the first difference, 1 if there are no tokens."""
+def same_answer(source: Sequence[Sequence[str]], other: Sequence[Sequence[str]]) -> float | None:
+    """Return the share of the source's tokens before the first difference, None if there are no tokens."""
     same = 0
     for one, two in zip(source, other, strict=True):
         differs = next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
         same += differs
     said = sum(map(len, source))
-    return same / said if said else 1.0
+    return same / said if said else None
 
 
 def divergence(source: Distribution, other: Distribution) -> float:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ollama_cache_proxy.workbench.sheet import Sheet
+from ollama_cache_proxy.workbench.speeds import NOT_TOLD
 from ollama_cache_proxy.workbench.spread import Spread, seconds, spelled
 
 _NONE = "–"
@@ -33,14 +34,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streamed:
-    """The results of streams in seconds, directly from Ollama and through the proxy."""
+    """The results of streams in seconds, directly from Ollama and through the proxy; None where none had tokens."""
 
-    first_direct: Spread
+    first_direct: Spread | None
     """To the first token."""
-    first_proxied: Spread
-    chunk_direct: Spread
+    first_proxied: Spread | None
+    chunk_direct: Spread | None
     """From one token to the next."""
-    chunk_proxied: Spread
+    chunk_proxied: Spread | None
 
 
 def sheet(found: Sequence[Found]) -> Sheet:
@@ -64,14 +65,18 @@ def stream_sheet(streamed: Streamed) -> Sheet:
         ("First token", streamed.first_direct, streamed.first_proxied),
         ("Each further token", streamed.chunk_direct, streamed.chunk_proxied),
     )
-    rows = [
-        (name, spelled(direct), spelled(proxied), _signed(proxied.median - direct.median))
-        for name, direct, proxied in pairs
-    ]
+    rows = [(name, _told(direct), _told(proxied), _added(direct, proxied)) for name, direct, proxied in pairs]
     return Sheet(columns=("Stream", "Without proxy", "Through proxy", "Added"), rows=rows)
 
 
-def _signed(value: float) -> str:
+def _told(measured: Spread | None) -> str:
+    return NOT_TOLD if measured is None else spelled(measured)
+
+
+def _added(direct: Spread | None, proxied: Spread | None) -> str:
+    if direct is None or proxied is None:
+        return NOT_TOLD
+    value = proxied.median - direct.median
     return f"{'-' if value < 0 else '+'}{seconds(abs(value))}"
 
 
@@ -82,7 +87,7 @@ def document(found: Sequence[Found], streamed: Streamed | None, facts: Mapping[s
             "operation": one.operation,
             "withoutCache": asdict(one.direct),
             "miss": asdict(one.miss),
-            "hit": None if one.hit is None else asdict(one.hit),
+            "hit": _values(one.hit),
             "speedup": one.speedup,
             "note": one.note,
         }
@@ -92,8 +97,12 @@ def document(found: Sequence[Found], streamed: Streamed | None, facts: Mapping[s
         None
         if streamed is None
         else {
-            "firstToken": {"direct": asdict(streamed.first_direct), "proxied": asdict(streamed.first_proxied)},
-            "perToken": {"direct": asdict(streamed.chunk_direct), "proxied": asdict(streamed.chunk_proxied)},
+            "firstToken": {"direct": _values(streamed.first_direct), "proxied": _values(streamed.first_proxied)},
+            "perToken": {"direct": _values(streamed.chunk_direct), "proxied": _values(streamed.chunk_proxied)},
         }
     )
     return {**facts, "operations": operations, "stream": stream}
+
+
+def _values(measured: Spread | None) -> dict[str, Any] | None:
+    return None if measured is None else asdict(measured)

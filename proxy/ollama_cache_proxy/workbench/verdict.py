@@ -23,24 +23,26 @@ _SIMILAR: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """The measurements of one model."""
+    """The measurements of one model; None where Ollama does not tell."""
 
     name: str
     level: str
     size: int
     """Bytes on disk."""
-    memory: int
+    memory: int | None
     """Bytes of memory when loaded (`size` of /api/ps)."""
-    vram: int
-    """How many of those are in GPU memory (`size_vram`)."""
-    load: float
+    vram: int | None
+    """How many of those Ollama counts as GPU memory (`size_vram`), which without a GPU can be main memory."""
+    load: float | None
     """Seconds to load it."""
-    prompt_rate: float
-    """Tokens a second."""
+    prompt_rate: float | None
+    """Tokens a second that were computed, of a model that completes."""
     output_rate: float | None
-    """Tokens a second, None for a model that embeds."""
-    first_token: float
+    """Tokens a second, of a model that completes."""
+    first_token: float | None
     """Seconds to the first token, of a model that embeds to the whole response."""
+    embeds: bool = False
+    """Whether it embeds, and does not complete."""
     fidelity: Completing | Embedding | None = None
     """None for the source."""
 
@@ -54,29 +56,41 @@ class Verdict:
     why: str
 
 
-def recommend(source: Measured, results: Sequence[Measured]) -> Verdict:
-    """Return the smallest model that is close to its source and smaller, otherwise the source."""
+def recommend(source: Measured, results: Sequence[Measured], *, gpu: bool) -> Verdict:
+    """Return the smallest model that is close to its source and smaller, otherwise the source.
+
+    `gpu` is whether a GPU is known: without one, what Ollama counts as its memory says nothing.
+    """
     close = [result for result in results if not doubt(result.fidelity) and result.size < _SMALLER * source.size]
     if not close:
         return Verdict(take=source.name, why="; ".join(_against(source, result) for result in results))
-    best = min(close, key=lambda result: (result.size, -_rate(result)))
+    best = min(close, key=lambda result: (result.size, -(_speed_of(result) or 0.0)))
     reasons = [f"{best.size / source.size:.0%} of the size", *_speed(source, best)]
-    if source.vram < source.memory and 0 < best.memory == best.vram:
+    if gpu and _fits(source) is False and _fits(best):
         reasons.append("fits into the GPU's memory, which the source does not")
     reasons.append(f"close to its source: {_fidelity_text(best.fidelity)}")
     smaller = [result for result in results if result.size < best.size]
     return Verdict(take=best.name, why="; ".join([*reasons, *(_against(source, result) for result in smaller)]))
 
 
+def _fits(model: Measured) -> bool | None:
+    """Return whether a model is in GPU memory as a whole; None where Ollama does not tell."""
+    return model.vram >= model.memory if model.memory and model.vram is not None else None
+
+
 def _speed(source: Measured, best: Measured) -> list[str]:
-    if not _rate(source):
+    one, other = _speed_of(source), _speed_of(best)
+    if not one or not other:
         return []
-    times = _rate(best) / _rate(source)
+    times = other / one
     return ["about as fast" if abs(times - 1) < _SIMILAR else f"{times:.2g} times as fast"]
 
 
-def _rate(model: Measured) -> float:
-    return model.prompt_rate if model.output_rate is None else model.output_rate
+def _speed_of(model: Measured) -> float | None:
+    """Return output tokens a second, of a model that embeds responses a second; None where Ollama does not tell."""
+    if model.embeds:
+        return 1 / model.first_token if model.first_token else None
+    return model.output_rate
 
 
 def _against(source: Measured, result: Measured) -> str:
@@ -87,7 +101,9 @@ def _against(source: Measured, result: Measured) -> str:
 def doubt(fidelity: Completing | Embedding | None) -> str:
     """Return why a model is not close to its source, empty if it is."""
     match fidelity:
-        case Completing(same_next=None, same_answer=share) if share < SAME_ANSWER:
+        case Completing(same_next=None, same_answer=None):
+            return "was not compared: its source completes nothing"
+        case Completing(same_next=None, same_answer=float(share)) if share < SAME_ANSWER:
             return f"completes like its source for only {share:.0%} of the tokens (at least {SAME_ANSWER:.0%})"
         case Completing(same_next=float(share)) if share < SAME_NEXT:
             return f"has the source's next token in only {share:.0%} of cases (at least {SAME_NEXT:.0%})"
@@ -103,9 +119,9 @@ def _fidelity_text(fidelity: Completing | Embedding | None) -> str:
     match fidelity:
         case Completing(same_next=float(share), divergence=float(nats)):
             return f"the same next token in {share:.0%} of cases, {nats:.3f} nats of divergence"
-        case Completing(same_answer=share):
+        case Completing(same_answer=float(share)):
             return f"the same completion for {share:.0%} of the tokens"
         case Embedding(cosine=cosine):
             return f"a cosine of {cosine:.4f}"
-        case None:
+        case _:
             return "not measured"

@@ -372,11 +372,12 @@ async def test_upstream_timeout_is_a_504() -> None:
 
 async def test_a_silent_create_is_waited_for() -> None:
     """Ollama 0.33 sends not even a head before a model is quantized."""
-    go_on = asyncio.Event()
+    asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def script(talk: Conversation) -> None:
         await talk.read_body()
         if talk.request_line.startswith(b"POST /api/create"):
+            asked.set()
             await go_on.wait()
             await talk.write(OK)
         else:
@@ -384,8 +385,7 @@ async def test_a_silent_create_is_waited_for() -> None:
 
     async with byte_upstream(script) as upstream, proxy_before(upstream.url, upstream_timeout=0.05) as proxy:
         create = asyncio.create_task(ask(proxy.url, "POST", "/api/create", body=b'{"model":"a","from":"tiny"}'))
-        while not upstream.seen:
-            await asyncio.sleep(0)
+        await asked.wait()
         assert (await ask(proxy.url, "POST", "/api/chat", body=CHAT)).status == 504, "after the deadline of both"
         go_on.set()
         assert (await create).status == 200

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
 
-import aiohttp
-
-from ollama_cache_proxy.cli.asking import Response, Server, client
+from ollama_cache_proxy.cli import graphics
+from ollama_cache_proxy.cli.asking import Response
 from ollama_cache_proxy.cli.checks import of_redis
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
@@ -15,8 +14,6 @@ from ollama_cache_proxy.cli.screen import printable
 
 _MAX_SKEW = 2.0
 """Seconds that two clocks may differ."""
-
-_DCGM = "http://127.0.0.1:9400"
 
 
 async def clock(scene: Scene) -> list[Finding]:
@@ -53,24 +50,13 @@ def ahead(response: Response) -> float | None:
 
 async def gpus(_scene: Scene) -> list[Finding]:
     """Check that NVIDIA cards are visible through NVML or dcgm-exporter."""
-    from ollama_cache_proxy.gpu.nvml import Reader, pynvml
     from ollama_cache_proxy.gpu.readings import Nothing
-    from ollama_cache_proxy.gpu.watch import Watch
 
-    found = await Watch(Reader(pynvml).read, lambda _line: None).read()
+    found = await graphics.readings()
     if not isinstance(found, Nothing):
         names = ", ".join(printable(reading.card.name) for reading in found.readings)
         return [ok(f"NVML shows {names} (driver {printable(found.driver)}): `ollama-cache-proxy gpu` exports them")]
-    async with client() as session:
-        if await _dcgm(session):
-            return [ok("dcgm-exporter answers on port 9400")]
+    if await graphics.exported():
+        return [ok("dcgm-exporter answers on port 9400")]
     why, _, fix = found.why.partition("; ")
     return [note(f"no NVIDIA GPU is visible: {why}", fix)]
-
-
-async def _dcgm(session: aiohttp.ClientSession) -> bool:
-    try:
-        response = await Server(session, _DCGM, title="dcgm-exporter", fix="").ask("/metrics", within=2.0)
-    except Failed:
-        return False
-    return b"DCGM_FI_" in response.body

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from http import HTTPStatus
 
+from ollama_cache_proxy.cli import graphics
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
@@ -66,6 +67,19 @@ async def origins(scene: Scene) -> list[Finding]:
     return findings
 
 
+def _partly_in_vram(name: str, whole: int, vram: int, *, gpu: bool) -> Finding:
+    """Return the finding of a model of which Ollama counts only a part as GPU memory, in bytes."""
+    fix = "use a smaller quantization or context, or unload others: `ollama ps`"
+    parts = f"{size(vram)} of {size(whole)}"
+    if gpu:
+        return warning(f"{name} does not fit into the GPU: {parts} are there, the CPU does the rest", fix)
+    return note(
+        f"Ollama counts {parts} of {name} as VRAM, and no NVIDIA GPU of its machine is seen from here: without a GPU"
+        " that is main memory, and all is well; with one, the model does not fit into it",
+        f"with a GPU: {fix}",
+    )
+
+
 async def loaded(scene: Scene) -> list[Finding]:
     """Check that loaded models fit into GPU memory, and have the same context length as before."""
     found = await scene.fetch(scene.ollama, "/api/ps")
@@ -79,12 +93,7 @@ async def loaded(scene: Scene) -> list[Finding]:
     for row in rows:
         name, whole, vram = printable(str(row["name"])), int(row["size"]), int(row["size_vram"])
         if 0 < vram < whole:
-            findings.append(
-                warning(
-                    f"{name} does not fit into the GPU: {size(vram)} of {size(whole)} are there, the CPU does the rest",
-                    "use a smaller quantization or context, or unload others: `ollama ps`",
-                )
-            )
+            findings.append(_partly_in_vram(name, whole, vram, gpu=await graphics.known_at(scene.ollama.url)))
         if "context_length" not in row:
             continue
         context = int(row["context_length"])

@@ -40,9 +40,9 @@ class Api(Server):
         return found
 
     async def rows(
-        self, path: str, document: Any, headers: Mapping[str, str] | None = None
+        self, path: str, document: Any, headers: Mapping[str, str] | None = None, *, may_be_empty: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield the lines of a stream as they arrive. Raise Failed for a line with an error."""
+        """Yield the lines of a stream as they arrive. Raise Failed for a line with an error, and for no line at all."""
         async with self._responding(path, "POST", headers, orjson.dumps(document), _DEADLINE) as response:
             lines = 0
             async for line in response.content:
@@ -51,7 +51,7 @@ class Api(Server):
                     raise self.refused(response.status, row)
                 lines += 1
                 yield row
-            if not lines:
+            if not lines and not (may_be_empty and response.status == HTTPStatus.OK):
                 raise self.refused(response.status, None)
 
     def refused(self, status: int, found: Any) -> Failed:

@@ -25,7 +25,7 @@ from ollama_cache_proxy.service.settings import secret
 from ollama_cache_proxy.workbench.bench_questions import OPERATIONS, Operation, completion
 from ollama_cache_proxy.workbench.sheet import markdown
 from ollama_cache_proxy.workbench.speedup import Found, Streamed, document, sheet, stream_sheet
-from ollama_cache_proxy.workbench.spread import spread
+from ollama_cache_proxy.workbench.spread import Spread, spread
 
 HITS: Final = 20
 """Hits for each miss; they take almost no time."""
@@ -150,7 +150,7 @@ class _Bench:
                 operation=title,
                 direct=spread(one.direct),
                 miss=spread(one.miss),
-                hit=spread(one.hit) if one.hit else None,
+                hit=_spread(one.hit),
                 note=one.note,
             )
             for title, one in times.items()
@@ -214,15 +214,17 @@ class _Bench:
                 fields = {**self._fields, "Cache-Control": "no-store"} if proxied else {}
                 body = completion(model, f"[{self._nonce()}] Tell me a story.", self._tokens, stream=True)
                 begun = time.perf_counter()
-                arrived = [time.perf_counter() - begun async for _ in api.rows("/api/generate", body, fields)]
-                first[proxied].append(arrived[0])
-                chunk[proxied].append((arrived[-1] - arrived[0]) / max(1, len(arrived) - 1))
+                rows = api.rows("/api/generate", body, fields, may_be_empty=True)
+                arrived = [time.perf_counter() - begun async for _ in rows]
+                first[proxied] += arrived[:1]  # Ollama 0.33 may end a stream before its first line
+                if len(arrived) > 1:
+                    chunk[proxied].append((arrived[-1] - arrived[0]) / (len(arrived) - 1))
                 progress.advance()
         return Streamed(
-            first_direct=spread(first[False]),
-            first_proxied=spread(first[True]),
-            chunk_direct=spread(chunk[False]),
-            chunk_proxied=spread(chunk[True]),
+            first_direct=_spread(first[False]),
+            first_proxied=_spread(first[True]),
+            chunk_direct=_spread(chunk[False]),
+            chunk_proxied=_spread(chunk[True]),
         )
 
     async def clear(self, token: str) -> None:
@@ -238,3 +240,7 @@ class _Bench:
         if response.status != HTTPStatus.OK:
             hint = "; set OCP_ADMIN_TOKEN to the proxy's token" if response.status in _DENIED else ""
             say(f"The proxy did not clear the entries (status {response.status}{hint}): {expiry}")
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    return spread(values) if values else None

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any, Final
 
 from ollama_cache_proxy.cli.ending import Failed
@@ -15,6 +14,14 @@ from ollama_cache_proxy.cli.jobs.api import Api
 from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.workbench.bench_questions import completion
 from ollama_cache_proxy.workbench.fidelity import Completing, Distribution, Embedding, completing, contexts, embedding
+from ollama_cache_proxy.workbench.speeds import (
+    figure,
+    load_seconds,
+    output_rate,
+    prompt_rate,
+    told_least,
+    told_median,
+)
 from ollama_cache_proxy.workbench.verdict import Measured
 
 LOADS: Final = 2
@@ -29,8 +36,6 @@ _TOP: Final = 20
 _UNLOAD_DEADLINE: Final = 30.0
 """Seconds for Ollama to unload a model."""
 
-_NANO: Final = 1e-9
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
@@ -42,6 +47,15 @@ class Outputs:
     """The most likely tokens after each context."""
     vectors: Sequence[Sequence[float]] = ()
     """Embeddings, of a model that only embeds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Speeds:
+    """How fast a model is; None for what Ollama does not tell. See Measured."""
+
+    prompt_rate: float | None = None
+    output_rate: float | None = None
+    first_token: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +86,7 @@ class Gauge:
             loads.append(await self._load(model))
             steps.advance()
         memory, vram = await self._memory(digest)
-        prompt_rate, output_rate, first, said = await (self._vectors if self.embeds else self._completions)(
-            model, steps
-        )
+        speeds, said = await (self._vectors if self.embeds else self._completions)(model, steps)
         await self.unload(model, digest)
         measured = Measured(
             name=model,
@@ -82,10 +94,11 @@ class Gauge:
             size=int(row["size"]),
             memory=memory,
             vram=vram,
-            load=min(loads),
-            prompt_rate=prompt_rate,
-            output_rate=output_rate,
-            first_token=first,
+            load=told_least(loads),
+            prompt_rate=speeds.prompt_rate,
+            output_rate=speeds.output_rate,
+            first_token=speeds.first_token,
+            embeds=self.embeds,
         )
         return measured, said
 
@@ -104,49 +117,56 @@ class Gauge:
                 raise Failed(f"{model} stays loaded: another client uses it", "try again when Ollama is idle")
             await asyncio.sleep(0.05)
 
-    async def _load(self, model: str) -> float:
-        """Load a model, and return how long it took, in seconds."""
+    async def _load(self, model: str) -> float | None:
+        """Load a model, and return how long it took, in seconds; None where Ollama does not tell."""
         if self.embeds:
             row = await self.api.object("/api/embed", {"model": model, "input": "."})
         else:
             row = await self.api.object("/api/generate", completion(model, ".", 1, raw=True))
-        return float(row.get("load_duration", 0)) * _NANO
+        return load_seconds(row)
 
     async def _resident(self, digest: str) -> dict[str, Any] | None:
         """Return the row of a loaded model; it may have been loaded under the name of a copy."""
         rows: list[dict[str, Any]] = (await self.api.object("/api/ps")).get("models") or []
         return next((row for row in rows if row.get("digest") == digest), None)
 
-    async def _memory(self, digest: str) -> tuple[int, int]:
-        row = await self._resident(digest)
-        return (0, 0) if row is None else (int(row.get("size", 0)), int(row.get("size_vram", 0)))
+    async def _memory(self, digest: str) -> tuple[int | None, int | None]:
+        row = await self._resident(digest) or {}
+        return figure(row, "size"), figure(row, "size_vram")
 
-    async def _completions(self, model: str, steps: Steps) -> tuple[float, float, float, Outputs]:
-        answers, firsts, prompt_rates, output_rates = [], [], [], []
+    async def _completions(self, model: str, steps: Steps) -> tuple[_Speeds, Outputs]:
+        answers, firsts, ends = [], [], []
         for prompt in self.prompts:
             first, pieces, last = await self._stream(model, prompt)
             answers.append(pieces)
             firsts.append(first)
-            prompt_rates.append(_rate(last.get("prompt_eval_count", 0), last.get("prompt_eval_duration", 0)))
-            output_rates.append(_rate(last.get("eval_count", 0), last.get("eval_duration", 0)))
+            ends.append(last)
             steps.advance()
         likeliest = []
         for context in contexts(self.prompts, CONTEXTS):
             likeliest.append(await self._likeliest(model, context))
             steps.advance()
-        said = Outputs(answers=answers, likeliest=likeliest)
-        return median(prompt_rates), median(output_rates), median(firsts), said
+        speeds = _Speeds(
+            prompt_rate=told_median(map(prompt_rate, ends)),
+            output_rate=told_median(map(output_rate, ends)),
+            first_token=told_median(firsts),
+        )
+        return speeds, Outputs(answers=answers, likeliest=likeliest)
 
-    async def _stream(self, model: str, prompt: str) -> tuple[float, list[str], dict[str, Any]]:
-        """Return the seconds to the first token, the tokens, and the last line of a streamed completion."""
+    async def _stream(self, model: str, prompt: str) -> tuple[float | None, list[str], dict[str, Any]]:
+        """Return the seconds to the first token, the tokens, and the last line of a streamed completion.
+
+        Ollama 0.33 ends a stream without its last line where a token is no UTF-8, even before the first line.
+        """
         begun, first, pieces, last = time.perf_counter(), None, [], {}
-        async for row in self.api.rows("/api/generate", completion(model, prompt, self.tokens, stream=True)):
+        asked = completion(model, prompt, self.tokens, stream=True)
+        async for row in self.api.rows("/api/generate", asked, may_be_empty=True):
             piece = str(row.get("thinking") or "") + str(row.get("response") or "")
             if piece:
                 pieces.append(piece)
                 first = first or time.perf_counter() - begun
             last = row
-        return first or time.perf_counter() - begun, pieces, last
+        return first, pieces, last
 
     async def _likeliest(self, model: str, context: str) -> Distribution:
         """Return the most likely next tokens after a text, empty if this Ollama sends none."""
@@ -157,18 +177,12 @@ class Gauge:
             together[row["token"]] = together.get(row["token"], 0.0) + math.exp(row["logprob"])
         return {token: math.log(share) for token, share in together.items() if share > 0}
 
-    async def _vectors(self, model: str, steps: Steps) -> tuple[float, None, float, Outputs]:
-        vectors, took, rates = [], [], []
+    async def _vectors(self, model: str, steps: Steps) -> tuple[_Speeds, Outputs]:
+        vectors, took = [], []
         for prompt in self.prompts:
             begun = time.perf_counter()
             row = await self.api.object("/api/embed", {"model": model, "input": prompt})
             took.append(time.perf_counter() - begun)
             vectors.append(row["embeddings"][0])
-            duration = row.get("total_duration", 0) - row.get("load_duration", 0)
-            rates.append(_rate(row.get("prompt_eval_count", 0), duration))
             steps.advance()
-        return median(rates), None, median(took), Outputs(vectors=vectors)
-
-
-def _rate(count: int, nanoseconds: int) -> float:
-    return count / (nanoseconds * _NANO) if nanoseconds > 0 else 0.0
+        return _Speeds(first_token=told_median(took)), Outputs(vectors=vectors)

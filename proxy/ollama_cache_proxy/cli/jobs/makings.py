@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
@@ -12,15 +13,28 @@ import orjson
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.jobs.api import Api
 from ollama_cache_proxy.cli.jobs.progress import Steps
+from ollama_cache_proxy.workbench import pace
 from ollama_cache_proxy.workbench.levels import Target, same
+from ollama_cache_proxy.workbench.pace import Made
 
 _UNLOAD_DEADLINE: Final = 2.0
 """Seconds for Ollama to unload a model before it is removed."""
+
+TICK: Final = 30.0
+"""Seconds between two lines that say that a model is still being made, where no bar shows it."""
 
 _ENDING: Final = (
     "Ending: waiting for Ollama to finish {name}, so that no partial model stays on its disk"
     " (a second Ctrl-C ends immediately)"
 )
+
+
+async def _tick(what: str, steps: Steps) -> None:
+    """Show from time to time that it goes on."""
+    begun = time.monotonic()
+    while True:
+        await asyncio.sleep(TICK)
+        steps.still(what, time.monotonic() - begun)
 
 
 class Makings:
@@ -29,13 +43,18 @@ class Makings:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._begun: list[str] = []
+        self._latest: Made | None = None
 
-    async def make(self, source: str, target: Target, steps: Steps) -> None:
-        """Make a model. If cancelled, wait until Ollama has finished; if cancelled again, do not wait."""
+    async def make(self, source: str, target: Target, sizes: tuple[int, int], steps: Steps) -> None:
+        """Make a model; `sizes` are the bytes of the source, and about those of the result.
+
+        If cancelled, wait until Ollama has finished; if cancelled again, do not wait.
+        """
         if any(same(str(row.get("name")), target.name) for row in await self._api.installed()):
             raise Failed(f"{target.name} exists by now", f"give the result another name: --to {target.level}=NAME")
         self._begun.append(target.name)
-        steps.begin(f"Making {target.name}", 1)
+        steps.begin(f"Making {target.name}", None, pace.about(*sizes, self._latest))
+        begun = time.monotonic()
         reading = asyncio.create_task(self._read(source, target, steps))
         try:
             await asyncio.shield(reading)
@@ -44,14 +63,20 @@ class Makings:
             with suppress(Failed):
                 await reading
             raise
+        self._latest = Made(name=target.name, moved=sum(sizes), seconds=time.monotonic() - begun)
 
     async def _read(self, source: str, target: Target, steps: Steps) -> None:
+        """Read what Ollama tells of its progress: 0.24 often, 0.33 nothing until it is done."""
         body = {"model": target.name, "from": source, "quantize": target.level, "stream": True}
         status = ""
-        async for row in self._api.rows("/api/create", body):
-            status = str(row.get("status", ""))
-            if row.get("total"):
-                steps.at(row.get("completed", 0) / row["total"])
+        ticking = asyncio.create_task(_tick(f"Making {target.name}", steps))
+        try:
+            async for row in self._api.rows("/api/create", body):
+                status = str(row.get("status", ""))
+                if row.get("total"):
+                    steps.at(row.get("completed", 0) / row["total"])
+        finally:
+            ticking.cancel()
         if status != "success":
             raise Failed(f"Ollama stopped making {target.name} at {status!r}", "see its log")
 

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import Column, Screen, table
+from ollama_cache_proxy.workbench.pace import spelled
 from ollama_cache_proxy.workbench.sheet import Sheet
 
 
@@ -26,12 +27,19 @@ class Steps:
         self._bars = bars
         self._bar = None if bars is None else bars.add_task("", visible=False)
 
-    def begin(self, what: str, total: float) -> None:
-        """Start a part of `total` steps."""
+    def begin(self, what: str, total: float | None, about: str = "") -> None:
+        """Start a part of `total` steps; None where there may be no progress to show. `about` says more of it."""
         if self._bars is None or self._bar is None:
-            say(f"{what} …")
-        else:
-            self._bars.reset(self._bar, description=what, total=total, completed=0, visible=True)
+            say(f"{what}{f' ({about})' if about else ''} …")
+            return
+        if about:
+            self.say(f"{what}: {about}")
+        self._bars.reset(self._bar, description=what, total=total, completed=0, visible=True)
+
+    def still(self, what: str, seconds: float) -> None:
+        """Show that a part of which there is no progress goes on; on a terminal the bar's clock does."""
+        if self._bars is None:
+            say(f"{what}: {spelled(seconds)} so far")
 
     def advance(self, steps: float = 1) -> None:
         """Advance by a number of steps."""
@@ -39,9 +47,9 @@ class Steps:
             self._bars.advance(self._bar, steps)
 
     def at(self, completed: float) -> None:
-        """Set the number of completed steps."""
+        """Set the completed share of a part that began without a total."""
         if self._bars is not None and self._bar is not None:
-            self._bars.update(self._bar, completed=completed)
+            self._bars.update(self._bar, completed=completed, total=1)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ollama_cache_proxy.cli import options
+from ollama_cache_proxy.cli import graphics, options
 from ollama_cache_proxy.cli.asking import client
 from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
 from ollama_cache_proxy.cli.jobs.api import Api, ollama
@@ -25,6 +25,7 @@ from ollama_cache_proxy.service.settings import http_url, is_loopback
 from ollama_cache_proxy.workbench import levels
 from ollama_cache_proxy.workbench.bench_questions import PROMPTS
 from ollama_cache_proxy.workbench.levels import Target
+from ollama_cache_proxy.workbench.sheet import Sheet
 from ollama_cache_proxy.workbench.verdict import Measured, Verdict, recommend
 
 _BLOBS: Final = re.compile(r"^FROM (?P<folder>.+)[/\\]blobs[/\\](?P<blob>sha256-[0-9a-f]{64})$", re.MULTILINE)
@@ -78,10 +79,11 @@ async def quantize(arguments: argparse.Namespace) -> int:
 async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, arguments: argparse.Namespace) -> None:
     with steps() as progress:
         try:
-            for target in plan.targets:
-                await makings.make(plan.source, target, progress)
+            for target, size in zip(plan.targets, plan.estimates, strict=True):
+                await makings.make(plan.source, target, (plan.size, size), progress)
             source, results = await _measured(plan, gauge, progress)
-            verdict = recommend(source, results)
+            gpu = await graphics.known_at(gauge.api.url)
+            verdict = recommend(source, results, gpu=gpu)
             keep = {"best": {verdict.take}, "all": set(makings.made), "none": set()}[arguments.keep]
             for name in makings.made:
                 if name not in keep:
@@ -93,7 +95,7 @@ async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, argumen
         kept = {"recommendation": asdict(verdict), "kept": makings.made}
         write_json({"source": asdict(source), "results": [asdict(result) for result in results], **kept})
     else:
-        _show(source, results, verdict, makings.made)
+        _show(table(source, results, gpu=gpu), verdict, makings.made)
 
 
 async def _measured(plan: _Plan, gauge: Gauge, progress: Steps) -> tuple[Measured, list[Measured]]:
@@ -127,7 +129,8 @@ async def _compare(api: Api, other: Api, prompts: Sequence[str], arguments: argp
     if arguments.json:
         write_json({"source": asdict(source), "results": [asdict(result)]})
     else:
-        show(table(replace(source, name=api.url), [result]))
+        gpu = await graphics.known_at(api.url, other.url)
+        show(table(replace(source, name=api.url), [result], gpu=gpu))
 
 
 def _level(row: Mapping[str, Any]) -> str:
@@ -225,7 +228,7 @@ def _summary(plan: _Plan, keep: str) -> list[str]:
     return [*lines, f"Afterwards: keep {keep}"]
 
 
-def _show(source: Measured, results: Sequence[Measured], verdict: Verdict, kept: Sequence[str]) -> None:
-    show(table(source, results))
+def _show(sheet: Sheet, verdict: Verdict, kept: Sequence[str]) -> None:
+    show(sheet)
     say(f"Recommended: {verdict.take} ({verdict.why})")
     say(f"Kept: {', '.join(kept) or 'no result'}")
