@@ -211,6 +211,27 @@ async def test_hits_are_reported_when_metrics_are_read_and_once_a_second_otherwi
         client.close()
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"model": "tiny", "input": "why", "max_output_tokens": 8}),
+        ("/v1/messages", {"model": "tiny", "messages": [{"role": "user", "content": "why"}], "max_tokens": 8}),
+        (
+            "/v1/messages?beta=true",
+            {"model": "tiny", "messages": [{"role": "user", "content": "why"}], "max_tokens": 8},
+        ),
+    ],
+)
+async def test_agents_hits_are_served_by_it_too(path: str, body: Any, simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, cache_v1_responses="always", cache_v1_messages="always") as proxy:
+        watch, client = Watch(proxy), Client(proxy.url)
+        answers = [await client.ask("POST", path, json.dumps(body).encode()) for _ in range(4)]
+        assert [answer.field("X-Cache") for answer in answers] == ["MISS", HIT, HIT, HIT]
+        assert len({answer.body for answer in answers}) == 1
+        assert watch.taken == 2
+        client.close()
+
+
 # Where it is not taken.
 
 

@@ -13,6 +13,7 @@ from tests.support import plain_requests
 
 GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
 CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
 PLAIN = {row.path: plain_requests.PLAIN[row.operation] for row in REUSABLE}
 REUSED = tuple(PLAIN)
 OPT_IN = tuple(row.path for row in REUSABLE if row.policy is Policy.OFF)
@@ -132,7 +133,7 @@ def test_a_policy_lets_through_all_but_what_is_off_or_can_never_be_reused(endpoi
 @each_reused
 @pytest.mark.parametrize("policy", [policy for policy in Policy if policy is not Policy.OFF], ids=str)
 def test_of_the_policies_only_deterministic_bars_a_plain_body(path, policy):
-    barred = policy is Policy.DETERMINISTIC and not is_embedding(row(path))
+    barred = policy is Policy.DETERMINISTIC and not row(path).deterministic
     assert verdict(path, policy=policy) is (Detail.NOT_DETERMINISTIC if barred else None)
 
 
@@ -207,7 +208,11 @@ UNSET = object()
 MEANT = [(True, True), (False, False), (None, None), (UNSET, None)]
 """What a body says of `stream`, and whether that is a stream; None: as the route has it by default."""
 each_that_streams = pytest.mark.parametrize(
-    ("path", "default"), [(GENERATE, True), (CHAT, True), (V1_CHAT, False), (V1_COMPLETIONS, False)]
+    ("path", "default"),
+    [
+        *((GENERATE, True), (CHAT, True), (V1_CHAT, False), (V1_COMPLETIONS, False)),
+        *((RESPONSES, False), (MESSAGES, False)),
+    ],
 )
 
 
@@ -235,10 +240,10 @@ def test_a_stream_that_is_neither_true_nor_false_is_ollamas_to_refuse(path, defa
     assert with_stream(path, stream, streams=streams) == Bypass(detail=Detail.FIELD_TYPE, model="m")
 
 
-@pytest.mark.parametrize("path", [EMBED, EMBEDDINGS, V1])
+@pytest.mark.parametrize("path", [EMBED, EMBEDDINGS, V1, COUNT])
 @pytest.mark.parametrize("streams", [False, True], ids=["streams off", "streams on"])
 @pytest.mark.parametrize("stream", [False, True, None, "yes", 0], ids=repr)
-def test_embeddings_never_stream_whatever_they_say(path, streams, stream):
+def test_embeddings_and_counts_never_stream_whatever_they_say(path, streams, stream):
     outcome = with_stream(path, stream, streams=streams)
     assert isinstance(outcome, Candidate)
     assert outcome.stream is False
@@ -288,9 +293,19 @@ def test_on_a_route_of_openai_it_stands_at_the_top_level(path, sampling, same):
     assert deterministic(path, sampling) is same
 
 
+@pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
+@pytest.mark.parametrize(
+    ("sampling", "same"),
+    [*((f'"temperature": {text}', same) for text, same in TEMPERATURES), ('"temperature": 0, "seed": -1', True)],
+)
+def test_for_agents_it_is_the_temperature_alone(path, sampling, same):
+    assert deterministic(path, sampling) is same
+
+
 @pytest.mark.parametrize(
     ("path", "members"),
     [
+        *((path, '"seed": 1, "options": {"temperature": 0}') for path in (RESPONSES, MESSAGES)),
         *((path, '"temperature": 0, "seed": 1') for path in NATIVE),
         *((path, '"options": {"temperature": 0, "seed": 1}') for path in OPENAI),
     ],
@@ -305,9 +320,9 @@ def test_options_that_are_no_object_ask_for_nothing(path, options):
     assert deterministic(path, f'"options": {options}') is False
 
 
-@pytest.mark.parametrize("path", [EMBED, EMBEDDINGS, V1])
+@pytest.mark.parametrize("path", [EMBED, EMBEDDINGS, V1, COUNT])
 @pytest.mark.parametrize("members", ["", '"options": {"temperature": 1}', '"options": null', '"temperature": 1'])
-def test_vectors_are_the_same_each_time_unasked(path, members):
+def test_vectors_and_counts_are_the_same_each_time_unasked(path, members):
     assert deterministic(path, members) is True
 
 
@@ -382,7 +397,7 @@ def test_any_other_input_is_passed_on(path, question, detail):
 A_MESSAGE = {"role": "user", "content": "p"}
 
 
-@pytest.mark.parametrize("path", [CHAT, V1_CHAT])
+@pytest.mark.parametrize("path", [CHAT, V1_CHAT, MESSAGES, COUNT])
 @pytest.mark.parametrize(
     ("messages", "detail"),
     [
@@ -406,6 +421,32 @@ A_MESSAGE = {"role": "user", "content": "p"}
 )
 def test_messages_are_a_list_of_objects_that_is_not_empty(path, messages, detail):
     outcome = classified(path, {"messages": messages})
+    if detail is None:
+        assert isinstance(outcome, Candidate)
+        assert outcome.items == 1
+    else:
+        assert outcome == Bypass(detail=detail, model="m")
+
+
+@pytest.mark.parametrize(
+    ("given", "detail"),
+    [
+        ("p", None),
+        ([A_MESSAGE], None),
+        ([A_MESSAGE, {"type": "function_call_output", "call_id": "c", "output": "4"}], None),
+        ([{}], None),
+        ([], Detail.NO_PROMPT),
+        ("", Detail.NO_PROMPT),
+        (None, Detail.NO_PROMPT),
+        (0, Detail.FIELD_TYPE),
+        (A_MESSAGE, Detail.FIELD_TYPE),
+        (["p"], Detail.FIELD_TYPE),
+        ([A_MESSAGE, None], Detail.FIELD_TYPE),
+    ],
+    ids=repr,
+)
+def test_an_input_of_responses_is_a_text_or_a_list_of_objects(given, detail):
+    outcome = classified(RESPONSES, {"input": given})
     if detail is None:
         assert isinstance(outcome, Candidate)
         assert outcome.items == 1
@@ -601,6 +642,33 @@ def test_a_format_in_another_spelling_is_asked_of_ollama(path, value, detail):
 def test_a_schema_of_openais_form_is_a_format(value, detail):
     outcome = with_raw(V1_CHAT, "response_format", value)
     assert outcome == Bypass(detail=detail, model="m") if detail else isinstance(outcome, Candidate)
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        ('{"format": {"type": "json_schema", "name": "n", "schema": "json"}}', None),
+        ('{"format": {"type": "json_schema", "name": "n", "schema": "\\u006ason"}}', Detail.FIELD_TYPE),
+        ('{"format": {"type": "text"}}', None),
+    ],
+)
+def test_a_schema_of_responses_is_a_format(value, detail):
+    outcome = with_raw(RESPONSES, "text", value)
+    assert outcome == Bypass(detail=detail, model="m") if detail else isinstance(outcome, Candidate)
+
+
+# what depends on more than request and model
+
+
+@pytest.mark.parametrize("path", [row.path for row in REUSABLE if row.kind is Kind.CHAT])
+def test_a_tool_that_the_server_runs_is_passed_on(path):
+    assert verdict(path, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}) is Detail.EXTERNAL_DATA
+    assert verdict(path, {"tools": [{"type": "function", "name": "web_search"}]}) is None
+
+
+@pytest.mark.parametrize("path", [row.path for row in REUSABLE if row.kind is not Kind.CHAT])
+def test_where_ollama_reads_no_tools_they_bar_nothing(path):
+    assert verdict(path, {"tools": [{"type": "web_search"}]}) is None
 
 
 @each_reused

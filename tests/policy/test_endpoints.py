@@ -12,6 +12,9 @@ POLICIES = {
     "chat": Policy.OFF,
     "v1-chat": Policy.OFF,
     "v1-completions": Policy.OFF,
+    "v1-responses": Policy.OFF,
+    "v1-messages": Policy.OFF,
+    "v1-count-tokens": Policy.OFF,
 }
 CHANGES = {
     "pull": ("model", "name"),
@@ -38,6 +41,7 @@ ROUTES = [
     ("POST", "/v1/completions", "v1-completions", Kind.COMPLETION),
     ("POST", "/v1/responses", "v1-responses", Kind.CHAT),
     ("POST", "/v1/messages", "v1-messages", Kind.CHAT),
+    ("POST", "/v1/messages/count_tokens", "v1-count-tokens", Kind.CHAT),
     ("POST", "/api/pull", "pull", Kind.NONE),
     ("POST", "/api/create", "create", Kind.NONE),
     ("POST", "/api/copy", "copy", Kind.NONE),
@@ -61,7 +65,16 @@ READ_BY_OLLAMA = {
     " presence_penalty top_p response_format tools reasoning reasoning_effort logprobs top_logprobs _debug_render_only",
     "v1-completions": "model prompt frequency_penalty max_tokens presence_penalty seed stop stream stream_options"
     " temperature top_p suffix logprobs _debug_render_only",
+    "v1-responses": "model background conversation include input instructions max_output_tokens reasoning temperature"
+    " text top_p truncation tools stream",
+    "v1-messages": "model max_tokens messages system stream temperature top_p top_k stop_sequences tools tool_choice"
+    " thinking metadata output_config",
+    "v1-count-tokens": "model messages system tools thinking",
 }
+SAMPLING = {"v1-responses": {"temperature"}, "v1-messages": {"temperature"}}
+DETERMINISTIC = {"embed", "embeddings", "v1-embeddings", "v1-count-tokens"}
+TEXTS = {"generate", "embed", "embeddings", "v1-embeddings", "v1-completions", "v1-responses"}
+LISTS = {"embed", "v1-embeddings", "chat", "v1-chat", "v1-responses", "v1-messages", "v1-count-tokens"}
 OPTIONS = {"generate": "options", "embed": "options", "embeddings": "options", "chat": "options"}
 INERT = {
     "generate": {"keep_alive", "stream"},
@@ -71,6 +84,8 @@ INERT = {
     "chat": {"keep_alive", "stream"},
     "v1-chat": {"stream"},
     "v1-completions": {"stream"},
+    "v1-responses": {"stream"},
+    "v1-messages": {"stream"},
 }
 
 each = pytest.mark.parametrize("row", ENDPOINTS, ids=lambda row: row.operation)
@@ -133,6 +148,28 @@ def test_what_is_reused_names_its_prompt_and_model_among_what_is_known(row):
         assert (row.stream_default is not None) is ("stream" in row.inert) is ("stream" in row.known)
     else:
         assert row.inert == frozenset()
+
+
+@each
+def test_what_asks_for_the_same_response_each_time_is_what_ollama_reads(row):
+    assert row.deterministic is (row.operation in DETERMINISTIC)
+    assert row.sampling == SAMPLING.get(row.operation, {"temperature", "seed"})
+    if row.policy is not None and not (row.options or row.deterministic):
+        assert row.sampling <= row.known
+
+
+@each
+def test_the_forms_of_a_prompt_are_ollamas(row):
+    if row.policy is not None:
+        assert (str in row.forms) is (row.operation in TEXTS)
+        assert (list in row.forms) is (row.operation in LISTS)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_the_query_that_anthropics_sdk_sends_with_every_beta_request_is_exact(path):
+    assert find("POST", f"{path}?beta=true") == find("POST", path)
+    for query in ("?", "?beta=True", "?beta=true&x=1", "?beta=false", "?beta=tru%65", "?Beta=true"):
+        assert find("POST", path + query) == (find("POST", path)[0], False)
 
 
 def test_what_is_not_known_is_passed_on():

@@ -12,6 +12,7 @@ from ollama_cache_proxy.policy.classify import Bypass, Candidate, by_body
 from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, DEFAULT_RULES, credential_rules
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy, find
 from ollama_cache_proxy.policy.key import SCHEMA, Scope, cache_key, normalised, scoped
+from tests.support.plain_requests import PLAIN
 
 SCOPE = {"digest": "sha256:0123", "version": "0.24.0"}
 SCHEMA_AB = '{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"string"}}}'
@@ -64,6 +65,7 @@ SECRET = {b"authorization", b"x-api-key", b"api-key", b"cf-access-client-id", b"
 
 GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
 CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
 TOOL_BA = (
     '[{"type":"function","function":{"name":"f","parameters":'
     '{"type":"object","properties":{"b":{"type":"string"},"a":{"type":"number"}}}}}]'
@@ -252,6 +254,38 @@ GOLDEN = {
         '{"model":"tiny","prompt":"def foo","seed":7,"stop":["b","a"],"user":"me"}',
         "c5833bebb82620ebfdb0e02d490d5dd0a82710446a4600e751449456d413f5fc",
     ),
+    "responses, a text": (
+        RESPONSES,
+        '{"model":"tiny","input":"hi","stream":false,"store":false,"temperature":0,"metadata":{"b":1,"a":2}}',
+        {},
+        (),
+        '{"input":"hi","metadata":{"b":1,"a":2},"model":"tiny","store":false,"temperature":0}',
+        "e333e0fbf837864167e69f3b5a1759b0b8d9b3bd7c296be50d050244d1707b5d",
+    ),
+    "responses, items": (
+        RESPONSES,
+        '{"model":"tiny","input":[{"role":"user","content":[{"type":"input_text","text":"hi"}]}],"instructions":"be brief"}',
+        {},
+        (),
+        '{"input":[{"role":"user","content":[{"type":"input_text","text":"hi"}]}],"instructions":"be brief","model":"tiny"}',
+        "6a9ec8d7d35458d5fcd92afa55173ef7eb052db268d9c0d5a9c580e9a52b93f5",
+    ),
+    "messages": (
+        MESSAGES,
+        '{"model":"tiny","stream":false,"messages":[{"role":"user","content":"hi"}],"max_tokens":4,"system":[{"type":"text","text":"be brief"}]}',
+        {},
+        (),
+        '{"max_tokens":4,"messages":[{"role":"user","content":"hi"}],"model":"tiny","system":[{"type":"text","text":"be brief"}]}',
+        "f8f30b52ad35aa5a269f3501f81e7dc319d7e841bf302dccae16d007968fcbf5",
+    ),
+    "count of tokens": (
+        COUNT,
+        '{"model":"tiny","messages":[{"role":"user","content":"hi"}]}',
+        {},
+        (),
+        '{"messages":[{"role":"user","content":"hi"}],"model":"tiny"}',
+        "b77c47e3504c842f0f660759ccee12735fef7266b0467af22d57a483fe58d138",
+    ),
 }
 GOLDEN_STREAMS = {
     "generate, a stream": (
@@ -285,6 +319,22 @@ GOLDEN_STREAMS = {
         (),
         '{"model":"tiny","prompt":"def foo"}',
         "353eed5b586ef3c80e4ea1e20fd854c986ced1228d94a0b39fe3100812f88a5c",
+    ),
+    "responses, a stream": (
+        RESPONSES,
+        '{"model":"tiny","input":"hi","stream":true}',
+        {},
+        (),
+        '{"input":"hi","model":"tiny"}',
+        "5b0e424cc4f64d5ed1cc5e70cfcee84a6788aed1a3c3bc5e061ca9c0fb76f07b",
+    ),
+    "messages, a stream": (
+        MESSAGES,
+        '{"model":"tiny","messages":[{"role":"user","content":"hi"}],"max_tokens":4,"stream":true}',
+        {},
+        (),
+        '{"max_tokens":4,"messages":[{"role":"user","content":"hi"}],"model":"tiny"}',
+        "562336483d04191056f782c5fcc82365e51c4892bd8fffdd694ad04efd572248",
     ),
 }
 
@@ -320,6 +370,8 @@ ASKED = {
     CHAT: '{"messages":[{"role":"user","content":"p"}],"model":"m"}',
     V1_CHAT: '{"messages":[{"role":"user","content":"p"}],"model":"m"}',
     V1_COMPLETIONS: '{"model":"m","prompt":"p"}',
+    RESPONSES: '{"input":"p","model":"m"}',
+    MESSAGES: '{"max_tokens":4,"messages":[{"role":"user","content":"p"}],"model":"m"}',
 }
 BASE = '{"model":"m","prompt":"p","stream":false,"options":{"seed":1,"top_k":2},"format":{"b":1,"a":2},"think":true}'
 
@@ -442,9 +494,10 @@ def test_what_may_change_a_response_changes_the_key(path, body, other):
 
 
 def test_the_routes_never_share_a_key():
-    paths = (GENERATE, EMBED, EMBEDDINGS, V1, CHAT, V1_CHAT, V1_COMPLETIONS)
+    paths = (GENERATE, EMBED, EMBEDDINGS, V1, CHAT, V1_CHAT, V1_COMPLETIONS, RESPONSES, MESSAGES, COUNT)
     body = '{"model":"m","input":"p","prompt":"p","messages":[{}],"stream":false}'
-    assert len({key(path, body) for path in paths}) == len(paths)
+    bodies = {path: body.replace('"prompt":"p",', "") if path == RESPONSES else body for path in paths}
+    assert len({key(path, body) for path, body in bodies.items()}) == len(paths)
 
 
 @pytest.mark.parametrize("part", ["digest", "version", "epoch", "namespace"])
@@ -477,11 +530,11 @@ def test_authorization_and_origin_are_not_taken_for_each_other():
     assert key(EMBED, body, ((b"Authorization", b"x"),)) != key(EMBED, body, ((b"Origin", b"x"),))
 
 
-@pytest.mark.parametrize("path", [row.path for row in REUSABLE])
+@pytest.mark.parametrize("row", REUSABLE, ids=lambda row: row.operation)
 @pytest.mark.parametrize("name", CREDENTIAL_FIELDS, ids=bytes.decode)
-def test_credentials_are_in_the_key_of_every_endpoint(path, name):
-    body = '{"model":"m","prompt":"p","input":"p","messages":[{"role":"user","content":"p"}]}'
-    assert len({key(path, body, fields) for fields in ((), ((name, b""),), ((name, b"a"),), ((name, b"b"),))}) == 4
+def test_credentials_are_in_the_key_of_every_endpoint(row, name):
+    body = json.dumps(PLAIN[row.operation])
+    assert len({key(row.path, body, fields) for fields in ((), ((name, b""),), ((name, b"a"),), ((name, b"b"),))}) == 4
 
 
 def test_credentials_of_one_value_are_told_apart_by_their_names():

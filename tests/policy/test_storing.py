@@ -136,7 +136,7 @@ def test_a_head_that_breaks_no_rule_is_stored(fields):
 )
 @pytest.mark.parametrize("more", [(), ((b"Content-Encoding", b"gzip"),)], ids=["plain", "encoded"])
 def test_what_is_for_one_client_alone_is_not_for_those_who_wait_for_it(field, alone, more):
-    assert for_one_client(head(*more, field)) is alone
+    assert for_one_client(candidate("/api/generate"), head(*more, field)) is alone
 
 
 TYPES = (b"application/json", b"application/x-ndjson", b"text/event-stream")
@@ -524,6 +524,40 @@ def test_a_stream_whose_head_breaks_a_rule_is_not_stored(path, response, body, f
     assert isinstance(storable(candidate(path, stream=True), response, body), Storable)
 
 
+AGENTS = {
+    "/v1/responses": b'event: response.completed\ndata: {"type":"response.completed","response":'
+    b'{"object":"response","status":"completed","error":null}}\n\n',
+    "/v1/messages": b'event: message_delta\ndata: {"delta":{"stop_reason":"end_turn"}}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+}
+
+
+@pytest.mark.parametrize(("path", "body"), AGENTS.items())
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [(b"no-cache", True), (b"no-cache, no-store", False), (b"private", False), (b"no-cache, private", False)],
+)
+def test_of_agents_streams_ollama_says_no_cache_whatever_is_in_them(path, body, value, stored):
+    said = ResponseHead(status=200, reason="", fields=(*EVENTS.fields, (b"Cache-Control", value)))
+    expected = Storable(prompt_tokens=None, output_tokens=None)
+    assert storable(candidate(path, stream=True), said, body) == (
+        expected if stored else NotStorable(detail=Detail.CACHE_CONTROL)
+    )
+    assert for_one_client(candidate(path, stream=True), said) is not stored
+
+
+@pytest.mark.parametrize("path", [*AGENTS, CHAT, V1_CHAT])
+def test_elsewhere_no_cache_is_heard(path):
+    whole = ResponseHead(
+        status=200, reason="", fields=((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-cache"))
+    )
+    assert storable(candidate(path), whole, b"{}") == NotStorable(detail=Detail.CACHE_CONTROL)
+    if path not in AGENTS:
+        streamed = NDJSON if path == CHAT else EVENTS
+        said = ResponseHead(status=200, reason="", fields=(*streamed.fields, (b"Cache-Control", b"no-cache")))
+        assert storable(candidate(path, stream=True), said, b"") == NotStorable(detail=Detail.CACHE_CONTROL)
+
+
 # responses of a real Ollama
 
 RECORDED = json.loads(data("wire/ollama-0.24.json").read_text("utf-8"))
@@ -556,6 +590,8 @@ WHOLE = {
     "chat_nonstream": (2, 4),
     "v1_chat": (2, 4),
     "v1_completions": (3, 4),
+    "v1_responses": (2, 4),
+    "v1_messages": (2, 4),
 }
 REFUSED = {
     *("generate_suffix_unsupported", "generate_think_unsupported", "generate_option_bad_type", "generate_origin_bad"),

@@ -38,6 +38,7 @@ NOT_RUN = {
     r"make test\b": "it runs these tests",
     r"pip install ": "it needs a package index",
     r".*\bollama run ": "it needs Ollama's own command",
+    r".*\bclaude ": "it needs Claude Code",
     r"docker ": "it needs a container engine; tests/docker holds its files",
     r"make hit-rates": "it takes a repository, or half a minute; tests/workloads does the same",
     r"make stack\b": "it takes the usual ports; tests/docker runs it on others",
@@ -155,7 +156,10 @@ class Sandbox:
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A proxy and a simulated Ollama as processes, and the pages' commands."""
     folder = tmp_path_factory.mktemp("bin")
-    script(folder / "ollama-cache-proxy", f'PYTHONPATH={ROOT} exec {sys.executable} -m ollama_cache_proxy "$@"')
+    script(
+        folder / "ollama-cache-proxy",
+        f'PYTHONPATH={ROOT / "proxy"}:{ROOT} exec {sys.executable} -m ollama_cache_proxy "$@"',
+    )
     script(folder / "curl", f'exec {shutil.which("curl")} --fail-with-body "$@"')
     ours = {name: value for name, value in os.environ.items() if not name.startswith("OCP_")}
     port, upstream = str(free_port()), str(free_port())

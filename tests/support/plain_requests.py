@@ -16,6 +16,9 @@ PLAIN: Final[dict[str, dict[str, Any]]] = {
     "chat": {"model": "m", "messages": _MESSAGES, "stream": False},
     "v1-chat": {"model": "m", "messages": _MESSAGES},
     "v1-completions": {"model": "m", "prompt": "p"},
+    "v1-responses": {"model": "m", "input": "p"},
+    "v1-messages": {"model": "m", "max_tokens": 8, "messages": _MESSAGES},
+    "v1-count-tokens": {"model": "m", "messages": _MESSAGES},
 }
 
 if list(PLAIN) != [row.operation for row in REUSABLE]:

@@ -60,6 +60,11 @@ REASONS: Final = {
         text="the endpoint's policy is deterministic, and the request has neither a temperature of 0 nor a seed",
         fix='send "temperature": 0 or a "seed" in `options`, or set the policy to always',
     ),
+    "external-data": Reason(
+        text="the response would depend on more than request and model: a tool that the server runs, like web_search,"
+        " a URL, a file by its id, or a stored conversation",
+        fix="send images as data: URLs, the whole conversation, and no `store`, `background` or server-side tool",
+    ),
     "remote-model": Reason(text="the model runs on another machine, so its digest says nothing"),
     "no-digest": Reason(
         text="the model's digest is not known: Ollama does not list it, or cannot be reached",

@@ -19,6 +19,7 @@ from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.streams import StreamFetcher
 from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.buffers import Hold
+from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result
 
@@ -54,7 +55,7 @@ class Collapsing:
         if joined is not None:
             joined_at = self._clock.monotonic()
             with joined.seat() as seat:
-                response = await _usable(joined)
+                response = await _usable(joined, question.candidate)
                 if response is not None and _fits(response, visit.hold):
                     cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=standing_detail(question))
                     return await self._delivery.fetched(visit, question, response, seat, cache)
@@ -101,7 +102,7 @@ class Collapsing:
             await self._lists.fetch(question, flight)
 
 
-async def _usable(flight: Flight[Fetched]) -> Fetched | None:
+async def _usable(flight: Flight[Fetched], candidate: Candidate) -> Fetched | None:
     """Return the flight's response; None where it is for another client alone.
 
     So may a failure be, which may concern only the request that began the flight.
@@ -110,7 +111,7 @@ async def _usable(flight: Flight[Fetched]) -> Fetched | None:
         response = await flight.response()
     except ProxyError:
         return None
-    if response.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR or storing.for_one_client(response.head):
+    if response.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR or storing.for_one_client(candidate, response.head):
         return None
     return response
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final, TypeAlias
 
-from ollama_cache_proxy.policy import document, model_names
+from ollama_cache_proxy.policy import document, external, model_names
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind, Policy
 from ollama_cache_proxy.policy.messages import Fields, Request
 from ollama_cache_proxy.policy.record import record
@@ -113,6 +113,8 @@ def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> De
         return Detail.FIELD_TYPE
     if candidate.stream and not streams:
         return Detail.STREAM
+    if endpoint.kind is Kind.CHAT and external.depends(endpoint, body):
+        return Detail.EXTERNAL_DATA
     if policy is Policy.DETERMINISTIC and not _is_deterministic(endpoint, body):
         return Detail.NOT_DETERMINISTIC
     return _invalid_inert(endpoint, body)
@@ -132,26 +134,27 @@ _NO_SEED: Final = 2**32 - 1
 
 def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
     """Return whether the request asks for the same response each time: vectors, temperature 0, or a seed."""
-    if endpoint.kind is Kind.EMBEDDING:
+    if endpoint.deterministic:
         return True
-    sampling = body.get(endpoint.options) if endpoint.options else body
-    if not isinstance(sampling, dict):
+    given = body.get(endpoint.options) if endpoint.options else body
+    if not isinstance(given, dict):
         return False
-    temperature, seed = sampling.get("temperature"), sampling.get("seed")
+    temperature, seed = (given.get(name) if name in endpoint.sampling else None for name in ("temperature", "seed"))
     greedy = not isinstance(temperature, bool) and isinstance(temperature, int | float) and temperature == 0
     return greedy or (type(seed) is int and 0 <= seed < _NO_SEED)
 
 
 def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
     """Return how many responses are asked for. Without a prompt, a request is a command to load or unload a model."""
-    prompt = body.get(endpoint.prompt)
-    forms = {"messages": (list,), "input": (str, list)}.get(endpoint.prompt, (str,))
-    if prompt is not None and not isinstance(prompt, forms):
+    prompt: Any = body.get(endpoint.prompt)
+    if prompt is not None and type(prompt) not in endpoint.forms:
         return Detail.FIELD_TYPE
     if not prompt:
         return Detail.NO_PROMPT
-    if isinstance(prompt, str) or endpoint.prompt == "messages":
-        return 1 if isinstance(prompt, str) or all(isinstance(item, dict) for item in prompt) else Detail.FIELD_TYPE
+    if isinstance(prompt, str):
+        return 1
+    if endpoint.kind is not Kind.EMBEDDING:
+        return 1 if all(isinstance(item, dict) for item in prompt) else Detail.FIELD_TYPE
     return len(prompt) if all(type(item) is str and item for item in prompt) else Detail.FIELD_TYPE
 
 
@@ -170,10 +173,10 @@ _ESCAPED: Final = re.compile(rb"\\u00(?:6[aAeEfF]|73)")
 def _escaped_format(document: dict[str, Any], body: bytes) -> Detail | None:
     """Return the detail for a `format` that may be "json" spelled with escapes, or None.
 
-    Ollama compares that text byte for byte, so the escaped one is another. It hands on OpenAI's `response_format` as a
-    `format`.
+    Ollama compares that text byte for byte, so the escaped one is another. It hands on OpenAI's `response_format` and
+    the schema in `text` as a `format`.
     """
-    raw = isinstance(document.get("format"), str) or "response_format" in document
+    raw = isinstance(document.get("format"), str) or "response_format" in document or "text" in document
     return Detail.FIELD_TYPE if raw and _ESCAPED.search(body) is not None else None
 
 

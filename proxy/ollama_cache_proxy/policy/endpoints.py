@@ -1,7 +1,8 @@
 """The table of Ollama's endpoints: what each one is, and what of it may be reused.
 
 A request that matches no row is `OTHER`, a bypass. Field names are those of Ollama's request types
-(`api/types.go`, `openai/openai.go`, 0.24); they serve to find names that Ollama would take for one of them.
+(`api/types.go`, `openai/openai.go`, `openai/responses.go`, `anthropic/anthropic.go`, 0.24 and 0.33); they serve to find
+names that Ollama would take for one of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses
+from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts
 from ollama_cache_proxy.policy.dialects.dialect import Dialect
 from ollama_cache_proxy.policy.record import record
 
@@ -45,6 +46,8 @@ class Endpoint:
 
     method: str
     path: str
+    also: frozenset[str] = frozenset()
+    """Other targets that are taken for the path: clients always send them, and Ollama ignores a query."""
     operation: str
     """Its name in keys, metrics, log and settings."""
     dialect: Dialect = ollama
@@ -54,14 +57,22 @@ class Endpoint:
     """The policy without a setting; None: its responses can never be reused."""
     stream_default: bool | None = None
     """What an absent `stream` means; None: the endpoint never streams."""
+    deterministic: bool = False
+    """Whether every request asks for the same response each time."""
+    sampling: frozenset[str] = frozenset({"temperature", "seed"})
+    """The sampling options that Ollama reads and that can ask for the same response each time."""
     prompt: str = ""
     """The field with the prompt, the messages or the texts."""
+    forms: tuple[type, ...] = (str,)
+    """The types of the prompt that Ollama reads: a text, a list of texts (embeddings) or of messages."""
     options: str = ""
     """The member with the sampling options, whose names are sorted too; empty: they are at the top level."""
     inert: frozenset[str] = frozenset()
     """Fields on which no response depends."""
     known: frozenset[str] = frozenset()
     """All the names that Ollama reads at the top level."""
+    external: frozenset[str] = frozenset()
+    """Fields that tie the response to what is outside of the request, or that ask for more than a response."""
     vectors: str = ""
     """The member of a response with the vectors."""
     items: str = ""
@@ -77,6 +88,8 @@ def _names(text: str) -> frozenset[str]:
 
 
 _NAMING: Final = _names("model name source destination")
+_TEMPERATURE: Final = _names("temperature")
+_ANTHROPIC: Final = _names("container mcp_servers")
 
 OTHER: Final = Endpoint(method="", path="", operation="other")
 
@@ -102,7 +115,9 @@ ENDPOINTS: Final = (
         operation="embed",
         kind=Kind.EMBEDDING,
         policy=Policy.ALWAYS,
+        deterministic=True,
         prompt="input",
+        forms=(str, list),
         options="options",
         inert=_names("keep_alive"),
         known=_names("model input keep_alive truncate dimensions options"),
@@ -115,6 +130,7 @@ ENDPOINTS: Final = (
         operation="embeddings",
         kind=Kind.EMBEDDING,
         policy=Policy.ALWAYS,
+        deterministic=True,
         prompt="prompt",
         options="options",
         inert=_names("keep_alive"),
@@ -128,7 +144,9 @@ ENDPOINTS: Final = (
         dialect=openai,
         kind=Kind.EMBEDDING,
         policy=Policy.ALWAYS,
+        deterministic=True,
         prompt="input",
+        forms=(str, list),
         inert=_names("user"),
         known=_names("model input dimensions encoding_format"),
         vectors="data",
@@ -143,6 +161,7 @@ ENDPOINTS: Final = (
         policy=Policy.OFF,
         stream_default=True,
         prompt="messages",
+        forms=(list,),
         options="options",
         inert=_names("keep_alive stream"),
         known=_names(
@@ -159,11 +178,13 @@ ENDPOINTS: Final = (
         policy=Policy.OFF,
         stream_default=False,
         prompt="messages",
+        forms=(list,),
         inert=_names("stream"),
         known=_names(
             "model messages stream stream_options max_tokens seed stop temperature frequency_penalty presence_penalty"
             " top_p response_format tools reasoning reasoning_effort logprobs top_logprobs _debug_render_only",
         ),
+        external=_names("web_search_options"),
     ),
     Endpoint(
         method="POST",
@@ -186,15 +207,50 @@ ENDPOINTS: Final = (
         operation="v1-responses",
         dialect=responses,
         kind=Kind.CHAT,
+        policy=Policy.OFF,
         stream_default=False,
+        sampling=_TEMPERATURE,
+        prompt="input",
+        forms=(str, list),
+        inert=_names("stream"),
+        known=_names(
+            "model background conversation include input instructions max_output_tokens reasoning temperature text"
+            " top_p truncation tools stream",
+        ),
+        external=_names("previous_response_id conversation prompt store background"),
     ),
     Endpoint(
         method="POST",
         path="/v1/messages",
+        also=frozenset({"/v1/messages?beta=true"}),
         operation="v1-messages",
         dialect=anthropic,
         kind=Kind.CHAT,
+        policy=Policy.OFF,
         stream_default=False,
+        sampling=_TEMPERATURE,
+        prompt="messages",
+        forms=(list,),
+        inert=_names("stream"),
+        known=_names(
+            "model max_tokens messages system stream temperature top_p top_k stop_sequences tools tool_choice thinking"
+            " metadata output_config",
+        ),
+        external=_ANTHROPIC,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/messages/count_tokens",
+        also=frozenset({"/v1/messages/count_tokens?beta=true"}),
+        operation="v1-count-tokens",
+        dialect=token_counts,
+        kind=Kind.CHAT,
+        policy=Policy.OFF,
+        deterministic=True,
+        prompt="messages",
+        forms=(list,),
+        known=_names("model messages system tools thinking"),
+        external=_ANTHROPIC,
     ),
     Endpoint(method="POST", path="/api/pull", operation="pull", known=_NAMING, changes=("model", "name")),
     Endpoint(method="POST", path="/api/create", operation="create", known=_NAMING, changes=("model", "name")),
@@ -211,11 +267,11 @@ ENDPOINTS: Final = (
 REUSABLE: Final = tuple(row for row in ENDPOINTS if row.policy is not None)
 """The endpoints whose policy is a setting."""
 
-_BY_ROUTE: Final = {(row.method, row.path): row for row in ENDPOINTS}
+_BY_ROUTE: Final = {(row.method, target): row for row in ENDPOINTS for target in (row.path, *row.also)}
 
 
 def find(method: str, target: str) -> tuple[Endpoint, bool]:
-    """Return the row that Ollama's router would choose, and whether the target is exactly its path.
+    """Return the row that Ollama's router would choose, and whether the target is exactly its path or one of `also`.
 
     The path is decoded and its query ignored, as Ollama does; only an exact spelling makes a candidate.
     """

@@ -17,6 +17,7 @@ import orjson
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.credentials import given
 from ollama_cache_proxy.policy.embeddings import item_document
+from ollama_cache_proxy.policy.endpoints import Kind
 from ollama_cache_proxy.policy.key import SCHEMA, Scope, framed
 from ollama_cache_proxy.policy.messages import Fields, values
 
@@ -58,7 +59,7 @@ def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
         document = {name: value for name, value in candidate.document.items() if name not in endpoint.inert}
     found: list[tuple[str, Any]] = []
     for name, value in sorted(document.items()):
-        if name == "messages" and endpoint.prompt == name:
+        if name == endpoint.prompt and endpoint.kind is Kind.CHAT and isinstance(value, list):
             found += [(f"{name}[{place}]", message) for place, message in enumerate(value)]
         elif name == "options" and isinstance(value, dict):
             found += [(f"{name}.{option}", value[option]) for option in sorted(value)]

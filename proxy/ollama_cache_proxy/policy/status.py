@@ -70,6 +70,10 @@ class Detail(StrEnum):
         "not-deterministic",
         "the endpoint's policy is `deterministic`, and there is neither a temperature of 0 nor a seed",
     )
+    EXTERNAL_DATA = (
+        "external-data",
+        "the response would depend on more than request and model: a web search, a URL, a file, a stored conversation",
+    )
     # bypass: by what the model is
     REMOTE_MODEL = "remote-model", "the model runs on another machine"
     NO_DIGEST = "no-digest", "the model's digest is not known at the moment"

@@ -28,7 +28,7 @@ def storable(candidate: Candidate, head: ResponseHead, body: bytes) -> Storing:
     read = objects((body,))
     if not read:
         return INCOMPLETE
-    if "error" in read[0]:
+    if dialect.failed(read[0]):
         return ANSWER_ERROR
     return _embeddings(candidate, read[0]) if candidate.endpoint.kind is Kind.EMBEDDING else dialect.whole(read[0])
 
@@ -60,16 +60,16 @@ def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
         return Detail.STATUS
     if content_type != expected:
         return Detail.CONTENT_TYPE
-    return _barred(head, found) if found else None
+    return _barred(candidate, head, found) if found else None
 
 
-def for_one_client(head: ResponseHead) -> bool:
+def for_one_client(candidate: Candidate, head: ResponseHead) -> bool:
     """Return whether a response is for the client alone that asked for it: others that wait for it must not get it.
 
     What may not be stored may not be shared either (RFC 9111, section 4).
     """
     found = {name.lower() for name, _ in head.fields} & _FOR_ONE_CLIENT
-    return bool(found) and _barred(head, found) is not None
+    return bool(found) and _barred(candidate, head, found) is not None
 
 
 _NONE: Final = [b""]
@@ -79,12 +79,13 @@ _HARMLESS: Final = frozenset(CREDENTIAL_FIELDS) | {b"origin", b"accept-encoding"
 """What a response may depend on (Vary): the key holds it, and Accept-Encoding is never sent for a candidate."""
 
 
-def _barred(head: ResponseHead, found: Collection[bytes]) -> Detail | None:
+def _barred(candidate: Candidate, head: ResponseHead, found: Collection[bytes]) -> Detail | None:
     """Return which of the fields that were `found` forbids to store the response, or None."""
+    forbidden = _FORBIDDEN.difference(candidate.endpoint.dialect.STREAM_DIRECTIVES) if candidate.stream else _FORBIDDEN
     rules = (
         (b"content-encoding" in found, Detail.RESPONSE_ENCODING),
         (b"set-cookie" in found, Detail.SET_COOKIE),
-        (not _FORBIDDEN.isdisjoint(_directive_names(head)), Detail.CACHE_CONTROL),  # RFC 9111, section 3
+        (not forbidden.isdisjoint(_directive_names(head)), Detail.CACHE_CONTROL),  # RFC 9111, section 3
         (not _HARMLESS.issuperset(members(head.fields, b"vary")), Detail.VARY),  # section 4.1
     )
     return next((detail for broken, detail in rules if broken), None)

@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     cache_chat: Caching = Field("off", description="Cache policy of /api/chat.")
     cache_v1_chat: Caching = Field("off", description="Cache policy of /v1/chat/completions.")
     cache_v1_completions: Caching = Field("off", description="Cache policy of /v1/completions.")
+    cache_v1_responses: Caching = Field("off", description="Cache policy of /v1/responses.")
+    cache_v1_messages: Caching = Field("off", description="Cache policy of /v1/messages.")
+    cache_v1_count_tokens: Caching = Field("off", description="Cache policy of /v1/messages/count_tokens.")
     cache_streams: bool = Field(default=False, description="Record streams too, if their endpoint is cached.")
     stream_pace: Literal["at-once", "recorded"] = Field("at-once", description="How a recorded stream is replayed.")
     explain: bool = Field(

@@ -24,12 +24,16 @@ ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": "tiny", "messages": MESSAGES, "stream": True, "stream_options": {"include_usage": True}},
     ),
     "v1-completions": ("/v1/completions", {"model": "tiny", "prompt": "why", "stream": True}),
+    "v1-responses": ("/v1/responses", {"model": "tiny", "input": "why", "stream": True}),
+    "v1-messages": ("/v1/messages", {"model": "tiny", "max_tokens": 8, "messages": MESSAGES, "stream": True}),
 }
 STREAMS: dict[str, Any] = {
     "cache_streams": True,
     "cache_chat": "always",
     "cache_v1_chat": "always",
     "cache_v1_completions": "always",
+    "cache_v1_responses": "always",
+    "cache_v1_messages": "always",
 }
 PATH, BODY = ROUTES["generate"]
 RECORDING = "ollama-cache-proxy; fwd=miss; detail=recording"

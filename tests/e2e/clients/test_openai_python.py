@@ -15,6 +15,8 @@ HELLO = [{"role": "user", "content": "hello"}]
 USAGE = {"include_usage": True}
 SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "integer"}}, "required": ["b"]}
 BY_SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+TURNS = [{"role": "user", "content": [{"type": "input_text", "text": "hello"}]}]
+FUNCTION = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
 CLIENTS = {"sync": openai.OpenAI, "async": openai.AsyncOpenAI}
 
 
@@ -31,7 +33,7 @@ def complete(c: Any, model: str = "tiny", **more: Any) -> Any:
 
 
 def respond(c: Any, model: str = "tiny", **more: Any) -> Any:
-    return c.responses.create(model=model, input="hello", temperature=0, max_output_tokens=8, **more)
+    return c.responses.create(model=model, temperature=0, max_output_tokens=8, **({"input": "hello"} | more))
 
 
 def embed(c: Any, text: str | list[str] = "a text", model: str = "all-minilm", **more: Any) -> Any:
@@ -50,7 +52,16 @@ CASES = {
         (lambda c: complete(c, stream=True), lambda c: complete(c, stream=True, stream_options=USAGE)),
         "v1-completions bypass, v1-completions bypass",
     ),
-    "respond": Case((respond, lambda c: respond(c, stream=True)), "v1-responses bypass, v1-responses bypass"),
+    "respond": Case(twice(respond), "v1-responses bypass, v1-responses bypass"),
+    "respond a stream": Case(twice(lambda c: respond(c, stream=True)), "v1-responses bypass, v1-responses bypass"),
+    "respond with items and functions": Case(
+        (
+            lambda c: respond(c, input=TURNS, instructions="be brief", store=False),
+            lambda c: respond(c, input=TURNS, tools=[FUNCTION]),
+        ),
+        "v1-responses bypass, v1-responses bypass",
+        "does not support tools",
+    ),
     "embed a text": Case(twice(embed), "v1-embeddings miss, v1-embeddings hit"),
     "embed a list": Case(twice(lambda c: embed(c, ["one", "two"])), "v1-embeddings miss, v1-embeddings hit"),
     "embed as floats": Case(
@@ -102,7 +113,7 @@ async def test_as_directly_with_everything_cached(
     async with proxy_before(simulator.url, **EVERYTHING) as proxy:
         check(alone, await results(client(kind, proxy.url), case.calls * 2), case.refusal)
         counts = await seen(proxy)
-    if "stream" in name or name in ("chat", "complete", "generate"):
+    if "stream" in name or name in ("chat", "complete", "respond"):
         asked = sum(counts.values())
         assert sum(count for how, count in counts.items() if how.endswith(" hit")) >= asked / 2, counts
         assert not any("bypass" in how for how in counts), counts

@@ -190,6 +190,8 @@ SHARED: list[tuple[str, dict[str, Any]]] = [
     ("/api/generate", GENERATE | {"stream": True}),
     ("/api/chat", CHAT),
     ("/v1/chat/completions", CHAT | {"stream": True}),
+    ("/v1/responses", {"model": "tiny", "input": "why", "stream": True}),
+    ("/v1/messages", CHAT | {"max_tokens": 8, "stream": True}),
     ("/api/embed", EMBED),
 ]
 

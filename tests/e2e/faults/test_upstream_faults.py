@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import time
 from collections import Counter
@@ -82,6 +83,9 @@ QUESTIONS: list[Question] = [
     ("/api/chat", CHAT),
     ("/v1/chat/completions", CHAT | {"stream": True}),
     ("/v1/completions", {"model": "tiny", "prompt": canary.PROMPT}),
+    ("/v1/responses", {"model": "tiny", "input": canary.PROMPT, "stream": True}),
+    ("/v1/messages", CHAT | {"max_tokens": 8, "stream": True}),
+    ("/v1/messages", CHAT | {"max_tokens": 8}),
     ("/api/embed", EMBED),
     ("/api/embeddings", {"model": "all-minilm", "prompt": canary.PROMPT}),
     ("/v1/embeddings", {"model": "all-minilm", "input": [canary.PROMPT], "encoding_format": "base64"}),
@@ -111,7 +115,7 @@ async def test_what_breaks_off_never_looks_complete_and_is_never_kept(
             except (ConnectionError, asyncio.IncompleteReadError):
                 ends["reset"] += 1
             else:
-                is_told = answer.status == 502 and list(json.loads(answer.body)) == ["error"]
+                is_told = answer.status == 502 and list(json.loads(answer.body)) in (["error"], ["type", "error"])
                 ends["502" if is_told else "complete"] += 1
         measured(13, "complete", ends["complete"])
         assert min(ends["reset"], ends["502"]) >= 50
@@ -250,9 +254,14 @@ async def test_a_4xx_is_passed_on_as_it_is_and_never_kept(
                 await ask(proxy.url, "POST", path, body=wrong),
                 await ask(simulator.url, "POST", path, body=wrong),
             )
-            assert (answer.status, answer.body) == (own.status, own.body)
+            assert (answer.status, without_id(answer.body)) == (own.status, without_id(own.body))
             assert (answer.status, answer.field("X-Cache") != "HIT") == (404, True)
         measured(16, "stored", await keys(proxy))
+
+
+def without_id(body: bytes) -> bytes:
+    """An error without the id that Ollama makes up for each."""
+    return re.sub(rb'"request_id":"req_[0-9a-f]+"', b"", body)
 
 
 STOPPED: list[Question] = [

@@ -345,6 +345,8 @@ async def test_an_upstream_that_refuses_is_a_502_as_json() -> None:
         ("/v1/embeddings", ("error", "message")),
         ("/v1/responses", ("error", "message")),
         ("/v1/messages", ("error", "message")),
+        ("/v1/messages?beta=true", ("error", "message")),
+        ("/v1/messages/count_tokens", ("error", "message")),
     ],
 )
 async def test_an_error_of_the_proxys_own_has_the_form_of_its_endpoint(path: str, place: tuple[str, ...]) -> None:

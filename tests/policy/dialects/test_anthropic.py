@@ -19,6 +19,8 @@ def event(name: str, **members: object) -> bytes:
 START = event("message_start", message={"type": "message", "usage": {"input_tokens": 9, "output_tokens": 0}})
 PART = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "event: message_stop"})
 DELTA = event("message_delta", delta={"stop_reason": "max_tokens"}, usage={"input_tokens": 2, "output_tokens": 4})
+OPEN = event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+STOPPED = event("message_delta", delta={"stop_reason": "stop_sequence"}, usage={"input_tokens": 9, "output_tokens": 0})
 STOP = event("message_stop")
 
 
@@ -34,6 +36,14 @@ STOP = event("message_stop")
         ),
         pytest.param(MESSAGE | {"stop_reason": None}, INCOMPLETE, id="no-reason"),
         pytest.param(MESSAGE | {"stop_reason": "pause_turn"}, INCOMPLETE, id="not-the-end"),
+        pytest.param(
+            MESSAGE | {"stop_reason": "stop_sequence", "content": [{"type": "text", "text": "x"}]},
+            Storable(prompt_tokens=2, output_tokens=4),
+            id="a-stop-sequence",
+        ),
+        pytest.param(MESSAGE | {"stop_reason": "stop_sequence", "content": None}, INCOMPLETE, id="a-load"),
+        pytest.param(MESSAGE | {"stop_reason": "stop_sequence"}, INCOMPLETE, id="a-load-without-content"),
+        pytest.param(MESSAGE | {"stop_reason": ["end_turn"]}, INCOMPLETE, id="a-reason-that-is-a-list"),
         pytest.param(MESSAGE | {"type": "error"}, INCOMPLETE, id="no-message"),
         pytest.param({}, INCOMPLETE, id="empty"),
     ],
@@ -46,6 +56,10 @@ def test_a_whole_message(document: dict[str, object], expected: Storing) -> None
     ("body", "expected"),
     [
         pytest.param(START + PART + DELTA + STOP, Storable(prompt_tokens=2, output_tokens=4), id="whole"),
+        pytest.param(
+            START + OPEN + PART + STOPPED + STOP, Storable(prompt_tokens=9, output_tokens=0), id="a-stop-sequence"
+        ),
+        pytest.param(START + STOPPED + STOP, INCOMPLETE, id="a-load"),
         pytest.param(START + PART + DELTA, INCOMPLETE, id="no-end"),
         pytest.param(START + PART + STOP, INCOMPLETE, id="no-reason"),
         pytest.param(START + DELTA + STOP + STOP, INCOMPLETE, id="two-ends"),

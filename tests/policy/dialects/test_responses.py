@@ -28,6 +28,13 @@ COMPLETED = event("response.completed", response=RESPONSE)
     [
         pytest.param(RESPONSE, STORABLE, id="whole"),
         pytest.param(RESPONSE | {"status": "incomplete"}, INCOMPLETE, id="incomplete"),
+        pytest.param(RESPONSE | {"usage": {"input_tokens": 0, "output_tokens": 0}}, INCOMPLETE, id="a-load"),
+        pytest.param(
+            RESPONSE | {"usage": {"input_tokens": 2, "output_tokens": 0}},
+            Storable(prompt_tokens=2, output_tokens=0),
+            id="an-empty-text",
+        ),
+        pytest.param(RESPONSE | {"usage": None}, Storable(prompt_tokens=None, output_tokens=None), id="no-usage"),
         pytest.param(RESPONSE | {"object": "chat.completion"}, INCOMPLETE, id="of-another-dialect"),
         pytest.param({}, INCOMPLETE, id="empty"),
     ],
@@ -52,6 +59,14 @@ def test_a_whole_response(document: dict[str, object], expected: Storing) -> Non
 )
 def test_a_stream(body: bytes, expected: Storing) -> None:
     assert responses.stream(body) == expected
+
+
+@pytest.mark.parametrize(("error", "failed"), [(None, False), ({"code": "x"}, True), ("x", True)])
+def test_an_error_that_is_null_is_none(error: object, *, failed: bool) -> None:
+    assert responses.failed(RESPONSE | {"error": error}) is failed
+    assert responses.failed(RESPONSE) is False
+    stored = responses.stream(CREATED + event("response.completed", response=RESPONSE | {"error": error}))
+    assert stored == (NotStorable(detail=Detail.ANSWER_ERROR) if failed else STORABLE)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     cached,
     count,
     events,
+    has_error,
     last_event,
     last_usage,
     member,
@@ -25,11 +26,13 @@ from ollama_cache_proxy.policy.dialects.dialect import (
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
+STREAM_DIRECTIVES: Final = (b"no-cache",)
 LISTS: Final = None
 vectors = no_vectors
+failed = has_error
 
 _LAST: Final = b"message_stop"
-_STOPPED: Final = ("end_turn", "max_tokens", "stop_sequence", "tool_use")
+_STOPPED: Final = ("end_turn", "max_tokens", "tool_use")
 _ERRORS: Final[dict[int, str]] = {
     HTTPStatus.BAD_REQUEST: "invalid_request_error",
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -43,7 +46,7 @@ _ERRORS: Final[dict[int, str]] = {
 
 def whole(document: dict[str, Any]) -> Storing:
     """See Dialect."""
-    if document.get("type") != "message" or document.get("stop_reason") not in _STOPPED:
+    if document.get("type") != "message" or not _stopped(document.get("stop_reason"), document.get("content")):
         return INCOMPLETE
     return _storable(document.get("usage"))
 
@@ -51,15 +54,20 @@ def whole(document: dict[str, Any]) -> Storing:
 def stream(body: bytes) -> Storing:
     """See Dialect. `message_delta` says why it stopped, and how many tokens it took; `message_stop` is the end."""
     read = events(body)
-    if any(name == b"error" for name, _ in read):
+    names = [name for name, _ in read]
+    if b"error" in names:
         return ANSWER_ERROR
-    stops = [name for name, _ in read].count(_LAST)
     deltas = [document for name, document in read if name == b"message_delta"]
-    if not read or read[-1][0] != _LAST or stops != 1 or not deltas:
+    if not read or names[-1] != _LAST or names.count(_LAST) != 1 or not deltas:
         return INCOMPLETE
-    if member(deltas[-1].get("delta"), "stop_reason") not in _STOPPED:
+    if not _stopped(member(deltas[-1].get("delta"), "stop_reason"), b"content_block_start" in names):
         return INCOMPLETE
     return _storable(deltas[-1].get("usage"))
+
+
+def _stopped(reason: Any, content: Any) -> bool:
+    """Return whether this is a regular end. Ollama says `stop_sequence`, without content, of a load and an unload."""
+    return reason in _STOPPED or (reason == "stop_sequence" and bool(content))
 
 
 def _storable(usage: Any) -> Storable:

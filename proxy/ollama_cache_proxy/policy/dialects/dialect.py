@@ -103,11 +103,18 @@ class Dialect(Protocol):
         """The media type of its streams."""
 
     @property
+    def STREAM_DIRECTIVES(self) -> tuple[bytes, ...]:  # noqa: N802 - likewise
+        """The response directives that Ollama gives every stream, whatever is in it: they forbid nothing."""
+
+    @property
     def LISTS(self) -> ListForm | None:  # noqa: N802 - likewise
         """How it writes lists of vectors; None where it has none."""
 
+    def failed(self, document: dict[str, Any]) -> bool:
+        """Return whether a whole response holds an error."""
+
     def whole(self, document: dict[str, Any]) -> Storing:
-        """Return whether a whole completion or chat may be stored; it has no `error`."""
+        """Return whether a whole completion or chat may be stored; it has not failed."""
 
     def vectors(self, document: dict[str, Any], member: str) -> Vectors:
         """Return the vectors in this member of a response."""
@@ -171,9 +178,19 @@ def member(document: Any, name: str) -> Any:
     return document.get(name) if isinstance(document, dict) else None
 
 
+def has_error(document: dict[str, Any]) -> bool:
+    """Return whether a response has an `error`, whatever it is."""
+    return "error" in document
+
+
 def no_vectors(_document: dict[str, Any], _member: str) -> Vectors:
     """Return that there are no vectors, for a dialect without embeddings."""
     return Vectors(found=None, prompt_tokens=None)
+
+
+def no_stream(_body: bytes) -> Storing:
+    """Return that nothing is stored of a stream, for a dialect without streams."""
+    return INCOMPLETE
 
 
 def as_object(value: Any) -> dict[str, Any]:

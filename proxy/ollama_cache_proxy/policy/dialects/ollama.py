@@ -18,12 +18,15 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     Vectors,
     cached,
     count,
+    has_error,
     object_at,
     objects,
     unless_empty,
 )
 
 STREAM_TYPE: Final = b"application/x-ndjson"
+STREAM_DIRECTIVES: Final = ()
+failed = has_error
 
 _COMPLETE: Final = frozenset({"stop", "length"})
 _MEASURED: Final = b'"total_duration":'

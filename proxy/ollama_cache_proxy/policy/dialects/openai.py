@@ -20,6 +20,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     as_object,
     cached,
     count,
+    has_error,
     last_usage,
     member,
     objects,
@@ -27,6 +28,8 @@ from ollama_cache_proxy.policy.dialects.dialect import (
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
+STREAM_DIRECTIVES: Final = ()
+failed = has_error
 
 _FINISHED: Final = ("stop", "length", "tool_calls")
 _LAST_EVENT: Final = b"data: [DONE]\n\n"

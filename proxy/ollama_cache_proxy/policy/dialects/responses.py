@@ -22,6 +22,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
 )
 
 STREAM_TYPE: Final = b"text/event-stream"
+STREAM_DIRECTIVES: Final = (b"no-cache",)
 LISTS: Final = None
 vectors = no_vectors
 error = openai.error
@@ -30,12 +31,18 @@ _LAST: Final = b"response.completed"
 _FAILED: Final = (b"error", b"response.failed")
 
 
+def failed(document: dict[str, Any]) -> bool:
+    """See Dialect. Each response has an `error`, which is null unless it failed."""
+    return document.get("error") is not None
+
+
 def whole(document: dict[str, Any]) -> Storing:
-    """See Dialect."""
+    """See Dialect. Ollama says `completed` of a load too, of which nothing was read or written."""
     if document.get("object") != "response" or document.get("status") != "completed":
         return INCOMPLETE
     figures = as_object(document.get("usage"))
-    return Storable(prompt_tokens=count(figures, "input_tokens"), output_tokens=count(figures, "output_tokens"))
+    read, written = count(figures, "input_tokens"), count(figures, "output_tokens")
+    return INCOMPLETE if read == written == 0 else Storable(prompt_tokens=read, output_tokens=written)
 
 
 def stream(body: bytes) -> Storing:
@@ -45,8 +52,8 @@ def stream(body: bytes) -> Storing:
         return ANSWER_ERROR
     if not read or read[-1][0] != _LAST or [name for name, _ in read].count(_LAST) != 1:
         return INCOMPLETE
-    last = read[-1][1].get("response")
-    return whole(last) if isinstance(last, dict) else INCOMPLETE
+    last = as_object(read[-1][1].get("response"))
+    return ANSWER_ERROR if failed(last) else whole(last)
 
 
 def ends(chunk: bytes) -> bool:
