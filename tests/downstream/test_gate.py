@@ -64,14 +64,20 @@ def found(response: bytes | None, *, ready: bool = True) -> Event:
     return lambda gate: gate.lookup_done(response, ready=ready)
 
 
-def parsed(begun: int, length: int | None = None, *, ended: bool = True) -> Event:
-    return lambda gate: gate.parsed(begun, length, ended=ended)
+def parsed(begun: int, length: int | None = None, *, ended: bool = True, chunked: bool = False) -> Event:
+    return lambda gate: gate.parsed(begun, length, ended=ended, chunked=chunked)
+
+
+def chunks(data: bytes, begun: int = 1, *, ended: bool = True) -> list[tuple[Event, Any]]:
+    """Return the steps of a request with a chunked body, or a part of one."""
+    return [(came(data), Pass(data=data)), (parsed(begun, ended=ended, chunked=begun > 0), None)]
 
 
 def raw(number: int) -> Event:
     return lambda gate: gate.raw(number)
 
 
+UNREAD: Event = Gate.unread
 RELEASED, RESPONDED = Gate.release, Gate.responded
 QUEUED, IDLE, SERVING, PHASE, HOLDS = map(attrgetter, ("queued", "is_idle", "serving", "phase", "_parts"))
 
@@ -120,7 +126,18 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "two requests in one segment": [*passes(OTHER + OTHER, 2), (HOLDS, None), (RESPONDED, None), (RESPONDED, None), (IDLE, True), (raw(1), None), (raw(2), None), (came(KNOWN), Pass(data=KNOWN))],
     "a request and the beginning of another": [*passes(OTHER + b"GET", 1), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (parsed(0), None), (PHASE, Phase.PARSED)],
     "a second request in the bytes of a first": [*passes(OTHER + b"GET", 1), (RESPONDED, None), *passes(b" / HTTP/1.1\r\n\r\n"), (HOLDS, None), (RESPONDED, None), (raw(2), None), (came(KNOWN), Pass(data=KNOWN))],
-    "a body in chunks": [*passes(CHUNKED, length=None), (HOLDS, None), (raw(1), None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "a body in chunks": [*chunks(CHUNKED), (HOLDS, None), (raw(1), None), (RESPONDED, None), ANSWERED],
+    "chunks in segments": [*chunks(CHUNKED[:-5] + b"5\r\n", ended=False), *chunks(b"hello\r\n0", 0, ended=False), *chunks(b"\r\n\r", 0, ended=False), (PHASE, Phase.PARSED), *chunks(b"\n", 0), (PHASE, Phase.BETWEEN), (RESPONDED, None), ANSWERED],
+    "chunks that look like their end": [*chunks(CHUNKED[:-5] + b"5\r\n0\r\n\r\n", ended=False), (PHASE, Phase.PARSED)],
+    "chunks and an empty line": [*chunks(CHUNKED + b"\r\n"), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "chunks with an extension at their end": [*chunks(CHUNKED[:-5] + b"0;a\r\n\r\n"), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "chunks and another request": [*chunks(CHUNKED + OTHER, 2), (PHASE, Phase.PARSED), (RESPONDED, None), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN))],
+    "chunks and the beginning of another, whose end looks like theirs": [*chunks(CHUNKED + OTHER[:-4]), (PHASE, Phase.PARSED), *passes(b"\r\nX: 0\r\n\r\n", 1), (PHASE, Phase.PARSED)],
+    "other chunks behind a pipelined request": [*passes(OTHER + OTHER, 2), *chunks(CHUNKED), (PHASE, Phase.PARSED)],
+    # Which bytes a head can be read from once more.
+    "a head in segments": [(came(OTHER[:5]), Pass(data=OTHER[:5])), (UNREAD, OTHER[:5]), (parsed(0, ended=False), None), (came(OTHER[5:]), Pass(data=OTHER[5:])), (UNREAD, OTHER), (parsed(1, 0), None), (UNREAD, None)],
+    "the second request of a segment": [*passes(OTHER + NEW[:9], 1), (came(NEW[9:]), Pass(data=NEW[9:])), (UNREAD, None)],
+    "a request behind chunks": [*chunks(CHUNKED), (came(OTHER), Pass(data=OTHER)), (UNREAD, OTHER)],
     "no HTTP": [*passes(b"\x16\x03\r\n\r\n", length=None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN))],
     "a body that the parser has not read to its end": [*passes(NEW, length=5, ended=False), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (PHASE, Phase.PARSED)],
     "a body that the parser reads to its end later": [*passes(NEW, length=5, ended=False), *passes(b"", 0), (RESPONDED, None), ANSWERED],
@@ -175,6 +192,7 @@ class Simulated:
     gate: Gate = field(default_factory=lambda: Gate(Known()))
     buffer: bytes = b""
     body: int = 0
+    chunking: bool = False
     unanswered: list[bytes] = field(default_factory=list)
     responses: list[bytes] = field(default_factory=list)
     looking: bool = False
@@ -198,9 +216,11 @@ class Simulated:
                 assert self.looking
 
     def parse(self, data: bytes) -> None:
-        begun, lengths = 0, []
+        begun, lengths, chunked = 0, [], False
         self.buffer += data
         while True:
+            if self.chunking and not self.chunk():
+                break
             if self.body:
                 taken, self.buffer = self.buffer[: self.body], self.buffer[self.body :]
                 self.body -= len(taken)
@@ -211,15 +231,29 @@ class Simulated:
             if not end:
                 break
             self.buffer = rest
+            self.chunking = b"chunked" in head
+            chunked = chunked or (self.chunking and not begun)
             self.body = int(head.partition(b"Content-Length: ")[2] or 0)
             self.unanswered.append(head + end)
             lengths.append(self.body)
             begun += 1
-        self.gate.parsed(begun, lengths[0] if begun else None, ended=not self.body)
+        length = None if chunked or not begun else lengths[0]
+        self.gate.parsed(begun, length, ended=not (self.body or self.chunking), chunked=chunked)
+
+    def chunk(self) -> bool:
+        """Read chunks up to the last one; return whether it was there."""
+        while self.chunking:
+            size, end, rest = self.buffer.partition(b"\r\n")
+            if not end or len(rest) < int(size, 16) + 2:
+                return False
+            at = len(size) + 4 + int(size, 16)
+            self.unanswered[-1] += self.buffer[:at]
+            self.buffer, self.chunking = self.buffer[at:], int(size, 16) > 0
+        return True
 
     def respond(self) -> None:
         """Answer the first request that the parser has read to its end."""
-        whole = self.unanswered[: -1 if self.body else None]
+        whole = self.unanswered[: -1 if self.body or self.chunking else None]
         if whole:
             raw = self.gate.raw(self.gate.serving)
             assert raw is None or raw.lstrip(b"\r\n") == whole[0]
@@ -241,7 +275,10 @@ class Simulated:
 
 
 INSIDE = b"POST /new HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(KNOWN), KNOWN)
-REQUESTS = [KNOWN, STORED, OTHER, NEW, INSIDE, b"\r\n" + OTHER]
+IN_CHUNKS = b"POST /new HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(
+    b"%x\r\n%b\r\n" % (len(part), part) for part in (b"0\r\n\r\n", KNOWN, b"")
+)
+REQUESTS = [KNOWN, STORED, OTHER, NEW, INSIDE, b"\r\n" + OTHER, CHUNKED, IN_CHUNKS]
 
 
 @given(

@@ -48,6 +48,7 @@ class Connection:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.gate = Gate(None)  # type: ignore[arg-type] # it is asked nothing
+        self.reader = SimpleNamespace(stopped=True)
         self.congested = False
 
 
@@ -160,7 +161,7 @@ async def test_an_aborted_response_ends_with_a_reset() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "minor", "kept_alive"),
-    [
+    [  # the parser has stopped at an Upgrade somewhere on this connection
         ({}, 1, True),
         ({"Connection": "close"}, 1, False),
         ({"Upgrade": "websocket"}, 1, False),

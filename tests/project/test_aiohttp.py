@@ -14,12 +14,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpRequestParser
 
 from ollama_cache_proxy.downstream.client_connection import ClientConnection, Written
 from ollama_cache_proxy.upstream.connections import Connection
 
 PRIVATE: dict[str, tuple[type, str]] = {
     "_messages": (deque, "how many requests the parser began to give with what it was fed last, and the first of them: its public ways tell of a request when its turn comes, which is too late to know whether a connection is idle"),
+    "_parser": (HttpRequestParser, "a head that it refuses, and Go's server takes, is read once more in its plain form"),
     "_next_keepalive_close_time": (float, "a hit that is answered before the parser counts as use of its connection: else that would be closed under a client that only hits"),
 }  # fmt: skip
 """Private names of `web.RequestHandler`: of which kind each is, and what it is needed for."""

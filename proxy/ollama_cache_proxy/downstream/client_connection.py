@@ -1,6 +1,6 @@
 """One client connection: aiohttp's protocol with a gate before its parser, a timeout for heads, and a connection limit.
 
-Error responses and log lines repeat nothing that the client sent. Two private names of aiohttp are used, see
+Error responses and log lines repeat nothing that the client sent. Three private names of aiohttp are used, see
 tests/project/test_aiohttp.py.
 """
 
@@ -15,11 +15,13 @@ from typing import Any, Final, Protocol, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 
 from ollama_cache_proxy.core.ports import Clock, FastPath
 from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, Queue
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
+from ollama_cache_proxy.downstream.request_reader import MAX_HEAD, RequestReader
 
 _HOLD_SECONDS: Final = 0.02
 """Seconds for which the head of a known request is held back from the parser: its body usually follows immediately."""
@@ -29,6 +31,9 @@ _IDLE_SECONDS: Final = 3630.0
 """Seconds after which an unused connection is closed."""
 _MAX_LINE: Final = 32_768
 """Bytes of the request line, and of each field."""
+_MAX_FIELDS: Final = 1024
+_READ_AHEAD: Final = 262_144
+"""Bytes of a body that are read before the client is told to wait; aiohttp's default."""
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with 0 seconds: closing the socket sends a reset."""
 
@@ -84,8 +89,8 @@ class ClientConnection(web.RequestHandler):
     """
 
     __slots__ = (
-        *("_body", "_counted", "_ending", "_head_timer", "_lookup", "_owner", "_reading_held", "_release_timer"),
-        *("congested", "gate"),
+        *("_body", "_counted", "_ending", "_head_size", "_head_timer", "_lookup", "_owner", "_reading_held"),
+        *("_release_timer", "congested", "gate", "reader"),
     )
 
     def __init__(self, owner: Owner, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,19 +101,33 @@ class ClientConnection(web.RequestHandler):
             auto_decompress=False,
             keepalive_timeout=_IDLE_SECONDS,
             lingering_time=_LINGER_SECONDS,
-            max_line_size=_MAX_LINE,
-            max_field_size=_MAX_LINE,
         )
         self.gate = Gate(owner.fast_path)
+        self.reader = RequestReader(lambda: self._new_parser(loop), self.gate.unread)
+        self._parser = self.reader  # type: ignore[assignment] # it has the methods that are called
         self.congested = False
         self._owner = owner
         self._counted = False
         self._ending = False
         self._reading_held = False
         self._body: Any = None
+        self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._release_timer: asyncio.TimerHandle | None = None
         self._lookup: asyncio.Future[bytes | None] | None = None
+
+    def _new_parser(self, loop: asyncio.AbstractEventLoop) -> HttpRequestParser:
+        return HttpRequestParser(
+            self,
+            loop,
+            _READ_AHEAD,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            max_headers=_MAX_FIELDS,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+        )
 
     # Opening and closing.
 
@@ -208,19 +227,30 @@ class ClientConnection(web.RequestHandler):
 
     def _parse(self, data: bytes) -> None:
         """Feed aiohttp's parser, and report to the gate what it parsed."""
-        known = len(self._messages)
+        known, between = len(self._messages), self._body is None or self._body.is_eof()
         super().data_received(data)
         started = len(self._messages) - known
-        length = None
+        if between and not started:
+            self._count_head(len(data))
+        length, chunked = None, False
         if started:
             message, self._body = self._messages[known]
-            if isinstance(message, RawRequestMessage) and not (message.chunked or message.upgrade):
-                length = int(message.headers.get("Content-Length", 0))
-        self.gate.parsed(started, length, ended=self._body is not None and self._body.is_eof())
+            if isinstance(message, RawRequestMessage) and not message.upgrade:
+                chunked = message.chunked
+                length = None if chunked else int(message.headers.get("Content-Length", 0))
+        self.gate.parsed(started, length, ended=self._body is not None and self._body.is_eof(), chunked=chunked)
         if started:
+            self._head_size = 0
             self._stop_head_timer()
         elif self._head_timer is None and self.gate.is_idle:
             self._start_head_timer()
+
+    def _count_head(self, size: int) -> None:
+        """Count bytes of an unfinished head, and refuse one that is too large."""
+        self._head_size += size
+        if self._head_size > MAX_HEAD and self.transport is not None:
+            self.transport.write(BAD_REQUEST)
+            self.force_close()
 
     # Flow control and timeouts.
 

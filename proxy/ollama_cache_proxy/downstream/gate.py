@@ -7,8 +7,8 @@
      PARSED ---> Pass, until the parser has read exactly one request and nothing more: BETWEEN again
 
 A response may only be written when every earlier request has had its own, so the fast path is asked only where a
-request begins. Once that position is uncertain (pipelined requests in one segment, a chunked body), a connection stays
-PARSED until it closes.
+request begins. Once that position is uncertain (pipelined requests in one segment, a chunked body with something behind
+it), a connection stays PARSED until it closes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ollama_cache_proxy.policy.record import record
 MAX_RAW_BYTES: Final = 65_536
 """Bytes of a request that are kept at most; the fast path recognises the next identical request by them."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_END_OF_CHUNKS: Final = b"0\r\n\r\n"
 
 Response: TypeAlias = bytes
 """Write this complete response. Plain bytes, because wrapping them would cost a tenth of the time of a hit."""
@@ -78,6 +79,7 @@ class Gate:
 
     __slots__ = (
         *("_responses", "_behind", "_number", "_parts", "_requests", "_fast_path", "_size", "_pending", "_end_at"),
+        *("_chunked", "_last"),
         "phase",
     )
 
@@ -92,6 +94,8 @@ class Gate:
         self._parts: list[bytes] | None = None  # bytes since that start; None once it cannot be one small request
         self._size = 0  # bytes since that start
         self._end_at: int | None = None  # least size of the request in bytes; None if not known
+        self._chunked = False  # whether all bytes since that start belong to one request with a chunked body
+        self._last = b""  # the last bytes of that
 
     @property
     def is_idle(self) -> bool:
@@ -140,20 +144,26 @@ class Gate:
         self.phase, self._pending = _BETWEEN, b""
         return response, behind
 
-    def parsed(self, begun: int, length: int | None, *, ended: bool) -> None:
+    def parsed(self, begun: int, length: int | None, *, ended: bool, chunked: bool = False) -> None:
         """Update the state after the parser was fed.
 
-        `begun` is the number of requests that began in that data, and `length` the Content-Length of the first; None
-        if it has none. `ended` says that the body of the last request has been read to its end.
+        `begun` is the number of requests that began in that data, and `length` the Content-Length of the first, None
+        if it has none; `chunked` says that it has a chunked body. `ended` says that the body of the last request has
+        been read to its end.
         """
         if begun:
             first, self._number = self._number == 0, self._requests + 1
             self._requests += begun
             self._end_at = self._find_end(length) if first and begun == 1 and length is not None else None
+            self._chunked = first and begun == 1 and chunked
+            self._last = self._parts[-1][-len(_END_OF_CHUNKS) :] if self._chunked and self._parts else b""
             if self._end_at is None:
                 self._parts = None
         if self._size > MAX_RAW_BYTES:
             self._parts = None
+        if ended and self._chunked and self._last == _END_OF_CHUNKS:
+            # Nothing is behind the last chunk, because that would be the whole head of another request.
+            self.phase = _BETWEEN
         if ended and self._size == self._end_at:
             # The parser has read the request to its end, so it is not longer than what arrived. It is not shorter,
             # because its head ends at the first empty line or later.
@@ -168,6 +178,10 @@ class Gate:
         """Count a response that was written to its end on a connection that stays open."""
         self._responses += 1
 
+    def unread(self) -> bytes | None:
+        """Return the bytes since the start of a request whose head the parser has not read; None if not known."""
+        return b"".join(self._parts) if self._number == 0 and self._parts is not None else None
+
     def raw(self, number: int) -> bytes | None:
         """Return the bytes of a request by its number; None if they are not known or were dropped."""
         known = self._number == number and self.phase is not _PARSED
@@ -181,7 +195,7 @@ class Gate:
     def _begin(self, data: bytes) -> Pass:
         """Pass the start of a request to the parser."""
         self.phase, self._pending = _PARSED, b""
-        self._number, self._end_at = 0, None
+        self._number, self._end_at, self._chunked = 0, None, False
         self._parts, self._size = [data], len(data)
         return Pass(data=data)
 
@@ -189,6 +203,8 @@ class Gate:
         self._size += len(data)
         if self._parts is not None:
             self._parts.append(data)
+        if self._chunked:
+            self._last = (self._last + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
         return Pass(data=data)
 
     def _find_end(self, length: int) -> int | None:

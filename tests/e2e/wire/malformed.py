@@ -122,8 +122,16 @@ PAST_ALL = (b"9223372036854775808", b"18446744073709551615")
 """What does not fit into 64 bits, and what the parser takes for none."""
 HUGE_LENGTHS = (b"9223372036854775807", b"4294967301", b"1000000")
 PAIRS_OF_LENGTHS = (
-    (b"5", b"5"), (b"5", b"6"), (b"0", b"5"), (b"5", b"0"), (b"5", b""), (b"", b"5"), (b"5", b"05"), (b"5", b"-5"), (b"5", b"x"), (b"x", b"5"), (b"5", b"5, 5"),
+    (b"5", b"6"), (b"0", b"5"), (b"5", b"0"), (b"5", b""), (b"", b"5"), (b"5", b"05"), (b"5", b"-5"), (b"5", b"x"), (b"x", b"5"), (b"5", b"5, 5"),
 )  # fmt: skip
+EQUALLY_WRONG = tuple((text, text) for text in (b"", b"x", b"-5", b"+5", b"5, 5", b"5 5", b"18446744073709551616"))
+REPEATED = (
+    b"User-Agent: a\r\nUser-Agent: b\r\n", b"User-Agent: a\r\nuser-agent: a\r\nUSER-AGENT:\r\n", b"Content-Type: a\r\nX-A: b\r\nContent-Type: a\r\n", b"ETag: a\r\nETag: b\r\n", b"Server: a\r\nServer: b\r\n",
+    b"Max-Forwards: 1\r\nMax-Forwards: 2\r\n", b"Content-Location: a\r\nContent-Location: b\r\n", b"Content-Range: a\r\nContent-Range: b\r\n", b"Sec-WebSocket-Key1: a\r\n",
+    b"Upgrade: h2c\r\nConnection: upgrade\r\nUser-Agent: a\r\nUser-Agent: b\r\n",
+)  # fmt: skip
+"""What Go's server takes, and with it Ollama."""
+REPEATED_AND_WRONG = tuple(REPEATED[0] + line for line in (b" folded\r\n", b"X A: b\r\n", b"X-A : b\r\n", b"X-A\r\n", b": b\r\n", b"X-A: b\nX-B: c\r\n", b"X-A: b\rX-B: c\r\n", b"X-A: \x00\r\n", b"Host: localhost\r\n", b"Content-Length: 0\r\nContent-Length: 1\r\n", b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"))  # fmt: skip
 CODINGS = (
     b"", b"xchunked", b"chunkedx", b"x-chunked", b"chunke", b"chunked, identity", b"identity, chunked", b"identity", b"chunked, chunked", b"chunked,", b",chunked", b", chunked", b"chunked, ",
     b"chunked,,", b",", b"gzip", b"gzip, chunked", b"chunked, gzip", b"deflate, chunked", b"br", b"zstd, chunked", b"trailers", b"chunked;q=1", b"chunked;", b"chunked ; x=y", b"chunked chunked",
@@ -225,7 +233,10 @@ REQUESTS: dict[str, tuple[Row, ...]] = {
     + rows("in a target", {byte: get(b"/x" + byte + b"y") for byte in CONTROLS if b"/x" + byte + b"y" not in TARGETS})
     + rows("ends of lines", {text: text for text in ENDS_OF_LINES}),
     "lengths": rows("length", {text: post(b"Content-Length: " + text + b"\r\n", b"hello" + SMUGGLED) for text in LENGTHS})
-    + rows("lengths", {b" and ".join(pair): post(b"".join(b"Content-Length: %b\r\n" % text for text in pair), b"hello" + SMUGGLED) for pair in PAIRS_OF_LENGTHS}),
+    + rows("lengths", {b" and ".join(pair): post(b"".join(b"Content-Length: %b\r\n" % text for text in pair), b"hello" + SMUGGLED) for pair in (*PAIRS_OF_LENGTHS, *EQUALLY_WRONG)}),
+    "repeated": rows("repeated", {lines: get(lines=lines) + SMUGGLED for lines in REPEATED}, REPEATED)
+    + rows("repeated, and wrong", {lines: get(lines=lines) + SMUGGLED for lines in REPEATED_AND_WRONG})
+    + rows("many fields", {b"%d" % count: get(lines=b"X-A: b\r\n" * count) for count in (127, 200, 1000, 1100)}, (b"127", b"200", b"1000")),
     "codings": rows("coding", {text: post(b"Transfer-Encoding: " + text + b"\r\n", ZERO_THEN) for text in CODINGS})
     + rows("codings", {b" and ".join(pair): post(b"".join(b"Transfer-Encoding: %b\r\n" % text for text in pair), ZERO_THEN) for pair in PAIRS_OF_CODINGS})
     + rows("in 1.0", {text: post(text, ZERO_THEN).replace(b"HTTP/1.1", b"HTTP/1.0", 1) for text in (CHUNKED, CHUNKED + FIVE)}),
@@ -288,6 +299,8 @@ REQUESTS["tolerated"] = tolerated({
     "LF first": (b"\n" + GET, GET), "two LF first": (b"\n\n" + GET, GET), "CR first": (b"\r" + GET, GET), "CR CR LF first": (b"\r\r\n" + GET, GET), "LF CR LF first": (b"\n\r\n" + GET, GET),
     "an extension that is =": (chunk_of(b"5;="), chunk_of(b"5")), "an extension without a name": (chunk_of(b"5;=b"), chunk_of(b"5")), "an extension without a value": (chunk_of(b"5;a="), chunk_of(b"5")),
     "a port that is no number": (GET.replace(b"localhost", b"localhost:x"), GET),
+    "equal lengths": (post(FIVE * 2, b"hello" + SMUGGLED), post(FIVE, b"hello" + SMUGGLED)), "equal lengths, apart and in other words": (post(FIVE + b"X-A: b\r\ncontent-length:5 \t\r\n" + FIVE, b"hello" + SMUGGLED), post(FIVE, b"hello" + SMUGGLED)),
+    "equal lengths with zeros": (post(b"Content-Length: 005\r\n" * 2, b"hello" + SMUGGLED), post(FIVE, b"hello" + SMUGGLED)), "equal lengths, held": (post(FIVE * 2, b"hello" + SMUGGLED, HELD), post(FIVE, b"hello" + SMUGGLED, HELD)),
     "chunks in 1.0": (post(CHUNKED, HELLO).replace(b"1.1", b"1.0", 1), post(CHUNKED, HELLO)),
     "chunks in 1.0 that stays": (post(CHUNKED + b"Connection: keep-alive\r\n", ZERO_THEN).replace(b"1.1", b"1.0", 1), post(CHUNKED, b"0\r\n\r\n")),
 })  # fmt: skip
@@ -361,7 +374,7 @@ ANSWERS: dict[str, tuple[Row, ...]] = {
     "fields": rows("name", {text: headed(text + b": b") for text in NAMES if text != b" X-A"})
     + rows("in a value", {byte: headed(b"X-A: b" + byte + b"c") for byte in CONTROLS if byte != b"\n"}, SAFE_CONTROLS)
     + rows("before a value", {byte: headed(b"X-A:" + byte + b"b") for byte in CONTROLS}, SAFE_CONTROLS),
-    "lengths": rows("length", {text: answer(b"Content-Length: " + text + b"\r\n", b"hello" + SECOND) for text in LENGTHS})
+    "lengths": rows("equal lengths", {b"5 and 5": answer(FIVE * 2, b"hello" + SECOND)}) + rows("length", {text: answer(b"Content-Length: " + text + b"\r\n", b"hello" + SECOND) for text in LENGTHS})
     + rows("long", {text: answer(b"Content-Length: " + text + b"\r\n") for text in HUGE_LENGTHS})
     + rows("lengths", {b" and ".join(pair): answer(b"".join(b"Content-Length: %b\r\n" % text for text in pair), b"hello" + SECOND) for pair in PAIRS_OF_LENGTHS}),
     "chunks": rows("size", {text: chunked(text + b"\r\nhello\r\n0\r\n\r\n") for text in CHUNK_SIZES + CHUNK_EXTENSIONS + GOOD_EXTENSIONS if text not in (b"5 ", b"5\t")}, GOOD_EXTENSIONS)
