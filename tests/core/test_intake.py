@@ -32,8 +32,9 @@ ENTRY = replace(entries.ENTRY, stored_at=990.0, lifetime=60)
 class World:
     """What an intake asks: a clock that moves by a second whenever a model is looked for, one model, one entry."""
 
-    def __init__(self, entry: StoredResponse | None = None) -> None:
+    def __init__(self, entry: StoredResponse | None = None, *, dated: bool | None = None) -> None:
         self.entry = entry
+        self.dated = dated
         self.events: list[str] = []
         self.time = 1000.0
 
@@ -53,7 +54,11 @@ class World:
         self.events.append(f"get {key[:4]}")
         return Lookup(entry=self.entry, generation="g")
 
-    def intake(self, *, categories: Labels | None = None, **rules: Any) -> Intake:
+    def writes_date(self, identity: Identity) -> bool | None:
+        self.events.append(f"template {identity.model}")
+        return self.dated
+
+    def intake(self, *, categories: Labels | None = None, templates: bool = False, **rules: Any) -> Intake:
         store = cast("Any", self)
         return Intake(
             Neighbours(
@@ -66,6 +71,7 @@ class World:
                 tasks=Tasks(),
                 purges=Purges(),
                 fingerprinting=Fingerprinting(store, on=False),
+                templates=store if templates else None,
             ),
             categories=categories,
         )
@@ -159,6 +165,31 @@ async def test_a_model_that_is_not_known_is_passed_on_with_the_time_that_took() 
     found = await looked_up(world, world.intake(), body=BODY.replace(b"tiny", b"none"))
     assert found == Bypass(detail=Detail.NO_DIGEST, model="none", spent=1.0)
     assert world.events == []
+
+
+@pytest.mark.parametrize("dated", [True, None], ids=["dated", "not-known-yet"])
+async def test_a_prompt_that_may_hold_the_date_is_passed_on_before_the_store_is_asked(dated: bool | None) -> None:
+    world = World(ENTRY, dated=dated)
+    found = await looked_up(world, world.intake(templates=True))
+    assert found == Bypass(detail=Detail.DATED_TEMPLATE, model="tiny", spent=1.0)
+    assert world.events == ["template tiny"]
+
+
+@pytest.mark.parametrize(
+    ("dated", "changes", "detail"),
+    [
+        (False, {}, None),
+        (False, {"template": "{{ currentDate }}"}, Detail.DATED_TEMPLATE),
+        (False, {"template": "{{ .Prompt }}"}, None),
+        (True, {"raw": True}, None),
+        (True, {"raw": False}, Detail.DATED_TEMPLATE),
+    ],
+    ids=["undated", "dated-in-the-request", "undated-in-the-request", "raw", "not-raw"],
+)
+async def test_which_prompts_may_hold_the_date(dated: bool, changes: dict[str, object], detail: Detail | None) -> None:
+    world = World(ENTRY, dated=dated)
+    found = await looked_up(world, world.intake(templates=True), body=json.dumps(json.loads(BODY) | changes).encode())
+    assert (found.detail if isinstance(found, Bypass) else None) is detail
 
 
 @pytest.mark.parametrize(

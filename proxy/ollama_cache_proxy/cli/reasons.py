@@ -70,6 +70,10 @@ REASONS: Final = {
         text="the model's digest is not known: Ollama does not list it, or cannot be reached",
         fix="`ollama list` should show it; `ollama pull` gets it; `ollama-cache-proxy doctor` checks more",
     ),
+    "dated-template": Reason(
+        text="the model's template may write the date, or is not known yet, and cache_dated_templates is off",
+        fix="ask again if it is the model's first request; else set cache_dated_templates = true, or send raw prompts",
+    ),
     "host": Reason(
         text="the Host is not allowed on a loopback listener", fix="use localhost or an IP address for the proxy"
     ),

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ollama_cache_proxy.core.lookup import StoreLookup
+from ollama_cache_proxy.core.ports import Identity, Templates
 from ollama_cache_proxy.core.questions import Neighbours, Question
-from ollama_cache_proxy.policy import classify, document, endpoints, fields
+from ollama_cache_proxy.policy import classify, document, endpoints, fields, template_dates
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
@@ -53,6 +54,7 @@ class Intake:
         self._rules = neighbours.rules
         self._clock = neighbours.clock
         self._lookup = StoreLookup(neighbours)
+        self._templates = neighbours.templates
         self._categories = categories
 
     def admits(self, request: Request) -> bool:
@@ -96,7 +98,8 @@ class Intake:
     ) -> Bypass | Found:
         """Pose a question and look it up; `on_question` is called with the question before the store is asked.
 
-        A candidate whose model has no known digest becomes a bypass after all.
+        A candidate whose model has no known digest becomes a bypass after all, and where the setting says so one whose
+        prompt may hold the date.
         """
         begun = self._clock.monotonic()
         directives = arrival.directives
@@ -106,6 +109,15 @@ class Intake:
         if question is None:
             spent = self._clock.monotonic() - begun
             return Bypass(detail=Detail.NO_DIGEST, model=candidate.model, spent=spent)
+        if self._templates is not None and self._may_hold_date(candidate, question.identity, self._templates):
+            spent = self._clock.monotonic() - begun
+            return Bypass(detail=Detail.DATED_TEMPLATE, model=candidate.model, spent=spent)
         on_question(question)
         question, reuse = await self._lookup.find(question)
         return Found(question=question, reuse=reuse)
+
+    def _may_hold_date(self, candidate: Candidate, identity: Identity, templates: Templates) -> bool:
+        """Return whether the prompt of a candidate may hold the date, or whether that is not known yet."""
+        if not template_dates.renders(candidate):
+            return False
+        return template_dates.request_writes_date(candidate) or templates.writes_date(identity) is not False

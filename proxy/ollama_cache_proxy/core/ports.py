@@ -131,6 +131,13 @@ class Identity:
     stability: Stability
 
 
+class Templates(Protocol):
+    """What the templates of models do."""
+
+    def writes_date(self, identity: Identity) -> bool | None:
+        """Return whether a model's template may write the date into prompts; None where that is not known yet."""
+
+
 class Models(Protocol):
     """Model names to digests, kept fresh."""
 

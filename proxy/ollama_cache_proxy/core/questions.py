@@ -7,7 +7,7 @@ from dataclasses import field
 
 from ollama_cache_proxy.core.facts import NOTHING, Observer, Saved
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
-from ollama_cache_proxy.core.ports import Clock, Identity, Models, Upstream
+from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Upstream
 from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.classify import Candidate
@@ -34,6 +34,8 @@ class Neighbours:
     tasks: Tasks
     purges: Purges
     fingerprinting: Fingerprinting
+    templates: Templates | None = None
+    """None where models whose templates write the date are cached like others."""
 
 
 @record

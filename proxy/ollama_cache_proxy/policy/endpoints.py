@@ -79,6 +79,10 @@ class Endpoint:
     """The name under which texts are stored one by one; endpoints of one name share them. Empty: none are."""
     unread: frozenset[str] = frozenset()
     """Fields that another endpoint with the same items reads, and this one does not."""
+    template: str = ""
+    """The field with a template that takes the place of the model's; empty: there is none."""
+    raw: str = ""
+    """The field that is true where the prompt is put into no template; empty: there is none."""
     changes: tuple[str, ...] = ()
     """Fields that may name the model that a success changes; the first one in the request counts."""
 
@@ -108,6 +112,8 @@ ENDPOINTS: Final = (
             "model prompt suffix system template context stream raw format keep_alive images options think truncate"
             " shift _debug_render_only logprobs top_logprobs width height steps",
         ),
+        template="template",
+        raw="raw",
     ),
     Endpoint(
         method="POST",

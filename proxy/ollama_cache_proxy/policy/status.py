@@ -77,6 +77,10 @@ class Detail(StrEnum):
     # bypass: by what the model is
     REMOTE_MODEL = "remote-model", "the model runs on another machine"
     NO_DIGEST = "no-digest", "the model's digest is not known at the moment"
+    DATED_TEMPLATE = (
+        "dated-template",
+        "`cache_dated_templates` is off, and the model's template may write the date, or is not known yet",
+    )
     # not stored
     STATUS = "status", "not stored: the response is not a 200"
     CONTENT_TYPE = "content-type", "not stored: the response is not JSON, or a stream not of JSON lines or events"

@@ -28,6 +28,7 @@ from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
 from ollama_cache_proxy.upstream.loaded_models import Residents
+from ollama_cache_proxy.upstream.model_templates import ModelTemplates
 from ollama_cache_proxy.upstream.ollama_server import Ollama
 
 _TASKS_CLOSE_SECONDS: Final = 2.0
@@ -73,6 +74,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
             tasks=context.tasks,
             purges=Purges(),
             fingerprinting=Fingerprinting(chosen.values, on=context.settings.explain),
+            templates=_templates(context, upstream, models),
         ),
         chosen=chosen,
         upstream=upstream,
@@ -120,6 +122,12 @@ def _models(context: Context, upstream: Ollama, values: ValueStore, url: str) ->
         tasks=context.tasks,
         siblings=context.siblings,
     )
+
+
+def _templates(context: Context, upstream: Ollama, models: OllamaModels) -> ModelTemplates | None:
+    if context.settings.cache_dated_templates:
+        return None
+    return ModelTemplates(upstream, models, clock=context.clock, tasks=context.tasks)
 
 
 def _machine(url: str) -> str:

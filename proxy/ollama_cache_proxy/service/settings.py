@@ -89,7 +89,9 @@ class Settings(BaseSettings):
         description="Misses of one model in flight; above it 503 with Retry-After. Off by default."
         " Divided among workers.",
     )
-    epoch: str = Field("", description="Part of every key; change it when Ollama's settings or hardware change.")
+    epoch: str = Field(
+        "", description="Part of every key; change it when Ollama's settings, its environment or hardware change."
+    )
     credential_fields: Texts = Field(
         (),
         description="More request fields that a check in front of Ollama reads: part of every key, as Authorization,"
@@ -109,6 +111,10 @@ class Settings(BaseSettings):
     cache_v1_responses: Caching = Field("off", description="Cache policy of /v1/responses.")
     cache_v1_messages: Caching = Field("off", description="Cache policy of /v1/messages.")
     cache_v1_count_tokens: Caching = Field("off", description="Cache policy of /v1/messages/count_tokens.")
+    cache_dated_templates: bool = Field(
+        default=True,
+        description="Cache responses of models whose template may write the date; false: they bypass the cache.",
+    )
     cache_streams: bool = Field(default=False, description="Record streams too, if their endpoint is cached.")
     stream_pace: Literal["at-once", "recorded"] = Field("at-once", description="How a recorded stream is replayed.")
     explain: bool = Field(
