@@ -585,6 +585,40 @@ def test_elsewhere_an_encoding_format_means_nothing(path):
     assert isinstance(with_raw(path, "encoding_format", '"banana"'), Candidate)
 
 
+# options
+
+
+EMBEDDING_PATHS = [EMBED, EMBEDDINGS]
+
+
+@pytest.mark.parametrize("path", EMBEDDING_PATHS)
+@pytest.mark.parametrize(
+    ("options", "detail"),
+    [
+        ({"temperature": 0, "stop": ["a"], "seed": None}, None),
+        ({"temperature": "0"}, Detail.FIELD_TYPE),
+        ({"seed": True}, Detail.FIELD_TYPE),
+        ({"stop": "a"}, Detail.FIELD_TYPE),
+        ({"num_ctx": "1"}, None),
+        ({"mirostat": "x"}, None),
+        (None, None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_a_sampling_option_that_ollama_refuses_is_passed_on_where_it_would_not_be_in_the_key(path, options, detail):
+    assert verdict(path, {"options": options}) is detail
+
+
+@pytest.mark.parametrize("path", [GENERATE, CHAT])
+def test_elsewhere_it_is_in_the_key(path):
+    assert verdict(path, {"options": {"temperature": "0", "stop": "a"}}) is None
+
+
+def test_openais_route_reads_no_options():
+    assert verdict(V1, {"options": {"temperature": "0"}}) is None
+
+
 # several at once: one reason, the same each time
 
 

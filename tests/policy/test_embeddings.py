@@ -19,6 +19,7 @@ from ollama_cache_proxy.policy.embeddings import (
     content_type,
     decode,
     encode,
+    is_wider_than_told,
     item_keys,
     join,
     missing,
@@ -219,7 +220,7 @@ GOLDEN = {
 }
 
 
-def key(path: str, body: str, fields=(), **scope: str) -> str:
+def key(path: str, body: str, fields=(), **scope: Any) -> str:
     asked = seen(path, body)
     return item_keys(asked, Scope(**(SCOPE | scope)), fields)[asked.texts[0]]
 
@@ -269,6 +270,16 @@ SAME = {
     "truncate": bodies(EMBED, "", ',"truncate":null', ',"truncate":true') + bodies(V1, ',"truncate":false'),
     "dimensions": [pair for path in ROUTES for pair in bodies(path, "", ',"dimensions":null', ',"dimensions":0')],
     "options": bodies(EMBED, "", ',"options":null', ',"options":{}') + bodies(V1, ',"options":{"num_ctx":1}'),
+    "null and sampling options": bodies(
+        EMBED,
+        "",
+        ',"options":{"a":null}',
+        ',"options":{"num_ctx":null,"temperature":null,"stop":null,"mirostat":null}',
+        ',"options":{"temperature":0,"seed":1,"top_k":1,"num_predict":-1,"stop":["a"],"repeat_penalty":1.1}',
+    ),
+    "beside one that counts": bodies(
+        EMBED, ',"options":{"num_ctx":1}', ',"options":{"temperature":0.5,"num_ctx":1,"num_gpu":null}'
+    ),
     "order in options": bodies(EMBED, ',"options":{"a":1,"b":2}', ',"options":{"b":2,"a":1}'),
     "order of fields": bodies(EMBED, ',"x":1,"dimensions":3', ',"dimensions":3,"x":1') + bodies(V1, ',"x":1,"dimensions":3'),
     "keep_alive": bodies(EMBED, "", ',"keep_alive":"5m"', ',"keep_alive":-1') + bodies(V1, ',"keep_alive":0'),
@@ -291,7 +302,10 @@ DIFFERENT = {
         *(f',"dimensions":{value}' for value in ("0", "1", "2", "0.0", "1.0", "false", "true", '""', "-1", "[]", "{}")),
     ),
     "options": bodies(
-        EMBED, *(f',"options":{value}' for value in ("{}", "[]", '{"a":1}', '{"a":2}', '{"A":1}', '{"a":null}', "0"))
+        EMBED,
+        *(f',"options":{value}' for value in ("{}", "[]", '{"a":1}', '{"a":2}', '{"A":1}', '{"Seed":1}', "0")),
+        *(f',"options":{{"{name}":1}}' for name in ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread")),
+        ',"options":{"use_mmap":false}',
     ),
     "order below the options": bodies(EMBED, ',"options":{"o":{"a":1,"b":2}}', ',"options":{"o":{"b":2,"a":1}}'),
     "unknown fields": bodies(V1, "", ',"x":null', ',"x":1', ',"x":2', ',"y":1', ',"x":{"a":1,"b":2}', ',"x":{"b":2,"a":1}'),
@@ -304,6 +318,69 @@ DIFFERENT = {
 @pytest.mark.parametrize("asked", DIFFERENT.values(), ids=list(DIFFERENT))
 def test_what_may_change_a_vector_changes_the_key(asked):
     assert len({key(path, body) for path, body in asked}) == len(asked)
+
+
+SILENT = ["", ',"options":null', ',"options":{}', ',"options":{"top_p":null}', ',"options":{"temperature":0}']
+
+
+@pytest.mark.parametrize(("version", "count"), [("0.24.0", 1), ("0.33.0-rc2", 1), ("0.34.0", 5), ("0.0.0", 5)])
+def test_options_are_left_out_for_versions_that_were_looked_up(version, count):
+    assert len({key(*body, version=version) for body in bodies(EMBED, *SILENT)}) == count
+
+
+WIDTHS = [
+    (384, "0.33.0-rc2", ["384", "385", "4096", "0", "null"], ["1", "383", "-1", "384.0", '"384"', "true"]),
+    (384, "0.33.0", ["0", "null"], ["1", "383", "384", "4096"]),
+    (384, "0.34.0", ["0", "null"], ["1", "383", "384", "4096"]),
+    (None, "0.33.0-rc2", ["0", "null"], ["1", "383", "384", "4096"]),
+    (None, "0.24.0", ["0", "null"], ["1", "383", "384", "4096"]),
+]
+
+
+@pytest.mark.parametrize(("width", "version", "same", "other"), WIDTHS)
+@pytest.mark.parametrize("path", ROUTES)
+def test_dimensions_count_where_they_may_cut_a_vector(path, width, version, same, other):
+    whole = key(path, '{"model":"m","input":"p"}', version=version, width=width)
+    cut = [
+        key(path, f'{{"model":"m","input":"p","dimensions":{value}}}', version=version, width=width)
+        for value in (*same, *other)
+    ]
+    assert cut[: len(same)] == [whole] * len(same)
+    assert len({whole, *cut[len(same) :]}) == 1 + len(other)
+    assert whole == key(path, '{"model":"m","input":"p"}', version=version), "the width itself is in no key"
+
+
+def item(numbers: int) -> Item:
+    vector = b"[" + b",".join([b"1"] * numbers) + b"]"
+    return Item(vector=vector, numbers=numbers, tokens=1, exact=True, total_duration=1, load_duration=1)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "numbers", "usable"),
+    [("null", 9, True), ("0", 9, True), ("8", 8, True), ("9", 8, True), ("8", 9, False), ("-1", 9, True)],
+)
+def test_an_item_with_more_numbers_than_are_wanted_is_not_usable(dimensions, numbers, usable):
+    """Then the width that Ollama told, by which its key was made, was wrong."""
+    asked = seen(EMBED, f'{{"model":"m","input":"p","dimensions":{dimensions}}}')
+    assert missing(asked, {"p": item(numbers)}) == (() if usable else ("p",))
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "width", "numbers", "wider"),
+    [
+        ("9", 8, 8, False),
+        ("9", 8, 9, True),
+        ("8", 8, 8, False),
+        ("8", 9, 8, False),
+        ("8", None, 8, False),
+        ("null", 8, 9, False),
+        ("0", 8, 9, False),
+    ],
+)
+def test_a_vector_that_is_wider_than_ollama_told_may_have_been_cut(dimensions, width, numbers, wider):
+    asked = candidate(EMBED, f'{{"model":"m","input":"p","dimensions":{dimensions}}}')
+    scope = Scope(digest="d", version="0.33.0-rc2", width=width)
+    assert is_wider_than_told(asked, [item(numbers)], scope) is wider
 
 
 @pytest.mark.parametrize("part", ["digest", "version", "epoch", "namespace"])

@@ -70,6 +70,22 @@ def test_what_stands_beside_the_body(scope, fields, names):
     assert differing(of(GENERATE), of(GENERATE, scope=scope, fields=fields)) == names
 
 
+@pytest.mark.parametrize(
+    ("path", "change", "version", "names"),
+    [
+        ("/api/generate", {"top_k": None}, "0.24.0", ()),
+        ("/api/generate", {"top_k": None}, "9.9.9", ("options.top_k",)),
+        ("/api/generate", {"top_k": 1}, "0.24.0", ("options.top_k",)),
+        ("/api/embeddings", {"top_k": 1}, "0.24.0", ()),
+        ("/api/embeddings", {"num_ctx": 1}, "0.24.0", ("options.num_ctx",)),
+    ],
+)
+def test_what_is_left_out_of_the_key_is_not_named(path, change, version, names):
+    scope = Scope(digest="d", version=version)
+    other = GENERATE | {"options": GENERATE["options"] | change}
+    assert differing(of(GENERATE, path, scope=scope), of(other, path, scope=scope)) == names
+
+
 def test_messages_are_told_apart_one_by_one():
     one = {"model": "tiny", "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
     other = {"model": "tiny", "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "c"}]}

@@ -350,7 +350,7 @@ def test_a_key_is_what_it_has_always_been(case, suffix):
     """A change of a pinned key makes every entry there is unreachable: it needs a new SCHEMA."""
     path, body, scope, fields, normal, hexadecimal = case
     asked = candidate(path, body)
-    assert normalised(asked.endpoint, asked.document) == normal.encode()
+    assert normalised(asked.endpoint, asked.document, (SCOPE | scope)["version"]) == normal.encode()
     assert key(path, body, fields, **scope) == hexadecimal
     kind = asked.endpoint.operation + suffix
     assert expected_key(kind, normal, scope=scope, fields=fields) == hexadecimal
@@ -412,7 +412,7 @@ each_that_streams = pytest.mark.parametrize("path", ASKED)
 def test_stream_is_left_out_of_the_body_that_is_hashed(path):
     endpoint, document = find("POST", path)[0], json.loads(ASKED[path])
     streams = ({}, {"stream": False}, {"stream": True}, {"stream": None})
-    assert {normalised(endpoint, document | more) for more in streams} == {ASKED[path].encode()}
+    assert {normalised(endpoint, document | more, SCOPE["version"]) for more in streams} == {ASKED[path].encode()}
 
 
 @each_that_streams
@@ -563,6 +563,38 @@ def test_a_placeholder_shares_with_no_credentials():
 
 OLD = "a2038c3b06d303ad9b7417deacfdf1143ea3a7d9136ed17f04f53d032a2c3db7"
 """The key of release 0.2.0 (schema 1) for the request below, with and without an X-API-Key."""
+
+
+SILENT = ['"options":null', '"options":{}', '"options":{"temperature":null}', '"options":{"tfs_z":null,"num_ctx":null}']
+TELLING = ['"options":{"num_ctx":1}', '"options":{"x":null,"num_ctx":1}', '"options":[]', '"options":0']
+
+
+@pytest.mark.parametrize("path", [GENERATE, CHAT, EMBED, EMBEDDINGS])
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0-rc2"])
+def test_null_and_empty_options_are_in_no_key_of_a_version_that_was_looked_up(path, version):
+    body = '{"model":"m","prompt":"p","input":"p","messages":[{}],"stream":false'
+    assert {key(path, f"{body},{more}}}", version=version) for more in SILENT} == {
+        key(path, body + "}", version=version)
+    }
+    assert len({key(path, f"{body},{more}}}", version=version) for more in TELLING}) == 3
+
+
+@pytest.mark.parametrize("path", [GENERATE, CHAT, EMBED, EMBEDDINGS])
+@pytest.mark.parametrize("version", ["0.33.0", "0.34.0", "0.0.0", ""])
+def test_of_any_other_version_nothing_is_left_out(path, version):
+    body = '{"model":"m","prompt":"p","input":"p","messages":[{}],"stream":false'
+    keys = {key(path, f"{body}{more}}}", version=version) for more in ("", *("," + more for more in SILENT))}
+    assert len(keys) == 1 + len(SILENT)
+
+
+SAMPLING = ['"options":{"temperature":0}', '"options":{"seed":1,"stop":["a"],"top_p":0.5}']
+
+
+@pytest.mark.parametrize(("path", "inert"), [(EMBED, True), (EMBEDDINGS, True), (GENERATE, False), (CHAT, False)])
+def test_sampling_options_are_in_the_keys_of_completions_and_not_of_vectors(path, inert):
+    body = '{"model":"m","prompt":"p","input":"p","messages":[{}],"stream":false'
+    keys = {key(path, f"{body}{more}}}") for more in ("", *("," + more for more in SAMPLING))}
+    assert len(keys) == (1 if inert else 3)
 
 
 def test_an_entry_of_the_last_release_answers_nothing():

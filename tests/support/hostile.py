@@ -197,6 +197,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
             {"num_ctx": 9},
         ),
         *({"num_predict": True}, {"stop": ["a"]}, {"stop": ["e"]}, {"stop": "e"}, {"stop": [1]}, {"temperature": None}),
+        *(
+            {"num_ctx": None, "top_k": None, "mirostat": None},
+            {"x": None, "num_ctx": 9},
+            {"Seed": None},
+            {"num_gpu": 0},
+        ),
     ),
     "format": (
         *("json", "JSON", "", "x", None, {}, [], 0, True, Raw(r'"\u006ason"'), _schema("ab"), _schema("ba")),
@@ -432,6 +438,7 @@ PARTING: Choices = (
     ("X-Cache-Namespace", ("a", "b", "A", "", "\xff", "\xc3\xa9", "\xe9", "a,b", "a\tb", "a b", "x" * 300, '"a"')),
     ("Origin", ("http://localhost", "http://localhost:3000", "http://evil.example", "null", "app://x", "")),
     ("Authorization", ("Bearer a", "Bearer b", "bearer a", "Bearer", "", "Bearer a, Bearer b")),
+    ("X-API-Key", ("a", "b", "A", "", "a, b", "\xe9")),
 )
 """What separates entries."""
 

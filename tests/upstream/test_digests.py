@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from ollama_cache_proxy.core.errors import unreachable
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.stores.memory import MemoryValues
 from ollama_cache_proxy.upstream import digests as module
@@ -83,5 +88,97 @@ async def test_an_unresponsive_host_lets_the_old_digests_be_used(monkeypatch):
     await asyncio.sleep(0.2)
     for _ in range(3):
         assert (await models.identify("tiny")).digest == "d", "the probe has ended without a connection"
+    models.close()
+    await tasks.close(1)
+
+
+class Listing(Upstream):
+    """Has these rows in its table."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.rows = rows
+
+    @asynccontextmanager
+    async def ask(self, request, body):
+        told = {"models": self.rows} if request.target == "/api/tags" else {"version": "0.33.0-rc2"}
+
+        async def chunks():
+            yield json.dumps(told).encode()
+
+        yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
+
+
+DETAILS = [
+    ({"embedding_length": 384}, 384),
+    ({"embedding_length": 0}, None),
+    ({"embedding_length": -1}, None),
+    ({"embedding_length": "384"}, None),
+    ({"embedding_length": 384.0}, None),
+    ({"embedding_length": True}, None),
+    ({"embedding_length": None}, None),
+    ({"family": "bert"}, None),
+    (None, None),
+    ([], None),
+]
+
+
+async def test_the_width_of_a_models_vectors_is_known_where_ollama_tells_it():
+    rows = [{"name": f"m{place}", "digest": "d", "details": details} for place, (details, _) in enumerate(DETAILS)]
+    tasks = Tasks()
+    models = OllamaModels(
+        Listing([*rows, {"name": "bare", "digest": "d"}]),
+        MemoryValues(),
+        name="x",
+        deadline=5,
+        clock=SystemClock(),
+        tasks=tasks,
+    )
+    found = [(await models.identify(f"M{place}")).width for place in range(len(DETAILS))]
+    assert found == [width for _, width in DETAILS]
+    assert (await models.identify("bare")).width is None
+    models.close()
+    await tasks.close(1)
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        (b'{"version":"0.33.0-rc2","digests":{"tiny":"d"},"widths":{"tiny":64}}', ("d", 64)),
+        (b'{"version":"0.33.0-rc2","digests":{"tiny":"d"}}', ("d", None)),
+        (b'{"version":"0.33.0-rc2","digests":{"tiny":"d"},"widths":{"tiny":"x"}}', None),
+        (b'{"version":"0.33.0-rc2","digests":{"tiny":"d"},"widths":[]}', None),
+    ],
+    ids=["with widths", "of release 0.2.0", "of another form", "of yet another form"],
+)
+async def test_a_saved_table_has_the_widths_or_none(saved, expected):
+    class Away(Upstream):
+        @asynccontextmanager
+        async def ask(self, request, body):
+            raise unreachable("down")
+            yield
+
+    store, tasks = MemoryValues(), Tasks()
+    name = model_names.canonical("tiny")
+    assert await store.save("models:x", saved.replace(b"tiny", name.encode()))
+    models = OllamaModels(Away(), store, name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    found = await models.identify("tiny")
+    assert (None if found is None else (found.digest, found.width)) == expected
+    models.close()
+    await tasks.close(1)
+
+
+async def test_another_width_under_the_same_digest_is_another_edition(monkeypatch):
+    monkeypatch.setattr(module, "STALE", 0.0)
+    monkeypatch.setattr(module, "POLL", 0.0)
+    upstream, tasks = Listing([{"name": "tiny", "digest": "d"}]), Tasks()
+    models = OllamaModels(upstream, MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    assert (await models.identify("tiny")).width is None
+    before = models.current_edition
+    await models.identify("tiny")
+    assert models.current_edition == before
+    upstream.rows[0]["details"] = {"embedding_length": 64}
+    assert (await models.identify("tiny")).width == 64
+    assert models.current_edition > before
     models.close()
     await tasks.close(1)

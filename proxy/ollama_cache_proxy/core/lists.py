@@ -21,6 +21,7 @@ from ollama_cache_proxy.policy.dialects.dialect import NotStorable
 from ollama_cache_proxy.policy.embeddings import (
     Item,
     encode,
+    is_wider_than_told,
     join,
     joined_size,
     missing,
@@ -148,7 +149,9 @@ class ListFetcher(Fetcher):
         """
         barred = storing.by_head(question.candidate, whole.head)
         items = None if barred else split(listing.text_list, texts, b"".join(whole.chunks))
-        if items is None or (check_numbers and not sound(items)):
+        if items is None or is_wider_than_told(question.candidate, items, question.scope):
+            return self._reason_unusable(question, whole, texts)
+        if check_numbers and not sound(items):
             return self._reason_unusable(question, whole, texts)
         if all(item.total_duration and item.load_duration for item in items):
             return items

@@ -42,6 +42,7 @@ class StoreLookup:
             epoch=self._rules.epoch,
             namespace=directives.namespace,
             credentials=self._rules.credentials,
+            width=identity.width,
         )
         return Question(
             request=request,

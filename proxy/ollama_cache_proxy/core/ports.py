@@ -129,6 +129,8 @@ class Identity:
     digest: str
     version: str
     stability: Stability
+    width: int | None = None
+    """How many numbers its vectors have; None where Ollama does not tell (`embedding_length`, since 0.30)."""
 
 
 class Templates(Protocol):

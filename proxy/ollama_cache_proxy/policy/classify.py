@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final, TypeAlias
 
-from ollama_cache_proxy.policy import document, external, model_names
+from ollama_cache_proxy.policy import document, external, model_names, silent_options
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind, Policy
 from ollama_cache_proxy.policy.messages import Fields, Request
 from ollama_cache_proxy.policy.record import record
@@ -115,6 +115,8 @@ def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> De
         return Detail.STREAM
     if endpoint.kind is Kind.CHAT and external.depends(endpoint, body):
         return Detail.EXTERNAL_DATA
+    if endpoint.kind is Kind.EMBEDDING and endpoint.options and silent_options.wrong_type(body.get(endpoint.options)):
+        return Detail.FIELD_TYPE
     if policy is Policy.DETERMINISTIC and not _is_deterministic(endpoint, body):
         return Detail.NOT_DETERMINISTIC
     return _invalid_inert(endpoint, body)

@@ -21,6 +21,7 @@ from ollama_cache_proxy.policy.dialects.dialect import ListForm, Measures, Text
 from ollama_cache_proxy.policy.key import Frame, Scope, scoped
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.silent_options import is_looked_up, without_silent
 
 _INT64: Final = 2**63
 
@@ -106,47 +107,76 @@ def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, st
     The digest stands for the model, however its name is spelled.
     """
     scoping = scoped("embed-item", scope, fields)
-    frame = Frame(scoping, orjson.dumps(item_document(text_list.candidate)))
+    frame = Frame(scoping, orjson.dumps(item_document(text_list.candidate, scope)))
     return {text: frame.key(text.encode()) for text in text_list.unique}
 
 
-def item_document(candidate: Candidate) -> dict[str, Any]:
+def item_document(candidate: Candidate, scope: Scope) -> dict[str, Any]:
     """Return the fields that a vector depends on beside the text, sorted by name, as are the options.
 
     `EmbeddingsMiddleware` hands on model, input and dimensions only, so for /v1 the other known fields count as absent.
+    What else is left out depends on Ollama's version (`silent_options.py`).
     """
     without = _KEYED_APART | candidate.endpoint.inert | candidate.endpoint.unread
     document = candidate.document
     rest = {
         name: document[name]
         for name in sorted(document)
-        if name not in without and not _is_default(name, document[name])
+        if name not in without and not _is_default(name, document[name], scope)
     }
-    if isinstance(options := rest.get("options"), dict):
-        rest["options"] = {name: options[name] for name in sorted(options)}
-    return rest
+    return without_silent(rest, _OPTIONS, scope.version, embedding=True) if _OPTIONS in rest else rest
 
 
-def _is_default(name: str, value: Any) -> bool:
+_OPTIONS: Final = "options"
+
+
+def _is_default(name: str, value: Any, scope: Scope) -> bool:
     """Return whether a field has its default value. Types count: Ollama refuses `"dimensions": 0.0`."""
     match name:
         case "truncate":
             return value is None or value is True
         case "dimensions":
-            return value is None or (type(value) is int and value == 0)
-        case "options":
-            return value is None or value == {}
+            return value is None or (type(value) is int and (value == 0 or cuts_nothing(value, scope)))
         case _:
             return False
+
+
+def cuts_nothing(dimensions: int, scope: Scope) -> bool:
+    """Return whether vectors are known to have no more than `dimensions` numbers, so that Ollama leaves them whole.
+
+    `EmbedHandler` (`server/routes.go`) cuts a vector that has more numbers, and only then normalises it once more.
+    """
+    return scope.width is not None and dimensions >= scope.width and is_looked_up(scope.version)
+
+
+def _dimensions(candidate: Candidate) -> int | None:
+    """Return how many numbers a request wants at most; None where it does not say."""
+    dimensions = candidate.document.get("dimensions")
+    return dimensions if type(dimensions) is int and dimensions > 0 else None
+
+
+def is_wider_than_told(candidate: Candidate, items: Iterable[Item], scope: Scope) -> bool:
+    """Return whether vectors have more numbers than Ollama told, so that `dimensions` may have cut them after all."""
+    most = _dimensions(candidate)
+    if most is None or most == scope.width or not cuts_nothing(most, scope):
+        return False
+    return any(item.numbers >= most for item in items)
 
 
 def missing(text_list: TextList, known: Mapping[str, Item]) -> tuple[str, ...]:
     """Return the unique texts, in order, that have no usable item.
 
     For a list of one, only an item with an exact token count is usable: Ollama's own response would have that count.
+    Where fewer numbers are asked for than an item has, the width that Ollama told was wrong, and it is not usable.
     """
-    single = len(text_list.texts) == 1
-    return tuple(text for text in text_list.unique if (item := known.get(text)) is None or (single and not item.exact))
+    single, most = len(text_list.texts) == 1, _dimensions(text_list.candidate)
+    return tuple(
+        text
+        for text in text_list.unique
+        if (item := known.get(text)) is None
+        or (single and not item.exact)
+        or (most is not None and item.numbers > most)
+    )
 
 
 def upstream_body(text_list: TextList, texts: tuple[str, ...]) -> bytes:

@@ -18,7 +18,7 @@ from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.credentials import given
 from ollama_cache_proxy.policy.embeddings import item_document
 from ollama_cache_proxy.policy.endpoints import Kind
-from ollama_cache_proxy.policy.key import SCHEMA, Scope, framed
+from ollama_cache_proxy.policy.key import SCHEMA, Scope, framed, told
 from ollama_cache_proxy.policy.messages import Fields, values
 
 GROUP: Final = ""
@@ -44,19 +44,19 @@ def fingerprints(candidate: Candidate, text: str | None, scope: Scope, fields: F
     if text is None:
         parts["(operation)"] = candidate.endpoint.operation.encode()
         parts["stream"] = b"%d" % candidate.stream
-    for name, value in _members(candidate, text):
+    for name, value in _members(candidate, text, scope):
         place = name[:_MAX_NAME] if len(parts) < _MAX_FINGERPRINTS else REST
         parts[place] = framed(parts.get(place, b""), name.encode(), orjson.dumps(value)).encode()
     return {name: _fingerprint(part, secret) for name, part in {**parts, GROUP: group}.items()}
 
 
-def _members(candidate: Candidate, text: str | None) -> list[tuple[str, Any]]:
+def _members(candidate: Candidate, text: str | None, scope: Scope) -> list[tuple[str, Any]]:
     """Return the parts of the body by names that its author knows: fields, options, messages."""
     endpoint = candidate.endpoint
     if text is not None:
-        document = {endpoint.prompt: text, **item_document(candidate)}
+        document = {endpoint.prompt: text, **item_document(candidate, scope)}
     else:
-        document = {name: value for name, value in candidate.document.items() if name not in endpoint.inert}
+        document = told(endpoint, candidate.document, scope.version)
     found: list[tuple[str, Any]] = []
     for name, value in sorted(document.items()):
         if name == endpoint.prompt and endpoint.kind is Kind.CHAT and isinstance(value, list):

@@ -16,10 +16,11 @@ import orjson
 
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES, CredentialRules, given
-from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
 from ollama_cache_proxy.policy.framing import frames
 from ollama_cache_proxy.policy.messages import Fields, values
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.silent_options import without_silent
 
 SCHEMA: Final = b"2"
 
@@ -33,6 +34,8 @@ class Scope:
     epoch: str = ""
     namespace: str = ""
     credentials: CredentialRules = DEFAULT_RULES
+    width: int | None = None
+    """How many numbers a vector of the model has, where that is known; no part of a key."""
 
 
 def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
@@ -40,7 +43,7 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
 
     A stream and a whole response to the same request have two keys.
     """
-    body = normalised(candidate.endpoint, candidate.document)
+    body = normalised(candidate.endpoint, candidate.document, scope.version)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
     return framed(body, begin=scoped(kind, scope, fields))
 
@@ -58,13 +61,20 @@ def _common(*parts: str) -> bytes:
     return frames(SCHEMA, *(part.encode() for part in parts))
 
 
-def normalised(endpoint: Endpoint, document: dict[str, Any]) -> bytes:
-    """Return the body as JSON without the inert fields, names sorted at the top level and inside the options."""
+def normalised(endpoint: Endpoint, document: dict[str, Any], version: str) -> bytes:
+    """Return what a body tells this version of Ollama, as JSON."""
+    return orjson.dumps(told(endpoint, document, version))
+
+
+def told(endpoint: Endpoint, document: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return a body without what says nothing to this version of Ollama: inert fields, and options (`silent_options.py`).
+
+    Names are sorted at the top level and inside the options.
+    """
     body = {name: document[name] for name in sorted(document) if name not in endpoint.inert}
-    options = body.get(endpoint.options)
-    if isinstance(options, dict):
-        body[endpoint.options] = {name: options[name] for name in sorted(options)}
-    return orjson.dumps(body)
+    if endpoint.options and endpoint.options in body:
+        return without_silent(body, endpoint.options, version, embedding=endpoint.kind is Kind.EMBEDDING)
+    return body
 
 
 def framed(*parts: bytes, begin: bytes = b"") -> str:

@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -47,6 +47,8 @@ class _Table:
     """Ollama's version."""
     digests: dict[str, str]
     """By canonical model name; "" for a name whose responses are not reused."""
+    widths: dict[str, int]
+    """Likewise, how many numbers a model's vectors have; without those of which Ollama does not tell it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -140,7 +142,8 @@ class OllamaModels:
             return None
         stability = _Stability(self, self.current_edition)
         self._stabilities.add(stability)
-        return Identity(model=model, digest=digest, version=table.version, stability=stability)
+        width = table.widths.get(model)
+        return Identity(model=model, digest=digest, version=table.version, stability=stability, width=width)
 
     async def is_current(self, identity: Identity) -> bool:
         """See ports.Models."""
@@ -256,7 +259,9 @@ class OllamaModels:
         try:
             async with asyncio.timeout(self._deadline):
                 tags, version = await asyncio.gather(self._get("/api/tags"), self._get("/api/version"))
-            table = _Table(started_at=started_at, version=_version(version), digests=_digests(tags))
+            table = _Table(
+                started_at=started_at, version=_version(version), digests=_digests(tags), widths=_widths(tags)
+            )
         except (ProxyError, TimeoutError):
             if self._table is None:
                 self._table = await self._load_saved()
@@ -265,11 +270,11 @@ class OllamaModels:
         except (ValueError, KeyError, TypeError, AttributeError):  # not the response of an Ollama
             self._failed_at, self._unreachable = started_at, False
             return
-        value = orjson.dumps({"version": table.version, "digests": table.digests})
+        value = orjson.dumps({"version": table.version, "digests": table.digests, "widths": table.widths})
         if value != self._saved:
             self._tasks.spawn(self._save(value), "save the digests")
         known = self._table
-        if known is not None and (known.digests, known.version) != (table.digests, table.version):
+        if known is not None and replace(known, started_at=started_at) != table:
             self.current_edition += 1
         self._table, self._unreachable = table, False
         self._changes = [change for change in self._changes if change.ended is None or change.ended >= started_at]
@@ -286,8 +291,9 @@ class OllamaModels:
         try:
             saved = orjson.loads(value or b"")
             digests = {str(model): str(digest) for model, digest in saved["digests"].items()}
-            return _Table(started_at=float("-inf"), version=str(saved["version"]), digests=digests)
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            widths = {str(model): int(width) for model, width in saved.get("widths", {}).items()}
+            return _Table(started_at=float("-inf"), version=str(saved["version"]), digests=digests, widths=widths)
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def _withdraw_outdated(self, table: _Table) -> None:
@@ -331,3 +337,14 @@ def _digests(document: Any) -> dict[str, str]:
         remote = row.get("remote_host") or row.get("remote_model") or model_names.is_remote(row["name"])
         digests[model] = "" if remote or model in digests else str(row["digest"])
     return digests
+
+
+def _widths(document: Any) -> dict[str, int]:
+    """Return how many numbers vectors have, by canonical name; `details` tells it since 0.30 (`api/types.go`)."""
+    widths: dict[str, int] = {}
+    for row in document["models"] or []:
+        model, details = model_names.canonical(row["name"]), row.get("details")
+        width = details.get("embedding_length") if isinstance(details, dict) else None
+        if model is not None and type(width) is int and width > 0:
+            widths[model] = width
+    return widths

@@ -2,7 +2,7 @@
 
 Each request goes through the proxy and straight to the simulator, which reads JSON as Go does: the answers must be the
 same but for what is history in a hit. A hit must also have a source, an earlier answer to the same question of the same
-namespace, Authorization and Origin, by a reading of its own (`questions`), since not all of that shows in an answer.
+namespace, credentials and Origin, by a reading of its own (`questions`), since not all of that shows in an answer.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def detail_of(answer: RawAnswer) -> str:
 # What is asked
 
 LISTS = ("/api/embed", "/v1/embeddings")
+EMBEDDINGS = ("/api/embed", "/api/embeddings")
 INERT = {
     "/api/generate": {"keep_alive"},
     "/api/chat": {"keep_alive"},
@@ -92,6 +93,15 @@ INERT = {
 }
 UNREAD = {"/v1/embeddings": {"keep_alive", "truncate", "options"}}
 DEFAULTS = {"truncate": (None, True), "dimensions": (None, 0.0), "options": (None, ())}
+
+
+SAMPLING = frozenset(
+    (
+        *("num_keep", "seed", "num_predict", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n", "temperature"),
+        *("repeat_penalty", "presence_penalty", "frequency_penalty", "stop"),
+    )
+)
+"""Options that Ollama 0.24 reads for completions alone."""
 
 
 def fixed(value: Value, *, ordered: bool = True) -> Any:
@@ -124,6 +134,11 @@ def questions(asked: Hostile) -> tuple[Any, ...]:
         for name, value in given.items()
         if name not in INERT.get(path, ()) and name not in UNREAD.get(path, ())
     }
+    if isinstance(given.get("options"), Members) and "options" in said:
+        unread = SAMPLING if path in EMBEDDINGS else ()
+        said["options"] = tuple(
+            (name, value) for name, value in said["options"] if value is not None and name not in unread
+        )
     group, texts = path, (None,)
     if path in LISTS:
         group, text = "list", said.pop("input", None)
@@ -132,7 +147,7 @@ def questions(asked: Hostile) -> tuple[Any, ...]:
         said["model"] = model.key if model else None
     defaults = DEFAULTS | {"stream": (None, path.startswith("/api/"))}
     said = {name: value for name, value in said.items() if value not in defaults.get(name, ())}
-    asker = tuple("\n".join(asked.values(name)) for name in ("authorization", "origin"))
+    asker = tuple("\n".join(asked.values(name)) for name in ("authorization", "origin", "x-api-key"))
     namespace = next(iter(asked.values("x-cache-namespace")), "")
     rest = tuple(sorted(said.items(), key=lambda item: item[0]))
     return tuple((group, asker, namespace, rest, text) for text in texts)
