@@ -13,7 +13,7 @@ from ollama_cache_proxy.policy.credentials import (
     is_placeholder,
     may_carry_credentials,
 )
-from ollama_cache_proxy.policy.fields import HOP_BY_HOP, forwarded_request
+from ollama_cache_proxy.policy.fields import HOP_BY_HOP, end_to_end
 
 NAMED = ("X-API-Key", "api-key", "CF-Access-Client-Id", "CF-Access-Client-Secret", "Authorization")
 
@@ -64,15 +64,15 @@ def test_each_name_value_and_order_of_lines_is_told_apart():
 def test_what_connection_removes_is_not_shown_to_ollama():
     for names in (b"X-API-Key", b"close, x-api-key", b"CF-Access-Client-Secret , X-Api-Key"):
         fields = ((b"X-API-Key", b"k"), (b"Connection", names))
-        assert given(DEFAULT_RULES, forwarded_request(fields)) == b""
-    kept = forwarded_request(((b"X-API-Key", b"k"), (b"Connection", b"api-key")))
+        assert given(DEFAULT_RULES, end_to_end(fields)) == b""
+    kept = end_to_end(((b"X-API-Key", b"k"), (b"Connection", b"api-key")))
     assert given(DEFAULT_RULES, kept) == framed(b"x-api-key", b"k")
 
 
 def test_proxy_authorization_is_for_this_hop():
     assert not may_carry_credentials("Proxy-Authorization")
     assert given(DEFAULT_RULES, ((b"Proxy-Authorization", b"Basic eDp5"),)) == b""
-    assert given(credential_rules(["X-K"]), forwarded_request(((b"Proxy-Authorization", b"Basic eDp5"),))) == b""
+    assert given(credential_rules(["X-K"]), end_to_end(((b"Proxy-Authorization", b"Basic eDp5"),))) == b""
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def normalised(endpoint: Endpoint, document: dict[str, Any], version: str) -> by
 
 
 def told(endpoint: Endpoint, document: dict[str, Any], version: str) -> dict[str, Any]:
-    """Return a body without what says nothing to this version of Ollama: inert fields, and options (`silent_options.py`).
+    """Return a body without what tells this version of Ollama nothing: inert fields, and `silent_options.py`.
 
     Names are sorted at the top level and inside the options.
     """
