@@ -60,7 +60,11 @@ def test_only_tools_that_the_client_runs_are_pure(path: str, tools: Any, *, exte
     ("path", "name"),
     [
         *((RESPONSES, name) for name in ("previous_response_id", "conversation", "prompt", "store", "background")),
-        *((path, name) for path in (MESSAGES, COUNT) for name in ("container", "mcp_servers")),
+        *(
+            (path, name)
+            for path in (MESSAGES, COUNT)
+            for name in ("container", "mcp_servers", "thread", "diagnostics", "fallbacks")
+        ),
         (V1_CHAT, "web_search_options"),
     ],
 )

@@ -93,7 +93,7 @@ def _names(text: str) -> frozenset[str]:
 
 _NAMING: Final = _names("model name source destination")
 _TEMPERATURE: Final = _names("temperature")
-_ANTHROPIC: Final = _names("container mcp_servers")
+_ANTHROPIC: Final = _names("container mcp_servers thread diagnostics fallbacks")
 
 OTHER: Final = Endpoint(method="", path="", operation="other")
 

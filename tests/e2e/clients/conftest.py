@@ -8,7 +8,7 @@ import pytest
 
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 
-CHANGES_CLIENTS = re.compile(r"(OLLAMA|OPENAI|NODE)_.*|(HTTPS?|ALL)_PROXY", re.IGNORECASE)
+CHANGES_CLIENTS = re.compile(r"(ANTHROPIC|CLAUDE|OLLAMA|OPENAI|NODE)_.*|(HTTPS?|ALL)_PROXY", re.IGNORECASE)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from tests.support.servers import Proxy
 
 VARYING_MEMBERS = re.compile(r"created|(created|modified|expires|completed)_at|\w+_duration")
 VARYING_TEXTS = re.compile(r"(chatcmpl|cmpl|resp|msg)[-_]\w+")
+VARYING_ID = re.compile(r"\breq_\w+")
 COUNTED = {"hits": "hit", "misses": "miss", "bypasses": "bypass"}
 SLOW = Behaviour(token_rate=20)
 """Leaves a client the time to leave in the middle of an answer."""
@@ -41,10 +42,13 @@ def twice(call: Call) -> tuple[Call, Call]:
     return call, call
 
 
-async def results(client: Any, calls: tuple[Call, ...]) -> list[Any]:
+ERRORS: tuple[type[Exception], ...] = (ollama.ResponseError, openai.APIError)
+
+
+async def results(client: Any, calls: tuple[Call, ...], errors: tuple[type[Exception], ...] = ERRORS) -> list[Any]:
     """What the calls of a client give; the client is closed then. One that is not asynchronous runs in a thread."""
     if not inspect.iscoroutinefunction(client.close):
-        return await asyncio.to_thread(_results_in_thread, client, calls)
+        return await asyncio.to_thread(_results_in_thread, client, calls, errors)
     found = []
     async with client:
         for call in calls:
@@ -52,25 +56,26 @@ async def results(client: Any, calls: tuple[Call, ...]) -> list[Any]:
                 value = call(client)
                 value = await value if inspect.isawaitable(value) else value
                 found.append(settled([part async for part in value] if isinstance(value, AsyncIterator) else value))
-            except (ollama.ResponseError, openai.APIError) as error:
+            except errors as error:
                 found.append(refused(error))
     return found
 
 
-def _results_in_thread(client: Any, calls: tuple[Call, ...]) -> list[Any]:
+def _results_in_thread(client: Any, calls: tuple[Call, ...], errors: tuple[type[Exception], ...]) -> list[Any]:
     found = []
     with client:
         for call in calls:
             try:
                 value = call(client)
                 found.append(settled(list(value) if isinstance(value, Iterator) else value))
-            except (ollama.ResponseError, openai.APIError) as error:
+            except errors as error:
                 found.append(refused(error))
     return found
 
 
 def refused(error: Any) -> dict[str, Any]:
-    return {"raised": type(error).__name__, "status": error.status_code, "message": str(error)}
+    message = VARYING_ID.sub("varies", str(error))
+    return {"raised": type(error).__name__, "status": error.status_code, "message": message}
 
 
 def settled(value: Any) -> Any:
