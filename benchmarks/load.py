@@ -20,8 +20,7 @@ from typing import Any, Final
 
 import orjson
 
-from ollama_cache_proxy.simulator import ModelRegistry, generate, tokens, vectors
-from ollama_cache_proxy.simulator.complete import CONTEXT_LENGTH
+from ollama_cache_proxy.simulator import NEWEST, RELEASES, ModelRegistry, generate, tokens, vectors
 from ollama_cache_proxy.simulator.generate import Ask, End, Piece
 from ollama_cache_proxy.simulator.registry import TEMPLATE, Model, Voice
 from ollama_cache_proxy.simulator.rendering import Turn, render
@@ -182,7 +181,7 @@ def _completion(endpoint: Endpoint, text: str, digest: str, models: ModelRegistr
         pieces=tuple(pieces),
         reason=end.reason,
         count=end.count,
-        prompt_tokens=min(asked.prompt_tokens, CONTEXT_LENGTH),
+        prompt_tokens=min(asked.prompt_tokens, RELEASES[NEWEST].context_length),
         context=tuple(tokens.encode(prompt + "".join(pieces))) if endpoint is Endpoint.GENERATE else (),
     )
 
@@ -309,7 +308,7 @@ def _wrong_events(question: Question, body: bytes, expected: _Completion) -> str
         reason = expected.reason if at == len(events) else None
         made = {"model": question.model, "system_fingerprint": "fp_ollama"}
         if question.endpoint is Endpoint.V1_CHAT:
-            delta = {"role": "assistant", "content": piece}
+            delta = {} if reason else {**({"role": "assistant"} if at == 1 else {}), "content": piece}
             head = {"id": row["id"], "object": "chat.completion.chunk", "created": row["created"]}
             wanted = {**head, **made, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
         else:

@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     uvloop = None
 
-from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import NEWEST, Behaviour, Simulator
 from tests.support.hangs import ends_after
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
@@ -82,9 +82,15 @@ def redis_server(redis_process: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
+def release() -> str:
+    """Which release the simulated Ollama is, if a test does not say it (`parametrize("release", …)`)."""
+    return NEWEST
+
+
+@pytest.fixture
+async def simulator(release: str) -> AsyncIterator[Simulator]:
     """An Ollama that answers at once."""
-    async with Simulator(Behaviour(completion_delay=0, embedding_delay=0)) as running:
+    async with Simulator(Behaviour(completion_delay=0, embedding_delay=0, release=release)) as running:
         yield running
 
 

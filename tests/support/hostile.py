@@ -98,7 +98,10 @@ def _schema(names: str) -> dict[str, Any]:
 
 
 _GREEDY = {"seed": 1, "temperature": 0}
-_WRITERS, _EMBEDDERS = ("tiny", "tiny2"), ("all-minilm", "tiny")
+EMBEDDER = "bge"
+"""A second model that embeds, for the simulator to have."""
+
+_WRITERS, _EMBEDDERS = ("tiny", "tiny2"), ("all-minilm", EMBEDDER)
 _CHATS = tuple([{"role": "user", "content": text}] for text in ("why", "hi"))
 _SAMPLING = ("format", "keep_alive", "options", "think", "truncate", "shift", "logprobs", "top_logprobs")
 _OPENAI = ("stream_options", "max_tokens", "seed", "stop", "temperature", "top_p", "frequency_penalty")

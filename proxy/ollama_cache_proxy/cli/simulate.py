@@ -11,7 +11,7 @@ from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.loop import run as run_loop
 from ollama_cache_proxy.cli.loop import until_signalled
 from ollama_cache_proxy.service.settings import host_and_port
-from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import NEWEST, RELEASES, Behaviour, Simulator
 
 _WRONG_SETTING = 2
 
@@ -23,12 +23,19 @@ def add(commands: Any) -> None:
         "simulate",
         run,
         help="run a simulated Ollama",
-        description="Answer as Ollama 0.24 does, with delays and made-up text and vectors. The same seed gives the same"
-        " responses.",
-        examples=("simulate", "simulate --listen 127.0.0.1:11500 --completion-ms 500 --token-rate 50"),
+        description=f"Answer as Ollama {NEWEST} does, or as an older one, with delays and made-up text and vectors. The"
+        " same seed gives the same responses.",
+        examples=(
+            "simulate",
+            "simulate --ollama 0.24",
+            "simulate --listen 127.0.0.1:11500 --completion-ms 500 --token-rate 50",
+        ),
     )
     parser.add_argument(
         "--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ollama", choices=sorted(RELEASES), default=NEWEST, help="release to answer as (default: %(default)s)"
     )
     parser.add_argument(
         "--completion-ms", metavar="MS", type=float, default=2000.0, help="time of a completion (default: %(default)g)"
@@ -64,6 +71,7 @@ async def _simulate(arguments: argparse.Namespace, host: str, port: int) -> None
         embedding_delay=arguments.embedding_ms / 1000,
         load_delay=arguments.load_ms / 1000,
         token_rate=arguments.token_rate,
+        release=arguments.ollama,
     )
     simulator = Simulator(behaviour)
     ended = asyncio.ensure_future(until_signalled())

@@ -1,10 +1,10 @@
 """A simulated Ollama with the real wire form, for tests and for trying the proxy without a model.
 
-The form follows recorded responses of a real Ollama 0.24. Recorded requests get the recorded texts and vectors, all
-others get made-up ones that depend only on the request and a seed. The map:
+The form follows recorded responses of real Ollamas, one for each release. Recorded requests get the recorded texts and
+vectors, all others get made-up ones that depend only on the request and a seed. The map:
 
 - `server`: sockets, checks of a request (faults, Origin, Host), the interface for tests (`Simulator`)
-- `state`: its `Behaviour`, its models, and the barriers of tests
+- `state`: its `Behaviour`, its models, and the barriers of tests; `releases`: what differs between releases of Ollama
 - `routes`: the table of endpoints; `call`: one request and its response; `wire`: status lines, chunks, JSON text as Go
   writes it
 - `gojson`, `goschema`, `schemas`: request bodies as Go reads them
@@ -18,7 +18,18 @@ others get made-up ones that depend only on the request and a seed. The map:
 
 from ollama_cache_proxy.simulator.call import Fault, Received
 from ollama_cache_proxy.simulator.registry import ModelRegistry
+from ollama_cache_proxy.simulator.releases import NEWEST, RELEASES, Release
 from ollama_cache_proxy.simulator.server import Simulator
 from ollama_cache_proxy.simulator.state import Behaviour, Gate
 
-__all__ = ["Behaviour", "Fault", "Gate", "ModelRegistry", "Received", "Simulator"]
+__all__ = [
+    "NEWEST",
+    "RELEASES",
+    "Behaviour",
+    "Fault",
+    "Gate",
+    "ModelRegistry",
+    "Received",
+    "Release",
+    "Simulator",
+]

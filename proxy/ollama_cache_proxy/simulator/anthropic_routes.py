@@ -88,7 +88,14 @@ class MessagesForm:
         row["content"] = content
         if reply.reason:
             row["stop_reason"] = _STOP_REASONS.get(reply.reason, "stop_sequence")
-        return row | {"usage": {"input_tokens": tokens, "output_tokens": reply.usage("eval_count")}}
+        return row | {"usage": self._usage(reply, tokens)}
+
+    def _usage(self, reply: Reply, tokens: int) -> dict[str, int]:
+        """Return the counts; `tokens` are all of the prompt. What came from the prompt cache stands by itself."""
+        cached = reply.usage("prompt_eval_cached_count")
+        told = self._call.simulator.behaviour.tells_cached
+        shares = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": cached} if told else {}
+        return {"input_tokens": tokens - cached, **shares, "output_tokens": reply.usage("eval_count")}
 
     def whole(self, reply: Reply) -> bytes:
         """Return the message and a newline."""
@@ -115,7 +122,7 @@ class MessagesForm:
             if self._has_text:
                 parts.append(_event("content_block_stop", index=0))
             reason = _STOP_REASONS.get(reply.reason, "stop_sequence")
-            usage = {"input_tokens": reply.usage("prompt_eval_count"), "output_tokens": reply.usage("eval_count")}
+            usage = self._usage(reply, reply.usage("prompt_eval_count"))
             parts.append(_event("message_delta", delta={"stop_reason": reason}, usage=usage))
             parts.append(_event("message_stop"))
         return parts
@@ -162,7 +169,7 @@ async def messages(call: Call) -> None:
         chat=True,
         stream=request["stream"],
         options={ours: request[theirs] for theirs, ours in names.items() if request[theirs] is not None},
-        tools=bool(request["tools"]),
+        tools=tuple(request["tools"] or ()),
     )
     if wanted.stream:
         call.fields = (*call.fields, ("Cache-Control", "no-cache"), ("Connection", "keep-alive"))

@@ -36,6 +36,7 @@ class Fault(Enum):
     TWO_LENGTHS = "two different Content-Length fields"
     STATUS_500 = "a 500 with a JSON error"
     ERROR_LINE = "a stream that ends with an error line"
+    NO_END = "a completion that ends without its last part, as after text that is no UTF-8"
     HANG = "no response, ever"
 
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from ollama_cache_proxy.simulator import generate, naming, tokens, wire
+from ollama_cache_proxy.simulator import generate, naming, releases, tokens, wire
 from ollama_cache_proxy.simulator.call import Call, Fault
-from ollama_cache_proxy.simulator.generate import Ask, End, OptionError, Piece
+from ollama_cache_proxy.simulator.generate import Ask, Broken, End, OptionError, Piece
 from ollama_cache_proxy.simulator.registry import SYSTEM, TEMPLATE, Model, sha256
-from ollama_cache_proxy.simulator.rendering import Turn, render
-from ollama_cache_proxy.simulator.residence import Residence
-
-CONTEXT_LENGTH = 512
-"""Tokens that a loaded model holds, as in the recording."""
+from ollama_cache_proxy.simulator.releases import Release
+from ollama_cache_proxy.simulator.rendering import Turn, render, render_native
+from ollama_cache_proxy.simulator.state import State
 
 CRASHED = "an error was encountered while running the model: unexpected EOF"
 MAX_TOP_LOGPROBS = 20
+NUM_KEEP = 4
+"""Tokens at the start of a prompt that are never left out (`num_keep`)."""
+
+NEVER = -62_135_596_800 * 10**9
+"""Go's zero time, the year 1, in nanoseconds since the epoch: what a response has that was never filled."""
 
 
 class RefusedError(Exception):
@@ -52,8 +55,10 @@ class Wanted:
     context: tuple[int, ...] | None = None
     format: Any = None
     think: bool | str | None = None
-    tools: bool = False
+    tools: tuple[Any, ...] = ()
     truncate: bool = True
+    shift: bool = True
+    render_only: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
 
@@ -69,9 +74,11 @@ class Reply:
 
     model: str
     created: int
+    role: str = "assistant"
     text: str = ""
     done: bool = False
     reason: str = ""
+    rendered: str = ""
     context: tuple[int, ...] = ()
     metrics: Mapping[str, int] = field(default_factory=dict)
     logprobs: tuple[dict[str, Any], ...] = ()
@@ -120,9 +127,16 @@ def schedule_options(model: Model, options: Mapping[str, Any] | None) -> dict[st
         raise RefusedError(500, str(error)) from error
 
 
-async def load(call: Call, residence: Residence, model: Model, keep_alive: int | None) -> None:
+def context_length(release: Release, model: Model, options: Mapping[str, Any]) -> int:
+    """Return how many tokens a model holds with these options."""
+    wanted = int(options.get("num_ctx", 0))
+    return min(wanted if wanted > 0 else release.context_length, model.trained_context)
+
+
+async def load(call: Call, model: Model, keep_alive: int | None, options: Mapping[str, Any]) -> None:
     """Load a model, with a delay if it is not loaded yet."""
-    if residence.load(model, keep_alive):
+    context = context_length(call.simulator.release, model, options)
+    if call.simulator.residence.load(model, keep_alive, context):
         await asyncio.sleep(call.simulator.behaviour.load_delay)
 
 
@@ -132,7 +146,7 @@ def _supports(wanted: Wanted, model: Model) -> None:
         raise RefusedError(400, f'"{wanted.model}" does not support thinking')
     if "completion" not in model.capabilities:
         raise RefusedError(400, f'"{wanted.model}" does not support {"chat" if wanted.chat else "generate"}')
-    for needed, capability in ((wanted.tools, "tools"), (bool(wanted.suffix), "insert")):
+    for needed, capability in ((bool(wanted.tools), "tools"), (bool(wanted.suffix), "insert")):
         if needed and capability not in model.capabilities:
             raise RefusedError(400, f"{model.name.full} does not support {capability}")
 
@@ -151,7 +165,8 @@ def _format(wanted: Wanted) -> str:
             raise RefusedError(500, text, late=True)
 
 
-def _ask(wanted: Wanted, model: Model, options: Mapping[str, Any]) -> Ask:
+def _prompt(wanted: Wanted, model: Model) -> str:
+    """Return the rendered prompt."""
     prompt = wanted.turns[0].text
     if not wanted.raw:
         system = wanted.system or model.text(SYSTEM)
@@ -160,7 +175,17 @@ def _ask(wanted: Wanted, model: Model, options: Mapping[str, Any]) -> Ask:
             if wanted.turns[0].role == "system" or not system
             else (Turn(role="system", text=system), *wanted.turns)
         )
-        prompt = render(wanted.template or model.text(TEMPLATE), turns)
+        is_native = model.chat_template and not wanted.template and not wanted.suffix
+        template = model.chat_template if is_native else wanted.template or model.text(TEMPLATE)
+        prompt = render_native(template, turns) if is_native else render(template, turns)
+    return prompt
+
+
+def _ask(release: Release, wanted: Wanted, model: Model, options: Mapping[str, Any]) -> Ask:
+    """Return what to ask the model. Raise RefusedError for what does not fit, or that the model does not take."""
+    prompt = _prompt(wanted, model)
+    if not release.ignores_images and "vision" not in model.capabilities and any(turn.images for turn in wanted.turns):
+        raise RefusedError(400, releases.NO_IMAGES, late=True)
     ask = Ask(
         model=model,
         prompt=prompt,
@@ -168,16 +193,33 @@ def _ask(wanted: Wanted, model: Model, options: Mapping[str, Any]) -> Ask:
         context=wanted.context or (),
         format=_format(wanted),
         images=tuple(sha256(image) for turn in wanted.turns for image in turn.images),
+        tools=wire.dumps(wanted.tools) if wanted.tools else "",
         top_logprobs=wanted.top_logprobs if wanted.logprobs else None,
+        repeat_penalty=release.repeat_penalty,
     )
-    if not wanted.truncate and ask.prompt_tokens > CONTEXT_LENGTH:
+    context = context_length(release, model, options)
+    if not release.halves_prompt and ask.prompt_tokens > context and not wanted.truncate:
         raise RefusedError(400, "the input length exceeds the context length", late=True)
+    if release.halves_prompt and ask.prompt_tokens >= context:
+        if not wanted.truncate:
+            raise RefusedError(400, releases.too_long(ask.prompt_tokens, context), late=True)
+        if not wanted.shift:
+            raise RefusedError(400, releases.TOO_LONG_TO_SHIFT, late=True)
     return ask
+
+
+def _kept(release: Release, ask: Ask) -> int:
+    """Return how many tokens of the prompt the model is given."""
+    context = context_length(release, ask.model, ask.options)
+    if not release.halves_prompt or ask.prompt_tokens < context:
+        return min(ask.prompt_tokens, context)
+    keep = max(0, min(int(ask.options.get("num_keep", NUM_KEEP)), context - 1))
+    return context - (context - keep) // 2
 
 
 async def complete(call: Call, wanted: Wanted, form: Form) -> None:
     """Handle a completion, or a request that only loads or unloads a model."""
-    clock = _Clock()
+    clock = _Clock(call.simulator)
     try:
         first = await _prepare(call, wanted, clock)
     except RefusedError as refused:
@@ -206,36 +248,46 @@ async def _prepare(call: Call, wanted: Wanted, clock: _Clock) -> Ask | Reply:
     if not 0 <= wanted.top_logprobs <= MAX_TOP_LOGPROBS:
         raise RefusedError(400, "top_logprobs must be between 0 and 20")
     model = find(call, wanted.model, unnamed=(400, "model is required") if wanted.chat else (404, "model '' not found"))
-    residence = call.simulator.residence
+    if model.remote is not None:
+        raise RefusedError(400, "this server cannot run this remote model")
     if wanted.empty and wanted.keep_alive == 0:
-        residence.unload(model)
+        call.simulator.residence.unload(model)
         return Reply(model=wanted.model, created=time.time_ns(), done=True, reason="unload")
     if wanted.raw and (wanted.template or wanted.system or wanted.context):
         raise RefusedError(400, "raw mode does not support template, system, or context")
     _supports(wanted, model)
     options = schedule_options(model, wanted.options)
-    await load(call, residence, model, wanted.keep_alive)
+    await load(call, model, wanted.keep_alive, options)
     clock.loaded = time.perf_counter_ns()
     if wanted.empty:
         return Reply(model=wanted.model, created=time.time_ns(), done=True, reason="load")
-    return _ask(wanted, model, options)
+    if wanted.render_only:
+        role, prompt = "" if wanted.chat else "assistant", _prompt(wanted, model)
+        return Reply(model=wanted.model, created=time.time_ns(), role=role, rendered=prompt)
+    return _ask(call.simulator.release, wanted, model, options)
 
 
 class _Clock:
     """When the request was received and when its model was loaded (perf_counter, nanoseconds)."""
 
-    def __init__(self) -> None:
+    def __init__(self, simulator: State) -> None:
+        self._simulator = simulator
         self.began = self.loaded = time.perf_counter_ns()
 
-    def metrics(self, prompt_tokens: int, count: int) -> dict[str, int]:
-        """Return the durations and counts of the last reply."""
+    def metrics(self, ask: Ask, count: int) -> dict[str, int]:
+        """Return the durations and counts of the last reply; tokens from the prompt cache took no time."""
+        prompt_tokens = max(_kept(self._simulator.release, ask), 1)
+        shared = self._simulator.shared_prompt(ask.model.digest, ask.prompt)
+        cached = min(tokens.count(shared), prompt_tokens - 1) if shared else 0
+        is_told = self._simulator.behaviour.tells_cached and cached
         total = max(time.perf_counter_ns() - self.began, 1000)
         loading = min(max(self.loaded - self.began, 1), total - 2)
-        prompt = max((total - loading) // 10, 1)
+        prompt = max((total - loading) * (prompt_tokens - cached) // (10 * prompt_tokens), 1)
         return {
             "total_duration": total,
             "load_duration": loading,
-            "prompt_eval_count": min(prompt_tokens, CONTEXT_LENGTH),
+            "prompt_eval_count": prompt_tokens,
+            **({"prompt_eval_cached_count": cached} if is_told else {}),
             "prompt_eval_duration": prompt,
             "eval_count": count,
             "eval_duration": max(total - loading - prompt, 1),
@@ -243,8 +295,8 @@ class _Clock:
 
 
 def _last(wanted: Wanted, ask: Ask, text: str, end: End, clock: _Clock) -> Reply:
-    context = () if wanted.raw or wanted.chat else (*ask.context, *tokens.encode(ask.prompt + text))
-    metrics = clock.metrics(ask.prompt_tokens, end.count)
+    context = () if wanted.raw or wanted.chat else ask.encoded(text)
+    metrics = clock.metrics(ask, end.count)
     return Reply(
         model=wanted.model, created=time.time_ns(), done=True, reason=end.reason, context=context, metrics=metrics
     )
@@ -268,10 +320,18 @@ async def _unstreamed(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _
     if call.fault is Fault.ERROR_LINE:
         call.whole(500, form.error(500, CRASHED), form.error_type)
         return
-    events = list(generate.complete(ask, call.simulator.behaviour.seed))
-    pieces, end = [event for event in events if isinstance(event, Piece)], cast("End", events[-1])
+    events = list(_completed(call, ask))
+    pieces, end = [event for event in events if isinstance(event, Piece)], events[-1]
     text = "".join(piece.text for piece in pieces)
-    reply = _last(wanted, ask, text, end, clock)
+    if isinstance(end, Broken) and end.error:
+        call.whole(500, form.error(500, end.error), form.error_type)
+        return
+    if isinstance(end, Broken):
+        # Go keeps the last event as the response, or an empty one if there was none.
+        call.simulator.residence.used(ask.model)
+        call.whole(200, form.whole(_unfinished(wanted, text)), form.whole_type)
+        return
+    reply = _last(wanted, ask, text, cast("End", end), clock)
     rows = tuple(row for piece in pieces for row in _logprobs(piece, wanted.top_logprobs))
     call.simulator.residence.used(ask.model)
     whole = Reply(
@@ -287,11 +347,27 @@ async def _unstreamed(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _
     call.whole(200, form.whole(whole), form.whole_type)
 
 
-def _crash(form: Form) -> bytes:
-    """Return the end of a stream when the model crashes: the compatible endpoints lose the text of the error."""
+def _completed(call: Call, ask: Ask) -> Iterator[Piece | End | Broken]:
+    """Yield what the model says, without its end if a test wants that."""
+    for event in generate.complete(ask, call.simulator.behaviour.seed):
+        if call.fault is Fault.NO_END and isinstance(event, End):
+            yield Broken(error="")
+        else:
+            yield event
+
+
+def _unfinished(wanted: Wanted, text: str) -> Reply:
+    """Return the response whose end was lost: without counts, and without anything if there was no text either."""
+    if not text:
+        return Reply(model="", created=NEVER, role="")
+    return Reply(model=wanted.model, created=time.time_ns(), text=text)
+
+
+def _crash(form: Form, error: str) -> bytes:
+    """Return the end of a stream with an error: the compatible endpoints lose its text."""
     if form.stream_type == wire.EVENTS:
-        return b"".join(form.events(Reply(model="", created=time.time_ns())))
-    return wire.dumps({"error": CRASHED}).encode() + b"\n"
+        return b"".join(form.events(Reply(model="", created=NEVER)))
+    return wire.dumps({"error": error}).encode() + b"\n"
 
 
 async def _stream(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Clock) -> None:
@@ -299,13 +375,18 @@ async def _stream(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Cloc
     if behaviour.token_rate is None:
         await asyncio.sleep(behaviour.completion_delay)
     text = ""
-    for index, event in enumerate(generate.complete(ask, behaviour.seed)):
+    for index, event in enumerate(_completed(call, ask)):
         if behaviour.token_rate is not None:
             await asyncio.sleep(1 / behaviour.token_rate)
         if not call.streaming:
-            call.begin(200, form.stream_type)
+            # What was never written is not converted either.
+            call.begin(200, wire.NDJSON if isinstance(event, Broken) else form.stream_type)
         if call.fault is Fault.ERROR_LINE and (index > 1 or isinstance(event, End)):
-            await call.part(_crash(form))
+            await call.part(_crash(form, CRASHED))
+            break
+        if isinstance(event, Broken):
+            if event.error:
+                await call.part(_crash(form, event.error))
             break
         if isinstance(event, End):
             reply = _last(wanted, ask, text, event, clock)

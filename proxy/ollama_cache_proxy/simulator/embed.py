@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ollama_cache_proxy.simulator import naming, tokens
+from ollama_cache_proxy.simulator import naming, releases, tokens
 from ollama_cache_proxy.simulator import vectors as sources
 from ollama_cache_proxy.simulator.call import Call
-from ollama_cache_proxy.simulator.complete import CONTEXT_LENGTH, RefusedError, load, schedule_options
+from ollama_cache_proxy.simulator.complete import RefusedError, context_length, load, schedule_options
 from ollama_cache_proxy.simulator.registry import Model
 from ollama_cache_proxy.simulator.vectors import Vector, unit_text
 
@@ -35,8 +35,8 @@ class Vectors:
         return self.metrics.get("prompt_eval_count", 0)
 
 
-async def _loaded(call: Call, request: Mapping[str, Any], unnamed: tuple[int, str]) -> Model:
-    """Return the loaded model of a request. Raise RefusedError."""
+async def _loaded(call: Call, request: Mapping[str, Any], unnamed: tuple[int, str]) -> tuple[Model, int]:
+    """Return the loaded model of a request, and how many tokens it holds. Raise RefusedError."""
     text = request["model"]
     if not text:
         raise RefusedError(*unnamed)
@@ -45,9 +45,15 @@ async def _loaded(call: Call, request: Mapping[str, Any], unnamed: tuple[int, st
     model = call.simulator.models.find(text)
     if model is None:
         raise RefusedError(404, f'model "{text}" not found, try pulling it first')
-    schedule_options(model, request["options"])
-    await load(call, call.simulator.residence, model, request["keep_alive"])
-    return model
+    options = schedule_options(model, request["options"])
+    await load(call, model, request["keep_alive"], options)
+    return model, context_length(call.simulator.release, model, options)
+
+
+def _embeds(call: Call, model: Model, status: int) -> None:
+    """Raise RefusedError for a model that has no vectors."""
+    if not call.simulator.release.generative_vectors and "embedding" not in model.capabilities:
+        raise RefusedError(status, releases.NO_EMBEDDINGS)
 
 
 def _texts(given: Any) -> list[str]:
@@ -63,15 +69,15 @@ def _texts(given: Any) -> list[str]:
             raise RefusedError(400, "invalid input type")
 
 
-def _fitting(model: Model, text: str, *, truncate: bool) -> tuple[str, int]:
+def _fitting(model: Model, context: int, text: str, *, truncate: bool) -> tuple[str, int]:
     """Return a text, truncated to fit, and its number of tokens."""
     count = sources.token_count(model, text)
-    if count <= CONTEXT_LENGTH:
+    if count <= context:
         return text, count
     if not truncate:
         raise RefusedError(400, TOO_LONG)
     special = sources.token_count(model, "x") - 1
-    return tokens.cut(text, CONTEXT_LENGTH - special), CONTEXT_LENGTH
+    return tokens.cut(text, context - special), context
 
 
 async def _after_gate(call: Call, work: Awaitable[_Result]) -> _Result:
@@ -90,10 +96,12 @@ async def _checked(call: Call, request: Mapping[str, Any]) -> tuple[Model, list[
     if not request["model"]:
         raise RefusedError(404, "model '' not found")
     texts = _texts(request["input"])
-    model = await _loaded(call, request, (404, "model '' not found"))
+    model, context = await _loaded(call, request, (404, "model '' not found"))
     loaded = time.perf_counter_ns()
+    if texts:
+        _embeds(call, model, 501)
     truncate = request["truncate"] is not False
-    return model, [_fitting(model, text, truncate=truncate) for text in texts], loaded
+    return model, [_fitting(model, context, text, truncate=truncate) for text in texts], loaded
 
 
 async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
@@ -120,11 +128,12 @@ async def vectors(call: Call, request: Mapping[str, Any]) -> Vectors:
 
 async def raw_vector(call: Call, request: Mapping[str, Any]) -> str:
     """Return the JSON text of the vector of an /api/embeddings request."""
-    model = await _after_gate(call, _loaded(call, request, (400, "model is required")))
+    model, context = await _after_gate(call, _loaded(call, request, (400, "model is required")))
     text = request["prompt"]
     if not text:
         return "[]"
-    if sources.token_count(model, text) > CONTEXT_LENGTH:
+    _embeds(call, model, 500)
+    if sources.token_count(model, text) > context:
         raise RefusedError(500, TOO_LONG)
     await asyncio.sleep(call.delay(call.simulator.behaviour.embedding_delay))
     call.simulator.residence.used(model)

@@ -95,7 +95,9 @@ class Ask:
     context: tuple[int, ...] = ()
     format: str = ""
     images: tuple[str, ...] = ()
+    tools: str = ""
     top_logprobs: int | None = None
+    repeat_penalty: float = 1.0
 
     @property
     def temperature(self) -> float:
@@ -105,17 +107,23 @@ class Ask:
     @property
     def known(self) -> recorded.KnownAnswer | None:
         """The recorded continuation, if there is one."""
-        if self.model.digest != recorded.ANSWERS_OF:
-            return None
         if self.temperature and self.options.get("seed") is not None:
             return None
-        return recorded.ANSWERS.get((self.prompt, self.context, self.format, self.temperature))
+        asked = (self.prompt, self.context, self.format, self.tools, self.temperature)
+        return recorded.ANSWERS.get(recorded.Asked(self.model.digest, *asked))
 
     @property
     def prompt_tokens(self) -> int:
         """The number of tokens of the prompt."""
         known = self.known
         return known.prompt_tokens if known else len(self.context) + tokens.count(self.prompt)
+
+    def encoded(self, text: str) -> tuple[int, ...]:
+        """Return the token numbers of the context, the prompt and a continuation."""
+        known = self.known
+        whole = known is not None and text == "".join(known.pieces)
+        numbers = known.tokens if known is not None and whole else ()
+        return numbers or (*self.context, *tokens.encode(self.prompt + text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +140,13 @@ class End:
 
     reason: str
     count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A completion that ends without an End: with an error, or with nothing at all if that is empty."""
+
+    error: str
 
 
 def merged_options(model: Model, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -156,7 +171,8 @@ def merged_options(model: Model, given: Mapping[str, Any] | None) -> dict[str, A
 def _source(ask: Ask, seed: int) -> random.Random:
     """Return the random source for this request."""
     left_out = _NOT_CHOOSING if ask.temperature else _NOT_CHOOSING | _NOT_GREEDY
-    choosing = {name: value for name, value in sorted(ask.options.items()) if name not in left_out}
+    options = {"repeat_penalty": ask.repeat_penalty, **ask.options}
+    choosing = {name: value for name, value in sorted(options.items()) if name not in left_out}
     facts = [
         seed,
         ask.model.origin or ask.model.digest,
@@ -164,6 +180,7 @@ def _source(ask: Ask, seed: int) -> random.Random:
         ask.context,
         ask.format,
         ask.images,
+        ask.tools,
         ask.temperature,
         choosing,
     ]
@@ -199,11 +216,16 @@ def _ranked(ask: Ask, index: int, text: str, source: random.Random) -> tuple[tup
     return tuple(ranked[: max(1, ask.top_logprobs or 0)])
 
 
-def complete(ask: Ask, seed: int) -> Iterator[Piece | End]:
-    """Yield the pieces as the runner sends them, then the End.
+def complete(ask: Ask, seed: int) -> Iterator[Piece | End | Broken]:
+    """Yield the pieces as the runner sends them, then the End, or that there is none.
 
     A piece that could start a stop text is held until the next one; a stop text itself is never sent.
     """
+    known = ask.known
+    if known is not None and (known.error or not known.ends):
+        yield from (Piece(text=piece) for piece in known.pieces)
+        yield Broken(error=known.error)
+        return
     source = _source(ask, seed)
     limit = int(ask.options.get("num_predict", -1))
     stops = [stop for stop in ask.options.get("stop", ()) if stop]

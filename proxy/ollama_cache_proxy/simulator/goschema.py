@@ -245,7 +245,7 @@ def duration(value: Value, _old: Any, place: Place) -> Any:
             return None
         case Number():
             seconds = _float(value, place)
-            nanoseconds = FOREVER if seconds < 0 else int(seconds * _SECOND)
+            nanoseconds = int(seconds * _SECOND) if 0 <= seconds < FOREVER / _SECOND else FOREVER
         case str():
             nanoseconds = _parsed_duration(value)
         case _:

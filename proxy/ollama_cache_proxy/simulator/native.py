@@ -37,12 +37,14 @@ class NativeForm:
         """Return one JSON object without a line end."""
         row: dict[str, Any] = {"model": reply.model, "created_at": wire.timestamp(reply.created)}
         if self._chat:
-            row["message"] = {"role": "assistant", "content": reply.text}
+            row["message"] = {"role": reply.role, "content": reply.text}
         else:
             row["response"] = reply.text
         row["done"] = reply.done
         if reply.reason:
             row["done_reason"] = reply.reason
+        if reply.rendered:
+            row["_debug_info"] = {"rendered_template": reply.rendered}
         if reply.context:
             row["context"] = reply.context
         # The two structs have metrics and logprobs in opposite order.
@@ -69,6 +71,8 @@ def _sampling(request: dict[str, Any]) -> dict[str, Any]:
         "format": request["format"],
         "think": request["think"],
         "truncate": request["truncate"] is not False,
+        "shift": request["shift"] is not False,
+        "render_only": request["_debug_render_only"],
         "logprobs": request["logprobs"],
         "top_logprobs": request["top_logprobs"],
     }
@@ -102,7 +106,7 @@ async def chat(call: Call) -> None:
         Turn(role=message["role"].lower(), text=message["content"], images=tuple(message["images"] or ()))
         for message in request["messages"] or ()
     )
-    wanted = Wanted(chat=True, turns=turns, tools=bool(request["tools"]), **_sampling(request))
+    wanted = Wanted(chat=True, turns=turns, tools=tuple(request["tools"] or ()), **_sampling(request))
     await complete(call, wanted, NativeForm(chat=True))
 
 

@@ -25,11 +25,11 @@ from ollama_cache_proxy.simulator.goschema import (
     string,
     struct,
 )
+from ollama_cache_proxy.simulator.releases import Release
 from ollama_cache_proxy.simulator.rendering import Turn
 from ollama_cache_proxy.simulator.vectors import packed
 
 _ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
-_EFFORTS = ("high", "medium", "low", "max", "none")
 _STREAM_OPTIONS = pointer(struct("StreamOptions", {"include_usage": boolean}, package="openai"))
 
 _CHAT = struct(
@@ -118,9 +118,11 @@ def _event(row: dict[str, Any]) -> bytes:
     return b"data: " + wire.dumps(row).encode() + b"\n\n"
 
 
-def _usage(reply: Reply) -> dict[str, int]:
+def _usage(reply: Reply, *, tells_cached: bool) -> dict[str, Any]:
     prompt, count = reply.usage("prompt_eval_count"), reply.usage("eval_count")
-    return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
+    cached = {"cached_tokens": reply.usage("prompt_eval_cached_count")}
+    told = {"prompt_tokens_details": cached} if tells_cached else {}
+    return {"prompt_tokens": prompt, **told, "completion_tokens": count, "total_tokens": prompt + count}
 
 
 class OpenAIForm:
@@ -132,6 +134,10 @@ class OpenAIForm:
 
     def __init__(self, call: Call, *, chat: bool, with_usage: bool) -> None:
         self._chat, self._with_usage = chat, with_usage
+        self._openai_deltas = chat and call.simulator.release.openai_deltas
+        self._tells_cached = call.simulator.behaviour.tells_cached
+        self._created = 0
+        """Seconds since the epoch of the first chunk, where all chunks have one instant."""
         self._id = f"{'chatcmpl' if chat else 'cmpl'}-{call.simulator.random.randrange(999)}"
 
     def error(self, status: int, message: str) -> bytes:
@@ -141,7 +147,7 @@ class OpenAIForm:
     def whole(self, reply: Reply) -> bytes:
         """Return a chat.completion or a text_completion."""
         if self._chat:
-            text: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": reply.text}}
+            text: dict[str, Any] = {"index": 0, "message": {"role": reply.role, "content": reply.text}}
         else:
             text = {"text": reply.text, "index": 0}
         choice = text | {"finish_reason": reply.reason or None}
@@ -154,34 +160,52 @@ class OpenAIForm:
             "model": reply.model,
             "system_fingerprint": "fp_ollama",
             "choices": [choice],
-            "usage": _usage(reply),
+            "usage": _usage(reply, tells_cached=self._tells_cached),
         }
         return _line(row)
 
     def events(self, reply: Reply) -> list[bytes]:
         """Return one part: a chunk, and after the last one the usage if wanted, and `[DONE]`."""
-        row = self._chunk(reply)
+        rows = self._chunks(reply)
         if self._with_usage and not self._chat:
-            row["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        part = _event(row)
+            rows[-1]["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        part = b"".join(map(_event, rows))
         if reply.done:
             if self._with_usage:
-                part += _event(row | {"choices": [], "usage": _usage(reply)})
+                usage = _usage(reply, tells_cached=self._tells_cached)
+                part += _event(rows[-1] | {"choices": [], "usage": usage})
             part += b"data: [DONE]\n\n"
         return [part]
 
-    def _chunk(self, reply: Reply) -> dict[str, Any]:
+    def _chunks(self, reply: Reply) -> list[dict[str, Any]]:
+        """Return the chunks of one reply; of OpenAI's form the last one has only the reason."""
         reason = reply.reason or None
-        head: dict[str, Any] = {"id": self._id, "object": "chat.completion.chunk" if self._chat else "text_completion"}
-        head["created"] = time.time_ns() // 10**9
-        made = {"model": reply.model, "system_fingerprint": "fp_ollama"}
         if not self._chat:
-            return {**head, "choices": [{"text": reply.text, "index": 0, "finish_reason": reason}], **made}
-        delta = {"role": "assistant", "content": reply.text}
+            return [self._chunk(reply, {"text": reply.text, "index": 0, "finish_reason": reason})]
+        if not self._openai_deltas:
+            return [self._chunk(reply, self._choice(reply, {"role": "assistant", "content": reply.text}, reason))]
+        is_first = not self._created
+        if is_first:
+            self._created = time.time_ns() // 10**9
+        rows: list[dict[str, Any]] = []
+        if is_first or reply.text or reply.logprobs or not reply.done:
+            delta = {**({"role": "assistant"} if is_first else {}), "content": reply.text}
+            rows.append(self._chunk(reply, self._choice(reply, delta, None)))
+        if reply.done:
+            rows.append(self._chunk(reply, {"index": 0, "delta": {}, "finish_reason": reason or "stop"}))
+        return rows
+
+    @staticmethod
+    def _choice(reply: Reply, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": reason}
-        if reply.logprobs:
-            choice["logprobs"] = {"content": reply.logprobs}
-        return {**head, **made, "choices": [choice]}
+        return choice | ({"logprobs": {"content": reply.logprobs}} if reply.logprobs else {})
+
+    def _chunk(self, reply: Reply, choice: dict[str, Any]) -> dict[str, Any]:
+        head: dict[str, Any] = {"id": self._id, "object": "chat.completion.chunk" if self._chat else "text_completion"}
+        head["created"] = self._created or time.time_ns() // 10**9
+        made = {"model": reply.model, "system_fingerprint": "fp_ollama"}
+        choices = {"choices": [choice]}
+        return {**head, **made, **choices} if self._chat else {**head, **choices, **made}
 
 
 def _stops(given: Any) -> dict[str, Any]:
@@ -236,12 +260,12 @@ def _format(given: Any) -> Any:
     return schema.get("schema") if given.get("type") == "json_schema" and isinstance(schema, dict) else None
 
 
-def _think(request: dict[str, Any]) -> bool | str | None:
+def _think(release: Release, request: dict[str, Any]) -> bool | str | None:
     effort = request["reasoning"]["effort"] if request["reasoning"] else request["reasoning_effort"] or ""
-    if effort and effort not in _EFFORTS:
-        listing = '"high", "medium", "low", "max", or "none"'
-        raise GoError(f"invalid reasoning value: '{effort}' (must be {listing})")
-    return None if not effort else False if effort == "none" else effort
+    if effort and effort not in release.efforts:
+        quoted = f"{release.effort_quote}{effort}{release.effort_quote}"
+        raise GoError(f"invalid reasoning value: {quoted} (must be {release.efforts_listed})")
+    return release.efforts[effort] if effort else None
 
 
 def _with_usage(request: dict[str, Any]) -> bool:
@@ -257,7 +281,7 @@ async def chat(call: Call) -> None:
         call.json(400, error_row(400, "[] is too short - 'messages'"))
         return
     try:
-        turns, think = _turns(request["messages"]), _think(request)
+        turns, think = _turns(request["messages"]), _think(call.simulator.release, request)
     except GoError as error:
         call.json(400, error_row(400, str(error)))
         return
@@ -269,7 +293,7 @@ async def chat(call: Call) -> None:
         options=_options(request),
         format=_format(request["response_format"]),
         think=think,
-        tools=bool(request["tools"]),
+        tools=tuple(request["tools"] or ()),
         logprobs=bool(request["logprobs"]),
         top_logprobs=request["top_logprobs"],
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ollama_cache_proxy.simulator import naming, recorded
 from ollama_cache_proxy.simulator.naming import Name
+from ollama_cache_proxy.simulator.releases import NEWEST
 
 WEIGHTS, TEMPLATE, SYSTEM, PARAMETERS, LICENSE, MESSAGES = (
     "model",
@@ -55,6 +56,26 @@ def parameters_layer(parameters: Mapping[str, Any]) -> Layer:
     return text_layer(PARAMETERS, ordered + "\n")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """What /api/tags tells of a model beside its details; 0 and nothing are left out there.
+
+    It is not always true: Ollama stops reading a GGUF file at its tokenizer, and does not look at its own template.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    context_length: int = 0
+    embedding_length: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """Where a model runs that is no file of this server."""
+
+    model: str
+    host: str
+
+
 class Voice(NamedTuple):
     """What vectors depend on beside the text: digest, width, and the origin and loss of a quantized model."""
 
@@ -69,6 +90,8 @@ class Model:
     """One named model; sizes in bytes, `modified` in nanoseconds since the epoch, `width` in floats of a vector.
 
     A quantized model has the digest of its source as `origin`; its output is that of the source with a `loss`.
+    `resident` is its size in memory, `resident_at` that for certain context lengths, `vram` the part of it that Ollama
+    takes for a GPU's. `chat_template` is the template of the GGUF file, which goes before TEMPLATE.
     """
 
     name: Name
@@ -83,6 +106,11 @@ class Model:
     width: int
     trained_context: int
     resident: int
+    resident_at: Mapping[int, int] = field(default_factory=dict)
+    vram: int = 0
+    chat_template: str = ""
+    told: Listed | None = None
+    remote: Remote | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     tensors: tuple[Any, ...] = ()
     quantized: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +137,13 @@ class Model:
         return Voice(self.digest, self.width, self.origin or self.digest, self.loss)
 
     @property
+    def listed(self) -> Listed:
+        """What lists tell of it."""
+        return self.told or Listed(
+            capabilities=self.capabilities, context_length=self.trained_context, embedding_length=self.width
+        )
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """The model's own options."""
         text = self.text(PARAMETERS)
@@ -119,9 +154,9 @@ class Model:
         """`details` as lists show them; there the parent is always empty."""
         return {
             "parent_model": "",
-            "format": "gguf",
+            "format": "" if self.remote else "gguf",
             "family": self.family,
-            "families": [self.family],
+            "families": [self.family] if self.family else None,
             "parameter_size": self.parameter_size,
             "quantization_level": self.quantization,
         }
@@ -130,10 +165,16 @@ class Model:
         """Return a copy with a name and other layers, and the sizes and digest of those."""
         layers = tuple(layers)
         changed = replace(self, name=name, layers=layers, modified=time.time_ns(), **changes)
-        manifest = [[layer.kind, layer.digest, layer.size] for layer in layers]
-        config = [changed.family, changed.parameter_size, changed.quantization, changed.width]
-        size = sum(layer.size for layer in layers) + CONFIG_SIZE
-        return replace(changed, digest=sha256(json.dumps([manifest, config])), size=size)
+        known = _RECORDED.get(changed.manifest)
+        digest = known.digest if known else sha256(changed.manifest)
+        size = known.size if known else sum(layer.size for layer in layers) + CONFIG_SIZE
+        return replace(changed, digest=digest, size=size)
+
+    @property
+    def manifest(self) -> str:
+        """What its digest depends on, as JSON."""
+        layers = sorted([layer.kind, layer.digest] for layer in self.layers)
+        return json.dumps([layers, self.family, self.parameter_size, self.quantization, self.width])
 
 
 def _nanoseconds(text: str) -> int:
@@ -148,14 +189,16 @@ def _recorded_model(row: Mapping[str, Any]) -> Model:
         Layer(
             kind=WEIGHTS,
             digest=row.get("weights", sha256(f"weights of {row['digest']}")),
-            size=row.get("weights_size", row["size"] - CONFIG_SIZE),
+            size=row.get("weights_size", max(row["size"] - CONFIG_SIZE, 0)),
         )
     ]
     if row["template"]:
         layers.append(text_layer(TEMPLATE, row["template"]))
     if row["parameters"]:
         layers.append(parameters_layer(row["parameters"]))
-    return Model(
+    at = {int(context): int(size) for context, size in row.get("resident", {}).items()}
+    listed = row.get("listed")
+    model = Model(
         name=name,
         digest=row["digest"],
         size=row["size"],
@@ -167,25 +210,41 @@ def _recorded_model(row: Mapping[str, Any]) -> Model:
         capabilities=tuple(row["capabilities"]),
         width=row["width"],
         trained_context=row["trained_context"],
-        resident=row.get("resident", row["size"] * 5 // 4),
+        resident=max(at.values(), default=row["size"] * 5 // 4),
+        resident_at=at,
+        vram=row.get("vram", 0),
+        chat_template=row.get("chat_template", ""),
+        told=None if listed is None else Listed(**listed),
+        remote=Remote(**row["remote"]) if "remote" in row else None,
         info=row.get("info", {}),
         tensors=tuple(row.get("tensors", ())),
         quantized=row.get("quantized", {}),
     )
+    _RECORDED[model.manifest] = model
+    return model
+
+
+_RECORDED: dict[str, Model] = {}
+"""The recorded models by manifest: whoever makes one of them again gets its digest."""
+
+_MODELS = {
+    release: [(_recorded_model(row), bool(row.get("installed", True))) for row in rows]
+    for release, rows in recorded.MODELS.items()
+}
 
 
 class ModelRegistry:
     """The installed models, the stored blobs, and the models that can be pulled."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: str = NEWEST) -> None:
         self._models: dict[tuple[str, str, str, str], Model] = {}
         self._published: dict[tuple[str, str, str, str], Model] = {}
         self._replacements = 0
         self.blobs: set[str] = set()
         """Digests (hexadecimal) of the stored blobs."""
-        for row in recorded.MODELS:
-            model = _recorded_model(row)
-            self.put(model)
+        for model, is_installed in _MODELS[release]:
+            if is_installed:
+                self.put(model)
             self._published[model.name.key] = model
 
     def __iter__(self) -> Iterator[Model]:

@@ -1,14 +1,18 @@
 """Prompts rendered from turns by a template.
 
-Of Go's templates only the variables `.System`, `.Prompt` and `.Response` are supported; other actions are dropped.
+Of Go's templates only the variables `.System`, `.Prompt` and `.Response` are supported; other actions are dropped. Of
+the Jinja templates in GGUF files: one loop over the messages, their role and content, and today's date.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+_LOOP = re.compile(r"\{% for message in messages %\}(.*?)\{% endfor %\}", re.DOTALL)
+_TODAY = "strftime_now('%Y-%m-%d')"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,3 +63,15 @@ def render(template: str, turns: tuple[Turn, ...]) -> str:
         values[slot] = text
     parts.append(_fill(template, values))
     return "".join(parts)
+
+
+def render_native(template: str, turns: tuple[Turn, ...]) -> str:
+    """Return the prompt for turns by the template in a GGUF file."""
+
+    def messages(loop: re.Match[str]) -> str:
+        rows = [{"message['role']": role, "message['content']": text} for role, text in _with_images(turns)]
+        return "".join(_ACTION.sub(lambda found: row.get(found[1], ""), loop[1]) for row in rows)  # noqa: B023 - used at once
+
+    today = datetime.now(UTC).date().isoformat()
+    dated = _ACTION.sub(lambda found: today if found[1] == _TODAY else found[0], template)
+    return _LOOP.sub(messages, dated)

@@ -1,4 +1,7 @@
-"""Which models are loaded, and until when (`/api/ps`)."""
+"""Which models are loaded, with which context, and until when (`/api/ps`).
+
+Of more than LIMIT models the one with the shortest keep_alive is unloaded for the next (`server/sched.go`).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,16 @@ from ollama_cache_proxy.simulator.registry import Model
 KEEP_ALIVE = 5 * 60 * 10**9
 """Nanoseconds that a model stays loaded after a request without keep_alive."""
 
+LIMIT = 3
+"""Models that are loaded at a time."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Resident:
-    """One loaded model; `expires` in nanoseconds since the epoch."""
+    """One loaded model; `context` in tokens, `expires` in nanoseconds since the epoch."""
 
     model: Model
+    context: int
     keep_alive: int
     expires: int
 
@@ -27,14 +34,19 @@ class Residence:
     def __init__(self) -> None:
         self._loaded: dict[str, Resident] = {}
 
-    def load(self, model: Model, keep_alive: int | None) -> bool:
-        """Start a use of a model; return whether it had to be loaded. Without a keep_alive the last one applies."""
+    def load(self, model: Model, keep_alive: int | None, context: int) -> bool:
+        """Start a use of a model; return whether it had to be loaded, or loaded anew for another context.
+
+        Without a keep_alive the last one applies.
+        """
         self._expire()
         resident = self._loaded.get(model.digest)
-        cold = resident is None
+        cold = resident is None or resident.context != context
         if resident is None:
-            resident = Resident(model=model, keep_alive=KEEP_ALIVE, expires=0)
+            self._make_room()
+            resident = Resident(model=model, context=context, keep_alive=KEEP_ALIVE, expires=0)
             self._loaded[model.digest] = resident
+        resident.context = context
         if keep_alive is not None:
             resident.keep_alive = keep_alive
         self._extend(resident)
@@ -51,9 +63,14 @@ class Residence:
         self._loaded.pop(model.digest, None)
 
     def loaded(self) -> list[Resident]:
-        """Return the loaded models, the one with the longest time left first (by the second)."""
+        """Return the loaded models, the one with the longest time left first."""
         self._expire()
-        return sorted(self._loaded.values(), key=lambda resident: -(resident.expires // 10**9))
+        return sorted(self._loaded.values(), key=lambda resident: -resident.expires)
+
+    def _make_room(self) -> None:
+        if len(self._loaded) >= LIMIT:
+            first = min(self._loaded.values(), key=lambda one: (one.keep_alive, one.model.weights.digest))
+            self.unload(first.model)
 
     @staticmethod
     def _extend(resident: Resident) -> None:

@@ -38,6 +38,17 @@ def _word(value: Value) -> str:
     return "bool" if isinstance(value, bool) else "object" if type(value).__name__ == "Members" else "number"
 
 
+_TOOL = struct(
+    "ResponsesTool",
+    {
+        "type": string,
+        "name": string,
+        "description": pointer(string),
+        "strict": pointer(boolean),
+        "parameters": mapping,
+    },
+    package="openai",
+)
 _REQUEST = struct(
     "ResponsesRequest",
     {
@@ -50,7 +61,7 @@ _REQUEST = struct(
         "text": mapping,
         "top_p": pointer(number),
         "truncation": pointer(string),
-        "tools": listed(anything, "[]openai.ResponsesTool"),
+        "tools": listed(_TOOL, "[]openai.ResponsesTool"),
         "stream": pointer(boolean),
     },
     package="openai",
@@ -97,7 +108,7 @@ class ResponsesForm:
             "instructions": request["instructions"] or None,
             "output": output,
             "error": None,
-            "tools": request["tools"] or [],
+            "tools": [wire.Verbatim(wire.dumps(tool)) for tool in request["tools"] or ()],
             "tool_choice": "auto",
             "truncation": request["truncation"] or "disabled",
             "parallel_tool_calls": True,
@@ -123,7 +134,7 @@ class ResponsesForm:
     def _usage(reply: Reply) -> dict[str, Any]:
         read, written = reply.usage("prompt_eval_count"), reply.usage("eval_count")
         usage: dict[str, Any] = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
-        usage["input_tokens_details"] = {"cached_tokens": 0}
+        usage["input_tokens_details"] = {"cached_tokens": reply.usage("prompt_eval_cached_count")}
         usage["output_tokens_details"] = {"reasoning_tokens": 0}
         return usage
 
@@ -200,6 +211,6 @@ async def responses(call: Call) -> None:
         chat=True,
         stream=bool(request["stream"]),
         options=options,
-        tools=bool(request["tools"]),
+        tools=tuple(request["tools"] or ()),
     )
     await complete(call, wanted, ResponsesForm(call, request))

@@ -38,6 +38,7 @@ _SAMPLING = {
     "think": think,
     "truncate": pointer(boolean),
     "shift": pointer(boolean),
+    "_debug_render_only": boolean,
     "logprobs": boolean,
     "top_logprobs": integer,
 }
@@ -96,6 +97,8 @@ CREATE = struct(
         "quantization": string,
         "from": string,
         "files": mapping,
+        "draft_files": mapping,
+        "draft_quantize": string,
         "adapters": mapping,
         "template": string,
         "license": anything,

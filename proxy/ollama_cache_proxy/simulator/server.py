@@ -227,7 +227,7 @@ class Simulator(State):
         """Inject a fault; return False if the endpoint itself has to."""
         transport = call.transport
         match fault:
-            case Fault.ERROR_LINE:
+            case Fault.ERROR_LINE | Fault.NO_END:
                 call.fault = fault
                 return False
             case Fault.HANG:

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 from ollama_cache_proxy.simulator.registry import ModelRegistry
+from ollama_cache_proxy.simulator.releases import NEWEST, RELEASES, Release
 from ollama_cache_proxy.simulator.residence import Residence
 
 
@@ -16,7 +17,11 @@ class Behaviour:
 
     `completion_delay` is for a whole completion, or before the first token of a stream without a `token_rate`; with one
     (tokens per second) tokens are evenly spaced. `embedding_delay` is per request, `load_delay` per first use of
-    a model. `loopback` says whether the Host rule applies.
+    a model. `loopback` says whether the Host rule applies. `release` is a key of RELEASES; `version` is what
+    /api/version says, if not that of the release.
+
+    With `prompt_cache` the tokens that a prompt shares with the start of the last one of its model take no time, though
+    they are counted; with `tells_cached` responses say how many they are, as Ollama does after 0.33.0-rc2.
     """
 
     seed: int = 0
@@ -24,8 +29,11 @@ class Behaviour:
     embedding_delay: float = 0.3
     token_rate: float | None = None
     load_delay: float = 0.0
-    version: str = "0.24.0"
+    release: str = NEWEST
+    version: str = ""
     loopback: bool = True
+    prompt_cache: bool = False
+    tells_cached: bool = False
 
 
 class Gate:
@@ -53,9 +61,23 @@ class State:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
-        self.models = ModelRegistry()
+        self.models = ModelRegistry(behaviour.release)
         self.residence = Residence()
         self.gate = Gate()
         self.making = Gate()
         """While it is closed, quantizing a model does not finish."""
         self.random = random.Random(behaviour.seed)
+        self._prompts: dict[str, str] = {}
+
+    @property
+    def release(self) -> Release:
+        """What differs between releases of Ollama."""
+        return RELEASES[self.behaviour.release]
+
+    def shared_prompt(self, digest: str, prompt: str) -> str:
+        """Return what a prompt shares with the start of the last one of a model; empty without a prompt cache."""
+        last = self._prompts.get(digest, "")
+        self._prompts[digest] = prompt
+        if not self.behaviour.prompt_cache:
+            return ""
+        return prompt[: next((at for at, (a, b) in enumerate(zip(last, prompt, strict=False)) if a != b), len(last))]

@@ -97,7 +97,7 @@ LAST_CHUNK = b"0\r\n\r\n"
 def timestamp(nanoseconds: int) -> str:
     """Return a UTC instant in Go's RFC3339Nano form: at most nine decimals, trailing zeros trimmed."""
     seconds, rest = divmod(nanoseconds, _NANOSECONDS)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
     fraction = f"{rest:09d}".rstrip("0")
     return f"{text}.{fraction}Z" if fraction else f"{text}Z"
 

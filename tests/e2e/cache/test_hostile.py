@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.simulator import Simulator, naming
+from ollama_cache_proxy.simulator import Behaviour, Simulator, naming
 from ollama_cache_proxy.simulator.gojson import GoError, Members, Number, Value, scan
 from ollama_cache_proxy.simulator.goschema import Place, duration
-from tests.support.hostile import Hostile, harmless, request
+from tests.support.hostile import EMBEDDER, Hostile, harmless, request
 from tests.support.rawhttp import RawAnswer, RawConnection
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
@@ -253,13 +253,24 @@ EVERYTHING = {
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("kind", "seed", "count"), [("memory", 1, 20_000), ("every route and streams", 2, 5_000), ("redis", 3, 2_000)]
+    ("kind", "release", "seed", "count"),
+    [
+        ("memory", "0.33", 1, 12_000),
+        ("memory", "0.24", 4, 8_000),
+        ("every route and streams", "0.33", 2, 3_000),
+        ("every route and streams", "0.24", 5, 2_000),
+        ("redis", "0.33", 3, 2_000),
+    ],
 )
 async def test_hostile_requests_get_what_ollama_would_say(
-    kind: str, seed: int, count: int, simulator: Simulator, redis_server: RedisServer
+    kind: str, release: str, seed: int, count: int, redis_server: RedisServer
 ) -> None:
     settings = {"redis": {"redis_url": redis_server.url}, "every route and streams": EVERYTHING}.get(kind, {})
-    async with proxy_before(simulator.url, development=False, **settings) as proxy:
+    async with (
+        Simulator(Behaviour(completion_delay=0, embedding_delay=0, release=release)) as simulator,
+        proxy_before(simulator.url, development=False, **settings) as proxy,
+    ):
+        simulator.models.add(EMBEDDER, embedding=True)
         trial = Trial(simulator, proxy)
         await trial.run(f"seed {seed}", (request(seed, index) for index in range(count)))
         not_met = {"opt-in", "stream"} if settings is EVERYTHING else set()

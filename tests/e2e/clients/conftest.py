@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import RELEASES, Behaviour, Simulator
 
 CHANGES_CLIENTS = re.compile(r"(ANTHROPIC|CLAUDE|OLLAMA|OPENAI|NODE)_.*|(HTTPS?|ALL)_PROXY", re.IGNORECASE)
 
@@ -19,8 +19,14 @@ def clients_as_they_come(clean_environment: None, monkeypatch: pytest.MonkeyPatc
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """Both."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def direct() -> AsyncIterator[Simulator]:
+async def direct(release: str) -> AsyncIterator[Simulator]:
     """An Ollama equal to the one behind the proxy."""
-    async with Simulator(Behaviour(completion_delay=0, embedding_delay=0)) as running:
+    async with Simulator(Behaviour(completion_delay=0, embedding_delay=0, release=release)) as running:
         yield running
