@@ -11,6 +11,7 @@ from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
+from ollama_cache_proxy.workbench.shown import own_context
 
 _FOREIGN_ORIGIN = "https://page.invalid"
 
@@ -80,6 +81,20 @@ def _partly_in_vram(name: str, whole: int, vram: int, *, gpu: bool) -> Finding:
     )
 
 
+async def _context_lowered(scene: Scene, model: str, context: int) -> list[Finding]:
+    """Return the finding of a model that is loaded with a shorter context, in tokens, than its own parameters say."""
+    wanted = own_context(await scene.show(model) or {})
+    if wanted is None or context >= wanted:
+        return []
+    return [
+        warning(
+            f"{printable(model)} is loaded with a context of {context:,} tokens, and its own num_ctx is {wanted:,}: no"
+            " digest shows that (ignore this if a request's own num_ctx changed it)",
+            "see Ollama's log for lack of memory; change the setting epoch if it stays so",
+        )
+    ]
+
+
 async def loaded(scene: Scene) -> list[Finding]:
     """Check that loaded models fit into GPU memory, and have the same context length as before."""
     found = await scene.fetch(scene.ollama, "/api/ps")
@@ -97,13 +112,15 @@ async def loaded(scene: Scene) -> list[Finding]:
         if "context_length" not in row:
             continue
         context = int(row["context_length"])
+        findings += await _context_lowered(scene, str(row["name"]), context)
         now, stale = observe(seen.get(row["digest"]), context, settings.epoch, time.time(), lifetime)
         seen[row["digest"]] = now
         if stale:
             findings.append(
                 warning(
                     f"{name} has a context of {context:,} tokens and had {now.before:,} before: no digest shows that,"
-                    " so older entries may still be served (ignore this if a request's own num_ctx changed it)",
+                    " so older entries may still be served (ignore this if a request's own num_ctx changed it; since"
+                    " 0.30 Ollama lowers it by itself where memory does not suffice)",
                     f"change the setting epoch, or `ollama-cache-proxy clear --model {name}`",
                 )
             )

@@ -8,6 +8,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from ollama_cache_proxy.cli.asking import STATS, Proxy, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.service.settings import Settings
@@ -34,6 +36,19 @@ class Scene:
         if target not in self._asked:
             self._asked[target] = asyncio.create_task(server.ask(path))
         return await asyncio.shield(self._asked[target])
+
+    async def show(self, model: str) -> dict[str, Any] | None:
+        """Return what `/api/show` of Ollama tells of a model, asked once for all checks; None where it does not."""
+        target = (self.ollama.url, f"/api/show {model}")
+        if target not in self._asked:
+            body = orjson.dumps({"model": model})
+            self._asked[target] = asyncio.create_task(self.ollama.ask("/api/show", method="POST", body=body))
+        try:
+            response = await asyncio.shield(self._asked[target])
+        except Failed:
+            return None
+        found = response.json() if response.status == HTTPStatus.OK else None
+        return found if isinstance(found, dict) else None
 
     async def close(self) -> None:
         """Cancel the requests that no check waits for any more."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ollama_cache_proxy.cli.checks import of_machine, of_ollama, of_port, of_proxy, of_redis
+from ollama_cache_proxy.cli.checks import of_machine, of_ollama, of_port, of_proxy, of_redis, of_templates
 from ollama_cache_proxy.cli.checks.finding import Finding, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 
@@ -27,6 +27,7 @@ CHECKS: Final = (
     Check(title="Ollama", run=of_ollama.answers),
     Check(title="Origins", run=of_ollama.origins),
     Check(title="Models", run=of_ollama.loaded),
+    Check(title="Templates", run=of_templates.templates, within=60.0),
     Check(title="Proxy", run=of_proxy.answers),
     Check(title="Port", run=of_port.former),
     Check(title="Upstream", run=of_proxy.same_ollama),

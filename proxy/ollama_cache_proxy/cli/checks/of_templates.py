@@ -1,0 +1,93 @@
+"""Checks of templates: which write the date, which models share a runner, and what may choose another template."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final
+
+from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
+from ollama_cache_proxy.cli.checks.scene import Scene
+from ollama_cache_proxy.cli.screen import printable
+from ollama_cache_proxy.workbench import shown
+from ollama_cache_proxy.workbench.shown import Shown
+
+_MAX_MODELS: Final = 200
+"""Models that are asked about."""
+_AT_ONCE: Final = 4
+"""Requests at the same time."""
+_MAX_NAMED: Final = 10
+"""Models that are named in one finding."""
+_VARIABLES: Final = ("LLAMA_ARG_", "OLLAMA_GO_TEMPLATE")
+"""Beginnings of names in the environment of Ollama that change responses, and that Ollama does not report."""
+
+
+async def templates(scene: Scene) -> list[Finding]:
+    """Check the templates of all installed models."""
+    rows = [row for row in await scene.models(scene.ollama) if not row.get("remote_host")]
+    if not rows:
+        return []
+    names = [str(row["name"]) for row in rows[:_MAX_MODELS]]
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(name: str) -> Shown | None:
+        async with places:
+            return await scene.show(name)
+
+    models = {
+        name: found
+        for name, found in zip(names, await asyncio.gather(*map(one, names)), strict=True)
+        if found is not None
+    }
+    version = (await scene.fetch(scene.ollama, "/api/version") or {}).get("version")
+    findings = [*_dated(models, cached=scene.settings.cache_dated_templates), *_environment()]
+    if shown.shares_runners(str(version)):
+        loaded = (await scene.fetch(scene.ollama, "/api/ps") or {}).get("models") or ()
+        findings += _at_odds(models, {str(row["name"]) for row in loaded})
+    return findings or [ok(f"none of {len(models)} writes the date, and none has the weights of another one")]
+
+
+def _dated(models: dict[str, Shown], *, cached: bool) -> list[Finding]:
+    found = {name: words for name, about in models.items() if (words := shown.dates(about))}
+    if not found:
+        return []
+    listed = [f"{printable(name)} ({', '.join(words)})" for name, words in sorted(found.items())]
+    more = f" and {len(listed) - _MAX_NAMED} more" if len(listed) > _MAX_NAMED else ""
+    text = f"templates that may write the date into prompts: {', '.join(listed[:_MAX_NAMED])}{more}"
+    if not cached:
+        return [ok(f"{text}; these models bypass the cache")]
+    return [
+        note(
+            f"{text}; a cached response may be of an earlier day",
+            "if that matters, set cache_dated_templates = false, or a shorter ttl_completion",
+        )
+    ]
+
+
+def _environment() -> list[Finding]:
+    """Return what this command's own environment says; Ollama's may be the same where it runs on this machine."""
+    names = sorted(name for name in os.environ if name.startswith(_VARIABLES))
+    if not names:
+        return []
+    return [
+        note(
+            f"set in this environment: {printable(', '.join(names))}; Ollama answers differently with these, and does"
+            " not say whether it has them",
+            "whenever Ollama is started with other values of them, change the setting epoch",
+        )
+    ]
+
+
+def _at_odds(models: dict[str, Shown], loaded: set[str]) -> list[Finding]:
+    findings = []
+    for names in shown.at_odds(models):
+        text = (
+            f"{printable(', '.join(names))} are made of one GGUF file and have different templates: Ollama runs them in"
+            " one runner, which one was loaded first decides how prompts are rendered, and no key can tell"
+        )
+        fix = (
+            "give them one TEMPLATE, or do not cache them; `ollama-cache-proxy clear --model NAME` drops what is stored"
+        )
+        both = len(loaded & set(names)) > 1
+        findings.append(warning(f"{text}; more than one of them is loaded now", fix) if both else note(text, fix))
+    return findings

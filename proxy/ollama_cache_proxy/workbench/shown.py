@@ -1,0 +1,60 @@
+"""What the response of `/api/show` tells of a model beyond its digest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ollama_cache_proxy.policy import template_dates
+
+Shown = Mapping[str, Any]
+"""The response of `/api/show`."""
+
+_WEIGHTS: Final = re.compile(r"^FROM .*[/\\]sha256-([0-9a-f]{64})$", re.MULTILINE)
+_CONTEXT: Final = re.compile(r"^num_ctx +(\d{1,9})$", re.MULTILINE)
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
+_SHARING_SINCE: Final = (0, 30)
+"""Since then a runner may render templates, and models made of one GGUF file share it (`schedulerModelKey` in
+server/sched.go, `llamaServerConfigForModel` in server/routes.go, 0.30.0 and 0.33.0-rc2)."""
+
+
+def dates(shown: Shown) -> tuple[str, ...]:
+    """Return what may write the date into prompts; empty where nothing does."""
+    return template_dates.writes_date(shown)
+
+
+def weights(shown: Shown) -> str | None:
+    """Return the digest of the model's GGUF file; None where it is not told."""
+    found = _WEIGHTS.search(str(shown.get("modelfile", "")))
+    return None if found is None else found[1]
+
+
+def own_context(shown: Shown) -> int | None:
+    """Return the context length that the model's own parameters ask for, in tokens, as far as it was trained for it."""
+    found = _CONTEXT.search(str(shown.get("parameters", "")))
+    if found is None:
+        return None
+    info = shown.get("model_info") or {}
+    trained = info.get(f"{info.get('general.architecture')}.context_length")
+    return min(int(found[1]), trained) if isinstance(trained, int) else int(found[1])
+
+
+def shares_runners(version: str) -> bool:
+    """Return whether this version of Ollama lets models made of one GGUF file share a runner that renders templates."""
+    found = _VERSION.match(version)
+    return found is not None and (int(found[1]), int(found[2])) >= _SHARING_SINCE
+
+
+def at_odds(models: Mapping[str, Shown]) -> list[Sequence[str]]:
+    """Return the names of models that are made of one GGUF file, and whose prompts are rendered differently."""
+    groups: dict[str, list[str]] = {}
+    for name, shown in models.items():
+        digest = weights(shown)
+        if digest is not None:
+            groups.setdefault(digest, []).append(name)
+    return [sorted(names) for names in groups.values() if len({_rendering(models[name]) for name in names}) > 1]
+
+
+def _rendering(shown: Shown) -> tuple[str, ...]:
+    return tuple(str(shown.get(name, "")) for name in ("template", "renderer", "parser"))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from ollama_cache_proxy.cli.checks import of_templates
+from ollama_cache_proxy.cli.checks.finding import Finding, Level
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator.registry import TEMPLATE, text_layer
+from tests.cli.test_doctor import found, scene
+from tests.support.rawhttp import ask
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OLLAMA_GO_TEMPLATE", "LLAMA_ARG_CTX_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+async def checked(simulator: Simulator, tmp_path: Path, title: str = "Templates", **settings: object) -> list[Finding]:
+    async with scene(NOWHERE, simulator.url, tmp_path, **settings) as made:
+        return (await found(made, title))[title]
+
+
+async def test_nothing_to_say(simulator: Simulator, tmp_path: Path) -> None:
+    (finding,) = await checked(simulator, tmp_path)
+    assert finding.level is Level.OK
+    assert finding.text.endswith("writes the date, and none has the weights of another one")
+
+
+async def test_models_that_write_the_date_are_named(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.models.add("go", template="{{ currentDate }}{{ .Prompt }}")
+    simulator.models.add("jinja", template="{{ strftime_now('%d') }}")
+    (finding,) = await checked(simulator, tmp_path)
+    assert finding.level is Level.NOTE
+    assert "go:latest (currentDate), jinja:latest (strftime_now)" in finding.text
+    assert "tiny" not in finding.text
+    assert "cache_dated_templates = false" in finding.fix
+    (finding,) = await checked(simulator, tmp_path, cache_dated_templates=False)
+    assert (finding.level, finding.fix) == (Level.OK, "")
+    assert "these models bypass the cache" in finding.text
+
+
+async def test_many_are_counted(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_templates, "_MAX_NAMED", 2)
+    for number in range(5):
+        simulator.models.add(f"m{number}", template="{{ currentDate }}")
+    (finding,) = await checked(simulator, tmp_path)
+    assert finding.text.count("currentDate") == 2
+    assert " and 3 more; " in finding.text
+
+
+@pytest.mark.parametrize(
+    ("version", "loaded", "level"),
+    [("0.33.0", True, Level.WARNING), ("0.33.0", False, Level.NOTE), ("0.24.0", True, Level.OK)],
+)
+async def test_models_of_one_file_with_different_templates(
+    version: str, loaded: bool, level: Level, tmp_path: Path
+) -> None:
+    async with Simulator(Behaviour(completion_delay=0, version=version)) as simulator:
+        tiny = simulator.models.get("tiny")
+        other = text_layer(TEMPLATE, "{{ messages }}")
+        name = simulator.models.get("all-minilm").name.__class__(
+            host=tiny.name.host, namespace=tiny.name.namespace, model="tinyj", tag=tiny.name.tag
+        )
+        layers = [other if layer.kind == TEMPLATE else layer for layer in tiny.layers]
+        simulator.models.put(tiny.remade(name, layers))
+        for model in ("tiny", "tinyj") if loaded else ():
+            body = b'{"model":"%b","prompt":"why","stream":false}' % model.encode()
+            await ask(simulator.url, "POST", "/api/generate", body=body)
+        (finding,) = await checked(simulator, tmp_path)
+    assert finding.level is level
+    assert ("tiny:latest, tinyj:latest are made of one GGUF file" in finding.text) is (level is not Level.OK)
+
+
+async def test_variables_of_this_environment_are_named_without_their_values(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "secret")
+    monkeypatch.setenv("OLLAMA_GO_TEMPLATE", "0")
+    (finding,) = await checked(simulator, tmp_path)
+    assert finding.level is Level.NOTE
+    assert "LLAMA_ARG_CTX_SIZE, OLLAMA_GO_TEMPLATE" in finding.text
+    assert "secret" not in finding.text + finding.fix
+    assert "epoch" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("context", "level"), [(4096, Level.WARNING), (8192, Level.OK), (16_384, Level.OK)], ids=["below", "same", "above"]
+)
+async def test_a_context_below_the_model_s_own(context: int, level: Level, tmp_path: Path) -> None:
+    row = {"name": "long:latest", "digest": "d", "size": 9, "size_vram": 0, "context_length": context}
+    told = {"parameters": "num_ctx                        8192", "details": {}}
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"models": [row]} if request.path == "/api/ps" else told)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server, scene(NOWHERE, str(server.make_url("")).rstrip("/"), tmp_path) as made:
+        (finding,) = (await found(made, "Models"))["Models"]
+    assert finding.level is level
+    said = "long:latest is loaded with a context of 4,096 tokens, and its own num_ctx is 8,192" in finding.text
+    assert said is (level is Level.WARNING)
