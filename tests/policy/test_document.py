@@ -168,6 +168,8 @@ NUMBERS = {
     "minus zero": b'{"x":-0}',
     "minus zero in an array": b'{"x":[1, -0 ,2]}',
     "minus zero at the end of an array": b'{"x":[-0]}',
+    "minus zero between texts that hold it too": rb'{"a":"[-0,","x":[-0],"b":"\" -0,"}',
+    "minus zero after a text that ends in a backslash": rb'{"a":"\\","x":-0,"b":"\\"}',
 }
 DEPTHS = {
     "65 arrays": nested(65),
@@ -221,6 +223,10 @@ READABLE = {
     "full-width letters are others": '{"ｍodel":1,"model":"m"}'.encode(),
     "2^53": b'{"x":9007199254740992,"y":-9007199254740992}',
     "the least of numbers": b'{"x":5e-324,"y":1e-400,"z":-0.0}',
+    "minus zero in a text": b'{"prompt":"for x in [1, -0, 2]: -0 ","x":1}',
+    "minus zero in a name": b'{" -0,":1}',
+    "minus zero in a text with quotes": rb'{"prompt":"\"[-0]\" -0,\\","y":"-0"}',
+    "numbers out of range in a text": b'{"prompt":"[7e999,-7e999, NaN, 18446744073709551616]"}',
     "a fraction of many digits": b'{"x":0.1000000000000000055511151231257827}',
     "exponents": b'{"x":1e3,"y":1E+3,"z":1e-3}',
     "64 arrays": nested(64),

@@ -24,6 +24,8 @@ _OBJECT_BYTES: Final = 320
 """Bytes that a value and an object take in memory beside their text, roughly, while a key is made of them."""
 _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
 """orjson reads an integer, which has no -0; Go reads a float, which has."""
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+"""A string of valid JSON."""
 
 
 def weight(body: bytes) -> int:
@@ -42,7 +44,7 @@ def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
         return Detail.NOT_JSON
     if not isinstance(document, dict):
         return Detail.NOT_AN_OBJECT
-    if b"-0" in body and _MINUS_ZERO.search(body) is not None:
+    if b"-0" in body and _has_minus_zero(body):
         return Detail.NUMBER
     texts = _survey(document)
     if isinstance(texts, Detail):
@@ -50,6 +52,11 @@ def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
     if texts != _texts_in(body):
         return Detail.DUPLICATE_NAME
     return Detail.AMBIGUOUS_NAME if _ambiguous(document, known) else document
+
+
+def _has_minus_zero(body: bytes) -> bool:
+    """Return whether valid JSON has the integer -0, outside of its strings."""
+    return _MINUS_ZERO.search(body) is not None and _MINUS_ZERO.search(_STRING.sub(b'""', body)) is not None
 
 
 def _survey(document: dict[str, Any]) -> int | Detail:
