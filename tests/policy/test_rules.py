@@ -20,6 +20,7 @@ RULES = Rules(
     max_list_bytes=4,
     max_buffered_bytes=8,
     max_misses=None,
+    estimated_counts=False,
     linger=5.0,
     epoch="",
     credentials=DEFAULT_RULES,

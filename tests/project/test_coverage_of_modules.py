@@ -94,6 +94,7 @@ TABLE: Final = {
     "core.relay": Row("e2e/wire/test_passthrough.py", "upstream", REQUEST),
     "core.store_ports": Row("stores/test_stores.py", "EntryStore", PROTOCOLS),
     "core.streams": Row("e2e/cache/test_streams.py", "RECORDING", REQUEST),
+    "policy.listing.cut": Row("policy/listing/test_any_form.py", "Cut", VALUES),
     "service.context": Row("service/test_store_choice.py", "Context", VALUES),
     "service.neighbours": Row("e2e/test_serve.py", "OLLAMA_HOST names this proxy", JOINED),
     "service.own_routes": Row("service/test_app.py", "Events", JOINED),

@@ -51,6 +51,7 @@ def test_the_policy_that_is_set_for_an_endpoint_holds(endpoint, policy):
         ("max_buffered_bytes", 2004),
         ("max_misses", 14),
         ("linger", 15.5),
+        ("estimated_counts", True),
         ("epoch", "e"),
     ],
 )

@@ -92,10 +92,15 @@ class Explainer:
             }
         return about
 
+    def _first_missing(self, listing: Listing) -> str:
+        """Return the first text that is not known, odd ones aside."""
+        texts = embeddings.missing(listing.text_list, listing.known, estimates=self._rules.estimated_counts)
+        return next((text for text in texts if text not in listing.text_list.odd), listing.text_list.ordinary[0])
+
     async def _search(self, question: Question) -> _Nearest:
         """Return the entry with the fewest differing fields, the newest of several; search until the time is over."""
         await self._fingerprinting.renew()
-        text = None if question.listing is None else _first_missing(question.listing)
+        text = None if question.listing is None else self._first_missing(question.listing)
         wanted = await self._fingerprinting.of(question.candidate, text, question.scope, question.request.fields)
         best: tuple[int, float, Description, tuple[str, ...]] | None = None
         searched, cursor, ends = 0, "", self._clock.monotonic() + _SEARCH_SECONDS
@@ -117,8 +122,3 @@ class Explainer:
 
 def _ignore(_question: Question) -> None:
     """Do nothing."""
-
-
-def _first_missing(listing: Listing) -> str:
-    missing = embeddings.missing(listing.text_list, listing.known)
-    return missing[0] if missing else listing.text_list.texts[0]

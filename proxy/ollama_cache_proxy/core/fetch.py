@@ -201,7 +201,7 @@ class Fetcher:
         purges = self._purges.since(question.purges)
         if not purges:
             return False
-        keys = (question.key,) if question.listing is None else tuple(question.listing.keys.values())
+        keys = question.keys()
         about = (question.identity.model, question.candidate.endpoint.operation)
         directives = question.directives
         return any(purge.matches_any(keys, *about, directives.category, directives.namespace) for purge in purges)
@@ -244,8 +244,7 @@ class Fetcher:
         """Return the entries with the fingerprints of the request's fields, where those are to be stored."""
         if not self._fingerprinting.on:
             return entries
-        candidate, listing, about = question.candidate, question.listing, (question.scope, question.request.fields)
-        texts = {} if listing is None else {key: text for text, key in listing.keys.items()}
+        candidate, texts, about = question.candidate, question.keys(), (question.scope, question.request.fields)
         return [
             (key, replace(entry, fingerprints=await self._fingerprinting.of(candidate, texts.get(key), *about)))
             for key, entry in entries

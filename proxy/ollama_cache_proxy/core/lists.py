@@ -1,8 +1,8 @@
 """Lists of texts, embedded item by item: only the texts that are not known are asked of Ollama, in one request.
 
-The response is joined from items in the client's order. What cannot be joined with certainty is asked anew as a whole,
-and not stored. Whether each vector consists of numbers is checked after the client has the response, and decides only
-about storing.
+The response is joined from items in the client's order. No list is asked for twice, unless the model changed meanwhile,
+the response to a part outgrew a limit, or it came in a form that cannot be joined with what was known: after that, the
+lists of this source are asked as a whole. Numbers in Ollama's own form are checked after the client has the response.
 """
 
 from __future__ import annotations
@@ -14,22 +14,18 @@ from typing import Final
 
 from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Whole
 from ollama_cache_proxy.core.flights import Flight
-from ollama_cache_proxy.core.questions import Listing, Question
+from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy import fields, storing
-from ollama_cache_proxy.policy.dialects.dialect import NotStorable
-from ollama_cache_proxy.policy.embeddings import (
-    Item,
-    encode,
-    is_wider_than_told,
-    join,
-    joined_size,
-    missing,
-    same_length,
-    sound,
-    split,
-    upstream_body,
-)
+from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
+from ollama_cache_proxy.policy.embeddings import is_wider_than_told, missing, upstream_body
+from ollama_cache_proxy.policy.listing import list_reading
+from ollama_cache_proxy.policy.listing.cut import Cut
+from ollama_cache_proxy.policy.listing.items import encode, sound
+from ollama_cache_proxy.policy.listing.joining import Part, join, joinable, joined_size
+from ollama_cache_proxy.policy.listing.list_plan import Plan, plan
+from ollama_cache_proxy.policy.listing.list_reading import Reading
+from ollama_cache_proxy.policy.listing.token_shares import AddedTokens
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.storing import OK
 
@@ -40,69 +36,92 @@ _TURNS_TO_SEND: Final = 3
 class ListFetcher(Fetcher):
     """The work of flights for lists."""
 
+    def __init__(self, neighbours: Neighbours) -> None:
+        super().__init__(neighbours)
+        self._forms = neighbours.forms
+        self._added = AddedTokens()
+
     async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
         """Ask for what is missing, join, publish, store. Raises ProxyError, which the flight hands to all who wait."""
-        texts = missing(listing.text_list, listing.known)
-        if not texts:  # all are known, but the response would be over the limit
-            await self._fetch_unstored(question, flight, Detail.ANSWER_TOO_LARGE)
-        elif texts == listing.text_list.texts and not listing.text_list.base64:
+        texts = missing(listing.text_list, listing.known, estimates=self._rules.estimated_counts)
+        forms = self._forms.of(question.source)
+        self._forms.count_list(question.source)
+        planned = plan(listing.text_list, listing.known, texts, forms, self._rules.max_list_bytes)
+        if planned is not None:
+            await self._fetch_part(question, listing, flight, planned)
+        elif texts:
             await self._fetch_all(question, listing, flight)
-        else:
-            await self._fetch_part(question, listing, flight, texts)
+        else:  # all are known, but the response would be over the limit
+            await self._fetch_unstored(question, flight, Detail.ANSWER_TOO_LARGE)
 
     async def _fetch_all(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
         """Ask what the client asked, and publish the response as it came."""
         whole = await self.ask(question, flight)
         if whole is None:
             return
-        texts = listing.text_list.texts
-        items = self._cut(question, listing, whole, texts, check_numbers=True)
-        detail = items if isinstance(items, Detail) else self.reason_not_to_store(question, whole.fresh)
-        if isinstance(items, Detail) or detail is not None:
+        texts, as_base64 = listing.text_list.texts, listing.text_list.base64
+        reading: Reading | None = storing.by_head(question.candidate, whole.head)
+        if reading is None:
+            reading = self._read(question, listing, whole, texts, as_base64=as_base64)
+        detail = self.reason_not_to_store(question, whole.fresh)
+        if isinstance(reading, Detail) or detail is not None:
+            detail = reading if isinstance(reading, Detail) else detail
             await self.publish_and_store(question, flight, replace(whole, detail=detail))
             return
-        tokens = sum(item.tokens for item in items)
+        tokens = reading.prompt_tokens if isinstance(reading, Storable) else reading.tokens
         whole = replace(whole, ttl=whole.fresh.ttl, prompt_tokens=tokens)
-        found = dict(zip(texts, items, strict=True))
-        await self.publish_and_store(question, flight, whole, lambda: self._entries(question, listing, whole, found))
 
-    async def _fetch_part(
-        self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
-    ) -> None:
-        """Ask for some texts, and join their items with those that are known."""
+        def entries() -> Entries:
+            if isinstance(reading, Cut):
+                return self._entries(question, listing, whole, Part(texts=texts, cut=reading))
+            body = b"".join(whole.chunks)
+            took, counts = whole.seconds, (tokens, None)
+            entry = self.entry(question, whole.head, body, fresh=whole.fresh, took=took, tokens=counts)
+            return ((question.key, entry),)
+
+        await self.publish_and_store(question, flight, whole, entries)
+
+    async def _fetch_part(self, question: Question, listing: Listing, flight: Flight[Fetched], planned: Plan) -> None:
+        """Ask for some texts, and join their vectors with the items that are known."""
+        texts, numbers = planned.texts, planned.numbers
         request = replace(question.request, fields=fields.without_body_fields(question.request.fields))
-        part = await self.ask_bounded(question, request, upstream_body(listing.text_list, texts), flight)
-        if isinstance(part, Detail):
-            await self._fetch_unstored(question, flight, part)
+        body = upstream_body(listing.text_list, question.body, texts, numbers=numbers)
+        response = await self.ask_bounded(question, request, body, flight)
+        if isinstance(response, Detail):
+            await self._fetch_unstored(question, flight, response)
             return
-        if part.head.status != OK:  # one bad text fails the list, and the error must be about what the client sent
-            await self._fetch_unstored(question, flight, Detail.STATUS)
+        if response.head.status != OK:  # one bad text fails a list with the words of the single failure
+            flight.publish(replace(response, detail=Detail.STATUS))
             return
         probe = self._start_probe(question) if listing.known else None
-        await _turns(_TURNS_TO_SEND)  # its result arrives while the response is split
-        items = self._cut(question, listing, part, texts, check_numbers=listing.text_list.base64)
-        if isinstance(items, Detail):
-            await self._fetch_unstored(question, flight, items)
+        await _turns(_TURNS_TO_SEND)  # its result arrives while the response is read
+        coded = listing.text_list.base64
+        reading = self._read(question, listing, response, texts, as_base64=coded and not numbers, check=coded)
+        if reading is Detail.ANSWER_ERROR:
+            flight.publish(replace(response, detail=reading))
             return
-        asked = dict(zip(texts, items, strict=True))
-        together = {**listing.known, **asked}
-        detail = await self._unjoinable(question, listing, together, probe)
+        if not isinstance(reading, Cut) or not joinable(listing.known, reading) or (numbers and reading.frame):
+            self._forms.note_not_joined(question.source)
+            await self._fetch_all(question, listing, flight)
+            return
+        part = Part(texts=texts, cut=reading, added=self._added.of(question.scope.digest))
+        detail = await self._unjoinable(question, listing, part, probe)
         if detail is not None:
             await self._fetch_unstored(question, flight, detail)
             return
-        durations = (items[0].total_duration, items[0].load_duration)
-        joined = join(listing.text_list, together, durations=durations)
-        head = replace(part.head, fields=fields.joined(part.head.fields, len(joined.body), listing.age))
-        detail = self.reason_not_to_store(question, part.fresh)
+        joined = join(listing.text_list, listing.known, part)
+        detail = storing.by_head(question.candidate, response.head) or self.reason_not_to_store(
+            question, response.fresh
+        )
         whole = Whole(
-            head=head,
+            head=replace(response.head, fields=fields.joined(response.head.fields, len(joined.body), listing.age)),
             length=len(joined.body),
             chunks=(joined.body,),
-            seconds=part.seconds,
-            fresh=part.fresh,
-            ttl=None if detail else part.fresh.ttl,
+            seconds=response.seconds,
+            fresh=response.fresh,
+            ttl=None if detail else response.fresh.ttl,
             detail=detail,
-            prompt_tokens=sum(item.tokens for item in items),
+            prompt_tokens=reading.tokens,
             estimated=joined.estimated,
             known=listing.known_texts,
         )
@@ -110,10 +129,37 @@ class ListFetcher(Fetcher):
         await asyncio.sleep(0)
         if detail is not None:
             return
-        if sound(items):  # the client has the response by now, and did not wait for this
-            await self.store(question, self._entries(question, listing, part, asked))
+        if coded or reading.frame or sound(reading.vectors, reading.numbers):  # the client did not wait for this
+            await self.store(question, self._entries(question, listing, response, part))
         else:
-            self.report_not_stored(question, self._reason_unusable(question, part, texts))
+            self.report_not_stored(question, self._reason_unsound(question, response, texts))
+
+    def _read(  # noqa: PLR0913 - what list_reading.read takes, and the question
+        self,
+        question: Question,
+        listing: Listing,
+        whole: Whole,
+        texts: tuple[str, ...],
+        *,
+        as_base64: bool,
+        check: bool = True,
+    ) -> Reading:
+        """Return what a response to a request for `texts` is good for, and learn from it which forms the source writes.
+
+        `check` means to check the numbers of Ollama's own form now.
+        """
+        text_list, body = listing.text_list, b"".join(whole.chunks)
+        reading = list_reading.read(text_list, len(texts), whole.head, body, as_base64=as_base64, check=check)
+        own = isinstance(reading, Cut) and not reading.frame
+        if own and is_wider_than_told(question.candidate, reading.numbers, question.scope):
+            return Detail.ANSWER_COUNT
+        if not isinstance(reading, Detail):
+            self._forms.note(question.source, own=own)
+        if isinstance(reading, Cut) and not reading.frame and not as_base64:
+            measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed needs one
+            total, load = reading.total_duration or measured, reading.load_duration or 1
+            return replace(reading, total_duration=total, load_duration=load)
+        return reading
 
     def _start_probe(self, question: Question) -> asyncio.Task[bool]:
         """Start to probe whether the model is still the same; return the task.
@@ -124,13 +170,13 @@ class ListFetcher(Fetcher):
         return self._tasks.spawn(self._models.is_current(question.identity), "probe whether a model is the same")
 
     async def _unjoinable(
-        self, question: Question, listing: Listing, items: Mapping[str, Item], probe: asyncio.Task[bool] | None
+        self, question: Question, listing: Listing, part: Part, probe: asyncio.Task[bool] | None
     ) -> Detail | None:
-        """Return why these items must not be joined, or None."""
-        if joined_size(listing.text_list, items) > self._rules.max_list_bytes:
+        """Return why the part must not be joined with what is known, or None."""
+        known = {text: item.vector for text, item in listing.known.items()}
+        vectors = known | dict(zip(part.texts, part.cut.vectors, strict=True))
+        if joined_size(listing.text_list, vectors) > 2 * self._rules.max_list_bytes:  # planned to be within the limit
             return Detail.ANSWER_TOO_LARGE
-        if not same_length(items.values()):
-            return Detail.MODEL_CHANGED
         same = question.identity.stability.unchanged() and (probe is None or await probe)
         return None if same else Detail.MODEL_CHANGED
 
@@ -140,44 +186,23 @@ class ListFetcher(Fetcher):
         if whole is not None:
             await self.publish_and_store(question, flight, replace(whole, detail=detail))
 
-    def _cut(
-        self, question: Question, listing: Listing, whole: Whole, texts: tuple[str, ...], *, check_numbers: bool
-    ) -> tuple[Item, ...] | Detail:
-        """Return the items of a response to a request for `texts`, or why it has none to rely on.
-
-        `check_numbers` means to check now that they are `sound`.
-        """
-        barred = storing.by_head(question.candidate, whole.head)
-        items = None if barred else split(listing.text_list, texts, b"".join(whole.chunks))
-        if items is None or is_wider_than_told(question.candidate, items, question.scope):
-            return self._reason_unusable(question, whole, texts)
-        if check_numbers and not sound(items):
-            return self._reason_unusable(question, whole, texts)
-        if all(item.total_duration and item.load_duration for item in items):
-            return items
-        measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed needs one
-        return tuple(
-            replace(item, total_duration=item.total_duration or measured, load_duration=item.load_duration or 1)
-            for item in items
-        )
-
-    def _reason_unusable(self, question: Question, whole: Whole, texts: tuple[str, ...]) -> Detail:
-        """Return why a response to a request for `texts` has no items, or none that may be stored."""
-        candidate = replace(question.candidate, items=len(texts))
-        verdict = storing.storable(candidate, whole.head, b"".join(whole.chunks))
+    def _reason_unsound(self, question: Question, whole: Whole, texts: tuple[str, ...]) -> Detail:
+        """Return why no item may be stored of a response to a request for `texts` whose numbers are not sound."""
+        verdict = storing.by_body(question.candidate, b"".join(whole.chunks), items=len(texts))
         return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
 
-    def _entries(self, question: Question, listing: Listing, whole: Whole, items: Mapping[str, Item]) -> Entries:
-        """Return the entry of each item."""
-        took = whole.seconds / len(items)
+    def _entries(self, question: Question, listing: Listing, whole: Whole, part: Part) -> Entries:
+        """Return the entry of each item; odd texts have none."""
+        digest = question.scope.digest
+        items = replace(part, added=self._added.of(digest)).items()
+        if part.cut.tokens is not None:
+            self._added.learn(digest, part.texts, part.cut.tokens)
+        keys: Mapping[str, str] = question.other_keys() if part.cut.frame else listing.keys
+        took, fresh = whole.seconds / len(part.texts), whole.fresh
         return [
-            (
-                listing.keys[text],
-                self.entry(
-                    question, whole.head, encode(item), fresh=whole.fresh, took=took, tokens=(item.tokens, None)
-                ),
-            )
-            for text, item in items.items()
+            (key, self.entry(question, whole.head, encode(item), fresh=fresh, took=took, tokens=(item.tokens, None)))
+            for text, key in keys.items()
+            if (item := items.get(text)) is not None
         ]
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ollama_cache_proxy.core.facts import Saved
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
-from ollama_cache_proxy.policy.embeddings import Item, TextList
+from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.key import Scope, cache_key
-from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.listing import any_form, joining, own_form
+from ollama_cache_proxy.policy.listing.items import Item, decode
+from ollama_cache_proxy.policy.messages import Request, StoredResponse
+from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives, Forward, Hit, Refuse, Reuse, reuse
 from ollama_cache_proxy.policy.status import FwdReason
 
@@ -25,6 +29,7 @@ class StoreLookup:
         self._models = neighbours.models
         self._clock = neighbours.clock
         self._purges = neighbours.purges
+        self._forms = neighbours.forms
 
     async def pose(
         self, candidate: Candidate, request: Request, body: bytes, directives: Directives
@@ -66,28 +71,78 @@ class StoreLookup:
         return replace(question, generation=lookup.generation), reuse(entry, question.directives, self._clock.now())
 
     async def _find_list(self, question: Question, listing: Listing) -> tuple[Question, Reuse]:
-        """Look up each text of a list. If all are known that is a hit, whose entry is the joined response."""
-        text_list, keys = listing.text_list, listing.keys
-        found = await self._store.get_many(tuple(keys.values()))
+        """Look up each text of a list. If all are known that is a hit, whose entry is the joined response.
+
+        Where the source may write another form than Ollama's own, items of that form are looked up too, and an entry of
+        the whole response.
+        """
+        forms = self._forms.of(question.source)
+        own: Mapping[str, str] = {} if forms.only_other else listing.keys
+        other = {} if forms.only_own else question.other_keys()
+        whole = (question.key,) if other and not listing.text_list.odd else ()
+        found = await self._store.get_many((*own.values(), *other.values(), *whole))
+        question = replace(question, generation=found.generation)
+        outcomes = iter(self._outcomes(question, found.entries))
+        first = self._texts(listing, dict(zip(own, outcomes, strict=False)), other=False)
+        texts = first
+        if other:
+            second = self._texts(listing, dict(zip(other, outcomes, strict=False)), other=True)
+            texts = second if not own or len(second.missing) < len(first.missing) else first
+        return self._reuse(question, texts, next(outcomes, None))
+
+    def _outcomes(self, question: Question, entries: Sequence[StoredResponse | None]) -> list[Reuse]:
+        """Return of each entry whether it may be used; `only-if-cached` is about the list."""
         directives, now = replace(question.directives, only_if_cached=False), self._clock.now()
-        entries = (None if question.policy is Policy.WRITE_ONLY else entry for entry in found.entries)
-        outcomes = {text: reuse(entry, directives, now) for text, entry in zip(keys, entries, strict=True)}
+        barred = question.policy is Policy.WRITE_ONLY
+        return [reuse(None if barred else entry, directives, now) for entry in entries]
+
+    def _texts(self, listing: Listing, outcomes: Mapping[str, Reuse], *, other: bool) -> _Texts:
+        """Return which texts are known, by the outcomes of their keys of one kind."""
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
-        items = {text: item for text, hit in hits.items() if (item := embeddings.decode(hit.entry.body)) is not None}
-        if not embeddings.same_length(items.values()):
-            items = {}  # of two models: one has just been replaced unnoticed
-        missing = frozenset(embeddings.missing(text_list, items))
+        items = {text: item for text, hit in hits.items() if (item := decode(hit.entry.body)) is not None}
+        items = joining.usable(listing.text_list, items, other=other)
+        missing = frozenset(
+            embeddings.missing(listing.text_list, items, estimates=self._rules.estimated_counts),
+        )
         known = {text: item for text, item in items.items() if text not in missing}
         age = max((hits[text].age for text in known), default=None)
-        listing = replace(listing, known=known, saved=_saved(text_list, known, hits), age=age)
-        question = replace(question, generation=found.generation, listing=listing)
-        if not missing and embeddings.joined_size(text_list, items) <= self._rules.max_list_bytes:
-            return question, _joined(listing, hits)
+        listing = replace(listing, known=known, saved=_saved(listing.text_list, known, hits), age=age)
+        return _Texts(listing=listing, outcomes=outcomes, hits=hits, missing=missing)
+
+    def _reuse(self, question: Question, texts: _Texts, whole: Reuse | None) -> tuple[Question, Reuse]:
+        """Return the question with what is known of its texts; `whole` is the outcome of the entry of all of them."""
+        listing = texts.listing
+        self._note_form(question, listing)
+        if not texts.missing:
+            vectors = {text: item.vector for text, item in listing.known.items()}
+            if joining.joined_size(listing.text_list, vectors) <= self._rules.max_list_bytes:
+                return replace(question, listing=listing), _joined(listing, texts.hits)
+        if isinstance(whole, Hit):
+            return question, whole
+        question = replace(question, listing=listing)
         if question.directives.only_if_cached:
             return question, Refuse.ONLY_IF_CACHED
-        refused = (outcomes[text] for text in keys if text in missing)
+        refused = (outcome for text, outcome in texts.outcomes.items() if text in texts.missing)
         reason = next((outcome.reason for outcome in refused if isinstance(outcome, Forward)), FwdReason.MISS)
+        if reason is FwdReason.MISS and isinstance(whole, Forward):
+            reason = whole.reason
         return question, Forward(reason=reason)
+
+    def _note_form(self, question: Question, listing: Listing) -> None:
+        """Learn from stored items which form the source has written."""
+        if listing.known:
+            self._forms.note(question.source, own=not next(iter(listing.known.values())).frame)
+
+
+@record
+class _Texts:
+    """Which texts of a list are known, by keys of one kind."""
+
+    listing: Listing
+    outcomes: Mapping[str, Reuse]
+    """By text; odd texts have none."""
+    hits: Mapping[str, Hit]
+    missing: frozenset[str]
 
 
 def _listing(candidate: Candidate, scope: Scope, request: Request) -> Listing | None:
@@ -97,28 +152,30 @@ def _listing(candidate: Candidate, scope: Scope, request: Request) -> Listing | 
     return Listing(text_list=text_list, keys=embeddings.item_keys(text_list, scope, request.fields))
 
 
-def _saved(text_list: TextList, known: dict[str, Item], hits: dict[str, Hit]) -> Saved:
+def _saved(text_list: TextList, known: Mapping[str, Item], hits: Mapping[str, Hit]) -> Saved:
     """Return what the known texts save Ollama, which would work on a text as often as it occurs."""
     texts = [text for text in text_list.texts if text in known]
     return Saved(
-        seconds=sum(hits[text].entry.took for text in texts), prompt_tokens=sum(known[text].tokens for text in texts)
+        seconds=sum(hits[text].entry.took for text in texts),
+        prompt_tokens=sum(known[text].tokens or 0 for text in texts),
     )
 
 
-def _joined(listing: Listing, hits: dict[str, Hit]) -> Hit:
+def _joined(listing: Listing, hits: Mapping[str, Hit]) -> Hit:
     """Return the hit for a list of which every text is known; its age is that of the oldest item.
 
     Its fields are those of the item that expires first, since they may tell how long it is fresh.
     """
-    joined = embeddings.join(listing.text_list, listing.known)
+    joined = joining.join(listing.text_list, listing.known)
     first = min(hits.values(), key=lambda hit: hit.ttl).entry
-    kind = (b"Content-Type", embeddings.content_type(listing.text_list))
+    frame = listing.known[listing.text_list.texts[0]].frame
+    kind = (b"Content-Type", any_form.media_type(frame) if frame else own_form.content_type(listing.text_list))
     entry = replace(
         first,
         fields=tuple(kind if line[0].lower() == b"content-type" else line for line in first.fields),
         body=joined.body,
         took=listing.saved.seconds,
-        prompt_tokens=listing.saved.prompt_tokens,
+        prompt_tokens=joined.tokens,
     )
     ages, ttls = [hit.age for hit in hits.values()], [hit.ttl for hit in hits.values()]
     return Hit(entry=entry, age=max(ages), ttl=min(ttls), estimated=joined.estimated)

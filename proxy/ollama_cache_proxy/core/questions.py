@@ -10,10 +10,13 @@ from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Upstream
 from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
-from ollama_cache_proxy.policy.embeddings import Item, TextList
+from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.key import Scope
+from ollama_cache_proxy.policy.listing.items import Item
+from ollama_cache_proxy.policy.listing.list_forms import KnownForms, Source
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
@@ -36,6 +39,7 @@ class Neighbours:
     fingerprinting: Fingerprinting
     templates: Templates | None = None
     """None where models whose templates write the date are cached like others."""
+    forms: KnownForms = field(default_factory=KnownForms)
 
 
 @record
@@ -44,7 +48,7 @@ class Listing:
 
     text_list: TextList
     keys: Mapping[str, str]
-    """Item keys by text."""
+    """The keys of items in Ollama's own form, by text; odd texts have none."""
     known: Mapping[str, Item] = field(default_factory=dict)
     """The stored items that may be used, by text."""
     saved: Saved = NOTHING
@@ -78,6 +82,23 @@ class Question:
     listing: Listing | None = None
     spent: float = 0.0
     """Seconds spent waiting for a flight that failed."""
+
+    @property
+    def source(self) -> Source:
+        """What writes the response."""
+        return self.scope.digest, self.scope.version, self.candidate.endpoint.operation
+
+    def other_keys(self) -> dict[str, str]:
+        """Return the keys of items in another form than Ollama's own, by text; empty where the question is no list."""
+        if self.listing is None:
+            return {}
+        return embeddings.other_keys(self.listing.text_list, self.scope, self.request.fields)
+
+    def keys(self) -> dict[str, str | None]:
+        """Return every key under which something of the response may be stored, with the text that it is about."""
+        own = {} if self.listing is None else self.listing.keys
+        items = {key: text for keys in (own, self.other_keys()) for text, key in keys.items()}
+        return {self.key: None} | items
 
     @property
     def texts(self) -> int:

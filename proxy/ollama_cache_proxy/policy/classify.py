@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, Final, TypeAlias
 
-from ollama_cache_proxy.policy import document, external, model_names, silent_options
+from ollama_cache_proxy.policy import document, external, model_names, odd_texts, silent_options
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind, Policy
 from ollama_cache_proxy.policy.messages import Fields, Request
 from ollama_cache_proxy.policy.record import record
@@ -22,6 +24,11 @@ class Candidate:
     document: dict[str, Any]
     items: int
     stream: bool = False
+    odd: Mapping[int, tuple[str, bytes]] = field(default_factory=dict)
+    """The odd texts of a list by their places: each as a text that tells it from others, and as JSON as it came.
+
+    Not all of its texts are odd.
+    """
 
 
 @record
@@ -90,7 +97,11 @@ def _head_detail(
 
 def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool) -> Classification:
     """Classify a request whose head allows reuse, by its whole body; `streams`: streams may be reused too."""
-    read = document.read(body, endpoint.known)
+    if endpoint.items:
+        found = odd_texts.read(body, endpoint.known, endpoint.prompt)
+        read, odd = (found, {}) if isinstance(found, Detail) else found
+    else:
+        read, odd = document.read(body, endpoint.known), {}
     if isinstance(read, Detail):
         return Bypass(detail=read)
     model = read.get("model")
@@ -101,8 +112,13 @@ def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: 
     items = _items(endpoint, read)
     if isinstance(items, Detail):
         return Bypass(detail=items, model=model)
-    candidate = Candidate(endpoint=endpoint, model=model, document=read, items=items, stream=_streams(endpoint, read))
-    detail = _barred(candidate, policy, streams=streams) or _escaped_format(read, body)
+    if items > 1 and "" in read[endpoint.prompt]:
+        odd |= {place: ("", b'""') for place, text in enumerate(read[endpoint.prompt]) if not text}
+    candidate = Candidate(
+        endpoint=endpoint, model=model, document=read, items=items, stream=_streams(endpoint, read), odd=odd
+    )
+    ill_formed = Detail.NOT_JSON if items == len(odd) else None
+    detail = ill_formed or _barred(candidate, policy, streams=streams) or _escaped_format(read, body)
     return candidate if detail is None else Bypass(detail=detail, model=model)
 
 
@@ -157,7 +173,7 @@ def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
         return 1
     if endpoint.kind is not Kind.EMBEDDING:
         return 1 if all(isinstance(item, dict) for item in prompt) else Detail.FIELD_TYPE
-    return len(prompt) if all(type(item) is str and item for item in prompt) else Detail.FIELD_TYPE
+    return len(prompt) if all(type(item) is str for item in prompt) and any(prompt) else Detail.FIELD_TYPE
 
 
 def _invalid_inert(endpoint: Endpoint, body: dict[str, Any]) -> Detail | None:

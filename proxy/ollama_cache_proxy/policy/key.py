@@ -45,7 +45,8 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """
     body = normalised(candidate.endpoint, candidate.document, scope.version)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
-    return framed(body, begin=scoped(kind, scope, fields))
+    odd = (raw for _, (_, raw) in sorted(candidate.odd.items()))
+    return framed(body, *odd, begin=scoped(kind, scope, fields))
 
 
 def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:

@@ -30,6 +30,8 @@ class Rules:
     max_buffered_bytes: int
     max_misses: int | None
     """How many misses of one model may be in flight; None for any number."""
+    estimated_counts: bool
+    """Whether a text known from a list answers alone with its share of that list's token count."""
     linger: float
     """How long an embeddings request goes on after its last client has left."""
     epoch: str

@@ -93,7 +93,11 @@ class Detail(StrEnum):
     ANSWER_ERROR = "answer-error", "not stored: the response holds an error"
     ANSWER_COUNT = (
         "answer-count",
-        "not stored: not as many vectors as inputs, or one that is empty, of another length or past float32",
+        "not stored: not as many vectors as inputs, one that is empty or of another length, or a wrong `index`",
+    )
+    ANSWER_FORM = (
+        "answer-form",
+        "not stored: a list with a blank or ill-formed text, in a response with members that only it can have",
     )
     ANSWER_TOO_LARGE = "answer-too-large", "not stored: over `max_entry_bytes` or `max_list_bytes`"
     MODEL_CHANGED = "model-changed", "not stored: the model changed while Ollama answered"
@@ -117,7 +121,7 @@ class Detail(StrEnum):
     ITEMS = "items", "some texts of a list were stored (`known=3; of=5`); Ollama was asked for the others only"
     ESTIMATED_USAGE = (
         "estimated-usage",
-        "the token count of a joined list is apportioned by length where no text's own count is known",
+        "a part of the token count is apportioned: that of texts which were only ever asked in lists",
     )
 
 

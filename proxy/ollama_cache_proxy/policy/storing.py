@@ -8,7 +8,7 @@ from typing import Any, Final
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS
 from ollama_cache_proxy.policy.dialects.dialect import ANSWER_ERROR, INCOMPLETE, NotStorable, Storable, Storing, objects
-from ollama_cache_proxy.policy.endpoints import Kind
+from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
 from ollama_cache_proxy.policy.freshness import response_directives
 from ollama_cache_proxy.policy.messages import ResponseHead, members
 from ollama_cache_proxy.policy.status import Detail
@@ -20,8 +20,11 @@ _FORBIDDEN: Final = frozenset({b"no-store", b"private", b"no-cache"})
 def storable(candidate: Candidate, head: ResponseHead, body: bytes) -> Storing:
     """Return whether a complete response may be stored; `body` is all of its body."""
     detail = by_head(candidate, head)
-    if detail is not None:
-        return NotStorable(detail=detail)
+    return by_body(candidate, body, items=candidate.items) if detail is None else NotStorable(detail=detail)
+
+
+def by_body(candidate: Candidate, body: bytes, *, items: int) -> Storing:
+    """Return whether the body allows to store the response; embeddings must have so many vectors."""
     dialect = candidate.endpoint.dialect
     if candidate.stream:
         return dialect.stream(body)
@@ -30,15 +33,16 @@ def storable(candidate: Candidate, head: ResponseHead, body: bytes) -> Storing:
         return INCOMPLETE
     if dialect.failed(read[0]):
         return ANSWER_ERROR
-    return _embeddings(candidate, read[0]) if candidate.endpoint.kind is Kind.EMBEDDING else dialect.whole(read[0])
+    if candidate.endpoint.kind is Kind.EMBEDDING:
+        return _embeddings(candidate.endpoint, read[0], items)
+    return dialect.whole(read[0])
 
 
-def _embeddings(candidate: Candidate, document: dict[str, Any]) -> Storing:
+def _embeddings(endpoint: Endpoint, document: dict[str, Any], items: int) -> Storing:
     """Return whether a response has as many vectors as the request has inputs, and none of them empty."""
-    endpoint = candidate.endpoint
     vectors = endpoint.dialect.vectors(document, endpoint.vectors)
     found = vectors.found
-    if not isinstance(found, list) or len(found) != candidate.items or not all(map(_is_vector, found)):
+    if not isinstance(found, list) or len(found) != items or not all(map(_is_vector, found)):
         return NotStorable(detail=Detail.ANSWER_COUNT)
     return Storable(prompt_tokens=vectors.prompt_tokens, output_tokens=None)
 

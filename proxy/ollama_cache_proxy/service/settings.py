@@ -121,6 +121,10 @@ class Settings(BaseSettings):
         default=False,
         description="Store fingerprints of a request's fields with its entry, so that explain can name what differs.",
     )
+    estimated_counts: bool = Field(
+        default=False,
+        description="Answer a single text known from a list with its share of that list's token count, an estimate.",
+    )
     linger: Seconds = Field(60.0, description="How long embeddings go on after the last client has left.")
     connect_timeout: Seconds = Field(5.0, description="How long to wait for Ollama to accept a connection.")
     upstream_timeout: Seconds | None = Field(
