@@ -150,16 +150,16 @@ class ListFetcher(Fetcher):
         """
         text_list, body = listing.text_list, b"".join(whole.chunks)
         reading = list_reading.read(text_list, len(texts), whole.head, body, as_base64=as_base64, check=check)
-        own = isinstance(reading, Cut) and not reading.frame
-        if own and is_wider_than_told(question.candidate, reading.numbers, question.scope):
+        if not isinstance(reading, Cut) or reading.frame:
+            if not isinstance(reading, Detail):
+                self._forms.note(question.source, own=False)
+            return reading
+        if is_wider_than_told(question.candidate, reading.numbers, question.scope):
             return Detail.ANSWER_COUNT
-        if not isinstance(reading, Detail):
-            self._forms.note(question.source, own=own)
-        if isinstance(reading, Cut) and not reading.frame and not as_base64:
-            measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed needs one
-            total, load = reading.total_duration or measured, reading.load_duration or 1
-            return replace(reading, total_duration=total, load_duration=load)
-        return reading
+        self._forms.note(question.source, own=True)
+        measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed needs one
+        total, load = reading.total_duration or measured, reading.load_duration or 1
+        return replace(reading, total_duration=total, load_duration=load)
 
     def _start_probe(self, question: Question) -> asyncio.Task[bool]:
         """Start to probe whether the model is still the same; return the task.
