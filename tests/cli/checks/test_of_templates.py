@@ -9,6 +9,7 @@ from aiohttp.test_utils import TestServer
 from ollama_cache_proxy.cli.checks import of_templates
 from ollama_cache_proxy.cli.checks.finding import Finding, Level
 from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator.naming import known
 from ollama_cache_proxy.simulator.registry import TEMPLATE, text_layer
 from tests.cli.test_doctor import found, scene
 from tests.support.rawhttp import ask
@@ -65,11 +66,8 @@ async def test_models_of_one_file_with_different_templates(
     async with Simulator(Behaviour(completion_delay=0, version=version)) as simulator:
         tiny = simulator.models.get("tiny")
         other = text_layer(TEMPLATE, "{{ messages }}")
-        name = simulator.models.get("all-minilm").name.__class__(
-            host=tiny.name.host, namespace=tiny.name.namespace, model="tinyj", tag=tiny.name.tag
-        )
         layers = [other if layer.kind == TEMPLATE else layer for layer in tiny.layers]
-        simulator.models.put(tiny.remade(name, layers))
+        simulator.models.put(tiny.remade(known("tinyj"), layers))
         for model in ("tiny", "tinyj") if loaded else ():
             body = b'{"model":"%b","prompt":"why","stream":false}' % model.encode()
             await ask(simulator.url, "POST", "/api/generate", body=body)

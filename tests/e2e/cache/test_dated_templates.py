@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.simulator import Simulator
+from ollama_cache_proxy.simulator.naming import known
+from ollama_cache_proxy.simulator.registry import TEMPLATE, text_layer
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, proxy_before
 from tests.support.waiting import until
@@ -70,7 +72,9 @@ async def test_by_setting_a_prompt_with_the_date_is_neither_stored_nor_served(
 
 @pytest.mark.parametrize("path", OTHERS)
 async def test_what_has_no_template_is_cached_all_the_same(path: str, simulator: Simulator) -> None:
-    simulator.models.add("dated", template=DATED["go"])
+    base = simulator.models.get("tiny" if path == "/api/generate" else "all-minilm")
+    layers = [layer for layer in base.layers if layer.kind != TEMPLATE]
+    simulator.models.put(base.remade(known("dated"), [*layers, text_layer(TEMPLATE, DATED["go"])]))
     async with proxy_before(simulator.url, cache_dated_templates=False) as proxy:
         assert await results(proxy, path, OTHERS[path], "dated") == ["HIT", "HIT"]
     assert shows(simulator) == 0

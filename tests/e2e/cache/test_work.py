@@ -162,6 +162,51 @@ async def test_every_form_tells_its_tokens_and_a_stream_its_first_one(
         assert told == (1 if streamed else None)
 
 
+LONG = "Tell me at length and in your own words " * 20
+TOLD = {
+    "/api/chat": ("chat", {"messages": [{"role": "user", "content": LONG}], "stream": False}),
+    "/v1/chat/completions": ("v1-chat", {"messages": [{"role": "user", "content": LONG}]}),
+    "/v1/responses": ("v1-responses", {"input": LONG}),
+    "/v1/messages": ("v1-messages", {"messages": [{"role": "user", "content": LONG}], "max_tokens": 9}),
+}
+
+
+def by_source(proxy: Proxy, endpoint: str) -> dict[str, float]:
+    sources = ("computed", "prompt-cache", "not-told", "saved")
+    found = {name: value(proxy, "prompt_tokens_by_source_total", endpoint=endpoint, source=name) for name in sources}
+    return {name: tokens for name, tokens in found.items() if tokens}
+
+
+@pytest.mark.parametrize("path", TOLD)
+@pytest.mark.parametrize("tells", [True, False], ids=["told", "not-told"])
+async def test_tokens_of_ollamas_prompt_cache_are_told_apart_where_it_tells(path: str, tells: bool) -> None:
+    endpoint, body = TOLD[path]
+    behaviour = Behaviour(completion_delay=0.01, prompt_cache=True, tells_cached=tells)
+    async with Simulator(behaviour) as ollama, proxy_before(ollama.url) as proxy:
+        for _ in range(2):
+            await post(proxy.url, path, {"model": "tiny", **body})
+        every = work(proxy, endpoint)["prompt_tokens"] or 0
+        found = by_source(proxy, endpoint)
+        measured = value(proxy, "prompt_computed_tokens_total", endpoint=endpoint, model="tiny:latest")
+    assert sum(found.values()) == every > 0
+    if not tells:
+        assert (found, measured) == ({"not-told": every}, None)
+        return
+    first = every / 2
+    assert found["prompt-cache"] == first - 1, "all of the second prompt but its last token"
+    says_none = path not in ("/api/chat", "/v1/responses")  # there 0 is left out, or always said
+    assert found["computed"] == 1 + (first if says_none else 0)
+    assert measured == (1 if path == "/api/chat" else None), "only Ollama's own form has a duration"
+
+
+async def test_saved_prompt_tokens_are_a_source_too(proxy: Proxy) -> None:
+    for _ in range(3):
+        await post(proxy.url, "/api/generate", GENERATE)
+    await proxy.kept()
+    tokens = work(proxy, "generate")["prompt_tokens"] or 0
+    assert by_source(proxy, "generate") == {"not-told": tokens, "saved": 2 * tokens}
+
+
 async def test_first_token_is_between_first_byte_and_last() -> None:
     """The head and a chunk without text come first; the test lets the text come after it has seen those."""
     go_on = asyncio.Event()
