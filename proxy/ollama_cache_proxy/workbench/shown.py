@@ -53,8 +53,9 @@ def at_odds(models: Mapping[str, Shown]) -> list[Sequence[str]]:
         digest = weights(shown)
         if digest is not None:
             groups.setdefault(digest, []).append(name)
-    return [sorted(names) for names in groups.values() if len({_rendering(models[name]) for name in names}) > 1]
+    return [sorted(names) for names in groups.values() if len({rendering(models[name]) for name in names}) > 1]
 
 
-def _rendering(shown: Shown) -> tuple[str, ...]:
+def rendering(shown: Shown) -> tuple[str, ...]:
+    """Return what decides how prompts are rendered: the template that is in use, and Ollama's renderer and parser."""
     return tuple(str(shown.get(name, "")) for name in ("template", "renderer", "parser"))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -21,6 +24,19 @@ NOWHERE = "http://127.0.0.1:9"
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OLLAMA_GO_TEMPLATE", "LLAMA_ARG_CTX_SIZE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@asynccontextmanager
+async def canned(answers: Mapping[str, Any], other: Any) -> AsyncIterator[str]:
+    """Give the URL of a server with these responses by path, and another one for every other path."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(answers.get(request.path, other))
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
 
 
 async def checked(simulator: Simulator, tmp_path: Path, title: str = "Templates", **settings: object) -> list[Finding]:
@@ -76,6 +92,23 @@ async def test_models_of_one_file_with_different_templates(
     assert ("tiny:latest, tinyj:latest are made of one GGUF file" in finding.text) is (level is not Level.OK)
 
 
+async def test_a_template_that_changed_without_its_digest(tmp_path: Path) -> None:
+    """As OLLAMA_GO_TEMPLATE does it: `template` of /api/show is the one in use."""
+    told = {"template": "{{ .Prompt }}", "details": {}}
+    row = {"name": "tiny:latest", "digest": "d"}
+    async with canned({"/api/tags": {"models": [row]}, "/api/version": {"version": "0.33.0"}}, told) as url:
+        levels = []
+        for told["template"], epoch in (("a", ""), ("a", ""), ("b", ""), ("b", ""), ("a", "new"), ("a", "new")):
+            async with scene(NOWHERE, url, tmp_path, epoch=epoch) as made:
+                (finding,) = (await found(made, "Templates"))["Templates"]
+            levels.append(finding.level)
+            if finding.level is Level.WARNING:
+                assert finding.text.startswith("tiny:latest has another template in use than before")
+                assert "clear --model tiny:latest" in finding.fix
+    same, other = Level.OK, Level.WARNING
+    assert levels == [same, same, other, other, same, same], "until entries from before have expired"
+
+
 async def test_variables_of_this_environment_are_named_without_their_values(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,12 +128,7 @@ async def test_a_context_below_the_model_s_own(context: int, level: Level, tmp_p
     row = {"name": "long:latest", "digest": "d", "size": 9, "size_vram": 0, "context_length": context}
     told = {"parameters": "num_ctx                        8192", "details": {}}
 
-    async def answer(request: web.Request) -> web.Response:
-        return web.json_response({"models": [row]} if request.path == "/api/ps" else told)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    async with TestServer(app) as server, scene(NOWHERE, str(server.make_url("")).rstrip("/"), tmp_path) as made:
+    async with canned({"/api/ps": {"models": [row]}}, told) as url, scene(NOWHERE, url, tmp_path) as made:
         (finding,) = (await found(made, "Models"))["Models"]
     assert finding.level is level
     said = "long:latest is loaded with a context of 4,096 tokens, and its own num_ctx is 8,192" in finding.text

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from hashlib import sha256
 from typing import Final
 
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
+from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.screen import printable
 from ollama_cache_proxy.workbench import shown
 from ollama_cache_proxy.workbench.shown import Shown
@@ -41,6 +44,7 @@ async def templates(scene: Scene) -> list[Finding]:
     }
     version = (await scene.fetch(scene.ollama, "/api/version") or {}).get("version")
     findings = [*_dated(models, cached=scene.settings.cache_dated_templates), *_environment()]
+    findings += _changed(scene, {str(row["name"]): f"{row.get('digest')} {version}" for row in rows}, models)
     if shown.shares_runners(str(version)):
         loaded = (await scene.fetch(scene.ollama, "/api/ps") or {}).get("models") or ()
         findings += _at_odds(models, {str(row["name"]) for row in loaded})
@@ -62,6 +66,27 @@ def _dated(models: dict[str, Shown], *, cached: bool) -> list[Finding]:
             "if that matters, set cache_dated_templates = false, or a shorter ttl_completion",
         )
     ]
+
+
+def _changed(scene: Scene, keys: dict[str, str], models: dict[str, Shown]) -> list[Finding]:
+    """Return which models have another template in use than in the last run; `keys` are digests with the version."""
+    place, settings, findings = f"{scene.ollama.url} templates", scene.settings, []
+    seen = read(scene.state, place)
+    for name, about in sorted(models.items()):
+        number = int.from_bytes(sha256(repr(shown.rendering(about)).encode()).digest()[:6])
+        before = seen.get(keys[name])
+        now, stale = observe(before, number, settings.epoch, time.time(), settings.ttl_completion)
+        seen[keys[name]] = now
+        if stale:
+            findings.append(
+                warning(
+                    f"{printable(name)} has another template in use than before, though neither it nor Ollama's version"
+                    " has changed (OLLAMA_GO_TEMPLATE): older entries may still be served",
+                    f"change the setting epoch, or `ollama-cache-proxy clear --model {printable(name)}`",
+                )
+            )
+    write(scene.state, place, {key: row for key, row in seen.items() if key in keys.values()})
+    return findings
 
 
 def _environment() -> list[Finding]:

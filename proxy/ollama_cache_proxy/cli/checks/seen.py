@@ -1,4 +1,4 @@
-"""The context lengths that earlier runs of `doctor` saw, in a small file: no digest shows them."""
+"""What earlier runs of `doctor` saw, in a small file: context lengths and templates, which no digest shows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ _FILE: Final = "ollama-cache-proxy/doctor.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The context length of one model."""
+    """A number of one model: its context length in tokens, or one that stands for its template."""
 
     context: int
-    """Tokens."""
     epoch: str
     """The setting `epoch` at that time."""
     since: float
-    """Unix time since when the context length is the same."""
+    """Unix time since when the number is the same."""
     before: int
-    """Tokens before that."""
+    """The number before that."""
 
 
 def state_file() -> Path:
@@ -34,7 +33,7 @@ def state_file() -> Path:
 
 
 def observe(seen: Seen | None, context: int, epoch: str, now: float, lifetime: int) -> tuple[Seen, bool]:
-    """Return the new record, and whether entries of another context length may still be stored under the same epoch."""
+    """Return the new record, and whether entries of another number may still be stored under the same epoch."""
     if seen is None or seen.epoch != epoch:
         return Seen(context=context, epoch=epoch, since=now, before=context), False
     if seen.context != context:
@@ -43,7 +42,7 @@ def observe(seen: Seen | None, context: int, epoch: str, now: float, lifetime: i
 
 
 def read(path: Path, url: str) -> dict[str, Seen]:
-    """Return what was seen at an Ollama, by digest; empty if the file is missing or damaged."""
+    """Return what was seen under a name, the URL of an Ollama, by digest; empty if the file is missing or damaged."""
     try:
         return {digest: Seen(**row) for digest, row in orjson.loads(path.read_bytes())[url].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
