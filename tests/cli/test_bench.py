@@ -4,9 +4,15 @@ import json
 import re
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
-from ollama_cache_proxy.cli.jobs.benching import HITS
+from ollama_cache_proxy.cli.asking import client
+from ollama_cache_proxy.cli.jobs.api import ollama
+from ollama_cache_proxy.cli.jobs.benching import HITS, _Bench
+from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.workbench.speedup import stream_sheet
 from tests.support import canary
 from tests.support.processes import serve
 from tests.support.rawhttp import ask
@@ -84,6 +90,25 @@ async def test_what_the_cache_does_not_keep_is_said(simulator: Simulator) -> Non
     assert "Completion: the proxy did not store it: ollama-cache-proxy; fwd=bypass; detail=opt-in" in plain.err
     row = next(line for line in plain.out.splitlines() if line.startswith("Completion"))
     assert "–" in row
+
+
+@pytest.mark.parametrize(("lines", "told"), [(0, False), (1, True)], ids=["no-line", "no-last-line"])
+async def test_streams_that_end_early_have_no_time_for_what_did_not_come(lines: int, told: bool) -> None:
+    """Ollama 0.33 ends a stream where a token is no UTF-8, even before its first line."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=b'{"response":"a","done":false}\n' * lines, content_type="application/x-ndjson")
+
+    app = web.Application()
+    app.router.add_post("/api/generate", answer)
+    async with TestServer(app) as server, client() as session:
+        api = ollama(session, str(server.make_url("")).rstrip("/"), None)
+        measuring = _Bench(cache=api, direct=api, model="tiny", embeds=None, tokens=4)
+        streamed = await measuring._streams("tiny", 2, Steps(None))
+    assert (streamed.first_direct is not None) is (streamed.first_proxied is not None) is told
+    assert streamed.chunk_direct is streamed.chunk_proxied is None
+    cells = [cell for row in stream_sheet(streamed).rows for cell in row[1:]]
+    assert cells.count("not told") == (3 if told else 6)
 
 
 async def test_with_redis_down_it_says_that_nothing_is_kept(simulator: Simulator) -> None:
