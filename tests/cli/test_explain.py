@@ -22,13 +22,14 @@ UNKEPT = {
         "incomplete",
         "answer-error",
         "answer-count",
+        "answer-form",
         "answer-too-large",
         "model-changed",
         "store-unavailable",
         "read-only",
         "purged",
     ),
-    *("recording", "write-only", "ttl-ignored", "items", "estimated-usage"),
+    *("recording", "write-only", "ttl-ignored", "directives-ignored", "items", "estimated-usage"),
 }
 """Details of misses, which are not reasons for a bypass."""
 

@@ -17,6 +17,7 @@ from ollama_cache_proxy.policy.fields import (
     looped,
     pseudonym,
     replayed,
+    unbuffered,
     without_body_fields,
     without_own_origin,
 )
@@ -127,6 +128,21 @@ def test_a_response_goes_on_with_what_the_cache_says_of_itself():
         (b"Cache-Status", b"ollama-cache-proxy; fwd=miss; stored; ttl=5"),
         (b"X-Cache", b"MISS"),
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "told"),
+    [
+        (b"application/x-ndjson", (), True),
+        (b"Text/Event-Stream; charset=utf-8", (), True),
+        (b"application/json; charset=utf-8", (), False),
+        (b"", (), False),
+        (b"application/x-ndjson", ((b"x-accel-buffering", b"yes"),), False),
+    ],
+)
+def test_a_stream_tells_nginx_not_to_hold_it_back(kind, more, told):
+    head = ResponseHead(status=200, reason="OK", fields=((b"Content-Type", kind), *more))
+    assert unbuffered(head).fields == (*head.fields, *(((b"X-Accel-Buffering", b"no"),) if told else ()))
 
 
 @pytest.mark.parametrize(

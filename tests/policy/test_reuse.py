@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from ollama_cache_proxy.policy.messages import StoredResponse
-from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives, Forward, Hit, Refuse, read_directives, reuse
+from ollama_cache_proxy.policy.reuse import (
+    NO_DIRECTIVES,
+    Directives,
+    Forward,
+    Hit,
+    Refuse,
+    read_directives,
+    reuse,
+    without_no_cache,
+)
 from ollama_cache_proxy.policy.status import FwdReason
 from tests.support.entries import ENTRY
 
@@ -161,3 +170,8 @@ def test_an_entry_of_no_lifetime_is_never_fresh():
 
 def test_a_hit_is_not_estimated_unless_it_says_so():
     assert Hit(entry=entry(), age=0, ttl=1).estimated is False
+
+
+def test_a_no_cache_that_is_not_meant_leaves_every_other_directive():
+    given = Directives(no_cache=True, no_store=True, only_if_cached=True, max_age=0, min_fresh=5, ttl=7, category="c")
+    assert without_no_cache(given) == replace(given, no_cache=False, no_cache_ignored=True)

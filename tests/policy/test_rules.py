@@ -4,14 +4,19 @@ from dataclasses import replace
 
 import pytest
 
+from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy
+from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.rules import Rules
 
 RULES = Rules(
     policies={},
     streams=False,
-    paced=False,
+    pace=Pace.RECORDED,
+    line_pace_for=callers(("chat", "agent:genkit")),
+    ignore_no_cache=callers(()),
+    unbuffered_streams=False,
     ttl_completion=1,
     ttl_embedding=2,
     max_ttl=6,
@@ -39,6 +44,14 @@ def test_embeddings_have_limits_of_their_own(endpoint):
     assert RULES.lifetime(endpoint) == (2 if vectors else 1)
     assert RULES.max_response_bytes(endpoint) == (4 if vectors else 3)
     assert RULES.linger_seconds(endpoint) == (5.0 if vectors else 0.0)
+
+
+def test_the_pace_of_lines_holds_for_its_callers_whatever_the_others_get():
+    agent = ((b"User-Agent", b"genkit/1"),)
+    by_name = {row.operation: row for row in ENDPOINTS}
+    assert RULES.pace_for(by_name["generate"], ()) is Pace.RECORDED
+    assert RULES.pace_for(by_name["generate"], agent) is Pace.LINE
+    assert RULES.pace_for(by_name["chat"], ()) is Pace.LINE
 
 
 @every

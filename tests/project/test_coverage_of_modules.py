@@ -81,7 +81,7 @@ TABLE: Final = {
     "cli.jobs.warming": Row("cli/test_warm.py", "Warming", JOB),
     "cli.jobs.work": Row("cli/test_quantize.py", "SIGTERM", JOB),
     "core.collapsing": Row("e2e/cache/test_reuse.py", "waiting", REQUEST),
-    "core.delivery": Row("e2e/cache/test_streams.py", "paced", REQUEST),
+    "core.delivery": Row("e2e/cache/test_stream_settings.py", "line", REQUEST),
     "core.errors": Row("telemetry/test_log.py", "Source", "names of faults, as log and metrics tell them"),
     "core.exchange": Row("e2e/cache/test_design.py", "waiting", REQUEST),
     "core.explanation": Row("e2e/cache/test_explain.py", "nearest", OVER_HTTP),

@@ -38,6 +38,7 @@ class Siblings:
     """A stand-in for the other workers that records calls."""
 
     logs_start = True
+    instance = "1f"
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note

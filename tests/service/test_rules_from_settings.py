@@ -4,8 +4,10 @@ import socket
 
 import pytest
 
+from ollama_cache_proxy.policy.callers import Callers, callers
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES, credential_rules
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Policy
+from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.settings import load, setting_of
@@ -25,7 +27,8 @@ def test_the_defaults_are_those_of_the_design():
     assert found.guard_host is False
     assert found.epoch == ""
     assert found.pseudonym == "ollama-cache-proxy-1f"
-    assert (found.streams, found.paced) == (False, False)
+    assert (found.streams, found.pace, found.unbuffered_streams) == (False, Pace.AT_ONCE, False)
+    assert found.ignore_no_cache == found.line_pace_for == Callers()
 
 
 @pytest.mark.parametrize("endpoint", [*ENDPOINTS, OTHER], ids=lambda row: row.operation)
@@ -68,8 +71,12 @@ def test_what_counts_as_a_credential_is_as_set():
 
 
 def test_streams_are_recorded_and_paced_as_set():
-    found = rules(cache_streams=True, stream_pace="recorded")
-    assert (found.streams, found.paced) == (True, True)
+    found = rules(cache_streams=True, stream_pace="recorded", unbuffered_streams=True)
+    assert (found.streams, found.pace, found.unbuffered_streams) == (True, Pace.RECORDED, True)
+    assert rules(stream_pace="line").pace is Pace.LINE
+    found = rules(line_pace_for=["chat"], ignore_no_cache="v1-chat, agent:Go-http-client/")
+    assert found.line_pace_for.operations == {"chat"}
+    assert found.ignore_no_cache == callers(("v1-chat", "agent:Go-http-client/"))
 
 
 @pytest.mark.parametrize("loopback", [True, False])

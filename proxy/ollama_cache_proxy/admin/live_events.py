@@ -11,6 +11,7 @@ import orjson
 from ollama_cache_proxy.admin.own_route import Stream
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.fields import UNBUFFERED
 from ollama_cache_proxy.policy.replies import Reply, error
 
 MAX_LISTENERS: Final = 32
@@ -22,7 +23,6 @@ WRITE_TIMEOUT: Final = 10.0
 """Seconds that a listener may take to read one event."""
 _KIND: Final = "text/event-stream"
 _HEARTBEAT_COMMENT: Final = b": still here\n\n"
-_UNBUFFERED: Final = ((b"X-Accel-Buffering", b"no"),)
 """Otherwise nginx would buffer events."""
 _RETRY_LATER: Final = ((b"Retry-After", b"10"),)
 
@@ -53,7 +53,9 @@ class Events:
             return error(503, "the proxy is shutting down", _RETRY_LATER)
         if self._listening >= MAX_LISTENERS:
             return error(503, f"the limit of {MAX_LISTENERS} listeners is reached", _RETRY_LATER)
-        return Stream(kind=_KIND, pieces=self._pieces(trusted=trusted), write_timeout=WRITE_TIMEOUT, fields=_UNBUFFERED)
+        return Stream(
+            kind=_KIND, pieces=self._pieces(trusted=trusted), write_timeout=WRITE_TIMEOUT, fields=(UNBUFFERED,)
+        )
 
     def close(self) -> None:
         """End all streams."""

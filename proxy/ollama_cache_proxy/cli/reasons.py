@@ -65,6 +65,10 @@ REASONS: Final = {
         " a URL, a file by its id, or a stored conversation",
         fix="send images as data: URLs, the whole conversation, and no `store`, `background` or server-side tool",
     ),
+    "sampling-misplaced": Reason(
+        text="the endpoint's policy is deterministic, and `temperature` or `seed` stands beside `options`",
+        fix='Ollama reads temperature inside options here: send "options": {"temperature": 0}',
+    ),
     "remote-model": Reason(text="the model runs on another machine, so its digest says nothing"),
     "no-digest": Reason(
         text="the model's digest is not known: Ollama does not list it, or cannot be reached",

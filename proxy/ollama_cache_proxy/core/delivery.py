@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
 from typing import assert_never
@@ -16,6 +17,7 @@ from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import fields, usage
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, unpacked
+from ollama_cache_proxy.policy.replay_pace import Pace, lines
 from ollama_cache_proxy.policy.replies import reply
 from ollama_cache_proxy.policy.reuse import Hit
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result
@@ -26,7 +28,7 @@ class Delivery:
     """Writes responses; one instance a process."""
 
     def __init__(self, neighbours: Neighbours) -> None:
-        self._paced = neighbours.rules.paced
+        self._rules = neighbours.rules
         self._clock = neighbours.clock
 
     async def hit(self, visit: Visit, question: Question, hit: Hit) -> Outcome:
@@ -36,7 +38,7 @@ class Delivery:
         cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=detail)
         length = None if entry.pieces else len(entry.body)
         lines = fields.hit_fields(entry.fields, length, hit.age, cache)
-        head = ResponseHead(status=entry.status, reason=entry.reason, fields=lines)
+        head = self._streamed(ResponseHead(status=entry.status, reason=entry.reason, fields=lines))
         visit.outcome = Outcome(
             cache=cache,
             status=head.status,
@@ -46,30 +48,35 @@ class Delivery:
             hit=None if entry.pieces else hit,
         )
         if entry.pieces:
-            await self._replay(visit, head, entry)
+            await self._replay(visit, head, entry, self._rules.pace_for(visit.endpoint, question.request.fields))
         else:
             await visit.client.send(head, entry.body)
         return visit.outcome
 
-    async def _replay(self, visit: Visit, head: ResponseHead, entry: StoredResponse) -> None:
-        """Send a stored stream chunk for chunk, without delay or at the pace that it was recorded at."""
+    async def _replay(self, visit: Visit, head: ResponseHead, entry: StoredResponse, pace: Pace) -> None:
+        """Send a stored stream at this pace."""
         begun, client = self._clock.monotonic(), visit.client
         awaiting_token = usage.streams_text(visit.endpoint, head)
         await client.begin(head, None)
         sent = 0
-        for at, size in unpacked(entry.pieces):
-            if self._paced:
+        for at, chunk in _pieces(visit, entry, pace):
+            if pace is Pace.RECORDED:
                 await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
-            chunk = entry.body[sent : sent + size]
-            sent += size
+            elif pace is Pace.LINE and sent:
+                await self._clock.sleep(0)
+            sent += len(chunk)
             awaiting_token = awaiting_token and self._note_first_token(visit, chunk)
             await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
+
+    def _streamed(self, head: ResponseHead) -> ResponseHead:
+        """Return a head that tells nginx not to hold the response back, if it is a stream and the setting is on."""
+        return fields.unbuffered(head) if self._rules.unbuffered_streams else head
 
     async def fetched(
         self, visit: Visit, question: Question, response: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
         """Send the response of a flight, to the client that began it and to those that joined."""
-        head = fields.forwarded_head(response.head, cache)
+        head = self._streamed(fields.forwarded_head(response.head, cache))
         items_known = question.texts if cache.collapsed else cache.known
         visit.outcome = Outcome(cache=cache, status=head.status, items=question.texts, items_known=items_known)
         match response:
@@ -81,7 +88,8 @@ class Delivery:
             case Whole():
                 await visit.client.send(head, b"".join(response.chunks))
             case Flowing():
-                return await self._flow(visit, head, response, seat)
+                pace = self._rules.pace_for(visit.endpoint, question.request.fields)
+                return await self._flow(visit, head, response, seat, pace)
             case never:
                 assert_never(never)
         known = question.listing.saved if question.listing is not None else NOTHING
@@ -99,23 +107,34 @@ class Delivery:
             saved=known if response.known else NOTHING,
         )
 
-    async def _flow(self, visit: Visit, head: ResponseHead, response: Flowing, seat: Seat) -> Outcome:
-        """Send a response that is still arriving. One that breaks off is a miss, also for those that joined."""
+    async def _flow(self, visit: Visit, head: ResponseHead, response: Flowing, seat: Seat, pace: Pace) -> Outcome:
+        """Send a response that is still arriving. One that breaks off is a miss, also for those that joined.
+
+        Who joins late gets what has arrived at once, unless the pace is that of lines.
+        """
         awaiting_token = usage.streams_text(visit.endpoint, head)
         await visit.client.begin(head, response.length)
         try:
             async for chunk in response.tail.read(seat):
                 awaiting_token = awaiting_token and self._note_first_token(visit, chunk)
-                await visit.client.write(chunk)
+                if pace is Pace.LINE:
+                    await self._write_lines(visit, chunk)
+                else:
+                    await visit.client.write(chunk)
         except ProxyError as error:
             return await self.failure(visit, error, replace(visit.outcome.cache, result=Result.MISS))
         await visit.client.finish()
         return visit.outcome
 
+    async def _write_lines(self, visit: Visit, chunk: bytes) -> None:
+        for line in lines(chunk, visit.endpoint.dialect.STREAM_TYPE):
+            await visit.client.write(line)
+            await self._clock.sleep(0)
+
     async def relayed(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt) -> bool:
         """Relay a response as it arrives; return whether its end is sent, which it is if all of it had arrived."""
         cache = visit.outcome.cache
-        head = fields.forwarded_head(response.head, cache)
+        head = self._streamed(fields.forwarded_head(response.head, cache))
         visit.outcome = Outcome(cache=cache, status=head.status)
         whole = response.whole_body()
         if whole is not None:
@@ -169,7 +188,21 @@ def standing_detail(question: Question) -> Detail | None:
     """Return the detail that holds for a question whatever its result, or None."""
     if question.policy is Policy.WRITE_ONLY:
         return Detail.WRITE_ONLY
-    return Detail.TTL_IGNORED if question.directives.ttl_ignored else None
+    if question.directives.ttl_ignored:
+        return Detail.TTL_IGNORED
+    return Detail.DIRECTIVES_IGNORED if question.directives.no_cache_ignored else None
+
+
+def _pieces(visit: Visit, entry: StoredResponse, pace: Pace) -> Iterator[tuple[int, bytes]]:
+    """Yield the pieces of a stored stream, and when each was recorded: milliseconds after the request."""
+    if pace is Pace.LINE:
+        for line in lines(entry.body, visit.endpoint.dialect.STREAM_TYPE):
+            yield 0, line
+        return
+    begin = 0
+    for at, size in unpacked(entry.pieces):
+        yield at, entry.body[begin : begin + size]
+        begin += size
 
 
 def saved(seconds: float, prompt_tokens: int | None, output_tokens: int | None) -> Saved:

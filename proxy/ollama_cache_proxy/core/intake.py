@@ -19,7 +19,7 @@ from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.reuse import Directives, Reuse, read_directives
+from ollama_cache_proxy.policy.reuse import Directives, Reuse, read_directives, without_no_cache
 from ollama_cache_proxy.policy.status import Detail
 
 
@@ -103,6 +103,8 @@ class Intake:
         """
         begun = self._clock.monotonic()
         directives = arrival.directives
+        if directives.no_cache and candidate.stream and self._ignores_no_cache(arrival):
+            directives = without_no_cache(directives)
         if directives.category and self._categories is not None:  # bounded here, before it is stored
             directives = replace(directives, category=self._categories.of(directives.category))
         question = await self._lookup.pose(candidate, arrival.request, body, directives)
@@ -121,3 +123,6 @@ class Intake:
         if not template_dates.renders(candidate):
             return False
         return template_dates.request_writes_date(candidate) or templates.writes_date(identity) is not False
+
+    def _ignores_no_cache(self, arrival: Arrival) -> bool:
+        return self._rules.ignore_no_cache.include(arrival.endpoint, arrival.request.fields)

@@ -6,8 +6,10 @@
     document      whether its JSON means the same to Ollama
     key           what is in a cache key
     embeddings    lists of texts, item by item
+    callers       requests that a setting names
     reuse         request directives, and whether an entry may answer
     storing       whether a response may be stored
+    replay_pace   how a recorded stream is replayed
     fields        which fields are forwarded and replayed; the Host rule
     status        Cache-Status, and the reason for everything
     rules         the settings that an exchange depends on

@@ -134,7 +134,7 @@ def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> De
     if endpoint.kind is Kind.EMBEDDING and endpoint.options and silent_options.wrong_type(body.get(endpoint.options)):
         return Detail.FIELD_TYPE
     if policy is Policy.DETERMINISTIC and not _is_deterministic(endpoint, body):
-        return Detail.NOT_DETERMINISTIC
+        return Detail.SAMPLING_MISPLACED if _is_misplaced(endpoint, body) else Detail.NOT_DETERMINISTIC
     return _invalid_inert(endpoint, body)
 
 
@@ -160,6 +160,11 @@ def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
     temperature, seed = (given.get(name) if name in endpoint.sampling else None for name in ("temperature", "seed"))
     greedy = not isinstance(temperature, bool) and isinstance(temperature, int | float) and temperature == 0
     return greedy or (type(seed) is int and 0 <= seed < _NO_SEED)
+
+
+def _is_misplaced(endpoint: Endpoint, body: dict[str, Any]) -> bool:
+    """Return whether sampling options stand at the top level of an endpoint that reads them in a member."""
+    return bool(endpoint.options) and not endpoint.sampling.isdisjoint(body)
 
 
 def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-from ollama_cache_proxy.policy.messages import Fields, Request, ResponseHead, first, members, values
+from ollama_cache_proxy.policy.messages import STREAM_TYPES, Fields, Request, ResponseHead, first, members, values
 from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
 from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus, Detail, bypass
 
@@ -89,6 +89,17 @@ def forwarded_head(head: ResponseHead, status: CacheStatus) -> ResponseHead:
     """
     lines = (*end_to_end(head.fields, _NOT_FOR_CLIENTS), *about_cache(status))
     return ResponseHead(status=head.status, reason=head.reason, fields=lines)
+
+
+def unbuffered(head: ResponseHead) -> ResponseHead:
+    """Return the head with `X-Accel-Buffering: no` if it is that of a stream: nginx would hold it back by default."""
+    kind = (first(head.fields, b"content-type") or b"").partition(b";")[0].strip().lower()
+    if kind not in STREAM_TYPES or first(head.fields, b"x-accel-buffering") is not None:
+        return head
+    return replace(head, fields=(*head.fields, UNBUFFERED))
+
+
+UNBUFFERED: Final = (b"X-Accel-Buffering", b"no")
 
 
 def about_cache(status: CacheStatus) -> Fields:

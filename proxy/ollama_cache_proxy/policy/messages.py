@@ -16,6 +16,8 @@ from ollama_cache_proxy.policy.record import record
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
+STREAM_TYPES: Final = frozenset({b"application/x-ndjson", b"text/event-stream"})
+"""The Content-Types of Ollama's streams, without parameters."""
 MAX_LENGTH: Final = 2**63 - 1
 """Bytes of a body; parsers misread a larger length."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from enum import Enum
 from hashlib import sha256
 from typing import Final, TypeAlias
@@ -35,6 +36,8 @@ class Directives:
     """None where the client asks for no lifetime."""
     ttl_ignored: bool = False
     """Whether X-Cache-TTL was sent, but is not a number or is over the limit."""
+    no_cache_ignored: bool = False
+    """Whether `no-cache` was sent, and a setting says that this client does not mean it."""
     category: str = ""
     namespace: str = ""
 
@@ -45,6 +48,11 @@ NO_DIRECTIVES: Final = Directives()
 def lasting(directives: Directives) -> bool:
     """Return whether an entry that is a hit now stays one for as long as it is fresh."""
     return not (directives.no_store or directives.no_cache) and directives.max_age is None and directives.min_fresh == 0
+
+
+def without_no_cache(directives: Directives) -> Directives:
+    """Return the directives of a request whose `no-cache` is not heard; all others hold."""
+    return replace(directives, no_cache=False, no_cache_ignored=True)
 
 
 def read_directives(fields: Fields, *, max_ttl: int) -> Directives:

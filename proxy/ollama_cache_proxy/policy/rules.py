@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ollama_cache_proxy.policy.callers import Callers
 from ollama_cache_proxy.policy.classify import is_embedding
 from ollama_cache_proxy.policy.credentials import CredentialRules
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
+from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.replay_pace import Pace
 
 
 @record
@@ -18,8 +21,14 @@ class Rules:
     """The policies that are set, by operation."""
     streams: bool
     """Whether streams are recorded where their endpoint's policy allows it."""
-    paced: bool
-    """Whether streams are replayed at the pace that they were recorded at."""
+    pace: Pace
+    """How streams are replayed."""
+    line_pace_for: Callers
+    """The requests whose streams are replayed line by line, whatever `pace` is."""
+    ignore_no_cache: Callers
+    """The requests whose `no-cache` is not heard where they ask for a stream."""
+    unbuffered_streams: bool
+    """Whether streams tell an nginx in front not to hold them back."""
 
     ttl_completion: int
     ttl_embedding: int
@@ -50,6 +59,10 @@ class Rules:
     def policy(self, endpoint: Endpoint) -> Policy | None:
         """Return the policy of an endpoint; None where its responses can never be reused."""
         return self.policies.get(endpoint.operation, endpoint.policy)
+
+    def pace_for(self, endpoint: Endpoint, fields: Fields) -> Pace:
+        """Return how a stream is replayed to a request with these fields."""
+        return Pace.LINE if self.line_pace_for.include(endpoint, fields) else self.pace
 
     def lifetime(self, endpoint: Endpoint) -> int:
         """Return the freshness lifetime of an endpoint's responses, in seconds."""

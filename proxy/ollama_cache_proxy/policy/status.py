@@ -70,6 +70,10 @@ class Detail(StrEnum):
         "not-deterministic",
         "the endpoint's policy is `deterministic`, and there is neither a temperature of 0 nor a seed",
     )
+    SAMPLING_MISPLACED = (
+        "sampling-misplaced",
+        "as `not-deterministic`; a temperature or seed stands beside `options`, where Ollama does not read it",
+    )
     EXTERNAL_DATA = (
         "external-data",
         "the response would depend on more than request and model: a web search, a URL, a file, a stored conversation",
@@ -117,6 +121,10 @@ class Detail(StrEnum):
     BODY_TIMEOUT = "body-timeout", "no more of the request's body came within `body_timeout`: 408"
     # a field of ours with a value that is not understood
     TTL_IGNORED = "ttl-ignored", "`X-Cache-TTL` is not a number, or over `max_ttl`; the usual lifetime holds"
+    DIRECTIVES_IGNORED = (
+        "directives-ignored",
+        "a stream's `no-cache` was not heard: `ignore_no_cache` says so",
+    )
     # lists of embeddings
     ITEMS = "items", "some texts of a list were stored (`known=3; of=5`); Ollama was asked for the others only"
     ESTIMATED_USAGE = (

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
-from ollama_cache_proxy.policy.messages import ResponseHead, first
+from ollama_cache_proxy.policy.messages import STREAM_TYPES, ResponseHead, first
 
 _OK: Final = 200
 _HEAD: Final = 4096
@@ -19,7 +19,6 @@ _TAIL: Final = 8192
 _MAX_BYTES: Final = 2 * _TAIL
 _CHUNK_OVERHEAD: Final = 64
 """Bytes that a chunk takes beside its data."""
-_STREAMS: Final = frozenset({b"application/x-ndjson", b"text/event-stream"})
 _MODEL: Final = re.compile(rb'"model":"([^"\\]{1,300})"')
 _OUTPUT: Final = re.compile(
     rb'"(?:response|content|thinking|reasoning|text|delta|partial_json|arguments)":"[^"]|"tool_calls":\[\{'
@@ -76,7 +75,7 @@ def streams_text(endpoint: Endpoint, head: ResponseHead) -> bool:
     if endpoint.kind not in (Kind.COMPLETION, Kind.CHAT) or head.status != _OK:
         return False
     kind = first(head.fields, b"content-type") or b""
-    return kind.partition(b";")[0].strip().lower() in _STREAMS
+    return kind.partition(b";")[0].strip().lower() in STREAM_TYPES
 
 
 def has_output(chunk: bytes) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 
+from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import credential_rules
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
 from ollama_cache_proxy.policy.fields import pseudonym
+from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.settings import Settings, setting_of
 
@@ -20,7 +22,10 @@ def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
     return Rules(
         policies={row.operation: Policy(getattr(settings, setting_of(row.operation))) for row in REUSABLE},
         streams=settings.cache_streams,
-        paced=settings.stream_pace == "recorded",
+        pace=Pace(settings.stream_pace),
+        line_pace_for=callers(settings.line_pace_for),
+        ignore_no_cache=callers(settings.ignore_no_cache),
+        unbuffered_streams=settings.unbuffered_streams,
         ttl_completion=settings.ttl_completion,
         ttl_embedding=settings.ttl_embedding,
         max_ttl=settings.max_ttl,

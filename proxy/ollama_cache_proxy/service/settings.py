@@ -23,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.service.texts import Texts
 
@@ -116,7 +117,21 @@ class Settings(BaseSettings):
         description="Cache responses of models whose template may write the date; false: they bypass the cache.",
     )
     cache_streams: bool = Field(default=False, description="Record streams too, if their endpoint is cached.")
-    stream_pace: Literal["at-once", "recorded"] = Field("at-once", description="How a recorded stream is replayed.")
+    stream_pace: Literal["at-once", "recorded", "line"] = Field(
+        "at-once",
+        description="How a recorded stream is replayed: at once, at the pace that it had, or line by line.",
+    )
+    line_pace_for: Texts = Field(
+        (), description="Operations (chat) and clients (agent:node) whose streams are replayed line by line."
+    )
+    ignore_no_cache: Texts = Field(
+        (),
+        description="Operations (v1-chat) and clients (agent:Go-http-client/) whose streams are served from the cache"
+        " although they say no-cache. no-store always holds.",
+    )
+    unbuffered_streams: bool = Field(
+        default=False, description="Tell an nginx in front not to hold streams back (X-Accel-Buffering: no)."
+    )
     explain: bool = Field(
         default=False,
         description="Store fingerprints of a request's fields with its entry, so that explain can name what differs.",
@@ -170,6 +185,12 @@ class Settings(BaseSettings):
     @classmethod
     def _upstream(cls, value: str | None) -> str | None:
         return None if value is None else http_url(value)
+
+    @field_validator("line_pace_for", "ignore_no_cache")
+    @classmethod
+    def _callers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        callers(value)
+        return value
 
     @field_validator("credential_fields")
     @classmethod
