@@ -70,7 +70,7 @@ RELEASES: Mapping[str, Release] = {
         drafts=False,
     ),
     "0.33": Release(
-        version="0.33.0",
+        version="0.33.0-rc2",
         context_length=4096,
         repeat_penalty=1.0,
         lists_capabilities=True,

@@ -53,7 +53,8 @@ async def test_clients_that_say_nothing_in_other_words_share_a_text(
 
 @pytest.mark.parametrize("path", ["/api/generate", "/api/embeddings"])
 async def test_null_options_share_an_entry_elsewhere_too(path: str, proxy: Proxy, simulator: Simulator) -> None:
-    body = {"model": "tiny", "prompt": "why", "stream": False}
+    model = "all-minilm" if path == "/api/embeddings" else "tiny"
+    body = {"model": model, "prompt": "why", "stream": False}
     for more in ({}, {"options": LANGCHAIN}, {"options": {}}, {"options": None}):
         await post(proxy, path, body | more)
     assert asked(simulator) == 1
