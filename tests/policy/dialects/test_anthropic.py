@@ -44,6 +44,14 @@ STOP = event("message_stop")
         pytest.param(MESSAGE | {"stop_reason": "stop_sequence", "content": None}, INCOMPLETE, id="a-load"),
         pytest.param(MESSAGE | {"stop_reason": "stop_sequence"}, INCOMPLETE, id="a-load-without-content"),
         pytest.param(MESSAGE | {"stop_reason": ["end_turn"]}, INCOMPLETE, id="a-reason-that-is-a-list"),
+        pytest.param(
+            MESSAGE | {"stop_reason": "tool_use"}, Storable(prompt_tokens=2, output_tokens=4), id="a-call-of-a-tool"
+        ),
+        pytest.param(
+            MESSAGE | {"stop_reason": "tool_use", "usage": {"input_tokens": 0, "output_tokens": 0}},
+            INCOMPLETE,
+            id="a-call-of-a-tool-whose-end-was-lost",
+        ),
         pytest.param(MESSAGE | {"type": "error"}, INCOMPLETE, id="no-message"),
         pytest.param({}, INCOMPLETE, id="empty"),
     ],

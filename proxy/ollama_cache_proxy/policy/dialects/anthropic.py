@@ -48,7 +48,11 @@ def whole(document: dict[str, Any]) -> Storing:
     """See Dialect."""
     if document.get("type") != "message" or not _stopped(document.get("stop_reason"), document.get("content")):
         return INCOMPLETE
-    return _storable(document.get("usage"))
+    storable = _storable(document.get("usage"))
+    if document.get("stop_reason") == "tool_use" and storable.prompt_tokens == storable.output_tokens == 0:
+        # Ollama says so of any response with a call (`mapStopReason`), also where its end, with the counts, is lost.
+        return INCOMPLETE
+    return storable
 
 
 def stream(body: bytes) -> Storing:

@@ -77,7 +77,11 @@ def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
         return INCOMPLETE
     usages = [usage for document in documents if (usage := document.get("usage")) is not None]
     last = as_object(usages[-1] if usages else None)  # CompleteWriter puts zeros into every part but the last
-    return Storable(prompt_tokens=count(last, "prompt_tokens"), output_tokens=count(last, "completion_tokens"))
+    read, written = count(last, "prompt_tokens"), count(last, "completion_tokens")
+    if reasons[-1] == "tool_calls" and read == written == 0:
+        # Ollama 0.24 says so of any response with a call (`ToChatCompletion`), also where its end is lost, with the counts.
+        return INCOMPLETE
+    return Storable(prompt_tokens=read, output_tokens=written)
 
 
 def ends(chunk: bytes) -> bool:
