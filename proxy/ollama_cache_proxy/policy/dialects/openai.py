@@ -79,7 +79,7 @@ def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
     last = as_object(usages[-1] if usages else None)  # CompleteWriter puts zeros into every part but the last
     read, written = count(last, "prompt_tokens"), count(last, "completion_tokens")
     if reasons[-1] == "tool_calls" and read == written == 0:
-        # Ollama 0.24 says so of any response with a call (`ToChatCompletion`), also where its end is lost, with the counts.
+        # Ollama 0.24 says so of any response with a call (`ToChatCompletion`), also where its end and counts are lost.
         return INCOMPLETE
     return Storable(prompt_tokens=read, output_tokens=written)
 
