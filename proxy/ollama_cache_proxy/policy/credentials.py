@@ -74,7 +74,12 @@ def given(rules: CredentialRules, fields: Fields) -> bytes:
 
     `fields` are those that Ollama will get. Names count with `_` for `-` too: a guard in CGI or WSGI reads both alike.
     """
-    found = [(name, value) for line, value in fields if _plain(name := line.lower()) in rules.names]
+    names = rules.names
+    found = [
+        (name, value)
+        for line, value in fields
+        if (name := line.lower()) in names or (b"_" in name and _plain(name) in names)
+    ]
     if not found:
         return b""
     if rules.placeholders:

@@ -143,14 +143,18 @@ def without_silent(body: dict[str, Any], member: str, version: str, *, embedding
     neither null nor a JSON object stay as they are: Ollama refuses them.
     """
     options, silent = body[member], _silent(version)
+    if silent is None:
+        return body | {member: dict(sorted(options.items()))} if isinstance(options, dict) else body
     if isinstance(options, dict):
-        left_out = silent.vectors if silent is not None and embedding else _NONE
-        told = {name: options[name] for name in sorted(options) if name not in left_out}
-        if silent is not None:
-            told = {name: value for name, value in told.items() if value is not None or name in silent.null_tells}
-        if told or silent is None:
+        left_out, null_tells = silent.vectors if embedding else _NONE, silent.null_tells
+        told = {
+            name: value
+            for name in sorted(options)
+            if ((value := options[name]) is not None or name in null_tells) and name not in left_out
+        }
+        if told:
             return body | {member: told}
-    elif options is not None or silent is None:
+    elif options is not None:
         return body
     return {name: value for name, value in body.items() if name != member}
 
