@@ -234,16 +234,16 @@ def test_what_may_change_a_vector_changes_the_key(asked):
 SILENT = ["", ',"options":null', ',"options":{}', ',"options":{"top_p":null}', ',"options":{"temperature":0}']
 
 
-@pytest.mark.parametrize(("version", "count"), [("0.24.0", 1), ("0.33.0-rc2", 1), ("0.34.0", 5), ("0.0.0", 5)])
+@pytest.mark.parametrize(("version", "count"), [("0.24.0", 1), ("0.33.0", 1), ("0.35.0", 5), ("0.0.0", 5)])
 def test_options_are_left_out_for_versions_that_were_looked_up(version, count):
     assert len({key(*body, version=version) for body in bodies(EMBED, *SILENT)}) == count
 
 
 WIDTHS = [
-    (384, "0.33.0-rc2", ["384", "385", "4096", "0", "null"], ["1", "383", "-1", "384.0", '"384"', "true"]),
-    (384, "0.33.0", ["0", "null"], ["1", "383", "384", "4096"]),
-    (384, "0.34.0", ["0", "null"], ["1", "383", "384", "4096"]),
-    (None, "0.33.0-rc2", ["0", "null"], ["1", "383", "384", "4096"]),
+    (384, "0.33.0", ["384", "385", "4096", "0", "null"], ["1", "383", "-1", "384.0", '"384"', "true"]),
+    (384, "0.34.3", ["384", "4096", "0", "null"], ["1", "383"]),
+    (384, "0.35.0", ["0", "null"], ["1", "383", "384", "4096"]),
+    (None, "0.33.0", ["0", "null"], ["1", "383", "384", "4096"]),
     (None, "0.24.0", ["0", "null"], ["1", "383", "384", "4096"]),
 ]
 
@@ -292,7 +292,7 @@ def test_an_item_with_more_numbers_than_are_wanted_is_not_usable(dimensions, num
 )
 def test_a_vector_that_is_wider_than_ollama_told_may_have_been_cut(dimensions, width, numbers, wider):
     asked = candidate(EMBED, f'{{"model":"m","input":"p","dimensions":{dimensions}}}')
-    scope = Scope(digest="d", version="0.33.0-rc2", width=width)
+    scope = Scope(digest="d", version="0.33.0", width=width)
     assert is_wider_than_told(asked, numbers, scope) is wider
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from ollama_cache_proxy.policy.silent_options import (
     wrong_type,
 )
 
-OLD, NEW, OTHER = "0.24.0", "0.33.0-rc2", "0.34.0"
+OLD, NEW, NEWEST, OTHER = "0.24.0", "0.33.0", "0.34.3", "0.35.0"
 NAMES = {option.name for option in OPTIONS}
 LANGCHAIN: dict[str, None] = dict.fromkeys(
     (
@@ -46,9 +48,13 @@ def told(options: object, version: str, *, embedding: bool = False) -> object:
         ("0.32.15-rc2", True),
         ("0.33.0-rc0", True),
         ("0.33.0-rc2", True),
-        ("0.33.0-rc3", False),
-        ("0.33.0", False),
-        ("0.34.0", False),
+        ("0.33.0", True),
+        ("0.34.0", True),
+        ("0.34.1-rc0", False),
+        ("0.34.1", True),
+        ("0.34.3", True),
+        ("0.34.4", False),
+        ("0.35.0-rc0", False),
         ("1.0.0", False),
         ("0.0.0", False),
         ("", False),
@@ -79,7 +85,7 @@ def test_every_row_says_where_it_was_read_and_for_which_versions():
     "options", [None, {}, LANGCHAIN, {"temperature": None}, {"no such option": None}], ids=range(5)
 )
 def test_null_and_empty_options_say_nothing(options, embedding):
-    for version in (OLD, NEW):
+    for version in (OLD, NEW, NEWEST):
         assert told(options, version, embedding=embedding) == "nothing"
     assert told(options, OTHER, embedding=embedding) == options
 
@@ -94,9 +100,9 @@ def test_options_that_ollama_refuses_stay_as_they_are(options, version):
 def test_a_null_is_left_out_where_it_says_nothing(name):
     assert told({name: None}, OLD) == "nothing"
     says = name in ("num_batch", "draft_num_predict")
-    for embedding in (False, True):
-        assert told({name: None}, NEW, embedding=embedding) == ({name: None} if says else "nothing")
-        assert told({name: None, "x": 1}, NEW, embedding=embedding) == ({name: None} if says else {}) | {"x": 1}
+    for version, embedding in itertools.product((NEW, NEWEST), (False, True)):
+        assert told({name: None}, version, embedding=embedding) == ({name: None} if says else "nothing")
+        assert told({name: None, "x": 1}, version, embedding=embedding) == ({name: None} if says else {}) | {"x": 1}
 
 
 RUNNER = {"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"}
@@ -108,7 +114,9 @@ def test_sampling_changes_no_vector_and_all_that_loads_a_model_may(name):
         kept = {name: value}
         assert told(kept, OLD, embedding=True) == (kept if name in RUNNER else "nothing")
         assert told(kept, NEW, embedding=True) == (kept if name in RUNNER | {"num_keep"} else "nothing")
-        for version in (OLD, NEW, OTHER):
+        refused = {"num_keep", "typical_p"}  # the latter is an error of Ollama's
+        assert told(kept, NEWEST, embedding=True) == (kept if name in RUNNER | refused else "nothing")
+        for version in (OLD, NEW, NEWEST, OTHER):
             assert told(kept, version) == kept, "a completion may depend on each"
         assert told(kept, OTHER, embedding=True) == kept
 
@@ -152,7 +160,7 @@ JSON = st.recursive(
 SOME = st.dictionaries(st.sampled_from(sorted(NAMES | {"mirostat", "x"})), JSON, max_size=5)
 
 
-@given(SOME, st.sampled_from([OLD, NEW, OTHER]), st.booleans())
+@given(SOME, st.sampled_from([OLD, NEW, NEWEST, OTHER]), st.booleans())
 def test_what_is_left_is_part_of_what_was_given_and_stable(options, version, embedding):
     left = told(options, version, embedding=embedding)
     kept = {} if left == "nothing" else left

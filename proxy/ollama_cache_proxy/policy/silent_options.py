@@ -2,7 +2,7 @@
 
 It depends on Ollama's version. Each row of the table was looked up in Ollama's source for the versions that it names;
 for any other version nothing is left out, and two requests that Ollama answers alike have two keys. To look up a new
-release, read for it what the rows name, and widen `_UNTIL_0_25` or `_FROM_0_30`.
+release, read for it what the rows name, and widen the last range, or begin a new one.
 
 What was read: `Options.FromMap` (`api/types.go`) skips a null, and names that it does not know, and refuses a value of
 a wrong type. `modelOptions` (`server/routes.go`) applies the model's parameters first, then the request's, so a null
@@ -54,9 +54,12 @@ class Option:
 
 _UNTIL_0_25: Final = Versions(first="0.18.0", last="0.25.0-rc0")
 """Ollama's own engine and llama.cpp in the process of a runner. The code that was read is the same in all of them."""
-_FROM_0_30: Final = Versions(first="0.30.0", last="0.33.0-rc2")
-"""llama.cpp's server as a child. The code that was read is the same in all of them, but for how a model is found."""
-LOOKED_UP: Final = (_UNTIL_0_25, _FROM_0_30)
+_FROM_0_30: Final = Versions(first="0.30.0", last="0.34.0")
+"""llama.cpp's server as a child. The code that was read is the same in all of them, but for how a model is found, and
+for defaults in its file, which its own parameters replace (since 0.33.3)."""
+_FROM_0_34_1: Final = Versions(first="0.34.1", last="0.34.3")
+"""Likewise, but that `typical_p` is refused (`scheduleRunner` in `server/routes.go`); null is not."""
+LOOKED_UP: Final = (_UNTIL_0_25, _FROM_0_30, _FROM_0_34_1)
 
 _SAMPLING: Final = "`Completion` only: `llm/server.go`, `llm/llama_server.go`"
 _LOADING: Final = "how the model is loaded: `Runner` in `api/types.go`, `needsReload` in `server/sched.go`"
@@ -83,7 +86,13 @@ OPTIONS: Final = (
     _sampling("top_k"),
     _sampling("top_p"),
     _sampling("min_p"),
-    _sampling("typical_p"),
+    Option(
+        name="typical_p",
+        type=OptionType.NUMBER,
+        source=_SAMPLING + "; since 0.34.1 any value but null is an error",
+        null=LOOKED_UP,
+        vectors=(_UNTIL_0_25, _FROM_0_30),
+    ),
     _sampling("repeat_last_n"),
     _sampling("temperature"),
     _sampling("repeat_penalty"),

@@ -78,7 +78,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     details = {"embedding_length": len(NUMBERS)}
     rows = {"models": [{"name": "all-minilm:latest", "digest": "d2", "details": details}]}
     monkeypatch.setattr(support, "TAGS", json.dumps(rows).encode())
-    monkeypatch.setattr(support, "VERSION", b'{"version":"0.33.0-rc2"}')
+    monkeypatch.setattr(support, "VERSION", b'{"version":"0.33.0"}')
 
 
 async def embeds(talk: Conversation) -> None:
