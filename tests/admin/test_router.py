@@ -175,6 +175,7 @@ def streaming(closed: list[str]) -> Admin:
         routes={"/below/": {"GET": route}},
         store_well=unasked,
         upstream=unasked,
+        refusal=unasked,
         render=unasked,
         events=unasked,
         serving=unasked,

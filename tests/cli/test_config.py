@@ -9,6 +9,18 @@ from ollama_cache_proxy.service.settings import Settings
 from tests.support import canary
 from tests.support.terminal import piped, terminal, widest
 
+USER_IN_URL = f"https://{canary.USER}:{canary.CREDENTIAL}@h:1"
+
+
+async def test_a_file_of_credentials_is_named_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"Bearer {canary.CREDENTIAL}\n")
+    out = (await piped("config", "--json", added={"OCP_UPSTREAM_AUTHORIZATION_FILE": str(file)})).out
+    canary.check(out, "the settings")
+    told = json.loads(out)
+    assert told["upstream_authorization"] == {"value": "(hidden)", "source": "upstream_authorization_file"}
+    assert told["upstream_authorization_file"] == {"value": str(file), "source": "environment"}
+
 
 async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
@@ -40,10 +52,15 @@ async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
         ({"ocp_linger": "7"}, "linger", 7.0, "environment"),
         ({"OCP_PLACEHOLDER_CREDENTIALS": "a, b"}, "placeholder_credentials", ["a", "b"], "environment"),
         ({"OCP_ADMIN_TOKEN": canary.TOKEN}, "admin_token", "(hidden)", "environment"),
+        ({"OCP_UPSTREAM_AUTHORIZATION": canary.CREDENTIAL}, "upstream_authorization", "(hidden)", "environment"),
+        ({"OCP_UPSTREAM": USER_IN_URL}, "upstream_authorization", "(hidden)", "upstream"),
+        ({"OCP_UPSTREAM": USER_IN_URL}, "upstream", "https://h:1", "environment"),
     ],
 )
 async def test_what_the_environment_names(added: dict[str, str], setting: str, value: object, source: str) -> None:
-    told = json.loads((await piped("config", "--json", added=added)).out)
+    out = (await piped("config", "--json", added=added)).out
+    canary.check(out, "the settings")
+    told = json.loads(out)
     assert told[setting] == {"value": value, "source": source}
 
 
@@ -73,6 +90,7 @@ async def test_on_a_terminal_it_is_a_table(columns: int) -> None:
     ("arguments", "said"),
     [
         (["--redis-url", "redis://:canary-of-a-password@h"], "redis_url: (hidden) is not allowed on the command line"),
+        (["--upstream", "https://u:canary-of-a-credential@h"], "upstream: (hidden) is not allowed on the command line"),
         (["--upstream", "http://127.0.0.1:11494"], "it is the proxy's own address"),
         (["--config", "/nowhere"], "/nowhere is not a file"),
     ],
@@ -81,3 +99,4 @@ async def test_what_serve_would_refuse_is_refused(arguments: list[str], said: st
     done = await piped("config", *arguments)
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
     assert said in done.err
+    canary.check(done.err, "the error")

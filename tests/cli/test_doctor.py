@@ -32,6 +32,7 @@ from tests.support.servers import Proxy as RunningProxy
 from tests.support.servers import RedisServer, free_port, proxy_before
 from tests.support.terminal import piped, terminal, widest
 from tests.support.tls import AUTHORITY, tls_before
+from tests.support.upstream import answering, byte_upstream
 
 ROOT = Path(__file__).parents[2]
 GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
@@ -175,6 +176,52 @@ async def test_what_is_no_ollama(answer: web.Response, said: str, tmp_path: Path
             (finding,) = (await found(made, "Ollama"))["Ollama"]
     assert finding.level is Level.PROBLEM
     assert said in finding.text
+
+
+@pytest.mark.parametrize(
+    ("status", "authorization", "said"),
+    [
+        (401, "", "refuses requests without credentials (401)"),
+        (401, canary.CREDENTIAL, "refuses these credentials (401)"),
+        (403, canary.CREDENTIAL, "refuses these credentials (403)"),
+    ],
+)
+async def test_an_ollama_that_refuses_the_credentials(
+    status: int, authorization: str, said: str, tmp_path: Path
+) -> None:
+    seen: list[str | None] = []
+
+    def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Authorization"))
+        return web.Response(status=status, text="no")
+
+    async with serving(answer) as url, scene(url, url, tmp_path) as made:
+        async with client() as session:
+            made.ollama = Server(session, url, title="Ollama", fix="start it", authorization=authorization)
+            told = await found(made, "Ollama", "Origins", "Models")
+    assert {title: finding.level for title, (finding, *_) in told.items() if title == "Ollama"} == {
+        "Ollama": Level.PROBLEM
+    }
+    assert (said in told["Ollama"][0].text, "OCP_UPSTREAM_AUTHORIZATION" in told["Ollama"][0].fix) == (True, True)
+    assert set(seen) == {authorization or None}
+
+
+@pytest.mark.parametrize(
+    ("ours", "level", "said"),
+    [
+        (canary.CREDENTIAL, Level.NOTE, "come through the proxy without credentials (401)"),
+        ("wrong", Level.PROBLEM, "the proxy says: Ollama refuses the proxy's credentials (401)"),
+    ],
+)
+async def test_a_proxy_before_an_ollama_with_a_check(ours: str, level: Level, said: str, tmp_path: Path) -> None:
+    async with byte_upstream(answering(b""), authorization=canary.CREDENTIAL) as upstream:
+        async with proxy_before(upstream.url, upstream_authorization=ours) as proxy:
+            async with scene(proxy.url, upstream.url, tmp_path) as made, client() as session:
+                made.ollama = Server(session, upstream.url, title="Ollama", fix="", authorization=canary.CREDENTIAL)
+                told = await found(made, "Ollama", "Upstream", "Digests")
+    assert (told["Ollama"][0].level, told["Upstream"][0].level) == (Level.OK, level)
+    assert said in told["Upstream"][0].text
+    assert told["Digests"][0].level is (Level.PROBLEM if ours == "wrong" else Level.OK)
 
 
 async def test_a_page_that_ollama_refuses(proxy: RunningProxy, simulator: Simulator, tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_a_wrong_redis_url_is_refused_without_being_shown(monkeypatch, toml, sou
     assert text == "redis_url: (hidden) is not allowed: must begin with redis://, rediss:// or unix://"
 
 
-@pytest.mark.parametrize("name", ["redis_url", "admin_token"])
+@pytest.mark.parametrize("name", ["redis_url", "admin_token", "upstream_authorization"])
 @pytest.mark.parametrize("value", [f'["{CANARY}"]', f'{{password = "{CANARY}"}}'])
 def test_a_secret_of_another_type_is_refused_without_being_shown(toml, name, value):
     text = problem(toml(f"{name} = {value}\n"))
@@ -285,15 +285,83 @@ def test_a_secret_of_another_type_is_refused_without_being_shown(toml, name, val
 @pytest.mark.parametrize(
     "url",
     [
-        pytest.param(f"http://user:{CANARY}@h:11434", id="user and password"),
-        pytest.param(f"http://:{CANARY}@h:11434", id="a password alone"),
         pytest.param(f"https://user:{CANARY}@h:99999", id="and a port that is none"),
+        pytest.param(f"ftp://user:{CANARY}@h", id="and another scheme"),
+        pytest.param(f"https://user:{CANARY}?@h", id="and a password that is not encoded"),
+        pytest.param(f"https://user:{CANARY}%0A@h", id="and a password of two lines"),
+        pytest.param(f"https://a%3Ab:{CANARY}@h", id="and a user with a colon"),
     ],
 )
-def test_an_upstream_with_a_password_is_refused_without_showing_it(url):
+def test_an_upstream_that_is_wrong_is_refused_without_showing_its_password(url):
     text = problem(upstream=url)
-    assert text.startswith("upstream: ")
+    assert text.startswith("upstream: (hidden) is not allowed: ")
     assert CANARY not in text
+
+
+# credentials for Ollama
+
+
+@pytest.mark.parametrize(
+    ("user", "value"),
+    [
+        pytest.param(f"user:{CANARY}", "dXNlcjpjYW5hcnktN2YzYQ==", id="user and password"),
+        pytest.param(f":{CANARY}", "OmNhbmFyeS03ZjNh", id="a password alone"),
+        pytest.param("user", "dXNlcjo=", id="a user alone"),
+        pytest.param("us%65r:p%40%3A", "dXNlcjpwQDo=", id="percent-encoded"),
+    ],
+)
+def test_a_user_in_upstream_becomes_basic_credentials(toml, user, value):
+    settings = load(toml(f'upstream = "https://{user}@h/ollama/"\n'), {})
+    assert settings.upstream == "https://h:443/ollama"
+    assert settings.upstream_authorization.get_secret_value() == f"Basic {value}"
+    assert CANARY not in repr(settings)
+    assert unpacked(json.loads(json.dumps(packed(settings)))) == settings
+
+
+def test_the_credentials_may_be_in_a_file(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text(f"Bearer {CANARY}\n")
+    settings = load(None, {"upstream_authorization_file": str(file)})
+    assert settings.upstream_authorization.get_secret_value() == f"Bearer {CANARY}"
+    assert CANARY not in repr(settings)
+    file.write_text(f"Bearer {CANARY}\nand more\n")
+    text = problem(upstream_authorization_file=str(file))
+    assert text.startswith(f"upstream_authorization_file: '{file}' is not allowed: must be the whole value")
+    assert CANARY not in text
+    text = problem(upstream_authorization_file=str(tmp_path / "nowhere"))
+    assert text.endswith("cannot be read: No such file or directory")
+
+
+@pytest.mark.parametrize("value", ["", " ", f"Bearer {CANARY}\nX: y", f"Bearer {CANARY}é"])
+def test_a_value_that_cannot_be_sent_is_refused_without_being_shown(value):
+    text = problem(upstream_authorization=value)
+    assert text.startswith("upstream_authorization: (hidden) is not allowed: must be the whole value")
+    assert CANARY not in text
+
+
+def test_there_is_one_place_for_them(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("Bearer a")
+    given = {"upstream_authorization": "Bearer b", "upstream_authorization_file": str(file)}
+    assert load(None, given).upstream_authorization.get_secret_value() == "Bearer b"
+    for name, value in given.items():
+        text = problem(upstream="http://u:p@h", **{name: value})
+        assert text == "upstream_authorization: (hidden) is not allowed beside a user in upstream: choose one"
+
+
+def test_for_all_there_have_to_be_some():
+    assert problem(upstream_authorization_for="all").startswith("upstream_authorization_for: 'all' is not allowed")
+    given = {"upstream_authorization_for": "all", "upstream_authorization": "Bearer b"}
+    assert load(None, given).upstream_authorization_for == "all"
+
+
+def test_a_password_in_ollama_host_is_not_taken_and_not_shown(monkeypatch):
+    """Ollama's own tools take none there either."""
+    monkeypatch.setenv("OLLAMA_HOST", f"https://user:{CANARY}@h")
+    with pytest.raises(SettingsError) as caught:
+        chosen_upstream(load(None, {}), "127.0.0.1:1")
+    assert str(caught.value).startswith("OLLAMA_HOST: (hidden) is not allowed: ")
+    assert CANARY not in str(caught.value)
 
 
 def test_a_secret_under_a_wrong_table_is_not_shown(toml):

@@ -113,6 +113,7 @@ async def proxy_before(
     settings.setdefault("drain_timeout", 5)
     settings.setdefault("development", True)
     settings.setdefault("admin_token", canary.TOKEN)
+    settings.setdefault("upstream_authorization", f"Bearer {canary.CREDENTIAL}")
     loaded = load(None, {"upstream": upstream, **settings})
     log = io.StringIO()
     with bind(loaded.listen) as sock:

@@ -47,11 +47,17 @@ class Conversation:
 
 @dataclass(slots=True)
 class ByteUpstream:
-    """The listening side. `seen` are the conversations so far; what the proxy looks at of itself is answered so."""
+    """The listening side. `seen` are the conversations so far; what the proxy looks at of itself is answered so.
+
+    With an `authorization`, all that comes without it is a 401, and `looks` are the requests of the proxy's own.
+    """
 
     script: Script
     url: str = ""
+    authorization: str = ""
+    refusal: str = "401 Unauthorized"
     seen: list[Conversation] = field(default_factory=list)
+    looks: list[Conversation] = field(default_factory=list)
     connections: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -66,8 +72,8 @@ def whole(body: bytes, *, status: str = "200 OK", kind: str = "application/json;
 
 
 @asynccontextmanager
-async def byte_upstream(script: Script) -> AsyncIterator[ByteUpstream]:
-    upstream = ByteUpstream(script)
+async def byte_upstream(script: Script, *, authorization: str = "") -> AsyncIterator[ByteUpstream]:
+    upstream = ByteUpstream(script, authorization=authorization)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream.connections += 1
@@ -75,10 +81,15 @@ async def byte_upstream(script: Script) -> AsyncIterator[ByteUpstream]:
             while True:
                 talk = Conversation(reader, writer, head=await reader.readuntil(b"\r\n\r\n"))
                 own = {b"/api/tags": TAGS, b"/api/version": VERSION, b"/api/ps": LOADED}
-                if talk.head.startswith(b"GET ") and talk.head.split()[1] in own:
+                is_own = talk.head.startswith(b"GET ") and talk.head.split()[1] in own
+                (upstream.looks if is_own else upstream.seen).append(talk)
+                if upstream.authorization and talk.values(b"Authorization") != [upstream.authorization.encode()]:
+                    await talk.read_body()
+                    await talk.write(whole(b"no", status=upstream.refusal, kind="text/plain"))
+                    continue
+                if is_own:
                     await talk.write(whole(own[talk.head.split()[1]]))
                     continue
-                upstream.seen.append(talk)
                 await script(talk)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             upstream.left.set()

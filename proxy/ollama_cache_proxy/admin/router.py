@@ -50,7 +50,10 @@ Routes: TypeAlias = Mapping[str, Mapping[str, Route]]
 
 
 class Admin:
-    """Serves the proxy's own routes: `routes`, health, metrics and events."""
+    """Serves the proxy's own routes: `routes`, health, metrics and events.
+
+    `upstream` is asked for its version; `refusal` tells why it refuses the proxy, empty where it does not.
+    """
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
         self,
@@ -58,6 +61,7 @@ class Admin:
         routes: Routes,
         store_well: Callable[[], Awaitable[bool]],
         upstream: Upstream,
+        refusal: Callable[[], str],
         render: Render,
         events: OpenEvents,
         serving: Callable[[], bool],
@@ -66,6 +70,7 @@ class Admin:
     ) -> None:
         self._store_well = store_well
         self._upstream = upstream
+        self._refusal = refusal
         self._render = render
         self._open_events = events
         self._serving = serving
@@ -157,7 +162,8 @@ class Admin:
     async def _readyz(self, request: Request, _body: bytes) -> Reply:
         """Respond 200 while requests can be served, even without store or Ollama unless `?require=` names them."""
         upstream, store = await asyncio.gather(self._upstream_well(), self._store_well())
-        parts = {"upstream": upstream, "store": store}
+        refusal = self._refusal() if upstream else ""
+        parts = {"upstream": upstream and not refusal, "store": store}
         required = {
             name
             for value in parse_qs(request.target.partition("?")[2]).get("require", [])
@@ -169,6 +175,8 @@ class Admin:
             return error(400, "require takes upstream and store")
         ready = self._serving() and all(parts[name] for name in required)
         states = {name: "ok" if well else "down" for name, well in parts.items()}
+        if refusal:
+            states |= {"upstream": "refused", "reason": refusal}
         status = ("ok" if all(parts.values()) else "degraded") if self._serving() else "draining"
         return json({"status": status, **states}, 200 if ready else 503)
 

@@ -33,6 +33,10 @@ _FIXES: Final[dict[int, str]] = {
 }
 
 PROXY_FIX: Final = "start one with `ollama-cache-proxy serve`, or name it with --url"
+CREDENTIALS_FIX: Final = (
+    "set upstream_authorization (OCP_UPSTREAM_AUTHORIZATION); for clients that have none of their own the proxy uses it"
+    ' with upstream_authorization_for = "all"'
+)
 OLLAMA_FIX: Final = "start it with `ollama serve`, or name it with --upstream"
 
 
@@ -62,16 +66,25 @@ class Server:
     """A server at a URL: `title` names it in messages, `fix` says what to do if it does not answer.
 
     `authority` is a PEM file of CA certificates to trust, by default the system's. Raise Failed if it is not one.
+    `authorization` goes with every request, if it is not empty.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, url: str, *, title: str, fix: str, authority: str | None = None
+    def __init__(  # noqa: PLR0913 - what tells one server from another
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        title: str,
+        fix: str,
+        authority: str | None = None,
+        authorization: str = "",
     ) -> None:
         try:
             self._tls = True if authority is None else ssl.create_default_context(cafile=authority)
         except OSError:
             raise Failed(f"{authority} is not a PEM file of CA certificates", status=WRONG) from None
         self._session = session
+        self._credentials = {"Authorization": authorization} if authorization else {}
         self.url = url
         self.title = title
         self.fix = fix
@@ -107,6 +120,11 @@ class Server:
         async with self._responding(path, "POST", headers, body, within) as response:
             return response.status, [(time.monotonic(), chunk) async for chunk in response.content.iter_any()]
 
+    @property
+    def has_credentials(self) -> bool:
+        """Whether its requests carry credentials."""
+        return bool(self._credentials)
+
     @asynccontextmanager
     async def _responding(
         self, path: str, method: str, headers: Mapping[str, str] | None, body: bytes | None, within: float
@@ -117,7 +135,7 @@ class Server:
             async with self._session.request(
                 method,
                 self.url + path,
-                headers=headers,
+                headers={**self._credentials, **(headers or {})},
                 data=body,
                 allow_redirects=False,
                 timeout=timeout,

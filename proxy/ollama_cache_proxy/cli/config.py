@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_json({name: {"value": value, "source": source} for name, (value, source) in found.items()})
         return DONE
     screen = Screen()
-    columns = (Column(title="Setting"), Column(title="Value"), Column(title="From"))
+    columns = (Column(title="Setting", whole=True), Column(title="Value"), Column(title="From"))
     screen.show(table(screen, columns, [(name, _text(value), source) for name, (value, source) in found.items()]))
     return DONE
 
@@ -59,6 +59,9 @@ def effective(settings: Settings, origins: dict[str, str]) -> dict[str, tuple[An
     url, named_by = chosen_upstream(settings, settings.listen)
     if named_by != "upstream":
         shown["upstream"] = (url, "default" if named_by == "default" else named_by)
+    if settings.upstream_authorization is not None and origins["upstream_authorization"] == "default":
+        in_file = settings.upstream_authorization_file is not None  # else it was a user in upstream
+        shown["upstream_authorization"] = ("(hidden)", "upstream_authorization_file" if in_file else "upstream")
     redis = named_redis(settings)
     if settings.redis_url is not None:
         shown["redis_url"] = (public_url(settings.redis_url.get_secret_value().strip()), origins["redis_url"])

@@ -77,7 +77,14 @@ async def _examined(
         scene = Scene(
             settings=settings,
             proxy=Proxy(session, url, secret(settings.admin_token)),
-            ollama=Server(session, upstream, title="Ollama", fix=OLLAMA_FIX, authority=settings.upstream_ca),
+            ollama=Server(
+                session,
+                upstream,
+                title="Ollama",
+                fix=OLLAMA_FIX,
+                authority=settings.upstream_ca,
+                authorization=secret(settings.upstream_authorization),
+            ),
             state=state_file(),
             stream=arguments.stream,
             origin=arguments.origin,

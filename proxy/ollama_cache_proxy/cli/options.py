@@ -112,7 +112,8 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings on the command line, None for those that are not there. Raise SettingsError."""
     names = ("listen", "upstream", "workers", "redis_url", "cache_streams", "log", "development")
     found = {name: getattr(arguments, name, None) for name in names}
-    _refuse_password(found["redis_url"])
+    for name in ("redis_url", "upstream"):
+        _refuse_password(name, found[name])
     return found | dict(getattr(arguments, "cache", None) or ())
 
 
@@ -173,11 +174,11 @@ def _policy(text: str) -> tuple[str, str]:
     return setting_of(operation), policy
 
 
-def _refuse_password(url: str | None) -> None:
+def _refuse_password(name: str, url: str | None) -> None:
     """Refuse a password on the command line: everyone on the machine can read it while the proxy runs."""
     if url is not None and ("@" in url or "password=" in url):
         raise SettingsError(
-            "redis_url: (hidden) is not allowed on the command line, where others can read it; set OCP_REDIS_URL"
+            f"{name}: (hidden) is not allowed on the command line, where others can read it; set OCP_{name.upper()}"
         )
 
 

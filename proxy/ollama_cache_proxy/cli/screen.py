@@ -57,6 +57,8 @@ class Column:
     """Whether it is aligned to the right."""
     spare: int = 0
     """Columns with the highest number are left out first if the terminal is too narrow; those with 0 stay."""
+    whole: bool = False
+    """Whether its cells stay on one line on a narrow terminal, where those of others are folded."""
 
 
 def table(screen: Console, columns: Sequence[Column], rows: Iterable[Sequence[str]], *, total: bool = False) -> Table:
@@ -78,7 +80,10 @@ def _table(screen: Console, columns: Sequence[Column], lines: list[list[Text]], 
     )
     for column in columns:
         made.add_column(
-            column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=not screen.is_terminal
+            column.title,
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.whole or not screen.is_terminal,
         )
     for index, line in enumerate(lines):
         last = index == len(lines) - 1

@@ -173,6 +173,8 @@ class Health:
     well: bool
     name: str
     reason: str = ""
+    refused: bool = False
+    """Whether it answers, but refuses the proxy's own requests."""
 
 
 Event: TypeAlias = Exchange | Repeated | Worked | Stored | NotStored | StoreFault | StoreCall | Health

@@ -15,6 +15,7 @@ from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import classify, document, endpoints, fields, template_dates
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
+from ollama_cache_proxy.policy.credentials import with_authorization
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.messages import Request
@@ -71,15 +72,14 @@ class Intake:
         endpoint, exact = endpoints.find(request.method, request.target)
         policy = self._rules.policy(endpoint)
         directives = read_directives(request.fields, max_ttl=self._rules.max_ttl)
+        forwarded = fields.forwarded_request(request.fields, self._rules.pseudonym)
+        if self._rules.authorization:
+            forwarded = with_authorization(self._rules.credentials, forwarded, self._rules.authorization)
         return Arrival(
             endpoint=endpoint,
             policy=policy,
             directives=directives,
-            request=Request(
-                method=request.method,
-                target=request.target,
-                fields=fields.forwarded_request(request.fields, self._rules.pseudonym),
-            ),
+            request=Request(method=request.method, target=request.target, fields=forwarded),
             bypass=classify.by_head(endpoint, request, directives, policy=policy, exact=exact),
         )
 

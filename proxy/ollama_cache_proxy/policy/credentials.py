@@ -93,6 +93,15 @@ def is_placeholder(rules: CredentialRules, authorization: bytes) -> bool:
     return _parsed(authorization) in rules.placeholders
 
 
+def with_authorization(rules: CredentialRules, fields: Fields, authorization: bytes) -> Fields:
+    """Return the fields with this Authorization if they have none, or one that is no credential."""
+    found = [value for name, value in fields if name.lower() == _AUTHORIZATION]
+    if found and not (len(found) == 1 and is_placeholder(rules, found[0])):
+        return fields
+    others = tuple(line for line in fields if line[0].lower() != _AUTHORIZATION) if found else fields
+    return (*others, (b"Authorization", authorization))
+
+
 def _without_placeholder(rules: CredentialRules, found: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the credentials without an only Authorization that is none; which one of several counts is not known."""
     values = [value for name, value in found if name == _AUTHORIZATION]

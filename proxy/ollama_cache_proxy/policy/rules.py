@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 
 from ollama_cache_proxy.policy.callers import Callers
 from ollama_cache_proxy.policy.classify import is_embedding
@@ -49,6 +50,8 @@ class Rules:
     """What counts as a credential."""
     pseudonym: str
     """This proxy's name in Via, the same in all of its processes."""
+    authorization: bytes = field(default=b"", repr=False)
+    """The Authorization that clients' requests without one go out with; empty for none."""
     guard_host: bool
     """Whether Ollama's Host rule applies."""
     hostname: str

@@ -39,7 +39,7 @@ from ollama_cache_proxy.service.sockets import fitting_connections
 from ollama_cache_proxy.service.store_choice import PrivateServer
 from ollama_cache_proxy.telemetry.log import Log
 from ollama_cache_proxy.telemetry.metrics import Metrics
-from ollama_cache_proxy.upstream.ollama_server import Ollama
+from ollama_cache_proxy.upstream.probes import Probes
 
 
 @record
@@ -89,7 +89,7 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
         if siblings is not None:
             stack.push_async_callback(siblings.leave)
         stack.callback(own.events.close)  # clients of the live page would otherwise delay the drain
-        context.tasks.spawn(_probe_ollama(opened.upstream), "probe Ollama")
+        context.tasks.spawn(_probe_ollama(opened.probes), "probe Ollama")
         yield Running(
             url=context.address.url,
             listener=listener,
@@ -107,7 +107,8 @@ def _admin(context: Context, opened: Opened, own: OwnRoutes, scrape: Scrape, *, 
         routes=own.routes,
         events=own.events.listen,
         store_well=opened.chosen.well,
-        upstream=opened.upstream,
+        upstream=opened.probes,
+        refusal=lambda: opened.upstream.refusal,
         render=scrape.render,
         serving=serving,
         access=Access(loopback=context.address.loopback, token=secret(context.settings.admin_token)),
@@ -146,7 +147,7 @@ async def _accept(context: Context, listener: Listener, sock: socket.socket) -> 
         await context.siblings.open(lambda connection: listener.serve_accepted(connection, tls))
 
 
-async def _probe_ollama(upstream: Ollama) -> None:
+async def _probe_ollama(upstream: Probes) -> None:
     """Ask Ollama once at the start, so that the log says whether it can be reached."""
     with suppress(ProxyError):
         async with upstream.ask(Request(method="GET", target="/api/version", fields=()), None):

@@ -22,6 +22,7 @@ from ollama_cache_proxy.service.settings import (
     is_loopback,
     ollama_host,
     same_listener,
+    secret,
 )
 from ollama_cache_proxy.service.store_choice import ChosenStore, PrivateServer, open_store
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
@@ -30,9 +31,15 @@ from ollama_cache_proxy.upstream.digests import OllamaModels
 from ollama_cache_proxy.upstream.loaded_models import Residents
 from ollama_cache_proxy.upstream.model_templates import ModelTemplates
 from ollama_cache_proxy.upstream.ollama_server import Ollama
+from ollama_cache_proxy.upstream.probes import Probes
 
 _TASKS_CLOSE_SECONDS: Final = 2.0
 """Seconds that background tasks have to end: the last responses may still be being stored."""
+
+_ONLY_GUARD: Final = (
+    "Requests without an Authorization go to Ollama with the proxy's (upstream_authorization_for = all), and other"
+    " machines can connect: this proxy is now the only guard of Ollama"
+)
 
 
 @record
@@ -42,6 +49,7 @@ class Opened:
     neighbours: Neighbours
     chosen: ChosenStore
     upstream: Ollama
+    probes: Probes
     models: OllamaModels
     residents: Residents
     statistics: Statistics
@@ -54,10 +62,13 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     """
     url = _upstream_url(context)
     context.log.say(f"ollama-cache-proxy {__version__} listens on {context.address.url}, in front of Ollama at {url}")
+    if context.settings.upstream_authorization_for == "all" and not context.address.loopback:
+        context.log.say(_ONLY_GUARD, warning=True)
     chosen = await open_store(context, stack, private_server)
     upstream = _ollama(context, url)
     stack.push_async_callback(upstream.close)
-    models = _models(context, upstream, chosen.values, url)
+    probes = Probes(upstream, authorization=secret(context.settings.upstream_authorization))
+    models = _models(context, probes, upstream.name, chosen.values, url)
     stack.callback(models.close)
     stack.push_async_callback(context.tasks.close, _TASKS_CLOSE_SECONDS)
     statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
@@ -74,12 +85,13 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
             tasks=context.tasks,
             purges=Purges(),
             fingerprinting=Fingerprinting(chosen.values, on=context.settings.explain),
-            templates=_templates(context, upstream, models),
+            templates=_templates(context, probes, models),
         ),
         chosen=chosen,
         upstream=upstream,
+        probes=probes,
         models=models,
-        residents=Residents(upstream, tasks=context.tasks),
+        residents=Residents(probes, tasks=context.tasks),
         statistics=statistics,
     )
 
@@ -110,12 +122,12 @@ def _ollama(context: Context, url: str) -> Ollama:
     )
 
 
-def _models(context: Context, upstream: Ollama, values: ValueStore, url: str) -> OllamaModels:
+def _models(context: Context, probes: Probes, name: str, values: ValueStore, url: str) -> OllamaModels:
     settings = context.settings
     return OllamaModels(
-        upstream,
+        probes,
         values,
-        name=_machine(url) + upstream.name,
+        name=_machine(url) + name,
         deadline=settings.connect_timeout + 5,
         max_wait=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
         clock=context.clock,
@@ -124,10 +136,10 @@ def _models(context: Context, upstream: Ollama, values: ValueStore, url: str) ->
     )
 
 
-def _templates(context: Context, upstream: Ollama, models: OllamaModels) -> ModelTemplates | None:
+def _templates(context: Context, probes: Probes, models: OllamaModels) -> ModelTemplates | None:
     if context.settings.cache_dated_templates:
         return None
-    return ModelTemplates(upstream, models, clock=context.clock, tasks=context.tasks)
+    return ModelTemplates(probes, models, clock=context.clock, tasks=context.tasks)
 
 
 def _machine(url: str) -> str:

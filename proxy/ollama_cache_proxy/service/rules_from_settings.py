@@ -10,7 +10,7 @@ from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
 from ollama_cache_proxy.policy.fields import pseudonym
 from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.rules import Rules
-from ollama_cache_proxy.service.settings import Settings, setting_of
+from ollama_cache_proxy.service.settings import Settings, secret, setting_of
 
 
 def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
@@ -39,10 +39,16 @@ def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
         epoch=settings.epoch,
         credentials=credential_rules(settings.credential_fields, settings.placeholder_credentials),
         pseudonym=pseudonym(instance),
+        authorization=_for_clients(settings),
         guard_host=loopback,
         hostname=hostname,
         local_addresses=_own_addresses(hostname),
     )
+
+
+def _for_clients(settings: Settings) -> bytes:
+    """Return the Authorization of clients' requests without one, empty for none."""
+    return secret(settings.upstream_authorization).encode() if settings.upstream_authorization_for == "all" else b""
 
 
 def _own_addresses(hostname: str) -> frozenset[str]:

@@ -26,6 +26,7 @@ from pydantic_settings import (
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.service.texts import Texts
+from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
 
 DEFAULT_PORT: Final = 11494
 """Free on machines with Ollama: docs/decisions/0028-default-port.md."""
@@ -52,7 +53,24 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OCP_", extra="forbid", frozen=True, env_ignore_empty=True)
 
     listen: str = Field(DEFAULT_LISTEN, description="Address and port to listen on, as HOST:PORT.")
-    upstream: str | None = Field(None, description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434.")
+    upstream: str | None = Field(
+        None,
+        description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434. A user and password in it are"
+        " upstream_authorization.",
+    )
+    upstream_authorization: SecretStr | None = Field(
+        None,
+        description="Credentials for Ollama: the whole value of Authorization, such as Bearer and a token. Not on the"
+        " command line.",
+    )
+    upstream_authorization_file: str | None = Field(
+        None, description="File that holds it, such as a container's secret, unless upstream_authorization is set."
+    )
+    upstream_authorization_for: Literal["looks", "all"] = Field(
+        "looks",
+        description="What they are for. looks: the proxy's own requests (version, models). all: also requests of"
+        " clients that have no Authorization of their own.",
+    )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Worker processes. Several need a Redis that they share, and divide some limits among them."
     )
@@ -184,7 +202,16 @@ class Settings(BaseSettings):
     @field_validator("upstream")
     @classmethod
     def _upstream(cls, value: str | None) -> str | None:
-        return None if value is None else http_url(value)
+        if value is None:
+            return None
+        plain, given = without_user(value)
+        url = http_url(plain)
+        return value if given else url  # `load` takes the credentials out
+
+    @field_validator("upstream_authorization")
+    @classmethod
+    def _upstream_authorization(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(authorization(value.get_secret_value()))
 
     @field_validator("line_pace_for", "ignore_no_cache")
     @classmethod
@@ -223,7 +250,7 @@ def load(config: str | None, overrides: dict[str, Any]) -> Settings:
         text = f"config: {path} is not a file"
         raise SettingsError(text)
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return _with_credentials(Settings(**{name: value for name, value in overrides.items() if value is not None}))
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -232,6 +259,32 @@ def load(config: str | None, overrides: dict[str, Any]) -> Settings:
         raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
     finally:
         _config_file = None
+
+
+def _with_credentials(settings: Settings) -> Settings:
+    """Return the settings with the credentials for Ollama in `upstream_authorization` alone, wherever they were."""
+    url, in_url = without_user(settings.upstream or "")
+    file = settings.upstream_authorization_file
+    given = secret(settings.upstream_authorization) or ("" if file is None else _in_file(file))
+    if given and in_url:
+        text = "upstream_authorization: (hidden) is not allowed beside a user in upstream: choose one"
+        raise SettingsError(text)
+    if not (given or in_url):
+        if settings.upstream_authorization_for == "all":
+            text = "upstream_authorization_for: 'all' is not allowed without an upstream_authorization"
+            raise SettingsError(text)
+        return settings
+    values: dict[str, Any] = {"upstream_authorization": SecretStr(given or in_url)}
+    return settings.model_copy(update=values | ({"upstream": http_url(url)} if in_url else {}))
+
+
+def _in_file(path: str) -> str:
+    try:
+        return authorization_in(path)
+    except ValueError as error:
+        raise SettingsError(f"upstream_authorization_file: {path!r} is not allowed: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"upstream_authorization_file: {path} cannot be read: {error.strerror}") from None
 
 
 def packed(settings: Settings) -> dict[str, Any]:
@@ -283,6 +336,9 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
             raise SettingsError(text)
         return settings.upstream, "upstream"
     named = os.environ.get("OLLAMA_HOST", "")
+    if "@" in named:
+        text = "OLLAMA_HOST: (hidden) is not allowed: Ollama's own tools take no user there; set OCP_UPSTREAM instead"
+        raise SettingsError(text)
     if named.strip():
         try:
             url = http_url(ollama_host(named))
@@ -314,7 +370,7 @@ def secret(value: SecretStr | None) -> str:
     return "" if value is None else value.get_secret_value().strip()
 
 
-_SECRETS: Final = frozenset({"redis_url", "admin_token"})
+_SECRETS: Final = frozenset({"redis_url", "admin_token", "upstream_authorization"})
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _LISTEN: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
 

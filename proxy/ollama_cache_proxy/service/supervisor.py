@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import sys
 from collections import deque
@@ -37,6 +38,8 @@ _FIRST_PAUSE: Final = 0.1
 """Seconds before a restart; doubled each time, up to `_LONGEST_PAUSE`. Also the wait when descriptors run out."""
 _LONGEST_PAUSE: Final = 5.0
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_OURS: Final = ("OCP_", "REDIS_URL")
+"""Prefixes of environment variables that a worker does not get: it has the settings over its channel."""
 _KILL_AFTER: Final = 5.0
 """Seconds, beyond those for draining, after which a worker that is to end is killed."""
 
@@ -166,6 +169,7 @@ class Supervisor:
                 *(sys.executable, "-m", "ollama_cache_proxy.cli.worker", *map(str, descriptors)),
                 pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if not name.upper().startswith(_OURS)},
                 start_new_session=True,  # only the supervisor handles Ctrl-C
             )
         except OSError:

@@ -38,8 +38,8 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
             sock,
             count=settings.workers,
             settings={
-                "settings": packed(share(settings)),
                 "instance": new_instance(),
+                "settings": packed(share(settings)) | {"redis_url": named_redis(settings) or None},
                 "private_server": None if private_server is None else [private_server.url, private_server.name],
             },
             log=lambda text: log.say(text, warning=True),

@@ -130,6 +130,8 @@ class Log:
         what = {Part.STORE: "", Part.STORE_WRITES: " for writing", Part.UPSTREAM: ""}[event.part]
         if event.well:
             self._line(_GREEN, f"✅ Connected to {event.name}{what}")
+        elif event.refused:
+            self._line(_RED, f"⚠️  {event.reason}; until then nothing is cached")
         elif event.part is Part.UPSTREAM:
             self._line(_RED, f"⚠️  {event.reason}; requests that need it get a 502 until it responds ({_START_IT})")
         else:

@@ -142,7 +142,10 @@ class Families:
 
     # Neighbours.
 
-    upstream_up: Annotated[Gauge, Row("Whether Ollama responded last time (1) or not (0).", across=Across.LEAST)]
+    upstream_up: Annotated[
+        Gauge,
+        Row("Whether Ollama responds, and takes the proxy's own requests (1), or not (0).", across=Across.LEAST),
+    ]
     store_up: Annotated[Gauge, Row("Whether the store responded last time (1) or not (0).", across=Across.LEAST)]
     store_writes_up: Annotated[Gauge, Row("Whether the store took the last entry (1) or not (0).", across=Across.LEAST)]
     upstream_requests_in_flight: Annotated[Gauge, Row("Requests that Ollama is serving, including the proxy's own.")]

@@ -3,6 +3,7 @@
 The modules:
 
     ollama_server  requests to Ollama, and its responses while they arrive
+    probes         what the proxy itself asks, with its credentials
     connections    the pool of connections
     digests        model names to digests, and when an entry is withdrawn
     loaded_models  which models are loaded

@@ -199,6 +199,8 @@ class Ollama:
         port = parts.port or _PORTS[parts.scheme]
         self.name = authority(url)
         self.reachable: bool | None = None
+        self.refusal = ""
+        """Why it refuses what the proxy itself asks; empty where it does not."""
         self.asking = 0
         self._host = self.name.removesuffix(f":{_PORTS[parts.scheme]}").encode()
         self._prefix = parts.path.rstrip("/")
@@ -377,10 +379,30 @@ class Ollama:
         self._report_health(well=False, reason=failure.message)
         return failure
 
+    def note_refusal(self, reason: str) -> None:
+        """See probes.py. It is known once for each change."""
+        if reason != self.refusal:
+            self.refusal = reason
+            self._tell_health("")
+
     def _report_health(self, *, well: bool, reason: str = "") -> None:
         if self.reachable is not well:
             self.reachable = well
-            self._observe(Health(part=Part.UPSTREAM, well=well, name=f"Ollama at {self.name}", reason=reason))
+            self._tell_health(reason)
+
+    def _tell_health(self, reason: str) -> None:
+        reached = bool(self.reachable)
+        refusal = self.refusal if reached else ""
+        name = f"Ollama at {self.name}"
+        self._observe(
+            Health(
+                part=Part.UPSTREAM,
+                well=reached and not refusal,
+                name=name,
+                reason=refusal or reason,
+                refused=bool(refusal),
+            )
+        )
 
 
 class _Upload:

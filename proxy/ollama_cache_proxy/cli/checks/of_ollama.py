@@ -6,6 +6,7 @@ import time
 from http import HTTPStatus
 
 from ollama_cache_proxy.cli import graphics
+from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
@@ -23,6 +24,10 @@ async def answers(scene: Scene) -> list[Finding]:
         response = await scene.ask(ollama, "/api/version")
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
+    # Ollama's own 403, of a Host that it does not allow, has no body.
+    if response.status == HTTPStatus.UNAUTHORIZED or (response.status == HTTPStatus.FORBIDDEN and response.body):
+        whom = "these credentials" if ollama.has_credentials else "requests without credentials"
+        return [problem(f"Ollama at {ollama.url} refuses {whom} ({response.status})", CREDENTIALS_FIX)]
     if response.status == HTTPStatus.FORBIDDEN:
         return [
             problem(
@@ -47,6 +52,8 @@ async def origins(scene: Scene) -> list[Finding]:
         foreign = await scene.ollama.ask("/api/version", headers={"Origin": _FOREIGN_ORIGIN})
         asked = scene.origin and await scene.proxy.ask("/api/version", headers={"Origin": scene.origin})
     except Failed:
+        return []
+    if foreign.status == HTTPStatus.UNAUTHORIZED:  # that of credentials comes first, and tells nothing of origins
         return []
     findings = [
         ok("pages of other origins are refused, those of this machine are allowed")

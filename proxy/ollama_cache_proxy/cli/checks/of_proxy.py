@@ -93,14 +93,12 @@ async def same_ollama(scene: Scene) -> list[Finding]:
         return []
     try:
         through = await scene.ask(scene.proxy, "/api/version")
+        ready = (await scene.ask(scene.proxy, "/readyz")).json()
     except Failed as failed:
         return [problem(failed.what, failed.fix)]
-    if through.status >= HTTPStatus.BAD_GATEWAY:
-        found = through.json()
-        why = f": {printable(str(found['error']))}" if isinstance(found, dict) and "error" in found else ""
-        return [problem(f"the proxy cannot reach its Ollama{why}", "start it, or name it: serve --upstream URL")]
-    if through.status != HTTPStatus.OK:
-        return [problem(f"Ollama answers the proxy with status {through.status}", "check what is between the two")]
+    obstacle = _obstacle(through, ready)
+    if obstacle is not None:
+        return [obstacle]
     direct, seen = [
         {row["name"]: row["digest"] for row in await scene.models(server)} for server in (scene.ollama, scene.proxy)
     ]
@@ -114,9 +112,32 @@ async def same_ollama(scene: Scene) -> list[Finding]:
     return [ok("the proxy reaches its Ollama")]
 
 
+def _obstacle(through: Response, ready: Any) -> Finding | None:
+    """Return what keeps the proxy from its Ollama, by a response that came `through` it and by its `/readyz`."""
+    if isinstance(ready, dict) and ready.get("upstream") == "refused":
+        return problem(f"the proxy says: {printable(str(ready.get('reason')))}", _REFUSED_FIX)
+    if through.status == HTTPStatus.UNAUTHORIZED:
+        return note(
+            "Ollama refuses requests that come through the proxy without credentials (401)",
+            'let clients send theirs, or set upstream_authorization_for = "all"',
+        )
+    if through.status >= HTTPStatus.BAD_GATEWAY:
+        found = through.json()
+        why = f": {printable(str(found['error']))}" if isinstance(found, dict) and "error" in found else ""
+        return problem(f"the proxy cannot reach its Ollama{why}", "start it, or name it: serve --upstream URL")
+    if through.status != HTTPStatus.OK:
+        return problem(f"Ollama answers the proxy with status {through.status}", "check what is between the two")
+    return None
+
+
+_REFUSED_FIX = "until then nothing is cached; credentials are read when the proxy starts"
+
+
 async def digests(scene: Scene) -> list[Finding]:
     """Check that the proxy knows the digest of the newest model. No model is asked anything."""
-    rows = [row for row in await scene.models(scene.proxy) if not row.get("remote_host")]
+    # Through the proxy a client's credentials may be needed.
+    models = await scene.models(scene.proxy) or await scene.models(scene.ollama)
+    rows = [row for row in models if not row.get("remote_host")]
     if not rows or await scene.stats() is None:
         return []
     name = max(rows, key=lambda row: str(row.get("modified_at", "")))["name"]

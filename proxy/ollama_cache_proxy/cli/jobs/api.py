@@ -10,9 +10,10 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from ollama_cache_proxy.cli.asking import OLLAMA_FIX, PROXY_FIX, STATS, Response, Server
+from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX, OLLAMA_FIX, PROXY_FIX, STATS, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable
+from ollama_cache_proxy.service.settings import Settings, secret
 from ollama_cache_proxy.workbench.levels import same
 
 _DEADLINE: Final = 86_400.0
@@ -56,6 +57,9 @@ class Api(Server):
 
     def refused(self, status: int, found: Any) -> Failed:
         """Return the failure for a response that cannot be used."""
+        if status == HTTPStatus.UNAUTHORIZED:
+            whom = "these credentials" if self.has_credentials else "requests without credentials"
+            return Failed(f"{self.title} at {self.url} refuses {whom} (401)", CREDENTIALS_FIX)
         error = found.get("error") if isinstance(found, dict) else None
         if isinstance(error, str):
             return Failed(f"{self.title} at {self.url} says: {printable(error)}")
@@ -85,9 +89,11 @@ def _read(line: bytes) -> Any:
         return None
 
 
-def ollama(session: aiohttp.ClientSession, url: str, authority: str | None) -> Api:
-    """Return a client of Ollama. Raise Failed if `authority` is not a PEM file of CA certificates."""
-    return Api(session, url, title="Ollama", fix=OLLAMA_FIX, authority=authority)
+def ollama(session: aiohttp.ClientSession, url: str, settings: Settings, *, other: bool = False) -> Api:
+    """Return a client of Ollama; of an `other` one than that of the settings, without its credentials. Raise Failed."""
+    authorization = "" if other else secret(settings.upstream_authorization)
+    authority = settings.upstream_ca
+    return Api(session, url, title="Ollama", fix=OLLAMA_FIX, authority=authority, authorization=authorization)
 
 
 async def proxy(session: aiohttp.ClientSession, url: str) -> Api:

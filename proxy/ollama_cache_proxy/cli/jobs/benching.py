@@ -50,7 +50,7 @@ async def bench(arguments: argparse.Namespace) -> int:
     settings = options.settings_of(arguments)
     url, upstream = options.proxy_url(arguments, settings), options.upstream_url(settings)
     async with client() as session:
-        cache, direct = await proxy(session, url), ollama(session, upstream, settings.upstream_ca)
+        cache, direct = await proxy(session, url), ollama(session, upstream, settings)
         model = await _chosen(direct, "completion", arguments.model)
         embeds = await _chosen(direct, "embedding", arguments.embed_model)
         for name in filter(None, (model, embeds)):

@@ -58,11 +58,11 @@ async def quantize(arguments: argparse.Namespace) -> int:
     if arguments.tokens < 1:
         raise Failed(f"--tokens: {arguments.tokens} is not allowed: must be 1 or more", status=WRONG)
     settings = options.settings_of(arguments)
-    upstream, authority = options.upstream_url(settings), settings.upstream_ca
+    upstream = options.upstream_url(settings)
     async with client() as session:
-        api = ollama(session, upstream, authority)
+        api = ollama(session, upstream, settings)
         if arguments.against is not None:
-            await _compare(api, ollama(session, _other_url(arguments), authority), prompts, arguments)
+            await _compare(api, ollama(session, _other_url(arguments), settings, other=True), prompts, arguments)
             return DONE
         plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
         for line in _summary(plan, arguments.keep):

@@ -102,7 +102,7 @@ class PrivateRedis:
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
             cwd=self._folder,
-            env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
+            env={name: value for name, value in os.environ.items() if not name.upper().startswith(_OURS)},
         )
 
     def _arguments(self) -> tuple[str, ...]:
