@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.simulator.naming import known
 from ollama_cache_proxy.simulator.registry import TEMPLATE, text_layer
+from tests.support.processes import serve
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, proxy_before
 from tests.support.waiting import until
@@ -118,3 +120,25 @@ async def test_it_is_explained(simulator: Simulator) -> None:
         answer = await ask(proxy.url, "POST", "/api/cache/explain", body=json.dumps(asked).encode())
         told = json.loads(answer.body)
     assert (told["candidate"], told["detail"]) == (False, "dated-template")
+
+
+async def test_each_worker_learns_it(simulator: Simulator) -> None:
+    simulator.models.add("dated", template=DATED["go"])
+    started = serve(
+        *("--listen", "127.0.0.1:0", "--upstream", simulator.url, "--workers", "2"),
+        environment={"OCP_STORE": "private", "OCP_CACHE_DATED_TEMPLATES": "false"},
+    )
+
+    async def asked(url: str, model: str) -> str | None:
+        body = json.dumps({"model": model, **COMPLETIONS["/api/generate"]}).encode()
+        return (await ask(url, "POST", "/api/generate", body=body)).field("X-Cache")
+
+    async with started as proxy:
+        url = await proxy.url()
+        found: list[str | None] = []
+        async with asyncio.timeout(30):
+            while found[-8:] != ["HIT"] * 8:  # each on a connection of its own, so that both workers are asked
+                found.append(await asked(url, "tiny"))
+                assert await asked(url, "dated") == "BYPASS"
+    assert found[0] == "BYPASS"
+    assert 2 <= shows(simulator) <= 4, "each worker asks once about each model"
