@@ -19,7 +19,7 @@ from ollama_cache_proxy.cli.loop import run_ending
 from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.service.sockets import bind
-from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import NEWEST, Behaviour, Simulator
 from ollama_cache_proxy.workbench.cache_status import own_member
 
 
@@ -58,8 +58,8 @@ def add(commands: Any) -> None:
         "demo",
         run,
         help="show what the proxy does, without an Ollama",
-        description="Start a simulated Ollama (2 s a completion, 0.3 s an embedding) and the proxy in front of it, on"
-        " free ports, and send every request twice.",
+        description=f"Start a simulated Ollama {NEWEST} (2 s a completion, 0.3 s an embedding) and the proxy in front"
+        " of it, on free ports, and send every request twice.",
         examples=("demo",),
     )
 

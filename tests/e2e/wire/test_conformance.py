@@ -8,9 +8,11 @@ all-minilm.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.support.rawhttp import RawAnswer, ask
 from tests.support.recordings import RECORDINGS, before, begin, recorded_behaviour, send, settled
 from tests.support.servers import RedisServer, proxy_before
 
+ROOT = Path(__file__).parents[3]
 OWN = ("cache-status", "x-cache", "age")
 BOTH_HIT = {
     "generate_nonstream", "generate_keep_alive_str", "generate_stop", "generate_raw", "generate_format_json",
@@ -44,6 +47,11 @@ BOTH_OPT_IN = {
 OPT_IN = {"0.24": BOTH_OPT_IN, "0.33": BOTH_OPT_IN | {"v1_chat_stream_33", "v1_chat_stream_usage"}}
 
 
+OWN_FIELDS, LENGTH, HISTORY = "fields of the cache", "length instead of chunks", "history"
+DIFFERENCES = (OWN_FIELDS, LENGTH, HISTORY)
+"""All that a client sees which Ollama would not have sent, as docs/design.md describes it."""
+
+
 def own_head(answer: RawAnswer) -> list[tuple[str, str]]:
     """The fields that are not the cache's own, Date's value aside, and without those of framing."""
     kept = [(name, value) for name, value in answer.fields if name.lower() not in OWN]
@@ -57,21 +65,24 @@ def framing(answer: RawAnswer) -> list[str]:
     return [name for name, _ in answer.fields if name in FRAMING]
 
 
-def compare(direct: RawAnswer, through: RawAnswer) -> None:
-    """A whole answer from the store has a Content-Length; so has a list joined from known and asked texts.
+def compare(direct: RawAnswer, through: RawAnswer) -> set[str]:
+    """Return the differences by name; there may be no others.
 
     A stream from the store comes in the chunks that it had.
     """
     status = through.field("Cache-Status") or ""
-    hit = ("; hit;" in status and not through.chunks) or "; detail=items;" in status
+    found = {OWN_FIELDS} if any(name.lower() in OWN for name, _ in through.fields) else set()
     assert through.status_line == direct.status_line
     assert own_head(through) == own_head(direct)
     assert settled(through.body) == settled(direct.body)
-    if hit:
+    if through.field("Age") is not None:
+        found.add(HISTORY)
+    if ("; hit;" in status and not through.chunks) or "; detail=items;" in status:
         assert framing(through) == ["Content-Length"]
-        return
+        return found | ({LENGTH} if framing(direct) != ["Content-Length"] else set())
     assert framing(through) == framing(direct)
     assert [settled(chunk) for chunk in through.chunks] == [settled(chunk) for chunk in direct.chunks]
+    return found
 
 
 Pairs = dict[str, list[tuple[RawAnswer, RawAnswer]]]
@@ -113,6 +124,15 @@ async def asked(release: str, settings: dict[str, Any], redis_process: RedisServ
 async def test_through_the_proxy_as_directly(release: str, name: str, pairs: dict[str, Pairs]) -> None:
     for direct, through in pairs[release][name]:
         compare(direct, through)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("release", RECORDINGS)
+async def test_each_difference_occurs_and_is_documented(release: str, pairs: dict[str, Pairs]) -> None:
+    found = [compare(direct, through) for both in pairs[release].values() for direct, through in both]
+    assert set().union(*found) == set(DIFFERENCES)
+    text = (ROOT / "docs" / "design.md").read_text("utf-8").partition("\n## Differences\n")[2].partition("\nWhat ")[0]
+    assert tuple(re.findall(r"^\| ([a-z ]+) \|", text, re.MULTILINE))[1:] == DIFFERENCES
 
 
 @pytest.mark.asyncio(loop_scope="module")
