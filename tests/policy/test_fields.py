@@ -18,13 +18,16 @@ from ollama_cache_proxy.policy.fields import (
     pseudonym,
     replayed,
     unbuffered,
+    under_prefix,
     without_body_fields,
     without_own_origin,
 )
+from ollama_cache_proxy.policy.host_names import host_names
 from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 
 OWN = pseudonym("1f")
+NONE = host_names(())
 HIT = CacheStatus(result=Result.HIT, ttl=9)
 
 
@@ -128,6 +131,24 @@ def test_a_response_goes_on_with_what_the_cache_says_of_itself():
         (b"Cache-Status", b"ollama-cache-proxy; fwd=miss; stored; ttl=5"),
         (b"X-Cache", b"MISS"),
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "expected"),
+    [
+        (307, b"/api/tags", b"/ollama/api/tags"),
+        (301, b"/", b"/ollama/"),
+        (302, b"//evil.example/x", b"//evil.example/x"),
+        (302, b"https://ollama.com/x", b"https://ollama.com/x"),
+        (302, b"tags", b"tags"),
+        (302, b"", b""),
+        (201, b"/api/tags", b"/api/tags"),
+        (200, b"/api/tags", b"/api/tags"),
+    ],
+)
+def test_a_redirect_stays_under_the_prefix(status, location, expected):
+    head = ResponseHead(status=status, reason="", fields=((b"X-A", b"/b"), (b"location", location)))
+    assert under_prefix(head, "/ollama").fields == ((b"X-A", b"/b"), (b"location", expected))
 
 
 @pytest.mark.parametrize(
@@ -337,21 +358,40 @@ REFUSED = [
 def test_the_host_rule_is_ollamas(host, allowed):
     fields = ((b"hOST", host.encode()),)
     local = frozenset({"203.0.113.9"})
-    assert allowed_host(fields, hostname="Workshop", local_addresses=local) is allowed
+    assert allowed_host(fields, hostname="Workshop", local_addresses=local, more=NONE) is allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        (b"BOX.tail1.ts.net", True),
+        (b"box.tail1.ts.net:8443", True),
+        (b"box.example", True),
+        (b"203.0.113.77:80", True),
+        (b"203.0.113.78", False),
+        (b"ts.net", False),
+        (b"box.example.evil", False),
+        (b"evil.example", False),
+        (b"localhost", True),
+    ],
+)
+def test_a_setting_allows_more_hosts(host, allowed):
+    more = host_names(("box.example", "*.ts.net", "203.0.113.77"))
+    assert allowed_host(((b"Host", host),), hostname="", local_addresses=frozenset(), more=more) is allowed
 
 
 @pytest.mark.parametrize("host", [b"\xff", b"\xc5\xbf.local\xff", b"loc\xe1lhost"])
 def test_a_host_that_is_no_text_is_refused(host):
-    assert allowed_host(((b"Host", host),), hostname="", local_addresses=frozenset()) is False
+    assert allowed_host(((b"Host", host),), hostname="", local_addresses=frozenset(), more=NONE) is False
 
 
 def test_no_host_at_all_is_allowed_as_an_empty_one():
-    assert allowed_host((), hostname="workshop", local_addresses=frozenset())
+    assert allowed_host((), hostname="workshop", local_addresses=frozenset(), more=NONE)
 
 
 def test_of_two_hosts_a_foreign_first_one_is_refused():
     fields = ((b"Host", b"evil.example"), (b"Host", b"localhost"))
-    assert not allowed_host(fields, hostname="", local_addresses=frozenset())
+    assert not allowed_host(fields, hostname="", local_addresses=frozenset(), more=NONE)
 
 
 @pytest.mark.parametrize(

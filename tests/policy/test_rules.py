@@ -7,6 +7,7 @@ import pytest
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Kind, Policy
+from ollama_cache_proxy.policy.host_names import host_names
 from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.rules import Rules
 
@@ -32,6 +33,7 @@ RULES = Rules(
     pseudonym="ollama-cache-proxy-1f",
     guard_host=False,
     hostname="",
+    allowed_hosts=host_names(()),
     local_addresses=frozenset(),
 )
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.policy.target import split
+from ollama_cache_proxy.policy.target import split, without_prefix
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,27 @@ from ollama_cache_proxy.policy.target import split
 def test_the_target_is_given_in_origin_form(target, expected, authority):
     assert split(target) == (expected, authority)
     assert split(expected) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/ollama/api/tags", "/api/tags"),
+        ("/ollama/api/tags?a=/ollama/b", "/api/tags?a=/ollama/b"),
+        ("/ollama/", "/"),
+        ("/ollama", "/"),
+        ("/ollama?a", "/?a"),
+        ("/ollama//x", "//x"),
+        ("/ollama/ollama/x", "/ollama/x"),
+        ("/ollama/%2F/../x", "/%2F/../x"),
+        ("/ollamas/x", None),
+        ("/Ollama/x", None),
+        ("/%6Fllama/x", None),
+        ("/api/tags", None),
+        ("/", None),
+        ("*", None),
+        ("", None),
+    ],
+)
+def test_what_lies_under_a_prefix(target, expected):
+    assert without_prefix(target, "/ollama") == expected

@@ -170,6 +170,15 @@ WRONG = [
     pytest.param(("credential_fields", "X Team", "names of request fields"), id="a field that is no name"),
     pytest.param(("credential_fields", "x-a, Proxy-Authorization", "one hop"), id="a field for one hop"),
     pytest.param(("placeholder_credentials", "[1", "commas"), id="texts that are no array"),
+    pytest.param(("ignore_no_cache", "v1-chat,curl", "agent:python-httpx/"), id="a client that is not said to be one"),
+    pytest.param(("line_pace_for", "embed", "must name operations"), id="an operation without streams"),
+    pytest.param(("stream_pace", "word", "'at-once', 'recorded' or 'line'"), id="a pace"),
+    pytest.param(("allowed_hosts", "box.example:80", "without a port"), id="a host with a port"),
+    pytest.param(("allowed_hosts", "*", "*.ts.net"), id="every host"),
+    *(
+        pytest.param(("path_prefix", text, "such as /ollama"), id=f"a prefix {text}")
+        for text in ("ollama", "/a//b", "/a/../b", "/api", "/v1/x", "/cache", "/a?b", "/%61", "http://a/b")
+    ),
 ]
 
 
@@ -189,6 +198,21 @@ def test_the_error_of_a_value_names_setting_value_and_what_is_allowed(monkeypatc
     assert begin == ""
     assert rest
     assert allowed in rest
+
+
+@pytest.mark.parametrize(
+    ("given", "prefix"),
+    [
+        ("", ""),
+        ("/", ""),
+        ("/ollama", "/ollama"),
+        ("/ollama/", "/ollama"),
+        ("/a/b_c-1", "/a/b_c-1"),
+        ("/apis", "/apis"),
+    ],
+)
+def test_a_prefix_begins_with_a_slash_and_does_not_end_with_one(given, prefix):
+    assert load(None, {"path_prefix": given}).path_prefix == prefix
 
 
 def test_texts_come_from_every_source(monkeypatch, toml):

@@ -189,7 +189,9 @@ class Proxy(Server):
         if isinstance(error, str):
             return Failed(f"{self.url} says: {printable(error)}", _FIXES.get(response.status, ""))
         if response.status == HTTPStatus.FORBIDDEN:
-            return Failed(f"{self.url} refuses this Host", "use localhost or an IP address in --url")
+            return Failed(
+                f"{self.url} refuses this Host", "use localhost or an IP address in --url, or allow it (allowed_hosts)"
+            )
         return Failed(f"the server at {self.url} is not ollama-cache-proxy (status {response.status})", self.fix)
 
 

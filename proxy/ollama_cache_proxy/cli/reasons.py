@@ -79,7 +79,8 @@ REASONS: Final = {
         fix="ask again if it is the model's first request; else set cache_dated_templates = true, or send raw prompts",
     ),
     "host": Reason(
-        text="the Host is not allowed on a loopback listener", fix="use localhost or an IP address for the proxy"
+        text="the Host is not allowed on a loopback listener",
+        fix="use localhost or an IP address for the proxy, or allow the name (allowed_hosts)",
     ),
     "client-left": Reason(text="the client closed the connection before it was answered"),
     "loop": Reason(

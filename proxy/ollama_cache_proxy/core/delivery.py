@@ -131,10 +131,15 @@ class Delivery:
             await visit.client.write(line)
             await self._clock.sleep(0)
 
-    async def relayed(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt) -> bool:
-        """Relay a response as it arrives; return whether its end is sent, which it is if all of it had arrived."""
+    async def relayed(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt, prefix: str) -> bool:
+        """Relay a response as it arrives; return whether its end is sent, which it is if all of it had arrived.
+
+        `prefix` is that of the request's target.
+        """
         cache = visit.outcome.cache
         head = self._streamed(fields.forwarded_head(response.head, cache))
+        if prefix:
+            head = fields.under_prefix(head, prefix)
         visit.outcome = Outcome(cache=cache, status=head.status)
         whole = response.whole_body()
         if whole is not None:

@@ -65,6 +65,7 @@ class Intake:
             request.fields,
             hostname=rules.hostname,
             local_addresses=rules.local_addresses,
+            more=rules.allowed_hosts,
         )
 
     def arrival(self, request: Request) -> Arrival:
@@ -79,7 +80,12 @@ class Intake:
             endpoint=endpoint,
             policy=policy,
             directives=directives,
-            request=Request(method=request.method, target=request.target, fields=forwarded),
+            request=Request(
+                method=request.method,
+                target=request.target,
+                fields=forwarded,
+                prefix=request.prefix,
+            ),
             bypass=classify.by_head(endpoint, request, directives, policy=policy, exact=exact),
         )
 

@@ -54,7 +54,7 @@ class Relay:
             async with asking as response:
                 excerpt = Excerpt()
                 try:
-                    ended = await self._delivery.relayed(visit, response, excerpt)
+                    ended = await self._delivery.relayed(visit, response, excerpt, arrival.request.prefix)
                 finally:  # also where the client left after it had read everything
                     self._report_work(visit, response, excerpt)
         except ProxyError as error:

@@ -10,6 +10,7 @@
     reuse         request directives, and whether an entry may answer
     storing       whether a response may be stored
     replay_pace   how a recorded stream is replayed
+    host_names    Host names that a setting allows
     fields        which fields are forwarded and replayed; the Host rule
     status        Cache-Status, and the reason for everything
     rules         the settings that an exchange depends on

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
+from ollama_cache_proxy.policy.host_names import HostNames
 from ollama_cache_proxy.policy.messages import STREAM_TYPES, Fields, Request, ResponseHead, first, members, values
 from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
 from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus, Detail, bypass
@@ -100,6 +101,20 @@ def unbuffered(head: ResponseHead) -> ResponseHead:
 
 
 UNBUFFERED: Final = (b"X-Accel-Buffering", b"no")
+
+
+def under_prefix(head: ResponseHead, prefix: str) -> ResponseHead:
+    """Return the head of a redirect with `prefix` before its target, if that is a path; other heads as they are."""
+    if not 300 <= head.status < 400:  # noqa: PLR2004 - redirects (RFC 9110, section 15.4)
+        return head
+    before = prefix.encode()
+    lines = tuple(
+        (name, before + value)
+        if name.lower() == b"location" and value.startswith(b"/") and not value.startswith(b"//")
+        else (name, value)
+        for name, value in head.fields
+    )
+    return replace(head, fields=lines)
 
 
 def about_cache(status: CacheStatus) -> Fields:
@@ -197,18 +212,21 @@ def is_own_origin(fields: Fields) -> bool:
     return not values(without_own_origin(fields), b"origin")
 
 
-def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[str]) -> bool:
-    """Return whether Ollama's rule for a listener on loopback, against DNS rebinding, allows the Host.
+def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[str], more: HostNames) -> bool:
+    """Return whether Ollama's rule for a listener on loopback, against DNS rebinding, or a setting allows the Host.
 
-    `hostname` is the machine's own name; `local_addresses` are addresses of its interfaces, as text.
+    `hostname` is the machine's own name; `local_addresses` are addresses of its interfaces, as text; `more` are the
+    names of the setting.
     """
     host = (first(fields, b"host") or b"").decode("latin-1")
-    return len(host) <= _MAX_HOST and _is_allowed(host, hostname, local_addresses)
+    return len(host) <= _MAX_HOST and _is_allowed(host, hostname, local_addresses, more)
 
 
 @lru_cache(maxsize=256)
-def _is_allowed(host: str, hostname: str, local_addresses: frozenset[str]) -> bool:
+def _is_allowed(host: str, hostname: str, local_addresses: frozenset[str], more: HostNames) -> bool:
     name = _host_part(host)
+    if more.include(name.lower()):
+        return True
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

@@ -29,6 +29,8 @@ class Request:
     method: str
     target: str
     fields: Fields
+    prefix: str = ""
+    """The path prefix that was removed from the target (setting `path_prefix`)."""
 
 
 @record

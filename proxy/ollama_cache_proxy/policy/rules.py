@@ -9,6 +9,7 @@ from ollama_cache_proxy.policy.callers import Callers
 from ollama_cache_proxy.policy.classify import is_embedding
 from ollama_cache_proxy.policy.credentials import CredentialRules
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
+from ollama_cache_proxy.policy.host_names import HostNames
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.replay_pace import Pace
@@ -56,6 +57,8 @@ class Rules:
     """Whether Ollama's Host rule applies."""
     hostname: str
     """This machine's name, for the Host rule."""
+    allowed_hosts: HostNames
+    """The names that it allows besides."""
     local_addresses: frozenset[str]
     """The addresses of its interfaces, for the Host rule."""
 

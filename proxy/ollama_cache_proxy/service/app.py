@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, TextIO
 
 from ollama_cache_proxy.admin.live_events import Events
@@ -28,6 +29,7 @@ from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.target import without_prefix
 from ollama_cache_proxy.service.context import Context, open_context
 from ollama_cache_proxy.service.neighbours import Opened, open_neighbours
 from ollama_cache_proxy.service.own_routes import OwnRoutes, own_routes
@@ -121,6 +123,9 @@ def _listener(context: Context, exchanges: Exchanges, admin: Admin) -> Listener:
     settings, log, siblings = context.settings, context.log, context.siblings
 
     async def handle(request: Request, client: Client) -> None:
+        inside = without_prefix(request.target, settings.path_prefix) if settings.path_prefix else None
+        if inside is not None:
+            request = replace(request, target=inside, prefix=settings.path_prefix)
         if admin.owns(request) and exchanges.admits(request):
             await admin.serve(request, client)
         else:

@@ -8,6 +8,7 @@ from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import credential_rules
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
 from ollama_cache_proxy.policy.fields import pseudonym
+from ollama_cache_proxy.policy.host_names import host_names
 from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.settings import Settings, secret, setting_of
@@ -42,6 +43,7 @@ def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
         authorization=_for_clients(settings),
         guard_host=loopback,
         hostname=hostname,
+        allowed_hosts=host_names(settings.allowed_hosts),
         local_addresses=_own_addresses(hostname),
     )
 

@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
+from ollama_cache_proxy.policy.host_names import host_names
 from ollama_cache_proxy.service.texts import Texts
 from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
 
@@ -53,6 +54,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OCP_", extra="forbid", frozen=True, env_ignore_empty=True)
 
     listen: str = Field(DEFAULT_LISTEN, description="Address and port to listen on, as HOST:PORT.")
+    allowed_hosts: Texts = Field(
+        (),
+        description="Host names that a listener on loopback answers to besides its own: box.example, or *.ts.net for"
+        " all below it.",
+    )
+    path_prefix: str = Field(
+        "", description="A path before every other, such as /ollama, under which requests are served too."
+    )
     upstream: str | None = Field(
         None,
         description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434. A user and password in it are"
@@ -198,6 +207,21 @@ class Settings(BaseSettings):
     def _listen(cls, value: str) -> str:
         host_and_port(value)
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _allowed_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        host_names(value)
+        return value
+
+    @field_validator("path_prefix")
+    @classmethod
+    def _path_prefix(cls, value: str) -> str:
+        prefix = value.rstrip("/")
+        if prefix and _PREFIX.fullmatch(prefix) is None:
+            text = "must be a path of letters, digits, - and _, such as /ollama, that none of Ollama's begins with"
+            raise ValueError(text)
+        return prefix
 
     @field_validator("upstream")
     @classmethod
@@ -371,6 +395,7 @@ def secret(value: SecretStr | None) -> str:
 
 
 _SECRETS: Final = frozenset({"redis_url", "admin_token", "upstream_authorization"})
+_PREFIX: Final = re.compile(r"(?!/(?:api|v1|cache|metrics|healthz|readyz)(?:/|$))(?:/[A-Za-z0-9_-]+)+")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _LISTEN: Final = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*):(?P<port>[0-9]{1,5})")
 
