@@ -117,7 +117,6 @@ TABLE: Final = {
     "simulator.openai_routes": Row(SIMULATOR, "encoding_format", SIMULATED),
     "simulator.recorded": Row("simulator/test_recorded.py", "answers", SIMULATED),
     "simulator.registry": Row(SIMULATOR, "weights", SIMULATED),
-    "simulator.releases": Row("simulator/test_recorded.py", "0.24", SIMULATED),
     "simulator.rendering": Row(SIMULATOR, "images", SIMULATED),
     "simulator.residence": Row(SIMULATOR, "keep_alive", SIMULATED),
     "simulator.responses_routes": Row(SIMULATOR, "annotations", SIMULATED),

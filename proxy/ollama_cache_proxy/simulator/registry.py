@@ -302,7 +302,7 @@ class ModelRegistry:
         if parameters:
             layers.append(parameters_layer(parameters))
         capabilities = (*base.capabilities, *(("thinking",) if thinking else ()))
-        model = base.remade(parsed, layers, width=width, capabilities=capabilities, quantized={})
+        model = base.remade(parsed, layers, width=width, capabilities=capabilities, quantized={}, told=None)
         self.put(model)
         return model.digest
 
