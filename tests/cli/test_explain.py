@@ -13,6 +13,7 @@ from tests.support import canary
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, proxy_before
 from tests.support.terminal import piped, terminal, widest
+from tests.support.uploads import BOUNDARY, upload
 
 BODY = {"model": "tiny", "prompt": canary.PROMPT, "stream": False}
 
@@ -147,7 +148,14 @@ async def test_a_wrong_argument_is_said(given: list[str], said: str) -> None:
     assert said in done.err
 
 
-async def test_what_is_not_text_is_refused() -> None:
-    done = await piped("explain", "-", given=b"\xff\xfe")
-    assert (done.status, done.err.count("\n")) == (2, 1)
-    assert "is not UTF-8" in done.err
+async def test_what_is_not_text_is_explained_too(proxy: Proxy) -> None:
+    """An upload is not text; for other endpoints such a body is no JSON."""
+    done = await piped("explain", "-", "--url", proxy.url, given=b"\xff\xfe")
+    assert (done.status, done.err) == (0, "")
+    assert "not-json" in done.out
+    kind = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
+    about = ("--path", "/v1/audio/transcriptions", "--header", kind)
+    done = await piped("explain", "-", "--url", proxy.url, *about, given=upload("tiny"))
+    assert (done.status, done.err) == (0, "")
+    assert "POST /v1/audio/transcriptions" in done.out
+    assert "opt-in" in done.out

@@ -10,11 +10,12 @@ from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives
 from ollama_cache_proxy.policy.status import Detail
 from tests.support import plain_requests
+from tests.support.uploads import audio, body, content_type, part, upload, value
 
 GENERATE, EMBED, EMBEDDINGS, V1 = "/api/generate", "/api/embed", "/api/embeddings", "/v1/embeddings"
 CHAT, V1_CHAT, V1_COMPLETIONS = "/api/chat", "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
-PLAIN = {row.path: plain_requests.PLAIN[row.operation] for row in REUSABLE}
+PLAIN = {row.path: plain_requests.PLAIN[row.operation] for row in REUSABLE if not row.multipart}
 REUSED = tuple(PLAIN)
 OPT_IN = tuple(row.path for row in REUSABLE if row.policy is Policy.OFF)
 BY_DEFAULT = tuple(path for path in REUSED if path not in OPT_IN)
@@ -121,7 +122,7 @@ def test_that_it_is_off_is_said_before_all_else(path):
 def test_a_policy_lets_through_all_but_what_is_off_or_can_never_be_reused(endpoint, policy):
     request = Request(method=endpoint.method, target=endpoint.path, fields=())
     outcome = by_head(endpoint, request, NO_DIRECTIVES, policy=policy, exact=True)
-    if endpoint.path not in REUSED:
+    if endpoint.policy is None:
         assert outcome == Bypass(detail=Detail.ENDPOINT)
     else:
         assert outcome == (Bypass(detail=Detail.OPT_IN) if policy is Policy.OFF else None)
@@ -720,7 +721,7 @@ def test_a_tool_that_the_server_runs_is_passed_on(path):
     assert verdict(path, {"tools": [{"type": "function", "name": "web_search"}]}) is None
 
 
-@pytest.mark.parametrize("path", [row.path for row in REUSABLE if row.kind is not Kind.CHAT])
+@pytest.mark.parametrize("path", [path for path in REUSED if row(path).kind is not Kind.CHAT])
 def test_where_ollama_reads_no_tools_they_bar_nothing(path):
     assert verdict(path, {"tools": [{"type": "web_search"}]}) is None
 
@@ -789,3 +790,56 @@ def test_a_copy_changes_its_destination(body, expected):
 def test_a_pull_or_delete_of_the_tag_local_may_be_of_any_model(endpoint):
     """Ollama takes `:local` off before it resolves the name, so it is another model that changes."""
     assert changed_model(endpoint, b'{"model":"tiny:local"}') is None
+
+
+# uploads
+
+TRANSCRIPTIONS = row("/v1/audio/transcriptions")
+UPLOADED = (content_type(),)
+
+
+def uploaded(sent: bytes, *, policy: Policy = Policy.ALWAYS, fields=UPLOADED):
+    return by_body(TRANSCRIPTIONS, sent, policy=policy, streams=True, fields=fields)
+
+
+@pytest.mark.parametrize("policy", [Policy.ALWAYS, Policy.DETERMINISTIC], ids=str)
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({}, False),
+        ({"response_format": "json"}, False),
+        ({"response_format": "verbose_json"}, False),
+        ({"response_format": "text"}, True),
+        ({"response_format": "TEXT"}, False),
+        ({"language": "text"}, False),
+    ],
+    ids=repr,
+)
+def test_an_upload_is_a_candidate_and_says_whether_it_wants_plain_text(more, text, policy):
+    outcome = uploaded(upload(**more), policy=policy)
+    assert isinstance(outcome, Candidate)
+    assert (outcome.model, outcome.items, outcome.stream, outcome.text) == ("m", 1, False, text)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (upload("gpt:cloud"), Bypass(detail=Detail.REMOTE_MODEL, model="gpt:cloud")),
+        (upload(""), Bypass(detail=Detail.NO_MODEL)),
+        (body(audio()), Bypass(detail=Detail.NO_MODEL)),
+        (body(value("model", "m")), Bypass(detail=Detail.NO_PROMPT, model="m")),
+        (body(value("model", "m"), value("file", "x")), Bypass(detail=Detail.FIELD_TYPE, model="m")),
+        (body(audio(), part('name="model"; filename="x"', b"m")), Bypass(detail=Detail.NO_MODEL)),
+        (upload(stream="true"), Bypass(detail=Detail.MULTIPART)),
+        (b"", Bypass(detail=Detail.MULTIPART)),
+        (b'{"model":"m"}', Bypass(detail=Detail.MULTIPART)),
+    ],
+    ids=range(9),
+)
+def test_any_other_upload_is_passed_on(sent, expected):
+    assert uploaded(sent) == expected
+
+
+def test_an_upload_is_divided_as_its_content_type_says():
+    assert uploaded(upload(), fields=()) == Bypass(detail=Detail.MULTIPART)
+    assert uploaded(upload(), fields=(content_type("other"),)) == Bypass(detail=Detail.MULTIPART)

@@ -15,6 +15,7 @@ POLICIES = {
     "v1-responses": Policy.OFF,
     "v1-messages": Policy.OFF,
     "v1-count-tokens": Policy.OFF,
+    "v1-transcriptions": Policy.OFF,
 }
 CHANGES = {
     "pull": ("model", "name"),
@@ -42,6 +43,7 @@ ROUTES = [
     ("POST", "/v1/responses", "v1-responses", Kind.CHAT),
     ("POST", "/v1/messages", "v1-messages", Kind.CHAT),
     ("POST", "/v1/messages/count_tokens", "v1-count-tokens", Kind.CHAT),
+    ("POST", "/v1/audio/transcriptions", "v1-transcriptions", Kind.COMPLETION),
     ("POST", "/api/pull", "pull", Kind.NONE),
     ("POST", "/api/create", "create", Kind.NONE),
     ("POST", "/api/copy", "copy", Kind.NONE),
@@ -70,9 +72,10 @@ READ_BY_OLLAMA = {
     "v1-messages": "model max_tokens messages system stream temperature top_p top_k stop_sequences tools tool_choice"
     " thinking metadata output_config",
     "v1-count-tokens": "model messages system tools thinking",
+    "v1-transcriptions": "file model language prompt response_format",
 }
 SAMPLING = {"v1-responses": {"temperature"}, "v1-messages": {"temperature"}}
-DETERMINISTIC = {"embed", "embeddings", "v1-embeddings", "v1-count-tokens"}
+DETERMINISTIC = {"embed", "embeddings", "v1-embeddings", "v1-count-tokens", "v1-transcriptions"}
 TEXTS = {"generate", "embed", "embeddings", "v1-embeddings", "v1-completions", "v1-responses"}
 LISTS = {"embed", "v1-embeddings", "chat", "v1-chat", "v1-responses", "v1-messages", "v1-count-tokens"}
 OPTIONS = {"generate": "options", "embed": "options", "embeddings": "options", "chat": "options"}
@@ -156,6 +159,12 @@ def test_what_asks_for_the_same_response_each_time_is_what_ollama_reads(row):
     assert row.sampling == SAMPLING.get(row.operation, {"temperature", "seed"})
     if row.policy is not None and not (row.options or row.deterministic):
         assert row.sampling <= row.known
+
+
+def test_only_transcriptions_are_uploads_and_may_be_plain_text():
+    assert [(row.operation, row.text, row.forms) for row in ENDPOINTS if row.multipart or row.text] == [
+        ("v1-transcriptions", "response_format", (dict,))
+    ]
 
 
 @each

@@ -13,6 +13,7 @@ from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, DEFAULT_RUL
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy, find
 from ollama_cache_proxy.policy.key import SCHEMA, Scope, cache_key, normalised, scoped
 from tests.support.plain_requests import PLAIN
+from tests.support.uploads import AUDIO, audio, body, content_type, part, upload, value
 
 SCOPE = {"digest": "sha256:0123", "version": "0.24.0"}
 SCHEMA_AB = '{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"string"}}}'
@@ -533,8 +534,19 @@ def test_authorization_and_origin_are_not_taken_for_each_other():
 @pytest.mark.parametrize("row", REUSABLE, ids=lambda row: row.operation)
 @pytest.mark.parametrize("name", CREDENTIAL_FIELDS, ids=bytes.decode)
 def test_credentials_are_in_the_key_of_every_endpoint(row, name):
-    body = json.dumps(PLAIN[row.operation])
-    assert len({key(row.path, body, fields) for fields in ((), ((name, b""),), ((name, b"a"),), ((name, b"b"),))}) == 4
+    if row.multipart:
+        read = by_body(row, upload(), policy=Policy.ALWAYS, streams=True, fields=(content_type(),))
+    else:
+        read = by_body(row, json.dumps(PLAIN[row.operation]).encode(), policy=Policy.ALWAYS, streams=True)
+    assert (
+        len(
+            {
+                cache_key(read, Scope(**SCOPE), fields)
+                for fields in ((), ((name, b""),), ((name, b"a"),), ((name, b"b"),))
+            }
+        )
+        == 4
+    )
 
 
 def test_credentials_of_one_value_are_told_apart_by_their_names():
@@ -682,3 +694,45 @@ def test_what_ollama_answers_differently_never_shares_a_key(path, body, other):
     assert isinstance(one, Candidate)
     scope = Scope(**SCOPE)
     assert isinstance(two, Bypass) or cache_key(one, scope, ()) != cache_key(two, scope, ())
+
+
+# uploads
+
+TRANSCRIPTIONS = find("POST", "/v1/audio/transcriptions")[0]
+
+
+def upload_key(sent: bytes, boundary: str | None = None) -> str:
+    line = content_type() if boundary is None else content_type(boundary)
+    read = by_body(TRANSCRIPTIONS, sent, policy=Policy.ALWAYS, streams=True, fields=(line,))
+    assert isinstance(read, Candidate), read
+    return cache_key(read, Scope(**SCOPE), (line,))
+
+
+def test_the_key_of_an_upload_is_made_of_its_parts_and_what_it_has_always_been():
+    file = {"filename": "a.wav", "type": "audio/wav", "size": len(AUDIO), "sha256": hashlib.sha256(AUDIO).hexdigest()}
+    normal = json.dumps({"file": file, "language": "de", "model": "m"}, separators=(",", ":"))
+    expected = "2bd89ec59ae3b4061441025750fe065455bbcaf291a7ccb1000f4ee3c8a6ac18"
+    assert upload_key(upload(language="de")) == expected
+    assert expected_key("v1-transcriptions", normal, scope={}) == expected
+
+
+def test_neither_boundary_nor_the_order_of_parts_is_in_the_key_of_an_upload():
+    expected = upload_key(upload(language="de"))
+    assert upload_key(upload(boundary="another", language="de"), "another") == expected
+    assert upload_key(body(value("language", "de"), value("model", "m"), audio())) == expected
+    assert upload_key(upload(language="de")[:-2]) == expected
+
+
+def test_whatever_is_in_a_part_is_in_the_key_of_an_upload():
+    bodies = [
+        upload(),
+        *(upload(**{name: text}) for name in ("language", "prompt", "response_format") for text in ("", "a", "text")),
+        upload("other"),
+        body(audio(AUDIO + b"x"), value("model", "m")),
+        body(audio(filename="b.wav"), value("model", "m")),
+        body(part('name="file"; filename="a.wav"', AUDIO), value("model", "m")),
+        body(part('name="file"; filename="a.wav"', AUDIO, "Content-Type: audio/mpeg"), value("model", "m")),
+        body(audio(), value("model", "m"), part('name="language"', b"a", "Content-Type: text/plain")),
+        body(audio(), value("model", "m"), part('name="language"; filename="a"', b"a")),
+    ]
+    assert len({upload_key(sent) for sent in bodies}) == len(bodies)

@@ -558,6 +558,32 @@ def test_elsewhere_no_cache_is_heard(path):
         assert storable(candidate(path, stream=True), said, b"") == NotStorable(detail=Detail.CACHE_CONTROL)
 
 
+TRANSCRIBED = find("POST", "/v1/audio/transcriptions")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "body", "expected"),
+    [
+        (False, b"application/json", b'{"text":"hello"}\n', None),
+        (False, b"text/plain", b"hello", Detail.CONTENT_TYPE),
+        (False, b"application/json", b"", Detail.INCOMPLETE),
+        (False, b"application/json", b'{"error":"x","text":""}', Detail.ANSWER_ERROR),
+        (True, b"text/plain", b"hello", None),
+        (True, b"text/plain; charset=utf-8", b"hello", None),
+        (True, b"application/json", b'{"text":"hello"}', Detail.CONTENT_TYPE),
+        (True, b"text/plain", b"", Detail.INCOMPLETE),
+        (True, b"text/plain", b" \n", Detail.INCOMPLETE),
+        (True, b"text/html", b"hello", Detail.CONTENT_TYPE),
+    ],
+)
+def test_a_transcription_is_stored_in_the_form_that_was_asked_for(text, kind, body, expected):
+    """Ollama says nothing where the model failed halfway, with status 200: an empty text may be no text."""
+    asking = Candidate(endpoint=TRANSCRIBED, model="m", document={}, items=1, text=text)
+    answer = ResponseHead(status=200, reason="", fields=((b"Content-Type", kind),))
+    stored = Storable(prompt_tokens=None, output_tokens=None)
+    assert storable(asking, answer, body) == (stored if expected is None else NotStorable(detail=expected))
+
+
 # responses of a real Ollama
 
 RECORDED = json.loads(data("wire/ollama-0.24.json").read_text("utf-8"))

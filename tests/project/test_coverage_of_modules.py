@@ -125,6 +125,7 @@ TABLE: Final = {
     "simulator.server": Row(SIMULATOR, "Simulator", SIMULATED),
     "simulator.state": Row(SIMULATOR, "Behaviour", SIMULATED),
     "simulator.tokens": Row(SIMULATOR, "count", SIMULATED),
+    "simulator.transcription_routes": Row(SIMULATOR, "transcriptions", SIMULATED),
     "simulator.vectors": Row(SIMULATOR, "embedding", SIMULATED),
     "stores.redis.entry_count": Row("stores/redis/test_entry_count.py", "count", "it counts in a store that is open"),
     "stores.redis.private_server": Row("e2e/test_serve.py", "redis.sock", "it starts and ends a process"),

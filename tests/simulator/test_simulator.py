@@ -15,6 +15,7 @@ import pytest
 
 from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
+from tests.support.uploads import BOUNDARY, audio, body, upload, value
 from tests.support.waiting import until
 
 QUICK = Behaviour(completion_delay=0, embedding_delay=0)
@@ -269,6 +270,30 @@ async def test_a_pull_of_something_new(simulator: Simulator) -> None:
         "status"
     ] == "success"
     assert simulator.models.digest("fresh") == digest
+
+
+@pytest.mark.parametrize(
+    ("release", "sent", "status", "said"),
+    [
+        ("0.24", upload("tiny"), 200, b'{"text":"'),
+        ("0.24", upload("tiny", response_format="verbose_json", language="de"), 200, b'{"text":"'),
+        ("0.24", upload("tiny", response_format="text"), 200, None),
+        ("0.24", upload("missing"), 404, b"not found"),
+        ("0.24", upload(""), 400, b"model is required"),
+        ("0.24", body(value("model", "tiny")), 400, b"file is required"),
+        ("0.24", body(audio(b""), value("model", "tiny")), 400, b"audio file is empty"),
+        ("0.24", b"no form", 400, b"failed to parse multipart form"),
+        ("0.33", upload("tiny"), 400, b"does not support multimodal requests"),
+    ],
+)
+async def test_transcriptions(release: str, sent: bytes, status: int, said: bytes | None) -> None:
+    """Since 0.33 a model without ears refuses audio."""
+    kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    async with Simulator(Behaviour(completion_delay=0, release=release)) as simulator:
+        answer = await ask(simulator.url, "POST", "/v1/audio/transcriptions", body=sent, fields=kind)
+    assert answer.status == status
+    assert (answer.field("Content-Type") or "").startswith("text/plain" if said is None else "application/json")
+    assert answer.body if said is None else said in answer.body
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/chat/completions"])

@@ -1,4 +1,7 @@
-"""The plainest request of each endpoint that can be cached, by operation: a candidate, and not a stream."""
+"""The plainest request of each endpoint that can be cached, by operation: a candidate, and not a stream.
+
+Uploads are in uploads.py.
+"""
 
 from __future__ import annotations
 
@@ -21,5 +24,5 @@ PLAIN: Final[dict[str, dict[str, Any]]] = {
     "v1-count-tokens": {"model": "m", "messages": _MESSAGES},
 }
 
-if list(PLAIN) != [row.operation for row in REUSABLE]:
+if list(PLAIN) != [row.operation for row in REUSABLE if not row.multipart]:
     raise AssertionError("PLAIN needs a request for each endpoint that can be cached, in the order of ENDPOINTS")

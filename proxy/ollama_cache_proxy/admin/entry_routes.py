@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final, TypeAlias
@@ -197,13 +198,15 @@ def _document(body: bytes) -> Any:
 def _request_to_explain(document: Any, host: bytes | None) -> tuple[Request, bytes]:
     """Return the request that is to be explained, and its body; raise ValueError with one line for the client.
 
-    A body that is a string is used as it is; other JSON is serialised. `host` is the Host if none is given.
+    A body that is a string is used as it is; other JSON is serialised. `bodyBase64` holds one that is no text. `host`
+    is the Host if none is given.
     """
     wrong = 'the body must be {"path": string, "headers": {name: string}, "body": string or JSON}; headers are optional'
-    if not isinstance(document, dict) or not set(document) <= {"method", "path", "headers", "body"}:
+    if not isinstance(document, dict) or not set(document) <= {"method", "path", "headers", "body", "bodyBase64"}:
         raise ValueError(wrong)
     method, path = document.get("method", "POST"), document.get("path")
     headers, body = document.get("headers", {}), document.get("body", "")
+    encoded = document.get("bodyBase64")
     texts = isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
     if not isinstance(method, str) or not isinstance(path, str) or not texts:
         raise ValueError(wrong)
@@ -213,8 +216,19 @@ def _request_to_explain(document: Any, host: bytes | None) -> tuple[Request, byt
         lines = with_host(lines, authority)
     elif host is not None and first(lines, b"host") is None:
         lines = ((b"Host", host), *lines)
+    asked = _asked(body) if encoded is None else _decoded(encoded)
+    return Request(method=method, target=target, fields=lines), asked
+
+
+def _asked(body: Any) -> bytes:
     try:
-        asked = body.encode() if isinstance(body, str) else orjson.dumps(body)
+        return body.encode() if isinstance(body, str) else orjson.dumps(body)
     except TypeError:
         raise ValueError("the body is nested too deep to be serialised: send it as a string") from None
-    return Request(method=method, target=target, fields=lines), asked
+
+
+def _decoded(text: Any) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        raise ValueError("bodyBase64 must be a string in base64") from None

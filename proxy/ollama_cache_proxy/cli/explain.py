@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def add(commands: Any) -> None:
             "explain request.json  # the body of a POST /api/generate",
             "explain request.json --path /api/embed --header 'X-Cache-Namespace: docs'",
             "explain - < request.json",
+            "explain upload --path /v1/audio/transcriptions --header 'Content-Type: multipart/form-data; boundary=x'",
         ),
     )
     parser.add_argument("file", metavar="FILE", help="the request; - is standard input")
@@ -89,22 +91,27 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
 
     try:
         read = sys.stdin.buffer.read() if arguments.file == "-" else Path(arguments.file).read_bytes()
-        text = read.decode()
     except OSError as error:
         raise Failed(f"{arguments.file} cannot be read: {error.strerror}", status=WRONG) from None
-    except UnicodeDecodeError:
-        raise Failed(f"{arguments.file} is not UTF-8, so it cannot be cached", status=WRONG) from None
     try:
         found = orjson.loads(read)
     except orjson.JSONDecodeError:
         found = None
     whole = isinstance(found, dict) and isinstance(found.get("path"), str)
-    request: dict[str, Any] = found if whole else {"path": "/api/generate", "body": text.strip("\r\n")}
+    request: dict[str, Any] = found if whole else {"path": "/api/generate", **_body(read)}
     if arguments.path:
         request["path"] = arguments.path
     if arguments.header and isinstance(request.setdefault("headers", {}), dict):  # else the proxy reports the error
         request["headers"] |= dict(arguments.header)
     return request
+
+
+def _body(read: bytes) -> dict[str, str]:
+    """Return the member with the body: one that is no text, such as an upload, in base64."""
+    try:
+        return {"body": read.decode().strip("\r\n")}
+    except UnicodeDecodeError:
+        return {"bodyBase64": b64encode(read).decode()}
 
 
 def described(request: dict[str, Any], explanation: dict[str, Any]) -> list[tuple[str, str]]:

@@ -44,6 +44,10 @@ REASONS: Final = {
         text="requests and responses in memory reached max_buffered_bytes", fix="raise max_buffered_bytes"
     ),
     "not-json": Reason(text="the body is not JSON that every parser reads alike", fix=_REWRITE),
+    "multipart": Reason(
+        text="a part of the multipart body is unknown, twice or encoded, or not every parser reads it alike",
+        fix="send file, model, language, prompt and response_format only, each once, and nothing around them",
+    ),
     "not-an-object": Reason(text="the body is JSON, but not an object", fix=_REWRITE),
     "duplicate-name": Reason(text="a name occurs twice in one object", fix=_REWRITE),
     "ambiguous-name": Reason(

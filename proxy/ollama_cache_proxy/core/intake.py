@@ -95,9 +95,11 @@ class Intake:
             return arrival.bypass
         if body is None:
             return Bypass(detail=Detail.BUFFERS_FULL if hold.refused else Detail.TOO_LARGE)
-        if not hold.grow(document.weight(body)):
+        endpoint = arrival.endpoint
+        if not (endpoint.multipart or hold.grow(document.weight(body))):  # of a multipart body little is kept
             return Bypass(detail=Detail.BUFFERS_FULL)
-        return classify.by_body(arrival.endpoint, body, policy=arrival.policy, streams=self._rules.streams)
+        fields, streams = arrival.request.fields, self._rules.streams
+        return classify.by_body(endpoint, body, policy=arrival.policy, streams=streams, fields=fields)
 
     async def looked_up(
         self, arrival: Arrival, candidate: Candidate, body: bytes, on_question: Callable[[Question], object]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Final, TypeAlias
 
-from ollama_cache_proxy.policy import document, external, model_names, odd_texts, silent_options
+from ollama_cache_proxy.policy import document, external, model_names, multipart, odd_texts, silent_options
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind, Policy
 from ollama_cache_proxy.policy.messages import Fields, Request
 from ollama_cache_proxy.policy.record import record
@@ -29,6 +29,8 @@ class Candidate:
 
     Not all of its texts are odd.
     """
+    text: bool = False
+    """Whether the response is plain text."""
 
 
 @record
@@ -95,13 +97,22 @@ def _head_detail(
     return Detail.NO_STORE if directives.no_store else None
 
 
-def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool) -> Classification:
-    """Classify a request whose head allows reuse, by its whole body; `streams`: streams may be reused too."""
-    if endpoint.items:
+def by_body(
+    endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool, fields: Fields = ()
+) -> Classification:
+    """Classify a request whose head allows reuse, by its whole body; `streams`: streams may be reused too.
+
+    The request's `fields` tell how a multipart body is divided.
+    """
+    odd: dict[int, tuple[str, bytes]] = {}
+    read: dict[str, Any] | Detail
+    if endpoint.multipart:
+        read = multipart.read(fields, body, endpoint.known)
+    elif endpoint.items:
         found = odd_texts.read(body, endpoint.known, endpoint.prompt)
         read, odd = (found, {}) if isinstance(found, Detail) else found
     else:
-        read, odd = document.read(body, endpoint.known), {}
+        read = document.read(body, endpoint.known)
     if isinstance(read, Detail):
         return Bypass(detail=read)
     model = read.get("model")
@@ -115,7 +126,13 @@ def by_body(endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: 
     if items > 1 and "" in read[endpoint.prompt]:
         odd |= {place: ("", b'""') for place, text in enumerate(read[endpoint.prompt]) if not text}
     candidate = Candidate(
-        endpoint=endpoint, model=model, document=read, items=items, stream=_streams(endpoint, read), odd=odd
+        endpoint=endpoint,
+        model=model,
+        document=read,
+        items=items,
+        stream=_streams(endpoint, read),
+        odd=odd,
+        text=bool(endpoint.text) and read.get(endpoint.text) == "text",
     )
     ill_formed = Detail.NOT_JSON if items == len(odd) else None
     detail = ill_formed or _barred(candidate, policy, streams=streams) or _escaped_format(read, body)
@@ -174,7 +191,7 @@ def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
         return Detail.FIELD_TYPE
     if not prompt:
         return Detail.NO_PROMPT
-    if isinstance(prompt, str):
+    if isinstance(prompt, str | dict):
         return 1
     if endpoint.kind is not Kind.EMBEDDING:
         return 1 if all(isinstance(item, dict) for item in prompt) else Detail.FIELD_TYPE

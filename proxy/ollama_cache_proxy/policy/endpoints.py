@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts
+from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts, transcriptions
 from ollama_cache_proxy.policy.dialects.dialect import Dialect
 from ollama_cache_proxy.policy.record import record
 
@@ -65,6 +65,10 @@ class Endpoint:
     """The field with the prompt, the messages or the texts."""
     forms: tuple[type, ...] = (str,)
     """The types of the prompt that Ollama reads: a text, a list of texts (embeddings) or of messages."""
+    multipart: bool = False
+    """Whether the request's body is multipart/form-data, not JSON."""
+    text: str = ""
+    """The field whose value `text` asks for a response in plain text; empty: there is none."""
     options: str = ""
     """The member with the sampling options, whose names are sorted too; empty: they are at the top level."""
     inert: frozenset[str] = frozenset()
@@ -257,6 +261,20 @@ ENDPOINTS: Final = (
         forms=(list,),
         known=_names("model messages system tools thinking"),
         external=_ANTHROPIC,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/audio/transcriptions",
+        operation="v1-transcriptions",
+        dialect=transcriptions,
+        kind=Kind.COMPLETION,
+        policy=Policy.OFF,
+        deterministic=True,
+        prompt="file",
+        forms=(dict,),
+        multipart=True,
+        text="response_format",
+        known=_names("file model language prompt response_format"),
     ),
     Endpoint(method="POST", path="/api/pull", operation="pull", known=_NAMING, changes=("model", "name")),
     Endpoint(method="POST", path="/api/create", operation="create", known=_NAMING, changes=("model", "name")),

@@ -56,6 +56,7 @@ class Detail(StrEnum):
     BUFFERS_FULL = "buffers-full", "the request or its response would take what is in memory over `max_buffered_bytes`"
     # bypass: by what its body is
     NOT_JSON = "not-json", "the body is not JSON that every parser reads alike"
+    MULTIPART = "multipart", "a part of the body is unknown, twice or encoded, or not every parser reads it alike"
     NOT_AN_OBJECT = "not-an-object", "the body is JSON, but not an object"
     DUPLICATE_NAME = "duplicate-name", "a name occurs twice in one object"
     AMBIGUOUS_NAME = "ambiguous-name", "a name equals another, or one that Ollama knows, but for its case"
@@ -87,7 +88,7 @@ class Detail(StrEnum):
     )
     # not stored
     STATUS = "status", "not stored: the response is not a 200"
-    CONTENT_TYPE = "content-type", "not stored: the response is not JSON, or a stream not of JSON lines or events"
+    CONTENT_TYPE = "content-type", "not stored: the response is not the JSON, text or stream that was asked for"
     RESPONSE_ENCODING = "response-encoding", "not stored: the response is encoded"
     SET_COOKIE = "set-cookie", "not stored: the response sets a cookie"
     CACHE_CONTROL = "cache-control", "not stored: the response's `Cache-Control` forbids it"

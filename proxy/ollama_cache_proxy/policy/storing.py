@@ -28,6 +28,8 @@ def by_body(candidate: Candidate, body: bytes, *, items: int) -> Storing:
     dialect = candidate.endpoint.dialect
     if candidate.stream:
         return dialect.stream(body)
+    if candidate.text:
+        return Storable(prompt_tokens=None, output_tokens=None) if body.strip() else INCOMPLETE
     read = objects((body,))
     if not read:
         return INCOMPLETE
@@ -59,7 +61,7 @@ def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
         if (low := name.lower()) in _JUDGED:
             found.setdefault(low, []).append(value)
     content_type = found.pop(b"content-type", _NONE)[0].partition(b";")[0].strip().lower()
-    expected = candidate.endpoint.dialect.STREAM_TYPE if candidate.stream else b"application/json"
+    expected = candidate.endpoint.dialect.STREAM_TYPE if candidate.stream else _WHOLE_TYPES[candidate.text]
     if head.status != OK:
         return Detail.STATUS
     if content_type != expected:
@@ -77,6 +79,7 @@ def for_one_client(candidate: Candidate, head: ResponseHead) -> bool:
 
 
 _NONE: Final = [b""]
+_WHOLE_TYPES: Final = (b"application/json", b"text/plain")
 _FOR_ONE_CLIENT: Final = frozenset({b"set-cookie", b"cache-control", b"vary"})
 _JUDGED: Final = _FOR_ONE_CLIENT | {b"content-type", b"content-encoding"}
 _HARMLESS: Final = frozenset(CREDENTIAL_FIELDS) | {b"origin", b"accept-encoding"}

@@ -143,6 +143,7 @@ class Settings(BaseSettings):
         default=True,
         description="Cache responses of models whose template may write the date; false: they bypass the cache.",
     )
+    cache_v1_transcriptions: Caching = Field("off", description="Cache policy of /v1/audio/transcriptions.")
     cache_streams: bool = Field(default=False, description="Record streams too, if their endpoint is cached.")
     stream_pace: Literal["at-once", "recorded", "line"] = Field(
         "at-once",

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ollama_cache_proxy.simulator import anthropic_routes, create, manage, native, openai_routes, responses_routes
+from ollama_cache_proxy.simulator import (
+    anthropic_routes,
+    create,
+    manage,
+    native,
+    openai_routes,
+    responses_routes,
+    transcription_routes,
+)
 from ollama_cache_proxy.simulator.call import Call
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -59,6 +67,7 @@ ROUTES = (
     Route(method="POST", path="/v1/completions", handler=openai_routes.completions, inference=True),
     Route(method="POST", path="/v1/embeddings", handler=openai_routes.embeddings, inference=True),
     Route(method="POST", path="/v1/responses", handler=responses_routes.responses, inference=True),
+    Route(method="POST", path="/v1/audio/transcriptions", handler=transcription_routes.transcriptions, inference=True),
     Route(method="POST", path="/v1/messages", handler=anthropic_routes.messages, inference=True),
     Route(method="DELETE", path="/api/delete", handler=manage.delete),
 )

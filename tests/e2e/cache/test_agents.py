@@ -154,6 +154,7 @@ async def test_explain_finds_the_entry_and_names_what_differs(
     async with proxy_before(simulator.url, redis_url=redis_server.url, explain=True, **EVERYTHING) as proxy:
         assert (await explain(proxy, ASKED[path]))["result"] == "miss"
         await post(proxy.url, path)
+        await proxy.kept()
         assert (await explain(proxy, ASKED[path]))["result"] == "hit"
         prompt = "input" if path == RESPONSES else "messages"
         near = await explain(proxy, ASKED[path] | {prompt: [*HELLO, {"role": "assistant", "content": "so"}]})

@@ -14,12 +14,14 @@ from tests.support.plain_requests import PLAIN
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
+ELSEWHERE = ("v1-count-tokens",)
+"""No Ollama has this one yet: test_agents.py has an upstream that does. Uploads are in test_transcriptions.py."""
 BY_OPERATION = {row.operation: row for row in REUSABLE}
 VECTORS = tuple(row.operation for row in REUSABLE if row.kind is Kind.EMBEDDING)
 ROUTES: dict[str, tuple[str, dict[str, Any]]] = {
     row.operation: (row.path, PLAIN[row.operation] | {"model": "all-minilm" if row.operation in VECTORS else "tiny"})
     for row in REUSABLE
-    if row.operation != "v1-count-tokens"  # no Ollama has it yet: test_agents.py has an upstream that does
+    if row.operation in PLAIN and row.operation not in ELSEWHERE
 }
 ROUTES["embed"][1]["input"] = ["a", "b"]
 MESSAGES = ROUTES["chat"][1]["messages"]

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts
+from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts, transcriptions
 from ollama_cache_proxy.policy.dialects.dialect import Usage, events, last_event
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Endpoint
 
 SOURCE = Path(__file__).parents[3] / "proxy" / "ollama_cache_proxy"
-SPOKEN = {"/v1/messages": anthropic, "/v1/responses": responses, "/v1/messages/count_tokens": token_counts}
+SPOKEN = {
+    "/v1/messages": anthropic,
+    "/v1/responses": responses,
+    "/v1/messages/count_tokens": token_counts,
+    "/v1/audio/transcriptions": transcriptions,
+}
 DECIDING = ("core", "policy", "downstream", "upstream", "stores", "telemetry")
 
 

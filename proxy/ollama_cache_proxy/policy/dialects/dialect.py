@@ -193,6 +193,16 @@ def no_stream(_body: bytes) -> Storing:
     return INCOMPLETE
 
 
+def no_end(_chunk: bytes) -> bool:
+    """Return that no chunk ends a stream, likewise."""
+    return False
+
+
+def no_usage(_tail: bytes) -> Usage | None:
+    """Return that nothing is told of Ollama's work."""
+    return None
+
+
 def as_object(value: Any) -> dict[str, Any]:
     """Return a JSON object as it is, and an empty one for anything else."""
     return value if isinstance(value, dict) else {}

@@ -9,10 +9,11 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     INCOMPLETE,
     Storable,
     Storing,
-    Usage,
     count,
     has_error,
+    no_end,
     no_stream,
+    no_usage,
     no_vectors,
 )
 
@@ -22,6 +23,8 @@ LISTS: Final = None
 vectors = no_vectors
 failed = has_error
 stream = no_stream
+ends = no_end
+usage = no_usage
 error = anthropic.error
 
 
@@ -30,13 +33,3 @@ def whole(document: dict[str, Any]) -> Storing:
     if count(document, "input_tokens") is None:
         return INCOMPLETE
     return Storable(prompt_tokens=None, output_tokens=None)
-
-
-def ends(_chunk: bytes) -> bool:
-    """See Dialect."""
-    return False
-
-
-def usage(_tail: bytes) -> Usage | None:
-    """See Dialect."""
-    return None
