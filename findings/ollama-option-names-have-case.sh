@@ -26,52 +26,52 @@ cat > main.go <<'GO'
 package main
 
 import (
-	"encoding/json"
-	"fmt"
-	"io"
-	"log/slog"
-	"os"
-	"runtime"
+    "encoding/json"
+    "fmt"
+    "io"
+    "log/slog"
+    "os"
+    "runtime"
 
-	"github.com/ollama/ollama/api"
+    "github.com/ollama/ollama/api"
 )
 
 type seen struct {
-	temperature   float32
-	context, seed int
-	failed        bool
+    temperature   float32
+    context, seed int
+    failed        bool
 }
 
 func read(body string) seen {
-	var request api.GenerateRequest
-	if err := json.Unmarshal([]byte(body), &request); err != nil {
-		panic(err)
-	}
-	options := api.DefaultOptions()
-	err := options.FromMap(request.Options)
-	fmt.Printf("%-60s temperature %v, num_ctx %d, seed %d, error: %v\n", body, options.Temperature, options.NumCtx, options.Seed, err)
-	return seen{options.Temperature, options.NumCtx, options.Seed, err != nil}
+    var request api.GenerateRequest
+    if err := json.Unmarshal([]byte(body), &request); err != nil {
+        panic(err)
+    }
+    options := api.DefaultOptions()
+    err := options.FromMap(request.Options)
+    fmt.Printf("%-60s temperature %v, num_ctx %d, seed %d, error: %v\n", body, options.Temperature, options.NumCtx, options.Seed, err)
+    return seen{options.Temperature, options.NumCtx, options.Seed, err != nil}
 }
 
 func main() {
-	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
-	fmt.Println("github.com/ollama/ollama v0.24.0,", runtime.Version())
-	usual := read(`{"options": {}}`)
-	checks := []bool{
-		read(`{"options": {"temperature": 0.25, "num_ctx": 4096}}`) == seen{0.25, 4096, usual.seed, false},
-		read(`{"OPTIONS": {"temperature": 0.25}}`) == seen{0.25, usual.context, usual.seed, false},
-		read(`{"options": {"Temperature": 0.25}}`) == usual,
-		read(`{"options": {"num_ctx": 4096.7}}`) == seen{usual.temperature, 4096, usual.seed, false},
-		!read(`{"options": {"seed": 1e20}}`).failed,
-		!read(`{"options": {"temperature": 1e60}}`).failed,
-		read(`{"options": {"temperature": "0.25"}}`).failed,
-	}
-	for number, holds := range checks {
-		if !holds {
-			fmt.Println("changed: check", number)
-			os.Exit(1)
-		}
-	}
+    slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil)))
+    fmt.Println("github.com/ollama/ollama v0.24.0,", runtime.Version())
+    usual := read(`{"options": {}}`)
+    checks := []bool{
+        read(`{"options": {"temperature": 0.25, "num_ctx": 4096}}`) == seen{0.25, 4096, usual.seed, false},
+        read(`{"OPTIONS": {"temperature": 0.25}}`) == seen{0.25, usual.context, usual.seed, false},
+        read(`{"options": {"Temperature": 0.25}}`) == usual,
+        read(`{"options": {"num_ctx": 4096.7}}`) == seen{usual.temperature, 4096, usual.seed, false},
+        !read(`{"options": {"seed": 1e20}}`).failed,
+        !read(`{"options": {"temperature": 1e60}}`).failed,
+        read(`{"options": {"temperature": "0.25"}}`).failed,
+    }
+    for number, holds := range checks {
+        if !holds {
+            fmt.Println("changed: check", number)
+            os.Exit(1)
+        }
+    }
 }
 GO
 go mod tidy 2>/dev/null
