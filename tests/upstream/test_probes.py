@@ -11,6 +11,7 @@ import pytest
 from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.upstream.probes import Probes
 
+CORRECT = "correct upstream, or set upstream_authorization"
 VERSION = Request(method="GET", target="/api/version", fields=((b"User-Agent", b"x"),))
 TAGS = Request(method="GET", target="/api/tags", fields=())
 LOADED = Request(method="GET", target="/api/ps", fields=())
@@ -68,7 +69,11 @@ async def test_a_request_of_the_proxys_own_has_its_credentials(authorization: st
             "Bearer t",
             "Ollama refuses the Host ollama.example:443 (403): it listens on loopback; use its IP address in upstream",
         ),
-        *((status, (), "Bearer t", "") for status in (200, 301, 400, 404, 429, 500, 503)),
+        *((status, (), "Bearer t", "") for status in (200, 304, 400, 404, 429, 500, 503)),
+        *(
+            (status, (), "", f"Ollama at ollama.example:443 redirects the proxy ({status}): {CORRECT}")
+            for status in (301, 302, 303, 307, 308)
+        ),
     ],
 )
 async def test_a_refusal_is_told_in_words(status: int, fields: Any, authorization: str, reason: str) -> None:

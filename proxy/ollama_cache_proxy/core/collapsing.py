@@ -56,7 +56,7 @@ class Collapsing:
             joined_at = self._clock.monotonic()
             with joined.seat() as seat:
                 response = await _usable(joined, question.candidate)
-                if response is not None and _fits(response, visit.hold):
+                if response is not None and _suits(response, question) and _fits(response, visit.hold):
                     cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=standing_detail(question))
                     return await self._delivery.fetched(visit, question, response, seat, cache)
             question = replace(question, spent=self._clock.monotonic() - joined_at)
@@ -114,6 +114,21 @@ async def _usable(flight: Flight[Fetched], candidate: Candidate) -> Fetched | No
     if response.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR or storing.for_one_client(candidate, response.head):
         return None
     return response
+
+
+def _suits(response: Fetched, question: Question) -> bool:
+    """Return whether the response is as fresh as a request asks for (RFC 9111, sections 5.2.1.1 and 5.2.1.3).
+
+    It may have been made before the flight began, where another cache had it.
+    """
+    directives = question.directives
+    if directives.max_age is None and directives.min_fresh == 0:
+        return True
+    if isinstance(response, Flowing):
+        return False
+    fresh = response.fresh
+    young = directives.max_age is None or fresh.age <= directives.max_age
+    return young and fresh.ttl >= directives.min_fresh
 
 
 def _fits(response: Fetched, hold: Hold) -> bool:

@@ -61,13 +61,19 @@ class Probes:
 
     def _refusal(self, head: ResponseHead) -> str:
         """Return why this response refuses the proxy, empty where it does not."""
-        if head.status == HTTPStatus.FORBIDDEN and first(head.fields, b"content-length") == b"0":
-            name = self._ollama.name  # Ollama's own rule (server/routes.go, 0.24), whose 403 has no body
+        status, name = head.status, self._ollama.name
+        if status == HTTPStatus.FORBIDDEN and first(head.fields, b"content-length") == b"0":
+            # Ollama's own rule (server/routes.go, 0.24), whose 403 has no body
             return f"Ollama refuses the Host {name} (403): it listens on loopback; use its IP address in upstream"
-        if head.status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return ""
-        whom = "the proxy's credentials" if self._credentials else "the proxy, which has no credentials"
-        return f"Ollama refuses {whom} ({head.status}): set upstream_authorization"
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            whom = "the proxy's credentials" if self._credentials else "the proxy, which has no credentials"
+            return f"Ollama refuses {whom} ({status}): set upstream_authorization"
+        if status in _REDIRECTS:  # a login page, or https in place of http
+            return f"Ollama at {name} redirects the proxy ({status}): correct upstream, or set upstream_authorization"
+        return ""
+
+
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
 class _Probe(AbstractAsyncContextManager[UpstreamResponse]):

@@ -183,6 +183,33 @@ async def test_a_response_that_may_not_be_stored_is_asked_once_for_each_request(
             assert (len(upstream.seen), await keys(proxy)) == (count, 0)
 
 
+@pytest.mark.parametrize(
+    "line", ["Set-Cookie: a=b", "Cache-Control: private", "Vary: *", 'ETag: "a"', "Cache-Control: max-age=0"]
+)
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+async def test_a_list_of_which_a_part_is_known_is_asked_once_too(line: str, encoding: str) -> None:
+    rows = {"float": b"[0.5]", "base64": b'"AAAAPw=="'}
+    asked: list[Any] = []
+
+    async def script(talk: Conversation) -> None:
+        document = json.loads(await talk.read_body())
+        asked.append(document["input"])
+        row = rows[document.get("encoding_format", "float")]
+        body = b'{"object":"list","data":[{"object":"embedding","embedding":%b,"index":0}],"model":"all-minilm",' % row
+        body += b'"usage":{"prompt_tokens":1,"total_tokens":1}}\n'
+        await talk.write(with_fields(body, *([line] if len(asked) > 1 else [])))
+
+    stored = line.startswith("ETag")
+    body = {"model": "all-minilm", "encoding_format": encoding}
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
+        await post(proxy.url, "/v1/embeddings", body | {"input": "a"})
+        await proxy.kept()
+        joined = await post(proxy.url, "/v1/embeddings", body | {"input": ["a", "b"]})
+        await proxy.kept()
+        assert (joined.status, len(json.loads(joined.body)["data"]), len(asked)) == (200, 2, 2)
+        assert ("stored" in (joined.field("Cache-Status") or ""), await keys(proxy)) == (stored, 2 if stored else 1)
+
+
 @pytest.mark.parametrize("line", ["Set-Cookie: a=b", "Cache-Control: private", "Vary: *"])
 async def test_what_is_for_one_client_is_not_given_to_those_who_wait(line: str) -> None:
     go = asyncio.Event()
@@ -273,6 +300,53 @@ async def test_a_client_s_own_lifetime_is_less_by_the_age_too() -> None:
             assert seen.field("Cache-Status") == f"ollama-cache-proxy; fwd=miss; {status}"
         young = await post(proxy.url, "/api/generate", GENERATE, Cache_Control="max-age=30")
         assert young.field("Cache-Status") == "ollama-cache-proxy; fwd=request; stored; ttl=3550"
+
+
+async def test_who_wants_a_younger_response_than_the_one_in_flight_asks_for_itself() -> None:
+    go = asyncio.Event()
+
+    async def script(talk: Conversation) -> None:
+        await talk.read_body()
+        await go.wait()
+        await talk.write(with_fields(DONE, "Age: 50"))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
+        asking = [asyncio.create_task(post(proxy.url, "/api/generate", GENERATE))]
+        await until(lambda: proxy.running.exchanges.waiting == 1)
+        asking += [
+            asyncio.create_task(post(proxy.url, "/api/generate", GENERATE, Cache_Control=wish))
+            for wish in ("max-age=100", "max-age=30", "min-fresh=3000", "min-fresh=3590")
+        ]
+        await until(lambda: proxy.running.exchanges.waiting == 5)
+        go.set()
+        answers = [await task for task in asking]
+    assert [answer.field("X-Cache") for answer in answers] == ["MISS", "HIT", "MISS", "HIT", "MISS"]
+    assert len(upstream.seen) == 3
+
+
+@pytest.mark.parametrize("body", [GENERATE, STREAM], ids=["whole", "stream"])
+async def test_two_proxies_in_a_row_do_not_add_up_their_lifetimes(body: Any) -> None:
+    """What the first of them holds since long is not new to the second."""
+    answer = with_fields(DONE + b"\n", "Age: 3000")
+    if body is STREAM:
+        answer = answer.replace(b"application/json; charset=utf-8", b"application/x-ndjson")
+    async with byte_upstream(answering(answer)) as upstream:
+        async with proxy_before(upstream.url, cache_streams=True) as first:
+            async with proxy_before(first.url, cache_streams=True) as second:
+                await post(first.url, "/api/generate", body)
+                await first.kept()
+                asked, again = [await kept(second, body) for _ in range(2)]
+    assert len(upstream.seen) == 1
+    assert [(seen.status, seen.field("X-Cache")) for seen in (asked, again)] == [(200, "MISS"), (200, "HIT")]
+    assert all(3000 <= int(seen.field("Age") or 0) <= 3010 for seen in (asked, again))
+    *_, ours = [value for name, value in again.fields if name == "Cache-Status"]
+    assert 590 <= int(ours.removeprefix("ollama-cache-proxy; hit; ttl=")) <= 600
+
+
+async def kept(proxy: Proxy, body: Any) -> RawAnswer:
+    answer = await post(proxy.url, "/api/generate", body)
+    await proxy.kept()
+    return answer
 
 
 async def test_the_items_of_a_list_are_as_old_as_the_list() -> None:
