@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import assert_never
+from typing import Final, assert_never
 
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.facts import NOTHING, Saved
@@ -22,6 +22,9 @@ from ollama_cache_proxy.policy.replies import reply
 from ollama_cache_proxy.policy.reuse import Hit
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result
 from ollama_cache_proxy.policy.usage import Excerpt
+
+LINE_PAUSE: Final = 0.002
+"""Seconds between two lines: after a mere turn of the event loop, a client mostly reads all of them at once."""
 
 
 class Delivery:
@@ -63,7 +66,7 @@ class Delivery:
             if pace is Pace.RECORDED:
                 await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
             elif pace is Pace.LINE and sent:
-                await self._clock.sleep(0)
+                await self._clock.sleep(LINE_PAUSE)
             sent += len(chunk)
             awaiting_token = awaiting_token and self._note_first_token(visit, chunk)
             await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
@@ -129,7 +132,7 @@ class Delivery:
     async def _write_lines(self, visit: Visit, chunk: bytes) -> None:
         for line in lines(chunk, visit.endpoint.dialect.STREAM_TYPE):
             await visit.client.write(line)
-            await self._clock.sleep(0)
+            await self._clock.sleep(LINE_PAUSE)
 
     async def relayed(self, visit: Visit, response: UpstreamResponse, excerpt: Excerpt, prefix: str) -> bool:
         """Relay a response as it arrives; return whether its end is sent, which it is if all of it had arrived.

@@ -15,7 +15,7 @@ class Pace(Enum):
     RECORDED = "recorded"
     """Chunk for chunk, each as long after the request as it was when it was recorded."""
     LINE = "line"
-    """Line for line, or event for event, each in a turn of its own of the event loop."""
+    """Line for line, or event for event, with a short pause between two."""
 
 
 _EVENTS: Final = b"text/event-stream"

@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     cache_streams: bool = Field(default=False, description="Record streams too, if their endpoint is cached.")
     stream_pace: Literal["at-once", "recorded", "line"] = Field(
         "at-once",
-        description="How a recorded stream is replayed: at once, at the pace that it had, or line by line.",
+        description="How a recorded stream is replayed: at once, at the pace that it had, or line by line, 2 ms apart.",
     )
     line_pace_for: Texts = Field(
         (), description="Operations (chat) and clients (agent:node) whose streams are replayed line by line."

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.core.delivery import LINE_PAUSE
 from ollama_cache_proxy.simulator import Simulator
 from tests.support.nginx import nginx_before
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
@@ -130,16 +131,16 @@ async def test_a_stream_is_replayed_line_by_line(
     async with byte_upstream(answering(HEAD + chunked(*recorded))) as upstream:
         async with proxy_before(upstream.url, **STREAMS, **settings) as proxy:
             await post(proxy, "generate")
-            turns: list[float] = []
+            pauses: list[float] = []
 
             async def noted(seconds: float) -> None:
-                turns.append(seconds)
+                pauses.append(seconds)
 
             proxy.running.exchanges._clock.sleep = noted  # type: ignore[method-assign]
             again = await post(proxy, "generate", fields)
             assert again.field("X-Cache") == "HIT"
             assert list(again.chunks) == ([LINE, LINE, LINE, LAST] if by_line else recorded)
-            assert turns == ([0, 0, 0] if by_line else [])
+            assert pauses == ([LINE_PAUSE] * 3 if by_line else [])
 
 
 async def test_events_are_replayed_whole(simulator: Simulator) -> None:
