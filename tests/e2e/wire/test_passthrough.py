@@ -185,11 +185,12 @@ async def test_a_status_passes(status: int) -> None:
 
 async def test_head_twice_on_one_connection(proxy: Proxy) -> None:
     """The second empty answer of a connection once made a core spin."""
+    length = str(len((await ask(proxy.url, "GET", "/api/version")).body))
     async with await RawConnection.open(proxy.url) as connection:
         for _ in range(3):
             connection.send("HEAD", "/api/version")
             answer = await asyncio.wait_for(connection.answer("HEAD"), 5)
-            assert (answer.status, answer.field("Content-Length")) == (200, "20")
+            assert (answer.status, answer.field("Content-Length")) == (200, length)
 
 
 async def test_a_stream_passes_chunk_by_chunk_as_it_comes() -> None:
