@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.policy.endpoints import REUSABLE
 from ollama_cache_proxy.policy.messages import StoredResponse
+from ollama_cache_proxy.service.settings import setting_of
 from ollama_cache_proxy.simulator import Simulator
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
@@ -27,9 +29,11 @@ ROUTES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "all-minilm", "input": "a"},
     "/v1/chat/completions": {"model": "tiny", "messages": [{"role": "user", "content": "why"}]},
     "/v1/completions": {"model": "tiny", "prompt": "why"},
+    "/v1/responses": {"model": "tiny", "input": "why"},
+    "/v1/messages": {"model": "tiny", "max_tokens": 8, "messages": [{"role": "user", "content": "why"}]},
 }
 GENERATE = json.dumps(ROUTES["/api/generate"]).encode()
-EVERYTHING = {"cache_chat": "always", "cache_v1_chat": "always", "cache_v1_completions": "always"}
+EVERYTHING = {setting_of(row.operation): "always" for row in REUSABLE}
 REFUSED = b'{"error":"no valid key"}'
 
 
