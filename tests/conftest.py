@@ -17,8 +17,8 @@ from ollama_cache_proxy.simulator import NEWEST, Behaviour, Simulator
 from tests.support.hangs import ends_after
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
-HANGS_FOR = 420.0
-"""Seconds after which a test that pytest-timeout could not end ends the run; longer than any test's timeout."""
+HANGS_FOR = 120.0
+"""Seconds beyond its own timeout after which a test that pytest-timeout could not end ends the run."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,7 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Name the test that hangs for good."""
-    with ends_after(HANGS_FOR, item):
+    marked = item.get_closest_marker("timeout")
+    timeout = float(marked.args[0] if marked else item.config.getini("timeout"))
+    with ends_after(timeout + HANGS_FOR, item):
         return (yield)
 
 

@@ -59,8 +59,6 @@ def test_a_hang_ends_in_a_failure_that_names_the_test(teardown: str, status: int
     assert "test_waits_and_its_fixture_too" in told
 
 
-def test_the_run_ends_after_every_timeout_of_a_test(request: pytest.FixtureRequest) -> None:
-    marked = [float(mark.args[0]) for item in request.session.items for mark in item.iter_markers("timeout")]
-    assert max(marked, default=0.0) < HANGS_FOR
-    assert float(request.config.getini("timeout")) < HANGS_FOR
-    assert "with ends_after(HANGS_FOR, item)" in (ROOT / "tests" / "conftest.py").read_text("utf-8")
+def test_this_run_is_watched() -> None:
+    assert HANGS_FOR > 0
+    assert "with ends_after(timeout + HANGS_FOR, item)" in (ROOT / "tests" / "conftest.py").read_text("utf-8")
