@@ -26,7 +26,7 @@ def test_the_defaults_are_those_of_the_design():
     assert (found.max_buffered_bytes, found.max_misses) == (256 << 20, None)
     assert found.guard_host is False
     assert found.epoch == ""
-    assert found.pseudonym == "ollama-cache-proxy-1f"
+    assert found.pseudonym == b"ollama-cache-proxy-1f"
     assert (found.streams, found.pace, found.unbuffered_streams) == (False, Pace.AT_ONCE, False)
     assert found.ignore_no_cache == found.line_pace_for == Callers()
 

@@ -51,19 +51,19 @@ def end_to_end(fields: Fields, dropped: frozenset[bytes] = HOP_BY_HOP) -> Fields
     return tuple([line for line, name in zip(fields, names, strict=True) if name not in dropped])
 
 
-def pseudonym(instance: str) -> str:
+def pseudonym(instance: str) -> bytes:
     """Return the name of one proxy in Via; `instance` tells it from others (RFC 9110, section 7.6.3)."""
-    return f"{CACHE_NAME}-{instance}"
+    return f"{CACHE_NAME}-{instance}".encode()
 
 
-def forwarded_request(fields: Fields, pseudonym: str) -> Fields:
+def forwarded_request(fields: Fields, pseudonym: bytes) -> Fields:
     """Return the fields to send upstream: end-to-end, and with this proxy's `pseudonym` in Via.
 
     Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
     Origin that is the proxy itself.
     """
     lines = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _NOT_FORWARDED]
-    return (*lines, (b"Via", b"1.1 " + pseudonym.encode()))
+    return (*lines, (b"Via", b"1.1 " + pseudonym))
 
 
 _NOT_FORWARDED: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
@@ -192,10 +192,9 @@ def with_host(fields: Fields, authority: str) -> Fields:
     return ((b"Host", authority.encode("latin-1", "replace")), *rest)
 
 
-def looped(fields: Fields, pseudonym: str) -> bool:
+def looped(fields: Fields, pseudonym: bytes) -> bool:
     """Return whether the request has been through the proxy of this pseudonym before (RFC 9110, section 7.6.3)."""
-    own = pseudonym.encode()
-    return any(own in member.split() for member in members(fields, b"via"))
+    return any(pseudonym in member.split() for member in members(fields, b"via"))
 
 
 def without_own_origin(fields: Fields) -> Fields:

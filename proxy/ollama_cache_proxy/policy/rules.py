@@ -49,7 +49,7 @@ class Rules:
     """Part of every key."""
     credentials: CredentialRules
     """What counts as a credential."""
-    pseudonym: str
+    pseudonym: bytes
     """This proxy's name in Via, the same in all of its processes."""
     authorization: bytes = field(default=b"", repr=False)
     """The Authorization that clients' requests without one go out with; empty for none."""
