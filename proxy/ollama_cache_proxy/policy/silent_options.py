@@ -53,10 +53,10 @@ class Option:
 
 
 _UNTIL_0_25: Final = Versions(first="0.18.0", last="0.25.0-rc0")
-"""Ollama's own engine and llama.cpp in the process of a runner. The code that was read is the same in all of them."""
+"""Ollama's own engine and llama.cpp in a runner's process. All of them read options by the same code."""
 _FROM_0_30: Final = Versions(first="0.30.0", last="0.34.0")
-"""llama.cpp's server as a child. The code that was read is the same in all of them, but for how a model is found, and
-for defaults in its file, which its own parameters replace (since 0.33.3)."""
+"""llama.cpp's server as a child. All of them read a request's options alike; since 0.33.3 a model's file may have
+defaults too, which come before its parameters."""
 _FROM_0_34_1: Final = Versions(first="0.34.1", last="0.34.3")
 """Likewise, but that `typical_p` is refused (`scheduleRunner` in `server/routes.go`); null is not."""
 LOOKED_UP: Final = (_UNTIL_0_25, _FROM_0_30, _FROM_0_34_1)
