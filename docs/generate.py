@@ -38,11 +38,10 @@ Ollama lists them (`tiny:latest`), then `other`. A bypass may name anything, so 
   rate(ollama_cache_proxy_eval_seconds_total[5m])`, by endpoint and model. OpenAI's streams name tokens only where the
   request asks for it (`stream_options.include_usage`). What a client leaves before its end has no account.
 - Ollama's count of a prompt's tokens includes those from its own prompt cache, its time does not, so their quotient is
-  no speed. Ollama up to 0.33 does not tell them apart; later releases do (`prompt_eval_cached_count`,
-  `prompt_tokens_details.cached_tokens`, `input_tokens_details.cached_tokens`, `cache_read_input_tokens`). What is told
-  is in `prompt_tokens_by_source_total` and, with the time, in `prompt_computed_tokens_total` and
-  `prompt_computed_seconds_total`; the rest counts as `not-told`. `/api/generate` and `/api/chat` leave a count of 0
-  out, and `/v1/responses` has always written 0, so neither is taken for told.
+  no speed. Ollama tells them apart since 0.33.3 (`prompt_eval_cached_count`, `prompt_tokens_details.cached_tokens`,
+  `input_tokens_details.cached_tokens`, `cache_read_input_tokens`). What is told is in `prompt_tokens_by_source_total`
+  and, with the time, in `prompt_computed_tokens_total` and `prompt_computed_seconds_total`; the rest counts as
+  `not-told`. So do vectors, and a 0 of `/v1/responses`, which was there before anything was told.
 - Loaded models (`/api/ps`) and Redis' own figures (`INFO`) are asked for in the background, every 5 s for a minute
   after a scrape. A scrape waits for neither: the first one does not show them yet.
 - In OpenMetrics, `request_duration_seconds` has the trace id of a request's `traceparent` as an exemplar.

@@ -11,6 +11,7 @@ from ollama_cache_proxy.cli.asking import client
 from ollama_cache_proxy.cli.jobs.api import ollama
 from ollama_cache_proxy.cli.jobs.benching import HITS, _Bench
 from ollama_cache_proxy.cli.jobs.progress import Steps
+from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.workbench.speedup import stream_sheet
 from tests.support import canary
@@ -102,7 +103,7 @@ async def test_streams_that_end_early_have_no_time_for_what_did_not_come(lines: 
     app = web.Application()
     app.router.add_post("/api/generate", answer)
     async with TestServer(app) as server, client() as session:
-        api = ollama(session, str(server.make_url("")).rstrip("/"), None)
+        api = ollama(session, str(server.make_url("")).rstrip("/"), load(None, {}))
         measuring = _Bench(cache=api, direct=api, model="tiny", embeds=None, tokens=4)
         streamed = await measuring._streams("tiny", 2, Steps(None))
     assert (streamed.first_direct is not None) is (streamed.first_proxied is not None) is told

@@ -26,6 +26,7 @@ from ollama_cache_proxy.cli.jobs.makings import Makings
 from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.cli.jobs.quantizing import _disk
 from ollama_cache_proxy.cli.jobs.sheets import table
+from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
 from ollama_cache_proxy.workbench.levels import Target
 from tests.support.servers import free_port
@@ -121,7 +122,7 @@ async def test_a_dry_run_asks_and_makes_nothing(simulator: Simulator) -> None:
     assert (plan["source"], plan["level"], plan["embeds"]) == ("tiny:latest", "F16", False)
     assert plan["targets"] == [{"level": "q8_0", "name": "tiny:q8_0"}]
     assert plan["disk"] == "free space unknown from here"
-    assert targets(simulator) == {"/api/tags", "/api/show"}
+    assert targets(simulator) == {"/api/tags", "/api/show", "/api/version"}
     assert "To make: tiny:q8_0, q8_0, about 399 kB" in done.err
     assert models(simulator) == BEFORE
 
@@ -352,7 +353,7 @@ async def answering(**handlers: Callable[[dict[str, Any]], Awaitable[web.Respons
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
     async with TestServer(app) as server, client() as session:
-        yield ollama(session, str(server.make_url("")).rstrip("/"), None)
+        yield ollama(session, str(server.make_url("")).rstrip("/"), load(None, {}))
 
 
 async def test_a_model_that_is_made_in_silence_is_said_to_be_made(
@@ -407,6 +408,18 @@ async def test_a_model_whose_answers_end_without_counts_is_measured_without(rows
     told = {row[0]: row[1] for row in table(measured, [alike], gpu=False).rows}
     for name in ("Memory", "VRAM, by Ollama", "Load", "Prompt tokens/s", "Output tokens/s"):
         assert told[name] == "not told"
+
+
+@pytest.mark.parametrize("version", ["0.34.1", "0.35.0-rc0"])
+async def test_an_ollama_that_does_not_quantize_is_not_asked_to(version: str) -> None:
+    async with Simulator(Behaviour(version=version)) as ollama:
+        done = await piped("quantize", "tiny", "--upstream", ollama.url, "--dry-run")
+        assert (done.status, done.out) == (1, "")
+        assert done.err.startswith(
+            f"ollama-cache-proxy: Ollama {version} at {ollama.url} does not quantize GGUF models"
+        )
+        assert "llama-quantize" in done.err
+        assert "/api/create" not in targets(ollama)
 
 
 @pytest.mark.parametrize(("level", "status"), [("BF16", 0), ("F32", 0), ("Q8_0", 1)])

@@ -4,6 +4,7 @@ import pytest
 
 from ollama_cache_proxy.workbench.levels import (
     Target,
+    can_quantize,
     estimate,
     needed,
     read_target,
@@ -113,3 +114,12 @@ def test_the_largest_is_there_twice_for_a_while() -> None:
 )
 def test_bytes_are_written_in_three_digits(size: int, text: str) -> None:
     assert spelled(size) == text
+
+
+@pytest.mark.parametrize(
+    ("version", "can"),
+    [("0.24.0", True), ("0.33.0-rc2", True), ("0.34.0", True), ("0.34.1", False), ("v0.40.2", False), ("1.0.0", False)],
+)
+def test_which_versions_of_ollama_quantize(version: str, can: bool) -> None:
+    assert can_quantize(version) is can
+    assert can_quantize("of somebody else"), "it may, so it is asked"

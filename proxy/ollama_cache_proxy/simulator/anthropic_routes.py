@@ -94,7 +94,7 @@ class MessagesForm:
         """Return the counts; `tokens` are all of the prompt. What came from the prompt cache stands by itself."""
         cached = reply.usage("prompt_eval_cached_count")
         told = self._call.simulator.behaviour.tells_cached
-        shares = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": cached} if told else {}
+        shares = {"cache_read_input_tokens": cached} if told else {}
         return {"input_tokens": tokens - cached, **shares, "output_tokens": reply.usage("eval_count")}
 
     def whole(self, reply: Reply) -> bytes:

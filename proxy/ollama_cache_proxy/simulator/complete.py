@@ -279,7 +279,7 @@ class _Clock:
         prompt_tokens = max(_kept(self._simulator.release, ask), 1)
         shared = self._simulator.shared_prompt(ask.model.digest, ask.prompt)
         cached = min(tokens.count(shared), prompt_tokens - 1) if shared else 0
-        is_told = self._simulator.behaviour.tells_cached and cached
+        is_told = self._simulator.behaviour.tells_cached
         total = max(time.perf_counter_ns() - self.began, 1000)
         loading = min(max(self.loaded - self.began, 1), total - 2)
         prompt = max((total - loading) * (prompt_tokens - cached) // (10 * prompt_tokens), 1)

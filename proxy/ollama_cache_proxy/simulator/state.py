@@ -21,7 +21,7 @@ class Behaviour:
     /api/version says, if not that of the release.
 
     With `prompt_cache` the tokens that a prompt shares with the start of the last one of its model take no time, though
-    they are counted; with `tells_cached` responses say how many they are, as Ollama does after 0.33.0-rc2.
+    they are counted; with `tells_cached` responses say how many they are, as Ollama does since 0.33.3.
     """
 
     seed: int = 0

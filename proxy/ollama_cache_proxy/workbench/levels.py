@@ -31,6 +31,9 @@ _UNQUANTIZED_TAG: Final = re.compile(r"(?i)\b(fp16|f16|bf16|fp32|f32)$")
 _ANY_LEVEL: Final = re.compile(r"(?i)\b(?:fp16|f16|bf16|fp32|f32|q[0-9]_(?:k_[sml]|k|[01]))$")
 
 
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_NO_MORE_SINCE: Final = (0, 34, 1)
+
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -74,6 +77,15 @@ def result_name(source: str, level: str) -> str:
 def same(one: str, other: str) -> bool:
     """Return whether two spellings name the same model."""
     return (model_names.canonical(one) or one) == (model_names.canonical(other) or other)
+
+
+def can_quantize(version: str) -> bool:
+    """Return whether this version of Ollama quantizes GGUF models; one that is not understood may.
+
+    Since 0.34.1 it answers 400 (`validateCreateOptions` in server/create.go).
+    """
+    found = _VERSION.match(version)
+    return found is None or tuple(map(int, found.groups())) < _NO_MORE_SINCE
 
 
 def refusal(model: str, level: str, wanted: Sequence[Target]) -> str:

@@ -16,7 +16,7 @@ def prompt_rate(last: Mapping[str, Any]) -> float | None:
     """Return the prompt tokens a second that Ollama computed.
 
     `prompt_eval_count` is also of those from its prompt cache, `prompt_eval_duration` is not, so it has to tell
-    `prompt_eval_cached_count` too, which it does not up to 0.33 (`api.Metrics`).
+    `prompt_eval_cached_count` too, which it does since 0.33.3 (`api.Metrics`).
     """
     count, cached = figure(last, "prompt_eval_count"), figure(last, "prompt_eval_cached_count")
     return None if count is None or cached is None else _rate(count - cached, last, "prompt_eval_duration")

@@ -20,7 +20,7 @@ from ollama_cache_proxy.cli.jobs.makings import Makings
 from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
 from ollama_cache_proxy.cli.jobs.sheets import table
 from ollama_cache_proxy.cli.jobs.work import say
-from ollama_cache_proxy.cli.screen import write_json
+from ollama_cache_proxy.cli.screen import printable, write_json
 from ollama_cache_proxy.service.settings import http_url, is_loopback
 from ollama_cache_proxy.workbench import levels
 from ollama_cache_proxy.workbench.bench_questions import PROMPTS
@@ -173,6 +173,13 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
         raise Failed(f"--to: {error}", status=WRONG) from None
     if why := levels.refusal(source, level, targets):
         raise Failed(why)
+    version = str((await api.object("/api/version")).get("version"))
+    if not levels.can_quantize(version):
+        raise Failed(
+            f"Ollama {printable(version)} at {api.url} does not quantize GGUF models: 0.34.0 was the last that does",
+            "quantize the file with llama.cpp's llama-quantize and `ollama create` a model of it, or let an older"
+            " Ollama do it (--upstream)",
+        )
     _check_names(targets, [str(row.get("name")) for row in await api.installed()])
     shown = await api.object("/api/show", {"model": source})
     info = shown.get("model_info") or {}

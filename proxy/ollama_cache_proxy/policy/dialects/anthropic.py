@@ -82,8 +82,8 @@ def _storable(usage: Any) -> Storable:
 def _figures(usage: dict[str, Any]) -> Usage:
     """Return the figures of a `usage`.
 
-    `input_tokens` is the whole prompt where no cached tokens are told (`ToMessagesResponse`, 0.24 to 0.33.0-rc2), and
-    without the cached ones where they are (`UsageFromMetrics`, Ollama's pull request 16916).
+    `input_tokens` is the whole prompt where no cached tokens are told (`ToMessagesResponse`, up to 0.33.2), and without
+    the cached ones where they are (`UsageFromMetrics`, since 0.33.3). Anthropic's own API counts likewise.
     """
     prompt = count(usage, "input_tokens")
     if prompt is not None:

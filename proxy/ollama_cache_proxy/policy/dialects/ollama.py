@@ -72,9 +72,10 @@ def ends(chunk: bytes) -> bool:
 
 
 def usage(tail: bytes) -> Usage | None:
-    """See Dialect. Read from `api.Metrics`, in which what is zero is left out: also a count of 0 cached tokens.
+    """See Dialect. Read from `api.Metrics`, in which what is zero is left out.
 
-    Up to 0.33 cached tokens are not told. A model's own text cannot contain that name, since quotes are escaped there.
+    Cached tokens are told since 0.33.3, there also 0 of them. A model's own text cannot contain that name, since quotes
+    are escaped there.
     """
     at = tail.rfind(_MEASURED)
     if at < 0:

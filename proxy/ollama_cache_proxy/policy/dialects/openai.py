@@ -90,7 +90,7 @@ def ends(chunk: bytes) -> bool:
 
 
 def usage(tail: bytes) -> Usage | None:
-    """See Dialect. Up to 0.33 there are no `prompt_tokens_details` (`openai.Usage`)."""
+    """See Dialect. Ollama has `prompt_tokens_details` since 0.33.3 (`openai.Usage`)."""
     figures = last_usage(tail)
     prompt = count(figures, "prompt_tokens")
     return unless_empty(

@@ -62,7 +62,7 @@ def ends(chunk: bytes) -> bool:
 
 
 def usage(tail: bytes) -> Usage | None:
-    """See Dialect. 0 cached tokens mean that none are told: Ollama 0.24 to 0.33 always write 0 (`ToResponse`)."""
+    """See Dialect. 0 cached tokens may mean that they are not told (`ToResponse`): up to 0.33.2 there is always 0."""
     figures = last_usage(tail)
     prompt = count(figures, "input_tokens")
     told = cached(as_object(figures.get("input_tokens_details")), "cached_tokens", prompt)
