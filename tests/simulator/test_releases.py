@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Simulator, releases
 from ollama_cache_proxy.simulator.releases import NEWEST, RELEASES, Release
 from tests.support.rawhttp import RawAnswer, ask
 
@@ -183,3 +183,65 @@ async def test_what_is_cached_of_a_prompt_takes_no_time(simulator: Simulator) ->
     assert [row["prompt_eval_count"] for row in spent] == [400, 400]
     for row, share in zip(spent, (10, 4000), strict=True):
         assert row["prompt_eval_duration"] == (row["total_duration"] - row["load_duration"]) // share
+
+
+# What a real 0.33.0-rc2 was asked beside the recording, with what it answered.
+
+IMAGE = "data:image/png;base64,aGVsbG8="
+EFFORTS = '"minimal", "low", "medium", "high", "xhigh", "ultra", "max", or "none"'
+
+
+def chat_with(url: Any) -> dict[str, Any]:
+    parts = [{"type": "text", "text": "bar"}, {"type": "image_url", "image_url": url}]
+    return {"messages": [{"role": "user", "content": parts}]}
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/chat/completions", chat_with({"url": IMAGE}), releases.NO_IMAGES),
+    ("/v1/chat/completions", chat_with(IMAGE) | {"stream": True}, releases.NO_IMAGES),
+    ("/v1/chat/completions", chat_with("data:image/bmp;base64,aGVsbG8="), "invalid image input"),
+    ("/v1/chat/completions", chat_with("data:image/png;base64,a"), "invalid image input"),
+    ("/v1/chat/completions", chat_with({"uri": IMAGE}), "invalid message format"),
+    (
+        "/v1/chat/completions",
+        chat_with("https://localhost/a.png"),
+        "image URLs are not currently supported, please use base64 encoded data instead",
+    ),
+    (
+        "/v1/responses",
+        {"input": "hi", "reasoning": {"effort": "huge"}},
+        f'invalid reasoning value: "huge" (must be {EFFORTS})',
+    ),
+    ("/v1/responses", {"input": "hi", "reasoning": {"effort": "xhigh"}}, '"tiny" does not support thinking'),
+]
+
+
+@pytest.mark.parametrize(("path", "given", "message"), REFUSED)
+async def test_what_the_compatible_routes_refuse(
+    path: str, given: dict[str, Any], message: str, simulator: Simulator
+) -> None:
+    answer = await post(simulator, path, model="tiny", **given)
+    assert (answer.status, json.loads(answer.body)["error"]["message"]) == (400, message)
+
+
+async def test_a_missing_model_is_named_with_its_tag(simulator: Simulator) -> None:
+    answer = await ask(simulator.url, "GET", "/v1/models/nope")
+    assert json.loads(answer.body)["error"]["message"] == "model 'nope:latest' not found"
+
+
+async def test_an_empty_text_has_a_vector_of_its_own(simulator: Simulator) -> None:
+    row = json.loads((await post(simulator, "/api/embed", model="all-minilm", input=["hi", ""])).body)
+    assert (len(row["embeddings"]), row["prompt_eval_count"]) == (2, 5)
+
+
+async def test_bf16_is_made_too(simulator: Simulator) -> None:
+    made = await post(simulator, "/api/create", model="b", **{"from": "tiny", "quantize": "bf16", "stream": False})
+    assert json.loads(made.body) == {"status": "success"}
+    assert (await rows(simulator, "/api/tags"))["b:latest"]["details"]["quantization_level"] == "BF16"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+async def test_streams_of_agents_say_no_cache(simulator: Simulator) -> None:
+    for path, given in (("/v1/messages", {"messages": MESSAGES, "max_tokens": 4}), ("/v1/responses", {"input": "hi"})):
+        answer = await post(simulator, path, model="tiny", stream=True, **given)
+        assert answer.field("Cache-Control") == "no-cache"

@@ -27,7 +27,8 @@ from ollama_cache_proxy.simulator.registry import (
 
 UNQUANTIZED = ("F16", "BF16", "F32")
 QUANTIZATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
-_BITS = {"F32": 32, "F16": 16, "Q8_0": 8, "Q4_K_M": 5, "Q4_K_S": 5}
+"""The types that errors name; BF16 works too."""
+_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8, "Q4_K_M": 5, "Q4_K_S": 5}
 _LOSS = {"Q8_0": 0.02, "Q4_K_M": 0.13, "Q4_K_S": 0.15}
 """The error of vectors as a share of their length, chosen for the cosines of a real all-minilm."""
 
@@ -142,7 +143,7 @@ def _from_files(call: Call, files: dict[str, Any]) -> Model:
 
 async def _quantizing(call: Call, base: Model, wanted: str) -> AsyncIterator[Row]:
     """Yield the progress of a quantization. Raise FailedError if it is not possible."""
-    if wanted not in QUANTIZATIONS:
+    if wanted not in (*QUANTIZATIONS, "BF16"):
         types = ", ".join(QUANTIZATIONS)
         raise FailedError(f"unsupported quantization type {wanted} - supported types are {types}")
     if base.quantization not in UNQUANTIZED:

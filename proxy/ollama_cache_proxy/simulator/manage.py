@@ -76,8 +76,7 @@ async def show(call: Call) -> None:
     elif naming.parse(wanted) is None:
         call.error(400, "invalid model name")
     elif (model := call.simulator.models.find(wanted)) is None:
-        full_name = call.simulator.release.full_name_when_missing
-        call.error(404, f"model '{naming.known(wanted).shortest if full_name else wanted}' not found")
+        call.error(404, f"model '{call.simulator.release.missing(wanted)}' not found")
     else:
         call.json(200, _shown(model, request["system"], parent_is_path=call.simulator.release.parent_is_path))
 

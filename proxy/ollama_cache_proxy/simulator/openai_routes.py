@@ -6,6 +6,8 @@ are plain JSON; later ones and all responses end in a newline and have the conte
 
 from __future__ import annotations
 
+import base64
+import re
 import time
 from typing import Any
 
@@ -30,6 +32,7 @@ from ollama_cache_proxy.simulator.rendering import Turn
 from ollama_cache_proxy.simulator.vectors import packed
 
 _ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+_DATA_URL = re.compile(r"data:(?:image/(?:jpe?g|png|webp))?;base64,")
 _STREAM_OPTIONS = pointer(struct("StreamOptions", {"include_usage": boolean}, package="openai"))
 
 _CHAT = struct(
@@ -229,8 +232,36 @@ def _options(request: dict[str, Any]) -> dict[str, Any]:
     return options | _stops(request["stop"])
 
 
+def _image(part: dict[str, Any]) -> bytes:
+    """Return the image of a part. Raise GoError."""
+    given = part.get("image_url")
+    url = given.get("url") if isinstance(given, dict) else given
+    if not isinstance(url, str):
+        raise GoError("invalid message format")
+    if url.startswith(("http://", "https://")):
+        raise GoError("image URLs are not currently supported, please use base64 encoded data instead")
+    found = _DATA_URL.match(url)
+    if found is None:
+        raise GoError("invalid image input")
+    try:
+        return base64.b64decode(url[found.end() :], validate=True)
+    except ValueError as error:
+        raise GoError("invalid image input") from error
+
+
+def _part(role: str, part: Any) -> Turn:
+    """Return one part of a message. Raise GoError."""
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return Turn(role=role, text=text)
+        case {"type": "image_url"}:
+            return Turn(role=role, text="", images=(_image(part),))
+        case _:
+            raise GoError("invalid message format")
+
+
 def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
-    """Return the messages as turns, each text part of a list as its own turn. Raise GoError."""
+    """Return the messages as turns, each part of a list as its own turn. Raise GoError."""
     turns: list[Turn] = []
     for message in messages:
         role, content = message["role"].lower(), message["content"]
@@ -238,11 +269,7 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
             case str():
                 turns.append(Turn(role=role, text=content))
             case list():
-                for part in content:
-                    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-                    if not isinstance(text, str):
-                        raise GoError("invalid message format")
-                    turns.append(Turn(role=role, text=text))
+                turns += [_part(role, part) for part in content]
             case _ if message["tool_calls"] is None:
                 kinds = {type(None): "<nil>", float: "float64", bool: "bool", dict: "map[string]interface {}"}
                 raise GoError(f"invalid message content type: {kinds[type(content)]}")
@@ -260,12 +287,16 @@ def _format(given: Any) -> Any:
     return schema.get("schema") if given.get("type") == "json_schema" and isinstance(schema, dict) else None
 
 
+def think(release: Release, effort: str, quote: str) -> bool | str | None:
+    """Return the `think` that an effort means, None for none; `quote` is around it in the GoError that is raised."""
+    if effort and effort not in release.efforts:
+        raise GoError(f"invalid reasoning value: {quote}{effort}{quote} (must be {release.efforts_listed})")
+    return release.efforts[effort] if effort else None
+
+
 def _think(release: Release, request: dict[str, Any]) -> bool | str | None:
     effort = request["reasoning"]["effort"] if request["reasoning"] else request["reasoning_effort"] or ""
-    if effort and effort not in release.efforts:
-        quoted = f"{release.effort_quote}{effort}{release.effort_quote}"
-        raise GoError(f"invalid reasoning value: {quoted} (must be {release.efforts_listed})")
-    return release.efforts[effort] if effort else None
+    return think(release, effort, release.effort_quote)
 
 
 def _with_usage(request: dict[str, Any]) -> bool:
@@ -281,7 +312,7 @@ async def chat(call: Call) -> None:
         call.json(400, error_row(400, "[] is too short - 'messages'"))
         return
     try:
-        turns, think = _turns(request["messages"]), _think(call.simulator.release, request)
+        turns, thinking = _turns(request["messages"]), _think(call.simulator.release, request)
     except GoError as error:
         call.json(400, error_row(400, str(error)))
         return
@@ -292,7 +323,7 @@ async def chat(call: Call) -> None:
         stream=request["stream"],
         options=_options(request),
         format=_format(request["response_format"]),
-        think=think,
+        think=thinking,
         tools=tuple(request["tools"] or ()),
         logprobs=bool(request["logprobs"]),
         top_logprobs=request["top_logprobs"],
@@ -372,9 +403,10 @@ async def model(call: Call) -> None:
     """GET /v1/models/:model."""
     found = call.simulator.models.find(call.parameter)
     if found is None:
-        text = f"model '{call.parameter}' not found"
-        status = 404 if naming.parse(call.parameter) else 400
-        body_bytes = _line(error_row(status, text if status == 404 else "invalid model name"))
+        named = naming.parse(call.parameter)
+        status = 404 if named else 400
+        text = f"model '{call.simulator.release.missing(call.parameter)}' not found" if named else "invalid model name"
+        body_bytes = _line(error_row(status, text))
         call.whole(status, body_bytes, wire.BARE_JSON)
         return
     call.whole(200, _line(_model(call.parameter, found.modified)), wire.BARE_JSON)

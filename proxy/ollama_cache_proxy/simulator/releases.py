@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ollama_cache_proxy.simulator import naming
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
@@ -26,7 +28,7 @@ class Release:
     parent_is_path: bool
     """/api/show has the path of the weights as `parent_model`."""
     full_name_when_missing: bool
-    """/api/show names a missing model with its tag."""
+    """/api/show and /v1/models/… name a missing model with its tag."""
     generative_vectors: bool
     """A generative model embeds; else it answers NO_EMBEDDINGS with 501, or 500 on /api/embeddings."""
     ignores_images: bool
@@ -42,11 +44,15 @@ class Release:
     efforts_listed: str
     """These values in the text of an error."""
     effort_quote: str
-    """The quotation mark around the refused value in that text."""
+    """The quotation mark around the refused value in that text, on /v1/chat/completions."""
     quantizing_is_told: bool
     """/api/create reports the progress of a quantization; else it is silent until it is done."""
     drafts: bool
     """/api/create knows draft models (`server/create.go`)."""
+
+    def missing(self, model: str) -> str:
+        """Return how a missing model, which has a valid name, is called where models are shown."""
+        return naming.known(model).shortest if self.full_name_when_missing else model
 
 
 _EFFORTS: dict[str, str | bool] = {"high": "high", "medium": "medium", "low": "low", "max": "max", "none": False}

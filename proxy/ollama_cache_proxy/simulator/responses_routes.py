@@ -21,7 +21,7 @@ from ollama_cache_proxy.simulator.goschema import (
     string,
     struct,
 )
-from ollama_cache_proxy.simulator.openai_routes import body, error_row
+from ollama_cache_proxy.simulator.openai_routes import body, error_row, think
 from ollama_cache_proxy.simulator.rendering import Turn
 
 
@@ -57,6 +57,7 @@ _REQUEST = struct(
         "input": _input,
         "instructions": string,
         "max_output_tokens": pointer(integer),
+        "reasoning": struct("ResponsesReasoning", {"effort": string, "summary": string}, package="openai"),
         "temperature": pointer(number),
         "text": mapping,
         "top_p": pointer(number),
@@ -95,6 +96,7 @@ class ResponsesForm:
 
     def _response(self, status: str, created: int, output: list[dict[str, Any]], usage: Any) -> dict[str, Any]:
         request = self._request
+        reasoning = request["reasoning"]
         text_format = (request["text"] or {}).get("format") or {"type": "text"}
         return {
             "id": self._id,
@@ -118,7 +120,7 @@ class ResponsesForm:
             "frequency_penalty": 0,
             "top_logprobs": 0,
             "temperature": 1.0 if request["temperature"] is None else request["temperature"],
-            "reasoning": None,
+            "reasoning": {name: text or None for name, text in reasoning.items()} if any(reasoning.values()) else None,
             "usage": usage,
             "max_output_tokens": request["max_output_tokens"],
             "max_tool_calls": None,
@@ -205,12 +207,20 @@ async def responses(call: Call) -> None:
         options["top_p"] = request["top_p"]
     if request["max_output_tokens"] is not None:
         options["num_predict"] = request["max_output_tokens"]
+    try:
+        thinking = think(call.simulator.release, request["reasoning"]["effort"], '"')
+    except GoError as error:
+        call.json(400, error_row(400, str(error)))
+        return
     wanted = Wanted(
         model=request["model"],
         turns=_turns(request),
         chat=True,
         stream=bool(request["stream"]),
         options=options,
+        think=thinking,
         tools=tuple(request["tools"] or ()),
     )
+    if wanted.stream:
+        call.fields = (*call.fields, ("Cache-Control", "no-cache"), ("Connection", "keep-alive"))
     await complete(call, wanted, ResponsesForm(call, request))

@@ -28,7 +28,9 @@ def token_count(model: Model, text: str) -> int:
     known = recorded.VECTORS.get((model.digest, text))
     if known is not None:
         return known.tokens
-    return tokens.count(text) + SPECIAL_TOKENS if "embedding" in model.capabilities else tokens.count(text)
+    if "embedding" not in model.capabilities:
+        return tokens.count(text)
+    return SPECIAL_TOKENS + (tokens.count(text) if text.strip() else 0)
 
 
 def normalised(vector: Vector) -> Vector:
