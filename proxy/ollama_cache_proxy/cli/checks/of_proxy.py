@@ -78,8 +78,8 @@ def _other_program(url: str, response: Response, holder: Holder) -> Finding:
     if response.status == HTTPStatus.FORBIDDEN:
         return problem(
             f"{url} refuses this Host: the proxy listens on loopback, but --url has another name",
-            "use localhost or an IP address in --url, or let it listen on all addresses"
-            f" (OCP_LISTEN=0.0.0.0:{DEFAULT_PORT})",
+            "use localhost or an IP address in --url, allow the name (OCP_ALLOWED_HOSTS), or let it listen on all"
+            f" addresses (OCP_LISTEN=0.0.0.0:{DEFAULT_PORT})",
         )
     return problem(
         f"another program answers at {url}" + (f" ({server})" if server else ""),
