@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -293,3 +294,26 @@ async def test_the_parser_is_fed_what_comes_and_nothing_else(size: int, monkeypa
         assert (answer.status, upstream.seen[0].body) == (200, body)
     assert sum(fed) > size
     assert 0 not in fed
+
+
+@pytest.mark.parametrize("lines", [b"", b"User-Agent: a\r\nUser-Agent: b\r\n"], ids=["plain", "read once more"])
+async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector(owner: Owner, lines: bytes) -> None:
+    """Its parser, which knows the connection, was once kept beside aiohttp's own reference to it."""
+
+    def alive() -> list[int]:
+        return [id(thing) for thing in gc.get_objects() if type(thing) is ClientConnection]
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        server = web.Server(owner.serve, handler_cancellation=True)
+        connection = ClientConnection(owner, server, asyncio.get_running_loop())
+        connection.connection_made(Wire())
+        connection.data_received(b"GET /x HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n")
+        await until(lambda: bool(owner.served))
+        connection.connection_lost(None)
+        del connection
+        await until(lambda: alive() == before)
+    finally:
+        gc.enable()

@@ -48,7 +48,7 @@ class Connection:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.gate = Gate(None)  # type: ignore[arg-type] # it is asked nothing
-        self.reader = SimpleNamespace(stopped=True)
+        self.stopped = True
         self.congested = False
 
 

@@ -85,12 +85,12 @@ CLOSE_AFTER: Final = Written(keep_alive=False)
 class ClientConnection(web.RequestHandler):
     """Carries out the gate's steps and reports to it what the parser made of the data that it passed.
 
-    `congested` is set while the client does not read.
+    `congested` is set while the client does not read, `stopped` once its parser dropped what came behind an Upgrade.
     """
 
     __slots__ = (
         *("_body", "_counted", "_ending", "_head_size", "_head_timer", "_lookup", "_owner", "_reading_held"),
-        *("_release_timer", "congested", "gate", "reader"),
+        *("_release_timer", "congested", "gate", "stopped"),
     )
 
     def __init__(self, owner: Owner, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -103,8 +103,9 @@ class ClientConnection(web.RequestHandler):
             lingering_time=_LINGER_SECONDS,
         )
         self.gate = Gate(owner.fast_path)
-        self.reader = RequestReader(lambda: self._new_parser(loop), self.gate.unread)
-        self._parser = self.reader  # type: ignore[assignment] # it has the methods that are called
+        reader = RequestReader(lambda: self._new_parser(loop), self.gate.unread)
+        self._parser = reader  # type: ignore[assignment] # it has the methods that are called
+        self.stopped = False
         self.congested = False
         self._owner = owner
         self._counted = False
@@ -234,6 +235,8 @@ class ClientConnection(web.RequestHandler):
             self._count_head(len(data))
         length, chunked = None, False
         if started:
+            last = self._messages[-1][0]
+            self.stopped = self.stopped or (isinstance(last, RawRequestMessage) and last.upgrade)
             message, self._body = self._messages[known]
             if isinstance(message, RawRequestMessage) and not message.upgrade:
                 chunked = message.chunked

@@ -42,7 +42,7 @@ class HttpClient:
         self._expects = not self._http10 and request.headers.get("Expect", "").lower() == "100-continue"
         self._chunked = False
         self._bodyless = False
-        stopped = self._connection.reader.stopped and "Upgrade" in request.headers  # the parser drops what follows
+        stopped = self._connection.stopped and "Upgrade" in request.headers  # the parser drops what follows
         ambiguous = self._http10 and "Transfer-Encoding" in request.headers  # RFC 9112, section 6.1
         self.keep_alive = request.keep_alive and not stopped and not ambiguous
         self.first_byte_at: float | None = None

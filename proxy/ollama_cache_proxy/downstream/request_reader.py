@@ -27,15 +27,14 @@ _LINE_ENDS: Final = b"\r\n"
 class RequestReader:
     """Stands in for a parser. `make` returns a new one.
 
+    A head whose `upgrade` is set has stopped the parser, which has dropped what came behind it.
     `unread` returns the bytes since the beginning of a request of which no head has been read, None where they are not
     known.
     """
 
-    __slots__ = ("_held", "_make", "_parser", "_refusal", "_unread", "stopped")
+    __slots__ = ("_held", "_make", "_parser", "_refusal", "_unread")
 
     def __init__(self, make: Callable[[], HttpRequestParser], unread: Callable[[], bytes | None]) -> None:
-        self.stopped = False
-        """Whether the parser has stopped at an Upgrade, and dropped what came behind it."""
         self._make = make
         self._unread = unread
         self._parser = make()
@@ -59,9 +58,7 @@ class RequestReader:
         if messages and messages[-1][0].upgrade:
             begun = self._unread() if len(messages) == 1 else None
             plain = None if begun is None else self._read_plain(begun.lstrip(_LINE_ENDS))
-            if plain is not None:
-                return plain
-            self.stopped = True
+            return fed if plain is None else plain
         return fed
 
     def _read_refused(self, data: bytes, refusal: HttpProcessingError) -> Feed:
@@ -95,7 +92,6 @@ class RequestReader:
         if message.upgrade or len(message.raw_headers) != plain.fields:
             return None
         self._parser = parser
-        self.stopped = bool(more) and more[-1][0].upgrade  # it has never stopped before, or the beginning was not known
         named = message._replace(raw_headers=plain.restored(message.raw_headers))
         return [(named, body), *more], changes, tail
 
