@@ -29,6 +29,8 @@ from ollama_cache_proxy.cli.jobs.sheets import table
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
 from ollama_cache_proxy.workbench.levels import Target
+from tests.support import canary
+from tests.support import upstream as upstreams
 from tests.support.servers import free_port
 from tests.support.terminal import environment, piped, terminal
 
@@ -458,3 +460,19 @@ def test_the_disk_is_looked_at_where_it_is_this_machine_s(
 def test_a_folder_that_is_not_ollama_s_is_no_disk_of_its_own(tmp_path: Path) -> None:
     """A container names its own paths, and the same folder may be here too."""
     assert _disk("http://127.0.0.1:1", f"FROM {tmp_path}/blobs/{BLOB}\n", 1) == "free space unknown from here"
+
+
+async def test_the_credentials_are_for_the_ollama_of_the_settings_alone() -> None:
+    settings = load(None, {"upstream_authorization": f"Bearer {canary.CREDENTIAL}"})
+    answer = upstreams.answering(upstreams.whole(b'{"capabilities":["completion"]}'))
+    async with (
+        upstreams.byte_upstream(answer, authorization=f"Bearer {canary.CREDENTIAL}") as upstream,
+        client() as session,
+    ):
+        own, other = ollama(session, upstream.url, settings), ollama(session, upstream.url, settings, other=True)
+        assert len(await own.installed()) == 2
+        assert await own.object("/api/show", {"model": "tiny"}) == {"capabilities": ["completion"]}
+        with pytest.raises(Failed) as caught:
+            await other.installed()
+    assert caught.value.what == f"Ollama at {upstream.url} refuses requests without credentials (401)"
+    assert "OCP_UPSTREAM_AUTHORIZATION" in caught.value.fix
