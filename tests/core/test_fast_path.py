@@ -21,10 +21,11 @@ from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.stores import tiered
 from ollama_cache_proxy.upstream import digests
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
-from tests.support.servers import Proxy, RedisServer, data, proxy_before
+from tests.support.recordings import RECORDINGS
+from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
 
-CASES: dict[str, Any] = json.loads(data("wire/ollama-0.24.json").read_text("utf-8"))
+CASES = RECORDINGS["0.33"]
 GENERATE: dict[str, Any] = {"model": "tiny", "prompt": "why", "stream": False}
 HIT = "HIT"
 STILL = Behaviour(completion_delay=0, embedding_delay=0)

@@ -10,7 +10,7 @@ from ollama_cache_proxy.policy.endpoints import Policy, find
 from ollama_cache_proxy.policy.messages import ResponseHead
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.storing import by_head, for_one_client, storable
-from tests.support.servers import data
+from tests.support.recordings import RECORDINGS
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
 
@@ -586,42 +586,80 @@ def test_a_transcription_is_stored_in_the_form_that_was_asked_for(text, kind, bo
 
 # responses of a real Ollama
 
-RECORDED = json.loads(data("wire/ollama-0.24.json").read_text("utf-8"))
-STREAMS = {
-    "generate_stream_default": (3, 4),
-    "generate_stream_true": (3, 4),
-    "generate_stream_null": (3, 4),
-    "chat_stream": (2, 4),
-    "v1_chat_stream": (2, 4),
-    "v1_completions_stream": (None, None),
+RECORDED = {f"{release}/{name}": case for release, cases in RECORDINGS.items() for name, case in cases.items()}
+
+
+def of_both(rows):
+    """What both releases were asked, and answered alike."""
+    return {f"{release}/{name}": value for release in RECORDINGS for name, value in rows.items()}
+
+
+STREAMS = of_both(
+    {
+        "generate_stream_default": (3, 4),
+        "generate_stream_true": (3, 4),
+        "generate_stream_null": (3, 4),
+        "chat_stream": (2, 4),
+        "v1_chat_stream": (2, 4),
+        "v1_completions_stream": (None, None),
+    }
+) | {"0.33/v1_chat_stream_33": (None, None), "0.33/v1_chat_stream_usage": (2, 4)}
+WHOLE = of_both(
+    {
+        "generate_nonstream": (3, 8),
+        "generate_keep_alive_str": (1, 2),
+        "generate_stop": (3, 4),
+        "generate_raw": (3, 4),
+        "generate_format_json": (4, 8),
+        "generate_context": (6, 4),
+        "generate_logprobs": (3, 2),
+        "generate_option_unknown": (3, 2),
+        "generate_unknown_field": (3, 2),
+        "generate_form_content_type": (3, 2),
+        "generate_no_content_type": (3, 2),
+        "generate_latest_tag": (3, 2),
+        "generate_full_name": (3, 2),
+        "generate_origin_ok": (3, 2),
+        "generate_copy": (3, 2),
+        "chat_nonstream": (2, 4),
+        "v1_chat": (2, 4),
+        "v1_completions": (3, 4),
+        "v1_responses": (2, 4),
+        "v1_messages": (2, 4),
+    }
+) | {
+    "0.24/generate_images_bad": (8, 32),
+    "0.24/generate_system": (6, 4),
+    "0.33/generate_over_context": (2050, 4),
 }
-WHOLE = {
-    "generate_nonstream": (3, 8),
-    "generate_keep_alive_str": (1, 2),
-    "generate_stop": (3, 4),
-    "generate_raw": (3, 4),
-    "generate_format_json": (4, 8),
-    "generate_context": (6, 4),
-    "generate_logprobs": (3, 2),
-    "generate_images_bad": (8, 32),
-    "generate_system": (6, 4),
-    "generate_option_unknown": (3, 2),
-    "generate_unknown_field": (3, 2),
-    "generate_form_content_type": (3, 2),
-    "generate_no_content_type": (3, 2),
-    "generate_latest_tag": (3, 2),
-    "generate_full_name": (3, 2),
-    "generate_origin_ok": (3, 2),
-    "generate_copy": (3, 2),
-    "chat_nonstream": (2, 4),
-    "v1_chat": (2, 4),
-    "v1_completions": (3, 4),
-    "v1_responses": (2, 4),
-    "v1_messages": (2, 4),
-}
-REFUSED = {
-    *("generate_suffix_unsupported", "generate_think_unsupported", "generate_option_bad_type", "generate_origin_bad"),
-    *("generate_missing_model", "generate_missing_model_stream", "chat_tools_unsupported", "v1_chat_missing"),
+NOT_STORED = of_both(
+    dict.fromkeys(
+        (
+            *(
+                "generate_suffix_unsupported",
+                "generate_think_unsupported",
+                "generate_option_bad_type",
+                "generate_origin_bad",
+            ),
+            *("generate_missing_model", "generate_missing_model_stream", "chat_tools_unsupported", "v1_chat_missing"),
+        ),
+        Detail.STATUS,
+    )
+) | {
+    "0.33/generate_images_bad": Detail.STATUS,
+    "0.33/generate_images_no_vision": Detail.STATUS,
+    "0.33/generate_over_context_no_shift": Detail.STATUS,
+    "0.33/chat_native_error": Detail.STATUS,
+    "0.33/chat_native_error_stream": Detail.ANSWER_ERROR,
+    "0.33/chat_effort_bad": Detail.STATUS,
+    "0.33/chat_effort_minimal": Detail.STATUS,
+    "0.33/generate_debug_jinja": Detail.INCOMPLETE,
+    "0.33/generate_system": Detail.INCOMPLETE,
+    "0.33/generate_no_text": Detail.INCOMPLETE,
+    "0.33/generate_no_text_stream": Detail.INCOMPLETE,
+    "0.33/chat_no_text": Detail.INCOMPLETE,
+    "0.33/v1_chat_no_text": Detail.INCOMPLETE,
+    "0.33/v1_chat_no_text_stream": Detail.CONTENT_TYPE,
 }
 
 
@@ -638,13 +676,13 @@ def asked(name: str) -> Candidate | None:
 def answered(name: str) -> tuple[ResponseHead, bytes]:
     response = RECORDED[name]["response"]
     fields = tuple((name.encode(), value.encode()) for name, value in response["headers"])
-    text = response["body"] if "body" in response else "".join(chunk["data"] for chunk in response["chunks"])
+    text = response.get("body") or "".join(chunk["data"] for chunk in response.get("chunks") or ())
     status = int(response["status_line"].split()[1])
     return ResponseHead(status=status, reason="", fields=fields), text.encode("latin-1")
 
 
 def test_every_recorded_candidate_is_looked_at():
-    assert {name for name in RECORDED if asked(name) is not None} == {*STREAMS, *WHOLE, *REFUSED}
+    assert {name for name in RECORDED if asked(name) is not None} == {*STREAMS, *WHOLE, *NOT_STORED}
 
 
 @pytest.mark.parametrize("name", [*STREAMS, *WHOLE])
@@ -654,9 +692,9 @@ def test_what_a_real_ollama_answered_to_its_end_is_stored(name):
     assert storable(asked(name), *answered(name)) == Storable(prompt_tokens=prompt, output_tokens=output)
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_what_a_real_ollama_refused_is_not_stored(name):
-    assert storable(asked(name), *answered(name)) == NotStorable(detail=Detail.STATUS)
+@pytest.mark.parametrize(("name", "detail"), NOT_STORED.items())
+def test_what_a_real_ollama_refused_or_did_not_end_is_not_stored(name, detail):
+    assert storable(asked(name), *answered(name)) == NotStorable(detail=detail)
 
 
 @pytest.mark.parametrize("name", [*STREAMS, *WHOLE])
@@ -702,9 +740,10 @@ def test_a_chunk_that_holds_the_end_is_the_last(path, chunk, last):
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_what_a_real_ollama_said_of_a_command_is_never_stored(name, stream):
-    response, body = answered(name)
-    path = RECORDED[name]["request"]["path"]
+@pytest.mark.parametrize("release", RECORDINGS)
+def test_what_a_real_ollama_said_of_a_command_is_never_stored(release, name, stream):
+    response, body = answered(f"{release}/{name}")
+    path = RECORDED[f"{release}/{name}"]["request"]["path"]
     head_of_its_form = NDJSON if stream else response
     assert storable(candidate(path, stream=stream), head_of_its_form, body + b"\n" * stream) == NotStorable(
         detail=Detail.INCOMPLETE

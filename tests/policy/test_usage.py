@@ -9,15 +9,13 @@ from ollama_cache_proxy.policy import endpoints
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.messages import ResponseHead
 from ollama_cache_proxy.policy.usage import Excerpt, has_output, model, streams_text, uses_model
-from tests.support.servers import data
-
-RECORDING: dict[str, Any] = json.loads(data("wire").joinpath("ollama-0.24.json").read_text("utf-8"))
+from tests.support.recordings import RECORDINGS
 
 
 def chunks_of(case: dict[str, Any]) -> list[bytes]:
     response = case["response"]
-    if response["chunks"] is None:
-        return [(response["body"] or "").encode()]
+    if response.get("chunks") is None:
+        return [(response.get("body") or "").encode()]
     return [chunk["data"].encode() for chunk in response["chunks"]]
 
 
@@ -50,17 +48,19 @@ def recorded(documents: list[dict[str, Any]]) -> Usage | None:
 
 
 WORKING = {
-    name: case
-    for name, case in RECORDING.items()
+    (release, name): case
+    for release, cases in RECORDINGS.items()
+    for name, case in cases.items()
     if uses_model(endpoints.find(case["request"]["method"], case["request"]["path"])[0])
 }
 
 
-@pytest.mark.parametrize("name", WORKING)
-def test_what_ollama_said_is_found_at_the_end_of_what_it_sent(name: str) -> None:
-    request = WORKING[name]["request"]
+@pytest.mark.parametrize(("release", "name"), WORKING)
+def test_what_ollama_said_is_found_at_the_end_of_what_it_sent(release: str, name: str) -> None:
+    case = WORKING[release, name]
+    request = case["request"]
     endpoint, _ = endpoints.find(request["method"], request["path"])
-    chunks = chunks_of(WORKING[name])
+    chunks = chunks_of(case)
     excerpt = Excerpt()
     for chunk in chunks:
         excerpt.add(chunk)
@@ -78,9 +78,9 @@ def test_the_recording_says_enough_to_be_a_test() -> None:
     assert sum(usage is None for usage in found) > 5
 
 
-@pytest.mark.parametrize("name", [name for name, case in WORKING.items() if case["response"]["chunks"]])
-def test_a_stream_has_output_from_its_first_piece_of_text_on(name: str) -> None:
-    case = WORKING[name]
+@pytest.mark.parametrize(("release", "name"), [key for key, case in WORKING.items() if case["response"].get("chunks")])
+def test_a_stream_has_output_from_its_first_piece_of_text_on(release: str, name: str) -> None:
+    case = WORKING[release, name]
     endpoint, _ = endpoints.find(case["request"]["method"], case["request"]["path"])
     fields = tuple((key.encode(), value.encode()) for key, value in case["response"]["headers"])
     streamed = "json;" not in str(case["response"]["headers"]) and "embed" not in name

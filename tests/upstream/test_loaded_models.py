@@ -18,10 +18,10 @@ from ollama_cache_proxy.upstream import loaded_models
 from ollama_cache_proxy.upstream.connections import Connections
 from ollama_cache_proxy.upstream.loaded_models import Residents
 from ollama_cache_proxy.upstream.ollama_server import Ollama as RealOllama
-from tests.policy.test_usage import RECORDING
+from tests.support.recordings import RECORDINGS
 from tests.support.waiting import until
 
-RECORDED = RECORDING["ps"]["response"]["body"].encode()
+RECORDED = RECORDINGS["0.24"]["ps"]["response"]["body"].encode()
 
 
 class Response:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.workbench.shown import at_odds, dates, own_context, shares_runners, weights
-from tests.policy.test_usage import RECORDING, chunks_of
+from tests.policy.test_usage import chunks_of
+from tests.support.recordings import RECORDINGS
 
-RECORDED = b"".join(chunks_of(RECORDING["show"]))
+RECORDED = b"".join(chunks_of(RECORDINGS["0.24"]["show"]))
 BLOB, OTHER = "a" * 64, "b" * 64
 
 
