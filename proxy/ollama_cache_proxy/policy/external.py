@@ -15,14 +15,25 @@ from ollama_cache_proxy.policy.endpoints import Endpoint
 PURE_TOOLS: Final = ("function", "custom")
 """The types of tools that the client runs; any other may be run by the server, such as `web_search_20250305`, `mcp`."""
 
-_NESTED: Final = frozenset({"content", "output", "source"})
-"""The members of a message, or of a block in it, that hold more blocks."""
-_REFERENCES: Final = frozenset({"image_url", "audio_url", "video_url", "file_url", "file_id", "file", "source"})
-"""The members of a block that may name data instead of holding it: by a text, or by a member of an object."""
-_HOLDERS: Final = frozenset({"file", "source"})
-"""Those of which only an object names data: a text is a title."""
+_NESTED: Final = 1
+"""The member of a message, or of a block in it, holds more blocks."""
+_NAMING: Final = 2
+"""It may name data instead of holding it: by a text, or by a member of an object."""
+_HOLDING: Final = 4
+"""It may name data by a member of an object; a text is a title."""
+_TYPE: Final = 8
+_ELSEWHERE: Final = _NAMING | _HOLDING | _TYPE
+_MEMBERS: Final = {
+    **dict.fromkeys(("content", "output"), _NESTED),
+    **dict.fromkeys(("image_url", "audio_url", "video_url", "file_url", "file_id"), _NAMING),
+    "file": _HOLDING,
+    "source": _HOLDING | _NESTED,
+    "type": _TYPE,
+    **dict.fromkeys(("role", "text", "id", "name", "input", "tool_use_id", "call_id", "tool_calls", "thinking"), 0),
+}
+"""What members mean; of the usual ones that mean nothing here no other spelling has to be looked for."""
 _NAMES: Final = frozenset({"url", "file_url", "file_id"})
-"""The members of such an object that name data."""
+"""The members of an object that name data."""
 _STORED_ITEM: Final = "item_reference"
 """The type of an item of `/v1/responses` that stands for a stored one."""
 
@@ -46,7 +57,11 @@ def _are_pure(tools: Any) -> bool:
 
 
 def _is_pure(tool: dict[str, Any]) -> bool:
-    return all(kind in (None, "", *PURE_TOOLS) for name, kind in tool.items() if name.casefold() == "type")
+    return all(
+        kind in (None, "", *PURE_TOOLS)
+        for name, kind in tool.items()
+        if name == "type" or (len(name) == len("type") and name.casefold() == "type")
+    )
 
 
 def _refers(messages: Any) -> bool:
@@ -58,20 +73,25 @@ def _refers(messages: Any) -> bool:
             waiting += [item for item in node if isinstance(item, dict | list)]
         elif isinstance(node, dict):
             for name, value in node.items():
-                low = name.casefold()
-                if (low in _REFERENCES and _is_elsewhere(low, value)) or (low == "type" and value == _STORED_ITEM):
+                meaning = _MEMBERS.get(name)
+                if meaning is None:
+                    meaning = _MEMBERS.get(name.casefold(), 0)
+                if meaning & _ELSEWHERE and _is_elsewhere(meaning, value):
                     return True
-                if low in _NESTED:
+                if meaning & _NESTED and not isinstance(value, str):
                     waiting.append(value)
     return False
 
 
-def _is_elsewhere(name: str, value: Any) -> bool:
-    """Return whether the value of such a member names data; a data: URL holds it."""
+def _is_elsewhere(meaning: int, value: Any) -> bool:
+    """Return whether the value of such a member names data."""
+    if meaning & _TYPE:
+        return bool(value == _STORED_ITEM)
     if isinstance(value, dict):
         return any(part.casefold() in _NAMES and _names(item) for part, item in value.items())
-    return name not in _HOLDERS and _names(value)
+    return bool(meaning & _NAMING) and _names(value)
 
 
 def _names(value: Any) -> bool:
+    """Return whether a text names data; a data: URL holds it."""
     return isinstance(value, str) and value != "" and not value.startswith("data:")
