@@ -106,6 +106,9 @@ _CHATS = tuple([{"role": "user", "content": text}] for text in ("why", "hi"))
 _SAMPLING = ("format", "keep_alive", "options", "think", "truncate", "shift", "logprobs", "top_logprobs")
 _OPENAI = ("stream_options", "max_tokens", "seed", "stop", "temperature", "top_p", "frequency_penalty")
 
+_AGENTS = ("temperature", "top_p", "tool_choice", "text", "metadata", "thinking")
+_STATE = ("store", "background", "previous_response_id", "conversation", "container")
+
 ROUTES: dict[str, Route] = {
     "/api/generate": Route(
         weight=6,
@@ -153,6 +156,25 @@ ROUTES: dict[str, Route] = {
         weight=1,
         names=("model", "prompt", "stream", "suffix", "logprobs", *_OPENAI),
         bases=_bases(_WRITERS, "prompt", ("why", "hi"), {}, {"stream": True}, {"stream": False, **_GREEDY}),
+    ),
+    "/v1/responses": Route(
+        weight=1,
+        names=("model", "input", "stream", "tools", "instructions", "max_output_tokens", *_AGENTS, *_STATE),
+        bases=_bases(
+            _WRITERS, "input", ("why", *_CHATS), {"max_output_tokens": 4}, {"stream": True}, {"temperature": 0}
+        ),
+    ),
+    "/v1/messages": Route(
+        weight=1,
+        names=("model", "messages", "stream", "tools", "system", "max_tokens", "stop_sequences", *_AGENTS, *_STATE),
+        bases=_bases(
+            _WRITERS,
+            "messages",
+            _CHATS,
+            {"max_tokens": 4},
+            {"max_tokens": 4, "stream": True},
+            {"max_tokens": 4, "system": "be good"},
+        ),
     ),
 }
 
@@ -216,7 +238,18 @@ VALUES: dict[str, tuple[Any, ...]] = {
         *([{"content": "why", "role": "user"}], [{"role": "USER", "content": "why"}], [{"role": 1, "content": "why"}]),
         *([{"role": "user", "content": [{"type": "text", "text": "why"}]}], [{"role": "system", "content": "why"}]),
     ),
-    "system": ("be good", "", None, "Be good"),
+    "system": ("be good", "", None, "Be good", [{"type": "text", "text": "be good"}], []),
+    "instructions": ("be good", "", None, "Be good"),
+    "tools": (
+        *([], None, [{"type": "web_search"}], [{"Type": "web_search_1"}], [{"type": "function"}], [{}], ["x"]),
+        *([{"type": "function", "TYPE": "web_search"}], [{"type": None, "name": "f"}]),
+    ),
+    "store": (True, False, None, "x"),
+    "background": (True, False, None),
+    "previous_response_id": ("resp_1", None, ""),
+    "conversation": ({"id": "x"}, "x", None),
+    "stop_sequences": (["e"], [], None, [1]),
+    "max_output_tokens": (1, 2, 0, None, Raw("2.0")),
     "template": ("{{ .Prompt }}", "", None, "x"),
     "context": ([1], [1, 2], [2, 1], [], None, ["1"], [Raw("1.0")]),
     "images": ([], None, ["aGk="], ["aGk"], ["?"], [None]),

@@ -58,7 +58,9 @@ class Line:
 
 # What must be the same
 
-HISTORY = re.compile(rb'"(?:created_at|id)":"[^"]*"|"(?:created|[a-z_]+_duration)":[0-9]+')
+HISTORY = re.compile(
+    rb'"(?:created_at|(?:item_|request_)?id)":"[^"]*"|"(?:created|created_at|completed_at|[a-z_]+_duration)":[0-9]+'
+)
 USAGE = re.compile(rb'"(?:prompt_eval_count|prompt_tokens|total_tokens)":[0-9]+')
 SAME_FIELDS = ("Content-Type", "Access-Control-Allow-Origin", "Vary")
 
@@ -92,6 +94,8 @@ INERT = {
     "/v1/embeddings": {"encoding_format", "user"},
 }
 UNREAD = {"/v1/embeddings": {"keep_alive", "truncate", "options"}}
+WIDTHS = (384, 64)
+"""Numbers in a vector of all-minilm, and of EMBEDDER."""
 DEFAULTS = {"truncate": (None, True), "dimensions": (None, 0.0), "options": (None, ())}
 
 
@@ -145,6 +149,9 @@ def questions(asked: Hostile) -> tuple[Any, ...]:
         texts = text if isinstance(text, tuple) else (text,)
         model = naming.parse(str(said.get("model")))
         said["model"] = model.key if model else None
+        width = WIDTHS[EMBEDDER in str(said["model"])]
+        if isinstance(said.get("dimensions"), float) and said["dimensions"] >= width:
+            del said["dimensions"]  # it cuts nothing
     defaults = DEFAULTS | {"stream": (None, path.startswith("/api/"))}
     said = {name: value for name, value in said.items() if value not in defaults.get(name, ())}
     asker = tuple("\n".join(asked.values(name)) for name in ("authorization", "origin", "x-api-key"))
@@ -238,7 +245,7 @@ class Trial:
 
 BY_BODY = {
     *("not-json", "not-an-object", "duplicate-name", "ambiguous-name", "number", "depth", "no-model", "no-prompt"),
-    *("keep-alive", "encoding-format", "field-type", "stream", "remote-model", "no-digest"),
+    *("keep-alive", "encoding-format", "field-type", "stream", "remote-model", "no-digest", "external-data"),
 }
 BY_HEAD = {"opt-in", "target-spelling", "content-encoding", "range", "cookie", "no-store", "only-if-cached"}
 BY_ANSWER = {"", "status", "ttl-ignored", "items", "estimated-usage"}
@@ -247,6 +254,8 @@ EVERYTHING = {
     "cache_chat": "always",
     "cache_v1_chat": "always",
     "cache_v1_completions": "always",
+    "cache_v1_responses": "always",
+    "cache_v1_messages": "always",
     "cache_streams": True,
 }
 
@@ -273,7 +282,7 @@ async def test_hostile_requests_get_what_ollama_would_say(
         simulator.models.add(EMBEDDER, embedding=True)
         trial = Trial(simulator, proxy)
         await trial.run(f"seed {seed}", (request(seed, index) for index in range(count)))
-        not_met = {"opt-in", "stream"} if settings is EVERYTHING else set()
+        not_met = {"opt-in", "stream"} if settings is EVERYTHING else {"external-data"}
         assert set(trial.details) | not_met >= BY_BODY | BY_HEAD | BY_ANSWER
         assert trial.results["HIT"] > count / 6
         assert trial.results["MISS"] > count / 10
@@ -283,5 +292,5 @@ async def test_hostile_requests_get_what_ollama_would_say(
         for _ in range(2):
             trial.results.clear()
             await trial.run("harmless", harmless())
-        assert trial.results == ({"HIT": 96} if settings is EVERYTHING else {"HIT": 60, "BYPASS": 36})
+        assert trial.results == ({"HIT": 126} if settings is EVERYTHING else {"HIT": 60, "BYPASS": 66})
         assert "error" not in proxy.log.getvalue()
