@@ -90,7 +90,7 @@ def numbers(text: str) -> list[float]:
 
 def tokens_of(texts: tuple[str, ...]) -> int:
     """Tokens as they are shared out, so that each text gets its own again."""
-    return sum(ADDED + pieces(text) for text in texts)
+    return sum(ADDED + count for count in pieces(texts))
 
 
 def packed(floats: list[float]) -> str:

@@ -66,7 +66,9 @@ class Explainer:
         question = found.question
         about |= {"candidate": True, "model": model_names.short(question.identity.model), "key": question.key}
         if question.listing is not None:
-            about["items"] = {"known": question.listing.known_texts, "of": question.texts}
+            whole = isinstance(found.reuse, Hit)  # of all texts, also where the response was stored as a whole
+            known = question.texts if whole else question.listing.known_texts
+            about["items"] = {"known": known, "of": question.texts}
         if question.generation is None:
             about["detail"] = Detail.STORE_UNAVAILABLE.value
         match found.reuse:

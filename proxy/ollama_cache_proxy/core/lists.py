@@ -22,7 +22,7 @@ from ollama_cache_proxy.policy.embeddings import is_wider_than_told, missing, up
 from ollama_cache_proxy.policy.listing import list_reading
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import encode, sound
-from ollama_cache_proxy.policy.listing.joining import Part, join, joinable, joined_size
+from ollama_cache_proxy.policy.listing.joining import Part, join, joinable, joined_size, same_length
 from ollama_cache_proxy.policy.listing.list_plan import Plan, plan
 from ollama_cache_proxy.policy.listing.list_reading import Reading
 from ollama_cache_proxy.policy.listing.token_shares import AddedTokens
@@ -100,7 +100,7 @@ class ListFetcher(Fetcher):
         if reading is Detail.ANSWER_ERROR:
             flight.publish(replace(response, detail=reading))
             return
-        if not isinstance(reading, Cut) or not joinable(listing.known, reading) or (numbers and reading.frame):
+        if not isinstance(reading, Cut) or not joinable(listing.known, reading, own=numbers):
             self._forms.note_not_joined(question.source)
             await self._fetch_all(question, listing, flight)
             return
@@ -177,7 +177,8 @@ class ListFetcher(Fetcher):
         vectors = known | dict(zip(part.texts, part.cut.vectors, strict=True))
         if joined_size(listing.text_list, vectors) > 2 * self._rules.max_list_bytes:  # planned to be within the limit
             return Detail.ANSWER_TOO_LARGE
-        same = question.identity.stability.unchanged() and (probe is None or await probe)
+        same = same_length(listing.known, part.cut) and question.identity.stability.unchanged()
+        same = same and (probe is None or await probe)
         return None if same else Detail.MODEL_CHANGED
 
     async def _fetch_unstored(self, question: Question, flight: Flight[Fetched], detail: Detail) -> None:

@@ -271,6 +271,24 @@ async def test_vectors_of_two_lengths_are_never_joined() -> None:
             assert {len(vector) for vector in vectors(await embed(own.url, texts))} == {3}
 
 
+async def test_a_part_of_another_length_shows_that_the_model_has_changed() -> None:
+    """Nothing of the whole list that is asked for then may be stored under the digest of the old one."""
+    width = 2
+
+    async def script(talk: Conversation) -> None:
+        texts = json.loads(await talk.read_body())["input"]
+        await talk.write(whole(answer(*([str([*range(width)]).replace(" ", "")] * len(texts)))))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, ["a"])
+        width = 3
+        for _ in range(2):
+            seen = await embed(own.url, ["a", "b"])
+            assert {len(vector) for vector in vectors(seen)} == {3}
+            assert seen.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=model-changed"
+        assert [json.loads(talk.body)["input"] for talk in upstream.seen[1:]] == [["b"], ["a", "b"]] * 2
+
+
 async def test_a_text_that_stands_there_often_is_not_multiplied_without_bound(simulator: Simulator) -> None:
     async with proxy_before(simulator.url, max_list_bytes=100_000) as own:
         for _ in range(2):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ollama_cache_proxy.policy.listing.items import base64_numbers, decode, encode, is_base64, same_length, sound
+from ollama_cache_proxy.policy.listing.items import base64_numbers, decode, encode, is_base64, sound
 from tests.support.lists import WHOLE, cut, recorded, some
 
 # Entries
@@ -135,9 +135,3 @@ def test_base64_is_told_from_numbers_by_its_quote():
     assert is_base64(b'"AACAPw=="')
     assert is_base64(memoryview(b'"AACAPw=="'))
     assert not is_base64(b"[1]")
-
-
-def test_vectors_of_one_model_have_one_length():
-    assert same_length([])
-    assert same_length([some(b"[1,2]"), some(b"[3,4]")])
-    assert not same_length([some(b"[1,2]"), some(b"[3]")])

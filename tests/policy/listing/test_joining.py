@@ -8,7 +8,7 @@ import pytest
 
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
-from ollama_cache_proxy.policy.listing.joining import Part, join, joinable, joined_size, usable
+from ollama_cache_proxy.policy.listing.joining import Part, join, joinable, joined_size, same_length, usable
 from tests.support.lists import EMBED, V1, asking, some
 
 BASE64 = {"encoding_format": "base64"}
@@ -85,18 +85,26 @@ def test_items_of_a_part_share_its_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "expected"),
+    ("item", "form", "length"),
     [
-        (some(), True),
-        (some(exact=False), True),
-        (some(b"[1,2]"), False),
-        (replace(some(), frame=FRAME), False),
-        (CODED, True),
+        (some(), True, True),
+        (some(exact=False), True, True),
+        (some(b"[1,2]"), True, False),
+        (replace(some(), frame=FRAME), False, True),
+        (replace(some(b"[1,2]"), frame=FRAME), True, False),
+        (CODED, True, True),
     ],
 )
-def test_one_form_and_one_length_can_be_joined(item: Item, expected: bool) -> None:
-    assert joinable({"a": some(), "b": item}, part("c").cut) is expected
-    assert joinable({}, part("c").cut)
+def test_one_form_and_one_length_can_be_joined(item: Item, form: bool, length: bool) -> None:
+    known = {"a": some(), "b": item}
+    assert (joinable(known, part("c").cut, own=True), same_length(known, part("c").cut)) == (form, length)
+
+
+def test_base64_that_was_asked_for_as_numbers_is_made_of_ollamas_own_form() -> None:
+    assert joinable({}, part("c").cut, own=True)
+    assert not joinable({}, part("c", frame=FRAME).cut, own=True)
+    assert joinable({}, part("c", frame=FRAME).cut, own=False)
+    assert joinable({"a": replace(some(), frame=FRAME)}, part("c", frame=FRAME).cut, own=False)
 
 
 @pytest.mark.parametrize(

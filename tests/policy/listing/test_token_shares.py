@@ -26,7 +26,19 @@ from ollama_cache_proxy.policy.listing.token_shares import ADDED, AddedTokens, p
     ],
 )
 def test_pieces_are_about_what_a_tokenizer_makes(text, expected):
-    assert pieces(text) == expected
+    assert pieces([text]) == [expected]
+
+
+def test_of_long_texts_only_the_beginning_is_looked_at():
+    long = "word " * 100_000
+    assert pieces([long]) == [100_000]
+    assert pieces([long, "a", "字" * 300_000]) == [
+        pytest.approx(100_000, rel=0.01),
+        1,
+        pytest.approx(300_000, rel=0.01),
+    ]
+    assert pieces(["字" * 1000] * 20_000) == [1000] * 20_000
+    assert pieces([]) == []
 
 
 @pytest.mark.parametrize(
@@ -65,10 +77,10 @@ def test_the_shares_hold_the_sum_and_are_near_their_due(seed):
     assert sum(found) == tokens
     assert all(share >= (tokens >= len(texts)) for share in found), "none is free where there are enough"
     assert shares(tokens, texts) == found
-    whole = sum(pieces(text) + ADDED for text in texts)
-    if all(tokens * (pieces(text) + ADDED) >= whole for text in texts):
-        for share, text in zip(found, texts, strict=True):
-            assert abs(share * whole - tokens * (pieces(text) + ADDED)) < whole
+    whole = sum(count + ADDED for count in pieces(texts))
+    if all(tokens * (count + ADDED) >= whole for count in pieces(texts)):
+        for share, count in zip(found, pieces(texts), strict=True):
+            assert abs(share * whole - tokens * (count + ADDED)) < whole
 
 
 # What a model adds

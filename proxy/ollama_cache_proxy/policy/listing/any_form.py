@@ -75,7 +75,7 @@ class _UncertainError(Exception):
 def read(member: str, count: int, body: bytes, media_type: bytes) -> Reading:
     """Return the vectors of a complete 200 response to a request for so many texts, in the order of those.
 
-    `body` is valid JSON; its vectors are in `member`. `media_type` is its Content-Type, with all parameters.
+    They are in `member`. `media_type` is its Content-Type, with all parameters. What is no JSON is `Uncertain`.
     """
     try:
         return _cut(member, count, body, media_type)

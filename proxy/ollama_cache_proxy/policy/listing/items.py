@@ -39,17 +39,12 @@ class Item:
     load_duration: int
     """Likewise."""
     frame: bytes = b""
-    """The form of the response (policy/any_form.py); empty for Ollama's own."""
+    """The form of the response (`any_form.py`); empty for Ollama's own."""
 
 
 def is_base64(vector: Text) -> bool:
     """Return whether a vector is base64 and not numbers."""
     return vector[:1] == b'"'
-
-
-def same_length(items: Iterable[Item]) -> bool:
-    """Return whether all vectors have the same length, as those of one model have."""
-    return len({item.numbers for item in items}) <= 1
 
 
 def sound(vectors: Iterable[Text], numbers: int) -> bool:

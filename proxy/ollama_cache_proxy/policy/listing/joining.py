@@ -58,9 +58,18 @@ class Joined:
     """Whether that count is partly apportioned."""
 
 
-def joinable(known: Mapping[str, Item], cut: Cut) -> bool:
-    """Return whether these belong together: they have one form, and vectors of one length."""
-    return all(item.frame == cut.frame and item.numbers == cut.numbers for item in known.values())
+def same_length(known: Mapping[str, Item], cut: Cut) -> bool:
+    """Return whether all vectors have one length, as those of one model have."""
+    return all(item.numbers == cut.numbers for item in known.values())
+
+
+def joinable(known: Mapping[str, Item], cut: Cut, *, own: bool) -> bool:
+    """Return whether a response has the form that its request was made for: Ollama's `own`, or that of what is known.
+
+    Vectors of another length are of another model, whose form says nothing.
+    """
+    same = not (own and cut.frame) and all(item.frame == cut.frame for item in known.values())
+    return same or not same_length(known, cut)
 
 
 def usable(text_list: TextList, items: Mapping[str, Item], *, other: bool) -> dict[str, Item]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from ollama_cache_proxy.policy import storing
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
@@ -28,15 +28,17 @@ def read(  # noqa: PLR0913 - what was asked, what came, and how much of it to ch
     cut = own_form.split(text_list, count, body, as_base64=as_base64)
     if cut is not None and (not check or sound(cut.vectors, cut.numbers)):
         return cut
+    media_type = first(head.fields, b"content-type") or b""
+    found = any_form.read(text_list.candidate.endpoint.vectors, count, body, media_type)
+    if isinstance(found, Cut):
+        return found
     verdict = storing.by_body(text_list.candidate, body, items=count)
     if isinstance(verdict, NotStorable):
         return verdict.detail
-    media_type = first(head.fields, b"content-type") or b""
-    found = any_form.read(text_list.candidate.endpoint.vectors, count, body, media_type)
     match found:
-        case Cut():
-            return found
         case WholeOnly():
             return Detail.ANSWER_FORM if text_list.odd else verdict
         case Uncertain():
             return Detail.ANSWER_COUNT
+        case never:
+            assert_never(never)
