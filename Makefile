@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-against bench-admin system-tools bench-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-against bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -47,6 +47,9 @@ simulate: install ## Run a simulated Ollama
 $(VENV)/.installed-gpu: $(VENV)/.installed requirements-gpu.lock
 	@$(PIP) install --require-hashes -r requirements-gpu.lock
 	@touch $@
+
+image: $(VENV)/.python ## Build the image with buildah and say what is how large in it; needs root (options: make image ARGS="--base IMAGE")
+	@$(BIN)/python docker/image.py $(ARGS)
 
 stack: install metrics-tools ## Run compose.yml's components without containers (options: make stack ARGS="--simulate")
 	@PYTHONPATH=. exec $(BIN)/python docker/stack.py $(ARGS)
@@ -105,6 +108,9 @@ system-tools: $(VENV)/.python ## List missing system packages for tests (Chromiu
 
 bench-tools: $(VENV)/.python ## List missing system packages for `make bench` (nginx, wrk), and install them; needs root
 	@$(SYSTEM_TOOLS) bench-tools --install
+
+image-tools: $(VENV)/.python ## List missing system packages for `make image` (buildah, debootstrap), and install them; needs root
+	@$(SYSTEM_TOOLS) image-tools --install
 
 missing-tools: $(VENV)/.python
 	@$(SYSTEM_TOOLS) system-tools

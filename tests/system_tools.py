@@ -1,7 +1,7 @@
 """Programs that tests and measurements run, and the Debian packages that bring them.
 
-`make test` names those that are missing and installs none. `make system-tools` (and `make bench-tools` for measurements)
-lists what it is about to install, and installs it, which takes root.
+`make test` names those that are missing and installs none. `make system-tools` (and `make bench-tools` for measurements,
+`make image-tools` for the image) lists what it is about to install, and installs it, which takes root.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ TOOLS: Final = {
         Tool(names=("curl",), packages=("curl",), use="the tests of the documentation's commands"),
         Tool(names=("nginx",), packages=("nginx-light",), use="the tests of an Ollama behind nginx"),
         Tool(names=("git",), packages=("git",), use="the tests of requests derived from a history"),
+    ),
+    "image-tools": (
+        Tool(names=("buildah",), packages=("buildah",), use="make image, and the test of the image"),
+        Tool(names=("debootstrap",), packages=("debootstrap",), use="make image, and the test of the image"),
     ),
     "bench-tools": (
         Tool(names=("nginx",), packages=("nginx-light",), use="make bench"),
