@@ -1,7 +1,7 @@
 """Write dashboards/ollama-cache-proxy.json: `python -m dashboards.generate`, in the root of the project.
 
-The format is that of Grafana 10.2 to 11, which later releases read too. tests/e2e/prometheus/test_dashboard.py checks
-that the file is up to date.
+The format is that of Grafana 10.2 to 11; 12 and 13 migrate it as they read it.
+tests/e2e/prometheus/test_dashboard.py checks that the file is up to date.
 """
 
 from __future__ import annotations

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from ruamel.yaml import YAML
 
 from ollama_cache_proxy.service.settings import Settings
+from tests.support.prometheus import RULES
+from tests.support.servers import Proxy, free_port
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -76,19 +81,65 @@ def test_only_loopback_reaches_the_stack() -> None:
     }
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_an_image_is_pinned(name: str) -> None:
-    image = SERVICES[name]["image"]
-    if "build" in SERVICES[name]:
-        assert image == "ollama-cache-proxy:local"
-    else:
-        assert re.fullmatch(r"[\w./-]+:v?\d[\w.-]*", image)
+def test_images_are_pinned() -> None:
+    """Each tag was found in use in public repositories. What takes its tag from a setting has a default."""
+    images = {name: service["image"] for name, service in SERVICES.items()}
+    assert images == {
+        "ollama": "ollama/ollama:0.33.3",  # the last of the version that the simulator speaks
+        "models": "redis:7-alpine",
+        "redis": "redis:7-alpine",
+        "proxy": "ollama-cache-proxy:local",
+        "prometheus": "prom/prometheus:v3.13.4",  # with long-term support, until July 2027
+        "grafana": "grafana/grafana:13.2.3",
+        "dcgm-exporter": "nvcr.io/nvidia/k8s/dcgm-exporter:${DCGM_EXPORTER_TAG:-3.3.9-3.6.1-ubuntu22.04}",
+    }
+    assert "build" in SERVICES["proxy"]
+    assert "DCGM_EXPORTER_TAG=4.5.2-4.8.1-ubuntu22.04 " in (DOCKER / "compose.yml").read_text("utf-8")
 
 
-def test_base_images_are_pinned() -> None:
-    bases = re.findall(r"^FROM (\S+)", (DOCKER / "Dockerfile").read_text("utf-8"), re.MULTILINE)
-    assert len(bases) == 2
-    assert all(re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base) for base in bases)
+DCGM_DEFAULTS = {
+    "3.3.9-3.6.1": (
+        *("SM_CLOCK", "MEM_CLOCK", "MEMORY_TEMP", "GPU_TEMP", "POWER_USAGE", "TOTAL_ENERGY_CONSUMPTION"),
+        *("PCIE_REPLAY_COUNTER", "GPU_UTIL", "MEM_COPY_UTIL", "ENC_UTIL", "DEC_UTIL", "XID_ERRORS"),
+        *("FB_FREE", "FB_USED", "NVLINK_BANDWIDTH_TOTAL", "VGPU_LICENSE_STATUS"),
+    ),
+    "4.5.2-4.8.1": (
+        *("SM_CLOCK", "MEM_CLOCK", "MEMORY_TEMP", "GPU_TEMP", "POWER_USAGE", "TOTAL_ENERGY_CONSUMPTION"),
+        *("PCIE_REPLAY_COUNTER", "GPU_UTIL", "MEM_COPY_UTIL", "ENC_UTIL", "DEC_UTIL", "XID_ERRORS"),
+        *("FB_FREE", "FB_USED", "FB_RESERVED", "NVLINK_BANDWIDTH_TOTAL", "VGPU_LICENSE_STATUS"),
+    ),
+}
+"""What the two pinned releases of dcgm-exporter export by default of a card (etc/default-counters.csv), profiling aside."""
+
+
+@pytest.mark.parametrize("release", DCGM_DEFAULTS)
+def test_what_dashboard_and_rules_read_of_gpus_is_exported_by_both_releases(release: str) -> None:
+    texts = [path.read_text("utf-8") for path in (*RULES, ROOT / "dashboards" / "ollama-cache-proxy.json")]
+    read = {name for text in texts for name in re.findall(r"DCGM_\w+", text)}
+    assert len(read) >= 4
+    assert read <= {f"DCGM_FI_DEV_{name}" for name in DCGM_DEFAULTS[release]}
+
+
+def test_the_base_is_pinned_and_may_be_replaced() -> None:
+    text = (DOCKER / "Dockerfile").read_text("utf-8")
+    assert re.search(r"^ARG BASE=python:3\.\d+\.\d+-slim-\w+$", text, re.MULTILINE)
+    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["${BASE}", "${BASE}"]
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:{port}", "127.0.0.1:{port}", ":{port}"])
+async def test_the_image_s_health_is_that_of_the_port_that_it_listens_on(listen: str, proxy: Proxy) -> None:
+    text = (DOCKER / "Dockerfile").read_text("utf-8")
+    (written,) = re.findall(r"^    CMD (\[.+\])$", text, re.MULTILINE)
+    interpreter, *words = json.loads(written)
+    assert interpreter == "/opt/proxy/bin/python"
+    port = urlsplit(proxy.url).port
+    assert port is not None
+    for asked, expected in ((port, 0), (free_port(), 1)):
+        environment = {"OCP_LISTEN": listen.format(port=asked)}
+        checked = await asyncio.create_subprocess_exec(
+            sys.executable, *words, env=environment, stderr=asyncio.subprocess.DEVNULL
+        )
+        assert await asyncio.wait_for(checked.wait(), 30) == expected
 
 
 def test_redis_holds_as_much_as_the_proxy_is_promised() -> None:

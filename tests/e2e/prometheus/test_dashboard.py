@@ -85,8 +85,12 @@ def test_no_panel_covers_another_or_leaves_the_grid() -> None:
     assert {x for x, _ in cells} == set(range(24)), "a line is not full, or one is too long"
 
 
-def test_the_form_is_one_that_grafana_10_and_11_take() -> None:
+def test_the_form_is_one_that_grafana_10_to_13_take() -> None:
+    """Grafana 10.2 reads up to its own version, 13 migrates any from 13 on to 42 by itself."""
     assert 38 <= BOARD["schemaVersion"] <= 40
+    assert isinstance(BOARD["refresh"], str), "as version 40 has it"
+    assert "time_options" not in BOARD.get("timepicker", {}), "which version 41 takes away"
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,40}", BOARD["uid"]), "a name in the unified storage of 13"
     assert "__inputs" not in BOARD, "a variable chooses the data source, so that an import asks for nothing"
     assert "id" not in BOARD, "Grafana numbers it"
     variables = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
