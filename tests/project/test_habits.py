@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
@@ -118,10 +119,30 @@ def test_the_image_holds_nothing_that_only_builds_it() -> None:
     """What the lock has for the build group alone is uninstalled again, with pip itself."""
     runs, builds = names(PROJECT["project"]["dependencies"]), names(PROJECT["dependency-groups"]["build"])
     assert builds <= locked("requirements.lock").keys()
-    (line,) = re.findall(
-        r"pip uninstall --yes (.+)$", (ROOT / "docker" / "Dockerfile").read_text("utf-8"), re.MULTILINE
+    assert sorted(uninstalled()[1]) == sorted({"pip", "setuptools"} | (builds - runs))
+
+
+def test_the_image_holds_nothing_that_is_never_imported() -> None:
+    """What others ask for but no module of the package leads to; whatever a command needs is imported here."""
+    script = (
+        "import importlib, pkgutil, sys, ollama_cache_proxy as package\n"
+        "for module in pkgutil.walk_packages(package.__path__, 'ollama_cache_proxy.'):\n"
+        "    module.name.endswith('__main__') or importlib.import_module(module.name)\n"
+        "from rich import live, progress, prompt, table\n"
+        "print(*sys.modules)\n"
     )
-    assert sorted(line.split()) == sorted({"pip"} | (builds - runs))
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"rich", "redis", "aiohttp", "pydantic"} <= imported
+    unneeded = {"markdown-it-py": "markdown_it", "mdurl": "mdurl", "pygments": "pygments", "valkey": "valkey"}
+    assert uninstalled()[0] == list(unneeded)
+    assert not imported & set(unneeded.values())
+
+
+def uninstalled() -> list[list[str]]:
+    """Return what each line of the Dockerfile uninstalls."""
+    text = (ROOT / "docker" / "Dockerfile").read_text("utf-8")
+    return [line.split() for line in re.findall(r"pip uninstall --yes (.+?)(?: \\)?$", text, re.MULTILINE)]
 
 
 def test_the_lock_has_nothing_that_nobody_asks_for() -> None:
