@@ -27,7 +27,7 @@ async def stack(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Proce
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "docker/stack.py", *arguments),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "proxy")))},
         stderr=asyncio.subprocess.PIPE,
     )
     lines: list[str] = []
@@ -62,9 +62,12 @@ async def urls(lines: list[str]) -> list[str]:
 
 async def up(prometheus: str) -> set[str]:
     try:
-        targets = json.loads((await ask(prometheus, "GET", "/api/v1/targets")).body)["data"]["activeTargets"]
+        answer = await ask(prometheus, "GET", "/api/v1/targets")
     except OSError:
         return set()
+    if answer.status == 503:  # Prometheus 3 listens before it is ready
+        return set()
+    targets = json.loads(answer.body)["data"]["activeTargets"]
     return {target["labels"]["job"] for target in targets if target["health"] == "up"}
 
 
