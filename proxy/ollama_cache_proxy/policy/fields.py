@@ -1,7 +1,7 @@
 """Field lines: which are for one hop only, which are forwarded, which are replayed, and which Host is allowed.
 
 Sources: RFC 9110, sections 7.6.1 (Connection) and 7.6.3 (Via); RFC 9112, section 3.3 (Host); Ollama's own rules for
-Host and Origin (`server/routes.go`, 0.24).
+Host and Origin (`server/routes.go`, 0.24 to 0.33).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Model names as Ollama resolves them (`types/model/name.go`, 0.24).
+"""Model names as Ollama resolves them (`types/model/name.go`, 0.24 to 0.33).
 
 A name has up to four parts, host/namespace/model:tag; what is missing is filled in with Ollama's defaults, and parts
 compare without regard to case. A spelling that does not follow these rules resolves to nothing.

@@ -461,7 +461,7 @@ def http_url(text: str) -> str:
 
 
 def ollama_host(value: str) -> str:
-    """Return the URL that Ollama's own tools connect to for this OLLAMA_HOST (`envconfig/config.go`, 0.24)."""
+    """Return the URL that Ollama's own tools connect to for this OLLAMA_HOST (`envconfig/config.go`, 0.24 to 0.33)."""
     text = value.strip().strip("\"'").strip()
     scheme, found, rest = text.partition("://")
     if not found:
