@@ -207,6 +207,32 @@ async def test_an_ollama_that_refuses_the_credentials(
 
 
 @pytest.mark.parametrize(
+    ("url", "authorization", "told"),
+    [
+        ("http://ollama.example:80", canary.CREDENTIAL, True),
+        ("http://ollama.example:80", "", False),
+        ("https://ollama.example:443", canary.CREDENTIAL, False),
+        ("http://127.0.0.1:11434", canary.CREDENTIAL, False),
+        ("http://[::1]:11434", canary.CREDENTIAL, False),
+    ],
+)
+async def test_credentials_in_clear(url: str, authorization: str, told: bool, tmp_path: Path) -> None:
+    async with scene("http://127.0.0.1:1", url, tmp_path) as made, client() as session:
+        made.ollama = Server(session, url, title="Ollama", fix="", authorization=authorization)
+        made._asked = {
+            (url, path): asyncio.create_task(_answer(body))
+            for path, body in (("/api/version", b'{"version":"1"}'), ("/api/tags", b'{"models":[{}]}'))
+        }
+        findings = (await found(made, "Ollama"))["Ollama"]
+    assert [finding.level for finding in findings] == ([Level.OK, Level.WARNING] if told else [Level.OK])
+    assert told == ("plain http" in findings[-1].text)
+
+
+async def _answer(body: bytes) -> Response:
+    return Response(status=200, headers={}, body=body, begun=0.0, ended=0.0)
+
+
+@pytest.mark.parametrize(
     ("ours", "level", "said"),
     [
         (canary.CREDENTIAL, Level.NOTE, "come through the proxy without credentials (401)"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ollama_cache_proxy.policy.freshness import LONGEST, Freshness, freshness, http_date, response_directives
 
@@ -136,6 +138,30 @@ def test_what_is_left_of_a_lifetime_is_less_by_the_age():
 )
 def test_response_directives_are_read_with_their_quotes(values, directives):
     assert response_directives(cc(*values)) == directives
+
+
+WORDS = st.lists(
+    st.sampled_from([b"max-age", b"s-maxage", b"no-store", b"=", b",", b'"', b"\\", b" ", b"0", b"7", b"99", b"x"]),
+    max_size=12,
+).map(b"".join)
+LINES = st.lists(
+    st.tuples(st.sampled_from([b"Cache-Control", b"cache-control", b"Expires", b"Age", b"Date", b"X"]), WORDS),
+    max_size=5,
+).map(tuple)
+
+
+@given(fields=LINES, limit=st.integers(0, 10_000), delay=st.floats(0, 1e6))
+def test_nothing_that_a_response_tells_makes_it_fresh_for_longer_than_is_allowed_here(fields, limit, delay):
+    fresh = freshness(fields, limit=limit, delay=delay, now=NOW)
+    assert 0 <= fresh.ttl <= fresh.lifetime <= limit
+    assert fresh.age >= 0
+
+
+@given(fields=LINES)
+def test_a_directive_that_forbids_to_store_is_found_wherever_no_closed_quotes_hold_it(fields):
+    bare = [value for name, value in fields if name.lower() == b"cache-control" and b'"' not in value]
+    members = {part.partition(b"=")[0].strip() for value in bare for part in value.split(b",")}
+    assert (b"no-store" in members) <= (b"no-store" in {name for name, _ in response_directives(fields)})
 
 
 @pytest.mark.parametrize("value", [b'"' * 30_000, b'"\\' * 15_000, b"," * 30_000, b'"a",' * 8_000 + b'"'])

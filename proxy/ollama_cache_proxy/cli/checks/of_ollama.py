@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from ollama_cache_proxy.cli import graphics
 from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX
@@ -12,6 +13,7 @@ from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
+from ollama_cache_proxy.service.settings import is_loopback
 from ollama_cache_proxy.workbench.shown import own_context
 
 _FOREIGN_ORIGIN = "https://page.invalid"
@@ -39,11 +41,29 @@ async def answers(scene: Scene) -> list[Finding]:
     version = found.get("version") if isinstance(found, dict) else None
     if not isinstance(version, str):
         return [problem(f"the server at {ollama.url} is not Ollama (status {response.status})", ollama.fix)]
-    models = await scene.models(ollama)
-    text = f"Ollama {printable(version)} answers at {ollama.url}"
+    return [await _models(scene, printable(version)), *_in_clear(scene)]
+
+
+async def _models(scene: Scene, version: str) -> Finding:
+    """Return whether Ollama has models."""
+    models = await scene.models(scene.ollama)
+    text = f"Ollama {version} answers at {scene.ollama.url}"
     if not models:
-        return [warning(f"{text}, but has no model", "get one: `ollama pull llama3.2`")]
-    return [ok(f"{text}, with {len(models)} model{'s' if len(models) > 1 else ''}")]
+        return warning(f"{text}, but has no model", "get one: `ollama pull llama3.2`")
+    return ok(f"{text}, with {len(models)} model{'s' if len(models) > 1 else ''}")
+
+
+def _in_clear(scene: Scene) -> list[Finding]:
+    """Judge whether credentials for Ollama can be read on their way."""
+    parts = urlsplit(scene.ollama.url)
+    if not scene.ollama.has_credentials or parts.scheme == "https" or is_loopback(parts.hostname or ""):
+        return []
+    return [
+        warning(
+            f"the credentials for Ollama go to {parts.hostname} over plain http, where the network can read them",
+            "use https:// in upstream, or a tunnel",
+        )
+    ]
 
 
 async def origins(scene: Scene) -> list[Finding]:
