@@ -25,6 +25,7 @@ from ollama_cache_proxy.policy.listing.items import encode, sound
 from ollama_cache_proxy.policy.listing.joining import Part, join, joinable, joined_size, same_length
 from ollama_cache_proxy.policy.listing.list_plan import Plan, plan
 from ollama_cache_proxy.policy.listing.list_reading import Reading
+from ollama_cache_proxy.policy.listing.own_form import as_numbers
 from ollama_cache_proxy.policy.listing.token_shares import AddedTokens
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.storing import OK
@@ -195,7 +196,7 @@ class ListFetcher(Fetcher):
     def _entries(self, question: Question, listing: Listing, whole: Whole, part: Part) -> Entries:
         """Return the entry of each item; odd texts have none."""
         digest = question.scope.digest
-        items = replace(part, added=self._added.of(digest)).items()
+        items = replace(part, cut=as_numbers(part.cut), added=self._added.of(digest)).items()
         if part.cut.tokens is not None:
             self._added.learn(digest, part.texts, part.cut.tokens)
         keys: Mapping[str, str] = question.other_keys() if part.cut.frame else listing.keys

@@ -152,7 +152,7 @@ async def test_items_of_another_form_answer_only_requests_like_their_own() -> No
 
 
 async def test_ollamas_own_form_is_asked_as_numbers_once_it_is_known() -> None:
-    """The first request of a process goes out as the client sent it; its base64 is stored as it came."""
+    """The first request of a process goes out as the client sent it; its base64 is stored as the same numbers."""
     async with byte_upstream(script_of(list_forms.OWN)) as upstream, proxy_before(upstream.url) as own:
         for texts in ("a", ["a", "b"], ["c", "a", "c"]):
             first = await embed(own.url, V1, texts, **BASE64)
@@ -164,13 +164,24 @@ async def test_ollamas_own_form_is_asked_as_numbers_once_it_is_known() -> None:
         assert [("encoding_format" in json.loads(talk.body)) for talk in upstream.seen] == [True, False, False]
         assert inputs(upstream) == ["a", ["b"], ["c"]]
         for path in (EMBED, V1):
-            seen = await embed(own.url, path, ["b", "c"])
+            seen = await embed(own.url, path, ["b", "c", "a"])
             assert seen.field("X-Cache") == "HIT"
-            assert without_counts(told(seen.body)) == without_counts(direct(path, list_forms.OWN, ["b", "c"]))
-        assert (await embed(own.url, EMBED, ["a", "b"])).field("X-Cache") == "MISS"
-        assert inputs(upstream)[3:] == [["a"]], "base64 is not written as numbers"
+            assert without_counts(told(seen.body)) == without_counts(direct(path, list_forms.OWN, ["b", "c", "a"]))
+
+
+async def test_many_cold_texts_in_base64_are_stored_as_base64_and_answer_that() -> None:
+    texts = [f"text {number}" for number in range(4096 // list_forms.WIDTH + 1)]
+    async with byte_upstream(script_of(list_forms.OWN)) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, V1, texts, **BASE64)
+        await own.kept()
+        assert (await embed(own.url, V1, texts[::-1], **BASE64)).field("X-Cache") == "HIT"
+        for path in (EMBED, V1):
+            assert (await embed(own.url, path, texts[:2])).field("X-Cache") == ("MISS" if path == EMBED else "HIT")
+        assert inputs(upstream) == [texts, texts[:2]], "numbers have taken the place of the base64"
         for path, more in ((EMBED, {}), (V1, {}), (V1, BASE64)):
-            assert (await embed(own.url, path, ["a", "b"], **more)).field("X-Cache") == "HIT"
+            seen = await embed(own.url, path, texts[:2], **more)
+            assert seen.field("X-Cache") == "HIT"
+            assert without_counts(told(seen.body)) == without_counts(direct(path, list_forms.OWN, texts[:2], **more))
 
 
 async def test_a_cold_list_in_base64_has_the_count_of_ollama_itself() -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from ollama_cache_proxy.policy.embeddings import TextList, missing
 from ollama_cache_proxy.policy.listing import joining
+from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
 from ollama_cache_proxy.policy.listing.joining import Joined, Part
-from ollama_cache_proxy.policy.listing.own_form import content_type, split
+from ollama_cache_proxy.policy.listing.own_form import as_numbers, content_type, split
 from ollama_cache_proxy.simulator.wire import float32_text
 from tests.support.lists import (
     EMBED,
@@ -322,6 +323,16 @@ def test_nothing_else_is_base64_of_float32(text):
     asked = asking(V1, "a", encoding_format="base64")
     assert split(asked, 1, body % b"AACAPw==", as_base64=True) is not None
     assert split(asked, 1, body % text.encode(), as_base64=True) is None
+
+
+@pytest.mark.parametrize(("texts", "written"), [(1, True), (4096 // 384, True), (4096 // 384 + 1, False)])
+def test_few_vectors_in_base64_are_written_as_numbers(texts, written):
+    numbered, body = recorded("embed_list_one")
+    (item,) = cut(numbered, body).values()
+    coded = f'"{packed(json.loads(item.vector))}"'.encode()
+    found = as_numbers(Cut(vectors=(coded,) * texts, numbers=384, tokens=5))
+    assert found.vectors == ((bytes(item.vector) if written else coded),) * texts
+    assert as_numbers(replace(found, frame=b"{}")).vectors == found.vectors
 
 
 # Responses of another form

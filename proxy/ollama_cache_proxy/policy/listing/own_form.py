@@ -10,12 +10,14 @@ import base64
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import orjson
 
 from ollama_cache_proxy.policy.dialects.dialect import ListForm, Measures, Text
 from ollama_cache_proxy.policy.embeddings import TextList
+from ollama_cache_proxy.policy.listing import go_floats
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import INT64, base64_numbers, float32, is_base64
 
@@ -200,3 +202,14 @@ def _base64(vector: Text) -> Text:
         texts = text[1:-1].split(b",")
         numbers = [_MISREAD.get(text, number) for text, number in zip(texts, numbers, strict=True)]
     return b'"%b"' % base64.b64encode(float32(numbers))
+
+
+_FEW: Final = 4096
+"""Numbers that are written anew; of more, the base64 is stored, which answers base64 only."""
+
+
+def as_numbers(cut: Cut) -> Cut:
+    """Return vectors that came as base64 as numbers, for both routes, unless they are many: it takes a while."""
+    if cut.frame or not is_base64(cut.vectors[0]) or cut.numbers * len(cut.vectors) > _FEW:
+        return cut
+    return replace(cut, vectors=tuple(map(go_floats.numbers, cut.vectors)))
