@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find
+from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find, is_other
 
 POLICIES = {
     "generate": Policy.ALWAYS,
@@ -227,3 +228,30 @@ def test_another_spelling_is_never_exact(method, target, operation):
 )
 def test_another_method_or_path_is_other(method, target):
     assert find(method, target) == (OTHER, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "dialect"),
+    [
+        ("GET", "/v1/models/tiny", openai),
+        ("POST", "/v1/images/generations", openai),
+        ("GET", "/v1/responses/resp_1", openai),
+        ("POST", "/v1/files?purpose=x", openai),
+        ("GET", "/%761/models/tiny", openai),
+        ("GET", "/v1/messages", openai),
+        ("POST", "/v1/messages/batches", anthropic),
+        ("POST", "/v10/models", ollama),
+        ("GET", "/api/nothing", ollama),
+        ("GET", "/", ollama),
+    ],
+)
+def test_what_is_other_speaks_the_form_of_its_api(method, target, dialect):
+    row, exact = find(method, target)
+    assert (row.dialect, exact, is_other(row)) == (dialect, False, True)
+    assert row == OTHER or row.dialect is not OTHER.dialect
+
+
+@each
+def test_no_row_is_other(row):
+    assert not is_other(row)
+    assert is_other(OTHER)

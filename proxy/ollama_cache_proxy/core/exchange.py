@@ -82,7 +82,7 @@ class Exchanges:
         if fields.looped(request.fields, self._rules.pseudonym):
             return await self._delivery.refuse(visit, HTTPStatus.LOOP_DETECTED, _LOOPED, bypass(Detail.LOOP))
         body: bytes | None = None
-        if arrival.endpoint is not endpoints.OTHER:  # unknown endpoints, uploads among them, are never held in memory
+        if not endpoints.is_other(arrival.endpoint):  # unknown endpoints, uploads among them, are never held in memory
             try:
                 body = await visit.client.body(self._rules.max_request_bytes, visit.hold.grow)
             except ProxyError as error:
@@ -124,7 +124,7 @@ class Exchanges:
             return self._relay.change(visit, arrival, body, found)
         if arrival.directives.only_if_cached and arrival.policy is not None:
             return self._refuse_to_ask(visit)
-        repeatable = arrival.endpoint is not endpoints.OTHER
+        repeatable = not endpoints.is_other(arrival.endpoint)
         return self._relay.pass_on(visit, arrival, body, found, repeatable=repeatable)
 
     def _refuse_to_ask(self, visit: Visit) -> Coroutine[Any, Any, Outcome]:

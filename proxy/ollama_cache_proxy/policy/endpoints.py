@@ -1,6 +1,6 @@
 """The table of Ollama's endpoints: what each one is, and what of it may be reused.
 
-A request that matches no row is `OTHER`, a bypass. Field names are those of Ollama's request types
+A request that matches no row is `other`, a bypass. Field names are those of Ollama's request types
 (`api/types.go`, `openai/openai.go`, `openai/responses.go`, `anthropic/anthropic.go`, 0.24 and 0.33); they serve to find
 names that Ollama would take for one of them.
 """
@@ -100,6 +100,12 @@ _TEMPERATURE: Final = _names("temperature")
 _ANTHROPIC: Final = _names("container mcp_servers thread diagnostics fallbacks")
 
 OTHER: Final = Endpoint(method="", path="", operation="other")
+_OTHERS: Final = (
+    ("/v1/messages/", Endpoint(method="", path="", operation=OTHER.operation, dialect=anthropic)),
+    ("/v1/", Endpoint(method="", path="", operation=OTHER.operation, dialect=openai)),
+    ("", OTHER),
+)
+"""What a path stands for that is no row, by its beginning: errors of the proxy's own have the form of their API."""
 
 ENDPOINTS: Final = (
     Endpoint(
@@ -303,4 +309,9 @@ def find(method: str, target: str) -> tuple[Endpoint, bool]:
     if exact is not None:
         return exact, True
     path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
-    return _BY_ROUTE.get((method, path), OTHER), False
+    return _BY_ROUTE.get((method, path)) or next(row for begin, row in _OTHERS if path.startswith(begin)), False
+
+
+def is_other(endpoint: Endpoint) -> bool:
+    """Return whether this is no row of the table."""
+    return endpoint.operation == OTHER.operation

@@ -348,6 +348,10 @@ async def test_an_upstream_that_refuses_is_a_502_as_json() -> None:
         ("/v1/messages", ("error", "message")),
         ("/v1/messages?beta=true", ("error", "message")),
         ("/v1/messages/count_tokens", ("error", "message")),
+        ("/v1/audio/transcriptions", ("error", "message")),
+        ("/v1/images/generations", ("error", "message")),
+        ("/v1/messages/batches", ("error", "message")),
+        ("/api/nothing", ("error",)),
     ],
 )
 async def test_an_error_of_the_proxys_own_has_the_form_of_its_endpoint(path: str, place: tuple[str, ...]) -> None:
