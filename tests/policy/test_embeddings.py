@@ -11,8 +11,8 @@ from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, DEFAULT_RULES
 from ollama_cache_proxy.policy.embeddings import (
     TextList,
-    is_wider_than_told,
     item_keys,
+    may_be_clipped,
     missing,
     other_keys,
     text_list,
@@ -267,33 +267,47 @@ def item(numbers: int) -> Item:
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "numbers", "usable"),
-    [("null", 9, True), ("0", 9, True), ("8", 8, True), ("9", 8, True), ("8", 9, False), ("-1", 9, True)],
+    ("dimensions", "numbers", "clipped", "usable"),
+    [
+        ("null", 9, False, True),
+        ("0", 9, False, True),
+        ("-1", 9, False, True),
+        ("9", 9, False, True),
+        ("10", 9, False, True),
+        ("8", 9, False, False),
+        ("9", 9, True, True),
+        ("null", 9, True, False),
+        ("0", 9, True, False),
+        ("10", 9, True, False),
+        ("8", 9, True, False),
+    ],
 )
-def test_an_item_with_more_numbers_than_are_wanted_is_not_usable(dimensions, numbers, usable):
-    """Then the width that Ollama told, by which its key was made, was wrong."""
+def test_an_item_answers_what_ollama_would_answer_with_it_whatever_its_width(dimensions, numbers, clipped, usable):
+    """One that is whole answers where it would not be shortened; one that may be clipped, its own `dimensions` alone."""
     asked = seen(EMBED, f'{{"model":"m","input":"p","dimensions":{dimensions}}}')
-    assert missing(asked, {"p": item(numbers)}, estimates=False) == (() if usable else ("p",))
-    other = replace(item(numbers), frame=b"{}")
-    assert missing(asked, {"p": other}, estimates=False) == (), "another server may take them otherwise"
+    known = {"p": replace(item(numbers), clipped=clipped)}
+    assert missing(asked, known, estimates=False) == (() if usable else ("p",))
+    other = {"p": replace(item(numbers), frame=b"{}")}
+    assert missing(asked, other, estimates=False) == (), "another server may take them otherwise"
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "width", "numbers", "wider"),
+    ("dimensions", "width", "numbers", "clipped"),
     [
         ("9", 8, 8, False),
         ("9", 8, 9, True),
-        ("8", 8, 8, False),
+        ("8", 8, 8, True),
+        ("8", 8, 7, False),
         ("8", 9, 8, False),
         ("8", None, 8, False),
         ("null", 8, 9, False),
         ("0", 8, 9, False),
     ],
 )
-def test_a_vector_that_is_wider_than_ollama_told_may_have_been_cut(dimensions, width, numbers, wider):
+def test_a_vector_may_be_clipped_where_its_key_does_not_say_so(dimensions, width, numbers, clipped):
     asked = candidate(EMBED, f'{{"model":"m","input":"p","dimensions":{dimensions}}}')
     scope = Scope(digest="d", version="0.33.0", width=width)
-    assert is_wider_than_told(asked, numbers, scope) is wider
+    assert may_be_clipped(asked, numbers, scope) is clipped
 
 
 @pytest.mark.parametrize("part", ["digest", "version", "epoch", "namespace"])

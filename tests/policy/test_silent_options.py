@@ -15,7 +15,7 @@ from ollama_cache_proxy.policy.silent_options import (
     wrong_type,
 )
 
-OLD, NEW, NEWEST, OTHER = "0.24.0", "0.33.0", "0.34.3", "0.35.0"
+OLD, NEW, NEWEST, OTHER = "0.24.0", "0.33.0", "0.34.4", "0.35.0"
 NAMES = {option.name for option in OPTIONS}
 LANGCHAIN: dict[str, None] = dict.fromkeys(
     (
@@ -52,8 +52,8 @@ def told(options: object, version: str, *, embedding: bool = False) -> object:
         ("0.34.0", True),
         ("0.34.1-rc0", False),
         ("0.34.1", True),
-        ("0.34.3", True),
-        ("0.34.4", False),
+        ("0.34.4", True),
+        ("0.34.5", False),
         ("0.35.0-rc0", False),
         ("1.0.0", False),
         ("0.0.0", False),

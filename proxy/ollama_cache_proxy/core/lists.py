@@ -18,7 +18,7 @@ from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
-from ollama_cache_proxy.policy.embeddings import is_wider_than_told, missing, upstream_body
+from ollama_cache_proxy.policy.embeddings import may_be_clipped, missing, upstream_body
 from ollama_cache_proxy.policy.listing import list_reading
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import encode, sound
@@ -155,8 +155,6 @@ class ListFetcher(Fetcher):
             if not isinstance(reading, Detail):
                 self._forms.note(question.source, own=False)
             return reading
-        if is_wider_than_told(question.candidate, reading.numbers, question.scope):
-            return Detail.ANSWER_COUNT
         self._forms.note(question.source, own=True)
         measured = round(whole.seconds * 1e9)  # /v1 tells no durations, and /api/embed needs one
         total, load = reading.total_duration or measured, reading.load_duration or 1
@@ -201,6 +199,8 @@ class ListFetcher(Fetcher):
             self._added.learn(digest, part.texts, part.cut.tokens)
         keys: Mapping[str, str] = question.other_keys() if part.cut.frame else listing.keys
         took, fresh = whole.seconds / len(part.texts), whole.fresh
+        if not part.cut.frame and may_be_clipped(question.candidate, part.cut.numbers, question.scope):
+            items = {text: replace(item, clipped=True) for text, item in items.items()}
         return [
             (key, self.entry(question, whole.head, encode(item), fresh=fresh, took=took, tokens=(item.tokens, None)))
             for text, key in keys.items()

@@ -137,20 +137,21 @@ def _dimensions(candidate: Candidate) -> int | None:
     return dimensions if type(dimensions) is int and dimensions > 0 else None
 
 
-def is_wider_than_told(candidate: Candidate, numbers: int, scope: Scope) -> bool:
-    """Return whether so many numbers are more than Ollama told, so that `dimensions` may have cut vectors after all."""
+def may_be_clipped(candidate: Candidate, numbers: int, scope: Scope) -> bool:
+    """Return whether a vector with so many numbers may have been shortened, though its key is that of a whole one.
+
+    Ollama tells the width of the model's file, or what its creator set in its place (`info` of /api/create).
+    """
     most = _dimensions(candidate)
-    if most is None or most == scope.width or not cuts_nothing(most, scope):
-        return False
-    return numbers >= most
+    return most is not None and numbers >= most and cuts_nothing(most, scope)
 
 
 def missing(text_list: TextList, known: Mapping[str, Item], *, estimates: bool) -> tuple[str, ...]:
     """Return the unique texts, in order, that have no usable item; odd texts never have one.
 
     For a list of one, only an item with an exact token count is usable, unless `estimates` are: Ollama's own response
-    would have that count. Where fewer numbers are asked for than an item of Ollama's own form has, the width that
-    Ollama told was wrong, and it is not usable.
+    would have that count. Where Ollama told a width that is too small, an item of its own form may have more numbers
+    than are asked for, or may be `clipped`.
     """
     exact, most = len(text_list.texts) == 1 and not estimates, _dimensions(text_list.candidate)
     return tuple(
@@ -159,6 +160,7 @@ def missing(text_list: TextList, known: Mapping[str, Item], *, estimates: bool) 
         if (item := known.get(text)) is None
         or (exact and not item.exact)
         or (most is not None and not item.frame and item.numbers > most)
+        or (item.clipped and item.numbers != most)
     )
 
 

@@ -57,7 +57,7 @@ _UNTIL_0_25: Final = Versions(first="0.18.0", last="0.25.0-rc0")
 _FROM_0_30: Final = Versions(first="0.30.0", last="0.34.0")
 """llama.cpp's server as a child. All of them read a request's options alike; since 0.33.3 a model's file may have
 defaults too, which come before its parameters."""
-_FROM_0_34_1: Final = Versions(first="0.34.1", last="0.34.3")
+_FROM_0_34_1: Final = Versions(first="0.34.1", last="0.34.4")
 """Likewise, but that `typical_p` is refused (`scheduleRunner` in `server/routes.go`); null is not."""
 LOOKED_UP: Final = (_UNTIL_0_25, _FROM_0_30, _FROM_0_34_1)
 

@@ -102,22 +102,24 @@ async def test_dimensions_not_below_the_models_own_width_share_a_text(first: int
             for value in (first, None, 0, 4, 5, 1024)
         }
         assert len(set(bodies.values())) == 1
-        assert len(upstream.seen) == 1
+        asks = 2 if first == len(NUMBERS) else 1  # with exactly so many, Ollama may have shortened the vector
+        assert len(upstream.seen) == asks
         assert json.loads(upstream.seen[0].body) == text | {"dimensions": first}, "it goes out as the client sent it"
         cut = await post(proxy, "/api/embed", text | {"dimensions": 3})
         assert json.loads(cut.body)["embeddings"] == [NUMBERS[:3]]
         assert (await post(proxy, "/api/embed", text | {"dimensions": 4})).body == bodies[4]
-        assert len(upstream.seen) == 2
+        assert len(upstream.seen) == asks + 1
 
 
 @pytest.mark.usefixtures("narrow")
-async def test_a_model_with_wider_vectors_than_ollama_tells_is_never_cut_by_the_cache(
+async def test_a_width_that_ollama_tells_wrongly_changes_no_vector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`info` of /api/create may override `embedding_length` with any number."""
     monkeypatch.setattr(support, "TAGS", support.TAGS.replace(b'"embedding_length": 4', b'"embedding_length": 2'))
     async with byte_upstream(embeds) as upstream, proxy_before(upstream.url) as proxy:
-        for order in ((3, None), (None, 3), (3, 1024, None, 3)):
+        orders = ((3, None), (None, 3), (3, 1024, None, 3), (2, None, 2), (2, 3, None), (4, None), (1024, 2, 3, 4, 2))
+        for order in orders:
             text = {"model": "all-minilm", "input": str(order)}
             for value in order:
                 answer = await post(proxy, "/api/embed", text | {"dimensions": value})

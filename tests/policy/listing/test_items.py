@@ -22,6 +22,7 @@ from tests.support.lists import WHOLE, cut, recorded, some
         some(b'"AACAPw=="'),
         replace(some(b"[ 1]"), frame=b'{"a":"] [0.5]"}'),
         replace(some(), tokens=None, frame=b"{}"),
+        replace(some(), clipped=True),
     ],
 )
 def test_an_item_is_read_as_it_was_written(item):
@@ -41,6 +42,7 @@ def test_the_form_of_an_entry_is_pinned():
     assert encode(some(exact=False)) == b"item/4 1 3 share 7 5 0 [0.5]"
     framed = replace(some(b'"AACAPw=="'), tokens=None, frame=b'{"[":1}')
     assert encode(framed) == b'item/4 1 - exact 7 5 7 {"[":1}"AACAPw=="'
+    assert encode(replace(some(), clipped=True)) == b"item/4-clipped 1 3 exact 7 5 0 [0.5]"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,8 @@ def test_the_form_of_an_entry_is_pinned():
     [
         b"",
         b"item/4",
+        b"item/4-clipped-clipped 1 3 exact 7 5 0 [0.5]",
+        b"item/4-cut 1 3 exact 7 5 0 [0.5]",
         b"item/1 3 exact 7 5 [0.5]",
         b"item/3 1 3 exact 7 5 [0.5]",
         b"item/2 3 exact 7 5 fcf27573 [0.5]",

@@ -40,6 +40,9 @@ class Item:
     """Likewise."""
     frame: bytes = b""
     """The form of the response (`any_form.py`); empty for Ollama's own."""
+    clipped: bool = False
+    """Whether `dimensions` may have shortened the vector, though it is stored as one that is whole: Ollama told that it
+    has no more numbers. It answers requests for exactly so many."""
 
 
 def is_base64(vector: Text) -> bool:
@@ -81,18 +84,19 @@ def float32(numbers: list[float]) -> bytes:
 
 
 _HEAD: Final = re.compile(
-    rb"item/4 ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,18}|-) (exact|share) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18})"
-    rb" (0|[1-9][0-9]{0,5}) "
+    rb"item/4(-clipped)? ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,18}|-) (exact|share)"
+    rb" (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,5}) "
 )
 _ENDS: Final = ((b"[", b"]"), (b'"', b'"'))
 
 
 def encode(item: Item) -> bytes:
-    """Return the body of an item's entry: numbers, tokens, whether they are exact, durations, frame, vector."""
+    """Return the body of an item's entry: form, numbers, tokens, whether they are exact, durations, frame, vector."""
     tokens = b"-" if item.tokens is None else b"%d" % item.tokens
     counted = b"exact" if item.exact else b"share"
     head = (item.numbers, tokens, counted, item.total_duration, item.load_duration, len(item.frame))
-    return b"".join((b"item/4 %d %b %b %d %d %d " % head, item.frame, item.vector))
+    form = b"item/4-clipped" if item.clipped else b"item/4"
+    return b"".join((form, b" %d %b %b %d %d %d " % head, item.frame, item.vector))
 
 
 def decode(data: bytes) -> Item | None:
@@ -103,8 +107,8 @@ def decode(data: bytes) -> Item | None:
     found = _HEAD.match(data)
     if found is None:
         return None
-    numbers, total, load, size = (int(found[group]) for group in (1, 4, 5, 6))
-    tokens = None if found[2] == b"-" else int(found[2])
+    numbers, total, load, size = (int(found[group]) for group in (2, 5, 6, 7))
+    tokens = None if found[3] == b"-" else int(found[3])
     end = found.end()
     begin = end + size
     whole = len(data) >= begin + 2 and any(data.startswith(a, begin) and data.endswith(z) for a, z in _ENDS)
@@ -114,8 +118,9 @@ def decode(data: bytes) -> Item | None:
         vector=memoryview(data)[begin:],
         numbers=numbers,
         tokens=tokens,
-        exact=found[3] == b"exact",
+        exact=found[4] == b"exact",
         total_duration=total,
         load_duration=load,
         frame=data[end:begin],
+        clipped=found[1] is not None,
     )
