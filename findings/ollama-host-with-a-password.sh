@@ -4,10 +4,10 @@
 # One would guess: `OLLAMA_HOST=https://user:secret@ollama.example`, for an Ollama behind basic authentication, sends them as
 #   Authorization, as curl and most HTTP clients do, or is refused.
 # What happens:
-#   - Ollama's own tools (`ollama list`) take "user" for the host and "secret@ollama.example" for the port. They connect to
-#     https://user:443, another machine, and write the password to stderr: `WARN invalid port, using default port=secret@…`.
+#   - Ollama's own tools (`ollama list`) take "user" for the host and the rest for a port, which is none: they warn, take 443, and
+#     connect to https://user:443, another machine.
 #   - ollama for Python drops them without a word.
-#   - ollama for JavaScript leaves them in the URL, with which fetch refuses every request (the error has the URL, password and all).
+#   - ollama for JavaScript leaves them in the URL, with which fetch refuses every request.
 # Versions: github.com/ollama/ollama v0.34.3, package envconfig (Host), Go 1.26 and later; ollama 0.6.3 of PyPI; ollama 0.6.4 of npm,
 #   Node 18 and later.
 set -euo pipefail
@@ -45,9 +45,9 @@ npm install --silent --no-save ollama@0.6.4
 javascript=$(node -e "
 import('ollama').then(({ Ollama }) => new Ollama({ host: process.argv[1] }).list()).catch((error) => console.log(error.message))" "$host")
 
+own=$(grep -v WARN <<<"$own")
 printf 'Go:         %s\nPython:     %s\nJavaScript: %s\n' "$own" "$python" "$javascript"
-grep -q "port=secret@ollama.example" <<<"$own"
-grep -q "^https://user:443$" <<<"$own"
+[ "$own" = "https://user:443" ]
 [ "$python" = "https://ollama.example None None" ]
-grep -q "includes credentials.*secret" <<<"$javascript"
+grep -q "includes credentials" <<<"$javascript"
 echo "As described."
