@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
@@ -339,6 +341,49 @@ async def test_an_upstream_that_changes_its_form_is_asked_anew_once_and_mixes_no
             assert told(seen.body) == direct(V1, INDENTED, texts)
             assert inputs(upstream)[before:] == sent
         assert (await embed(own.url, V1, ["d", "b"])).field("X-Cache") == "HIT"
+
+
+async def asked_at_random(url: str, seed: int, times: int) -> AsyncIterator[tuple[str, Any, dict[str, Any], RawAnswer]]:
+    """Ask for random lists of a few texts, by all routes, encodings and spellings, and yield what came."""
+    rng = random.Random(seed)
+    for _ in range(times):
+        path = rng.choice((EMBED, V1))
+        texts: Any = rng.choices(["a", "b c", "d e f", "1 2", "", "é"], k=rng.randrange(1, 6))
+        texts = texts[0] or "x" if len(texts) == 1 and rng.random() < 0.5 else texts
+        more = rng.choice([{}, BASE64, {"encoding_format": "float"}] if path == V1 else [{}, {"truncate": True}])
+        more = more | rng.choice(({}, {}, {"model": f"{MODEL}:latest"}))
+        yield path, texts, more, await embed(url, path, texts, **more)
+
+
+@pytest.mark.parametrize("form", [list_forms.OWN, *list_forms.FORMS], ids=lambda form: form.name)
+async def test_any_order_of_requests_gets_the_values_of_the_upstream(form: Form) -> None:
+    async with byte_upstream(script_of(form)) as upstream, proxy_before(upstream.url) as own:
+        hits = before = 0
+        async for path, texts, more, seen in asked_at_random(own.url, 1, 40):
+            expected = direct(path, form, texts, **{"model": MODEL} | more)
+            assert without_counts(told(seen.body)) == without_counts(expected)
+            assert len(upstream.seen) <= before + 1
+            assert (seen.field("X-Cache") == "HIT") == (len(upstream.seen) == before)
+            hits, before = hits + (seen.field("X-Cache") == "HIT"), len(upstream.seen)
+            await own.kept()
+        assert hits > 3 or form.whole_only
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_upstreams_of_several_forms_behind_one_address_are_never_mixed(seed: int) -> None:
+    """As behind a load balancer. A response is one that one of them would give."""
+    rng = random.Random(seed)
+    forms = [list_forms.OWN, *rng.sample([form for form in list_forms.FORMS if not form.chunked], 2)]
+
+    async def script(talk: Conversation) -> None:
+        form, path = rng.choice(forms), talk.request_line.split()[1].decode()
+        await talk.write(list_forms.head(form, list_forms.answer(path, await talk.read_body(), form)))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        async for path, texts, more, seen in asked_at_random(own.url, seed, 100):
+            of_each = [without_counts(direct(path, form, texts, **{"model": MODEL} | more)) for form in forms]
+            assert without_counts(told(seen.body)) in of_each
+            await own.kept()
 
 
 def test_numbers_are_compared_as_they_are_written() -> None:
