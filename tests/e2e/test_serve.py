@@ -232,7 +232,7 @@ async def test_ollama_host_that_names_the_former_default_is_skipped(monkeypatch:
             pass
     (line,) = [line for line in log.getvalue().splitlines() if "OLLAMA_HOST" in line]
     assert f"names {FORMER_LISTEN}, where this proxy listened before 0.3 and clients miss it now" in line
-    assert "so it is not used; Ollama is expected at http://127.0.0.1:11434" in line
+    assert "(if Ollama is there, name it with --upstream), so it is not used; Ollama is expected at http://127" in line
 
 
 async def test_ollama_host_that_names_the_proxy_is_skipped() -> None:

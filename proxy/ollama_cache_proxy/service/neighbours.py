@@ -105,6 +105,7 @@ def _upstream_url(context: Context) -> str:
         why = "OLLAMA_HOST names this proxy"
         if not same_listener(ollama_host(named), own):
             why = f"OLLAMA_HOST names {FORMER_LISTEN}, where this proxy listened before 0.3 and clients miss it now"
+            why += " (if Ollama is there, name it with --upstream)"
         context.log.say(f"{why}, so it is not used; Ollama is expected at {url}")
     return url
 
