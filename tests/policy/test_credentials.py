@@ -12,6 +12,7 @@ from ollama_cache_proxy.policy.credentials import (
     given,
     is_placeholder,
     may_carry_credentials,
+    with_authorization,
 )
 from ollama_cache_proxy.policy.fields import HOP_BY_HOP, end_to_end
 
@@ -176,3 +177,27 @@ def test_a_placeholder_hides_no_other_credential():
         assert given(PLACEHOLDERS, fields) == framed(
             *(part for _, value in fields for part in (b"authorization", value))
         )
+
+
+OURS = (b"Authorization", b"Bearer ours")
+KEY = (b"X-API-Key", b"k")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        pytest.param((), (OURS,), id="nothing"),
+        pytest.param((KEY,), (KEY, OURS), id="another credential"),
+        pytest.param(((b"authorization", b"Bearer ollama"), KEY), (KEY, OURS), id="a placeholder"),
+        *(
+            pytest.param(fields, fields, id=name)
+            for name, fields in {
+                "its own": ((b"AUTHORIZATION", b"Bearer mine"), KEY),
+                "an empty one that is no placeholder": ((b"Authorization", b""),),
+                "two of them": ((b"Authorization", b"Bearer ollama"), (b"Authorization", b"Bearer ollama")),
+            }.items()
+        ),
+    ],
+)
+def test_a_request_gets_an_authorization_where_it_has_none_of_its_own(fields, sent):
+    assert with_authorization(credential_rules((), ("ollama",)), fields, OURS[1]) == sent

@@ -98,3 +98,10 @@ def test_a_machine_whose_name_has_no_address_has_none(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", none)
     assert rules().local_addresses == frozenset()
+
+
+def test_the_credentials_for_ollama_are_for_clients_only_with_all():
+    assert rules(upstream_authorization="Bearer canary").authorization == b""
+    found = rules(upstream_authorization="Bearer canary", upstream_authorization_for="all")
+    assert found.authorization == b"Bearer canary"
+    assert "canary" not in repr(found)
