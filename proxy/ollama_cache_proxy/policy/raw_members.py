@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Final
 
-import orjson
-
 from ollama_cache_proxy.policy.record import record
 
-_TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]')
+_BLANKS: Final = re.compile(r"[ \t\r\n]*")
+_VALUE_AT: Final = json.JSONDecoder().scan_once
 
 
 @record
 class _Member:
-    """Where a member of an object is: the places of its name, of its value, and behind it."""
+    """A member of an object: where its name begins, where its value may begin, and where that has ended."""
 
     name: str
     begin: int
@@ -26,49 +26,38 @@ class _Member:
 def changed(body: bytes, name: str, value: bytes, *, without: str | None = None) -> bytes:
     """Return the object in `body` with another value of one member, which it has, and without another member.
 
-    `body` is valid JSON, but for its texts, which need not be UTF-8; the values of `name` and `without` are at the top.
+    `body` is valid JSON, but for its texts, which need not be UTF-8; `name` and `without` are names at the top.
     """
-    parts: list[bytes] = []
+    text, new = body.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")
+    parts: list[str] = []
     at, left_out = 0, False
-    for member in _members(body):
-        if member.name == without:
-            before = body[at : member.begin].rstrip(b" \t\r\n")
-            left_out = not before.endswith(b",")  # then the comma behind it goes
-            parts.append(before.removesuffix(b","))
-            at = member.end
-            continue
-        if left_out:
+    for member in _members(text):
+        if left_out:  # the comma behind it goes, too
             at, left_out = member.begin, False
-        if member.name == name:
-            parts += (body[at : member.value], value)
+        if member.name == without:
+            before = text[at : member.begin].rstrip(" \t\r\n")
+            left_out = not before.endswith(",")
+            parts.append(before.removesuffix(","))
             at = member.end
-    return b"".join((*parts, body[at:]))
+        elif member.name == name:
+            parts += (text[at : member.value], new)
+            at = member.end
+    return "".join((*parts, text[at:])).encode("utf-8", "surrogateescape")
 
 
-def _members(body: bytes) -> Iterator[_Member]:
-    """Yield the members at the top of the object in `body`."""
-    depth, named, value, name = 0, 0, 0, b""
-    for token in _TOKEN.finditer(body):
-        sign = token[0]
-        if sign in b"{[":
-            depth += 1
-        elif depth == 1 and sign == b":" and not value:
-            value = token.end()
-        elif depth == 1 and sign in (b",", b"}"):
-            if name:
-                yield _Member(name=_text(name), begin=named, value=value, end=token.start())
-            value, name = 0, b""
-            depth -= sign == b"}"
-        elif sign in b"}]":
-            depth -= 1
-        elif depth == 1 and not value:
-            name, named = sign, token.start()
+def _members(text: str) -> Iterator[_Member]:
+    """Yield the members at the top of the object in `text`."""
+    at = _behind_blanks(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, end = _VALUE_AT(text, at)
+        value = _behind_blanks(text, end) + 1
+        _, end = _VALUE_AT(text, _behind_blanks(text, value))
+        yield _Member(name=name, begin=at, value=value, end=end)
+        at = _behind_blanks(text, end)
+        if text[at] == ",":
+            at = _behind_blanks(text, at + 1)
 
 
-def _text(raw: bytes) -> str:
-    """Return a name; a name that is no UTF-8 is no name that is looked for."""
-    try:
-        text: str = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return ""
-    return text
+def _behind_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return at if found is None else found.end()
