@@ -34,6 +34,13 @@ PLAIN = "text/plain"
 
 _FLOAT32 = struct.Struct("<f")
 _SMALLEST32 = float(_FLOAT32.unpack(_FLOAT32.pack(1e-6))[0])
+_UNLIKE_PRINTF = {
+    2.0**-12: "0.00024414063",
+    2.0**-96: "1.2621775e-29",
+    2.0**87: "1.5474251e+26",
+    2.0**90: "1.2379401e+27",
+}
+"""Powers of two for which Go 1.26 takes another shortest text than the nearest one of as many digits."""
 _NANOSECONDS = 1_000_000_000
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _ESCAPED = re.compile("[<>&\u2028\u2029]")
@@ -152,6 +159,8 @@ def float32_text(value: float) -> str:
     """Return a single as encoding/json writes a float32; `value` must be exactly one."""
     if value == 0:
         return "-0" if math.copysign(1, value) < 0 else "0"
+    if abs(value) in _UNLIKE_PRINTF:
+        return "-" * (value < 0) + _UNLIKE_PRINTF[abs(value)]
     best = f"{value:.9g}"
     for precision in range(8, 0, -1):
         shorter = f"{value:.{precision}g}"

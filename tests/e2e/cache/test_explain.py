@@ -223,3 +223,12 @@ async def test_a_field_without_a_name_opens_no_other_ones_entries(marked: Proxy)
     await post(marked.url, "/api/generate", GENERATE | {"": 1}, Authorization="Bearer x", X_Cache_Namespace="n")
     await until(lambda: "Cached:" in marked.log.getvalue())
     assert (await explain(marked, "/api/generate", GENERATE | {"": 1, "prompt": "y"}))["nearest"] is None
+
+
+async def test_a_list_with_a_blank_text_is_explained_by_its_other_texts(marked: Proxy) -> None:
+    await post(marked.url, "/api/embed", EMBED)
+    await marked.kept()
+    for texts, known, of in ((["a", "", "x"], 1, 3), (["a", "b", ""], 2, 3), (["", "x"], 0, 2)):
+        found = await explain(marked, "/api/embed", EMBED | {"input": texts})
+        assert (found["candidate"], found["result"]) == (True, "miss")
+        assert found["items"] == {"known": known, "of": of}
