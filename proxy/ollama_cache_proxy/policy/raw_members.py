@@ -10,7 +10,7 @@ from typing import Final
 from ollama_cache_proxy.policy.record import record
 
 _BLANKS: Final = re.compile(r"[ \t\r\n]*")
-_VALUE_AT: Final = json.JSONDecoder().scan_once
+_VALUE_AT: Final = json.JSONDecoder().raw_decode
 
 
 @record
