@@ -1,7 +1,8 @@
 """How long a response of the upstream is fresh: its lifetime, and the age that it had when it arrived.
 
 RFC 9111, sections 4.2.1 (lifetime), 4.2.3 (age), 5.1 (Age), 5.2.2 (response directives) and 5.3 (Expires). What is
-invalid or contradictory counts as not fresh, as section 4.2.1 advises.
+invalid or contradictory counts as not fresh, as section 4.2.1 advises. Of several lifetimes the shortest one holds: that
+section lets s-maxage win over max-age, and both over Expires, but never asks a cache to store for that long.
 """
 
 from __future__ import annotations
@@ -57,14 +58,24 @@ _TELLING: Final = frozenset({b"cache-control", b"expires", b"age"})
 
 
 def _told_lifetime(fields: Fields, expires: Sequence[bytes], now: float) -> int | None:
-    """Return the lifetime that a response tells to a shared cache, in seconds; None where it tells none."""
+    """Return the shortest lifetime that a response tells, in seconds; None where it tells none."""
     directives = response_directives(fields)
-    for name in (b"s-maxage", b"max-age"):
-        arguments = {argument for found, argument in directives if found == name}
-        if arguments:
-            return _delta_seconds(arguments.pop()) if len(arguments) == 1 else 0
-    if not expires:
+    told = [_argument(directives, name) for name in (b"s-maxage", b"max-age")]
+    if expires:
+        told.append(_until(expires, fields, now))
+    return min((seconds for seconds in told if seconds is not None), default=None)
+
+
+def _argument(directives: Sequence[tuple[bytes, bytes]], name: bytes) -> int | None:
+    """Return the seconds that a directive tells, 0 where it tells several; None where it is not there."""
+    arguments = {argument for found, argument in directives if found == name}
+    if not arguments:
         return None
+    return _delta_seconds(arguments.pop()) if len(arguments) == 1 else 0
+
+
+def _until(expires: Sequence[bytes], fields: Fields, now: float) -> int:
+    """Return the seconds from Date to Expires (section 5.3), 0 where there are several or it is invalid."""
     end = http_date(expires[0]) if len(set(expires)) == 1 else None
     dates = {value for name, value in fields if name.lower() == b"date"}
     date = http_date(dates.pop()) if len(dates) == 1 else None
