@@ -1,8 +1,8 @@
 """How long a response of the upstream is fresh: its lifetime, and the age that it had when it arrived.
 
 RFC 9111, sections 4.2.1 (lifetime), 4.2.3 (age), 5.1 (Age), 5.2.2 (response directives) and 5.3 (Expires). What is
-invalid or contradictory counts as not fresh, as section 4.2.1 advises. Of several lifetimes the shortest one holds: that
-section lets s-maxage win over max-age, and both over Expires, but never asks a cache to store for that long.
+invalid or contradictory counts as not fresh, as section 4.2.1 advises. Of several lifetimes the shortest one holds:
+that section lets s-maxage win over max-age, and both over Expires, but never asks a cache to store for so long.
 """
 
 from __future__ import annotations
