@@ -69,7 +69,7 @@ READ_BY_OLLAMA = {
     "v1-completions": "model prompt frequency_penalty max_tokens presence_penalty seed stop stream stream_options"
     " temperature top_p suffix logprobs _debug_render_only",
     "v1-responses": "model background conversation include input instructions max_output_tokens reasoning temperature"
-    " text top_p truncation tools stream",
+    " text think top_p truncation tools stream",
     "v1-messages": "model max_tokens messages system stream temperature top_p top_k stop_sequences tools tool_choice"
     " thinking metadata output_config",
     "v1-count-tokens": "model messages system tools thinking",

@@ -574,10 +574,17 @@ TRANSCRIBED = find("POST", "/v1/audio/transcriptions")[0]
         (True, b"text/plain", b"", Detail.INCOMPLETE),
         (True, b"text/plain", b" \n", Detail.INCOMPLETE),
         (True, b"text/html", b"hello", Detail.CONTENT_TYPE),
+        (True, b"application/x-ndjson", b"hello", None),
+        (True, b"application/x-ndjson", b"", Detail.INCOMPLETE),
+        (False, b"application/x-ndjson", b'{"text":"hello"}\n', None),
+        (False, b"application/x-ndjson", b"", Detail.INCOMPLETE),
     ],
 )
 def test_a_transcription_is_stored_in_the_form_that_was_asked_for(text, kind, body, expected):
-    """Ollama says nothing where the model failed halfway, with status 200: an empty text may be no text."""
+    """Ollama says nothing where the model failed halfway, with status 200: an empty text may be no text.
+
+    The type is that of a stream of lines unless the first token was the last one.
+    """
     asking = Candidate(endpoint=TRANSCRIBED, model="m", document={}, items=1, text=text)
     answer = ResponseHead(status=200, reason="", fields=((b"Content-Type", kind),))
     stored = Storable(prompt_tokens=None, output_tokens=None)

@@ -1,8 +1,8 @@
 """The table of Ollama's endpoints: what each one is, and what of it may be reused.
 
 A request that matches no row is `other`, a bypass. Field names are those of Ollama's request types
-(`api/types.go`, `openai/openai.go`, `openai/responses.go`, `anthropic/anthropic.go`, 0.24 and 0.33); they serve to find
-names that Ollama would take for one of them.
+(`api/types.go`, `openai/openai.go`, `openai/responses.go`, `anthropic/anthropic.go`, 0.24 to 0.34.4); they serve to
+find names that Ollama would take for one of them.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ ENDPOINTS: Final = (
         inert=_names("stream"),
         known=_names(
             "model background conversation include input instructions max_output_tokens reasoning temperature text"
-            " top_p truncation tools stream",
+            " think top_p truncation tools stream",
         ),
         external=_names("previous_response_id conversation prompt store background"),
     ),

@@ -61,12 +61,25 @@ def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
         if (low := name.lower()) in _JUDGED:
             found.setdefault(low, []).append(value)
     content_type = found.pop(b"content-type", _NONE)[0].partition(b";")[0].strip().lower()
-    expected = candidate.endpoint.dialect.STREAM_TYPE if candidate.stream else _WHOLE_TYPES[candidate.text]
     if head.status != OK:
         return Detail.STATUS
-    if content_type != expected:
+    if not _is_expected(candidate, content_type):
         return Detail.CONTENT_TYPE
     return _barred(candidate, head, found) if found else None
+
+
+def _is_expected(candidate: Candidate, content_type: bytes) -> bool:
+    """Return whether the response has the media type of what was asked for."""
+    dialect = candidate.endpoint.dialect
+    if candidate.stream:
+        return content_type == dialect.STREAM_TYPE
+    if candidate.text and content_type in (_TEXT, _JSON):
+        return content_type == _TEXT
+    return content_type in dialect.WHOLE_TYPES
+
+
+_TEXT: Final = b"text/plain"
+_JSON: Final = b"application/json"
 
 
 def for_one_client(candidate: Candidate, head: ResponseHead) -> bool:
@@ -79,7 +92,6 @@ def for_one_client(candidate: Candidate, head: ResponseHead) -> bool:
 
 
 _NONE: Final = [b""]
-_WHOLE_TYPES: Final = (b"application/json", b"text/plain")
 _FOR_ONE_CLIENT: Final = frozenset({b"set-cookie", b"cache-control", b"vary"})
 _JUDGED: Final = _FOR_ONE_CLIENT | {b"content-type", b"content-encoding"}
 _HARMLESS: Final = frozenset(CREDENTIAL_FIELDS) | {b"origin", b"accept-encoding"}

@@ -163,7 +163,8 @@ class Call:
 
     async def part(self, data: bytes) -> None:
         """Send one part, then let other tasks run."""
-        self.transport.write(data if self.http10 else wire.chunk(data))
+        if data:  # an empty chunk would be the last
+            self.transport.write(data if self.http10 else wire.chunk(data))
         await asyncio.sleep(0)
 
     def end(self) -> None:

@@ -365,7 +365,7 @@ def _unfinished(wanted: Wanted, text: str) -> Reply:
 
 def _crash(form: Form, error: str) -> bytes:
     """Return the end of a stream with an error: the compatible endpoints lose its text."""
-    if form.stream_type == wire.EVENTS:
+    if form.error_type == wire.BARE_JSON:
         return b"".join(form.events(Reply(model="", created=NEVER)))
     return wire.dumps({"error": error}).encode() + b"\n"
 

@@ -1,6 +1,7 @@
 """POST /v1/audio/transcriptions: a multipart form whose file a model hears, as in middleware/openai.go (0.24, 0.33).
 
-The form's temperature is not read: it is always 0. A response is never a stream, and `verbose_json` is as `json`.
+The form's temperature is not read: it is always 0. `verbose_json` is as `json`. The head is that of a stream of lines,
+since it is sent with the first token; the content comes at the end, and not at all if the model crashes.
 """
 
 from __future__ import annotations
@@ -18,21 +19,24 @@ from ollama_cache_proxy.simulator.rendering import Turn
 class TranscriptionForm:
     """Replies as the text that was heard, alone or as a member."""
 
-    stream_type = wire.NDJSON
+    stream_type = whole_type = wire.NDJSON
     error_type = wire.BARE_JSON
 
     def __init__(self, *, plain: bool) -> None:
         self._plain = plain
-        self.whole_type = wire.PLAIN if plain else wire.BARE_JSON
+        self._text = ""
 
     def whole(self, reply: Reply) -> bytes:
         """Return the text, or the object with it and a newline."""
-        text = reply.text.strip()
+        text = (self._text + reply.text).strip()
         return text.encode() if self._plain else wire.dumps({"text": text}).encode() + b"\n"
 
     def events(self, reply: Reply) -> list[bytes]:
-        """Return the whole response: there are no streams."""
-        return [self.whole(reply)]
+        """Return the whole response at the end, and nothing before."""
+        if reply.done:
+            return [self.whole(reply)]
+        self._text += reply.text
+        return []
 
     def error(self, status: int, message: str) -> bytes:
         """Return the error and a newline."""
@@ -78,7 +82,7 @@ async def transcriptions(call: Call) -> None:
         model=texts["model"],
         turns=(Turn(role="system", text=asked), Turn(role="user", text="What is said?", images=(audio,))),
         chat=True,
-        stream=False,
+        stream=True,
         options={"temperature": 0},
     )
     await complete(call, wanted, TranscriptionForm(plain=texts.get("response_format") == "text"))

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
 from tests.core.test_fast_path import Client, Watch
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
@@ -55,7 +55,7 @@ async def test_the_same_parts_are_the_same_question_whatever_the_boundary(hearin
     assert first.field("X-Cache") == "MISS"
     assert [answer.field("X-Cache") for answer in again] == ["HIT"] * 3
     assert {answer.body for answer in (first, *again)} == {direct.body}
-    assert {answer.field("Content-Type") for answer in (first, *again)} == {"application/json"}
+    assert {answer.field("Content-Type") for answer in (first, *again)} == {"application/x-ndjson"}, "as Ollama says"
     assert asked(hearing) == [TINY, TINY]
 
 
@@ -74,11 +74,11 @@ async def test_another_part_is_another_question(hearing: Simulator, cached: Prox
     assert asked(hearing) == bodies
 
 
-async def test_plain_text_is_kept_with_its_type(hearing: Simulator, cached: Proxy) -> None:
+async def test_plain_text_is_kept(hearing: Simulator, cached: Proxy) -> None:
     plain = upload("tiny", response_format="text")
     first, again = [await send(cached.url, plain) for _ in range(2)]
     assert (first.field("X-Cache"), again.field("X-Cache")) == ("MISS", "HIT")
-    assert first.field("Content-Type") == again.field("Content-Type") == "text/plain"
+    assert first.field("Content-Type") == again.field("Content-Type") == "application/x-ndjson"
     assert first.body == again.body
     assert first.body
     whole_text = json.loads((await send(cached.url, upload("tiny", response_format="json"))).body)["text"]
@@ -132,6 +132,25 @@ async def test_an_error_is_not_kept(hearing: Simulator, cached: Proxy) -> None:
         assert {answer.field("X-Cache") for answer in answers} <= {"MISS", "BYPASS"}
         assert {answer.status for answer in answers} <= {400, 404}
         assert all("message" in json.loads(answer.body)["error"] for answer in answers)
+
+
+async def test_plain_text_is_kept_with_its_type() -> None:
+    plain = upload("tiny", response_format="text")
+    async with byte_upstream(answering(whole(b"hello", kind="text/plain"))) as upstream:
+        async with proxy_before(upstream.url, **CACHED) as proxy:
+            first, again = [await send(proxy.url, plain) for _ in range(2)]
+        assert (first.field("X-Cache"), again.field("X-Cache")) == ("MISS", "HIT")
+        assert (again.body, again.field("Content-Type")) == (b"hello", "text/plain")
+        assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+async def test_a_model_that_crashes_leaves_nothing(form: str, hearing: Simulator, cached: Proxy) -> None:
+    hearing.fault = lambda seen: Fault.ERROR_LINE if seen.target == PATH else None
+    for _ in range(2):
+        answer = await send(cached.url, upload("tiny", response_format=form))
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; detail=incomplete"
 
 
 async def test_a_text_of_nothing_is_not_kept() -> None:

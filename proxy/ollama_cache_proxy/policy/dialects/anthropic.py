@@ -10,6 +10,7 @@ import orjson
 from ollama_cache_proxy.policy.dialects.dialect import (
     ANSWER_ERROR,
     INCOMPLETE,
+    JSON_TYPES,
     Storable,
     Storing,
     Usage,
@@ -25,6 +26,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     unless_empty,
 )
 
+WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"text/event-stream"
 STREAM_DIRECTIVES: Final = (b"no-cache",)
 LISTS: Final = None

@@ -99,7 +99,11 @@ class Dialect(Protocol):
     """One wire form; the modules of this folder implement it."""
 
     @property
-    def STREAM_TYPE(self) -> bytes:  # noqa: N802 - a module's constant
+    def WHOLE_TYPES(self) -> tuple[bytes, ...]:  # noqa: N802 - a module's constant
+        """The media types of its whole responses; of one in plain text `text/plain` is in the place of JSON's."""
+
+    @property
+    def STREAM_TYPE(self) -> bytes:  # noqa: N802 - likewise
         """The media type of its streams."""
 
     @property
@@ -132,6 +136,7 @@ class Dialect(Protocol):
         """Return the body of an error of the proxy's own."""
 
 
+JSON_TYPES: Final = (b"application/json",)
 INCOMPLETE: Final = NotStorable(detail=Detail.INCOMPLETE)
 ANSWER_ERROR: Final = NotStorable(detail=Detail.ANSWER_ERROR)
 _USAGE: Final = b'"usage":{'

@@ -10,6 +10,7 @@ import orjson
 from ollama_cache_proxy.policy.dialects.dialect import (
     ANSWER_ERROR,
     INCOMPLETE,
+    JSON_TYPES,
     Measures,
     Storable,
     Storing,
@@ -24,6 +25,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     unless_empty,
 )
 
+WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"application/x-ndjson"
 STREAM_DIRECTIVES: Final = ()
 failed = has_error

@@ -11,6 +11,7 @@ import orjson
 from ollama_cache_proxy.policy.dialects.dialect import (
     ANSWER_ERROR,
     INCOMPLETE,
+    JSON_TYPES,
     Measures,
     Storable,
     Storing,
@@ -27,6 +28,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     unless_empty,
 )
 
+WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"text/event-stream"
 STREAM_DIRECTIVES: Final = ()
 failed = has_error

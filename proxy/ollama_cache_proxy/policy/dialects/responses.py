@@ -8,6 +8,7 @@ from ollama_cache_proxy.policy.dialects import openai
 from ollama_cache_proxy.policy.dialects.dialect import (
     ANSWER_ERROR,
     INCOMPLETE,
+    JSON_TYPES,
     Storable,
     Storing,
     Usage,
@@ -21,6 +22,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     unless_empty,
 )
 
+WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"text/event-stream"
 STREAM_DIRECTIVES: Final = (b"no-cache",)
 LISTS: Final = None

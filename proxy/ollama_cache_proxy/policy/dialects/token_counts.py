@@ -7,6 +7,7 @@ from typing import Any, Final
 from ollama_cache_proxy.policy.dialects import anthropic
 from ollama_cache_proxy.policy.dialects.dialect import (
     INCOMPLETE,
+    JSON_TYPES,
     Storable,
     Storing,
     count,
@@ -17,6 +18,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     no_vectors,
 )
 
+WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b""
 STREAM_DIRECTIVES: Final = ()
 LISTS: Final = None

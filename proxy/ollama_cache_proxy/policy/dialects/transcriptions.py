@@ -7,6 +7,7 @@ from typing import Any, Final
 from ollama_cache_proxy.policy.dialects import openai
 from ollama_cache_proxy.policy.dialects.dialect import (
     INCOMPLETE,
+    JSON_TYPES,
     Storable,
     Storing,
     has_error,
@@ -16,6 +17,8 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     no_vectors,
 )
 
+WHOLE_TYPES: Final = (*JSON_TYPES, b"application/x-ndjson")
+"""Ollama sends the head before it knows what it will send."""
 STREAM_TYPE: Final = b""
 STREAM_DIRECTIVES: Final = ()
 LISTS: Final = None
