@@ -87,7 +87,8 @@ _HEAD: Final = re.compile(
     rb"item/4(-clipped)? ([1-9][0-9]{0,8}) (0|[1-9][0-9]{0,18}|-) (exact|share)"
     rb" (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,18}) (0|[1-9][0-9]{0,5}) "
 )
-_ENDS: Final = ((b"[", b"]"), (b'"', b'"'))
+_ENDS: Final = {tuple(b"[]"), tuple(b'""')}
+"""The first and the last byte of a vector."""
 
 
 def encode(item: Item) -> bytes:
@@ -107,20 +108,21 @@ def decode(data: bytes) -> Item | None:
     found = _HEAD.match(data)
     if found is None:
         return None
-    numbers, total, load, size = (int(found[group]) for group in (2, 5, 6, 7))
-    tokens = None if found[3] == b"-" else int(found[3])
-    end = found.end()
-    begin = end + size
-    whole = len(data) >= begin + 2 and any(data.startswith(a, begin) and data.endswith(z) for a, z in _ENDS)
-    if not whole or max(tokens or 0, total, load) >= INT64 or (tokens is None and not size):
+    clipped, written, counted, share, first, second, framed = found.groups()
+    total, load, size = int(first), int(second), int(framed)
+    tokens = None if counted == b"-" else int(counted)
+    begin = found.end() + size
+    if len(data) < begin + 2 or (data[begin], data[-1]) not in _ENDS:
+        return None
+    if (tokens or 0) >= INT64 or total >= INT64 or load >= INT64 or (tokens is None and not size):
         return None
     return Item(
         vector=memoryview(data)[begin:],
-        numbers=numbers,
+        numbers=int(written),
         tokens=tokens,
-        exact=found[4] == b"exact",
+        exact=share == b"exact",
         total_duration=total,
         load_duration=load,
-        frame=data[end:begin],
-        clipped=found[1] is not None,
+        frame=data[begin - size : begin],
+        clipped=clipped is not None,
     )

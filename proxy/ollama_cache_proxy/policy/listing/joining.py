@@ -78,11 +78,11 @@ def usable(text_list: TextList, items: Mapping[str, Item], *, other: bool) -> di
     Vectors of two lengths are of two models, one of which has just been replaced unnoticed: then none can. Of several
     frames, that which most texts have counts. Base64 is not written as numbers.
     """
-    fit = {
-        text: item
-        for text, item in items.items()
-        if bool(item.frame) == other and (other or text_list.base64 or not is_base64(item.vector))
-    }
+    if other:
+        fit = {text: item for text, item in items.items() if item.frame}
+    else:
+        coded = text_list.base64
+        fit = {text: item for text, item in items.items() if not item.frame and (coded or not is_base64(item.vector))}
     if len({item.numbers for item in fit.values()}) > 1:
         return {}
     if other and fit:
