@@ -27,13 +27,15 @@ from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.cli.jobs.quantizing import _disk
 from ollama_cache_proxy.cli.jobs.sheets import table
 from ollama_cache_proxy.service.settings import load
-from ollama_cache_proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Fault, ModelRegistry, Received, Simulator, naming
+from ollama_cache_proxy.simulator.registry import WEIGHTS, Remote, sha256
 from ollama_cache_proxy.workbench.levels import Target
 from tests.support import canary
 from tests.support import upstream as upstreams
 from tests.support.servers import free_port
 from tests.support.terminal import environment, piped, terminal
 
+INFO = {"general.architecture": "bert", "bert.block_count": 6, "bert.embedding_length": 384}
 BEFORE = {model.name.shortest for model in ModelRegistry()}
 
 
@@ -231,6 +233,144 @@ async def test_what_against_does_not_go_with(arguments: tuple[str, ...], line: s
     assert done.err.startswith(f"ollama-cache-proxy: {line}")
 
 
+def ready(simulator: Simulator, name: str, *, of: str = "tiny", **changes: Any) -> None:
+    """Install a model that somebody has quantized with other tools."""
+    source, parsed = simulator.models.get(of), naming.known(name)
+    weights = replace(source.weights, digest=sha256(f"weights of {name}"), size=source.weights.size // 2)
+    layers = [weights if layer.kind == WEIGHTS else layer for layer in source.layers]
+    how = {"quantization": "Q8_0", "origin": source.digest, "loss": 0.02, "quantized": {}} | changes
+    simulator.models.put(source.remade(parsed, layers, **how))
+
+
+async def test_models_that_exist_are_measured_and_nothing_is_made_or_removed(simulator: Simulator, short: Path) -> None:
+    ready(simulator, "tiny:q8")
+    ready(simulator, "tiny:q4", quantization="Q4_K_M", loss=0.13)
+    before = {model.name.shortest: model for model in simulator.models}
+    done = await piped(
+        *("quantize", "tiny", "--with", "TINY:q8", "--with", "tiny:q4", "--upstream", simulator.url),
+        *("--prompts", str(short)),
+    )
+    assert done.status == 0, done.err
+    columns = {line[:18].strip(): line[18:].split() for line in done.out.splitlines()}
+    assert columns[""] == ["tiny:latest", "tiny:q8", "tiny:q4"]
+    assert columns["Level"] == ["F16", "Q8_0", "Q4_K_M"]
+    assert columns["Same completion"] == columns["Same next token"] == ["100%", "100%"]
+    low, high = map(float, columns["Divergence, nats"])
+    assert 0 < low < high, "the coarser one diverges more"
+    assert "Source: tiny:latest, F16, " in done.err
+    assert "To compare: tiny:q8, Q8_0, " in done.err
+    assert "Recommended: tiny:q" in done.err
+    assert "Kept" not in done.err
+    assert "Note" not in done.err
+    assert not targets(simulator) & {"/api/create", "/api/delete", "/api/pull", "/api/copy"}
+    assert {model.name.shortest: model for model in simulator.models} == before
+    assert simulator.residence.loaded() == [], "nothing stays loaded"
+
+
+async def test_models_that_exist_are_measured_on_an_ollama_that_quantizes_none() -> None:
+    async with Simulator(Behaviour(version="0.34.4", embedding_delay=0)) as ollama:
+        ready(ollama, "minilm:q8", of="all-minilm")
+        done = await piped("quantize", "all-minilm", "--with", "minilm:q8", "--upstream", ollama.url, "--json")
+        assert done.status == 0, done.err
+    told = json.loads(done.out)
+    assert set(told) == {"source", "results", "recommendation", "notes"}
+    (q8,) = told["results"]
+    assert (q8["name"], q8["level"], told["recommendation"]["take"]) == ("minilm:q8", "Q8_0", "minilm:q8")
+    assert 1 > q8["fidelity"]["cosine"] >= q8["fidelity"]["cosine_low"] > 0.98
+    assert told["source"]["size"] > q8["size"]
+
+
+async def test_a_dry_run_with_models_that_exist_loads_none(simulator: Simulator) -> None:
+    ready(simulator, "tiny:q8", chat_template="{{ .Prompt }}")
+    where = ("--upstream", simulator.url, "--dry-run", "--json")
+    done = await piped("quantize", "tiny:q8", "--with", "tiny", *where)
+    assert done.status == 0, done.err
+    plan = json.loads(done.out)["plan"]
+    assert (plan["source"]["name"], plan["source"]["level"], plan["embeds"]) == ("tiny:q8", "Q8_0", False)
+    assert [(other["name"], other["level"]) for other in plan["others"]] == [("tiny:latest", "F16")]
+    assert plan["notes"] == [
+        "tiny:latest is larger than tiny:q8, with which it is compared; name the largest first",
+        "tiny:latest has another template than tiny:q8, which changes completions too",
+    ]
+    assert all(f"Note: {note}\n" in done.err for note in plan["notes"])
+    assert targets(simulator) == {"/api/tags", "/api/show"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (("--with", "tiny:q9"), 1, "Ollama at {ollama} has no model 'tiny:q9'; `ollama pull` it, or use one of: "),
+        (("--with", "tiny"), 1, "--with: tiny:latest is the same model as tiny:latest: both have the digest "),
+        (("--with", "copy"), 1, "--with: copy:latest is the same model as tiny:latest: both have the digest "),
+        (("--with", "retold"), 1, "--with: retold:latest has the weights of tiny:latest: both are made of one GGUF"),
+        (("--with", "tiny:q8", "--with", "Tiny:Q8"), 2, "--with: tiny:q8 is named twice"),
+        (("--with", "tiny:q8", "--with", "twin"), 1, "--with: twin:latest is the same model as tiny:q8; name one"),
+        (("--with", "all-minilm"), 1, "--with: all-minilm:latest only embeds, and tiny:latest completes"),
+        (("--with", "other"), 1, "--with: other:latest is of another family than tiny:latest: qwen3, not llama"),
+        (("--with", "small"), 1, "--with: small:latest is not of the size of tiny:latest: 17.83M parameters"),
+        (("--with", "stub"), 1, "stub:latest runs on another machine; name a model that is installed on this Ollama"),
+        (("--with", "gpt-oss:120b-cloud"), 1, "gpt-oss:120b-cloud runs on another machine; name a model"),
+        (("--with", "painter"), 1, "painter:latest neither completes nor embeds"),
+        (("--with", "tiny:q8", "--to", "q8_0"), 2, "--with measures models that exist, so it cannot be used with --to"),
+        (("--with", "tiny:q8", "--keep", "none"), 2, "--with measures models that exist"),
+        (("--with", "tiny:q8", "--against", "http://x"), 2, "--with measures models that exist"),
+    ],
+)
+async def test_what_is_not_compared_is_one_line_and_is_not_loaded(
+    arguments: tuple[str, ...], status: int, line: str, simulator: Simulator
+) -> None:
+    models = simulator.models
+    ready(simulator, "tiny:q8")
+    ready(simulator, "other", family="qwen3")
+    ready(simulator, "painter", capabilities=("image",))
+    tiny = models.get("tiny")
+    models.put(tiny.remade(naming.known("retold"), tiny.layers, parameter_size="345K"))
+    stub = tiny.remade(naming.known("stub"), tiny.layers, remote=Remote(model="llama3", host="http://127.0.0.1:9"))
+    models.put(stub)
+    assert models.copy(naming.known("tiny"), naming.known("copy"))
+    assert models.copy(naming.known("tiny:q8"), naming.known("twin"))
+    done = await piped("quantize", "tiny", "--upstream", simulator.url, *arguments)
+    assert (done.status, done.out) == (status, "")
+    assert done.err.startswith(f"ollama-cache-proxy: {line.format(ollama=simulator.url)}")
+    assert done.err.count("\n") == 1
+    assert not targets(simulator) & {"/api/create", "/api/delete", "/api/generate", "/api/embed"}
+
+
+@pytest.mark.parametrize("option", [("--with", "tiny"), ("--to", "q8_0"), ("--against", "{ollama}")])
+async def test_a_cloud_model_is_no_source(option: tuple[str, str], simulator: Simulator) -> None:
+    name, value = option
+    given = (name, value.format(ollama=simulator.url), "--upstream", simulator.url)
+    done = await piped("quantize", "gpt-oss:120b-cloud", *given)
+    assert (done.status, done.out) == (1, "")
+    assert "gpt-oss:120b-cloud runs on another machine; name a model that is installed" in done.err
+
+
+async def test_ctrl_c_while_models_that_exist_are_measured_removes_nothing(simulator: Simulator) -> None:
+    ready(simulator, "tiny:q8")
+    before = models(simulator)
+    simulator.gate.close()
+    async with terminal("quantize", "tiny", "--with", "tiny:q8", "--upstream", simulator.url) as shown:
+        await shown.shows("Measuring tiny:latest")
+        await simulator.arrived(1)
+        shown.type("\x03")
+        await simulator.departed(1)
+        assert await shown.end() == 130
+    assert models(simulator) == before
+    assert "/api/delete" not in targets(simulator)
+    assert "Traceback" not in shown.text
+
+
+async def test_vectors_of_different_widths_are_one_line(simulator: Simulator) -> None:
+    """A model may project its vectors to another width than that of its layers, which /api/show tells."""
+    minilm = simulator.models.get("all-minilm")
+    ready(simulator, "minilm:q8", of="all-minilm", width=64, info=minilm.info or INFO)
+    simulator.models.put(replace(minilm, info=minilm.info or INFO))
+    done = await piped("quantize", "all-minilm", "--with", "minilm:q8", "--upstream", simulator.url)
+    assert (done.status, done.out) == (1, "")
+    last = done.err.splitlines()[-1]
+    assert last == "ollama-cache-proxy: the vectors of these models cannot be compared: their widths are 384 and 64"
+
+
 async def test_a_model_that_neither_completes_nor_embeds_is_left_alone(simulator: Simulator) -> None:
     tiny = simulator.models.get("tiny")
     simulator.models.put(tiny.remade(tiny.name, tiny.layers, capabilities=("image",)))
@@ -420,8 +560,25 @@ async def test_an_ollama_that_does_not_quantize_is_not_asked_to(version: str) ->
         assert done.err.startswith(
             f"ollama-cache-proxy: Ollama {version} at {ollama.url} does not quantize GGUF models"
         )
-        assert "llama-quantize" in done.err
+        assert "`quantize tiny:latest --with NAME`" in done.err
         assert "/api/create" not in targets(ollama)
+
+
+async def test_a_400_to_making_a_model_names_the_way_out() -> None:
+    """Ollama since 0.34.1, in a build whose version does not show it."""
+    error = "create-time quantization is only supported for safetensors imports; quantize GGUF models with llama.cpp"
+
+    async def tags(_body: dict[str, Any]) -> web.Response:
+        return web.json_response({"models": []})
+
+    async def create(_body: dict[str, Any]) -> web.Response:
+        return web.json_response({"error": error}, status=400)
+
+    async with answering(tags=tags, create=create) as api:
+        with pytest.raises(Failed) as caught:
+            await Makings(api).make("tiny", Target(level="q8_0", name="tiny:q8_0"), (1, 1), Steps(None))
+    assert caught.value.what == f"Ollama at {api.url} says: {error}"
+    assert "`quantize tiny --with NAME`" in caught.value.fix
 
 
 @pytest.mark.parametrize(("level", "status"), [("BF16", 0), ("F32", 0), ("Q8_0", 1)])

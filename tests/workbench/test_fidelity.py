@@ -97,6 +97,8 @@ def test_vectors_are_compared_by_their_cosines() -> None:
 def test_a_vector_of_nothing_has_no_cosine() -> None:
     with pytest.raises(ValueError, match="all zeros"):
         cosine([0.0, 0.0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="their widths are 2 and 3"):
+        cosine([1.0, 0.0], [1.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="no vectors"):
         embedding([], [])
 

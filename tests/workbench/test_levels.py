@@ -6,6 +6,8 @@ from ollama_cache_proxy.workbench.levels import (
     Target,
     can_quantize,
     estimate,
+    instead,
+    is_cloud,
     needed,
     read_target,
     refusal,
@@ -57,6 +59,17 @@ def test_what_cannot_be_made_is_refused(text: str, why: str) -> None:
 )
 def test_spellings_of_one_name(one: str, other: str, is_same: bool) -> None:
     assert same(one, other) is is_same
+
+
+def test_what_to_do_instead_is_a_command_for_this_source() -> None:
+    assert "`quantize m:fp16 --with NAME`" in instead("m:fp16")
+
+
+@pytest.mark.parametrize(
+    ("name", "cloud"), [("gpt-oss:120b-cloud", True), ("me/m:Cloud", True), ("cloud", False), ("m:cloudy", False)]
+)
+def test_a_cloud_model_is_known_by_its_name(name: str, cloud: bool) -> None:
+    assert is_cloud(name) is cloud
 
 
 def test_a_port_is_no_tag() -> None:

@@ -41,6 +41,7 @@ Q8, Q4 = result("m:q8", 530, TRUE), result("m:q4", 310, TRUE)
         ),
         ([replace(Q8, fidelity=FALSE), replace(Q4, fidelity=FALSE)], "m:f16", ["m:q8 has", "m:q4 has"]),
         ([result("m:f16b", 990, TRUE)], "m:f16", ["m:f16b is 99% of the source's size, hardly smaller"]),
+        ([result("m:f32", 2000, TRUE)], "m:f16", ["m:f32 is 200% of the source's size, not smaller"]),
         ([replace(Q4, name="slow", output_rate=10.0), replace(Q4, name="fast")], "fast", ["2 times as fast"]),
     ],
 )

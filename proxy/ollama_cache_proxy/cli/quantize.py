@@ -1,4 +1,4 @@
-"""`ollama-cache-proxy quantize`: let Ollama quantize a model, and measure the results against the source."""
+"""`ollama-cache-proxy quantize`: measure quantized models, which Ollama makes or has, against their source."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ def add(commands: Any) -> None:
         "quantize",
         run,
         help="quantize a model, and measure what is gained and lost",
-        description="Let Ollama quantize a model (F16, BF16 or F32), then measure the source and each result on the"
-        " same prompts: size, memory, load time, speed, and how close each is to the source. The source is never"
-        " changed, no model is overwritten, and new models are removed when something fails. Best on an idle Ollama.",
+        description="Let Ollama (up to 0.34.0) quantize a model (F16, BF16 or F32), or take models that are quantized"
+        " already (--with); measure the source and each result on the same prompts: size, memory, load time, speed, and"
+        " how close each is to the source. The source is never changed, no model is overwritten, and new models are"
+        " removed when something fails. Best on an idle Ollama.",
         examples=(
             "quantize llama3.2:3b-instruct-fp16 --to q4_K_M --to q8_0 --keep best",
             "quantize all-minilm --to q8_0 --dry-run",
+            "quantize qwen3:4b-fp16 --with qwen3:4b-q4_K_M --with qwen3:4b-q8_0",
             "quantize llama3.2 --against http://127.0.0.1:11500",
             "quantize mine:f16 --to q4_K_M=mine:small --prompts my-prompts.txt --json",
         ),
@@ -37,12 +39,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--keep",
         choices=("best", "all", "none"),
-        default="all",
-        help="which results to keep: the recommended one, all, or none (default: %(default)s)",
+        help="which results to keep: the recommended one, all, or none (default: all)",
     )
     parser.add_argument("--prompts", metavar="FILE", help="prompts to use instead of the built-in ones, one a line")
     parser.add_argument(
         "--tokens", metavar="N", type=int, default=64, help="maximum tokens of each completion (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--with",
+        dest="beside",
+        metavar="NAME",
+        action="append",
+        help="quantize nothing: measure this installed model beside MODEL, which it is a quantization of; repeatable",
     )
     parser.add_argument(
         "--against",

@@ -4,4 +4,5 @@
 - `bench_questions`: the requests that `bench` and `quantize` send
 - `chunks`: texts cut from files; `requests`: the requests that `warm` sends, and their outcomes
 - `levels`: quantizations, their names and sizes; `fidelity`: how similar two models are; `verdict`: which to use
+- `related`: whether two models can be quantizations of one; `shown`: what `/api/show` tells of a model
 """

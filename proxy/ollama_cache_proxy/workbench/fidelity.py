@@ -92,7 +92,7 @@ def divergence(source: Distribution, other: Distribution) -> float:
 
 
 def embedding(source: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Embedding:
-    """Compare vectors of the same texts. Raise ValueError if there are none, or one is all zeros."""
+    """Compare vectors of the same texts. Raise ValueError if there are none, or as `cosine` does."""
     cosines = [cosine(one, two) for one, two in zip(source, other, strict=True)]
     if not cosines:
         raise ValueError("there are no vectors to compare")
@@ -100,7 +100,9 @@ def embedding(source: Sequence[Sequence[float]], other: Sequence[Sequence[float]
 
 
 def cosine(one: Sequence[float], two: Sequence[float]) -> float:
-    """Return the cosine of the angle between two vectors. Raise ValueError if one is all zeros."""
+    """Return the cosine of two vectors. Raise ValueError if one is all zeros, or if their widths differ."""
+    if len(one) != len(two):
+        raise ValueError(f"their widths are {len(one)} and {len(two)}")
     lengths = math.hypot(*one) * math.hypot(*two)
     if not lengths:
         raise ValueError("a vector is all zeros")

@@ -79,6 +79,11 @@ def same(one: str, other: str) -> bool:
     return (model_names.canonical(one) or one) == (model_names.canonical(other) or other)
 
 
+def is_cloud(name: str) -> bool:
+    """Return whether a model runs in Ollama's cloud, by its name."""
+    return model_names.is_remote(name)
+
+
 def can_quantize(version: str) -> bool:
     """Return whether this version of Ollama quantizes GGUF models; one that is not understood may.
 
@@ -86,6 +91,14 @@ def can_quantize(version: str) -> bool:
     """
     found = _VERSION.match(version)
     return found is None or tuple(map(int, found.groups())) < _NO_MORE_SINCE
+
+
+def instead(source: str) -> str:
+    """Return how to measure a quantized model where Ollama makes none of this source."""
+    return (
+        "`ollama pull` a quantized tag, or quantize the file with llama.cpp's llama-quantize and `ollama create` a"
+        f" model of it, and measure that: `quantize {source} --with NAME`; or let an older Ollama do it (--upstream)"
+    )
 
 
 def refusal(model: str, level: str, wanted: Sequence[Target]) -> str:

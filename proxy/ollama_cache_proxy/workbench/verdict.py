@@ -94,7 +94,8 @@ def _speed_of(model: Measured) -> float | None:
 
 
 def _against(source: Measured, result: Measured) -> str:
-    why = doubt(result.fidelity) or f"is {result.size / source.size:.0%} of the source's size, hardly smaller"
+    smaller = "not smaller" if result.size >= source.size else "hardly smaller"
+    why = doubt(result.fidelity) or f"is {result.size / source.size:.0%} of the source's size, {smaller}"
     return f"{result.name} {why}"
 
 

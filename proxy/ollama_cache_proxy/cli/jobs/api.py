@@ -20,6 +20,14 @@ _DEADLINE: Final = 86_400.0
 """Seconds for a response: loading and quantizing a model may take hours."""
 
 
+class Refused(Failed):
+    """A response that cannot be used; `response` is its HTTP status."""
+
+    def __init__(self, what: str, fix: str = "", *, response: int) -> None:
+        super().__init__(what, fix)
+        self.response = response
+
+
 class Api(Server):
     """Ollama, or a proxy in front of one."""
 
@@ -55,15 +63,16 @@ class Api(Server):
             if not lines and not (may_be_empty and response.status == HTTPStatus.OK):
                 raise self.refused(response.status, None)
 
-    def refused(self, status: int, found: Any) -> Failed:
+    def refused(self, status: int, found: Any) -> Refused:
         """Return the failure for a response that cannot be used."""
         if status == HTTPStatus.UNAUTHORIZED:
             whom = "these credentials" if self.has_credentials else "requests without credentials"
-            return Failed(f"{self.title} at {self.url} refuses {whom} (401)", CREDENTIALS_FIX)
+            return Refused(f"{self.title} at {self.url} refuses {whom} (401)", CREDENTIALS_FIX, response=status)
         error = found.get("error") if isinstance(found, dict) else None
         if isinstance(error, str):
-            return Failed(f"{self.title} at {self.url} says: {printable(error)}")
-        return Failed(f"{self.title} at {self.url} sent an unexpected response (status {status})", self.fix)
+            return Refused(f"{self.title} at {self.url} says: {printable(error)}", response=status)
+        what = f"{self.title} at {self.url} sent an unexpected response (status {status})"
+        return Refused(what, self.fix, response=status)
 
     async def installed(self) -> list[dict[str, Any]]:
         """Return the rows of /api/tags."""

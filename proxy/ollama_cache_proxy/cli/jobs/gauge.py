@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ollama_cache_proxy.cli.ending import Failed
@@ -102,10 +102,24 @@ class Gauge:
         )
         return measured, said
 
+    async def measure_all(
+        self, source: tuple[str, str], others: Sequence[tuple[str, str]], steps: Steps
+    ) -> tuple[Measured, list[Measured]]:
+        """Return the measurements of a source, and of others with their fidelity to it; each by name and level."""
+        measured, outputs = await self.measure(*source, steps)
+        results = []
+        for name, level in others:
+            result, other = await self.measure(name, level, steps)
+            results.append(replace(result, fidelity=self.compare(outputs, other)))
+        return measured, results
+
     def compare(self, source: Outputs, other: Outputs) -> Completing | Embedding:
-        """Return how alike two models are."""
+        """Return how alike two models are. Raise Failed if they cannot be compared."""
         if self.embeds:
-            return embedding(source.vectors, other.vectors)
+            try:
+                return embedding(source.vectors, other.vectors)
+            except ValueError as error:
+                raise Failed(f"the vectors of these models cannot be compared: {error}") from None
         return completing(source.answers, other.answers, source.likeliest, other.likeliest)
 
     async def unload(self, model: str, digest: str) -> None:

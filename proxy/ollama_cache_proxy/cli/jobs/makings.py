@@ -11,10 +11,10 @@ from typing import Final
 import orjson
 
 from ollama_cache_proxy.cli.ending import Failed
-from ollama_cache_proxy.cli.jobs.api import Api
+from ollama_cache_proxy.cli.jobs.api import Api, Refused
 from ollama_cache_proxy.cli.jobs.progress import Steps
 from ollama_cache_proxy.workbench import pace
-from ollama_cache_proxy.workbench.levels import Target, same
+from ollama_cache_proxy.workbench.levels import Target, instead, same
 from ollama_cache_proxy.workbench.pace import Made
 
 _UNLOAD_DEADLINE: Final = 2.0
@@ -75,6 +75,10 @@ class Makings:
                 status = str(row.get("status", ""))
                 if row.get("total"):
                     steps.at(row.get("completed", 0) / row["total"])
+        except Refused as refused:
+            if refused.response != HTTPStatus.BAD_REQUEST:
+                raise
+            raise Failed(refused.what, instead(source)) from None
         finally:
             ticking.cancel()
         if status != "success":

@@ -5,28 +5,33 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy.cli import graphics, options
 from ollama_cache_proxy.cli.asking import client
 from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
+from ollama_cache_proxy.cli.jobs import comparing
 from ollama_cache_proxy.cli.jobs.api import Api, ollama
 from ollama_cache_proxy.cli.jobs.gauge import Gauge
 from ollama_cache_proxy.cli.jobs.makings import Makings
-from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
+from ollama_cache_proxy.cli.jobs.models import embeds, level_of, local_row
+from ollama_cache_proxy.cli.jobs.progress import show, steps
 from ollama_cache_proxy.cli.jobs.sheets import table
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import printable, write_json
-from ollama_cache_proxy.service.settings import http_url, is_loopback
+from ollama_cache_proxy.service.settings import is_loopback
 from ollama_cache_proxy.workbench import levels
 from ollama_cache_proxy.workbench.bench_questions import PROMPTS
 from ollama_cache_proxy.workbench.levels import Target
 from ollama_cache_proxy.workbench.sheet import Sheet
-from ollama_cache_proxy.workbench.verdict import Measured, Verdict, recommend
+from ollama_cache_proxy.workbench.verdict import Verdict, recommend
+
+_KEEP: Final = "all"
+"""What to keep where nothing is said."""
 
 _BLOBS: Final = re.compile(r"^FROM (?P<folder>.+)[/\\]blobs[/\\](?P<blob>sha256-[0-9a-f]{64})$", re.MULTILINE)
 
@@ -57,15 +62,20 @@ async def quantize(arguments: argparse.Namespace) -> int:
     prompts = _prompts(arguments.prompts)
     if arguments.tokens < 1:
         raise Failed(f"--tokens: {arguments.tokens} is not allowed: must be 1 or more", status=WRONG)
+    comparing.check_options(arguments)
     settings = options.settings_of(arguments)
     upstream = options.upstream_url(settings)
     async with client() as session:
         api = ollama(session, upstream, settings)
         if arguments.against is not None:
-            await _compare(api, ollama(session, _other_url(arguments), settings, other=True), prompts, arguments)
+            other = ollama(session, comparing.other_url(arguments.against), settings, other=True)
+            await comparing.on_two_ollamas(api, other, prompts, arguments)
+            return DONE
+        if arguments.beside:
+            await comparing.with_others(api, prompts, arguments)
             return DONE
         plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
-        for line in _summary(plan, arguments.keep):
+        for line in _summary(plan, arguments.keep or _KEEP):
             say(line)
         if arguments.dry_run:
             if arguments.json:
@@ -81,10 +91,12 @@ async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, argumen
         try:
             for target, size in zip(plan.targets, plan.estimates, strict=True):
                 await makings.make(plan.source, target, (plan.size, size), progress)
-            source, results = await _measured(plan, gauge, progress)
+            source, results = await gauge.measure_all(
+                (plan.source, plan.level), [(target.name, target.level) for target in plan.targets], progress
+            )
             gpu = await graphics.known_at(gauge.api.url)
             verdict = recommend(source, results, gpu=gpu)
-            keep = {"best": {verdict.take}, "all": set(makings.made), "none": set()}[arguments.keep]
+            keep = {"best": {verdict.take}, "all": set(makings.made), "none": set()}[arguments.keep or _KEEP]
             for name in makings.made:
                 if name not in keep:
                     await makings.remove(name)
@@ -96,53 +108,6 @@ async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, argumen
         write_json({"source": asdict(source), "results": [asdict(result) for result in results], **kept})
     else:
         _show(table(source, results, gpu=gpu), verdict, makings.made)
-
-
-async def _measured(plan: _Plan, gauge: Gauge, progress: Steps) -> tuple[Measured, list[Measured]]:
-    source, outputs = await gauge.measure(plan.source, plan.level, progress)
-    results = []
-    for target in plan.targets:
-        measured, other = await gauge.measure(target.name, target.level, progress)
-        results.append(replace(measured, fidelity=gauge.compare(outputs, other)))
-    return source, results
-
-
-def _other_url(arguments: argparse.Namespace) -> str:
-    if arguments.to or arguments.dry_run:
-        raise Failed("--against quantizes nothing, so it cannot be used with --to or --dry-run", status=WRONG)
-    try:
-        return http_url(arguments.against)
-    except ValueError as error:
-        raise Failed(f"--against: {arguments.against!r} is not allowed: {error}", status=WRONG) from None
-
-
-async def _compare(api: Api, other: Api, prompts: Sequence[str], arguments: argparse.Namespace) -> None:
-    """Measure one model on two Ollamas."""
-    row, twin = await api.row_of(arguments.model), await other.row_of(arguments.model)
-    if row.get("digest") != twin.get("digest"):
-        raise Failed(f"{row['name']} is a different model at {other.url}", "let both use the same models directory")
-    gauge = Gauge(api=api, prompts=prompts, tokens=arguments.tokens, embeds=await _embeds(api, row))
-    with steps() as progress:
-        source, outputs = await gauge.measure(str(row["name"]), _level(row), progress)
-        measured, other_outputs = await replace(gauge, api=other).measure(str(row["name"]), _level(row), progress)
-    result = replace(measured, name=other.url, fidelity=gauge.compare(outputs, other_outputs))
-    if arguments.json:
-        write_json({"source": asdict(source), "results": [asdict(result)]})
-    else:
-        gpu = await graphics.known_at(api.url, other.url)
-        show(table(replace(source, name=api.url), [result], gpu=gpu))
-
-
-def _level(row: Mapping[str, Any]) -> str:
-    return str((row.get("details") or {}).get("quantization_level") or "unknown")
-
-
-async def _embeds(api: Api, row: Mapping[str, Any]) -> bool:
-    """Return whether a model embeds and does not complete. Raise Failed if it does neither."""
-    capabilities = (await api.object("/api/show", {"model": row["name"]})).get("capabilities") or ["completion"]
-    if not {"completion", "embedding"} & set(capabilities):
-        raise Failed(f"{row['name']} neither completes nor embeds", "only such models can be measured")
-    return "completion" not in capabilities
 
 
 def _prompts(file: str | None) -> Sequence[str]:
@@ -162,24 +127,20 @@ def _prompts(file: str | None) -> Sequence[str]:
 
 async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
     """Return the plan, after every check that is possible in advance. Raise Failed."""
-    row = await api.row_of(model)
-    source, size = str(row["name"]), int(row["size"])
-    if row.get("remote_host") or row.get("remote_model"):
-        raise Failed(f"{source} runs on another machine", "quantize a model that is installed on this Ollama")
-    level = _level(row)
+    row = await local_row(api, model)
+    source, size, level = str(row["name"]), int(row["size"]), level_of(row)
     try:
         targets = [levels.read_target(text, source) for text in wanted]
     except ValueError as error:
         raise Failed(f"--to: {error}", status=WRONG) from None
-    if why := levels.refusal(source, level, targets):
-        raise Failed(why)
     version = str((await api.object("/api/version")).get("version"))
     if not levels.can_quantize(version):
         raise Failed(
             f"Ollama {printable(version)} at {api.url} does not quantize GGUF models: 0.34.0 was the last that does",
-            "quantize the file with llama.cpp's llama-quantize and `ollama create` a model of it, or let an older"
-            " Ollama do it (--upstream)",
+            levels.instead(source),
         )
+    if why := levels.refusal(source, level, targets):
+        raise Failed(why)
     _check_names(targets, [str(row.get("name")) for row in await api.installed()])
     shown = await api.object("/api/show", {"model": source})
     info = shown.get("model_info") or {}
@@ -192,7 +153,7 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
         size=size,
         targets=targets,
         estimates=estimates,
-        embeds=await _embeds(api, row),
+        embeds=embeds(source, shown),
         needed=needed,
         disk=_disk(api.url, str(shown.get("modelfile", "")), needed),
     )

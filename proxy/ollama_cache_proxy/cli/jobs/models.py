@@ -1,0 +1,50 @@
+"""What Ollama tells of its installed models, as far as `quantize` has to know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.cli.jobs.api import Api
+from ollama_cache_proxy.workbench import levels
+from ollama_cache_proxy.workbench.related import Installed
+
+
+async def local_row(api: Api, model: str) -> dict[str, Any]:
+    """Return the row of a model in /api/tags. Raise Failed if it is not there, or runs on another machine."""
+    row = None if levels.is_cloud(model) else await api.row_of(model)
+    if row is None or row.get("remote_host") or row.get("remote_model"):
+        name = model if row is None else row["name"]
+        raise Failed(f"{name} runs on another machine", "name a model that is installed on this Ollama")
+    return row
+
+
+def level_of(row: Mapping[str, Any]) -> str:
+    """Return the quantization level of a row of /api/tags."""
+    return str((row.get("details") or {}).get("quantization_level") or "unknown")
+
+
+def embeds(name: str, shown: Mapping[str, Any]) -> bool:
+    """Return whether a model, by /api/show, embeds and does not complete. Raise Failed if it does neither."""
+    capabilities = shown.get("capabilities") or ["completion"]
+    if not {"completion", "embedding"} & set(capabilities):
+        raise Failed(f"{name} neither completes nor embeds", "only such models can be measured")
+    return "completion" not in capabilities
+
+
+async def installed(api: Api, model: str) -> Installed:
+    """Return what Ollama tells of a model. Raise Failed if it is not there, or cannot be measured."""
+    row = await local_row(api, model)
+    name, details = str(row["name"]), row.get("details") or {}
+    shown = await api.object("/api/show", {"model": name})
+    return Installed(
+        name=name,
+        digest=str(row.get("digest")),
+        level=level_of(row),
+        size=int(row["size"]),
+        family=str(details.get("family") or ""),
+        parameters=str(details.get("parameter_size") or ""),
+        embeds=embeds(name, shown),
+        shown=shown,
+    )
