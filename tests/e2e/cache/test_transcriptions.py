@@ -204,3 +204,16 @@ async def test_openais_sdk_hits_on_its_second_call(cached: Proxy) -> None:
             ]
             assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT"]
             assert answers[0].content == answers[1].content
+
+
+@pytest.mark.real_ollama
+@pytest.mark.parametrize("form", ["json", "text", "verbose_json"])
+async def test_a_real_ollama(form: str, request: pytest.FixtureRequest) -> None:
+    """Up to 0.24 a model without ears says something all the same; later ones refuse, which is not stored."""
+    url = request.config.getoption("--ollama")
+    sent = upload("tiny", response_format=form)
+    async with proxy_before(url, **CACHED) as proxy:
+        direct, first, again = await send(url, sent), await send(proxy.url, sent), await send(proxy.url, sent)
+    assert first.status == direct.status
+    assert (again.body, again.field("Content-Type")) == (first.body, first.field("Content-Type"))
+    assert (first.field("X-Cache"), again.field("X-Cache")) == ("MISS", "HIT" if direct.status == 200 else "MISS")

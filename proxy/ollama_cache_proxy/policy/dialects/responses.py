@@ -39,7 +39,7 @@ def failed(document: dict[str, Any]) -> bool:
 
 
 def whole(document: dict[str, Any]) -> Storing:
-    """See Dialect. Ollama says `completed` of a load too, of which nothing was read or written."""
+    """See Dialect. Ollama says `completed` of a load too, and where it lost the end: then all counts are 0."""
     if document.get("object") != "response" or document.get("status") != "completed":
         return INCOMPLETE
     figures = as_object(document.get("usage"))
