@@ -696,6 +696,18 @@ def test_what_ollama_answers_differently_never_shares_a_key(path, body, other):
     assert isinstance(two, Bypass) or cache_key(one, scope, ()) != cache_key(two, scope, ())
 
 
+def test_the_place_of_an_ill_formed_text_is_in_the_key():
+    """A text that is U+FFFD and one that Go reads as it: another server may not, so their order counts."""
+    lists = [
+        r'["\ud800","\ufffd"]',
+        r'["\ufffd","\ud800"]',
+        r'["\ufffd","\ufffd"]',
+        r'["a","\ud800"]',
+        r'["\ud800","a"]',
+    ]
+    assert len({key("/api/embed", f'{{"model":"m","input":{texts}}}') for texts in lists}) == len(lists)
+
+
 # uploads
 
 TRANSCRIPTIONS = find("POST", "/v1/audio/transcriptions")[0]

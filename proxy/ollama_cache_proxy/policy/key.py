@@ -45,7 +45,7 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     """
     body = normalised(candidate.endpoint, candidate.document, scope.version)
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
-    odd = (raw for _, (_, raw) in sorted(candidate.odd.items()))
+    odd = (part for place, (_, raw) in sorted(candidate.odd.items()) for part in (b"%d" % place, raw))
     return framed(body, *odd, begin=scoped(kind, scope, fields))
 
 
