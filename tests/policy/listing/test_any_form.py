@@ -199,6 +199,13 @@ def test_a_damaged_response_is_never_read_as_other_values(path: str) -> None:
     assert kept > 100
 
 
+@pytest.mark.parametrize("many", [r"\"", '\\\n"', r"\\", '",', "[", "[ ", "[1,"])
+def test_what_is_not_closed_is_looked_at_once(many: str) -> None:
+    """A text that was never closed held up the event loop: its rest was looked at once for each quote in it."""
+    for begin in ('{"data":"', '{"data":['):
+        assert read(begin + many * 200_000) in (Uncertain(), WholeOnly())
+
+
 def test_blanks_do_not_join_numbers() -> None:
     assert read('{"data":[{"embedding":[1 2]},{"embedding":[12]}]}') == Uncertain()
     assert read('{"data":[{"embedding":[1,- 2]},{"embedding":[1,2]}]}') == Uncertain()

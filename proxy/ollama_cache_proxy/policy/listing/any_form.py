@@ -54,7 +54,8 @@ _MAX_FRAME: Final = 4096
 _PARTS: Final = 64
 _PARTS_OF_A_ROW: Final = 16
 """How many values a response may have, roughly, vectors counted as one: more are not read."""
-_STRING_OR_NUMBERS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|\[[ \t\r\n0-9eE+\-.,]*\]')
+_STRING_OR_NUMBERS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|\[[ \t\r\n0-9eE+\-.,]*+\]', re.DOTALL)
+"""A string that is not closed reaches to the end, so that nothing is looked at twice."""
 _COUNTED: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
