@@ -26,9 +26,9 @@ class _Member:
 def changed(body: bytes, name: str, value: bytes, *, without: str | None = None) -> bytes:
     """Return the object in `body` with another value of one member, which it has, and without another member.
 
-    `body` is valid JSON, but for its texts, which need not be UTF-8; `name` and `without` are names at the top.
+    `body` is valid JSON, but for its texts, which need not be UTF-8; `name` and `without` are ASCII names at the top.
     """
-    text, new = body.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")
+    text, new = body.decode("latin-1"), value.decode("latin-1")  # a byte for each character, also where one is wide
     parts: list[str] = []
     at, left_out = 0, False
     for member in _members(text):
@@ -42,7 +42,7 @@ def changed(body: bytes, name: str, value: bytes, *, without: str | None = None)
         elif member.name == name:
             parts += (text[at : member.value], new)
             at = member.end
-    return "".join((*parts, text[at:])).encode("utf-8", "surrogateescape")
+    return "".join((*parts, text[at:])).encode("latin-1")
 
 
 def _members(text: str) -> Iterator[_Member]:
