@@ -156,7 +156,8 @@ def ttl(entry: EntryMetadata, now: float) -> int:
 def _freshness(entry: StoredResponse | None, directives: Directives, now: float) -> Hit | Forward:
     if entry is None:
         return Forward(reason=FwdReason.REQUEST if directives.no_cache else FwdReason.MISS)
-    old, left = age(entry, now), ttl(entry, now)
+    old = age(entry, now)
+    left = entry.lifetime - old
     if directives.no_cache:  # section 5.2.1.4
         return Forward(reason=FwdReason.REQUEST)
     if left <= 0:  # section 4.2
