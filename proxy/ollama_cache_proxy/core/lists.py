@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Final
 
 from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Whole
@@ -91,14 +92,16 @@ class ListFetcher(Fetcher):
         if isinstance(response, Detail):
             await self._fetch_unstored(question, flight, response)
             return
-        if response.head.status != OK:  # one bad text fails a list with the words of the single failure
+        if not _may_have_vectors(response):  # one bad text fails a list with the words of the single failure
             flight.publish(replace(response, detail=Detail.STATUS))
             return
         probe = self._start_probe(question) if listing.known else None
         await _turns(_TURNS_TO_SEND)  # its result arrives while the response is read
         coded = listing.text_list.base64
-        reading = self._read(question, listing, response, texts, as_base64=coded and not numbers, check=coded)
-        if reading is Detail.ANSWER_ERROR:
+        reading: Reading = Detail.STATUS
+        if response.head.status == OK:
+            reading = self._read(question, listing, response, texts, as_base64=coded and not numbers, check=coded)
+        if reading is Detail.ANSWER_ERROR and not list_reading.has_vectors(listing.text_list, response.chunks):
             flight.publish(replace(response, detail=reading))
             return
         if not isinstance(reading, Cut) or not joinable(listing.known, reading, own=numbers):
@@ -206,6 +209,11 @@ class ListFetcher(Fetcher):
             for text, key in keys.items()
             if (item := items.get(text)) is not None
         ]
+
+
+def _may_have_vectors(response: Whole) -> bool:
+    """Return whether a response is a success of any kind; one but 200 is not stored, and so cannot be joined."""
+    return HTTPStatus.OK <= response.head.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 async def _turns(count: int) -> None:

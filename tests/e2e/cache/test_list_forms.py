@@ -294,6 +294,43 @@ async def test_an_error_is_asked_for_once_and_handed_on(
             assert len(upstream.seen) == times
 
 
+def _with_error(error: Any, status: str = "200 OK") -> tuple[str, Form]:
+    form = Form("an error beside the vectors", change=lambda document: {**document, **error})
+    return status, form
+
+
+@pytest.mark.parametrize(
+    ("status", "form"),
+    [
+        _with_error({"error": None}),
+        _with_error({"error": "some texts were cut"}),
+        _with_error({}, "203 Non-Authoritative Information"),
+        _with_error({}, "206 Partial Content"),
+    ],
+    ids=["null", "a warning", "203", "206"],
+)
+@pytest.mark.parametrize(("path", "more"), [(EMBED, {}), (V1, {}), (V1, BASE64)], ids=["embed", "v1", "base64"])
+async def test_the_vectors_of_a_part_are_never_the_answer_to_the_whole(
+    path: str, more: dict[str, Any], status: str, form: Form
+) -> None:
+    """As behind a load balancer, or after an update: a response to a part that cannot be joined is no error alone."""
+
+    async def script(talk: Conversation) -> None:
+        sent = await talk.read_body()
+        first = json.loads(sent)["input"] == ["a"]
+        body = list_forms.answer(path, sent, list_forms.OWN if first else form)
+        await talk.write(whole(body, status="200 OK" if first else status))
+
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url) as own:
+        await embed(own.url, path, ["a"], **more)
+        await own.kept()
+        for texts in (["b", "a", "c"], ["d", "e"]):
+            seen = await embed(own.url, path, texts, **more)
+            assert seen.status == int(status[:3])
+            assert told(seen.body) == direct(path, form, texts, **more)
+        assert inputs(upstream)[1:] == [["b", "c"], ["b", "a", "c"], ["d", "e"]]
+
+
 @pytest.mark.parametrize(
     "indexes", [(0, 2), (1, 1), (1, 2), (0, None), (0, "1"), (-1, 0), (0.0, 1.0)], ids=lambda indexes: f"{indexes}"
 )

@@ -7,7 +7,7 @@ import pytest
 
 from ollama_cache_proxy.policy.dialects.dialect import Storable
 from ollama_cache_proxy.policy.listing.cut import Cut
-from ollama_cache_proxy.policy.listing.list_reading import Reading, read
+from ollama_cache_proxy.policy.listing.list_reading import Reading, has_vectors, read
 from ollama_cache_proxy.policy.messages import ResponseHead
 from ollama_cache_proxy.policy.status import Detail
 from tests.support.lists import EMBED, V1, asking, reference, seen
@@ -70,3 +70,19 @@ def test_a_list_with_an_odd_text_is_never_stored_whole() -> None:
     assert odd.odd == {"": b'""'}
     body = b'{"embeddings":[[1],[2]],"id":7}'
     assert read(odd, 2, HEAD, body, as_base64=False) is Detail.ANSWER_FORM
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"error":"e"}', False),
+        (b'{"error":"e","embeddings":null}', False),
+        (b'{"error":"e","embeddings":[]}', False),
+        (b'{"error":null,"embeddings":[[1]]}', True),
+        (b'{"error":"e","embeddings":[[1],[2]]}', True),
+        (b"e", False),
+        (b"[]", False),
+    ],
+)
+def test_an_error_may_stand_beside_vectors(body: bytes, expected: bool) -> None:
+    assert has_vectors(seen(EMBED, '{"model":"m","input":["a"]}'), (body[:9], body[9:])) is expected

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias, assert_never
 
 from ollama_cache_proxy.policy import storing
-from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
+from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable, objects
 from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.listing import any_form, own_form
 from ollama_cache_proxy.policy.listing.any_form import Uncertain, WholeOnly
@@ -42,3 +43,9 @@ def read(  # noqa: PLR0913 - what was asked, what came, and how much of it to ch
             return Detail.ANSWER_COUNT
         case never:
             assert_never(never)
+
+
+def has_vectors(text_list: TextList, chunks: Iterable[bytes]) -> bool:
+    """Return whether a response has vectors, whatever else it has: beside an error, they are those of its request."""
+    read = objects((b"".join(chunks),))
+    return bool(read) and bool(read[0].get(text_list.candidate.endpoint.vectors))
