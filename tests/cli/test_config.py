@@ -47,6 +47,8 @@ async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
         ({"OCP_LISTEN": "127.0.0.1:11435"}, "listen", "127.0.0.1:11435", "environment"),
         ({"OLLAMA_HOST": "gpu:1", "OCP_UPSTREAM": "http://a:2"}, "upstream", "http://a:2", "environment"),
         ({"REDIS_URL": "redis://u:canary-of-a-password@h:1/2"}, "redis_url", "redis://h:1/2", "REDIS_URL"),
+        ({"REDIS_URL": "redis://:12/canary-of-a-password@h:1"}, "redis_url", "redis://(hidden)", "REDIS_URL"),
+        ({"REDIS_URL": "redis://u:1#canary-of-a-password@h"}, "redis_url", "redis://(hidden)", "REDIS_URL"),
         ({"REDIS_URL": "redis://h:1", "OCP_STORE": "memory"}, "redis_url", None, "default"),
         ({"OCP_REDIS_URL": "unix://u:canary-of-a-password@/s?password=x"}, "redis_url", "unix:///s", "environment"),
         ({"ocp_linger": "7"}, "linger", 7.0, "environment"),

@@ -65,6 +65,16 @@ def test_a_url_without_a_user_stays_as_it_is(url):
     assert without_user(url) == (url, "")
 
 
+@pytest.mark.parametrize(
+    "url", ["https://u:12/3@h", "https://u:1?3@h:80", "http://u:#@h", "http://u:/@h/x", "http://u:p/q@h"]
+)
+def test_a_password_with_a_slash_is_not_taken_for_a_port_and_a_path(url):
+    """The start would write it into the log, and every request into its target."""
+    with pytest.raises(ValueError, match="percent-encoded") as refused:
+        without_user(url)
+    assert url not in str(refused.value)
+
+
 @pytest.mark.parametrize("url", ["http://@h", "http://:@h", "http://a%3Ab:p@h", "http://u:%0A@h", "http://u:%7F@h"])
 def test_a_user_that_cannot_be_sent_is_refused(url):
     with pytest.raises(ValueError, match="must have a user"):

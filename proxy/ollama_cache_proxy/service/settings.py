@@ -385,8 +385,13 @@ def named_redis(settings: Settings) -> str:
 
 
 def public_url(url: str) -> str:
-    """Return a Redis URL without user and password."""
+    """Return a Redis URL without user and password.
+
+    Where a password has a slash, a question mark or a hash in it, nothing is shown: it ends the host for every reader.
+    """
     parts = urlsplit(url)
+    if "@" in url and "@" not in parts.netloc and ":" in parts.netloc:
+        return f"{parts.scheme}://(hidden)"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -11,6 +11,8 @@ from urllib.parse import unquote_to_bytes
 _MAX_BYTES: Final = 16_384
 _VALUE: Final = re.compile(r"[!-~]+(?:[ \t]+[!-~]+)*")
 _AUTHORITY: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#]*)@(?P<rest>[^@]*)")
+_CUT_OFF: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*:[^/?#]*[/?#].*@", re.DOTALL)
+"""A password up to its first slash reads like a port, and the rest of it like a path, which is no secret."""
 
 
 def authorization(text: str) -> str:
@@ -38,6 +40,9 @@ def without_user(url: str) -> tuple[str, str]:
     The value is that of RFC 7617, and empty where the URL has no user. Percent-encoded characters are decoded.
     """
     match = _AUTHORITY.fullmatch(url)
+    if match is None and _CUT_OFF.match(url):
+        message = "must have / ? and # in a password percent-encoded, as %2F, %3F and %23"
+        raise ValueError(message)
     if match is None:
         return url, ""
     name, _, password = match["user"].partition(":")
