@@ -17,6 +17,7 @@ from aiohttp import web
 
 from ollama_cache_proxy.simulator import gatekeeping, routes, wire
 from ollama_cache_proxy.simulator.call import AlreadySent, Call, ClientLeftError, Fault, Received
+from ollama_cache_proxy.simulator.repeated_fields import Connection, as_sent
 from ollama_cache_proxy.simulator.state import Behaviour, State
 
 _MAX_RECEIVED = 10_000
@@ -33,6 +34,18 @@ _SHUTDOWN = 0.05
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 s: closing sends a reset."""
+
+
+def _connection(server: web.Server, loop: asyncio.AbstractEventLoop) -> Connection:
+    return Connection(
+        server,
+        loop=loop,
+        access_log=None,
+        auto_decompress=False,
+        max_line_size=_MAX_HEAD,
+        max_field_size=_MAX_HEAD,
+        lingering_time=_LINGER,
+    )
 
 
 class Tally:
@@ -97,16 +110,9 @@ class Simulator(State):
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 is any free one. Raise OSError if the address cannot be used."""
         self._stopping = False
-        self._server = web.Server(
-            self._handle,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=_MAX_HEAD,
-            max_field_size=_MAX_HEAD,
-            lingering_time=_LINGER,
-        )
-        self._listener = await asyncio.get_running_loop().create_server(self._server, host, port)
+        loop = asyncio.get_running_loop()
+        self._server = server = web.Server(self._handle, handler_cancellation=True)
+        self._listener = await loop.create_server(lambda: _connection(server, loop), host, port)
         self.port = int(self._listener.sockets[0].getsockname()[1])
         self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
@@ -183,7 +189,7 @@ class Simulator(State):
         received = Received(
             method=call.request.method,
             target=call.request.raw_path,
-            fields=tuple(call.request.raw_headers),
+            fields=as_sent(call.request.raw_headers),
             body=call.body,
         )
         self._received.append(received)

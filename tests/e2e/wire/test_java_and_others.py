@@ -106,6 +106,15 @@ async def test_what_ollama4j_asks_gets_ollamas_answer(path: str) -> None:
             assert answer.body == plain.body or path == "/api/cache/stats"
 
 
+async def test_the_simulator_takes_them_too(simulator: Simulator) -> None:
+    """So who tries a client on the simulator sees what Ollama answers."""
+    twice = "Content-Type: application/json\r\nContent-type: application/json\r\n" + H2C
+    async with proxy_before(simulator.url) as proxy:
+        for path in ("/api/tags", "/api/version", "/api/ps", "/"):
+            plain, *again = await answers(proxy, request(f"GET {path}", ""), *[request(f"GET {path}", twice)] * 2)
+            assert [(answer.status, answer.body) for answer in again] == [(200, plain.body)] * 2
+
+
 async def test_equal_lengths_go_out_as_one_and_are_hits_too(simulator: Simulator) -> None:
     twice = f"Content-Length: {len(GENERATE)}\r\n"
     async with proxy_before(simulator.url) as proxy:

@@ -1,0 +1,77 @@
+"""Requests that repeat fields, as answered by a real Ollama 0.24 and 0.34: seen there for each case."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.simulator.repeated_fields import as_sent
+from tests.support.rawhttp import RawAnswer, RawConnection
+
+BODY = b'{"model":"tiny","prompt":"why","stream":false}'
+TYPES = "Content-Type: application/json\r\nContent-type: text/plain\r\n"
+AGENTS = "User-Agent: a\r\nX: 1\r\nUser-Agent: b\r\n"
+LENGTH = f"Content-Length: {len(BODY)}\r\n"
+
+
+@pytest.fixture(params=["0.24", "0.33"])
+async def simulator(request: pytest.FixtureRequest) -> AsyncIterator[Simulator]:
+    async with Simulator(Behaviour(completion_delay=0, release=request.param)) as running:
+        yield running
+
+
+async def answers(simulator: Simulator, *requests: tuple[bytes, ...]) -> list[RawAnswer]:
+    """Send requests over one connection, in these pieces, each after the response to the one before."""
+    found = []
+    async with await RawConnection.open(simulator.url) as connection:
+        for pieces in requests:
+            for piece in pieces:
+                connection.writer.write(piece)
+                await connection.writer.drain()
+            found.append(await connection.answer())
+    return found
+
+
+def head(fields: str, line: str = "POST /api/generate") -> bytes:
+    return f"{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "fields", [TYPES, AGENTS, LENGTH, TYPES + AGENTS, "Server: a\r\nServer: b\r\nETag: c\r\nETag: d\r\n"]
+)
+async def test_what_ollama_takes_twice_is_taken_on_each_request_of_a_connection(
+    fields: str, simulator: Simulator
+) -> None:
+    data = head(fields + LENGTH)
+    whole, cut, none = (
+        (data + BODY,),
+        (data, BODY[:9], BODY[9:]),
+        (head(fields.replace(LENGTH, ""), "GET /api/version"),),
+    )
+    assert [answer.status for answer in await answers(simulator, whole, cut, none, whole)] == [200] * 4
+    first = simulator.received[0]
+    sent = [line.partition(": ")[::2] for line in fields.replace(LENGTH, "").splitlines()]
+    assert [(name.decode(), value.decode()) for name, value in first.fields][1:-1] == sent
+    assert first.body == simulator.received[1].body == BODY
+
+
+@pytest.mark.parametrize("fields", ["Host: localhost\r\n" + LENGTH, LENGTH + "Content-Length: 1\r\n"])
+async def test_what_ollama_refuses_is_refused(fields: str, simulator: Simulator) -> None:
+    (answer,) = await answers(simulator, (head(fields) + BODY,))
+    assert (answer.status, simulator.received) == (400, [])
+
+
+async def test_a_body_that_looks_like_a_head_is_left_alone(simulator: Simulator) -> None:
+    body = head(TYPES)
+    data = head(f"Content-Length: {len(body)}\r\n")
+    chunked = head("Transfer-Encoding: chunked\r\n") + b"%x\r\n" % len(body)
+    first, again = await answers(simulator, (data, body), (chunked, body, b"\r\n0\r\n\r\n"))
+    assert (first.status, again.status) == (400, 400)  # it is no JSON
+    assert [received.body for received in simulator.received] == [body, body]
+
+
+def test_names_are_as_sent() -> None:
+    fields = ((b"Etag", b"a"), (b"X-Repeated-eTag", b"b"), (b"X-Repeated", b"c"))
+    assert as_sent(fields) == ((b"Etag", b"a"), (b"eTag", b"b"), (b"X-Repeated", b"c"))
