@@ -17,18 +17,18 @@ cat > main.go <<'GO'
 package main
 
 import (
-	"encoding/json"
-	"os"
-	"runtime"
+  "encoding/json"
+  "os"
+  "runtime"
 )
 
 func main() {
-	os.Stderr.WriteString(runtime.Version() + "\n")
-	var numbers []float32
-	if err := json.NewDecoder(os.Stdin).Decode(&numbers); err != nil {
-		panic(err)
-	}
-	json.NewEncoder(os.Stdout).Encode(numbers)
+  os.Stderr.WriteString(runtime.Version() + "\n")
+  var numbers []float32
+  if err := json.NewDecoder(os.Stdin).Decode(&numbers); err != nil {
+    panic(err)
+  }
+  json.NewEncoder(os.Stdout).Encode(numbers)
 }
 GO
 python3 -m venv venv
