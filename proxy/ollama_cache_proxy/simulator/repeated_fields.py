@@ -1,7 +1,8 @@
 """Requests that repeat a field which Go's server takes twice (net/http), and aiohttp's parser once.
 
-Such a field goes to the parser under another name, and has its own again in what the simulator has received. Equal
-Content-Lengths become one (`fixLength` in Go's `net/http/transfer.go`); a second Host stays a 400, as there.
+Such a field goes to the parser under another name, as do those that Go ignores and aiohttp does not, and has its own
+again in what the simulator has received. Equal Content-Lengths become one (`fixLength` in Go's `net/http/transfer.go`);
+a second Host stays a 400, as there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _ONCE: Final = frozenset(
     {b"content-type", b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"user-agent"}
 )
 """Fields of which aiohttp's parser refuses a second one (`SINGLETON_HEADERS`), but those that frame and route."""
-_AGAIN: Final = b"X-Repeated-"
+_NEVER: Final = frozenset({b"upgrade", b"sec-websocket-key1"})
+"""Fields that aiohttp's parser acts upon, and Go's server does not."""
+_OTHER_NAME: Final = b"X-As-Sent-"
 
 
 class Connection(web.RequestHandler):
@@ -45,7 +48,7 @@ class Connection(web.RequestHandler):
 
 def as_sent(fields: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
     """Return the fields that the parser has read, under the names that were sent."""
-    return tuple((name.removeprefix(_AGAIN), value) for name, value in fields)
+    return tuple((name.removeprefix(_OTHER_NAME), value) for name, value in fields)
 
 
 def _for_parser(data: bytes) -> tuple[bytes, int | None]:
@@ -59,7 +62,7 @@ def _for_parser(data: bytes) -> tuple[bytes, int | None]:
         low, value = name.lower(), value.strip(b" \t")
         if low == b"content-length" and seen.get(low) == value:
             continue
-        kept.append(_AGAIN + line if low in _ONCE and low in seen else line)
+        kept.append(_OTHER_NAME + line if low in _NEVER or (low in _ONCE and low in seen) else line)
         seen.setdefault(low, value)
     length = seen.get(b"content-length", b"0")
     if not end or b"transfer-encoding" in seen or not length.isdigit():
