@@ -28,12 +28,17 @@ EMBED_SECONDS: Final = 0.001
 """Seconds that the stub takes for each text."""
 
 
+def _go_number(source: random.Random) -> bytes:
+    """Return a number as Ollama writes it: no zeros at its end."""
+    return (b"%.8f" % source.uniform(-0.1, 0.1)).rstrip(b"0")
+
+
 class Stub:
     """An upstream for embeddings; `vectors` are vectors as JSON text, one of which is used for each text."""
 
     def __init__(self) -> None:
         source = random.Random(1)  # noqa: S311 - not secret
-        row = [b",".join(b"%.8f" % source.uniform(-0.1, 0.1) for _ in range(FLOATS)) for _ in range(100)]
+        row = [b",".join(_go_number(source) for _ in range(FLOATS)) for _ in range(100)]
         self.vectors = [b"[" + text + b"]" for text in row]
 
     async def __call__(self, request: web.Request) -> web.Response:
