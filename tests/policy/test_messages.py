@@ -13,6 +13,7 @@ from ollama_cache_proxy.policy.messages import (
     packed,
     unpacked,
     values,
+    without,
 )
 from tests.support.entries import FULL_ENTRY
 
@@ -98,3 +99,9 @@ def test_pieces_come_back(pieces):
 
 def test_a_piece_that_came_after_weeks_came_as_late_as_can_be_said():
     assert list(unpacked(packed([(2**40, 1)]))) == [(2**32 - 1, 1)]
+
+
+def test_lines_without_some_fields_keep_their_order():
+    assert without(LINES, b"x-thing") == (LINES[0], LINES[4])
+    assert without(LINES, b"host", b"x-thing-too") == LINES[1:4]
+    assert without(LINES) == LINES

@@ -16,7 +16,7 @@ from typing import Final
 
 from ollama_cache_proxy.policy.fields import HOP_BY_HOP
 from ollama_cache_proxy.policy.framing import frame, frames
-from ollama_cache_proxy.policy.messages import Fields
+from ollama_cache_proxy.policy.messages import Fields, values, without
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
 
@@ -95,11 +95,10 @@ def is_placeholder(rules: CredentialRules, authorization: bytes) -> bool:
 
 def with_authorization(rules: CredentialRules, fields: Fields, authorization: bytes) -> Fields:
     """Return the fields with this Authorization if they have none, or one that is no credential."""
-    found = [value for name, value in fields if name.lower() == _AUTHORIZATION]
+    found = values(fields, _AUTHORIZATION)
     if found and not (len(found) == 1 and is_placeholder(rules, found[0])):
         return fields
-    others = tuple(line for line in fields if line[0].lower() != _AUTHORIZATION) if found else fields
-    return (*others, (b"Authorization", authorization))
+    return (*without(fields, _AUTHORIZATION), (b"Authorization", authorization))
 
 
 def _without_placeholder(rules: CredentialRules, found: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -24,7 +24,7 @@ _OBJECT_BYTES: Final = 320
 """Bytes that a value and an object take in memory beside their text, roughly, while a key is made of them."""
 _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
 """orjson reads an integer, which has no -0; Go reads a float, which has."""
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 """A string of valid JSON."""
 
 
@@ -56,7 +56,7 @@ def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
 
 def _has_minus_zero(body: bytes) -> bool:
     """Return whether valid JSON has the integer -0, outside of its strings."""
-    return _MINUS_ZERO.search(body) is not None and _MINUS_ZERO.search(_STRING.sub(b'""', body)) is not None
+    return _MINUS_ZERO.search(body) is not None and _MINUS_ZERO.search(STRING.sub(b'""', body)) is not None
 
 
 def _survey(document: dict[str, Any]) -> int | Detail:

@@ -74,9 +74,8 @@ def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, st
 
     The digest stands for the model, however its name is spelled.
     """
-    scoping = scoped("embed-item", scope, fields)
-    frame = Frame(scoping, orjson.dumps(item_document(text_list.candidate, scope)))
-    return {text: frame.key(text.encode()) for text in text_list.ordinary}
+    frame = Frame(scoped("embed-item", scope, fields), orjson.dumps(item_document(text_list.candidate, scope)))
+    return _of_texts(text_list, frame)
 
 
 def other_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, str]:
@@ -88,8 +87,10 @@ def other_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, s
     endpoint, document = text_list.candidate.endpoint, text_list.candidate.document
     without = endpoint.inert | {endpoint.prompt}
     rest = {name: document[name] for name in sorted(document) if name not in without}
-    scoping = scoped(f"embed-item/{endpoint.operation}", scope, fields)
-    frame = Frame(scoping, orjson.dumps(rest))
+    return _of_texts(text_list, Frame(scoped(f"embed-item/{endpoint.operation}", scope, fields), orjson.dumps(rest)))
+
+
+def _of_texts(text_list: TextList, frame: Frame) -> dict[str, str]:
     return {text: frame.key(text.encode()) for text in text_list.ordinary}
 
 

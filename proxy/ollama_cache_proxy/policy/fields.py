@@ -14,7 +14,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy.policy.host_names import HostNames
-from ollama_cache_proxy.policy.messages import STREAM_TYPES, Fields, Request, ResponseHead, first, members, values
+from ollama_cache_proxy.policy.messages import (
+    STREAM_TYPES,
+    Fields,
+    Request,
+    ResponseHead,
+    first,
+    members,
+    values,
+    without,
+)
 from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
 from ollama_cache_proxy.policy.status import CACHE_NAME, CacheStatus, Detail, bypass
 
@@ -74,10 +83,9 @@ def for_storing(request: Request) -> Request:
 
     Clients differ in the codings that they take, and every response of ours to them is without one.
     """
-    if not any(name.lower() == _ACCEPT_ENCODING for name, _ in request.fields):
+    if first(request.fields, _ACCEPT_ENCODING) is None:
         return request
-    lines = tuple(line for line in request.fields if line[0].lower() != _ACCEPT_ENCODING)
-    return replace(request, fields=lines)
+    return replace(request, fields=without(request.fields, _ACCEPT_ENCODING))
 
 
 _ACCEPT_ENCODING: Final = b"accept-encoding"
@@ -158,14 +166,12 @@ def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus
 
 def without_body_fields(fields: Fields) -> Fields:
     """Return the fields without those that describe the bytes of one body, for a message with another body."""
-    return tuple(line for line in fields if line[0].lower() not in _BODY_FIELDS)
+    return without(fields, *_BODY_FIELDS)
 
 
-_BODY_FIELDS: Final = frozenset(
-    {
-        *(b"content-length", b"content-digest", b"repr-digest", b"digest", b"content-md5"),
-        *(b"etag", b"last-modified", b"content-location"),
-    },
+_BODY_FIELDS: Final = (
+    *(b"content-length", b"content-digest", b"repr-digest", b"digest", b"content-md5"),
+    *(b"etag", b"last-modified", b"content-location"),
 )
 
 
@@ -180,7 +186,7 @@ def joined(fields: Fields, length: int, known_age: int | None) -> Fields:
         return lines
     told = first(fields, b"age") or b""
     age = max(known_age, int(told)) if _DIGITS.fullmatch(told) else known_age
-    return (*(line for line in lines if line[0].lower() != b"age"), (b"Age", str(age).encode()))
+    return (*without(lines, b"age"), (b"Age", str(age).encode()))
 
 
 _DIGITS: Final = re.compile(rb"[0-9]{1,10}")
@@ -188,8 +194,7 @@ _DIGITS: Final = re.compile(rb"[0-9]{1,10}")
 
 def with_host(fields: Fields, authority: str) -> Fields:
     """Return the fields with an absolute target's authority as their Host (RFC 9112, section 3.2.2)."""
-    rest = tuple(line for line in fields if line[0].lower() != b"host")
-    return ((b"Host", authority.encode("latin-1", "replace")), *rest)
+    return ((b"Host", authority.encode("latin-1", "replace")), *without(fields, b"host"))
 
 
 def looped(fields: Fields, pseudonym: bytes) -> bool:

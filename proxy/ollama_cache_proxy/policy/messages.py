@@ -131,6 +131,11 @@ def values(fields: Fields, name: bytes) -> list[bytes]:
     return [value for key, value in fields if key.lower() == name]
 
 
+def without(fields: Fields, *names: bytes) -> Fields:
+    """Return the lines of all other fields, in order; `names` are lower case."""
+    return tuple([line for line in fields if line[0].lower() not in names])
+
+
 def first(fields: Fields, name: bytes) -> bytes | None:
     """Return the first value of one field, or None; `name` is lower case."""
     for key, value in fields:

@@ -15,7 +15,6 @@ import orjson
 from ollama_cache_proxy.policy import document
 from ollama_cache_proxy.policy.status import Detail
 
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _LONE_SURROGATE: Final = re.compile(
     rb"\\u[dD](?:[89aAbB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
@@ -49,7 +48,7 @@ def read(body: bytes, known: frozenset[str], prompt: str) -> tuple[dict[str, Any
     if read != again or not isinstance(here, list) or not isinstance(there, list) or len(here) != len(there):
         return Detail.NOT_JSON  # what is ill-formed is not, or not only, in the texts
     places = [place for place, (one, other) in enumerate(zip(here, there, strict=True)) if one != other]
-    raw = [text for text in _STRING.findall(body) if _mended(text, _ONE) is not None]
+    raw = [text for text in document.STRING.findall(body) if _mended(text, _ONE) is not None]
     if len(places) != len(raw) or not all(isinstance(here[place], str) for place in places):
         return Detail.NOT_JSON
     read[prompt] = here
