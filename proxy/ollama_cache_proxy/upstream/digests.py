@@ -24,6 +24,7 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.upstream.probes import read_json
 
 POLL: Final = 5.0
 """Seconds between two probes."""
@@ -31,7 +32,6 @@ STALE: Final = 10.0
 """Seconds after which a table is not used without a new probe."""
 MAX_WAIT: Final = 1.0
 """Seconds that a candidate waits for a probe at most."""
-_OK: Final = 200
 
 ANY: Final = "*"
 """Stands for every model, in a change that names none."""
@@ -306,11 +306,7 @@ class OllamaModels:
 
     async def _get(self, path: str) -> Any:
         request = Request(method="GET", target=path, fields=((b"User-Agent", b"ollama-cache-proxy"),))
-        async with self._upstream.ask(request, None) as response:
-            body = b"".join([chunk async for chunk in response.chunks()])
-            if response.head.status != _OK:
-                raise ValueError(path)
-        return orjson.loads(body)
+        return await read_json(self._upstream, request)
 
     def _schedule(self) -> None:
         if self._timer is None:

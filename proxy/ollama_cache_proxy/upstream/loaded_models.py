@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, Protocol
 
-import orjson
-
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.facts import Resident
 from ollama_cache_proxy.core.ports import Upstream
 from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.upstream.probes import read_json
 
 _DEADLINE: Final = 1.0
 """Seconds."""
-_OK: Final = 200
 _REQUEST: Final = Request(method="GET", target="/api/ps", fields=((b"User-Agent", b"ollama-cache-proxy"),))
 
 
@@ -45,15 +43,10 @@ class Residents:
         try:
             if not self._upstream.is_unresponsive:
                 async with asyncio.timeout(_DEADLINE):
-                    found = _residents(await self._ask())
+                    found = _residents(await read_json(self._upstream, _REQUEST))
         except (ProxyError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
             pass  # ollama_server.py reports Ollama's health
         self._latest = found
-
-    async def _ask(self) -> Any:
-        async with self._upstream.ask(_REQUEST, None) as response:
-            body = b"".join([chunk async for chunk in response.chunks()])
-            return orjson.loads(body) if response.head.status == _OK else {}
 
 
 def _residents(document: Any) -> tuple[Resident, ...]:

@@ -15,6 +15,7 @@ from ollama_cache_proxy.core.ports import Clock, Identity, Models, Upstream
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.template_dates import writes_date
+from ollama_cache_proxy.upstream.probes import read_json
 
 _DEADLINE: Final = 10.0
 """Seconds for a response."""
@@ -26,7 +27,6 @@ _MAX_ASKING: Final = 4
 """Models that are asked about at the same time."""
 _MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of a response."""
-_OK: Final = 200
 _FIELDS: Final = ((b"User-Agent", b"ollama-cache-proxy"), (b"Content-Type", b"application/json"))
 
 _Key = tuple[str, str]
@@ -79,14 +79,8 @@ class ModelTemplates:
 
     async def _shown(self, model: str) -> dict[str, Any]:
         """Return the response of `/api/show`. Raises ProxyError, and ValueError for anything but Ollama's response."""
-        body = bytearray()
         request = Request(method="POST", target="/api/show", fields=_FIELDS)
-        async with self._upstream.ask(request, orjson.dumps({"model": model})) as response:
-            async for chunk in response.chunks():
-                body += chunk
-                if len(body) > _MAX_BYTES:
-                    raise ValueError("too long")
-            found = orjson.loads(body) if response.head.status == _OK else None
+        found = await read_json(self._upstream, request, orjson.dumps({"model": model}), limit=_MAX_BYTES)
         if not isinstance(found, dict) or "details" not in found:
             raise ValueError("not Ollama's response")
         return found

@@ -9,13 +9,33 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+import orjson
 
 from ollama_cache_proxy.core.ports import Body, Upstream, UpstreamResponse
 from ollama_cache_proxy.policy.messages import Fields, Request, ResponseHead, first
 
 _NEEDED: Final = ("/api/version", "/api/tags")
 """Without these nothing is cached; whether others are refused shows where they are read."""
+
+
+async def read_json(
+    upstream: Upstream, request: Request, body: bytes | None = None, *, limit: int | None = None
+) -> Any:
+    """Return what Ollama answers the proxy itself, parsed.
+
+    Raises ProxyError, and ValueError for another status than 200, for more than `limit` bytes, and for what is no JSON.
+    """
+    read = bytearray()
+    async with upstream.ask(request, body) as response:
+        async for chunk in response.chunks():
+            read += chunk
+            if limit is not None and len(read) > limit:
+                raise ValueError("too long")
+        if response.head.status != HTTPStatus.OK:
+            raise ValueError(request.target)
+    return orjson.loads(read)
 
 
 class Ollama(Upstream, Protocol):
