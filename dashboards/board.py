@@ -691,6 +691,15 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 height=6,
             ),
             Panel(
+                title="Event loop lag",
+                text="How late the proxy's event loop is, 99th percentile of ten looks a second: all clients wait for"
+                " it.",
+                unit="s",
+                queries=(Query(_quantile(0.99, "event_loop_lag_seconds", "instance"), "{{instance}}"),),
+                height=6,
+                steps=((0.02, "yellow"), (0.1, "red")),
+            ),
+            Panel(
                 title="Files and sockets",
                 text="Open file descriptors as a share of the limit of the process.",
                 unit="percent",

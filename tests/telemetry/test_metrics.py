@@ -275,3 +275,14 @@ def test_repeated_exchanges_count_like_single_ones():
     assert written[0] == written[1]
     assert value(many, "saved_output_tokens_total", endpoint="generate") == 24
     assert value(many, "lookups_total", endpoint="generate", category="search", cache="hit") == 3
+
+
+def test_the_lag_of_the_loop_is_a_histogram_without_labels(metrics):
+    metrics.loop_lag(0.0004)
+    metrics.loop_lag(0.3)
+    assert value(metrics, "event_loop_lag_seconds_bucket", le="0.001") == 1
+    assert value(metrics, "event_loop_lag_seconds_count") == 2
+    body, _ = metrics.render("")
+    name = f"{PREFIX}event_loop_lag_seconds"
+    assert f'{name}_bucket{{le="0.5"}} 2.0\n'.encode() in body
+    assert f"{name}_count 2.0\n{name}_sum 0.3004\n".encode() in body

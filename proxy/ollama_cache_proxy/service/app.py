@@ -40,6 +40,7 @@ from ollama_cache_proxy.service.siblings import SiblingProcesses
 from ollama_cache_proxy.service.sockets import fitting_connections
 from ollama_cache_proxy.service.store_choice import PrivateServer
 from ollama_cache_proxy.telemetry.log import Log
+from ollama_cache_proxy.telemetry.loop_lag import LoopLag
 from ollama_cache_proxy.telemetry.metrics import Metrics
 from ollama_cache_proxy.upstream.probes import Probes
 
@@ -83,6 +84,9 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
             siblings.report_every_second(scrape.snapshot)
             stack.callback(siblings.send_snapshot)
         stack.callback(exchanges.fast_path.report)
+        lag = LoopLag(context.metrics.loop_lag)
+        stack.callback(lag.close)
+        lag.start()
         own = own_routes(context, opened, exchanges, nvml)
         admin = _admin(context, opened, own, scrape, serving=lambda: not listener.draining)
         listener = _listener(context, exchanges, admin)

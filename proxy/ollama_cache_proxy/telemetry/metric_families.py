@@ -1,8 +1,7 @@
 """Families of samples: counters, gauges and histograms, and their text for a scrape.
 
 prometheus-client's own take a lock for each addition, one value at a time, and render several times as slowly, while
-all requests wait. `collect` yields prometheus-client's types, so that these families work in its registries. A
-histogram has at least one label.
+all requests wait. `collect` yields prometheus-client's types, so that these families work in its registries.
 """
 
 from __future__ import annotations
@@ -178,12 +177,13 @@ class Histogram(Family):
         name = self.name
         for labels, counts in self._counts.items():
             text = self._texts[labels]
+            first, all_of_them = (f"{text},", f"{{{text}}}") if text else ("", "")
             exemplars = self._exemplars.get(labels, {}) if open_metrics else {}
             for bound, count in zip(self._names, accumulate(counts), strict=True):
                 exemplar = _exemplar(exemplars[bound]) if bound in exemplars else ""
-                yield f'{name}_bucket{{{text},le="{bound}"}} {count}.0{exemplar}'
-            yield f"{name}_count{{{text}}} {sum(counts)}.0"
-            yield f"{name}_sum{{{text}}} {self._sums[labels]!r}"
+                yield f'{name}_bucket{{{first}le="{bound}"}} {count}.0{exemplar}'
+            yield f"{name}_count{all_of_them} {sum(counts)}.0"
+            yield f"{name}_sum{all_of_them} {self._sums[labels]!r}"
 
 
 def wants_open_metrics(accept: str) -> bool:

@@ -25,6 +25,7 @@ TOKEN_TIMES: Final = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5),
 )
 """Seconds per token: 1000 to 0.4 tokens per second."""
+LAG_TIMES: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
 LOAD_TIMES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0)
 
 
@@ -88,6 +89,14 @@ class Families:
     ]
     requests_in_flight: Annotated[Gauge, Row("Requests in progress, without the proxy's own routes.")]
     connections: Annotated[Gauge, Row("Open connections of clients.")]
+    event_loop_lag_seconds: Annotated[
+        Histogram,
+        Row(
+            "By how much a timer of the event loop was late, looked at ten times a second: work that holds the loop, or"
+            " a processor that is not free.",
+            bounds=LAG_TIMES,
+        ),
+    ]
 
     # Ollama's work.
 

@@ -114,6 +114,10 @@ class Metrics:
         families.model_size_bytes.replace(_sums((model, resident.size) for model, resident in residents))
         families.model_vram_bytes.replace(_sums((model, resident.vram) for model, resident in residents))
 
+    def loop_lag(self, seconds: float) -> None:
+        """Count a look at the event loop: by how much it was late."""
+        self._families.event_loop_lag_seconds.observe((), (seconds,))
+
     def snapshot(self) -> Snapshot:
         """Return the metrics of this process, to be added to those of its siblings."""
         return self._exposition.snapshot()
