@@ -12,14 +12,13 @@ from typing import Final
 from ollama_cache_proxy.core.delivery import Delivery, standing_detail
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.fetch import Fetched, Flowing
-from ollama_cache_proxy.core.flights import Flight, Flights
+from ollama_cache_proxy.core.flights import MOST_ASKS, Flight, Flights, Seat
 from ollama_cache_proxy.core.lists import ListFetcher
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.streams import StreamFetcher
 from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.buffers import Hold
-from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result
 
@@ -45,21 +44,25 @@ class Collapsing:
     async def forward(self, visit: Visit, question: Question, reason: FwdReason) -> Outcome:
         """Wait for the flight of this key where there is one, else start one.
 
-        After a failure, clients that only waited ask for themselves, as do those for whose copy there is no room. A
-        flight from before a clear or a purge is not joined.
+        When a flight fails, one of the clients that only waited starts the next, and the others wait for that; the
+        failure of the last goes to all of them. Where the response is not for them, or there is no room for their copy,
+        they ask for themselves. A flight from before a clear or a purge is not joined.
         """
         name = f"{question.generation}:{question.purges}:{question.key}"
-        joined = self._flights.join(name) if _joins(question) else None
-        if joined is not None and joined.complete and reason is FwdReason.REQUEST:
-            joined = None  # its response is the stored one, which would not do
-        if joined is not None:
-            joined_at = self._clock.monotonic()
+        joined, failures, alone = self._joinable(name, question, reason), 0, False
+        begun = self._clock.monotonic()
+        while joined is not None:
             with joined.seat() as seat:
-                response = await _usable(joined, question.candidate)
-                if response is not None and _suits(response, question) and _fits(response, visit.hold):
-                    cache = CacheStatus(result=Result.HIT, fwd=reason, collapsed=True, detail=standing_detail(question))
-                    return await self._delivery.fetched(visit, question, response, seat, cache)
-            question = replace(question, spent=self._clock.monotonic() - joined_at)
+                found = await _found(joined)
+                failures = max(failures + 1, joined.attempt) if _failed(found) else 0
+                if not 0 < failures < MOST_ASKS:
+                    shared = await self._share(visit, question, reason, seat, found)
+                    if shared is not None:
+                        return shared
+            question = replace(question, spent=self._clock.monotonic() - begun)
+            alone = not 0 < failures < MOST_ASKS
+            following = None if alone else self._flights.join(name)
+            joined = None if following is joined else following
         if (
             self._rules.max_misses is not None
             and self._flights.in_flight(question.identity.model) >= self._rules.max_misses
@@ -67,9 +70,32 @@ class Collapsing:
             text = f"{self._rules.max_misses} requests for this model are in flight (max_misses)"
             busy = CacheStatus(result=Result.BYPASS, detail=Detail.BUSY)
             return await self._delivery.refuse(visit, HTTPStatus.SERVICE_UNAVAILABLE, text, busy)
-        return await self._ask(visit, question, reason, name, alone=joined is not None)
+        return await self._ask(visit, question, reason, name, attempt=failures + 1, alone=alone)
 
-    async def _ask(self, visit: Visit, question: Question, reason: FwdReason, name: str, *, alone: bool) -> Outcome:
+    def _joinable(self, name: str, question: Question, reason: FwdReason) -> Flight[Fetched] | None:
+        """Return the flight that the question may join, or None."""
+        flight = self._flights.join(name) if _joins(question) else None
+        if flight is not None and flight.complete and reason is FwdReason.REQUEST:
+            return None  # its response is the stored one, which would not do
+        return flight
+
+    async def _share(
+        self, visit: Visit, question: Question, reason: FwdReason, seat: Seat, found: Fetched | ProxyError
+    ) -> Outcome | None:
+        """Send what a flight has come to, to a client that only waited; return None where it is not for that client."""
+        if isinstance(found, ProxyError):
+            return await self._delivery.failure(visit, found, _shared(question, reason, Result.MISS))
+        failed = _failed(found)
+        if storing.for_one_client(question.candidate, found.head):
+            return None
+        if not ((failed or _suits(found, question)) and _fits(found, visit.hold)):
+            return None
+        result = Result.MISS if failed else Result.HIT
+        return await self._delivery.fetched(visit, question, found, seat, _shared(question, reason, result))
+
+    async def _ask(  # noqa: PLR0913 - what `forward` has found
+        self, visit: Visit, question: Question, reason: FwdReason, name: str, *, attempt: int, alone: bool
+    ) -> Outcome:
         """Start a flight and wait for it."""
         begun = self._clock.monotonic()
         visit.outcome = _ASKED[reason]
@@ -81,6 +107,7 @@ class Collapsing:
             hold=visit.hold,
             linger=self._rules.linger_seconds(question.candidate.endpoint),
             alone=alone,
+            attempt=attempt,
         )
         with flight.seat() as seat:
             try:
@@ -102,18 +129,21 @@ class Collapsing:
             await self._lists.fetch(question, flight)
 
 
-async def _usable(flight: Flight[Fetched], candidate: Candidate) -> Fetched | None:
-    """Return the flight's response; None where it is for another client alone.
-
-    So may a failure be, which may concern only the request that began the flight.
-    """
+async def _found(flight: Flight[Fetched]) -> Fetched | ProxyError:
+    """Return the flight's response, or the error with which it failed."""
     try:
-        response = await flight.response()
-    except ProxyError:
-        return None
-    if response.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR or storing.for_one_client(candidate, response.head):
-        return None
-    return response
+        return await flight.response()
+    except ProxyError as error:
+        return error
+
+
+def _failed(found: Fetched | ProxyError) -> bool:
+    """Return whether this is a failure, of which the next request may know nothing."""
+    return isinstance(found, ProxyError) or found.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _shared(question: Question, reason: FwdReason, result: Result) -> CacheStatus:
+    return CacheStatus(result=result, fwd=reason, collapsed=True, detail=standing_detail(question))
 
 
 def _suits(response: Fetched, question: Question) -> bool:

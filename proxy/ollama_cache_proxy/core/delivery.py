@@ -78,9 +78,12 @@ class Delivery:
     async def fetched(
         self, visit: Visit, question: Question, response: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
-        """Send the response of a flight, to the client that began it and to those that joined."""
+        """Send the response of a flight, to the client that began it and to those that joined.
+
+        For those it is a hit, but for a failure, which is a miss and saves nothing.
+        """
         head = self._streamed(fields.forwarded_head(response.head, cache))
-        items_known = question.texts if cache.collapsed else cache.known
+        items_known = question.texts if cache.result is Result.HIT else cache.known
         visit.outcome = Outcome(cache=cache, status=head.status, items=question.texts, items_known=items_known)
         match response:
             case Whole(length=None):
@@ -95,6 +98,8 @@ class Delivery:
                 return await self._flow(visit, head, response, seat, pace)
             case never:
                 assert_never(never)
+        if cache.collapsed and cache.result is Result.MISS:
+            return visit.outcome
         known = question.listing.saved if question.listing is not None else NOTHING
         if cache.collapsed:
             total = _sum(saved(response.seconds, response.prompt_tokens, response.output_tokens), known)

@@ -25,6 +25,10 @@ PATIENCE: Final = 5.0
 """Seconds for which a reader that takes nothing may hold up the others who share its response."""
 
 
+MOST_ASKS: Final = 3
+"""Requests to Ollama at most for one question whose flights keep failing; the last failure goes to all who wait."""
+
+
 class Seat:
     """One client's place in a flight: a context manager; `enter` and `leave` are the flight's.
 
@@ -54,11 +58,15 @@ class Seat:
 
 
 class Flight(Generic[T]):
-    """One upstream request and the clients that wait for it; `hold` counts the bytes that it has in memory."""
+    """One upstream request and the clients that wait for it; `hold` counts the bytes that it has in memory.
 
-    def __init__(self, linger: float, hold: Hold) -> None:
+    `attempt` is 1, or one more than that of the failed flight whose clients wait for this one.
+    """
+
+    def __init__(self, linger: float, hold: Hold, attempt: int = 1) -> None:
         self.joinable = True
         self.hold = hold
+        self.attempt = attempt
         self._linger = linger
         self._seats: set[Seat] = set()
         self._outcome: T | ProxyError | None = None
@@ -295,13 +303,14 @@ class Flights(Generic[T]):
         hold: Hold,
         linger: float = 0.0,
         alone: bool = False,
+        attempt: int = 1,
     ) -> Flight[T]:
         """Start a flight and return it; others may join it under `key`, unless it is to be `alone`.
 
         It is counted under `group`; `hold` is released when it ends; `linger` is in seconds. A later flight of the same
-        key replaces an earlier one. A ProxyError of `work` goes to all who wait.
+        key replaces an earlier one. A ProxyError of `work` goes to all who wait. `attempt` is the flight's.
         """
-        flight: Flight[T] = Flight(linger, hold.__enter__())
+        flight: Flight[T] = Flight(linger, hold.__enter__(), attempt)
         self._groups.setdefault(group, set()).add(flight)
         if not alone:
             self._current[key] = flight

@@ -56,7 +56,7 @@ class _Tally:
             "hits": self.times * (result is Result.HIT),
             "misses": self.times * (result is Result.MISS),
             "bypasses": self.times * (result is Result.BYPASS),
-            "collapsed": self.times * collapsed,
+            "collapsed": self.times * (collapsed and result is Result.HIT),
             "itemHits": self.known,
             "itemMisses": self.items - self.known,
             "savedMicroseconds": round(self.saved_seconds * _MICRO),

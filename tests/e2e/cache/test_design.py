@@ -543,38 +543,117 @@ async def reset(talk: Conversation) -> None:
     raise ConnectionResetError
 
 
-@pytest.mark.parametrize(("fail", "status"), [(answer_500, 500), (reset, 502), (None, 502)], ids=["500", "reset", "cancel"])  # fmt: skip
-async def test_after_a_failure_each_follower_asks_for_itself_and_is_joined_by_nobody(
-    fail: Callable[[Conversation], Any] | None, status: int
+FAILURES = pytest.mark.parametrize(("fail", "status"), [(answer_500, 500), (reset, 502)], ids=["500", "reset"])
+
+
+class Failing:
+    """An upstream whose first answers are failures, each as soon as the test lets it; then it answers."""
+
+    def __init__(self, fail: Callable[[Conversation], Any], times: int) -> None:
+        self.asked = 0
+        self.steps = asyncio.Semaphore(0)
+        self._fail = fail
+        self._times = times
+
+    async def __call__(self, talk: Conversation) -> None:
+        self.asked += 1
+        fails = self.asked <= self._times
+        await talk.read_body()
+        await self.steps.acquire()
+        await (self._fail(talk) if fails else talk.write(whole(DONE)))
+
+
+@FAILURES
+async def test_after_a_failure_one_follower_asks_and_all_others_have_its_answer(
+    fail: Callable[[Conversation], Any], status: int
 ) -> None:
-    may_fail, may_answer = asyncio.Event(), asyncio.Event()
+    failing = Failing(fail, times=1)
+    async with byte_upstream(failing) as upstream, proxy_before(upstream.url) as proxy:
+        tasks = [asking(proxy) for _ in range(5)]
+        await until(lambda: proxy.running.exchanges.waiting == 5 and failing.asked == 1)
+        failing.steps.release()
+        await until(lambda: failing.asked == 2)
+        tasks.append(asking(proxy))
+        await until(lambda: proxy.running.exchanges.waiting == 5)
+        failing.steps.release()
+        answers = [await task for task in tasks]
+        assert sorted(answer.status for answer in answers) == [200] * 5 + [status]
+        assert sorted(answer.field("X-Cache") or "" for answer in answers) == ["HIT"] * 4 + ["MISS"] * 2
+        assert failing.asked == 2
+
+
+@FAILURES
+async def test_after_three_failures_all_have_the_last_one(fail: Callable[[Conversation], Any], status: int) -> None:
+    failing = Failing(fail, times=4)
+    async with byte_upstream(failing) as upstream, proxy_before(upstream.url) as proxy:
+        tasks = [asking(proxy) for _ in range(9)]
+        for attempt in range(3):
+            await until(lambda attempt=attempt: (failing.asked, proxy.running.exchanges.waiting) == (attempt + 1, 9 - attempt))  # type: ignore[misc] # fmt: skip
+            failing.steps.release()
+        answers = [await task for task in tasks]
+        assert [answer.status for answer in answers] == [status] * 9
+        shared = [answer for answer in answers if "collapsed" in (answer.field("Cache-Status") or "")]
+        assert len(shared) == 6
+        assert {(answer.field("X-Cache"), answer.body) for answer in shared} == {("MISS", answers[0].body)}
+        assert failing.asked == 3
+        assert ((await stats(proxy))["misses"], (await stats(proxy))["collapsed"]) == (9, 0)
+
+
+async def test_a_follower_of_a_flight_that_is_cancelled_asks_for_all() -> None:
+    failing = Failing(reset, times=0)
+    async with byte_upstream(failing) as upstream, proxy_before(upstream.url) as proxy:
+        tasks = [asking(proxy) for _ in range(3)]
+        await until(lambda: proxy.running.exchanges.waiting == 3 and failing.asked == 1)
+        flights: Any = proxy.running.exchanges._collapsing._flights
+        (flight,) = flights._current.values()
+        flight._cancel()
+        await until(lambda: failing.asked == 2)
+        for _ in range(2):
+            failing.steps.release()
+        assert sorted([(await task).status for task in tasks]) == [200, 200, 502]
+
+
+@pytest.mark.parametrize("line", [b"Set-Cookie: a=1", b"Cache-Control: private"])
+async def test_a_failure_that_is_for_one_client_alone_is_given_to_no_other(line: bytes) -> None:
+    """After the third, each asks for itself: what may not be shared may not be shared when it is an error either."""
 
     async def script(talk: Conversation) -> None:
-        first = len(upstream.seen) == 1
         await talk.read_body()
-        if not first:
-            await may_answer.wait()
-            await talk.write(whole(DONE))
-            return
         await may_fail.wait()
-        if fail is not None:
-            await fail(talk)
+        body = b'{"error":"%d"}' % len(upstream.seen)
+        await talk.write(whole(body, status="503 Service Unavailable").replace(b"\r\n", b"\r\n%b\r\n" % line, 1))
 
+    may_fail = asyncio.Event()
     async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
-        tasks = [asking(proxy) for _ in range(3)]
-        await until(lambda: proxy.running.exchanges.waiting == 3 and len(upstream.seen) == 1)
-        if fail is None:
-            flights: Any = proxy.running.exchanges._collapsing._flights
-            (flight,) = flights._current.values()
-            flight._cancel()
+        tasks = [asking(proxy) for _ in range(5)]
+        await until(lambda: proxy.running.exchanges.waiting == 5)
         may_fail.set()
-        await until(lambda: len(upstream.seen) == 3)
-        tasks.append(asking(proxy))
-        await until(lambda: len(upstream.seen) == 4)
-        may_answer.set()
         answers = [await task for task in tasks]
-        assert sorted(answer.status for answer in answers) == [200, 200, 200, status]
-        assert {answer.field("X-Cache") for answer in answers} == {"MISS"}
+        assert {answer.status for answer in answers} == {503}
+        assert not [answer for answer in answers if "collapsed" in (answer.field("Cache-Status") or "")]
+        assert len(upstream.seen) == 5
+
+
+async def test_the_first_to_ask_again_may_leave_and_the_others_have_their_answer() -> None:
+    failing = Failing(answer_500, times=1)
+    async with byte_upstream(failing) as upstream, proxy_before(upstream.url) as proxy:
+        tasks = []
+        for number in range(1, 5):
+            tasks.append(asking(proxy))
+            await until(lambda number=number: proxy.running.exchanges.waiting == number)  # type: ignore[misc]
+        await until(lambda: failing.asked == 1)
+        failing.steps.release()
+        await until(lambda: failing.asked == 2 and proxy.running.exchanges.waiting == 3)
+        flights: Any = proxy.running.exchanges._collapsing._flights
+        (second,) = flights._current.values()
+        assert second.attempt == 2
+        left = tasks[1]
+        left.cancel()
+        await until(lambda: proxy.running.exchanges.waiting == 2)
+        failing.steps.release()
+        kept = [await task for task in tasks if task is not left]
+        assert sorted(answer.status for answer in kept) == [200, 200, 500]
+        assert failing.asked == 2
 
 
 @pytest.mark.parametrize(("control", "result"), [("no-cache", "MISS"), ("no-store", "BYPASS")])

@@ -69,6 +69,10 @@ MATRIX: dict[int, Row] = {
     27: Row("a gzip bomb of 1 GiB", {"memory": Figure(20, "MB", "more memory")}),
     28: Row("20 bodies of 99 MiB at once", {"memory": Figure(268, "MB", "more memory, bound 256 MiB")}),
     29: Row("everything is evicted", {"revived": Figure(0, "", "cleared entries that came back")}),
+    43: Row(
+        "50 equal requests, Ollama fails",
+        {"asks": Figure(3, "", "asks"), "unanswered": Figure(0, "", "without an answer")},
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from tests.support import canary
 from tests.support.processes import simulate
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
+from tests.support.upstream import Conversation, byte_upstream, whole
 from tests.support.waiting import until
 
 Question: TypeAlias = tuple[str, dict[str, Any]]
@@ -335,3 +336,48 @@ async def test_hits_go_on_when_ollama_stays_stopped_for_longer_than_its_table_is
             for _ in range(2):
                 for path, body in (("/api/generate", GENERATE), ("/api/embed", EMBED)):
                     assert (await post(proxy, path, body)).field("X-Cache") == "HIT"
+
+
+# Row 43: Ollama fails a request for which many wait.
+
+FAILED: dict[str, bytes] = {
+    "500": whole(b'{"error":"x"}', status="500 Internal Server Error"),
+    "503": whole(b'{"error":"server busy"}', status="503 Service Unavailable"),
+    "no HTTP": b"nonsense\r\n\r\n",
+}
+WAITED_FOR: list[Question] = [
+    ("/api/generate", GENERATE),
+    ("/api/chat", CHAT),
+    ("/api/embed", EMBED),
+    ("/v1/embeddings", EMBED),
+]
+
+
+@pytest.mark.row(43)
+@pytest.mark.parametrize("answer", FAILED.values(), ids=FAILED)
+@pytest.mark.parametrize(("path", "body"), WAITED_FOR)
+async def test_50_equal_requests_whose_flight_fails_ask_three_times_at_most(
+    path: str, body: dict[str, Any], answer: bytes, measured: Measured
+) -> None:
+    may_fail = asyncio.Event()
+
+    async def script(talk: Conversation) -> None:
+        await talk.read_body()
+        await may_fail.wait()
+        await talk.write(answer)
+
+    settings = {"cache_streams": True} | {setting_of(operation): "always" for operation in OPERATIONS}
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url, **settings) as proxy:
+        tasks = [asyncio.create_task(post(proxy, path, body)) for _ in range(50)]
+        await until(lambda: proxy.running.exchanges.waiting == 50)
+        may_fail.set()
+        answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+        told = [seen for seen in answers if isinstance(seen, RawAnswer)]
+        measured(43, "unanswered", len(answers) - len(told))
+        measured(43, "asks", len(upstream.seen))
+        assert {seen.status for seen in told} == {int(answer.split()[1]) if answer.startswith(b"HTTP") else 502}
+        may_fail.clear()
+        again = asyncio.create_task(post(proxy, path, body))  # a later request asks again
+        await until(lambda: len(upstream.seen) == 4)
+        may_fail.set()
+        await again
