@@ -207,6 +207,12 @@ def test_what_is_not_known_is_passed_on():
         pytest.param("POST", "/api/%zzgenerate", "other", id="escape that is none"),
         pytest.param("POST", "", "other", id="empty"),
         pytest.param("OPTIONS", "*", "other", id="asterisk-form"),
+        pytest.param("POST", "//api/pull", "pull", id="a change with an empty segment"),
+        pytest.param("POST", "/api/./create/", "create", id="a change with a dot segment and a slash"),
+        pytest.param("POST", "/x/%2e%2e/api%2Fcopy?y", "copy", id="a change with escaped segments"),
+        pytest.param("DELETE", "/../api/delete", "delete", id="a change from above the root"),
+        pytest.param("GET", "//api/pull", "other", id="a change by another method"),
+        pytest.param("POST", "//api/generate", "other", id="no change with an empty segment"),
     ],
 )
 def test_another_spelling_is_never_exact(method, target, operation):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.policy.target import split, without_prefix
+from ollama_cache_proxy.policy.target import cleaned, split, without_prefix
 
 
 @pytest.mark.parametrize(
@@ -19,16 +19,79 @@ from ollama_cache_proxy.policy.target import split, without_prefix
         pytest.param("http://h/?x=http://i/j", "/?x=http://i/j", "h", id="a URL in the query"),
         pytest.param("http://[::1]:1//a", "//a", "[::1]:1", id="IPv6 authority, two slashes"),
         pytest.param("/go?to=http://h/x", "/go?to=http://h/x", None, id="a URL in the query of an origin-form"),
-        pytest.param("ftp://h/x", "ftp://h/x", None, id="another scheme"),
-        pytest.param("h:443", "h:443", None, id="authority-form"),
+        pytest.param("ftp://h/x", "/x", "h", id="another scheme"),
+        pytest.param("x://h/api/pull", "/api/pull", "h", id="a scheme of one letter"),
+        pytest.param("a+b-1.c://h/x?y", "/x?y", "h", id="all that a scheme may have"),
+        pytest.param("x:/api/pull", "/api/pull", None, id="a scheme and no authority"),
+        pytest.param("x:///api/pull", "/api/pull", None, id="a scheme and an empty authority"),
+        pytest.param("x:////api/pull", "//api/pull", None, id="an empty authority, and a path that begins like one"),
+        pytest.param("http://h:/x", "/x", "h:", id="an empty port"),
         pytest.param("*", "*", None, id="asterisk-form"),
-        pytest.param("", "", None, id="empty"),
-        pytest.param("http://", "/", "", id="nothing after the scheme"),
+        pytest.param("http://", "/", None, id="nothing after the scheme"),
     ],
 )
 def test_the_target_is_given_in_origin_form(target, expected, authority):
     assert split(target) == (expected, authority)
     assert split(expected) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(
+            "",
+            "x",
+            "x/y",
+            "?x",
+            "#x",
+            "**",
+            "*/x",
+            "h:443",
+            "localhost:80",
+            "x:api/pull",
+            "x:",
+            ":",
+            "://h/x",
+            "1x://h/x",
+        ),
+        *(
+            "x y://h/x",
+            "http://user@h/x",
+            "http://user:secret@h/x",
+            "http://h%41/x",
+            "http://h:x/y",
+            "http://h:80:80/y",
+        ),
+        *(
+            "http://[::1/x",
+            "http://]/x",
+            "http://[h]/x",
+            "http://[::1]x/y",
+            "http://[:::]/x",
+            "http://h#x",
+            "http://h\\/x",
+        ),
+    ],
+)
+def test_other_targets_are_refused(target):
+    assert split(target) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("", "/"),
+        ("/", "/"),
+        ("/api/pull", "/api/pull"),
+        ("/api/pull/", "/api/pull"),
+        ("//api//pull", "/api/pull"),
+        ("/./api/./pull", "/api/pull"),
+        ("/../x/../api/pull/y/..", "/api/pull"),
+        ("/api/pull...", "/api/pull..."),
+    ],
+)
+def test_a_cleaned_path_has_no_empty_and_no_dot_segments(path, expected):
+    assert cleaned(path) == expected
 
 
 @pytest.mark.parametrize(

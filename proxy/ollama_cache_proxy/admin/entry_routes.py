@@ -211,7 +211,10 @@ def _request_to_explain(document: Any, host: bytes | None) -> tuple[Request, byt
     if not isinstance(method, str) or not isinstance(path, str) or not texts:
         raise ValueError(wrong)
     lines: Fields = tuple((name.encode(), value.encode()) for name, value in headers.items())
-    target, authority = split(path)
+    read = split(path)
+    if read is None:
+        raise ValueError("the path must begin with a slash, or be a URL")
+    target, authority = read
     if authority is not None:
         lines = with_host(lines, authority)
     elif host is not None and first(lines, b"host") is None:

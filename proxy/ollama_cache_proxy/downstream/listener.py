@@ -20,7 +20,7 @@ from ollama_cache_proxy.core.errors import ClientLeft
 from ollama_cache_proxy.core.ports import Client, Clock, FastPath
 from ollama_cache_proxy.downstream.client_connection import CLOSE_AFTER, KEEP_OPEN, Abortable, ClientConnection
 from ollama_cache_proxy.downstream.http_client import HttpClient
-from ollama_cache_proxy.downstream.refusals import refusal
+from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, refusal
 from ollama_cache_proxy.policy.fields import with_host
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.target import split
@@ -152,11 +152,11 @@ class Listener:
         client = HttpClient(request, self)
         self.track(client)
         try:
-            refused = refusal(request)
-            if refused is not None:
-                client.refuse(refused)
+            refused, read = refusal(request), split(request.raw_path)
+            if refused is not None or read is None:
+                client.refuse(refused or BAD_REQUEST)
             else:
-                target, authority = split(request.raw_path)
+                target, authority = read
                 lines = request.raw_headers if authority is None else with_host(request.raw_headers, authority)
                 await self._handler(Request(method=request.method, target=target, fields=lines), client)
         except ClientLeft:

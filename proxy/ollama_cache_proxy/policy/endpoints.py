@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts, transcriptions
 from ollama_cache_proxy.policy.dialects.dialect import Dialect
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.target import cleaned
 
 
 class Kind(Enum):
@@ -297,19 +298,23 @@ ENDPOINTS: Final = (
 REUSABLE: Final = tuple(row for row in ENDPOINTS if row.policy is not None)
 """The endpoints whose policy is a setting."""
 
+_CHANGES: Final = {(row.method, row.path): row for row in ENDPOINTS if row.changes}
 _BY_ROUTE: Final = {(row.method, target): row for row in ENDPOINTS for target in (row.path, *row.also)}
 
 
 def find(method: str, target: str) -> tuple[Endpoint, bool]:
     """Return the row that Ollama's router would choose, and whether the target is exactly its path or one of `also`.
 
-    The path is decoded and its query ignored, as Ollama does; only an exact spelling makes a candidate.
+    The path is decoded and its query ignored, as Ollama does; only an exact spelling makes a candidate. A change of a
+    model is also known by a path with empty or dot segments: Ollama redirects it (`cleanPath` in Go's
+    `net/http/server.go`), but a server in front of it may merge them.
     """
     exact = _BY_ROUTE.get((method, target))
     if exact is not None:
         return exact, True
     path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
-    return _BY_ROUTE.get((method, path)) or next(row for begin, row in _OTHERS if path.startswith(begin)), False
+    row = _BY_ROUTE.get((method, path)) or _CHANGES.get((method, cleaned(path)))
+    return row or next(row for begin, row in _OTHERS if path.startswith(begin)), False
 
 
 def is_other(endpoint: Endpoint) -> bool:

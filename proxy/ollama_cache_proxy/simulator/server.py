@@ -140,7 +140,7 @@ class Simulator(State):
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         # A target in absolute form, as sent to proxies, is served by its path.
-        target = re.sub(r"^https?://[^/?]*", "", request.raw_path)
+        target = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:(?://[^/?]*)?", "", request.raw_path)
         path = unquote(target.partition("?")[0], errors="replace") or "/"
         call = Call(simulator=self, request=request, path=path, keep=bool(request.keep_alive))
         try:

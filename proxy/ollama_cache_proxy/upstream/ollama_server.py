@@ -345,7 +345,8 @@ class Ollama:
 
     def _render_head(self, request: Request, body: bytes | _Upload | None, *, has_length: bool) -> bytes:
         """Return the head of a request as bytes, with a field for the length of the body if it has none."""
-        target = (self._prefix + request.target).encode("utf-8", "surrogateescape")
+        path = request.target if request.target == "*" else self._prefix + request.target  # RFC 9112, section 3.2.4
+        target = path.encode("utf-8", "surrogateescape")
         lines = [b"%b %b HTTP/1.1" % (request.method.encode(), target), b"Host: " + self._host]
         lines += [b"%b: %b" % line for line in request.fields]
         if isinstance(body, _Upload):

@@ -73,6 +73,7 @@ MATRIX: dict[int, Row] = {
         "50 equal requests, Ollama fails",
         {"asks": Figure(3, "", "asks"), "unanswered": Figure(0, "", "without an answer")},
     ),
+    45: Row("a change of a model in another form of target", {"stale": Figure(0, "", "stale answers")}),
 }
 
 

@@ -16,8 +16,7 @@ _FIELD = re.compile(
 )
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _CHUNK = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (TOKEN, TOKEN, _QUOTED))
-_OTHER_SCHEME = re.compile(rb"(?!(?i:https?):)[A-Za-z][A-Za-z0-9+.-]*://.+")
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)(.*)", re.DOTALL)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 
 Lines = list[tuple[bytes, bytes]]
@@ -125,8 +124,6 @@ def _origin_form(method: bytes, target: bytes) -> bytes:
             raise _WrongError
         path = absolute[2]
         return path if path.startswith(b"/") else b"/" + path
-    if _OTHER_SCHEME.fullmatch(target):
-        return target
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return target
     raise _WrongError
