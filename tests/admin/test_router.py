@@ -157,7 +157,7 @@ class Taking:
         self.told.append("reset")
 
 
-def streaming(closed: list[str]) -> Admin:
+def streaming(closed: list[str], *, write_timeout: float = 60) -> Admin:
     """An Admin with one route, which answers piece by piece, and notes when it is told to end."""
 
     async def pieces() -> AsyncGenerator[bytes, None]:
@@ -168,7 +168,7 @@ def streaming(closed: list[str]) -> Admin:
             closed.append("closed")
 
     async def route(_request: Request, _body: bytes) -> Stream:
-        return Stream(kind="text/plain", pieces=pieces(), write_timeout=0.05)
+        return Stream(kind="text/plain", pieces=pieces(), write_timeout=write_timeout)
 
     unasked: Any = None
     return Admin(
@@ -189,7 +189,7 @@ def streaming(closed: list[str]) -> Admin:
     [
         ("GET", 0.0, [200, None, b"one", b"two", "end"]),
         ("HEAD", 0.0, [200, None, "end"]),
-        ("GET", 5.0, [200, None, "reset"]),
+        ("GET", 600.0, [200, None, "reset"]),
     ],
     ids=["read", "head", "too-slow"],
 )
@@ -197,7 +197,7 @@ async def test_a_stream_goes_out_piece_by_piece_to_whoever_takes_it(
     method: str, pause: float, told: list[object]
 ) -> None:
     closed: list[str] = []
-    admin, client = streaming(closed), Taking(pause)
+    admin, client = streaming(closed, write_timeout=0.05 if pause else 60), Taking(pause)
     request = Request(method=method, target="/below/this?x", fields=())
     assert admin.owns(request)
     taking: Any = client

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core import fast_path
+from ollama_cache_proxy.downstream import client_connection
 from ollama_cache_proxy.downstream.client_connection import ClientConnection
 from ollama_cache_proxy.downstream.gate import Gate
 from ollama_cache_proxy.simulator import Behaviour, Simulator
@@ -50,11 +51,12 @@ def fields(answer: RawAnswer) -> list[tuple[str, str]]:
 
 
 class Watch:
-    """Counts the requests on the fast path; `off` closes it."""
+    """Counts the requests on the fast path, and the heads that it was asked about; `off` closes it."""
 
     def __init__(self, proxy: Proxy, *, off: bool = False) -> None:
         self.proxy = proxy
         self.taken = 0
+        self.heads = 0
         self.real = proxy.running.exchanges.fast_path
         self._off = off
         proxy.running.listener.fast_path = self
@@ -71,6 +73,7 @@ class Watch:
         self.taken += not found.cancelled() and found.result() is not None
 
     def knows_head(self, data: bytes) -> bool:
+        self.heads += 1
         return not self._off and self.real.knows_head(data)
 
 
@@ -305,8 +308,9 @@ async def test_what_is_used_here_is_not_the_first_that_redis_lets_go_of(
     await noted(client, watch)
     (name,) = server.client().keys("ocp:1:e:*")
     await until(lambda: server.client().object("idletime", name) >= 1)
-    await client.generate()
-    await until(lambda: server.client().object("idletime", name) == 0)
+    async with asyncio.timeout(10):
+        while server.client().object("idletime", name):
+            await client.generate()
     client.close()
 
 
@@ -564,23 +568,27 @@ async def test_answers_stay_in_order_where_requests_are_pipelined(client: Client
 
 
 async def test_a_head_whose_body_does_not_arrive_goes_the_ordinary_way(
-    client: Client, watch: Watch, proxy: Proxy
+    monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch, proxy: Proxy
 ) -> None:
     body = json.dumps(GENERATE).encode()
     known = request_bytes("POST", "/api/generate", host="localhost", body=body)
     head, rest = known[: -len(body)], body
     await noted(client, watch)
     assert watch.knows_head(head)
-    for pause in (0.0, 0.1):
-        taken = watch.taken
+    for seconds in (600, 0.001):
+        monkeypatch.setattr(client_connection, "_HOLD_SECONDS", seconds)
+        taken, heads = watch.taken, watch.heads
         async with await RawConnection.open(proxy.url) as connection:
             connection.writer.write(head)
-            await asyncio.sleep(pause or 0.005)
+            await until(lambda: watch.heads > heads)  # noqa: B023 - called at once
+            if seconds < 1:
+                await asyncio.sleep(0.1)
             connection.writer.write(rest)
             assert (await connection.answer()).field("X-Cache") == HIT
-            assert (watch.taken > taken) == (not pause)
+            assert (watch.taken > taken) == (seconds > 1)
+            heads = watch.heads
             connection.writer.write(head)
-            await asyncio.sleep(0.005)
+            await until(lambda: watch.heads > heads)  # noqa: B023
             connection.writer.write(rest.replace(b"why", b"abc"))
             assert (await connection.answer()).field("X-Cache") in ("MISS", HIT)
             connection.writer.write(head)  # and leaves

@@ -205,7 +205,10 @@ async def test_a_known_request_is_parsed_if_its_response_cannot_be_written_now(
     else:
         connection.close()
     connection.data_received(KNOWN)
-    await asyncio.sleep(0.02)
+    if why == "closing":
+        await asyncio.sleep(0.02)
+    else:
+        await until(lambda: wire.sent)
     assert wire.sent == ([] if why == "closing" else [SERVED])
     if why == "congested":
         connection.resume_writing()
@@ -243,10 +246,11 @@ async def test_only_a_head_has_a_deadline_and_a_partial_one_gets_a_408(
     connection, wire = connect()
     if came:
         connection.data_received(came)
-    await asyncio.sleep(0.05)
     expected = {b"": [], HEAD[:-1]: [TIMEOUT], KNOWN + b"G": [SERVED], NEW[:-1]: []}[came]
-    assert wire.sent == expected
-    assert wire.closed == (came in (b"", HEAD[:-1]))
+    closes = came in (b"", HEAD[:-1])
+    await until(lambda: wire.closed == closes and wire.sent == expected)
+    await asyncio.sleep(0.05)
+    assert (wire.sent, wire.closed) == (expected, closes)
 
 
 async def test_a_head_that_begins_on_a_connection_that_was_used_has_a_deadline_as_well(

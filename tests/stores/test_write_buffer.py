@@ -52,13 +52,13 @@ async def test_a_flush_waits_only_for_the_entries_that_were_there(monkeypatch: p
     first, later = {"a": ENTRY}, {"b": ENTRY}
     writing = asyncio.ensure_future(buffer.add(first))
     await asyncio.sleep(0)
-    flushing = asyncio.ensure_future(buffer.flush(5))
-    await asyncio.wait_for(writing, 1)
+    flushing = asyncio.ensure_future(buffer.flush(60))
+    await asyncio.wait_for(writing, 10)
     asyncio.ensure_future(buffer.add(later)).add_done_callback(lambda _: None)
     await asyncio.sleep(0)
     assert not flushing.done()
     buffer.remove(first)
-    await asyncio.wait_for(flushing, 1)
+    await asyncio.wait_for(flushing, 10)
     assert buffer.get("b") == ENTRY
     await buffer.flush(0.01)
     assert buffer.get("b") == ENTRY, "nobody has written it"
@@ -69,10 +69,10 @@ async def test_a_discarded_entry_is_not_found_and_is_still_written(monkeypatch: 
     buffer, entries = WriteBuffer(), {"a": ENTRY}
     writing = asyncio.ensure_future(buffer.add(entries))
     await asyncio.sleep(0)
-    flushing = asyncio.ensure_future(buffer.flush(5))
+    flushing = asyncio.ensure_future(buffer.flush(60))
     await asyncio.sleep(0)
     buffer.discard()
     assert buffer.get("a") is None
-    await asyncio.wait_for(flushing, 1)
-    await asyncio.wait_for(writing, 1)
+    await asyncio.wait_for(flushing, 10)
+    await asyncio.wait_for(writing, 10)
     buffer.remove(entries)

@@ -17,6 +17,8 @@ from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.stores.memory import MemoryValues
 from ollama_cache_proxy.upstream import digests as module
 from ollama_cache_proxy.upstream.digests import OllamaModels
+from tests.support.clocks import Clock
+from tests.support.waiting import until
 
 
 class Upstream:
@@ -59,16 +61,13 @@ async def test_a_request_in_the_turn_in_which_a_probe_ends_starts_a_new_one():
 
 async def test_an_unresponsive_host_lets_the_old_digests_be_used(monkeypatch):
     """No response for longer than `POLL`, or a probe that cannot connect, does not count as slowness."""
-    monkeypatch.setattr(module, "STALE", 0.0)
-    monkeypatch.setattr(module, "POLL", 0.1)
-    monkeypatch.setattr(module, "MAX_WAIT", 0.05)
-    hangs = False
+    hangs, gives_up, clock = False, asyncio.Event(), Clock()
 
     class Hanging(Upstream):
         @asynccontextmanager
         async def ask(self, request, body):
             if hangs:
-                await asyncio.sleep(0.3)
+                await gives_up.wait()
                 raise unreachable("hangs")
             tags = b'{"models":[{"name":"tiny","digest":"d"}]}'
 
@@ -78,15 +77,18 @@ async def test_an_unresponsive_host_lets_the_old_digests_be_used(monkeypatch):
             yield SimpleNamespace(head=SimpleNamespace(status=200), chunks=chunks)
 
     tasks = Tasks()
-    models = OllamaModels(Hanging(), MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    models = OllamaModels(Hanging(), MemoryValues(), name="x", deadline=None, clock=clock, tasks=tasks)
     assert (await models.identify("tiny")).digest == "d"
     hangs = True
-    await asyncio.sleep(0.15)
+    monkeypatch.setattr(module, "MAX_WAIT", 0.05)
+    clock.time += module.STALE + 1
     assert await models.identify("tiny") is None, "nothing is known yet: it may only be slow"
-    await asyncio.sleep(0.1)
+    clock.time += module.POLL + 1
     assert (await models.identify("tiny")).digest == "d", "it has hung for too long, and still does"
-    await asyncio.sleep(0.2)
+    gives_up.set()
+    await until(lambda: models._unreachable)
     for _ in range(3):
+        clock.time += module.POLL + 1
         assert (await models.identify("tiny")).digest == "d", "the probe has ended without a connection"
     models.close()
     await tasks.close(1)

@@ -172,9 +172,9 @@ async def test_a_candidate_waits_for_a_fresh_table_where_it_is_older_than_ten_se
 ) -> None:
     before = await generate(proxy)
     simulator.models.replace("tiny")
-    later(proxy, 9)
+    later(proxy, 5)
     assert (await generate(proxy)).field("X-Cache") == "HIT"
-    later(proxy, 1.5)
+    later(proxy, 5.5)
     after = await generate(proxy)
     assert (after.field("X-Cache"), after.body == before.body) == ("MISS", False)
 

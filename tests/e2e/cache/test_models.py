@@ -12,6 +12,7 @@ from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
 from ollama_cache_proxy.upstream import digests
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
+from tests.support.waiting import until
 
 GENERATE = {"model": "tiny", "prompt": "why", "stream": False, "options": {"temperature": 0}}
 
@@ -22,6 +23,19 @@ async def post(url: str, path: str, body: Any) -> RawAnswer:
 
 async def generate(proxy: Proxy, model: str = "tiny") -> RawAnswer:
     return await post(proxy.url, "/api/generate", GENERATE | {"model": model})
+
+
+async def look(proxy: Proxy) -> None:
+    """Let the proxy look at the models now, not when its timer does."""
+    models: Any = proxy.running.exchanges._relay._models
+    await models._probe_after_change()
+
+
+async def eventually(store: Any, keys: int) -> None:
+    """Wait until so many entries are stored."""
+    async with asyncio.timeout(10):
+        while (await store.count()).keys != keys:  # noqa: ASYNC110 - a store tells nobody
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize(
@@ -81,52 +95,52 @@ async def test_a_change_behind_the_proxys_back_is_seen_by_the_next_look(
     monkeypatch: pytest.MonkeyPatch, simulator: Simulator
 ) -> None:
     monkeypatch.setattr(digests, "POLL", 0.05)
-    monkeypatch.setattr(digests, "STALE", 0.1)
     async with proxy_before(simulator.url) as proxy:
         before = await generate(proxy)
         simulator.models.replace("tiny")
-        await asyncio.sleep(0.2)
+        models: Any = proxy.running.exchanges._relay._models
+        edition = models.current_edition
+        await until(lambda: models.current_edition > edition)
         after = await generate(proxy)
         assert after.field("X-Cache") == "MISS"
         assert after.body != before.body
 
 
-async def test_an_entry_kept_under_a_digest_that_had_gone_is_removed(
-    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
-) -> None:
+async def test_an_entry_kept_under_a_digest_that_had_gone_is_removed(simulator: Simulator) -> None:
     """Replaced behind our back just before the answer, and rolled back later: the old name must not find it."""
-    monkeypatch.setattr(digests, "POLL", 0.05)
-    monkeypatch.setattr(digests, "STALE", 0.1)
     async with proxy_before(simulator.url) as proxy:
         await generate(proxy, "tiny2")  # the table is fresh
         simulator.models.replace("tiny")
         stale = await generate(proxy)
-        await asyncio.sleep(0.3)
-        assert (await proxy.running.store.count()).keys == 1, "only the entry of tiny2 is left"
+        await eventually(proxy.running.store, 2)
+        await look(proxy)
+        await eventually(proxy.running.store, 1)  # only the entry of tiny2 is left
         assert stale.field("X-Cache") == "MISS"
 
 
 async def test_an_entry_that_is_withdrawn_while_it_is_on_its_way_to_the_store(
     monkeypatch: pytest.MonkeyPatch, simulator: Simulator
 ) -> None:
-    monkeypatch.setattr(digests, "POLL", 0.05)
-    monkeypatch.setattr(digests, "STALE", 0.1)
     async with proxy_before(simulator.url) as proxy:
         await generate(proxy, "tiny2")
-        store, may_go = proxy.running.store, asyncio.Event()
+        await eventually(proxy.running.store, 1)
+        store, comes, may_go = proxy.running.store, asyncio.Event(), asyncio.Event()
         put = store.put
 
-        async def late(key: str, entry: Any, generation: str) -> bool:
+        async def late(entries: Any, generation: str) -> bool:
+            comes.set()
             await may_go.wait()
-            return await put(key, entry, generation)
+            return await put(entries, generation)
 
         monkeypatch.setattr(store, "put", late)
         simulator.models.replace("tiny")
         await generate(proxy, "tiny")
-        await asyncio.sleep(0.3)  # several looks
+        await asyncio.wait_for(comes.wait(), 10)
+        for _ in range(3):
+            await look(proxy)
         may_go.set()
-        await asyncio.sleep(0.05)
-        assert (await store.count()).keys == 1, "only the entry of tiny2 is left"
+        await proxy.kept()
+        await eventually(store, 1)  # only the entry of tiny2 is left
 
 
 async def test_a_proxy_that_starts_while_ollama_is_down_has_its_hits(redis_server: RedisServer) -> None:

@@ -147,7 +147,7 @@ async def test_saved_seconds_are_those_that_ollama_took(redis_server: RedisServe
     ):
         for _ in range(3):
             await post(proxy.url, "/api/generate", GENERATE)
-        assert 0.4 <= (await stats(proxy))["savedSeconds"] < 2
+        assert 0.4 <= (await stats(proxy))["savedSeconds"] < 20
 
 
 async def test_categories_of_what_is_never_kept_take_no_place(proxy: Proxy) -> None:

@@ -284,7 +284,7 @@ async def test_a_response_is_fresh_for_what_is_left_of_its_lifetime(
             again = await post(proxy.url, "/api/generate", body)
             told = json.loads((await ask(proxy.url, "GET", "/api/cache/entries")).body)["entries"]
     left, seconds = ttl - int(again.field("Age") or 0) + age, int(again.field("Age") or 0) - age
-    assert (again.field("X-Cache"), seconds in (0, 1)) == ("HIT", True)
+    assert (again.field("X-Cache"), 0 <= seconds < 10) == ("HIT", True)
     assert again.field("Cache-Status") == f"ollama-cache-proxy; hit; ttl={left}"
     assert [value for name, value in again.fields if name == "Cache-Control"] == [
         line.split(": ")[1] for line in lines if line.startswith("Cache-Control")

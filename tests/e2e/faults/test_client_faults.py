@@ -300,7 +300,7 @@ async def test_300_slow_heads_hold_nobody_up_and_are_closed(simulator: Simulator
 
         await asyncio.wait_for(asyncio.gather(*(ask_on() for _ in range(4))), 30)
         ends = [await task for task in dripping]
-        assert len(hits) > 500
+        assert len(hits) > 100
         measured(20, "p99", sorted(hits)[len(hits) * 99 // 100])
         measured(20, "late", max(ends) - deadline)
         assert min(ends) > deadline - 0.1, "nobody was closed before"

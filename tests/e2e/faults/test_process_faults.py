@@ -221,15 +221,19 @@ def taken(command: Command) -> int:
 OF_REQUESTS = ("HIT: ", "MISS: ", "Cached: ", "502: ")
 
 
-async def noted(command: Command, stop: asyncio.Event) -> int:
-    """Give how many lines of one kind, those of requests aside, the process says in its most talkative second."""
-    worst, seen = 0, len(command.lines)
+async def noted(command: Command, stop: asyncio.Event) -> float:
+    """Give how many lines of one kind, those of requests aside, the process says in a second at most.
+
+    They are counted from the beginning: a line that is read late, on a slow machine, would fall into a later second.
+    """
+    worst, seen, begun = 0.0, len(command.lines), time.monotonic()
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1)
         own = (line for line in command.lines[seen:] if not any(word in line for word in OF_REQUESTS))
         said = Counter(line.partition(":")[0] for line in own)
-        worst, seen = max([worst, *said.values()]), len(command.lines)
+        may_be_said = 1 + int(time.monotonic() - begun)
+        worst = max([worst, *(count / may_be_said for count in said.values())])
     return worst
 
 

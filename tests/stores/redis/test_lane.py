@@ -116,7 +116,6 @@ async def test_a_server_that_is_gone_is_an_error_and_one_that_is_back_is_found(l
 async def test_a_renewed_lane_asks_elsewhere_and_lets_the_old_one_end(
     monkeypatch: pytest.MonkeyPatch, lane: Lane, redis_server: RedisServer
 ) -> None:
-    monkeypatch.setattr(module, "_CLOSE_WITHIN", 0.2)
     client = redis_server.client()
     own = await lane.ask("CLIENT", "ID")
     slow = asyncio.ensure_future(lane.ask("BLPOP", "slow", 30))
@@ -128,6 +127,7 @@ async def test_a_renewed_lane_asks_elsewhere_and_lets_the_old_one_end(
     assert await slow == [b"slow", b"a"]
     assert await never is None
     await until(lambda: str(own) not in {row["id"] for row in client.client_list()})
+    monkeypatch.setattr(module, "_CLOSE_WITHIN", 0.2)
     stuck = asyncio.ensure_future(lane.ask("BLPOP", "stuck", 30))
     await asyncio.sleep(0)
     stuck.cancel()
