@@ -82,3 +82,18 @@ async def test_errors_of_the_event_loop_are_logged_by_name_once_a_second():
         context = {"message": "secret", "exception": ValueError("secret")}
         asyncio.get_running_loop().call_exception_handler(context)
     assert stream.getvalue().splitlines() == ["[AI Cache] Internal error: ValueError"] * 2
+
+
+async def test_a_connection_that_failed_after_it_was_given_up_is_no_error():
+    stream = io.StringIO()
+    clock = SystemClock()
+    log_loop_errors(log_of(load(None, {}), stream, clock), clock)
+    loop = asyncio.get_running_loop()
+    given_up = loop.create_future()
+    loop.call_exception_handler({"message": "never retrieved", "exception": OSError("secret"), "future": given_up})
+    assert stream.getvalue() == ""
+    task = asyncio.ensure_future(asyncio.sleep(0))
+    loop.call_exception_handler({"message": "never retrieved", "exception": OSError("secret"), "future": task})
+    loop.call_exception_handler({"message": "failed", "exception": OSError("secret")})
+    await task
+    assert stream.getvalue() == "[AI Cache] Internal error: OSError\n"

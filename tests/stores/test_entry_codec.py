@@ -212,6 +212,12 @@ def test_a_foreign_value_is_none(value):
     assert decode_description(KEY, value, len(value)) is None
 
 
+@pytest.mark.parametrize("value", [1, "OCP1", [b"OCP1"], ValueError("an error in a list of replies")])
+def test_what_is_no_bytes_is_none(value):
+    """What speaks Redis' protocol may reply with anything."""
+    assert decode(KEY, value) is None
+
+
 def sealed(text: bytes, *, length: int | None = None, body: bytes = b"body") -> bytes:
     """A value whose CRC is right, whatever it contains."""
     checked = bytes.fromhex(KEY) + struct.pack(">I", len(text) if length is None else length) + text + body

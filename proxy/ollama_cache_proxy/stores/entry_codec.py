@@ -57,8 +57,8 @@ def encode(key: str, entry: StoredResponse) -> bytes:
 
 
 def decode(key: str, value: bytes) -> StoredResponse | None:
-    """Return the entry; None for a value that is damaged, of another version, or of another key."""
-    start = described_by(key, value)
+    """Return the entry; None for a value that is damaged, of another version, or of another key, or no bytes at all."""
+    start = described_by(key, value) if type(value) is bytes else 0
     if not 0 < start <= len(value):
         return None
     if int.from_bytes(value[4:_CHECKED_FROM], "big") != binascii.crc32(memoryview(value)[_CHECKED_FROM:]):

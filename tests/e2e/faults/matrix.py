@@ -69,6 +69,14 @@ MATRIX: dict[int, Row] = {
     27: Row("a gzip bomb of 1 GiB", {"memory": Figure(20, "MB", "more memory")}),
     28: Row("20 bodies of 99 MiB at once", {"memory": Figure(268, "MB", "more memory, bound 256 MiB")}),
     29: Row("everything is evicted", {"revived": Figure(0, "", "cleared entries that came back")}),
+    31: Row(
+        "Redis resets, breaks off or is none",
+        {
+            "errors": Figure(0, "", "errors in 400"),
+            "starts": Figure(0, "", "of 12 starts fail"),
+            "back": Figure(2, "s", "until the hot tier works again"),
+        },
+    ),
     43: Row(
         "50 equal requests, Ollama fails",
         {"asks": Figure(3, "", "asks"), "unanswered": Figure(0, "", "without an answer")},

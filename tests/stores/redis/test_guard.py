@@ -62,6 +62,12 @@ async def test_an_operation_is_told_with_its_time(guard: Guard, told: list[Event
         pytest.param(OSError("no"), id="os"),
         pytest.param(TimeoutError(), id="time"),
         pytest.param(asyncio.IncompleteReadError(b"", 1), id="cut off"),
+        pytest.param(RuntimeError("the handler is closed"), id="uvloop, closed by the server"),
+        pytest.param(AttributeError("no"), id="redis-py, an odd reply"),
+        pytest.param(TypeError("no"), id="redis-py, an option of the wrong type"),
+        pytest.param(ValueError("no"), id="redis-py, an odd number"),
+        pytest.param(KeyError("no"), id="redis-py, a field that is missing"),
+        pytest.param(Exception("no"), id="any"),
     ],
 )
 async def test_a_failure_is_the_fallback_and_is_told(error: Exception, guard: Guard, told: list[Event]) -> None:
@@ -75,9 +81,9 @@ async def test_a_failure_is_the_fallback_and_is_told(error: Exception, guard: Gu
     ]
 
 
-async def test_an_error_of_our_own_is_no_failure_of_the_server(guard: Guard, told: list[Event]) -> None:
-    with pytest.raises(ZeroDivisionError):
-        await guard.read("get", failing(ZeroDivisionError()), None)
+async def test_a_cancellation_is_no_failure_of_the_server(guard: Guard, told: list[Event]) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await guard.read("get", failing(asyncio.CancelledError()), None)
     assert told == []
 
 

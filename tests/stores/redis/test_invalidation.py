@@ -17,6 +17,7 @@ from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis import invalidation
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
 from tests.support import canary
+from tests.support.odd_servers import odd_server, says
 from tests.support.rawhttp import ask
 from tests.support.servers import RedisServer, proxy_before
 from tests.support.waiting import until
@@ -177,3 +178,29 @@ async def test_it_ends_when_it_is_told_to_while_it_still_connects(turns: int, ow
         await asyncio.sleep(0.0002 if turns % 2 else 0)
     await asyncio.wait_for(tasks.close(0), 5)
     await pool.aclose()
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b":1\r\n", b"*3\r\n+a\r\n+b\r\n:1\r\n", b"+OK\r\n:1\r\n?\r\n"])
+async def test_what_is_no_redis_is_never_trusted_to_tell_of_changes(reply: bytes) -> None:
+    """Its replies say that nothing was subscribed, whatever they say."""
+    resumed: list[str] = []
+    tasks = Tasks()
+    with odd_server(says(reply)) as port:
+        pool = redis.ConnectionPool.from_url(f"redis://127.0.0.1:{port}", protocol=2)
+        made: list[redis.Connection] = []
+
+        def make() -> redis.Connection:
+            made.append(pool.connection_class(**pool.connection_kwargs))
+            return made[-1]
+
+        watch = RedisWatch(
+            make,
+            prefixes=("ocp:1:e:",),
+            resume=lambda: resumed.append("resumed"),
+            changed=lambda _: None,
+            suspend=lambda: None,
+        )
+        watch.begin(tasks)
+        await until(lambda: len(made) > 1)
+        await tasks.close(0)
+    assert resumed == []

@@ -173,3 +173,42 @@ async def test_anything_but_a_reply_ends_the_connection(reply: bytes) -> None:
     finally:
         await other.close()
         server.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("closed"), AttributeError("get"), asyncio.CancelledError()])
+async def test_a_connection_that_cannot_be_opened_leaves_nothing_open(error: BaseException) -> None:
+    """redis-py disconnects after its own exceptions alone."""
+
+    class Connection:
+        disconnected = 0
+
+        async def connect(self) -> None:
+            raise error
+
+        async def disconnect(self, *, nowait: bool) -> None:
+            assert nowait
+            self.disconnected += 1
+            raise RuntimeError("the handler is closed")
+
+    made: Any = Connection()
+    with pytest.raises(type(error)):
+        await module.connect(made)
+    assert made.disconnected == 1
+
+
+async def test_a_connection_that_can_no_longer_be_written_to_fails_its_commands(lane: Lane) -> None:
+    """uvloop raises RuntimeError, and nobody waits for the write that has been put off to the end of the turn."""
+    await lane.ask("PING")
+    wire: Any = lane._wire
+    transport = wire.transport
+
+    class Closed:
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("the handler is closed")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(transport, name)
+
+    wire.transport = Closed()
+    assert await lane.ask("PING") == b"PONG", "asked once more, over another connection"
+    assert lane.opened == 2

@@ -44,7 +44,7 @@ class Generation:
             seen = self.seen
             names = [entry_name(seen, key) for key in keys]
             current, *values = await self._lane.ask("MGET", GENERATION, *names, within=within, urgent=True)
-            if current == seen.encode():
+            if current == seen.encode() and len(values) == len(keys):
                 return seen, values
         async with asyncio.timeout(within):
             return await self._lookup_in_steps(keys)

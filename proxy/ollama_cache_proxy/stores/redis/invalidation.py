@@ -12,14 +12,15 @@ from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import redis.asyncio as redis
+from redis.exceptions import InvalidResponse
 
 from ollama_cache_proxy.core.tasks import Tasks
-from ollama_cache_proxy.stores.redis.lane import Wire
+from ollama_cache_proxy.stores.redis.lane import Wire, connect
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 
 SILENT: Final = 1.0
 """Seconds without a message after which the server is sent a PING, and seconds that it has to respond."""
-_RETRY_AFTER: Final = 1.0
+_RETRY_AFTER: Final = 0.5
 """Seconds."""
 _CONNECT_WITHIN: Final = 1.0
 """Seconds, for the subscription too."""
@@ -39,10 +40,15 @@ class _Subscription(Wire):
         self._changed = changed
 
     async def subscribe(self, prefixes: Iterable[str]) -> None:
-        """Start tracking, with the messages sent to this connection: in RESP2 that takes a subscription."""
+        """Start tracking, with the messages sent to this connection: in RESP2 that takes a subscription.
+
+        Raises InvalidResponse where the replies do not say that it has begun: what is no Redis must not be trusted.
+        """
         own = await self.ask("CLIENT", "ID")
-        await self.ask("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes)
-        await self.ask("SUBSCRIBE", _CHANNEL)
+        tracked = await self.ask("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes)
+        subscribed = await self.ask("SUBSCRIBE", _CHANNEL)
+        if tracked != b"OK" or subscribed != [b"subscribe", _CHANNEL.encode(), 1]:
+            raise InvalidResponse
 
     def received(self, reply: Any) -> None:
         """See Replies. Without a pending command, replies are messages, or answer a PING."""
@@ -94,7 +100,7 @@ class RedisWatch:
         """Receive messages until the connection is lost, or silent for too long."""
         async with asyncio.timeout(_CONNECT_WITHIN) as deadline:
             connection = self._make()
-            await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
+            await connect(connection)
             subscription = _Subscription(connection, self._changed)
             try:
                 if _is_cancelled():

@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import hiredis
@@ -22,6 +23,16 @@ _MORE: Final = object()
 _CLOSE_WITHIN: Final = 5.0
 """Seconds that commands in progress have when a connection is replaced."""
 _LOST: Final = "the connection was lost"
+
+
+async def connect(connection: redis.Connection) -> None:
+    """Open a connection; when that fails, or is cancelled, nothing of it stays open."""
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
+    except BaseException:
+        with suppress(Exception):  # redis-py disconnects after its own exceptions alone
+            await connection.disconnect(nowait=True)
+        raise
 
 
 class Replies(asyncio.Protocol):
@@ -41,15 +52,15 @@ class Replies(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. Anything but a reply closes the connection."""
-        self._reader.feed(data)
         try:
+            self._reader.feed(data)
             while (reply := self._reader.gets()) is not _MORE:
                 self.received(reply)
-        except (RedisError, LookupError):
+        except Exception:  # noqa: BLE001 - whatever a server sends, it costs no more than its connection
             self.transport.abort()
 
     def received(self, reply: Any) -> None:
-        """Take a reply, which may be a RedisError. Raises LookupError for one without a command."""
+        """Take a reply, which may be a RedisError. Raises any exception for one that is not expected."""
         raise NotImplementedError
 
 
@@ -104,7 +115,10 @@ class Wire(Replies):
     def _flush(self) -> None:
         written, self._written = self._written, []
         if written and not self.transport.is_closing():
-            self.transport.write(b"".join(written))
+            try:
+                self.transport.write(b"".join(written))
+            except Exception:  # noqa: BLE001 - uvloop: RuntimeError where the server has closed the connection
+                self.transport.abort()
 
     def _arm_timer(self, until: float) -> None:
         """Check deadlines at `until`, in the event loop's time; one timer serves all commands."""
@@ -160,7 +174,7 @@ class RedisLane:
         self._opening = asyncio.Lock()
 
     async def ask(self, *command: bytes | str | int, within: float, urgent: bool = False) -> Any:
-        """Return the reply to a command. Raises RedisError, OSError, or TimeoutError after `within` seconds.
+        """Return the reply to a command. Raises TimeoutError after `within` seconds, and any exception of redis-py's.
 
         A command that a lost connection took is sent once more, and has `within` seconds again. After a TimeoutError
         the caller has to call `renew`.
@@ -193,7 +207,7 @@ class RedisLane:
         async with self._opening:
             if self._wire is None or not self._wire.is_open:
                 connection = self._make()
-                await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
+                await connect(connection)
                 self._wire = Wire(connection)
                 self._wires = [wire for wire in self._wires if not wire.transport.is_closing()] + [self._wire]
             return self._wire

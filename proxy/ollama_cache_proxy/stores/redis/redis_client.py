@@ -6,7 +6,6 @@ This module knows neither commands nor names: Redis behind Sentinel would be ano
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,12 +14,15 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from ollama_cache_proxy.stores.redis.lane import RedisLane
 
-FAILURES: Final = (RedisError, OSError, TimeoutError, asyncio.IncompleteReadError)
-"""What a command may raise, over the pool or the lane."""
+FAILURES: Final = (Exception,)
+"""What a command may raise, over the pool or the lane: any exception, of which a cancellation is none.
+
+uvloop raises RuntimeError where the server has closed the connection; redis-py raises AttributeError, TypeError and
+ValueError for replies that it does not expect.
+"""
 _CONNECT: Final = 0.1
 _CONNECT_TLS: Final = 0.25
 _READ: Final = 0.25

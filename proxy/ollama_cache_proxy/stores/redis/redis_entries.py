@@ -160,7 +160,11 @@ class RedisEntries:
 
     async def _unlink(self, names: list[str]) -> int | None:
         """Delete these names; return how many there were, None when the server failed."""
-        return await self._guard.write("delete", lambda: self._pool.unlink(*names)) if names else 0
+
+        async def unlink() -> int:
+            return int(await self._pool.unlink(*names))
+
+        return await self._guard.write("delete", unlink) if names else 0
 
     async def _sweep(self, generation: str) -> None:
         try:

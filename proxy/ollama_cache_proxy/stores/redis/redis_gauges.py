@@ -37,7 +37,7 @@ class RedisGauges:
     async def _measure(self) -> None:
         """Ask how full the server is. A failure is no fault of the store: its user may lack the permission."""
         tier = None
-        with suppress(*FAILURES, KeyError, TypeError):
+        with suppress(*FAILURES):
             if not self._guard.reads.open:
                 async with asyncio.timeout(READ_WITHIN), self._pool.pipeline(transaction=False) as pipeline:
                     pipeline.info("memory").info("stats").dbsize()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from ollama_cache_proxy.stores.redis.guard import Guard
 from ollama_cache_proxy.stores.redis.key_layout import value_name
@@ -25,19 +25,21 @@ class RedisValues:
 
     async def load(self, name: str) -> bytes | None:
         """See store_ports.ValueStore."""
-        return await self._guard.read("load", lambda: self._pool.get(value_name(name)), None)
+        return await self._guard.read("load", lambda: self._load(name), None)
 
     async def set_default(self, name: str, value: bytes) -> bytes | None:
         """See store_ports.ValueStore. Writes only where there is no value yet."""
         found = await self.load(name)
         return found if found is not None else await self._guard.write("save", lambda: self._set_default(name, value))
 
+    async def _load(self, name: str) -> bytes | None:
+        return _as_bytes(await self._pool.get(value_name(name)))
+
     async def _set_default(self, name: str, value: bytes) -> bytes | None:
-        stored: bytes | None
         async with self._pool.pipeline() as pipeline:
             pipeline.set(value_name(name), value, nx=True).get(value_name(name))
             _, stored = await pipeline.execute()
-        return stored
+        return _as_bytes(stored)
 
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
         """See store_ports.ValueStore. After a failure it may have been added, where only the reply was lost."""
@@ -71,3 +73,10 @@ class RedisValues:
             with suppress(ValueError):
                 totals[field.decode()] = int(total)
         return totals
+
+
+def _as_bytes(reply: object) -> bytes | None:
+    """Return a reply that is a value or none; raise InvalidResponse for any other."""
+    if reply is None or isinstance(reply, bytes):
+        return reply
+    raise InvalidResponse
