@@ -7,7 +7,7 @@ import pytest
 from ollama_cache_proxy.simulator import Simulator
 from tests.support import canary
 from tests.support.rawhttp import ask
-from tests.support.servers import Proxy, proxy_before
+from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.terminal import piped, terminal
 
 
@@ -21,7 +21,7 @@ async def kept(proxy: Proxy) -> Proxy:
     return proxy
 
 
-async def keys(proxy: Proxy) -> int:
+async def keys(proxy: Proxy) -> int | None:
     return json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["keys"]
 
 
@@ -72,6 +72,26 @@ async def test_with_yes_it_does_not_ask(kept: Proxy) -> None:
     async with terminal("clear", "--url", kept.url, "--yes") as shown:
         assert await shown.end() == 0
     assert shown.text == "3 entries cleared.\n"
+
+
+async def test_a_number_that_is_not_known_is_said_to_be_none(simulator: Simulator) -> None:
+    """The user may not SCAN."""
+    server = RedisServer()
+    server.start()
+    try:
+        server.client().execute_command("ACL", "SETUSER", "default", "-scan")
+        async with proxy_before(simulator.url, redis_url=server.url) as proxy:
+            assert await keys(proxy) is None
+            assert (await piped("clear", "--url", proxy.url, "--json")).out == '{"cleared":null}\n'
+            done = await piped("clear", "--url", proxy.url)
+            assert (done.status, done.err) == (0, "")
+            assert done.out == "Cleared; how many entries there were is not known.\n"
+            done = await piped("stats", "--url", proxy.url)
+            assert done.out.startswith(f"{proxy.url} stores entries (number not known) in {server.name}\n")
+            done = await piped("clear", "--url", proxy.url, "--model", "tiny")
+            assert "the store does not answer, or refuses a command that this takes" in done.err
+    finally:
+        server.close()
 
 
 async def test_a_wrong_name_of_a_model_is_one_line(kept: Proxy) -> None:

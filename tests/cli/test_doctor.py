@@ -541,12 +541,13 @@ async def test_a_redis_that_only_the_running_proxy_names(
             Level.NOTE,
             f"the proxy uses {redis_server.name}, which needs a password",
         )
-        redis_server.client().config_set("requirepass", "")
+        client = redis_server.client()  # one connection for both: without a password, none can be given
+        client.config_set("requirepass", "")
         try:
             async with scene(proxy.url, simulator.url, tmp_path) as made:
                 (finding,) = (await found(made, "Redis"))["Redis"]
         finally:
-            redis_server.client().config_set("requirepass", canary.PASSWORD)
+            client.config_set("requirepass", canary.PASSWORD)
     assert "has no memory limit" in finding.text, "it is looked at where it can be"
 
 

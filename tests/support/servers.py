@@ -66,7 +66,7 @@ class RedisServer:
         assert not wait, "the server did not start"
 
     def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url, socket_timeout=5)
+        return redis.Redis.from_url(self.url, socket_timeout=5, protocol=2)  # also to a server without HELLO
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.facts import Exchange, Health, NotStored, Part, StoreCall, Stored, Worked
+from ollama_cache_proxy.core.facts import CommandRefused, Exchange, Health, NotStored, Part, StoreCall, Stored, Worked
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.telemetry.log import Log, Style
@@ -65,6 +65,11 @@ def failed(**changes) -> Exchange:
         ),
         pytest.param(failed(status=500), "⚠️  500: MISS  tiny  generate  12.3 ms", id="an error of Ollama's own"),
         pytest.param(Health(part=Part.STORE, well=True, name="Redis"), "✅ Connected to Redis", id="store is well"),
+        pytest.param(
+            CommandRefused(command="UNLINK", effect="DEL does it"),
+            "⚠️  The store refuses UNLINK: DEL does it",
+            id="store refuses a command",
+        ),
         pytest.param(
             Health(part=Part.STORE_WRITES, well=True, name="Redis"),
             "✅ Connected to Redis for writing",

@@ -13,7 +13,7 @@ import orjson
 
 from ollama_cache_proxy.admin.own_route import Route
 from ollama_cache_proxy.core.ports import Clock, Siblings, Topic
-from ollama_cache_proxy.core.store_ports import EntryStore, Lookup
+from ollama_cache_proxy.core.store_ports import UNCOUNTED, EntryStore, Lookup, Uncounted
 from ollama_cache_proxy.policy import model_names, purge
 from ollama_cache_proxy.policy.fields import with_host
 from ollama_cache_proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first
@@ -28,7 +28,7 @@ _MAX_PAGE: Final = 1000
 """Entries of one page."""
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _LIMIT: Final = re.compile(r"[0-9]{1,9}")
-_UNAVAILABLE: Final = "the store does not answer"
+_UNAVAILABLE: Final = "the store does not answer, or refuses a command that this takes"
 _NONE: Final = error(404, "no entry has this key")
 
 ReadStatistics: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
@@ -70,7 +70,7 @@ class CacheRoutes:
     async def _stats(self, _request: Request, _body: bytes) -> Reply:
         counted, statistics = await self._store.count(), await self._statistics()
         leading = {name: statistics.pop(name) for name in ("hits", "misses", "hitRate")}
-        stats: dict[str, Any] = leading | {"keys": counted.keys if counted is not None else 0}
+        stats: dict[str, Any] = leading | {"keys": counted.keys if counted is not None else None}
         if counted is not None and counted.age > 0:
             stats["keysAge"] = round(counted.age, 1)
         store = {"name": self._store_name, "state": "ok" if counted is not None else "degraded"}
@@ -89,7 +89,7 @@ class CacheRoutes:
             return error(503, f"{_UNAVAILABLE}; some entries may not have been cleared")
         return _cleared(cleared)
 
-    async def _clear_all(self) -> int | None:
+    async def _clear_all(self) -> int | Uncounted | None:
         """Clear the store, and what siblings hold of it; return the number of entries, None if the store failed."""
         cleared = await self._store.clear()
         if self._siblings is not None:
@@ -172,8 +172,8 @@ def _camel(name: str) -> str:
     return first + "".join(map(str.capitalize, rest))
 
 
-def _cleared(count: int) -> Reply:
-    return json({"cleared": count})
+def _cleared(count: int | Uncounted) -> Reply:
+    return json({"cleared": None if count is UNCOUNTED else count})
 
 
 def _described(key: str, entry: StoredResponse) -> Description:

@@ -49,7 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"cleared": cleared}, indent=False)
     else:
-        sys.stdout.write(f"{options.entries(cleared)} cleared.\n")
+        sys.stdout.write(
+            "Cleared; how many entries there were is not known.\n"
+            if cleared is None
+            else f"{options.entries(cleared)} cleared.\n"
+        )
     return DONE
 
 
@@ -63,9 +67,9 @@ async def _question(url: str, wanted: dict[str, str]) -> str:
     return f"all entries of {which} at {url}" if which else f"all {options.entries(keys)} at {url}"
 
 
-async def _clear(url: str, settings: Settings, wanted: dict[str, str]) -> int:
+async def _clear(url: str, settings: Settings, wanted: dict[str, str]) -> int | None:
     from ollama_cache_proxy.cli.asking import CLEAR, proxy_at
 
     async with proxy_at(url, secret(settings.admin_token)) as proxy:
-        cleared: int = (await proxy.fetch(CLEAR, wanted))["cleared"]
+        cleared: int | None = (await proxy.fetch(CLEAR, wanted))["cleared"]
     return cleared

@@ -182,6 +182,8 @@ def _refuse_password(name: str, url: str | None) -> None:
         )
 
 
-def entries(count: int) -> str:
-    """Return a number of entries as text."""
+def entries(count: int | None) -> str:
+    """Return a number of entries as text; None for one that is not known."""
+    if count is None:
+        return "entries (number not known)"
     return f"{count:,} {'entry' if count == 1 else 'entries'}"

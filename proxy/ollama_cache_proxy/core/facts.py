@@ -122,6 +122,15 @@ class StoreFault:
 
 
 @record
+class CommandRefused:
+    """The server of the store does not permit, or does not know, a command; told once for each."""
+
+    command: str
+    effect: str
+    """What happens without it."""
+
+
+@record
 class StoreCall:
     """One operation of a store over a connection; what its breaker stopped is none."""
 
@@ -177,7 +186,7 @@ class Health:
     """Whether it answers, but refuses the proxy's own requests."""
 
 
-Event: TypeAlias = Exchange | Repeated | Worked | Stored | NotStored | StoreFault | StoreCall | Health
+Event: TypeAlias = Exchange | Repeated | Worked | Stored | NotStored | StoreFault | StoreCall | CommandRefused | Health
 
 
 Observer: TypeAlias = Callable[[Event], None]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from enum import Enum
+from typing import Final, Protocol, TypeAlias
 
 from ollama_cache_proxy.policy.messages import Description, StoredResponse
 from ollama_cache_proxy.policy.record import record
@@ -34,9 +35,19 @@ Entries: TypeAlias = Sequence[tuple[str, StoredResponse]]
 class KeyCount:
     """How many entries of the current generation there are."""
 
-    keys: int
+    keys: int | None
+    """None where the store answers, but they cannot be counted, or not in time."""
     age: float
     """How old the figure is, in seconds; 0 for an exact one."""
+
+
+class Uncounted(Enum):
+    """Stands for a number of entries that could not be counted."""
+
+    UNCOUNTED = "uncounted"
+
+
+UNCOUNTED: Final = Uncounted.UNCOUNTED
 
 
 @record
@@ -87,10 +98,11 @@ class EntryStore(Protocol):
     async def purge(self, matches: Matches) -> int | None:
         """Delete the entries of the current generation that match; return how many there were."""
 
-    async def clear(self) -> int | None:
+    async def clear(self) -> int | Uncounted | None:
         """Start a new generation; return how many entries the old one had, None when the store did not answer."""
 
-    async def count(self) -> KeyCount | None: ...
+    async def count(self) -> KeyCount | None:
+        """Return how many entries there are; None when the store did not answer."""
 
 
 class ValueStore(Protocol):

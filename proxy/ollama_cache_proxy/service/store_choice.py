@@ -140,6 +140,7 @@ def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, t
     tiered = TieredStore(hot, entries, tasks=tasks)
     watch = RedisWatch(
         client.connection,
+        commands=entries.commands,
         prefixes=WATCHED,
         resume=tiered.resume,
         changed=lambda names: tiered.invalidate(changed_keys(names)),

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from ollama_cache_proxy.core.store_ports import Entries, EntryStore, KeyCount, Lookup, Lookups, Matches, Page
+from ollama_cache_proxy.core.store_ports import Entries, EntryStore, KeyCount, Lookup, Lookups, Matches, Page, Uncounted
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 
@@ -180,7 +180,7 @@ class TieredStore:
         self._invalidate_all()
         return purged
 
-    async def clear(self) -> int | None:
+    async def clear(self) -> int | Uncounted | None:
         """See store_ports.EntryStore."""
         self._invalidate_all()
         cleared = await self._back.clear()

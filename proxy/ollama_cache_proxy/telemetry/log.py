@@ -12,6 +12,7 @@ import orjson
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.facts import (
+    CommandRefused,
     Event,
     Exchange,
     Health,
@@ -93,7 +94,7 @@ class Log:
                 self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
             case StoreFault() | Repeated():
                 pass  # the store's health is logged once; with a line per request, hits are not grouped
-            case Health():
+            case Health() | CommandRefused():
                 self._health(event)
 
     def say(self, text: str, *, warning: bool = False) -> None:
@@ -126,7 +127,10 @@ class Log:
             detail = cache.detail.value if cache.detail is not None else ""
             self._line(_DIM, f"➡️  BYPASS: {detail}", *more, f"{event.status}", f"{event.bytes_sent} B")
 
-    def _health(self, event: Health) -> None:
+    def _health(self, event: Health | CommandRefused) -> None:
+        if isinstance(event, CommandRefused):
+            self._line(_YELLOW, f"⚠️  The store refuses {event.command}: {event.effect}")
+            return
         what = {Part.STORE: "", Part.STORE_WRITES: " for writing", Part.UPSTREAM: ""}[event.part]
         if event.well:
             self._line(_GREEN, f"✅ Connected to {event.name}{what}")

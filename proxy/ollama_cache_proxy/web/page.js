@@ -242,6 +242,11 @@ $("clear").addEventListener("click", () => {
 
 $("cancel").addEventListener("click", () => $("dialog").close());
 
+const cleared = (entries) => {
+  if (entries === null) return "Cleared. How many entries there were is not known.";
+  return `${entries === 1 ? "1 entry" : `${count(entries)} entries`} cleared.`;
+};
+
 $("confirm").addEventListener("submit", async (submit) => {
   submit.preventDefault();
   if (!trusted) token = $("clear-token").value;
@@ -250,7 +255,7 @@ $("confirm").addEventListener("submit", async (submit) => {
     const response = await fetch("api/cache/clear", { method: "POST", headers: authorised() });
     const found = await response.json();
     if (!response.ok) throw new Error(found.error);
-    put("cleared", `${found.cleared === 1 ? "1 entry" : `${count(found.cleared)} entries`} cleared.`);
+    put("cleared", cleared(found.cleared));
     $("dialog").close();
     if (!trusted) connection.abort("again");
   } catch (problem) {

@@ -77,6 +77,10 @@ MATRIX: dict[int, Row] = {
             "back": Figure(2, "s", "until the hot tier works again"),
         },
     ),
+    37: Row(
+        "Redis refuses a command, or is an old one",
+        {"wrong": Figure(0, "", "wrong or failed answers"), "lines": Figure(1, "", "log lines a command")},
+    ),
     43: Row(
         "50 equal requests, Ollama fails",
         {"asks": Figure(3, "", "asks"), "unanswered": Figure(0, "", "without an answer")},

@@ -13,8 +13,10 @@ import pytest
 import redis.asyncio as redis
 
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis import invalidation
+from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
 from tests.support import canary
 from tests.support.odd_servers import odd_server, says
@@ -56,6 +58,7 @@ async def listener(own: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     listener, tasks = Listener(), Tasks()
     watch = RedisWatch(
         lambda: pool.connection_class(**pool.connection_kwargs),
+        commands=Commands(clock=SystemClock(), observe=print),
         prefixes=("ocp:1:e:", "ocp:1:generation"),
         resume=listener.resume,
         changed=listener.changed,
@@ -168,6 +171,7 @@ async def test_it_ends_when_it_is_told_to_while_it_still_connects(turns: int, ow
     listener, tasks = Listener(), Tasks()
     watch = RedisWatch(
         lambda: pool.connection_class(**pool.connection_kwargs),
+        commands=Commands(clock=SystemClock(), observe=print),
         prefixes=("ocp:1:e:",),
         resume=listener.resume,
         changed=listener.changed,
@@ -195,6 +199,7 @@ async def test_what_is_no_redis_is_never_trusted_to_tell_of_changes(reply: bytes
 
         watch = RedisWatch(
             make,
+            commands=Commands(clock=SystemClock(), observe=print),
             prefixes=("ocp:1:e:",),
             resume=lambda: resumed.append("resumed"),
             changed=lambda _: None,

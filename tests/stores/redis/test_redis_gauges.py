@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.core.facts import Event, StoreCall
+from ollama_cache_proxy.core.facts import CommandRefused, Event, StoreCall
+from ollama_cache_proxy.stores.redis.commands import COMMANDS
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.stores.redis.conftest import Connect
 from tests.support.entries import FULL_ENTRY
@@ -45,7 +46,9 @@ async def test_a_user_without_the_right_to_know_loses_nothing_else(
     try:
         await store.gauges._measure()
         assert store.gauges.tiers(asking=True) == ()
-        assert [event for event in told if not isinstance(event, StoreCall)] == []
+        assert [event for event in told if not isinstance(event, StoreCall)] == [
+            CommandRefused(command="INFO", effect=COMMANDS["INFO"].effect)
+        ]
         assert store.gauges.breakers() == {"read": False, "write": False}
     finally:
         client.execute_command("ACL", "SETUSER", "default", "+info")

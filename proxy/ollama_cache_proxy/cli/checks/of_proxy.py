@@ -161,7 +161,7 @@ async def store(scene: Scene) -> list[Finding]:
     stats = await scene.stats()
     if stats is None:
         return []
-    name, keys = printable(str(stats["store"]["name"])), int(stats["keys"])
+    name, keys = printable(str(stats["store"]["name"])), stats["keys"]
     if stats["store"]["state"] != "ok":
         return [
             problem(

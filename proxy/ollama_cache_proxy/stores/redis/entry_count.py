@@ -12,6 +12,7 @@ from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.store_ports import KeyCount
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.stores.redis.commands import permitted
 from ollama_cache_proxy.stores.redis.generation import Generation
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
@@ -25,6 +26,8 @@ _COUNT_LASTS: Final = 300.0
 """Seconds for which it is good enough for gauges."""
 _RECOUNTED_WITHIN: Final = 0.02
 """Seconds to wait for a new count where there is an old one."""
+_REFUSED: Final[tuple[int | None, int | None]] = (-1, None)
+"""In place of a count where the server refuses a command that counting takes."""
 
 
 @record
@@ -39,9 +42,9 @@ class _Count:
     at: float
     """Monotonic time, in seconds."""
 
-    def corrected(self, size: int) -> int:
-        """Return the count for a database that has grown or shrunk to `size` names."""
-        return self.keys if self.others is None else max(0, size - self.others)
+    def corrected(self, size: int | None) -> int:
+        """Return the count for a database that has grown or shrunk to `size` names, None if that is not known."""
+        return self.keys if self.others is None or size is None else max(0, size - self.others)
 
 
 class EntryCount:
@@ -61,9 +64,13 @@ class EntryCount:
 
         It is exact where a short scan is enough; else that of the last full scan, corrected, with its age.
         """
-        found = await self._guard.read("count", lambda: self._scan.count(_EXACT_UP_TO), None, within=WRITE_WITHIN)
+        found = await self._guard.read(
+            "count", lambda: permitted(lambda: self._scan.count(_EXACT_UP_TO), _REFUSED), None, within=WRITE_WITHIN
+        )
         if found is None:
             return None
+        if found is _REFUSED:
+            return KeyCount(keys=None, age=0.0)
         size, exact = found
         if exact is not None:
             return KeyCount(keys=exact, age=0.0)
@@ -74,10 +81,10 @@ class EntryCount:
             await asyncio.wait({self.recount()}, timeout=_RECOUNTED_WITHIN)
         count = self._last()
         if count is None:
-            return None
+            return KeyCount(keys=None, age=0.0)
         return KeyCount(keys=count.corrected(size), age=self._clock.monotonic() - count.at)
 
-    def estimate(self, size: int) -> int | None:
+    def estimate(self, size: int | None) -> int | None:
         """Return how many entries a database of `size` names has, as far as that is known without asking.
 
         An old count is made anew, for the next call.

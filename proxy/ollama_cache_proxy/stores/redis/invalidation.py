@@ -12,9 +12,10 @@ from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import redis.asyncio as redis
-from redis.exceptions import InvalidResponse
+from redis.exceptions import InvalidResponse, ResponseError
 
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.stores.redis.commands import ASK_AGAIN_AFTER, Commands
 from ollama_cache_proxy.stores.redis.lane import Wire, connect
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 
@@ -33,8 +34,9 @@ Changed: TypeAlias = Callable[[list[bytes] | None], None]
 class _Subscription(Wire):
     """A connection that gets invalidation messages, until it is `lost`."""
 
-    def __init__(self, connection: redis.Connection, changed: Changed) -> None:
+    def __init__(self, connection: redis.Connection, changed: Changed, commands: Commands) -> None:
         super().__init__(connection)
+        self._commands = commands
         self.lost = asyncio.Event()
         self.got_data = False
         self._changed = changed
@@ -44,18 +46,26 @@ class _Subscription(Wire):
 
         Raises InvalidResponse where the replies do not say that it has begun: what is no Redis must not be trusted.
         """
-        own = await self.ask("CLIENT", "ID")
-        tracked = await self.ask("CLIENT", "TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes)
-        subscribed = await self.ask("SUBSCRIBE", _CHANNEL)
+        own = await self._permitted("CLIENT ID")
+        tracked = await self._permitted("CLIENT TRACKING", "ON", "REDIRECT", own, "BCAST", *prefixes)
+        subscribed = await self._permitted("SUBSCRIBE", _CHANNEL)
         if tracked != b"OK" or subscribed != [b"subscribe", _CHANNEL.encode(), 1]:
             raise InvalidResponse
+
+    async def _permitted(self, name: str, *arguments: str | int) -> Any:
+        """Return the reply to a command, noting a refusal: an error of any kind, since products word it differently."""
+        try:
+            return await self.ask(*name.split(), *arguments)
+        except ResponseError as error:
+            self._commands.refuse(name, error)
+            raise
 
     def received(self, reply: Any) -> None:
         """See Replies. Without a pending command, replies are messages, or answer a PING."""
         self.got_data = True
         if self.waiting:
             super().received(reply)
-        elif reply[0] == b"message":
+        elif not isinstance(reply, ResponseError) and reply[0] == b"message":  # an error refuses the PING
             self._changed(reply[2])
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -71,16 +81,18 @@ class RedisWatch:
     messages may be lost. `make` returns a new connection.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it tells, and to whom
         self,
         make: Callable[[], redis.Connection],
         *,
+        commands: Commands,
         prefixes: Iterable[str],
         resume: Callable[[], None],
         changed: Changed,
         suspend: Callable[[], None],
     ) -> None:
         self._make = make
+        self._commands = commands
         self._prefixes = [part for prefix in prefixes for part in ("PREFIX", prefix)]
         self._resume = resume
         self._changed = changed
@@ -92,16 +104,21 @@ class RedisWatch:
 
     async def _watch(self) -> None:
         while not _is_cancelled():
-            with suppress(*FAILURES):  # the store's own health reports it
+            retry_after = _RETRY_AFTER
+            try:
                 await self._follow()
-            await asyncio.sleep(_RETRY_AFTER)
+            except ResponseError:  # refused: only another setting of the server changes that
+                retry_after = ASK_AGAIN_AFTER
+            except FAILURES:
+                pass  # the store's own health reports it
+            await asyncio.sleep(retry_after)
 
     async def _follow(self) -> None:
         """Receive messages until the connection is lost, or silent for too long."""
         async with asyncio.timeout(_CONNECT_WITHIN) as deadline:
             connection = self._make()
             await connect(connection)
-            subscription = _Subscription(connection, self._changed)
+            subscription = _Subscription(connection, self._changed, self._commands)
             try:
                 if _is_cancelled():
                     return

@@ -47,6 +47,7 @@ class RedisClient:
             socket_timeout=_READ,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             health_check_interval=0,
+            protocol=2,  # without HELLO, which not every server, or user, has
             **({"ssl_ca_certs": authority} if tls and authority else {}),
         )
         self.pool: Any = redis.Redis.from_pool(pool)

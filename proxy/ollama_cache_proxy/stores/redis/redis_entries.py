@@ -10,10 +10,11 @@ from functools import partial
 from typing import Final
 
 from ollama_cache_proxy.core.facts import Fault, Observer, Part, StoreFault
-from ollama_cache_proxy.core.store_ports import Entries, KeyCount, Lookup, Lookups, Matches, Page
+from ollama_cache_proxy.core.store_ports import UNCOUNTED, Entries, KeyCount, Lookup, Lookups, Matches, Page, Uncounted
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.entry_codec import decode
+from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
 from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generation
@@ -40,10 +41,12 @@ class RedisEntries:
         *,
         scan: Scan,
         count: EntryCount,
+        commands: Commands,
         observe: Observer,
         tasks: Tasks,
     ) -> None:
         self.buffer = WriteBuffer()
+        self.commands = commands
         self._pool = client.pool
         self._guard = guard
         self._generation = generation
@@ -102,7 +105,8 @@ class RedisEntries:
         """Mark these entries as used just now, so that others are evicted first."""
         for start in range(0, len(keys), _TOUCHES_PER_COMMAND):
             names = [entry_name(generation, key) for key in keys[start : start + _TOUCHES_PER_COMMAND]]
-            await self._guard.read("touch", partial(self._pool.touch, *names), None)
+            touch = partial(self.commands.run, ("TOUCH", partial(self._pool.touch, *names)))
+            await self._guard.read("touch", partial(permitted, touch, None), None)
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See store_ports.EntryStore."""
@@ -113,7 +117,8 @@ class RedisEntries:
         """See store_ports.EntryStore. The cursor is SCAN's; among many other names a page may have few entries."""
         start = read_cursor(cursor)
         await self._flush()
-        return await self._guard.read("page", lambda: self._scan.page(start, limit), None, within=WRITE_WITHIN)
+        page = partial(permitted, lambda: self._scan.page(start, limit), None)
+        return await self._guard.read("page", page, None, within=WRITE_WITHIN)
 
     async def purge(self, matches: Matches) -> int | None:
         """See store_ports.EntryStore. After a failure, what was deleted before it stays deleted."""
@@ -125,7 +130,7 @@ class RedisEntries:
         sparse = False
         while True:
             turn = partial(self._scan.turn, generation, cursor, sparse=sparse)
-            seen = await self._guard.read("page", turn, None, within=WRITE_WITHIN)
+            seen = await self._guard.read("page", partial(permitted, turn, None), None, within=WRITE_WITHIN)
             if seen is None:
                 return None
             cursor, found = seen
@@ -137,7 +142,7 @@ class RedisEntries:
             if not cursor:
                 return purged
 
-    async def clear(self) -> int | None:
+    async def clear(self) -> int | Uncounted | None:
         """See store_ports.EntryStore. The old generation's entries are removed in the background."""
         count = await self.count()
         old = await self._guard.write("clear", self._generation.replace)
@@ -146,7 +151,7 @@ class RedisEntries:
         self._count.cleared()
         if old:
             self._tasks.spawn(self._sweep(old), "sweep the old generation")
-        return count.keys if count is not None else 0
+        return UNCOUNTED if count is None or count.keys is None else count.keys
 
     async def count(self) -> KeyCount | None:
         """See store_ports.EntryStore."""
@@ -160,11 +165,8 @@ class RedisEntries:
 
     async def _unlink(self, names: list[str]) -> int | None:
         """Delete these names; return how many there were, None when the server failed."""
-
-        async def unlink() -> int:
-            return int(await self._pool.unlink(*names))
-
-        return await self._guard.write("delete", unlink) if names else 0
+        delete = partial(permitted, lambda: self._scan.delete(names), None)
+        return await self._guard.write("delete", delete) if names else 0
 
     async def _sweep(self, generation: str) -> None:
         try:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.core.tasks import Polling, Tasks
+from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.guard import READ_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
@@ -16,10 +17,13 @@ from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
 class RedisGauges:
     """See store_ports.StoreGauges."""
 
-    def __init__(self, client: RedisClient, guard: Guard, count: EntryCount, *, tasks: Tasks) -> None:
+    def __init__(
+        self, client: RedisClient, guard: Guard, count: EntryCount, *, commands: Commands, tasks: Tasks
+    ) -> None:
         self._pool = client.pool
         self._guard = guard
         self._count = count
+        self._commands = commands
         self._tier: Tier | None = None
         self._polling = Polling(self._measure, "ask how full the store is", tasks=tasks)
 
@@ -39,9 +43,16 @@ class RedisGauges:
         tier = None
         with suppress(*FAILURES):
             if not self._guard.reads.open:
-                async with asyncio.timeout(READ_WITHIN), self._pool.pipeline(transaction=False) as pipeline:
-                    pipeline.info("memory").info("stats").dbsize()
-                    memory, stats, size = await pipeline.execute()
+                async with asyncio.timeout(READ_WITHIN):
+                    memory, stats = await self._commands.run(("INFO", self._info))
+                    size = await permitted(lambda: self._commands.run(("DBSIZE", self._pool.dbsize)), None)
                 used, evicted = memory["used_memory"], stats["evicted_keys"]
                 tier = Tier(name="redis", entries=self._count.estimate(size), size=used, evicted=evicted)
         self._tier = tier
+
+    async def _info(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Return the sections "memory" and "stats" of INFO."""
+        async with self._pool.pipeline(transaction=False) as pipeline:
+            pipeline.info("memory").info("stats")
+            memory, stats = await pipeline.execute()
+        return memory, stats

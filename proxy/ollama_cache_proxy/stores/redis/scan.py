@@ -5,13 +5,14 @@ Nothing here is guarded: failures of the server are raised, and the caller sets 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from ollama_cache_proxy.core.store_ports import Page
 from ollama_cache_proxy.policy.messages import Description
 from ollama_cache_proxy.stores.entry_codec import decode_description, described_by
+from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.generation import Generation
 from ollama_cache_proxy.stores.redis.key_layout import ANY, entry_name, keys_of
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -37,9 +38,10 @@ def read_cursor(text: str) -> int:
 class Scan:
     """Scans names. A name that exists during all of a scan is found at least once, and may be found twice."""
 
-    def __init__(self, client: RedisClient, generation: Generation) -> None:
+    def __init__(self, client: RedisClient, generation: Generation, commands: Commands) -> None:
         self._pool = client.pool
         self._generation = generation
+        self._commands = commands
 
     async def page(self, cursor: int, limit: int) -> Page:
         """Return about `limit` entries of the current generation; among many other names fewer, or none."""
@@ -60,7 +62,7 @@ class Scan:
         It scans more names where entries are `sparse`: where the turn before found none.
         """
         count = _NAMES if sparse else _NAMES_TO_READ
-        cursor, names = await self._pool.scan(cursor, match=entry_name(generation, ANY), count=count)
+        cursor, names = await self._scan(cursor, generation, count)
         return cursor, await self._described(generation, keys_of(generation, names))
 
     async def remove(self, generation: str) -> None:
@@ -68,29 +70,45 @@ class Scan:
         async with aclosing(self._names(generation)) as turns:
             async for names in turns:
                 if names:
-                    await self._pool.unlink(*names)
+                    await self.delete(names)
 
-    async def count(self, most: int) -> tuple[int, int | None]:
+    async def delete(self, names: Sequence[str] | Sequence[bytes]) -> int:
+        """Delete these names; return how many there were."""
+        return int(
+            await self._commands.run(
+                ("UNLINK", lambda: self._pool.unlink(*names)), ("DEL", lambda: self._pool.delete(*names))
+            )
+        )
+
+    async def count(self, most: int) -> tuple[int | None, int | None]:
         """Return the database's size in names, and how many entries of the current generation there are.
 
-        The latter is None where there are more than `most`, or where counting takes too many commands.
+        The size is None where the server refuses to tell it, the other where there are more than `most`, or where
+        counting takes too many commands.
         """
         generation = await self._generation.current()
-        size = await self._pool.dbsize()
-        if size > _TURNS * _NAMES:
+        size = await self._size()
+        if size is not None and size > _TURNS * _NAMES:
             return size, None
         seen: set[bytes] = set()
+        turn = 0
         async with aclosing(self._names(generation)) as turns:
             async for names in turns:
                 seen.update(names)
-                if len(seen) > most:
+                turn += 1
+                if len(seen) > most or turn > _TURNS:
                     return size, None
         return size, len(seen)
+
+    async def _size(self) -> int | None:
+        """Return the size of the database in names, None where the server refuses to tell it."""
+        return await permitted(lambda: self._commands.run(("DBSIZE", self._pool.dbsize)), None)
 
     async def count_all(self) -> tuple[str, int, int | None]:
         """Return the current generation, how many entries it has, and how many names there are that are no entries.
 
-        The latter is None where there are entries of other generations, which are being removed.
+        The latter is None where there are entries of other generations, which are being removed, and where the size
+        of the database is not known.
         """
         keys = old = 0
         generation = await self._generation.current()
@@ -100,16 +118,25 @@ class Scan:
                 mine = sum(name.startswith(own) for name in names)
                 keys += mine
                 old += len(names) - mine
-        return generation, keys, None if old else max(0, await self._pool.dbsize() - keys)
+        size = None if old else await self._size()
+        return generation, keys, None if size is None else max(0, size - keys)
 
     async def _names(self, generation: str) -> AsyncGenerator[list[bytes], None]:
         """Yield the names of the entries of one generation, or of ANY, some at a time; a name may come twice."""
         cursor = 0
         while True:
-            cursor, names = await self._pool.scan(cursor, match=entry_name(generation, ANY), count=_NAMES)
+            cursor, names = await self._scan(cursor, generation, _NAMES)
             yield names
             if not cursor:
                 return
+
+    async def _scan(self, cursor: int, generation: str, count: int) -> tuple[int, list[bytes]]:
+        """Scan about `count` names; return the next cursor, and those of the generation's entries among them."""
+        pattern = entry_name(generation, ANY)
+        found: tuple[int, list[bytes]] = await self._commands.run(
+            ("SCAN", lambda: self._pool.scan(cursor, match=pattern, count=count))
+        )
+        return found
 
     async def _described(self, generation: str, keys: list[str]) -> list[Description]:
         """Return descriptions of the entries that exist and have a valid beginning."""
@@ -127,5 +154,7 @@ class Scan:
                 pipeline.getrange(entry_name(generation, key), 0, length - 1)
                 pipeline.strlen(entry_name(generation, key))
             replies = await pipeline.execute(raise_on_error=False)
+        for name, reply in zip(("GETRANGE", "STRLEN"), replies, strict=False):
+            self._commands.checked(name, reply)
         values = zip(lengths, replies[::2], replies[1::2], strict=True)
         return {key: (prefix, total) for key, prefix, total in values if (type(prefix), type(total)) == (bytes, int)}

@@ -1,0 +1,257 @@
+"""The commands that are sent to the server, and what is done where it refuses one.
+
+An access list, `rename-command`, another version or another product may take any of them away. COMMANDS has a row for
+each, and nothing else is sent; docs/operations.md shows it. A refusal is an answer, and no fault of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from ollama_cache_proxy.core.facts import CommandRefused, Observer
+from ollama_cache_proxy.core.ports import Clock
+from ollama_cache_proxy.policy.record import record
+
+ASK_AGAIN_AFTER: Final = 10.0
+"""Seconds for which a refused command is not sent again: permissions may change while the proxy runs."""
+_UNKNOWN: Final = ("unknown command", "unknown subcommand", "unsupported command", "command not supported")
+"""How servers say that they do not know a command, in lower case; redis-py removes "ERR"."""
+
+T = TypeVar("T")
+
+
+class Without(Enum):
+    """What happens without a command."""
+
+    REPLACED = "another command does it"
+    LESS = "a function is off"
+    NO_WRITES = "nothing is stored"
+    UNUSABLE = "the store is not used"
+
+
+@record
+class Command:
+    """A command that is sent, and what it is for. `effect` says what happens where the server refuses it."""
+
+    name: str
+    """As in an access list: "MGET", or "CLIENT TRACKING" for a subcommand."""
+    purpose: str
+    without: Without
+    effect: str
+
+
+COMMANDS: Final = {
+    command.name: command
+    for command in (
+        Command(
+            name="AUTH",
+            purpose="the user and password of the URL",
+            without=Without.UNUSABLE,
+            effect="the store is not used where its URL has a password",
+        ),
+        Command(
+            name="SELECT",
+            purpose="the database of the URL, if not 0",
+            without=Without.UNUSABLE,
+            effect="the store is not used where its URL names another database than 0",
+        ),
+        Command(
+            name="CLIENT SETINFO",
+            purpose="the library's name in CLIENT LIST",
+            without=Without.LESS,
+            effect="CLIENT LIST does not show the library",
+        ),
+        Command(
+            name="MGET",
+            purpose="lookups",
+            without=Without.REPLACED,
+            effect="GET does it, once for each entry",
+        ),
+        Command(
+            name="GET",
+            purpose="values that are no entries",
+            without=Without.REPLACED,
+            effect="MGET does it; without both the store is not used",
+        ),
+        Command(
+            name="SET",
+            purpose="storing",
+            without=Without.NO_WRITES,
+            effect="nothing is stored, and nothing is cleared without GETSET",
+        ),
+        Command(
+            name="GETSET",
+            purpose="clearing",
+            without=Without.REPLACED,
+            effect="GET and SET do it",
+        ),
+        Command(
+            name="UNLINK",
+            purpose="purging, and removing what was cleared",
+            without=Without.REPLACED,
+            effect="DEL does it",
+        ),
+        Command(
+            name="DEL",
+            purpose="the same where UNLINK is refused",
+            without=Without.LESS,
+            effect="without UNLINK too, nothing is purged, and what was cleared stays in memory until its lifetime"
+            " ends",
+        ),
+        Command(
+            name="SCAN",
+            purpose="counting, listing, purging by filters, and removing what was cleared",
+            without=Without.LESS,
+            effect="entries are neither counted nor listed, nor purged by filters; clearing all of them works, and"
+            " those stay in memory until their lifetimes end",
+        ),
+        Command(
+            name="GETRANGE",
+            purpose="listing, and purging by filters",
+            without=Without.LESS,
+            effect="entries are not listed, nor purged by filters",
+        ),
+        Command(
+            name="STRLEN",
+            purpose="listing, and purging by filters",
+            without=Without.LESS,
+            effect="entries are not listed, nor purged by filters",
+        ),
+        Command(
+            name="DBSIZE",
+            purpose="correcting an old count",
+            without=Without.LESS,
+            effect="a count of many entries is that of the last scan",
+        ),
+        Command(
+            name="TOUCH",
+            purpose="keeping entries of the hot tier from eviction",
+            without=Without.LESS,
+            effect="entries that are often served from the hot tier may be evicted",
+        ),
+        Command(
+            name="HINCRBY",
+            purpose="statistics",
+            without=Without.LESS,
+            effect="statistics are each process's own, and end with it",
+        ),
+        Command(
+            name="HSETNX",
+            purpose="statistics that the store has lost",
+            without=Without.LESS,
+            effect="statistics that the store has lost begin again",
+        ),
+        Command(
+            name="HGETALL",
+            purpose="statistics of other proxies",
+            without=Without.LESS,
+            effect="statistics of other proxies, and of the time before the start, are seen late or not at all",
+        ),
+        Command(
+            name="INFO",
+            purpose="gauges of memory and evictions",
+            without=Without.LESS,
+            effect="the metrics of the store's size are missing",
+        ),
+        Command(
+            name="PING",
+            purpose="whether the server answers",
+            without=Without.REPLACED,
+            effect="a refusal is an answer too",
+        ),
+        Command(
+            name="CLIENT ID",
+            purpose="the hot tier",
+            without=Without.LESS,
+            effect="the hot tier is off: every hit asks the server",
+        ),
+        Command(
+            name="CLIENT TRACKING",
+            purpose="the hot tier",
+            without=Without.LESS,
+            effect="the hot tier is off: every hit asks the server",
+        ),
+        Command(
+            name="SUBSCRIBE",
+            purpose="the hot tier",
+            without=Without.LESS,
+            effect="the hot tier is off: every hit asks the server",
+        ),
+    )
+}
+"""By name."""
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a server refused a command for what it is: it is not permitted, or not known."""
+    if isinstance(error, NoPermissionError):
+        return True
+    return isinstance(error, ResponseError) and str(error).lower().removeprefix("err ").startswith(_UNKNOWN)
+
+
+class Commands:
+    """Which commands the server refuses. What it refuses is not sent for a while; each is reported once."""
+
+    def __init__(self, *, clock: Clock, observe: Observer) -> None:
+        self._clock = clock
+        self._observe = observe
+        self._refused: dict[str, tuple[float, ResponseError]] = {}
+        """By name: until when it is not sent, and what the server said."""
+
+    def refused(self, name: str) -> ResponseError | None:
+        """Return the server's refusal of a command, None where it may be sent."""
+        if name not in self._refused:  # the usual case, on the way of each lookup
+            return None
+        until, error = self._refused[name]
+        return error if self._clock.monotonic() < until else None
+
+    def note(self, name: str, error: ResponseError) -> None:
+        """Take in an error that a command got. Raises it again if it is no refusal."""
+        if not is_refusal(error):
+            raise error
+        self.refuse(name, error)
+
+    def refuse(self, name: str, error: ResponseError) -> None:
+        """Take an error for a refusal, whatever it says."""
+        if name not in self._refused:
+            self._observe(CommandRefused(command=name, effect=COMMANDS[name].effect))
+        self._refused[name] = (self._clock.monotonic() + ASK_AGAIN_AFTER, error)
+
+    async def run(self, *ways: tuple[str, Callable[[], Awaitable[T]]]) -> T:
+        """Return the result of the first way whose command is not refused. Raises what the last one got.
+
+        A way is a command's name, and a function that sends it.
+        """
+        refusal: ResponseError | None = None
+        for name, send in ways:
+            refusal = self.refused(name)
+            if refusal is not None:
+                continue
+            try:
+                return await send()
+            except ResponseError as error:
+                self.note(name, error)
+                refusal = error
+        assert refusal is not None  # noqa: S101 - there is at least one way
+        raise refusal
+
+    def checked(self, name: str, reply: Any) -> Any:
+        """Return a reply out of a pipeline. Raises it where it is a refusal."""
+        if isinstance(reply, ResponseError) and is_refusal(reply):
+            self.note(name, reply)
+            raise reply
+        return reply
+
+
+async def permitted(way: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    """Return the result of an operation, `otherwise` where the server refuses one of its commands."""
+    try:
+        return await way()
+    except ResponseError as error:
+        if not is_refusal(error):
+            raise
+        return otherwise
