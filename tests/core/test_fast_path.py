@@ -33,7 +33,7 @@ STILL = Behaviour(completion_delay=0, embedding_delay=0)
 VARYING = (
     re.compile(r'"(created_at|modified_at|expires_at|\w+_duration|created|completed_at|id|completed)": ?("[^"]*"|\d+)'),
     re.compile(
-        r"Date: [^\r]*|\d+\.\d+ ms|127\.0\.0\.1:[\d/]+|_(?:sum|bucket)\{.*|seconds_total.*|\w+_bytes\w*\{?.*|store_operation.*|process_.*|redis:[^}]*|[0-9]+ B|[\d.]+ s\b|[0-9a-f]{8}\.\.\."
+        r"Date: [^\r]*|\d+\.\d+ ms|127\.0\.0\.1:[\d/]+|_(?:sum|bucket)\{.*|seconds_total.*|event_loop_lag.*|\w+_bytes\w*\{?.*|store_operation.*|process_.*|redis:[^}]*|[0-9]+ B|[\d.]+ s\b|[0-9a-f]{8}\.\.\."
     ),
     re.compile(r'"savedSeconds":[\d.]+|"averageSeconds":\{[^}]*\}|"(?:expires|at|keysAge)":[\d.]+|Version [\d.]+'),
 )
