@@ -103,7 +103,7 @@ async def test_parts_close_in_this_order(
 
 
 async def test_a_worker_subscribes_to_every_topic(simulator: Simulator) -> None:
-    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory"})
+    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory", "audit": "1%"})
     siblings: Any = Siblings(lambda _: None)
     with bind(settings.listen) as sock:
         async with running(settings, sock, stream=io.StringIO(), siblings=siblings):

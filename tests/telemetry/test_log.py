@@ -7,7 +7,20 @@ from dataclasses import replace
 import pytest
 
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.facts import CommandRefused, Exchange, Health, NotStored, Part, StoreCall, Stored, Worked
+from ollama_cache_proxy.core.facts import (
+    Audited,
+    CommandRefused,
+    Exchange,
+    Health,
+    NotStored,
+    Part,
+    StoreCall,
+    Stored,
+    Unaudited,
+    Worked,
+)
+from ollama_cache_proxy.policy.audit_causes import Cause
+from ollama_cache_proxy.policy.audit_comparison import Kind
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.telemetry.log import Log, Style
@@ -279,3 +292,31 @@ def test_a_quiet_log_omits_the_start_but_not_a_loss_and_its_end():
         "[AI Cache] ⚠️  Lost Redis: gone",
         "[AI Cache] ✅ Connected to Redis",
     ]
+
+
+WRONG = Audited(operation="embed", model="tiny", same=3, wrong=1, kind=Kind.SLIGHTLY, cause=Cause.PRECISION)
+
+
+@pytest.mark.parametrize("requests", [True, False])
+def test_of_the_audit_only_what_was_wrong_has_a_line(requests: bool) -> None:
+    stream = io.StringIO()
+    log = Log(stream, style=Style.PLAIN, development=False, requests=requests, clock=Clock())
+    log(Audited(operation="embed", model="tiny", same=3, not_reproducible=1))
+    log(Audited(operation="embed", model="tiny", left_out=3, why=Unaudited.LATE))
+    assert stream.getvalue() == ""
+    log(WRONG)
+    assert stream.getvalue() == (
+        "[AI Cache] ⚠️  WRONG: Ollama says something else than an entry, which is deleted; it looks like other hardware"
+        " or a quantized KV cache (OLLAMA_KV_CACHE_TYPE, OLLAMA_FLASH_ATTENTION)  tiny  embed\n"
+    )
+
+
+def test_several_wrong_entries_are_one_line_and_json_has_what_they_look_like() -> None:
+    assert "than 2 entries, which are deleted" in written(replace(WRONG, wrong=2))
+    line = json.loads(written(WRONG, style=Style.JSON))
+    assert (line["event"], line["wrong"], line["kind"], line["cause"]) == (
+        "audited",
+        1,
+        "vector-slightly",
+        "hardware-or-kv-cache",
+    )

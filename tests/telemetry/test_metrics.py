@@ -7,8 +7,22 @@ import pytest
 
 from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.errors import Source
-from ollama_cache_proxy.core.facts import Health, NotStored, Part, Repeated, Resident, Saved, StoreCall, Stored, Worked
+from ollama_cache_proxy.core.facts import (
+    Audited,
+    Health,
+    NotStored,
+    Part,
+    Repeated,
+    Resident,
+    Saved,
+    StoreCall,
+    Stored,
+    Unaudited,
+    Worked,
+)
 from ollama_cache_proxy.core.store_ports import Tier
+from ollama_cache_proxy.policy.audit_causes import Cause
+from ollama_cache_proxy.policy.audit_comparison import Kind
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.telemetry.metrics import Metrics
@@ -145,6 +159,26 @@ def test_responses_that_were_not_stored_are_counted_by_reason(metrics):
     assert value(metrics, "unkept_total", endpoint="generate", detail="status") == 2.0
     for detail in ("recording", "items"):
         assert value(metrics, "unkept_total", endpoint="generate", detail=detail) is None
+
+
+def test_what_the_audit_drew_is_counted_by_what_came_of_it(metrics):
+    metrics(Audited(operation="embed", model="tiny", same=3, not_reproducible=1))
+    metrics(Audited(operation="embed", model="tiny", left_out=2, why=Unaudited.LATE))
+    for model in ("tiny", "TINY:latest"):
+        metrics(Audited(operation="embed", model=model, same=1, wrong=2, kind=Kind.SLIGHTLY, cause=Cause.CONTEXT))
+    expected = {"same": 5.0, "not-reproducible": 1.0, "late": 2.0, "wrong": 4.0, "full": None}
+    for outcome, count in expected.items():
+        assert value(metrics, "audited_total", endpoint="embed", outcome=outcome) == count
+    where = {"model": "tiny:latest", "kind": "vector-slightly", "cause": "context-length"}
+    assert value(metrics, "audit_wrong_total", **where) == 4.0
+    assert (metrics.hits, metrics.misses) == (0, 0)
+
+
+def test_models_above_the_limit_share_a_label_of_the_audit_too(metrics):
+    for number in range(60):
+        fact = Audited(operation="embed", model=f"m{number}", wrong=1, kind=Kind.TEXT, cause=Cause.SAMPLER)
+        metrics(fact)
+    assert value(metrics, "audit_wrong_total", model="other", kind="text", cause="sampler") == 10.0
 
 
 def test_a_partly_known_list_saves_too(metrics):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.core.facts import Audited
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.memory import MemoryValues
 from ollama_cache_proxy.telemetry.statistics import Statistics
@@ -43,4 +44,22 @@ async def test_who_leaves_while_totals_are_added_loses_none(who: str) -> None:
     assert (await statistics.totals())["misses"] == 5
     await statistics.close()
     assert (await store.add("statistics", {}, {}))["operation\ngenerate\nmisses"] == 5
+    await tasks.close(1)
+
+
+async def test_what_was_audited_counts_apart_since_it_was_first_on() -> None:
+    store, tasks = MemoryValues(), Tasks()
+    statistics = Statistics(store, tasks=tasks)
+    statistics(Audited(operation="embed", model="all-minilm", same=3, wrong=1, not_reproducible=2, left_out=9))
+    assert (await statistics.totals())["audit"] is None
+    await statistics.begin_audit(1000.5)
+    totals = await statistics.totals()
+    assert totals["audit"] == {"checked": 6, "wrong": 1, "since": 1000}
+    assert (totals["hits"], totals["misses"], totals["byModel"]) == (0, 0, {})
+    later = Statistics(store, tasks=tasks)
+    await later.begin_audit(2000)
+    later(Audited(operation="embed", model="all-minilm", same=1))
+    assert (await later.totals())["audit"] == {"checked": 7, "wrong": 1, "since": 1000}
+    await statistics.close()
+    await later.close()
     await tasks.close(1)

@@ -44,6 +44,7 @@ class Exchanges:
         self._rules = neighbours.rules
         self._clock = neighbours.clock
         self._observe = neighbours.observe
+        self._audit = neighbours.audit
         self._intake = Intake(neighbours, categories=Labels(_MAX_CATEGORIES))
         self._delivery = Delivery(neighbours)
         self._relay = Relay(neighbours, self._delivery)
@@ -108,9 +109,15 @@ class Exchanges:
                 full = Bypass(detail=Detail.BUFFERS_FULL, model=candidate.model)
                 return await self._relay.pass_on(visit, arrival, body, full, repeatable=True)
             case Hit() as hit:
-                return await self._delivery.hit(visit, question, hit)
+                outcome = await self._delivery.hit(visit, question, hit)
+                if self._audit is not None:
+                    self._audit.hit(question, hit)
+                return outcome
             case Forward(reason=reason):
-                return await self._collapsing.forward(visit, question, reason)
+                outcome = await self._collapsing.forward(visit, question, reason)
+                if self._audit is not None and outcome.cache.known:
+                    self._audit.items(question)
+                return outcome
             case Refuse():
                 return await self._refuse_to_ask(visit)
             case never:

@@ -8,6 +8,8 @@ from typing import Final, TypeAlias
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.store_ports import Tier
+from ollama_cache_proxy.policy.audit_causes import Cause
+from ollama_cache_proxy.policy.audit_comparison import Kind
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import CacheStatus, Detail
@@ -106,6 +108,39 @@ class NotStored:
     detail: Detail
 
 
+class Unaudited(StrEnum):
+    """Why a drawn hit was not audited; a label of a metric."""
+
+    FULL = "full"
+    LATE = "late"
+    FAILED = "failed"
+    CHANGED = "model-changed"
+    TOO_LARGE = "too-large"
+
+
+@record
+class Audited:
+    """A hit was drawn for the audit, or several texts of one list; each counts in one of these figures."""
+
+    operation: str
+    model: str
+    same: int = 0
+    wrong: int = 0
+    not_reproducible: int = 0
+    """Those of which Ollama's own fresh responses differed from each other."""
+    left_out: int = 0
+    """Those that were not audited, for the reason `why`."""
+    why: Unaudited | None = None
+    kind: Kind | None = None
+    """In what wrong ones differ; likewise `cause`."""
+    cause: Cause | None = None
+
+    @property
+    def checked(self) -> int:
+        """How many were compared with what Ollama says now."""
+        return self.same + self.wrong + self.not_reproducible
+
+
 class Fault(StrEnum):
     """What can go wrong with the store; a label of a metric."""
 
@@ -186,7 +221,9 @@ class Health:
     """Whether it answers, but refuses the proxy's own requests."""
 
 
-Event: TypeAlias = Exchange | Repeated | Worked | Stored | NotStored | StoreFault | StoreCall | CommandRefused | Health
+Event: TypeAlias = (
+    Exchange | Repeated | Worked | Stored | NotStored | Audited | StoreFault | StoreCall | CommandRefused | Health
+)
 
 
 Observer: TypeAlias = Callable[[Event], None]

@@ -48,6 +48,14 @@ class _Note:
     """That of the models when the hit was noted."""
     exchange: Exchange
     """The fact that was reported for the hit."""
+    name: bytes
+    """What it is noted under."""
+    audited: bool
+    """Whether hits of this request are drawn for the audit."""
+    limit: int = _MAX_UNREPORTED
+    """How many hits are served until they are reported, or until the next one is the one that the audit has drawn."""
+    drawn: bool = False
+    """Whether that limit is the audit's."""
     age: int = -1
     """Seconds; the Age that `head` tells."""
     head: bytes = b""
@@ -65,6 +73,7 @@ class FastHits:
         self._clock = neighbours.clock
         self._tasks = neighbours.tasks
         self._observe: Observer = neighbours.observe
+        self._audit = neighbours.audit
         self._report_each = report_each
         self._notes: dict[bytes, _Note] = {}
         self._heads: Counter[bytes] = Counter()
@@ -82,9 +91,18 @@ class FastHits:
         name = _hash(raw)
         self._drop(name)
         request_head = _head_of(raw)
-        self._notes[name] = _Note(
-            request_head=request_head, key=question.key, version=_version(entry), edition=edition, exchange=exchange
+        note = _Note(
+            request_head=request_head,
+            key=question.key,
+            version=_version(entry),
+            edition=edition,
+            exchange=exchange,
+            name=name,
+            audited=self._audit is not None and self._audit.audits(question.candidate),
         )
+        if note.audited and not self._draw(note):
+            return
+        self._notes[name] = note
         self._heads[request_head] += 1
         while len(self._notes) * _NOTE_BYTES > CAPACITY:
             self._drop(next(iter(self._notes)))
@@ -140,9 +158,31 @@ class FastHits:
         for note in unreported:
             seconds, note.seconds = note.seconds, []
             self._observe(Repeated(exchange=note.exchange, seconds=seconds))
+            if note.audited and self._notes.get(note.name) is note and not self._draw(note):
+                self._drop(note.name)
+
+    def _draw(self, note: _Note) -> bool:
+        """Set after how many hits the audit draws one; return False where it draws the next.
+
+        A drawn hit goes the ordinary way, where the audit takes it in. Until then a hit costs nothing more than without
+        an audit: the limit takes the place of the one after which hits are reported.
+        """
+        if self._audit is None:
+            return True
+        gap = self._audit.gap(note.key)
+        if gap == 1:
+            self._audit.drawn(note.key)
+            return False
+        note.drawn = gap <= _MAX_UNREPORTED
+        note.limit = min(gap - 1, _MAX_UNREPORTED)
+        return True
 
     def _count(self, note: _Note, entry: StoredResponse, seconds: float) -> None:
         if self._report_each:
+            if note.audited:
+                note.limit -= 1
+                if note.limit <= 0:
+                    self._reach_limit(note)
             cache = replace(note.exchange.cache, ttl=entry.lifetime - note.age)
             self._observe(replace(note.exchange, cache=cache, seconds=seconds, first_byte=seconds))
             return
@@ -151,8 +191,18 @@ class FastHits:
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self.report)
         note.seconds.append(seconds)
-        if len(note.seconds) >= _MAX_UNREPORTED:
+        if len(note.seconds) >= note.limit:
+            self._reach_limit(note)
+
+    def _reach_limit(self, note: _Note) -> None:
+        """Let the next hit be the audit's if it has drawn that, else report; where each is reported, draw again."""
+        if note.drawn and self._audit is not None:
+            self._audit.drawn(note.key)
+            self._drop(note.name)
+        elif not self._report_each:
             self.report()
+        elif not self._draw(note):
+            self._drop(note.name)
 
     def _drop(self, name: bytes) -> None:
         note = self._notes.pop(name, None)

@@ -140,6 +140,29 @@ class Templates(Protocol):
         """Return whether a model's template may write the date into prompts; None where that is not known yet."""
 
 
+@record
+class Runner:
+    """A model that Ollama has loaded (`GET /api/ps`)."""
+
+    expires: float
+    """Unix time in seconds at which it will be unloaded, if nobody uses it."""
+    context: int | None
+    """Its context length in tokens; None where Ollama does not tell."""
+
+
+class Runners(Protocol):
+    """The loaded models, asked each time. No method raises for a fault of Ollama."""
+
+    async def loaded(self, identity: Identity) -> Runner | None:
+        """Return how the model of this digest is loaded, None where it is not, or where that cannot be known."""
+
+    async def template(self, identity: Identity) -> str | None:
+        """Return a hash of what a model's prompts are made with (`POST /api/show`), None where it cannot be known."""
+
+    async def unload(self, identity: Identity) -> None:
+        """Have Ollama unload the model."""
+
+
 class Models(Protocol):
     """Model names to digests, kept fresh."""
 
@@ -178,6 +201,10 @@ class Topic(StrEnum):
     """The filter, as JSON."""
     DISCARD = "forget"
     """Nothing. The hot tier and the write buffer are to be emptied."""
+    AUDIT_BEGINS = "audit-begins"
+    """Nothing. The sender is about to ask Ollama for the audit."""
+    AUDIT_STOPS = "audit-stops"
+    """Nothing. Clients' requests come first: who audits is to stop."""
     FLUSH = "flush"
     """Nothing. Counts that are not yet written are to be."""
     TOTALS = "totals"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
+from typing import Protocol
 
 from ollama_cache_proxy.core.facts import NOTHING, Observer, Saved
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
@@ -20,7 +21,7 @@ from ollama_cache_proxy.policy.listing.list_forms import KnownForms, Source
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.reuse import Directives
+from ollama_cache_proxy.policy.reuse import Directives, Hit
 from ollama_cache_proxy.policy.rules import Rules
 
 
@@ -40,6 +41,27 @@ class Neighbours:
     templates: Templates | None = None
     """None where models whose templates write the date are cached like others."""
     forms: KnownForms = field(default_factory=KnownForms)
+    audit: Auditor | None = None
+    """None where no hits are audited."""
+
+
+class Auditor(Protocol):
+    """Draws hits, to compare them later with what Ollama says then. No method waits."""
+
+    def audits(self, candidate: Candidate) -> bool:
+        """Return whether hits of a candidate are drawn at all."""
+
+    def gap(self, key: str) -> int:
+        """Return which one of the next hits of this key is drawn, counted from 1. See `audit_sampling.Sampler`."""
+
+    def drawn(self, key: str) -> None:
+        """Note that the next hit of this key is the one that `gap` told."""
+
+    def hit(self, question: Question, hit: Hit) -> None:
+        """Take in a hit that was served, unless it came by the fast path."""
+
+    def items(self, question: Question) -> None:
+        """Take in the known texts of a list of which only some were known."""
 
 
 @record

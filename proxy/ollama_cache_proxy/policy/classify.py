@@ -150,7 +150,7 @@ def _barred(candidate: Candidate, policy: Policy | None, *, streams: bool) -> De
         return Detail.EXTERNAL_DATA
     if endpoint.kind is Kind.EMBEDDING and endpoint.options and silent_options.wrong_type(body.get(endpoint.options)):
         return Detail.FIELD_TYPE
-    if policy is Policy.DETERMINISTIC and not _is_deterministic(endpoint, body):
+    if policy is Policy.DETERMINISTIC and not is_deterministic(endpoint, body):
         return Detail.SAMPLING_MISPLACED if _is_misplaced(endpoint, body) else Detail.NOT_DETERMINISTIC
     return _invalid_inert(endpoint, body)
 
@@ -167,7 +167,7 @@ _NO_SEED: Final = 2**32 - 1
 """The seed that llama.cpp takes for none, as every one that is equal in 32 bits, such as -1."""
 
 
-def _is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
+def is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
     """Return whether the request asks for the same response each time: vectors, temperature 0, or a seed."""
     if endpoint.deterministic:
         return True

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from contextlib import AsyncExitStack
 from typing import Final
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy import __version__
+from ollama_cache_proxy.core.audit import Audit
+from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.store_ports import ValueStore
+from ollama_cache_proxy.core.traffic import Traffic
+from ollama_cache_proxy.policy.audit_sampling import Sampler, read_rate
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
@@ -32,6 +37,7 @@ from ollama_cache_proxy.upstream.loaded_models import Residents
 from ollama_cache_proxy.upstream.model_templates import ModelTemplates
 from ollama_cache_proxy.upstream.ollama_server import Ollama
 from ollama_cache_proxy.upstream.probes import Probes
+from ollama_cache_proxy.upstream.runners import OllamaRunners
 
 _TASKS_CLOSE_SECONDS: Final = 2.0
 """Seconds that background tasks have to end: the last responses may still be being stored."""
@@ -44,9 +50,10 @@ _ONLY_GUARD: Final = (
 
 @record
 class Opened:
-    """The neighbours of the exchanges, and the parts of them that others need."""
+    """The neighbours of the exchanges, and the parts of them that others need. `audit` is None where it is off."""
 
     neighbours: Neighbours
+    audit: Audit | None
     chosen: ChosenStore
     upstream: Ollama
     probes: Probes
@@ -74,19 +81,26 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
     await statistics.load()
     stack.push_async_callback(statistics.close)
+    traffic = Traffic(upstream, context.clock)
+    observe = context.observer(statistics)
+    audit = _audit(context, chosen, upstream, traffic, models, OllamaRunners(probes), observe)
+    if audit is not None:
+        await statistics.begin_audit(context.clock.now())
     return Opened(
         neighbours=Neighbours(
             rules=rules_from(context.settings, loopback=context.address.loopback, instance=context.instance),
             store=chosen.entries,
-            upstream=upstream,
+            upstream=upstream if audit is None else traffic,
             models=models,
             clock=context.clock,
-            observe=context.observer(statistics),
+            observe=observe,
             tasks=context.tasks,
             purges=Purges(),
             fingerprinting=Fingerprinting(chosen.values, on=context.settings.explain),
             templates=_templates(context, probes, models),
+            audit=audit,
         ),
+        audit=audit,
         chosen=chosen,
         upstream=upstream,
         probes=probes,
@@ -132,6 +146,35 @@ def _models(context: Context, probes: Probes, name: str, values: ValueStore, url
         deadline=settings.connect_timeout + 5,
         max_wait=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
         clock=context.clock,
+        tasks=context.tasks,
+        siblings=context.siblings,
+    )
+
+
+def _audit(  # noqa: PLR0913, PLR0917 - the parts that it watches
+    context: Context,
+    chosen: ChosenStore,
+    upstream: Ollama,
+    traffic: Traffic,
+    models: OllamaModels,
+    runners: OllamaRunners,
+    observe: Observer,
+) -> Audit | None:
+    """Return the audit, None where it is off."""
+    settings = context.settings
+    rate = read_rate(settings.audit)
+    if rate is None:
+        return None
+    return Audit(
+        Sampler(rate.of_worker(settings.workers), seed=secrets.randbits(64)),
+        completions=settings.audit_completions,
+        upstream=upstream,
+        traffic=traffic,
+        runners=runners,
+        models=models,
+        store=chosen.entries,
+        clock=context.clock,
+        observe=observe,
         tasks=context.tasks,
         siblings=context.siblings,
     )

@@ -23,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ollama_cache_proxy.policy.audit_sampling import read_rate
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
@@ -164,6 +165,14 @@ class Settings(BaseSettings):
         default=False,
         description="Store fingerprints of a request's fields with its entry, so that explain can name what differs.",
     )
+    audit: str = Field(
+        "off",
+        description="Ask Ollama again for some of the hits, while it is idle, and compare: 1% of them, 100%, or 4 a"
+        " minute. Wrong entries are deleted and reported.",
+    )
+    audit_completions: bool = Field(
+        default=False, description="Audit completions too, at temperature 0 or with a seed; else vectors alone."
+    )
     estimated_counts: bool = Field(
         default=False,
         description="Answer a single text known from a list with its share of that list's token count, an estimate.",
@@ -237,6 +246,12 @@ class Settings(BaseSettings):
     @classmethod
     def _upstream_authorization(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(authorization(value.get_secret_value()))
+
+    @field_validator("audit")
+    @classmethod
+    def _audit(cls, value: str) -> str:
+        read_rate(value)
+        return value
 
     @field_validator("line_pace_for", "ignore_no_cache")
     @classmethod

@@ -27,4 +27,7 @@ def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, exchanges:
     siblings.subscribe(Topic.PURGE, purge)
     siblings.subscribe(Topic.DISCARD, forget)
     siblings.subscribe(Topic.FLUSH, flush)
+    if opened.audit is not None:
+        siblings.subscribe(Topic.AUDIT_BEGINS, opened.audit.sibling_begins)
+        siblings.subscribe(Topic.AUDIT_STOPS, opened.audit.sibling_stops)
     siblings.subscribe(Topic.TOTALS, opened.statistics.merge_totals)

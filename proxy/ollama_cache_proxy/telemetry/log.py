@@ -12,6 +12,7 @@ import orjson
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.facts import (
+    Audited,
     CommandRefused,
     Event,
     Exchange,
@@ -25,6 +26,7 @@ from ollama_cache_proxy.core.facts import (
     Worked,
 )
 from ollama_cache_proxy.core.ports import Clock
+from ollama_cache_proxy.policy.audit_causes import MEANINGS
 from ollama_cache_proxy.policy.status import Detail, Result
 
 TAG: Final = "[AI Cache]"
@@ -72,7 +74,7 @@ class Log:
 
     def __call__(self, event: Event) -> None:
         """Write the line of a fact, if it has one."""
-        if isinstance(event, Worked | StoreCall) or (not self.requests and _is_usual(event)):
+        if _is_untold(event) or (not self.requests and _is_usual(event)):
             return
         if self.quiet and isinstance(event, Health):
             if event.well and event.part not in self._unwell:
@@ -80,7 +82,10 @@ class Log:
             self._unwell.add(event.part)
         if self._style is Style.JSON:
             self._json(event)
-            return
+        else:
+            self._text(event)
+
+    def _text(self, event: Event) -> None:
         match event:
             case Exchange():
                 self._exchange(event)
@@ -92,6 +97,8 @@ class Log:
             case NotStored():
                 more = (event.model, event.operation)
                 self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
+            case Audited():
+                self._audited(event)
             case StoreFault() | Repeated():
                 pass  # the store's health is logged once; with a line per request, hits are not grouped
             case Health() | CommandRefused():
@@ -126,6 +133,13 @@ class Log:
         elif self._development:
             detail = cache.detail.value if cache.detail is not None else ""
             self._line(_DIM, f"➡️  BYPASS: {detail}", *more, f"{event.status}", f"{event.bytes_sent} B")
+
+    def _audited(self, event: Audited) -> None:
+        """Write what was wrong, and what that looks like. What the log says of it holds nothing that was served."""
+        looks = MEANINGS[event.cause] if event.cause is not None else ""
+        entries = "an entry, which is" if event.wrong == 1 else f"{event.wrong} entries, which are"
+        text = f"⚠️  WRONG: Ollama says something else than {entries} deleted; it looks like {looks}"
+        self._line(_RED, text, event.model, event.operation)
 
     def _health(self, event: Health | CommandRefused) -> None:
         if isinstance(event, CommandRefused):
@@ -162,6 +176,11 @@ class Log:
             self._stream.flush()
         except (OSError, ValueError):
             return  # a closed log must not stop a response
+
+
+def _is_untold(event: Event) -> bool:
+    """Return whether a fact has no line: metrics tell it, or nothing was wrong."""
+    return isinstance(event, Worked | StoreCall) or (isinstance(event, Audited) and not event.wrong)
 
 
 def _is_usual(event: Event) -> bool:

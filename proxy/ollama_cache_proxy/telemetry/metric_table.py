@@ -98,6 +98,22 @@ class Families:
         ),
     ]
 
+    audited: Annotated[
+        Counter,
+        Row(
+            "Hits that the audit drew, by what came of it: `same`, `wrong`, `not-reproducible`, or why they were not"
+            " compared.",
+            ("endpoint", "outcome"),
+        ),
+    ]
+    audit_wrong: Annotated[
+        Counter,
+        Row(
+            "Hits that the audit found wrong, by what differs and what that looks like; their entries are deleted.",
+            ("model", "kind", "cause"),
+        ),
+    ]
+
     # Ollama's work.
 
     prompt_tokens: Annotated[

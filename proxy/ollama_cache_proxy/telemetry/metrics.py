@@ -12,6 +12,7 @@ from typing import Final
 
 from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.facts import (
+    Audited,
     Event,
     Exchange,
     Health,
@@ -64,19 +65,24 @@ class Metrics:
 
     def __call__(self, event: Event) -> None:
         """Count a fact."""
-        families = self._families
         match event:
             case Exchange():
                 self._exchanges.add(event)
-            case StoreCall():
-                families.store_operation_seconds.observe((event.operation,), (event.seconds,))
-                if event.failed:
-                    families.store_errors.inc(event.operation)
             case Repeated():
                 self._exchanges.add_repeated(event)
             case Worked():
                 self._deferred_work.setdefault((event.operation, event.model), []).append(event.usage)
                 self._defer()
+            case Audited():
+                self._audited(event)
+            case Stored() | NotStored() | StoreFault() | StoreCall():
+                self._store(event)
+            case Health():
+                self._parts[event.part].set(event.well)
+
+    def _store(self, event: Stored | NotStored | StoreFault | StoreCall) -> None:
+        families = self._families
+        match event:
             case Stored():
                 families.stores.inc(event.operation, by=event.entries)
                 families.stored_bytes.inc(event.operation, by=event.size)
@@ -84,8 +90,20 @@ class Metrics:
                 families.unkept.inc(event.operation, event.detail.value)
             case StoreFault():
                 families.store_faults.inc(event.kind.value)
-            case Health():
-                self._parts[event.part].set(event.well)
+            case StoreCall():
+                families.store_operation_seconds.observe((event.operation,), (event.seconds,))
+                if event.failed:
+                    families.store_errors.inc(event.operation)
+
+    def _audited(self, event: Audited) -> None:
+        why = event.why.value if event.why is not None else ""
+        counts = {"same": event.same, "wrong": event.wrong, "not-reproducible": event.not_reproducible}
+        for outcome, count in {**counts, why: event.left_out}.items():
+            if count:
+                self._families.audited.inc(event.operation, outcome, by=count)
+        if event.kind is not None and event.cause is not None:
+            model = self._model(event.model)
+            self._families.audit_wrong.inc(model, event.kind.value, event.cause.value, by=event.wrong)
 
     @property
     def hits(self) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from ollama_cache_proxy.core.facts import Event, Exchange, Repeated
+from ollama_cache_proxy.core.facts import Audited, Event, Exchange, Repeated
 from ollama_cache_proxy.core.ports import Siblings, Topic
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
@@ -26,6 +26,8 @@ _NAME: Final = "statistics"
 _EVERY: Final = 1.0
 """Seconds between two additions."""
 _OPERATION, _CATEGORY, _MODEL = "operation", "category", "model"
+_AUDIT, _HITS = "audit", "hits"
+_AUDITED_SINCE: Final = "audited-since"
 _BOUNDS: Final = {_CATEGORY: 32, _MODEL: 50}
 """Names that are counted apart; others are `other`."""
 _SEPARATOR: Final = "\n"
@@ -81,6 +83,8 @@ class Statistics:
         self._labels = {name: Labels(limit) for name, limit in _BOUNDS.items()}
         self._flushing = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
+        self._audited_since: int | None = None
+        """Unix time in seconds; None where hits are not audited."""
 
     def __call__(self, event: Event) -> None:
         """Add a fact."""
@@ -88,6 +92,19 @@ class Statistics:
             self._add(event.exchange, len(event.seconds), sum(event.seconds))
         elif isinstance(event, Exchange):
             self._add(event, 1, event.seconds)
+        elif isinstance(event, Audited):
+            self._add_audited(event)
+
+    def _add_audited(self, event: Audited) -> None:
+        """Add what the audit found: it is no hit, miss or saving."""
+        for measure, number in (("checked", event.checked), ("wrong", event.wrong)):
+            if number:
+                self._new[_SEPARATOR.join((_AUDIT, _HITS, measure))] += number
+        self._start_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
 
     def _add(self, event: Exchange, times: int, seconds: float) -> None:
         """Add `times` equal exchanges; `seconds` is the sum of their times."""
@@ -104,8 +121,7 @@ class Statistics:
         tally.saved_seconds += times * saved.seconds
         tally.saved_prompt += times * saved.prompt_tokens
         tally.saved_output += times * saved.output_tokens
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_EVERY, self._due)
+        self._start_timer()
         if len(self._tallies) > _MAX_TALLIES:
             self._fold_tallies()
 
@@ -132,6 +148,11 @@ class Statistics:
         for name, limit in _BOUNDS.items():
             places = (place.split(_SEPARATOR) for place in self._known)
             self._labels[name] = Labels(limit, [label for dimension, label, _ in places if dimension == name])
+
+    async def begin_audit(self, now: float) -> None:
+        """Note that hits are audited, since Unix time `now` in seconds unless they have been before."""
+        moment = await self._store.set_default(_AUDITED_SINCE, b"%d" % now)
+        self._audited_since = int(moment) if moment is not None and moment.isdigit() else int(now)
 
     async def flush(self) -> None:
         """Add new counts to the totals in the store, and read what others have added."""
@@ -178,7 +199,7 @@ class Statistics:
     def snapshot(self) -> dict[str, Any]:
         """Return the totals known now, including counts that are not in the store yet."""
         self._fold_tallies()
-        tables: dict[str, dict[str, Counter[str]]] = {_OPERATION: {}, _CATEGORY: {}, _MODEL: {}}
+        tables: dict[str, dict[str, Counter[str]]] = {_OPERATION: {}, _CATEGORY: {}, _MODEL: {}, _AUDIT: {}}
         for counts in (self._known, self._sending, self._new):
             for place, number in counts.items():
                 name, label, measure = place.split(_SEPARATOR)
@@ -186,12 +207,15 @@ class Statistics:
         whole: Counter[str] = Counter()
         for counter in tables[_OPERATION].values():
             whole.update(counter)
+        audited = tables.pop(_AUDIT).get(_HITS, Counter())
+        audit = {"checked": audited["checked"], "wrong": audited["wrong"], "since": self._audited_since}
         rows = {name: {label: _row(table[label]) for label in sorted(table)} for name, table in tables.items()}
         for label, row in rows[_OPERATION].items():
             row["bypasses"] = tables[_OPERATION][label]["bypasses"]
         return {
             **_row(whole),
             "bypasses": whole["bypasses"],
+            "audit": None if self._audited_since is None else audit,
             "byOperation": rows[_OPERATION],
             "byCategory": rows[_CATEGORY],
             "byModel": rows[_MODEL],

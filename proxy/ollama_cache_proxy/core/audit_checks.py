@@ -1,0 +1,147 @@
+"""What is kept of a hit that was drawn for the audit: how to ask Ollama again, and what was served.
+
+It holds a request with its credentials, in memory alone; core/audit.py bounds how many there are, and for how long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field, replace
+from typing import Final
+
+import orjson
+
+from ollama_cache_proxy.core.facts import Audited, Unaudited
+from ollama_cache_proxy.core.ports import Identity
+from ollama_cache_proxy.core.questions import Listing, Question
+from ollama_cache_proxy.policy import fields
+from ollama_cache_proxy.policy.audit_comparison import Said, floats, said, vectors_in
+from ollama_cache_proxy.policy.audit_requests import RunnerOptions, is_greedy, runner_options, without_keep_alive
+from ollama_cache_proxy.policy.classify import is_embedding
+from ollama_cache_proxy.policy.embeddings import upstream_body
+from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.messages import Request, StoredResponse
+from ollama_cache_proxy.policy.record import record
+
+TEXTS: Final = 16
+"""Texts of a list that are asked for together."""
+MAX_STORED: Final = 256 * 1024
+"""Bytes of what was served that are compared, and of a request; reading more would hold up the event loop."""
+_CHECK_BYTES: Final = 2048
+"""Bytes that a check takes beside its texts."""
+
+
+@record
+class Part:
+    """What was served from one entry: a vector in little-endian float32, or what a completion says."""
+
+    key: str
+    vector: bytes = b""
+    said: Said = field(default_factory=dict)
+    served: int = 0
+    """A hash of what was served, to tell it from what is stored under the key later."""
+
+
+@record
+class Check:
+    """A drawn hit, or several texts of one list."""
+
+    at: float
+    """Monotonic time of the hit, in seconds."""
+    endpoint: Endpoint
+    model: str
+    """As requested."""
+    identity: Identity
+    request: Request = field(repr=False)
+    """Its fields are those for Ollama, credentials included."""
+    body: bytes = field(repr=False)
+    stream: bool = False
+    parts: tuple[Part, ...] = field(repr=False)
+    generation: str
+    tokens: int | None
+    """Prompt tokens that were served; None where that is not known exactly."""
+    options: RunnerOptions
+    greedy: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, about."""
+        lines = sum(len(name) + len(value) for name, value in self.request.fields)
+        return len(self.body) + lines + sum(len(part.vector) for part in self.parts) + _CHECK_BYTES * len(self.parts)
+
+    def left_out(self, why: Unaudited) -> Audited:
+        """Return the fact that this was not audited."""
+        return _left_out(self.endpoint, self.model, len(self.parts), why)
+
+
+def _left_out(endpoint: Endpoint, model: str, count: int, why: Unaudited) -> Audited:
+    return Audited(operation=endpoint.operation, model=model, left_out=count, why=why)
+
+
+def check_of_hit(question: Question, entry: StoredResponse, now: float) -> Iterator[Check | Audited]:
+    """Yield the check of a whole response, or the fact that it cannot be checked."""
+    candidate = question.candidate
+    endpoint, model = candidate.endpoint, candidate.model
+    if max(len(entry.body), len(question.body)) > MAX_STORED:
+        yield _left_out(endpoint, model, 1, Unaudited.TOO_LARGE)
+        return
+    served = hash(entry.body)
+    parts: tuple[Part, ...] = ()
+    if is_embedding(endpoint):
+        vectors = vectors_in(endpoint, entry.body) or ()
+        parts = tuple(Part(key=question.key, vector=vector, served=served) for vector in vectors)
+    elif (says := said(entry.body, stream=candidate.stream)) is not None:
+        parts = (Part(key=question.key, said=says, served=served),)
+    if parts:
+        body = without_keep_alive(candidate, question.body)
+        yield _check(question, body, parts, entry.prompt_tokens, now)
+
+
+def checks_of_items(
+    question: Question, texts: Sequence[str], now: float, is_new: Callable[[str, int], bool]
+) -> Iterator[Check | Audited]:
+    """Yield checks of these known texts of a list; those of which `is_new` says so, by key and hash."""
+    listing = question.listing
+    if listing is None:
+        return
+    if len(question.body) > MAX_STORED and len(texts) > TEXTS:
+        texts = texts[:TEXTS]
+    keys = question.other_keys() if listing.known[texts[0]].frame else listing.keys
+    found: dict[str, Part] = {}
+    for text in texts:
+        part = _part_of_item(keys[text], listing, text)
+        if part is not None and is_new(part.key, part.served):
+            found[text] = part
+    body = without_keep_alive(question.candidate, question.body)
+    for start in range(0, len(found), TEXTS):
+        asked = list(found)[start : start + TEXTS]
+        items = [listing.known[text] for text in asked]
+        tokens = sum(item.tokens or 0 for item in items) if all(item.exact for item in items) else None
+        written = upstream_body(listing.text_list, body, asked, numbers=False)
+        yield _check(question, written, tuple(found[text] for text in asked), tokens, now)
+
+
+def _part_of_item(key: str, listing: Listing, text: str) -> Part | None:
+    vector = floats(orjson.loads(bytes(listing.known[text].vector)))
+    return None if vector is None else Part(key=key, vector=vector, served=hash(vector))
+
+
+def _check(question: Question, body: bytes, parts: tuple[Part, ...], tokens: int | None, now: float) -> Check:
+    """Return the check that asks with this body, which is the client's or made from it."""
+    candidate, request = question.candidate, question.request
+    if body is not question.body:
+        request = replace(request, fields=fields.without_body_fields(request.fields))
+    return Check(
+        at=now,
+        endpoint=candidate.endpoint,
+        model=candidate.model,
+        identity=question.identity,
+        request=fields.for_storing(request),
+        body=body,
+        stream=candidate.stream,
+        parts=parts,
+        generation=question.generation or "",
+        tokens=tokens,
+        options=runner_options(candidate.document),
+        greedy=is_greedy(candidate),
+    )

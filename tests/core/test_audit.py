@@ -1,0 +1,392 @@
+"""The audit: wrong entries are found, right ones are not, and no client notices it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.core import audit
+from ollama_cache_proxy.core.audit_checks import TEXTS
+from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
+from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
+from tests.support.servers import Proxy, RedisServer, proxy_before
+from tests.support.waiting import until
+
+STILL = Behaviour(completion_delay=0, embedding_delay=0)
+OTHER = replace(STILL, seed=1)
+"""Says something else to everything."""
+EMBED = {"model": "all-minilm", "input": "a"}
+LIST = {"model": "all-minilm", "input": ["a", "b", "c", "a"]}
+EMBEDDINGS = {"model": "all-minilm", "prompt": "a"}
+GREEDY = {"model": "tiny", "prompt": "why", "stream": False, "options": {"temperature": 0}}
+ROUTES: dict[str, dict[str, Any]] = {
+    "/api/embed": EMBED,
+    "/api/embeddings": EMBEDDINGS,
+    "/v1/embeddings": EMBED,
+}
+
+
+async def post(proxy: Proxy, path: str, body: Any, **fields: str) -> RawAnswer:
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    return await ask(proxy.url, "POST", path, body=json.dumps(body).encode(), fields=named)
+
+
+async def hit(proxy: Proxy, path: str, body: Any, **fields: str) -> RawAnswer:
+    answer = await post(proxy, path, body, **fields)
+    assert answer.field("X-Cache") == "HIT"
+    return answer
+
+
+async def told(proxy: Proxy) -> dict[str, int]:
+    """Return the audit's figures."""
+    found: dict[str, int] = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["audit"]
+    return found
+
+
+def outcomes(proxy: Proxy) -> dict[str, float]:
+    """Return how many hits had which outcome."""
+    return {
+        sample.labels["outcome"]: sample.value
+        for family in proxy.running.metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "ollama_cache_proxy_audited_total"
+    }
+
+
+@pytest.fixture
+async def ollama() -> AsyncIterator[Simulator]:
+    async with Simulator(STILL) as simulator:
+        yield simulator
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check every hit, also of an entry that was just checked."""
+    monkeypatch.setattr(audit, "CHECKED_FOR", 0.0)
+
+
+@pytest.fixture
+async def audited(ollama: Simulator) -> AsyncIterator[Proxy]:
+    async with proxy_before(ollama.url, audit="100%") as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_wrong_vector_is_found_counted_and_deleted(path: str, audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, path, ROUTES[path])
+    await audited.kept()
+    await hit(audited, path, ROUTES[path])
+    await until(lambda: outcomes(audited).get("same"))
+    ollama.behaviour = OTHER
+    await hit(audited, path, ROUTES[path])
+    await until(lambda: outcomes(audited).get("wrong"))
+    assert (await post(audited, path, ROUTES[path])).field("X-Cache") == "MISS"
+    figures = await told(audited)
+    assert (figures["checked"], figures["wrong"]) == (2, 1)
+    lines = [line for line in audited.log.getvalue().splitlines() if "WRONG" in line]
+    assert len(lines) == 1
+    assert "all-minilm" in lines[0]
+
+
+async def test_of_a_list_the_wrong_texts_go_and_the_others_stay(audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, "/api/embed", {"model": "all-minilm", "input": ["b"]})
+    ollama.behaviour = OTHER
+    await post(audited, "/api/embed", LIST)
+    await audited.kept()
+    await until(lambda: outcomes(audited).get("wrong"))  # a part of a list is a hit as well
+    await hit(audited, "/api/embed", {"model": "all-minilm", "input": ["a", "c"]})
+    assert (await post(audited, "/api/embed", {"model": "all-minilm", "input": ["b"]})).field("X-Cache") == "MISS"
+    assert outcomes(audited)["wrong"] == 1
+
+
+async def test_completions_are_audited_by_a_setting_of_their_own(ollama: Simulator) -> None:
+    for on in (False, True):
+        ollama.behaviour = STILL
+        async with proxy_before(ollama.url, audit="100%", audit_completions=on) as proxy:
+            sampled = GREEDY | {"options": {"temperature": 0.5}}
+            for body in (GREEDY, sampled):
+                await post(proxy, "/api/generate", body)
+                await proxy.kept()
+            ollama.behaviour = OTHER
+            asked = ollama.inferences
+            for body in (GREEDY, sampled):
+                await hit(proxy, "/api/generate", body)
+            if on:
+                await until(lambda: outcomes(proxy).get("wrong"))
+                assert (await post(proxy, "/api/generate", GREEDY)).field("X-Cache") == "MISS"
+            assert (await hit(proxy, "/api/generate", sampled)).status == 200
+            assert ollama.inferences == asked + 3 * on
+            assert (await told(proxy))["wrong"] == on
+
+
+async def test_an_equal_completion_is_the_same_whatever_its_times_say(ollama: Simulator) -> None:
+    async with proxy_before(ollama.url, audit="100%", audit_completions=True, cache_streams=True) as proxy:
+        for body in (GREEDY, GREEDY | {"stream": True}):
+            await post(proxy, "/api/generate", body)
+            await proxy.kept()
+            await hit(proxy, "/api/generate", body)
+        await until(lambda: outcomes(proxy).get("same") == 2)
+
+
+async def test_hits_of_the_fast_path_are_drawn_too(ollama: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxy_before(ollama.url, audit="10%", log_requests="off") as proxy:
+        taken = []
+        real = proxy.running.exchanges.fast_path.answer
+        monkeypatch.setattr(
+            proxy.running.exchanges.fast_path, "answer", lambda raw: taken.append(found := real(raw)) or found
+        )
+        sent = request_bytes("POST", "/api/embeddings", host="localhost", body=json.dumps(EMBEDDINGS).encode())
+        async with await RawConnection.open(proxy.url) as connection:
+            for _ in range(400):
+                connection.writer.write(sent)
+                assert (await connection.answer()).status == 200
+        await until(lambda: outcomes(proxy).get("same", 0) >= 1)
+        drawn = 400 - sum(found is not None for found in taken)
+        assert 15 < drawn < 90
+        text = (await ask(proxy.url, "GET", "/metrics")).body.decode()
+        assert 'ollama_cache_proxy_hits_total{endpoint="embeddings"} 399.0' in text
+
+
+async def test_all_texts_of_a_long_list_are_asked_for_in_parts(audited: Proxy, ollama: Simulator) -> None:
+    texts = [f"text {number}" for number in range(2 * TEXTS + 3)]
+    await post(audited, "/api/embed", {"model": "all-minilm", "input": texts})
+    await audited.kept()
+    ollama.behaviour, asked = OTHER, ollama.inferences
+    await hit(audited, "/v1/embeddings", {"model": "all-minilm", "input": texts, "encoding_format": "base64"})
+    await until(lambda: outcomes(audited).get("wrong") == len(texts))
+    assert ollama.inferences == asked + 2 * 3
+    await until(lambda: not audited.running.store._entries)
+
+
+# What is no difference.
+
+
+async def test_what_ollama_says_otherwise_each_time_is_not_reproducible_and_stays(
+    audited: Proxy, ollama: Simulator
+) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+
+    def differ(_: object) -> None:
+        ollama.behaviour = replace(STILL, seed=ollama.inferences + 5)
+
+    ollama.fault = differ
+    await hit(audited, "/api/embed", EMBED)
+    await until(lambda: outcomes(audited).get("not-reproducible"))
+    await hit(audited, "/api/embed", EMBED)
+    assert (await told(audited))["wrong"] == 0
+
+
+async def test_a_model_that_was_replaced_meanwhile_is_no_difference(audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+    ollama.gate.close()
+    other = asyncio.ensure_future(post(audited, "/api/generate", GREEDY))  # the audit has to wait for it
+    await ollama.arrived(2)
+    await hit(audited, "/api/embed", EMBED)
+    source = {"source": "tiny", "destination": "all-minilm"}
+    assert (await ask(ollama.url, "POST", "/api/copy", body=json.dumps(source).encode())).status == 200
+    ollama.gate.open()
+    assert (await other).status == 200
+    await post(audited, "/api/embed", EMBED)
+    await until(lambda: not audited.running.exchanges._audit._waiting)
+    assert (await told(audited))["wrong"] == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.STATUS_500, Fault.JUNK, Fault.REFUSE, Fault.RESET_MID_BODY])
+async def test_an_error_of_ollama_is_no_difference(fault: Fault, audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+    ollama.fault = lambda received: fault if received.target == "/api/embed" else None
+    await hit(audited, "/api/embed", EMBED)
+    await until(lambda: outcomes(audited).get("failed"))
+    ollama.fault = None
+    await hit(audited, "/api/embed", EMBED)
+    assert (await told(audited))["wrong"] == 0
+
+
+# What nobody notices.
+
+
+async def test_the_audit_waits_until_no_request_is_under_way(audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+    ollama.gate.close()
+    chat = asyncio.ensure_future(post(audited, "/api/generate", GREEDY))
+    await ollama.arrived(2)
+    await hit(audited, "/api/embed", EMBED)
+    await asyncio.sleep(3 * audit.LOOK)
+    assert ollama.inferences == 2
+    ollama.gate.open()
+    await chat
+    await until(lambda: outcomes(audited).get("same"))
+    assert ollama.inferences == 3
+
+
+async def test_a_request_that_comes_cancels_it_and_it_is_done_later(audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+    ollama.gate.close()
+    await hit(audited, "/api/embed", EMBED)
+    await ollama.arrived(2)  # the audit's
+    chat = asyncio.ensure_future(post(audited, "/api/generate", GREEDY))
+    await ollama.departed(1)
+    ollama.gate.open()
+    assert (await chat).status == 200
+    await until(lambda: outcomes(audited).get("same"))
+    assert ollama.cancelled == 1
+
+
+async def test_a_model_that_is_not_loaded_is_not_asked(
+    audited: Proxy, ollama: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+    ollama.residence.unload(ollama.residence.loaded()[0].model)
+    await hit(audited, "/api/embed", EMBED)
+    await until(lambda: any(request.target == "/api/ps" for request in ollama.received))
+    assert ollama.inferences == 1
+    monkeypatch.setattr(audit, "KEPT", 0.01)
+    await until(lambda: outcomes(audited).get("late"))
+    assert not audited.running.exchanges._audit._waiting
+    assert ollama.inferences == 1
+
+
+async def test_one_that_would_have_to_be_loaded_anew_is_not_asked(audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await post(audited, "/api/embed", EMBED | {"input": "b", "options": {"num_ctx": 64}})
+    await audited.kept()
+    await hit(audited, "/api/embed", EMBED)
+    await until(lambda: len(audited.running.exchanges._audit._waiting) == 1)
+    await asyncio.sleep(5 * audit.LOOK)
+    assert ollama.inferences == 2
+    await post(audited, "/api/embed", EMBED | {"input": "c"})
+    await until(lambda: outcomes(audited).get("same"))
+
+
+async def test_there_is_no_hit_miss_or_saving_in_it_and_no_entry_is_used(ollama: Simulator) -> None:
+    async with proxy_before(ollama.url, audit="100%") as proxy:
+        for text in ("a", "b"):
+            await post(proxy, "/api/embed", EMBED | {"input": text})
+        await proxy.kept()
+        await hit(proxy, "/api/embed", EMBED)
+        order = list(proxy.running.store._entries)
+        before = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
+        await until(lambda: outcomes(proxy).get("same"))
+        after = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
+        assert list(proxy.running.store._entries) == order
+        assert {name: before[name] for name in ("hits", "misses", "savedSeconds", "byModel")} == {
+            name: after[name] for name in ("hits", "misses", "savedSeconds", "byModel")
+        }
+        assert (proxy.running.metrics.hits, proxy.running.metrics.misses) == (1, 2)
+        assert after["audit"]["checked"] == 1
+
+
+async def test_ollama_gets_the_clients_credentials_and_no_keep_alive(audited: Proxy, ollama: Simulator) -> None:
+    body = EMBEDDINGS | {"keep_alive": "7m"}
+    await post(audited, "/api/embeddings", body, Authorization="Bearer one")
+    await audited.kept()
+    await hit(audited, "/api/embeddings", body, Authorization="Bearer one", Accept_Encoding="gzip")
+    await until(lambda: outcomes(audited).get("same"))
+    sent = [request for request in ollama.received if request.target == "/api/embeddings"][-1]
+    named = {name.lower(): value for name, value in sent.fields}
+    assert named[b"authorization"] == b"Bearer one"
+    assert b"accept-encoding" not in named
+    assert json.loads(sent.body) == EMBEDDINGS
+    assert "Bearer one" not in repr(audited.running.exchanges._audit.__dict__)
+
+
+async def test_what_is_kept_is_bounded_and_dropped_in_time(
+    audited: Proxy, ollama: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_CHECKS", 3)
+    bodies = [EMBEDDINGS | {"prompt": f"text {number}"} for number in range(6)]
+    for body in bodies:
+        await post(audited, "/api/embeddings", body)
+    await audited.kept()
+    ollama.gate.close()
+    other = asyncio.ensure_future(post(audited, "/api/generate", GREEDY))
+    await ollama.arrived(7)
+    for body in bodies:
+        await hit(audited, "/api/embeddings", body)
+    assert outcomes(audited)["full"] == 3
+    assert 0 < audited.running.exchanges._audit._size < 3 * 16 * 1024
+    monkeypatch.setattr(audit, "KEPT", 0.0)
+    await until(lambda: outcomes(audited).get("late") == 3)
+    assert audited.running.exchanges._audit._size == 0
+    assert not audited.running.exchanges._audit._waiting
+    ollama.gate.open()
+    await other
+
+
+# What goes, and what stays.
+
+
+async def test_only_the_entry_of_its_namespace_goes(audited: Proxy, ollama: Simulator) -> None:
+    await post(audited, "/api/embed", EMBED, X_Cache_Namespace="one")
+    ollama.behaviour = OTHER
+    await post(audited, "/api/embed", EMBED, X_Cache_Namespace="two")
+    await audited.kept()
+    await hit(audited, "/api/embed", EMBED, X_Cache_Namespace="one")
+    await until(lambda: outcomes(audited).get("wrong"))
+    await hit(audited, "/api/embed", EMBED, X_Cache_Namespace="two")
+    assert (await post(audited, "/api/embed", EMBED, X_Cache_Namespace="one")).field("X-Cache") == "MISS"
+
+
+async def test_what_was_cleared_meanwhile_stays_cleared_and_what_is_newer_stays(
+    audited: Proxy, ollama: Simulator
+) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+    ollama.behaviour = OTHER
+    ollama.gate.close()
+    await hit(audited, "/api/embed", EMBED)
+    await ollama.arrived(2)
+    assert (await ask(audited.url, "POST", "/api/cache/clear")).status == 200
+    again = asyncio.ensure_future(post(audited, "/api/embed", EMBED))
+    await ollama.arrived(3)
+    ollama.gate.open()
+    assert (await again).field("X-Cache") == "MISS"
+    await until(lambda: outcomes(audited).get("wrong"))
+    await hit(audited, "/api/embed", EMBED)
+
+
+async def test_no_store_and_other_bypasses_are_not_audited(audited: Proxy, ollama: Simulator) -> None:
+    for _ in range(2):
+        await post(audited, "/api/embed", EMBED, Cache_Control="no-store")
+    assert audited.running.exchanges._audit._work is None
+    assert ollama.inferences == 2
+
+
+async def test_an_entry_goes_from_redis_and_from_every_hot_tier(ollama: Simulator, redis_server: RedisServer) -> None:
+    settings = {"redis_url": redis_server.url, "audit": "100%", "audit_completions": True}
+    async with (
+        proxy_before(ollama.url, **settings) as proxy,
+        proxy_before(ollama.url, **settings | {"audit": "off"}) as other,
+    ):
+        await post(proxy, "/api/generate", GREEDY)
+        await proxy.kept()
+        for one in (proxy, other, other):
+            await hit(one, "/api/generate", GREEDY)
+        await until(lambda: outcomes(proxy).get("same"))
+        ollama.behaviour = OTHER
+        await hit(proxy, "/api/generate", GREEDY)
+        await until(lambda: outcomes(proxy).get("wrong"))
+        fresh = await post(other, "/api/generate", GREEDY)
+        assert fresh.field("X-Cache") == "MISS"
+        await other.kept()
+        assert (await hit(proxy, "/api/generate", GREEDY)).body == fresh.body
+
+
+async def test_without_the_setting_nothing_is_audited_or_told(ollama: Simulator) -> None:
+    async with proxy_before(ollama.url) as proxy:
+        await post(proxy, "/api/embed", EMBED)
+        await proxy.kept()
+        await hit(proxy, "/api/embed", EMBED)
+        assert await told(proxy) is None
+        assert ollama.inferences == 1

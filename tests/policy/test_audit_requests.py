@@ -1,0 +1,100 @@
+"""Which requests are audited, and what they are asked again with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.policy.audit_requests import (
+    is_audited,
+    is_greedy,
+    may_have_options,
+    options_in,
+    runner_options,
+    without_keep_alive,
+)
+from ollama_cache_proxy.policy.classify import Candidate, by_body
+from ollama_cache_proxy.policy.endpoints import Policy, find
+
+MESSAGES = [{"role": "user", "content": "why"}]
+
+
+def candidate(path: str, body: dict[str, Any]) -> Candidate:
+    found = by_body(find("POST", path)[0], json.dumps(body).encode(), policy=Policy.ALWAYS, streams=True)
+    assert isinstance(found, Candidate)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "audited"),
+    [
+        ("/api/embed", {"input": "a"}, (True, True)),
+        ("/api/embeddings", {"prompt": "a"}, (True, True)),
+        ("/v1/embeddings", {"input": ["a", "b"]}, (True, True)),
+        ("/api/generate", {"prompt": "a"}, (False, False)),
+        ("/api/generate", {"prompt": "a", "options": {"temperature": 0}}, (False, True)),
+        ("/api/generate", {"prompt": "a", "options": {"seed": 7}}, (False, True)),
+        ("/api/generate", {"prompt": "a", "temperature": 0}, (False, False)),
+        ("/api/chat", {"messages": MESSAGES, "options": {"temperature": 0.0}}, (False, True)),
+        ("/v1/chat/completions", {"messages": MESSAGES, "seed": 1}, (False, True)),
+        ("/v1/chat/completions", {"messages": MESSAGES, "seed": -1}, (False, False)),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 8, "temperature": 0}, (False, True)),
+        ("/v1/messages/count_tokens", {"messages": MESSAGES}, (False, False)),
+    ],
+)
+def test_vectors_are_audited_and_completions_that_are_the_same_each_time(
+    path: str, body: dict[str, Any], audited: tuple[bool, bool]
+) -> None:
+    found = candidate(path, {"model": "tiny", **body})
+    assert (is_audited(found, completions=False), is_audited(found, completions=True)) == audited
+
+
+@pytest.mark.parametrize(
+    ("options", "greedy"),
+    [({"temperature": 0}, True), ({"seed": 1}, False), ({"temperature": 0.1}, False), ({}, False)],
+)
+def test_greedy_is_temperature_0(options: dict[str, Any], greedy: bool) -> None:
+    assert is_greedy(candidate("/api/generate", {"model": "tiny", "prompt": "a", "options": options})) is greedy
+    assert is_greedy(candidate("/v1/completions", {"model": "tiny", "prompt": "a", **options})) is greedy
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        (b'{"model":"tiny","keep_alive":"9m","prompt":"a"}', b'{"model":"tiny","prompt":"a"}'),
+        (b'{ "keep_alive" : -1, "model":"tiny","prompt": "a" }', b'{ "model":"tiny","prompt": "a" }'),
+        (b'{"model":"tiny","prompt":"a","keep_alive":3}', b'{"model":"tiny","prompt":"a"}'),
+        (b'{"model": "tiny", "prompt": "keep_alive"}', b'{"model": "tiny", "prompt": "keep_alive"}'),
+    ],
+)
+def test_ollama_is_asked_without_keep_alive(body: bytes, sent: bytes) -> None:
+    found = without_keep_alive(candidate("/api/embeddings", json.loads(body)), body)
+    assert json.loads(found) == json.loads(sent)
+    assert b'keep_alive"' not in found.replace(b'"keep_alive"}', b"")
+
+
+def test_options_that_load_a_model_anew_are_told_from_others() -> None:
+    body = {"model": "tiny", "options": {"num_ctx": 512, "temperature": 0, "num_gpu": 1}}
+    assert runner_options(body) == {("num_ctx", "512"), ("num_gpu", "1")}
+    assert options_in(json.dumps(body).encode()) == ("tiny", runner_options(body))
+    assert runner_options({"options": None}) == runner_options({}) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("body", "may"),
+    [
+        (b'{"options":{"num_ctx":512}}', True),
+        (b'{"prompt":"say num_ctx"}', False),
+        (b'{"options":{"temperature":0}}', False),
+        (b'{"use_mmap":true}' + b" " * 2**21, False),
+    ],
+)
+def test_a_search_tells_whether_a_body_may_have_them(body: bytes, may: bool) -> None:
+    assert may_have_options(body) is may
+
+
+@pytest.mark.parametrize("body", [b"", b"no", b"[]", b'{"model":1}', b"{}", b'{"model":"a"}' + b" " * 2**21])
+def test_a_body_without_a_model_has_none(body: bytes) -> None:
+    assert options_in(body) is None
