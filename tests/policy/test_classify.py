@@ -4,11 +4,22 @@ import json
 
 import pytest
 
-from ollama_cache_proxy.policy.classify import Bypass, Candidate, by_body, by_head, changed_model, is_embedding
+from ollama_cache_proxy.policy.classify import (
+    Bypass,
+    Candidate,
+    by_body,
+    by_head,
+    by_large_body,
+    changed_model,
+    is_embedding,
+    model_changed_by_large,
+)
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find
+from ollama_cache_proxy.policy.large_documents import MOST_TEXTS
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Directives
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
 from tests.support import plain_requests
 from tests.support.uploads import audio, body, content_type, part, upload, value
 
@@ -843,3 +854,34 @@ def test_any_other_upload_is_passed_on(sent, expected):
 def test_an_upload_is_divided_as_its_content_type_says():
     assert uploaded(upload(), fields=()) == Bypass(detail=Detail.MULTIPART)
     assert uploaded(upload(), fields=(content_type("other"),)) == Bypass(detail=Detail.MULTIPART)
+
+
+# Large bodies, which are read in steps.
+
+
+@each_reused
+def test_a_body_is_classified_in_steps_as_it_is_at_once(path):
+    for changes in ({}, {"model": ""}, {"stream": 1}, {"tools": [{"type": "web_search"}]}, {"MODEL": "a"}):
+        large = json.dumps({**PLAIN[path], **changes, "x": ["a" * 1000] * 1000}).encode()
+        how = {"policy": Policy.ALWAYS, "streams": True}
+        assert finish(by_large_body(row(path), large, reserve=lambda _: True, **how)) == by_body(
+            row(path), large, **how
+        )
+        without = finish(by_large_body(row(path), large, reserve=lambda _: False, **how))
+        assert without == Bypass(detail=Detail.BUFFERS_FULL)
+
+
+@pytest.mark.parametrize("path", [EMBED, V1])
+def test_a_list_of_more_texts_than_can_be_stored_is_not_read(path):
+    assert verdict(path, {"input": ["a"] * MOST_TEXTS}) is None
+    assert verdict(path, {"input": ["a"] * (MOST_TEXTS + 1)}) is Detail.SLOW_TO_READ
+
+
+def test_the_model_of_a_large_change_is_read_in_steps():
+    for more, expected in (
+        ({"license": "a" * 2_000_000}, "registry.ollama.ai/library/tiny:latest"),
+        ({"x": [[]] * 100_000}, None),
+    ):
+        body = json.dumps({"model": "tiny", **more}).encode()
+        assert finish(model_changed_by_large(row("/api/create"), body)) == expected
+    assert finish(model_changed_by_large(row("/api/create"), b"{" + b" " * 100_000)) is None

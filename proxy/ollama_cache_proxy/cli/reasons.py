@@ -43,6 +43,10 @@ REASONS: Final = {
     "buffers-full": Reason(
         text="requests and responses in memory reached max_buffered_bytes", fix="raise max_buffered_bytes"
     ),
+    "slow-to-read": Reason(
+        text="reading the body would hold up other requests: very many values, or one text of several megabytes",
+        fix="send fewer or shorter texts in a request",
+    ),
     "not-json": Reason(text="the body is not JSON that every parser reads alike", fix=_REWRITE),
     "multipart": Reason(
         text="a part of the multipart body is unknown, twice or encoded, or not every parser reads it alike",

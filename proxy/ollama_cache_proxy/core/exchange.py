@@ -89,6 +89,8 @@ class Exchanges:
             except ProxyError as error:
                 return await self._delivery.failure(visit, error, bypass(Detail.BODY_TIMEOUT))
         classified = self._intake.classified(arrival, body, visit.hold)
+        if not isinstance(classified, Bypass | Candidate):
+            classified = await classified
         visit.model = classified.model
         match classified:
             case Bypass():

@@ -14,7 +14,7 @@ from ollama_cache_proxy.core.intake import Intake
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.policy import embeddings, model_names
 from ollama_cache_proxy.policy.buffers import Buffers
-from ollama_cache_proxy.policy.classify import Bypass
+from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.fingerprints import differing
 from ollama_cache_proxy.policy.messages import Description, Request
 from ollama_cache_proxy.policy.record import record
@@ -57,6 +57,8 @@ class Explainer:
         fits = len(body) <= self._rules.max_request_bytes
         unbounded = Buffers(sys.maxsize).hold()
         classified = self._intake.classified(arrival, body if fits else None, unbounded)
+        if not isinstance(classified, Bypass | Candidate):
+            classified = await classified
         if isinstance(classified, Bypass):
             return about | {"candidate": False, "detail": classified.detail.value}
         asking = replace(arrival, directives=replace(arrival.directives, only_if_cached=False))

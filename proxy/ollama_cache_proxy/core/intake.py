@@ -6,13 +6,14 @@ classify by head, size and body, pose the question, look it up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from ollama_cache_proxy.core.lookup import StoreLookup
 from ollama_cache_proxy.core.ports import Identity, Templates
 from ollama_cache_proxy.core.questions import Neighbours, Question
-from ollama_cache_proxy.policy import classify, document, endpoints, fields, template_dates
+from ollama_cache_proxy.policy import classify, document, endpoints, fields, outline, template_dates
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.credentials import with_authorization
@@ -56,6 +57,7 @@ class Intake:
         self._clock = neighbours.clock
         self._lookup = StoreLookup(neighbours)
         self._templates = neighbours.templates
+        self._turns = neighbours.turns
         self._categories = categories
 
     def admits(self, request: Request) -> bool:
@@ -89,13 +91,23 @@ class Intake:
             bypass=classify.by_head(endpoint, request, directives, policy=policy, exact=exact),
         )
 
-    def classified(self, arrival: Arrival, body: bytes | None, hold: Hold) -> Bypass | Candidate:
-        """Classify a request by its body, which is None where it is over the limit or `hold` has no room for it."""
+    def classified(
+        self, arrival: Arrival, body: bytes | None, hold: Hold
+    ) -> Bypass | Candidate | Coroutine[Any, Any, Bypass | Candidate]:
+        """Classify a request by its body, which is None where it is over the limit or `hold` has no room for it.
+
+        A coroutine is returned where that takes longer than a turn of the event loop should.
+        """
         if arrival.bypass is not None:
             return arrival.bypass
         if body is None:
             return Bypass(detail=Detail.BUFFERS_FULL if hold.refused else Detail.TOO_LARGE)
         endpoint = arrival.endpoint
+        if not (endpoint.multipart or outline.is_quick(body)):
+            streams, policy = self._rules.streams, arrival.policy
+            return self._turns.run(
+                classify.by_large_body(endpoint, body, policy=policy, streams=streams, reserve=hold.grow)
+            )
         if not (endpoint.multipart or hold.grow(document.weight(body))):  # of a multipart body little is kept
             return Bypass(detail=Detail.BUFFERS_FULL)
         fields, streams = arrival.request.fields, self._rules.streams

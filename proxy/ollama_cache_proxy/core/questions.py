@@ -11,6 +11,7 @@ from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Upstream
 from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
@@ -41,6 +42,7 @@ class Neighbours:
     templates: Templates | None = None
     """None where models whose templates write the date are cached like others."""
     forms: KnownForms = field(default_factory=KnownForms)
+    turns: Turns = field(default_factory=Turns)
     audit: Auditor | None = None
     """None where no hits are audited."""
 

@@ -11,7 +11,7 @@ from ollama_cache_proxy.core.intake import Arrival
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours
-from ollama_cache_proxy.policy import classify, usage
+from ollama_cache_proxy.policy import classify, outline, usage
 from ollama_cache_proxy.policy.classify import Bypass
 from ollama_cache_proxy.policy.status import Detail, bypass
 from ollama_cache_proxy.policy.usage import Excerpt
@@ -27,6 +27,7 @@ class Relay:
         self._models = neighbours.models
         self._clock = neighbours.clock
         self._observe = neighbours.observe
+        self._turns = neighbours.turns
         self._delivery = delivery
 
     async def change(self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass) -> Outcome:
@@ -34,7 +35,11 @@ class Relay:
 
         It is never sent twice, since Ollama may have begun with it.
         """
-        change = self._models.begin_change(classify.changed_model(arrival.endpoint, body))
+        if body is None or outline.is_quick(body):
+            model = classify.changed_model(arrival.endpoint, body)
+        else:
+            model = await self._turns.run(classify.model_changed_by_large(arrival.endpoint, body))
+        change = self._models.begin_change(model)
         try:
             await self._models.change_known(change)
             return await self.pass_on(visit, arrival, body, found, repeatable=False)

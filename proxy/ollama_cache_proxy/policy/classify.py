@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any, Final, TypeAlias
 
-from ollama_cache_proxy.policy import document, external, model_names, multipart, odd_texts, silent_options
+from ollama_cache_proxy.policy import (
+    document,
+    external,
+    large_documents,
+    model_names,
+    multipart,
+    odd_texts,
+    silent_options,
+)
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind, Policy
 from ollama_cache_proxy.policy.messages import Fields, Request
+from ollama_cache_proxy.policy.odd_texts import OddTexts
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import Steps
 
 
 @record
@@ -104,17 +114,40 @@ def by_body(
 
     The request's `fields` tell how a multipart body is divided.
     """
-    odd: dict[int, tuple[str, bytes]] = {}
-    read: dict[str, Any] | Detail
-    if endpoint.multipart:
-        read = multipart.read(fields, body, endpoint.known)
-    elif endpoint.items:
+    found: tuple[dict[str, Any], OddTexts] | Detail
+    if endpoint.items:
         found = odd_texts.read(body, endpoint.known, endpoint.prompt)
-        read, odd = (found, {}) if isinstance(found, Detail) else found
     else:
-        read = document.read(body, endpoint.known)
-    if isinstance(read, Detail):
-        return Bypass(detail=read)
+        multi = endpoint.multipart
+        read = multipart.read(fields, body, endpoint.known) if multi else document.read(body, endpoint.known)
+        found = read if isinstance(read, Detail) else (read, {})
+    return _by_document(endpoint, body, found, policy=policy, streams=streams)
+
+
+def by_large_body(
+    endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool, reserve: Callable[[int], bool]
+) -> Steps[Classification]:
+    """Return likewise what a body of JSON is that is not read quickly (outline.py), in steps.
+
+    `reserve` is asked whether there is room for so many bytes of values.
+    """
+    found = yield from large_documents.read(body, endpoint.known, endpoint.prompt if endpoint.items else "", reserve)
+    yield
+    return _by_document(endpoint, body, found, policy=policy, streams=streams)
+
+
+def _by_document(
+    endpoint: Endpoint,
+    body: bytes,
+    found: tuple[dict[str, Any], OddTexts] | Detail,
+    *,
+    policy: Policy | None,
+    streams: bool,
+) -> Classification:
+    """Classify a request by what was read from its body."""
+    if isinstance(found, Detail):
+        return Bypass(detail=found)
+    read, odd = found
     model = read.get("model")
     if not isinstance(model, str) or not model:
         return Bypass(detail=Detail.NO_MODEL)
@@ -124,7 +157,7 @@ def by_body(
     if isinstance(items, Detail):
         return Bypass(detail=items, model=model)
     if items > 1 and "" in read[endpoint.prompt]:
-        odd |= {place: ("", b'""') for place, text in enumerate(read[endpoint.prompt]) if not text}
+        odd = odd | {place: ("", b'""') for place, text in enumerate(read[endpoint.prompt]) if not text}
     candidate = Candidate(
         endpoint=endpoint,
         model=model,
@@ -195,6 +228,8 @@ def _items(endpoint: Endpoint, body: dict[str, Any]) -> int | Detail:
         return 1
     if endpoint.kind is not Kind.EMBEDDING:
         return 1 if all(isinstance(item, dict) for item in prompt) else Detail.FIELD_TYPE
+    if len(prompt) > large_documents.MOST_TEXTS:
+        return Detail.SLOW_TO_READ
     return len(prompt) if all(type(item) is str for item in prompt) and any(prompt) else Detail.FIELD_TYPE
 
 
@@ -251,7 +286,16 @@ def changed_model(endpoint: Endpoint, body: bytes | None) -> str | None:
 
     None means that it cannot be read: then it may be any model.
     """
-    read = document.read(body or b"", endpoint.known)
+    return _changed(endpoint, document.read(body or b"", endpoint.known))
+
+
+def model_changed_by_large(endpoint: Endpoint, body: bytes) -> Steps[str | None]:
+    """Return likewise what a body is about that is not read quickly (outline.py), in steps."""
+    found = yield from large_documents.read(body, endpoint.known, "", lambda _: True)
+    return _changed(endpoint, found if isinstance(found, Detail) else found[0])
+
+
+def _changed(endpoint: Endpoint, read: dict[str, Any] | Detail) -> str | None:
     if isinstance(read, Detail):
         return None
     name = next((value for field in endpoint.changes if (value := read.get(field))), None)

@@ -42,21 +42,26 @@ def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return Detail.NOT_JSON
+    structure = STRING.sub(b'"', body) if b"-0" in body and _MINUS_ZERO.search(body) is not None else b""
+    return judged(document, known, _texts_in(body), structure)
+
+
+def judged(document: Any, known: frozenset[str], strings: int, structure: bytes) -> dict[str, Any] | Detail:
+    """Return what orjson has read, or why Ollama might read another object.
+
+    `strings` is how many strings the text spells out, `structure` what stands outside of them: it may be empty where
+    that has no -0.
+    """
     if not isinstance(document, dict):
         return Detail.NOT_AN_OBJECT
-    if b"-0" in body and _has_minus_zero(body):
+    if b"-0" in structure and _MINUS_ZERO.search(structure) is not None:
         return Detail.NUMBER
     texts = _survey(document)
     if isinstance(texts, Detail):
         return texts
-    if texts != _texts_in(body):
+    if texts != strings:
         return Detail.DUPLICATE_NAME
     return Detail.AMBIGUOUS_NAME if _ambiguous(document, known) else document
-
-
-def _has_minus_zero(body: bytes) -> bool:
-    """Return whether valid JSON has the integer -0, outside of its strings."""
-    return _MINUS_ZERO.search(body) is not None and _MINUS_ZERO.search(STRING.sub(b'""', body)) is not None
 
 
 def _survey(document: dict[str, Any]) -> int | Detail:

@@ -52,7 +52,22 @@ def read(body: bytes, known: frozenset[str], prompt: str) -> tuple[dict[str, Any
     if len(places) != len(raw) or not all(isinstance(here[place], str) for place in places):
         return Detail.NOT_JSON
     read[prompt] = here
-    return read, {place: (_MARK + text.decode("latin-1"), text) for place, text in zip(places, raw, strict=True)}
+    return read, {place: named(text) for place, text in zip(places, raw, strict=True)}
+
+
+def mended(text: bytes) -> str | None:
+    """Return one ill-formed text, a JSON string, with U+FFFD for what is ill-formed; None where it is no text."""
+    mended = _mended(text, _ONE)
+    try:
+        read = None if mended is None else orjson.loads(mended)
+    except orjson.JSONDecodeError:
+        return None
+    return read if isinstance(read, str) else None
+
+
+def named(text: bytes) -> tuple[str, bytes]:
+    """Return an ill-formed text as a text that tells it from others, and as it was written."""
+    return _MARK + text.decode("latin-1"), text
 
 
 _MARK: Final = "\ud800"

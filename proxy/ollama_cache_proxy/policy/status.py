@@ -55,6 +55,10 @@ class Detail(StrEnum):
     TOO_LARGE = "request-too-large", "the body is over `max_request_bytes`"
     BUFFERS_FULL = "buffers-full", "the request or its response would take what is in memory over `max_buffered_bytes`"
     # bypass: by what its body is
+    SLOW_TO_READ = (
+        "slow-to-read",
+        "reading it would hold up others: very many values or names, over 16,384 texts, or one text of megabytes",
+    )
     NOT_JSON = "not-json", "the body is not JSON that every parser reads alike"
     MULTIPART = "multipart", "a part of the body is unknown, twice or encoded, or not every parser reads it alike"
     NOT_AN_OBJECT = "not-an-object", "the body is JSON, but not an object"

@@ -1,0 +1,195 @@
+"""No request holds the event loop, whatever is in it: row 42. CPU time is measured, so that other work does not show."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.e2e.faults.conftest import Measured
+from tests.support.processes import Command
+from tests.support.rawhttp import RawAnswer, RawConnection, ask
+from tests.support.turns import TurnLog, serve_measured
+from tests.support.upstream import Conversation, byte_upstream, whole
+
+MIB = 1 << 20
+EMBED, GENERATE, CHAT = "/api/embed", "/api/generate", "/api/chat"
+OPERATIONS = ("chat", "v1_chat", "v1_responses", "v1_messages", "v1_transcriptions")
+
+
+def written(path: str, **members: Any) -> bytes:
+    model = "all-minilm" if path in (EMBED, "/v1/embeddings") else "tiny"
+    body = {"model": model, "stream": False, **members} if path in (GENERATE, CHAT) else {"model": model, **members}
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def beside(member: bytes) -> bytes:
+    """Return a list with a member that Ollama does not know."""
+    return b'{"model":"all-minilm","input":["x"],"more":%b}' % member
+
+
+def prose(size: int, alphabet: str = "abcdefghijklmnopqrstuvwxyz") -> str:
+    source = Random(size)
+    words = ["".join(source.choices(alphabet, k=source.randint(2, 9))) for _ in range(2000)]
+    parts = [word + source.choice((" ", " ", " ", ", ", ": ", "\n", ' "')) for word in source.choices(words, k=4000)]
+    text = "".join(parts)
+    return (text * (size // len(text) + 1))[:size]
+
+
+def texts(count: int, size: int) -> list[str]:
+    text = prose(2 * size)
+    return [f"{number} {text[number % size :][:size]}" for number in range(count)]
+
+
+def upload(size: int) -> bytes:
+    sound = Random(1).randbytes(size)
+    return (
+        b'--of-a-form\r\nContent-Disposition: form-data; name="model"\r\n\r\ntiny\r\n'
+        b'--of-a-form\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        + sound
+        + b"\r\n--of-a-form--\r\n"
+    )
+
+
+def schema(depth: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {"type": "string", "description": "one, of: [these]"}
+    for _ in range(depth):
+        inner = {"type": "object", "properties": {"a": inner, "b": {"type": "string"}}, "required": ["a"]}
+    return inner
+
+
+TOOLS = [{"type": "function", "function": {"name": f"f{n}", "parameters": schema(12)}} for n in range(200)]
+
+REQUESTS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "numbers": (EMBED, lambda: beside(b"[" + b"123," * 1_700_000 + b"1]")),
+    "fractions": (EMBED, lambda: beside(b"[" + b"0.123456789," * 690_000 + b"1]")),
+    "numbers for texts": (EMBED, lambda: b'{"model":"all-minilm","input":[' + b"1," * 4_000_000 + b"1]}"),
+    "empty objects": (EMBED, lambda: beside(b"[" + b"{}," * 480_000 + b"{}]")),
+    "more empty objects": (EMBED, lambda: beside(b"[" + b"{}," * 2_700_000 + b"{}]")),
+    "depth": (EMBED, lambda: beside(b"[" + (b"[" * 50 + b"]" * 50 + b",") * 30_000 + b"1]")),
+    "names": (EMBED, lambda: beside(b"{" + b",".join(b'"k%d":1' % n for n in range(500_000)) + b"}")),
+    "names of options": (
+        EMBED,
+        lambda: b'{"model":"all-minilm","input":["x"],"options":{%b}}' % b",".join(b'"k%d":1' % n for n in range(9000)),
+    ),
+    "100,000 texts": (EMBED, lambda: written(EMBED, input=[f"text {n}" for n in range(100_000)])),
+    "one text very often": (EMBED, lambda: b'{"model":"all-minilm","input":[' + b'"t",' * 1_600_000 + b'"t"]}'),
+    "small names that stay quick": (GENERATE, lambda: b'{"model":"tiny","stream":false,"prompt":"x","options":{%b}}'
+        % b",".join(b'"%x":1' % n for n in range(3000))),
+    "backslashes": (EMBED, lambda: b'{"model":"all-minilm","input":["' + b"\\\\" * 4_000_000 + b'"]}'),
+    "line ends": (EMBED, lambda: b'{"model":"all-minilm","input":["' + b"\\n" * 4_000_000 + b'"]}'),
+    "quotes": (EMBED, lambda: b'{"model":"all-minilm","input":["' + b'\\"' * 4_000_000 + b'"]}'),
+    "minus zeros": (EMBED, lambda: b'{"model":"all-minilm","input":["' + b" -0," * 2_000_000 + b'"]}'),
+    "blanks": (EMBED, lambda: b'{"model":"all-minilm",' + b" " * 8_000_000 + b'"input":["x"]}'),
+    "a quote that is never closed": (EMBED, lambda: b'{"model":"all-minilm","input":["' + b"a" * 8_000_000),
+    "quotes alone": (EMBED, lambda: b'{"model":"all-minilm","input":[' + b'"' * 8_000_000),
+    "backslashes alone": (EMBED, lambda: b'{"model":"all-minilm","input":["' + b"\\" * 8_000_000),
+    "an ill-formed list": (
+        EMBED,
+        lambda: b'{"model":"all-minilm","input":[%b]}' % b",".join([b'"%b"' % (b"ab, c \xff " * 200)] * 4000),
+    ),
+    "a list with an ill-formed end": (
+        EMBED,
+        lambda: b'{"model":"all-minilm","input":[%b,"\\ud800"]}' % b",".join(b'"text %d"' % n for n in range(16_000)),
+    ),
+    "a long ill-formed text": (
+        EMBED,
+        lambda: b'{"model":"all-minilm","input":["x","%b"]}' % (b"\xff" * 9_000 + b"a" * 7_000_000),
+    ),
+    "a prompt of 8 MB": (GENERATE, lambda: written(GENERATE, prompt=prose(8_000_000))),
+    "a prompt of 8 MB, not ASCII": (GENERATE, lambda: written(GENERATE, prompt=prose(4_000_000, "абвгдежзиклмн"))),
+    "images": (
+        GENERATE,
+        lambda: written(GENERATE, prompt="x", images=[base64.b64encode(Random(n).randbytes(1_900_000)).decode() for n in range(3)]),
+    ),
+    "a long chat": (CHAT, lambda: written(CHAT, messages=[{"role": "user", "content": text} for text in texts(2500, 2000)])),
+    "a chat of small messages": (CHAT, lambda: written(CHAT, messages=[{"role": "user", "content": "x"}] * 200_000)),
+    "an agent's tools": (
+        "/v1/chat/completions",
+        lambda: written("/v1/chat/completions", messages=[{"role": "user", "content": "x"}], tools=TOOLS),
+    ),
+    "an agent's many tools": (
+        "/v1/chat/completions",
+        lambda: written("/v1/chat/completions", messages=[{"role": "user", "content": "x"}], tools=TOOLS * 10),
+    ),
+    "a copy with empty objects": (
+        "/api/copy",
+        lambda: b'{"source":"x","destination":"tiny","more":[' + b"{}," * 2_700_000 + b"{}]}",
+    ),
+    "an upload": ("/v1/audio/transcriptions", lambda: upload(7 * MIB)),
+}  # fmt: skip
+"""Each is asked twice: the second time it may be a hit."""
+
+DETAILS = {
+    "numbers": "slow-to-read",
+    "empty objects": "slow-to-read",
+    "depth": "slow-to-read",
+    "100,000 texts": "slow-to-read",
+    "an ill-formed list": "not-json",
+}
+HITS = ("a prompt of 8 MB", "images", "a long chat", "an agent's tools", "an upload", "small names that stay quick")
+
+
+async def answered(talk: Conversation) -> None:
+    """Answer as Ollama does, with few numbers."""
+    await talk.read_body()
+    path = talk.request_line.split()[1].decode()
+    if path == EMBED:
+        body = b'{"model":"all-minilm","embeddings":[[0.5,0.25]],"total_duration":5,"load_duration":1,"prompt_eval_count":3}'
+    elif path == "/v1/audio/transcriptions":
+        body = b'{"text":"ok"}'
+    elif path.startswith("/v1/"):
+        choice = b'{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}'
+        body = b'{"object":"chat.completion","choices":[%b],"usage":{"prompt_tokens":1,"completion_tokens":1}}' % choice
+    else:
+        body = b'{"response":"ok","message":{"role":"assistant","content":"ok"},"done":true,"done_reason":"stop"}'
+    await talk.write(whole(body))
+
+
+class Measuring:
+    """A measured proxy, and whoever asks it."""
+
+    def __init__(self, url: str, log: TurnLog, measured: Measured) -> None:
+        self.url, self.log, self.measured = url, log, measured
+
+    async def ask(self, path: str, body: bytes, name: str) -> RawAnswer:
+        """Ask, and measure the longest turn until some moments after the response."""
+        kind = {"Content-Type": "multipart/form-data; boundary=of-a-form"} if body.startswith(b"--of") else {}
+        async with await RawConnection.open(self.url) as connection, asyncio.timeout(60):
+            connection.send("POST", path, body=body, fields=kind)
+            answer = await connection.answer()
+        assert (await ask(self.url, "GET", "/healthz")).status == 200
+        turn = self.log.longest()
+        said = answer.field("Cache-Status")
+        sys.stdout.write(f"{name}: {turn.ms:.1f} ms, {turn.longest_ms:.1f} ms of them {turn.ran}; {said}\n")
+        self.measured(42, "turn", turn.ms)
+        return answer
+
+
+@pytest.fixture
+async def upstream_url() -> AsyncIterator[str]:
+    async with byte_upstream(answered) as upstream:
+        yield upstream.url
+
+
+@pytest.mark.row(42)
+async def test_no_request_holds_the_loop(upstream_url: str, tmp_path: Path, measured: Measured) -> None:
+    settings = {"store": "memory"} | {f"cache_{operation}": "always" for operation in OPERATIONS}
+    arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream_url)
+    command: Command
+    async with serve_measured(tmp_path / "turns", *arguments, **settings) as (command, log):
+        measuring = Measuring(await command.url(), log, measured)
+        for name, (path, make) in REQUESTS.items():
+            body = make()
+            first, second = [await measuring.ask(path, body, name) for _ in range(2)]
+            status = str(second.field("Cache-Status"))
+            assert first.status == second.status == 200, name
+            assert f"detail={DETAILS.get(name, '')}" in status or name not in DETAILS, (name, status)
+            assert "; hit" in status or name not in HITS, (name, status)

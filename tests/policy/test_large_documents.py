@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import random
+from itertools import islice
+
+import pytest
+
+from ollama_cache_proxy.policy import large_documents, odd_texts, outline
+from ollama_cache_proxy.policy.large_documents import MOST_MEMBERS, MOST_TEXTS, Read
+from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
+from tests.support import hostile
+
+KNOWN = frozenset({"model", "input", "options", "truncate"})
+
+
+def read(body: bytes, *, prompt: str = "input", room: bool = True) -> Read:
+    return finish(large_documents.read(body, KNOWN, prompt, lambda _: room))
+
+
+@pytest.fixture(params=["whole", "in parts"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Read a body at once, or as if that took too long, in slices of a few bytes."""
+    monkeypatch.setattr(outline, "SLICE", 16)
+    if request.param == "in parts":
+        monkeypatch.setattr(large_documents, "MOST", -1.0)
+        monkeypatch.setattr(outline.Outline, "of_bytes", lambda *_: -2.0)
+    return str(request.param)
+
+
+PIECES = [
+    *(b'"a"', b'""', rb'"\""', rb'"\\"', rb'"\\\""', '"ä😀"'.encode(), rb'"\ud83d\ude00"', b'"[,]{:}"', b'" -0,"'),
+    *(rb'"\ud800"', rb'"\\\ude00x"', b'"\xff"', b'"a\xe2\x82"'),
+]
+AROUND = [
+    b'{"model":"m","input":[%b]}',
+    b' { "input" : [ %b ] , "model" : "m" , "options" : { "stop" : [ "x" , "y" ] } } ',
+    b'{"model":"m","options":{"stop":["x"]},"input":[%b],"truncate":true}',
+]
+
+
+def test_lists_are_read_as_small_ones_are(way: str) -> None:
+    source = random.Random(1)
+    for number in range(600):
+        texts = source.choices(PIECES if number % 2 else PIECES[:9], k=source.randrange(0, 12))
+        texts.insert(source.randint(0, len(texts)), b'"longer than any other list"')
+        comma = source.choice([b",", b" , ", b",\n"])
+        body = source.choice(AROUND) % comma.join(texts)
+        assert read(body) == odd_texts.read(body, KNOWN, "input"), (way, body)
+
+
+WRONG = [
+    *(b"", b"[]", b'"x"', b"{", b'{"input":["a","b"]', b'{"input":["a","b"}', b'{"input":["a","b",]}'),
+    *(b'{"input":["a""b"]}', b'{"input":["a" "b"]}', b'{"input":["a","\n"]}', b'{"input":["a",\'b\']}'),
+    *(b'\xef\xbb\xbf{"input":["a"]}', b'{"input":["a"]} x', b'{"input":["a"],"\xff":1}', b'{"in\\put":["a"]}'),
+    *(b'{"input":["\\x","a"]}', b'{"input":["a"],"model":"\\ud800"}'),
+]
+
+
+@pytest.mark.parametrize("body", WRONG)
+def test_what_is_no_json_is_not_read(body: bytes, way: str) -> None:
+    expected = odd_texts.read(body, KNOWN, "input")
+    found = read(body)
+    assert isinstance(found, Detail), (way, found)
+    assert found is expected or way == "in parts"
+
+
+OTHERWISE = {
+    b'{"input":["a","b"],"input":"c"}': Detail.DUPLICATE_NAME,
+    b'{"input":"c","input":["a","b"]}': Detail.DUPLICATE_NAME,
+    b'{"input":["a","b"],"INPUT":["c"]}': Detail.AMBIGUOUS_NAME,
+    b'{"input":["a","b"],"x":-0}': Detail.NUMBER,
+    b'{"input":["a","b"],"x":1e400}': Detail.NOT_JSON,
+    b'{"input":["a","b"],"x":18446744073709551616}': Detail.NUMBER,
+    b'{"input":["a","b"],"x":' + b"[" * 64 + b"]" * 64 + b"}": Detail.DEPTH,
+}
+
+
+@pytest.mark.parametrize("body", OTHERWISE)
+def test_what_go_may_read_otherwise_is_a_bypass(body: bytes, way: str) -> None:
+    assert odd_texts.read(body, KNOWN, "input") == OTHERWISE[body]
+    assert read(body) == OTHERWISE[body], way
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"input":["a","b"],"options":{"stop":["x","y","z"]}}',  # the longest list is another one
+        b'{"input":["a",1]}',
+        b'{"input":"a"}',
+        b'{"input":[]}',
+        b'{"input":[["a","b"]]}',
+        b'{"x":{"input":["a","b"]}}',
+    ],
+)
+def test_a_list_that_is_not_that_of_the_prompt_is_not_taken_for_it(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read(body) == odd_texts.read(body, KNOWN, "input")
+    monkeypatch.setattr(large_documents, "MOST", -1.0)
+    monkeypatch.setattr(outline.Outline, "of_bytes", lambda *_: -2.0)
+    assert read(body) is Detail.SLOW_TO_READ
+
+
+def test_hostile_bodies_are_read_as_small_ones_are(way: str) -> None:
+    for index in range(1500):
+        body = hostile.request(7, index).body
+        expected, found = odd_texts.read(body, KNOWN, "input"), read(body)
+        if found is Detail.NOT_JSON and not _is_utf_8(body):
+            continue  # only ill-formed texts of a list of nothing but texts are read: all others are a bypass
+        if found is Detail.SLOW_TO_READ and way == "in parts":
+            continue
+        assert found == expected, (way, body)
+
+
+def _is_utf_8(body: bytes) -> bool:
+    try:
+        json.dumps(json.loads(body.decode()), ensure_ascii=False).encode()
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_body_without_room_is_a_bypass() -> None:
+    assert read(b'{"input":["a"]}', room=False) is Detail.BUFFERS_FULL
+
+
+def listed(count: int) -> bytes:
+    return json.dumps({"model": "m", "input": ["a"] * count}).encode()
+
+
+def test_a_list_of_more_texts_than_a_response_can_hold_is_slow_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_documents, "MOST", 1000.0)
+    assert not isinstance(read(listed(MOST_TEXTS)), Detail)
+    assert read(listed(MOST_TEXTS + 1)) is Detail.SLOW_TO_READ
+
+
+@pytest.mark.parametrize("where", ["top", "options"])
+def test_very_many_names_are_slow_to_read(where: str) -> None:
+    many = {f"k{number}": 1 for number in range(MOST_MEMBERS + 1)}
+    body = {"model": "m", "input": ["a"], **(many if where == "top" else {"options": many})}
+    assert read(json.dumps(body).encode()) is Detail.SLOW_TO_READ
+    few = dict(islice(many.items(), MOST_MEMBERS - 3))
+    body = {"model": "m", "input": ["a"], **(few if where == "top" else {"options": few})}
+    assert not isinstance(read(json.dumps(body).encode()), Detail)
+
+
+def test_long_ill_formed_texts_are_not_looked_at() -> None:
+    long = b'"' + b"a" * 70_000 + b'\xff"'
+    assert read(b'{"input":["a",%b]}' % long) is Detail.NOT_JSON
+    short = b'"' + b"a" * 60_000 + b'\xff"'
+    assert not isinstance(read(b'{"input":["a",%b]}' % short), Detail)
+    assert read(b'{"input":["a",%b]}' % b",".join([short] * 20)) is Detail.NOT_JSON
+
+
+def test_a_large_body_gives_what_a_small_way_gives() -> None:
+    """Several slices, escapes across their borders, an ill-formed text in the middle."""
+    source = random.Random(3)
+    texts = [json.dumps("".join(source.choices('ab "\\\n,ä😀', k=5000))).encode() for _ in range(300)]
+    texts[150] = b'"a\xff"'
+    body = b'{"model":"m","input":[' + b",".join(texts) + b"]}"
+    assert len(body) > 4 * outline.SLICE
+    assert read(body) == odd_texts.read(body, KNOWN, "input")
