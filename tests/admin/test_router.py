@@ -180,6 +180,7 @@ def streaming(closed: list[str], *, write_timeout: float = 60) -> Admin:
         events=unasked,
         serving=unasked,
         access=Access(loopback=True, token=""),
+        guard=unasked,
         clock=SystemClock(),
     )
 

@@ -7,7 +7,6 @@ Origin that is absent or our own and, on a listener that others can reach, the a
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
@@ -15,6 +14,7 @@ from typing import Final, TypeAlias, assert_never
 from urllib.parse import parse_qs
 
 from ollama_cache_proxy.admin.own_route import Route, Stream
+from ollama_cache_proxy.admin.token_guard import TokenGuard
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.ports import Client, Clock, Upstream
 from ollama_cache_proxy.policy.fields import is_own_origin
@@ -66,6 +66,7 @@ class Admin:
         events: OpenEvents,
         serving: Callable[[], bool],
         access: Access,
+        guard: TokenGuard,
         clock: Clock,
     ) -> None:
         self._store_well = store_well
@@ -75,13 +76,14 @@ class Admin:
         self._open_events = events
         self._serving = serving
         self._access = access
+        self._guard = guard
         self._clock = clock
         self._routes: Routes = {
             **routes,
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
-            "/api/cache/events": {"GET": self._events},
+            "/api/cache/events": {"GET": self._figures},
         }
 
     def owns(self, request: Request) -> bool:
@@ -124,9 +126,9 @@ class Admin:
             allow = ", ".join("GET, HEAD" if name == "GET" else name for name in methods)
             return error(405, "method not allowed", ((b"Allow", allow.encode()),))
         guarded = method not in _READING or request.target.startswith(_GUARDED)
-        denied = self._denial(request) if guarded else None
-        if denied is not None:
-            return denied
+        answered = await self._answered_here(request, client, route, guarded=guarded)
+        if answered is not None:
+            return answered
         if not guarded:  # bodies of unguarded requests are not read into memory
             return await route(request, b"")
         try:
@@ -135,26 +137,31 @@ class Admin:
             return error(late.status, late.message)
         return await route(request, body) if body is not None else error(413, "the body is too large")
 
-    def _denial(self, request: Request) -> Reply | None:
-        """Return the error for a request that may neither change nor list the cache; None if it may."""
+    async def _answered_here(
+        self, request: Request, client: Client, route: Route, *, guarded: bool
+    ) -> Reply | Stream | None:
+        """Return the response to a client that may not have what it wants, or may see more than others; else None."""
+        more = route == self._figures
+        if not (guarded or more):
+            return None
         if not is_own_origin(request.fields):
             return error(403, "a page of another origin may not change or list the cache")
+        denied = await self._denial(request, client)
+        if denied is None:
+            return self._open_events(True) if more else None  # noqa: FBT003 - OpenEvents says what it means
+        return denied if guarded or denied.status == HTTPStatus.TOO_MANY_REQUESTS else None
+
+    async def _denial(self, request: Request, client: Client) -> Reply | None:
+        """Return the error for a request that may neither change nor list the cache; None if it may."""
         if self._access.loopback:
             return None
         if not self._access.token:
             return error(403, "set OCP_ADMIN_TOKEN to allow changes on a listener that is not on loopback")
-        scheme, _, given = (first(request.fields, b"authorization") or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(given, self._access.token.encode()):
-            challenge = ((b"WWW-Authenticate", b'Bearer realm="ollama-cache-proxy"'),)
-            return error(401, "the admin token is missing or wrong", challenge)
-        return None
+        return await self._guard.denial(request, client, self._access.token)
 
-    async def _events(self, request: Request, _body: bytes) -> Reply | Stream:
-        """Stream figures to every client, and single requests to those that may list entries."""
-        denied = self._denial(request)
-        if denied is not None and not is_own_origin(request.fields):
-            return denied
-        return self._open_events(denied is None)
+    async def _figures(self, _request: Request, _body: bytes) -> Reply | Stream:
+        """Stream figures to every client; who may list entries is shown single requests too."""
+        return self._open_events(False)  # noqa: FBT003 - as above
 
     async def _healthz(self, _request: Request, _body: bytes) -> Reply:
         return json({"status": "ok"})

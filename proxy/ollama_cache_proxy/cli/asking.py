@@ -29,6 +29,7 @@ _MAX_BYTES: Final = 64 * 1024 * 1024
 
 _FIXES: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "set OCP_ADMIN_TOKEN to the proxy's token",
+    HTTPStatus.TOO_MANY_REQUESTS: "set OCP_ADMIN_TOKEN to the proxy's token",
     HTTPStatus.SERVICE_UNAVAILABLE: "run `ollama-cache-proxy doctor`",
 }
 

@@ -91,6 +91,11 @@ REASONS: Final = {
         fix="use localhost or an IP address for the proxy, or allow the name (allowed_hosts)",
     ),
     "client-left": Reason(text="the client closed the connection before it was answered"),
+    "wrong-token": Reason(text="the admin token was wrong", fix="set OCP_ADMIN_TOKEN to the proxy's token"),
+    "token-guesses": Reason(
+        text="the admin token was wrong too often",
+        fix="set OCP_ADMIN_TOKEN to the proxy's token, which is heard at once",
+    ),
     "loop": Reason(
         text="the request had been through this proxy before", fix="set upstream to Ollama, not to the proxy"
     ),

@@ -221,8 +221,25 @@ class Health:
     """Whether it answers, but refuses the proxy's own requests."""
 
 
+@record
+class OwnRefusal:
+    """A request for one of the proxy's own routes was refused; nothing of it is told."""
+
+    detail: Detail
+
+
 Event: TypeAlias = (
-    Exchange | Repeated | Worked | Stored | NotStored | Audited | StoreFault | StoreCall | CommandRefused | Health
+    Exchange
+    | Repeated
+    | Worked
+    | Stored
+    | NotStored
+    | Audited
+    | StoreFault
+    | StoreCall
+    | CommandRefused
+    | Health
+    | OwnRefusal
 )
 
 

@@ -47,6 +47,10 @@ class Client(Protocol):
         """Monotonic time of the first byte of the response, in seconds; None before."""
 
     @property
+    def address(self) -> str:
+        """The IP address from which the client has connected; empty where it is not known."""
+
+    @property
     def sent(self) -> int:
         """Bytes of the response's body sent so far."""
 
@@ -74,6 +78,9 @@ class Client(Protocol):
 
     async def send(self, head: ResponseHead, body: bytes) -> None:
         """Send a whole response in one write; `head` has its Content-Length already."""
+
+    def close_after_response(self) -> None:
+        """Close the connection after the response, which says so; to be called before it begins."""
 
     def abort(self) -> None:
         """Reset the connection, so that nobody takes what was sent for a whole response."""

@@ -56,6 +56,12 @@ class HttpClient:
         plain = self.keep_alive and not self._http10 and "Expect" not in self._request.headers
         return self._connection.gate.raw(self._number) if plain else None
 
+    @property
+    def address(self) -> str:
+        """See ports.Client."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
     def drop_raw(self) -> None:
         """Drop the bytes of the request."""
         self._connection.gate.drop_raw(self._number)
@@ -181,6 +187,9 @@ class HttpClient:
         """Close the connection if the client stalled in the middle of its request body."""
         if self._stalled and self._transport is not None:
             self._transport.close()
+
+    def close_after_response(self) -> None:
+        self.keep_alive = False
 
     def abort(self) -> None:
         self.keep_alive = False

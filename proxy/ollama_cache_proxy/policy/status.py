@@ -121,6 +121,8 @@ class Detail(StrEnum):
     ONLY_IF_CACHED = "only-if-cached", "nothing fresh is stored, and the request says `only-if-cached`: 504"
     HOST = "host", "the Host is not allowed on a loopback listener: 403"
     CLIENT_LEFT = "client-left", "the client closed before it got a response"
+    WRONG_TOKEN = "wrong-token", "one of the proxy's own routes was asked for with a wrong admin token: 401"
+    TOKEN_GUESSES = "token-guesses", "the same, after so many wrong ones that no more wait for their 401: 429"
     LOOP = "loop", "the request has been through this proxy before: 508"
     BUSY = "busy", "`max_misses` requests for the model are in flight: 503, to be asked again after a second"
     BODY_TIMEOUT = "body-timeout", "no more of the request's body came within `body_timeout`: 408"

@@ -18,10 +18,12 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TextIO
 
 from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.router import Access, Admin
+from ollama_cache_proxy.admin.token_guard import TokenGuard
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.ports import Client
@@ -88,7 +90,9 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
         stack.callback(lag.close)
         lag.start()
         own = own_routes(context, opened, exchanges, nvml)
-        admin = _admin(context, opened, own, scrape, serving=lambda: not listener.draining)
+        guard = TokenGuard(clock=context.clock, observe=context.observer(), say=partial(context.log.say, warning=True))
+        stack.callback(guard.close)
+        admin = _admin(context, opened, own, scrape, guard, serving=lambda: not listener.draining)
         listener = _listener(context, exchanges, admin)
         await _accept(context, listener, sock)
         stack.push_async_callback(listener.drain, settings.drain_timeout)
@@ -108,7 +112,9 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
         )
 
 
-def _admin(context: Context, opened: Opened, own: OwnRoutes, scrape: Scrape, *, serving: Callable[[], bool]) -> Admin:
+def _admin(  # noqa: PLR0913 - what the routes show
+    context: Context, opened: Opened, own: OwnRoutes, scrape: Scrape, guard: TokenGuard, *, serving: Callable[[], bool]
+) -> Admin:
     return Admin(
         routes=own.routes,
         events=own.events.listen,
@@ -118,6 +124,7 @@ def _admin(context: Context, opened: Opened, own: OwnRoutes, scrape: Scrape, *, 
         render=scrape.render,
         serving=serving,
         access=Access(loopback=context.address.loopback, token=secret(context.settings.admin_token)),
+        guard=guard,
         clock=context.clock,
     )
 

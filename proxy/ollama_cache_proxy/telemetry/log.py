@@ -18,6 +18,7 @@ from ollama_cache_proxy.core.facts import (
     Exchange,
     Health,
     NotStored,
+    OwnRefusal,
     Part,
     Repeated,
     StoreCall,
@@ -180,7 +181,7 @@ class Log:
 
 def _is_untold(event: Event) -> bool:
     """Return whether a fact has no line: metrics tell it, or nothing was wrong."""
-    return isinstance(event, Worked | StoreCall) or (isinstance(event, Audited) and not event.wrong)
+    return isinstance(event, Worked | StoreCall | OwnRefusal) or (isinstance(event, Audited) and not event.wrong)
 
 
 def _is_usual(event: Event) -> bool:

@@ -82,6 +82,10 @@ class Families:
     unkept: Annotated[Counter, Row("Misses whose response was not stored, by reason.", ("endpoint", "detail"))]
     items: Annotated[Counter, Row("Texts in lists to embed, by whether their vectors were in the store.", _HOW)]
     errors: Annotated[Counter, Row("Exchanges that failed, by the side that failed.", ("source",))]
+    own_refusals: Annotated[
+        Counter,
+        Row("Requests for the proxy's own routes with a wrong admin token, by how they were refused.", ("detail",)),
+    ]
     saved_seconds: Annotated[Counter, Row("Seconds of work that the cache saved Ollama.", ("endpoint",))]
     saved_prompt_tokens: Annotated[Counter, Row("Prompt tokens that Ollama did not have to read again.", ("endpoint",))]
     saved_output_tokens: Annotated[

@@ -18,6 +18,7 @@ from ollama_cache_proxy.core.facts import (
     Health,
     Levels,
     NotStored,
+    OwnRefusal,
     Part,
     Repeated,
     StoreCall,
@@ -79,6 +80,8 @@ class Metrics:
                 self._store(event)
             case Health():
                 self._parts[event.part].set(event.well)
+            case OwnRefusal():
+                self._families.own_refusals.inc(event.detail.value)
 
     def _store(self, event: Stored | NotStored | StoreFault | StoreCall) -> None:
         families = self._families

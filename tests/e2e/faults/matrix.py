@@ -87,6 +87,14 @@ MATRIX: dict[int, Row] = {
     ),
     45: Row("a change of a model in another form of target", {"stale": Figure(0, "", "stale answers")}),
     42: Row("one request of 8 MiB, or a response of 64 MiB", {"turn": Figure(20, "ms", "CPU time of a turn")}),
+    48: Row(
+        "wrong admin tokens",
+        {
+            "at once": Figure(5, "", "answered at once"),
+            "lines": Figure(1, "", "log lines a minute"),
+            "right": Figure(50, "ms", "the right one, median"),
+        },
+    ),
 }
 
 
