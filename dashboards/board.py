@@ -424,15 +424,16 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 title="In flight",
                 text="Requests of clients in progress, requests at Ollama (the proxy's own included), and open"
-                " connections of clients (right axis).",
+                " connections of clients, also those of them that are idle (right axis).",
                 unit="short",
                 queries=(
                     Query(_gauge("requests_in_flight"), "requests"),
                     Query(_gauge("upstream_requests_in_flight"), "at Ollama"),
                     Query(_gauge("connections"), "connections"),
+                    Query(_gauge("idle_connections"), "idle connections"),
                 ),
                 width=6,
-                overrides=(_right("connections", "short"),),
+                overrides=(_right("connections", "short"), _right("idle connections", "short")),
             ),
             Panel(
                 title="Requests by result",

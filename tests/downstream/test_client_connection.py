@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -60,6 +62,8 @@ class Owner:
         self.clock: Any = self
         self.now = 1000.0
         self.head_timeout, self.body_timeout = 60.0, 60.0
+        self.keep_alive: float | None = None
+        self.idle_ends = 0
         self.draining = False
         self.room = True
         self.count = 0
@@ -83,12 +87,15 @@ class Owner:
     def untrack(self, work: object) -> None:
         self.working.discard(work)
 
-    def opened(self) -> bool:
+    def opened(self, _: object) -> bool:
         self.count += self.room
         return self.room
 
-    def closed(self) -> None:
+    def closed(self, _: object) -> None:
         self.count -= 1
+
+    def timed_out(self) -> None:
+        self.idle_ends += 1
 
     def failed(self, error: str, /) -> None:
         self.failures.append(error)
@@ -134,7 +141,7 @@ async def test_a_known_request_is_answered_before_the_parser_and_counts_as_use(o
     connection, wire = connect()
     for owner.now in (2000.0, 3000.0):
         connection.data_received(KNOWN)
-        assert connection._next_keepalive_close_time == owner.now + 3630
+        assert connection._next_keepalive_close_time == owner.now + client_connection._NEVER
     assert wire.sent == [RESPONSE, RESPONSE]
     assert owner.served == []
 
@@ -265,6 +272,133 @@ async def test_a_head_that_begins_on_a_connection_that_was_used_has_a_deadline_a
     connection.data_received(b"G")
     await until(lambda: wire.closed)
     assert wire.sent == [SERVED, TIMEOUT]
+
+
+# Idleness.
+
+
+async def settled(connection: ClientConnection) -> None:
+    """Wait until its loop waits for a request."""
+    await until(lambda: connection._waiter is not None and not connection._waiter.done())
+
+
+async def test_a_new_connection_is_not_idle_before_its_client_has_had_time_to_ask(
+    owner: Owner, connect: Connect
+) -> None:
+    connection, _ = connect()
+    await settled(connection)
+    opened = asyncio.get_running_loop().time()
+    since = connection.idle_since()
+    assert since is not None
+    assert opened < since < opened + 2.1
+
+
+@pytest.mark.parametrize("request_bytes", [KNOWN, NEW], ids=["before the parser", "parsed"])
+async def test_a_connection_is_idle_since_its_last_request(
+    request_bytes: bytes, owner: Owner, connect: Connect
+) -> None:
+    connection, wire = connect()
+    await settled(connection)
+    owner.now = asyncio.get_running_loop().time()
+    connection.data_received(request_bytes)
+    await until(lambda: bool(wire.sent))
+    await settled(connection)
+    since = connection.idle_since()
+    assert since is not None
+    assert abs(since - owner.now) < 1.9, "and not two seconds later, as for a new one"
+
+
+@pytest.mark.parametrize(
+    "came",
+    [HEAD, HEAD[:-1], NEW[:-1], STORED, b"\r\n"],
+    ids=["held head", "part of a head", "part of a body", "lookup", "empty line"],
+)
+async def test_a_connection_with_a_request_under_way_is_not_idle(came: bytes, owner: Owner, connect: Connect) -> None:
+    connection, _ = connect()
+    await settled(connection)
+    connection.data_received(came)
+    assert connection.idle_since() is None
+    assert owner.count == 1
+
+
+async def test_a_connection_is_not_idle_while_its_response_is_still_to_be_read(connect: Connect) -> None:
+    connection, wire = connect()
+    connection.data_received(NEW)
+    await until(lambda: bool(wire.sent))
+    await settled(connection)
+    connection.pause_writing()
+    assert connection.idle_since() is None
+    connection.resume_writing()
+    assert connection.idle_since() is not None
+
+
+async def test_where_a_part_of_a_head_may_be_hidden_a_connection_is_idle_later(owner: Owner, connect: Connect) -> None:
+    connection, wire = connect()
+    connection.data_received(NEW + NEW)
+    await until(lambda: wire.sent == [SERVED, SERVED])
+    await settled(connection)
+    assert connection.gate.phase is Phase.PARSED
+    since = connection.idle_since()
+    assert since is not None
+    assert since > asyncio.get_running_loop().time() + owner.head_timeout - 1
+
+
+async def test_an_idle_connection_leaves_unless_something_has_arrived(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, wire = connect()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        monkeypatch.setattr(wire, "get_extra_info", {"socket": ours}.get)
+        theirs.send(b"G")
+        assert not connection.leave()
+        assert not wire.closed
+        ours.recv(1)
+        assert connection.leave()
+        assert wire.closed
+        assert not connection.leave(), "it has left"
+
+
+async def test_a_connection_over_tls_leaves_even_if_its_client_does_not_end_its_side(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_connection, "_CLOSE_WITHIN", 0.001)
+    connection, wire = connect()
+    monkeypatch.setattr(wire, "get_extra_info", {"ssl_object": object()}.get)
+    assert connection.leave()
+    await until(lambda: wire.aborted)
+
+
+async def test_an_idle_connection_is_closed_after_the_time_that_is_set(
+    owner: Owner, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_connection, "_ABOUT_TO_SEND", 0.0)
+    monkeypatch.setattr(owner, "monotonic", time.monotonic)
+    owner.keep_alive = 0.01
+    connection, wire = connect()
+    connection.data_received(NEW[:-1])
+    await asyncio.sleep(0.05)
+    assert not wire.closed, "its request is under way"
+    connection.data_received(NEW[-1:])
+    await until(lambda: wire.closed)
+    assert wire.sent == [SERVED]
+    assert owner.idle_ends == 1
+
+
+async def test_a_connection_that_is_used_is_not_closed_before_its_time(
+    owner: Owner, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "monotonic", time.monotonic)
+    owner.keep_alive = 60.0
+    connection, wire = connect()
+    await settled(connection)
+    connection._next_keepalive_close_time -= 59.9
+    connection.data_received(KNOWN)
+    connection._may_leave(60.0)
+    assert (wire.closed, owner.idle_ends) == (False, 0)
+    connection._next_keepalive_close_time -= 60.1
+    connection._may_leave(60.0)
+    assert (wire.closed, owner.idle_ends) == (True, 1)
 
 
 async def test_invalid_http_gets_a_400_that_repeats_nothing_of_it(owner: Owner, connect: Connect) -> None:

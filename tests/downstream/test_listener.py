@@ -39,6 +39,7 @@ async def test_only_the_type_of_an_unexpected_error_is_reported_and_the_connecti
         head_timeout=10,
         body_timeout=10,
         max_connections=10,
+        evicted=lambda _: None,
         failed=reported.append,
     )
     sock = socket.create_server(("127.0.0.1", 0))

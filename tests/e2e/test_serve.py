@@ -113,11 +113,17 @@ async def test_more_clients_than_files_are_refused_cleanly(simulator: Simulator)
         await running.line(lambda line: "At most 86 clients at once" in line)
         url = (await running.line(lambda line: "listens on" in line)).split("listens on ")[1].split(",")[0]
         clients = [await RawConnection.open(url) for _ in range(86)]
+        simulator.gate.close()
+        body = json.dumps({"model": "tiny", "prompt": canary.PROMPT, "stream": True}).encode()
         for client in clients:
-            client.send("GET", "/api/version")
-            assert (await client.answer()).status == 200
+            client.send("POST", "/api/generate", body=body)
+        await simulator.arrived(86)
         for _ in range(50):
             assert (await ask(url, "GET", "/api/version")).status == 503
+        simulator.gate.open()
+        for client in clients:
+            assert (await asyncio.wait_for(client.answer(), 10)).status == 200
+        assert (await ask(url, "GET", "/api/version")).status == 200, "idle ones make room"
         for client in clients:
             client.close()
         assert not [line for line in running.lines if "Traceback" in line]

@@ -8,7 +8,7 @@ import inspect
 import tomllib
 from collections import deque
 from pathlib import Path
-from types import MemberDescriptorType
+from types import MemberDescriptorType, NoneType
 
 import aiohttp
 import pytest
@@ -22,6 +22,7 @@ from ollama_cache_proxy.upstream.connections import Connection
 PRIVATE: dict[str, tuple[type, str]] = {
     "_messages": (deque, "how many requests the parser began to give with what it was fed last, and the first of them: its public ways tell of a request when its turn comes, which is too late to know whether a connection is idle"),
     "_parser": (HttpRequestParser, "a head that it refuses, and Go's server takes, is read once more in its plain form"),
+    "_waiter": (NoneType, "whether its loop waits for a request, so that only a connection that is idle is closed to make room"),
     "_next_keepalive_close_time": (float, "a hit that is answered before the parser counts as use of its connection: else that would be closed under a client that only hits"),
 }  # fmt: skip
 """Private names of `web.RequestHandler`: of which kind each is, and what it is needed for."""

@@ -31,6 +31,9 @@ class Gauges:
         return {self.name: True}
 
 
+LISTENER: Any = SimpleNamespace(connections=4, idle=3, places=9)
+
+
 class Siblings:
     async def together(self, own: Snapshot) -> Snapshot:
         return added([own, own])
@@ -51,7 +54,7 @@ class Around:
             residents=SimpleNamespace(latest=self._found),
         )
         exchanges: Any = SimpleNamespace(fast_path=told, serving=3)
-        self.scrape = Scrape(context, opened, exchanges, connections=lambda: 4)
+        self.scrape = Scrape(context, opened, exchanges, listener=lambda: LISTENER)
 
     def _found(self) -> tuple[Resident, ...]:
         self.looked += 1
@@ -73,6 +76,8 @@ async def test_a_scrape_asks_everybody_and_counts_what_was_put_off(siblings: Sib
     assert value(text, "requests_in_flight") == 3 * processes
     assert value(text, "upstream_requests_in_flight") == 2 * processes
     assert value(text, "connections") == 4 * processes
+    assert value(text, "idle_connections") == 3 * processes
+    assert value(text, "connection_limit") == 9 * processes
     assert value(text, 'hits_total{endpoint="generate"}') == processes
     assert value(text, 'store_bytes{tier="hot"}') == 10 * processes
     assert value(text, 'store_bytes{tier="redis"}') == 10, "all processes tell the same of it"
@@ -89,4 +94,13 @@ def test_a_snapshot_for_siblings_asks_nobody() -> None:
 
 
 def test_levels_have_no_field_that_a_scrape_leaves_out() -> None:
-    assert {*Levels.__dataclass_fields__} == {"serving", "asking", "connections", "tiers", "broken", "residents"}
+    assert {*Levels.__dataclass_fields__} == {
+        "serving",
+        "asking",
+        "connections",
+        "idle",
+        "places",
+        "tiers",
+        "broken",
+        "residents",
+    }

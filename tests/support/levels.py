@@ -6,4 +6,4 @@ from typing import Final
 
 from ollama_cache_proxy.core.facts import Levels
 
-LEVELS: Final = Levels(serving=3, asking=2, connections=7, tiers=(), broken={}, residents=())
+LEVELS: Final = Levels(serving=3, asking=2, connections=7, idle=5, places=9, tiers=(), broken={}, residents=())

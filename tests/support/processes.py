@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.support import canary
@@ -51,11 +53,18 @@ class Command:
 
 
 @asynccontextmanager
-async def serve(*arguments: str, environment: dict[str, str] | None = None) -> AsyncIterator[Command]:
-    """Run `ollama-cache-proxy serve` as a process, in this environment with `environment` added."""
+async def serve(
+    *arguments: str, environment: dict[str, str] | None = None, files: tuple[int, int] | None = None
+) -> AsyncIterator[Command]:
+    """Run `ollama-cache-proxy serve` as a process, in this environment with `environment` added.
+
+    `files` are its soft and hard limit on open files.
+    """
+    limit = None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, files)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "ollama_cache_proxy", "serve", *arguments),
         env={**os.environ, **(environment or {})},
+        preexec_fn=limit,
         stderr=asyncio.subprocess.PIPE,
     )
     running = Command(process)

@@ -268,6 +268,8 @@ def test_gauges_have_the_latest_values(metrics):
     assert value(metrics, "requests_in_flight") == 3
     assert value(metrics, "upstream_requests_in_flight") == 2
     assert value(metrics, "connections") == 7
+    assert value(metrics, "idle_connections") == 5
+    assert value(metrics, "connection_limit") == 9
     assert value(metrics, "store_entries", tier="hot") == 5
     assert value(metrics, "store_entries", tier="redis") is None  # not known yet
     assert value(metrics, "store_bytes", tier="redis") == 9000

@@ -195,6 +195,10 @@ class Levels:
     """Requests that Ollama is serving."""
     connections: int
     """Connections of clients."""
+    idle: int
+    """Those of them without a request in progress."""
+    places: int
+    """How many there may be."""
     tiers: Sequence[Tier]
     broken: Mapping[str, bool]
     """Whether each breaker of the store is open, by name."""

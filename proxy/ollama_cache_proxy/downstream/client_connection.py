@@ -1,12 +1,13 @@
 """One client connection: aiohttp's protocol with a gate before its parser, a timeout for heads, and a connection limit.
 
-Error responses and log lines repeat nothing that the client sent. Three private names of aiohttp are used, see
+Error responses and log lines repeat nothing that the client sent. Four private names of aiohttp are used, see
 tests/project/test_aiohttp.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import Awaitable
@@ -20,6 +21,7 @@ from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 
 from ollama_cache_proxy.core.ports import Clock, FastPath
 from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, Queue
+from ollama_cache_proxy.downstream.places import Occupant
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
 from ollama_cache_proxy.downstream.request_reader import MAX_HEAD, RequestReader
 
@@ -27,8 +29,12 @@ _HOLD_SECONDS: Final = 0.02
 """Seconds for which the head of a known request is held back from the parser: its body usually follows immediately."""
 _LINGER_SECONDS: Final = 1.0
 """Seconds for which the rest of a request is read after an early response: a reset could overtake that response."""
-_IDLE_SECONDS: Final = 3630.0
-"""Seconds after which an unused connection is closed."""
+_NEVER: Final = 1e9
+"""Seconds: aiohttp's own keep-alive timeout, which would also end a connection in the middle of a head."""
+_ABOUT_TO_SEND: Final = 2.0
+"""Seconds after its beginning for which a connection is not taken for idle: nobody can repeat a first request."""
+_CLOSE_WITHIN: Final = 1.0
+"""Seconds that an idle client has to end its side of TLS."""
 _MAX_LINE: Final = 32_768
 """Bytes of the request line, and of each field."""
 _MAX_FIELDS: Final = 1024
@@ -51,10 +57,12 @@ class Owner(Protocol):
     clock: Clock
     head_timeout: float
     body_timeout: float
+    keep_alive: float | None
     draining: bool
 
-    def opened(self) -> bool: ...
-    def closed(self) -> None: ...
+    def opened(self, connection: Occupant, /) -> bool: ...
+    def closed(self, connection: Occupant, /) -> None: ...
+    def timed_out(self) -> None: ...
     def track(self, work: Abortable) -> None: ...
     def untrack(self, work: Abortable) -> None: ...
     def failed(self, error: str, /) -> None: ...
@@ -89,7 +97,8 @@ class ClientConnection(web.RequestHandler):
     """
 
     __slots__ = (
-        *("_body", "_counted", "_ending", "_head_size", "_head_timer", "_lookup", "_owner", "_reading_held"),
+        *("_body", "_counted", "_ending", "_head_size", "_head_timer", "_idle_timer", "_lookup", "_owner"),
+        *("_reading_held", "_unused"),
         *("_release_timer", "congested", "gate", "stopped"),
     )
 
@@ -99,7 +108,7 @@ class ClientConnection(web.RequestHandler):
             loop=loop,
             access_log=None,  # type: ignore[arg-type] # aiohttp takes None for no access log
             auto_decompress=False,
-            keepalive_timeout=_IDLE_SECONDS,
+            keepalive_timeout=_NEVER,
             lingering_time=_LINGER_SECONDS,
         )
         self.gate = Gate(owner.fast_path)
@@ -114,6 +123,8 @@ class ClientConnection(web.RequestHandler):
         self._body: Any = None
         self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._unused = True
         self._release_timer: asyncio.TimerHandle | None = None
         self._lookup: asyncio.Future[bytes | None] | None = None
 
@@ -135,23 +146,26 @@ class ClientConnection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._counted = self._owner.opened()
+        self._counted = self._owner.opened(self)
         if not self._counted:
             cast("asyncio.Transport", transport).write(FULL)  # uvloop's are transports without the name
             self.force_close()
             return
         self._start_head_timer()
+        if self._owner.keep_alive is not None:
+            self._look_whether_idle(self._owner.keep_alive, self._owner.keep_alive)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
         self._stop_head_timer()
-        if self._release_timer is not None:
-            self._release_timer.cancel()
+        for timer in (self._release_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
         if self._lookup is not None:
             self._lookup.cancel()
         if self._counted:
             self._counted = False
-            self._owner.closed()
+            self._owner.closed(self)
         super().connection_lost(exc)
 
     def close(self) -> None:
@@ -167,6 +181,41 @@ class ClientConnection(web.RequestHandler):
     def abort(self) -> None:
         """End with a reset."""
         reset(self.transport)
+
+    # Idleness: what is decided here costs nothing while requests are served.
+
+    def idle_since(self) -> float | None:
+        """See places.Occupant. Where the position is not certain (gate.py), a part of a head may be hidden."""
+        waiter, gate = self._waiter, self.gate
+        if self._ending or self.congested or waiter is None or waiter.done() or not gate.is_idle:
+            return None
+        used_at = self._next_keepalive_close_time - _NEVER
+        if gate.phase is Phase.BETWEEN:
+            return used_at + _ABOUT_TO_SEND if self._unused else used_at
+        known = gate.phase is Phase.PARSED and self._head_timer is None
+        return used_at + self._owner.head_timeout if known and (self._body is None or self._body.is_eof()) else None
+
+    def leave(self) -> bool:
+        """See places.Occupant."""
+        transport = still_open(self.transport)
+        if transport is None or _readable(transport):
+            return False
+        self.force_close()
+        if transport.get_extra_info("ssl_object") is not None:
+            asyncio.get_running_loop().call_later(_CLOSE_WITHIN, transport.abort)
+        return True
+
+    def _look_whether_idle(self, keep_alive: float, after: float) -> None:
+        self._idle_timer = asyncio.get_running_loop().call_later(after, self._may_leave, keep_alive)
+
+    def _may_leave(self, keep_alive: float) -> None:
+        """Close if idle for `keep_alive` seconds, else look again when that may be so."""
+        since, now = self.idle_since(), self._owner.clock.monotonic()
+        left = keep_alive if since is None else since + keep_alive - now
+        if left <= 0 and self.leave():
+            self._owner.timed_out()
+            return
+        self._look_whether_idle(keep_alive, left if left > 0 else keep_alive)
 
     # Incoming data.
 
@@ -193,10 +242,11 @@ class ClientConnection(web.RequestHandler):
                     self.transport.pause_reading()
 
     def _count_as_used(self) -> None:
-        """Push back the keep-alive timeout: aiohttp has not seen this request."""
+        """Note the time: aiohttp has not seen this request."""
         if self._head_timer is not None:
             self._stop_head_timer()
-        self._next_keepalive_close_time = self._owner.clock.monotonic() + _IDLE_SECONDS
+            self._unused = False
+        self._next_keepalive_close_time = self._owner.clock.monotonic() + _NEVER
 
     def _release(self) -> None:
         self._release_timer = None
@@ -244,6 +294,7 @@ class ClientConnection(web.RequestHandler):
         self.gate.parsed(started, length, ended=self._body is not None and self._body.is_eof(), chunked=chunked)
         if started:
             self._head_size = 0
+            self._unused = False
             self._stop_head_timer()
         elif self._head_timer is None and self.gate.is_idle:
             self._start_head_timer()
@@ -318,6 +369,19 @@ class ClientConnection(web.RequestHandler):
 def still_open(transport: asyncio.Transport | None) -> asyncio.Transport | None:
     """Return the transport, or None if it is closed or closing."""
     return None if transport is None or transport.is_closing() else transport
+
+
+def _readable(transport: asyncio.Transport) -> bool:
+    """Return whether something has arrived that the event loop has not read yet, an end of the connection included."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return False
+    descriptor = sock.fileno()
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def reset(transport: asyncio.Transport | None) -> None:

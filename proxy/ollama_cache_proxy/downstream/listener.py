@@ -20,6 +20,7 @@ from ollama_cache_proxy.core.errors import ClientLeft
 from ollama_cache_proxy.core.ports import Client, Clock, FastPath
 from ollama_cache_proxy.downstream.client_connection import CLOSE_AFTER, KEEP_OPEN, Abortable, ClientConnection
 from ollama_cache_proxy.downstream.http_client import HttpClient
+from ollama_cache_proxy.downstream.places import Closing, Occupant, Places
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, refusal
 from ollama_cache_proxy.policy.fields import with_host
 from ollama_cache_proxy.policy.messages import Request
@@ -36,7 +37,8 @@ _SHUTDOWN_SECONDS: Final = 0.01
 class Listener:
     """One listening socket and its connections. Times are seconds.
 
-    `counted` is called with the number of connected clients whenever it changes.
+    `keep_alive` is how long an idle connection stays open, None for no limit. `counted` is called with the number of
+    connected clients whenever it changes, `evicted` for each connection that is closed while idle, or refused.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting
@@ -47,7 +49,9 @@ class Listener:
         clock: Clock,
         head_timeout: float,
         body_timeout: float,
+        keep_alive: float | None = None,
         max_connections: int,
+        evicted: Callable[[Closing], None],
         failed: Callable[[str], None],
         counted: Callable[[int], None] | None = None,
     ) -> None:
@@ -55,12 +59,13 @@ class Listener:
         self.clock = clock
         self.head_timeout = head_timeout
         self.body_timeout = body_timeout
+        self.keep_alive = keep_alive
         self.draining = False
         self.failed = failed
         self._counted = counted
         self._handler = handler
-        self._max_connections = max_connections
-        self._connections = 0
+        self._evicted = evicted
+        self._places = Places(max_connections, clock=clock, closed=evicted)
         self._in_progress: set[Abortable] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,25 +77,38 @@ class Listener:
     @property
     def connections(self) -> int:
         """The number of connected clients."""
-        return self._connections
+        return self._places.taken
 
-    def opened(self) -> bool:
+    @property
+    def idle(self) -> int:
+        """The number of connected clients without a request in progress."""
+        return max(0, self._places.taken - len(self._in_progress))
+
+    @property
+    def places(self) -> int:
+        """How many clients may be connected."""
+        return self._places.places
+
+    def opened(self, connection: Occupant) -> bool:
         """Count a new connection; return False if there are too many."""
-        if self._connections >= self._max_connections:
+        if not self._places.take(connection):
             return False
-        self._connections += 1
         self._empty.clear()
         if self._counted is not None:
-            self._counted(self._connections)
+            self._counted(self._places.taken)
         return True
 
-    def closed(self) -> None:
+    def closed(self, connection: Occupant) -> None:
         """Count a closed connection."""
-        self._connections -= 1
-        if not self._connections:
+        self._places.free(connection)
+        if not self._places.taken:
             self._empty.set()
         if self._counted is not None:
-            self._counted(self._connections)
+            self._counted(self._places.taken)
+
+    def timed_out(self) -> None:
+        """Count a connection that was idle for as long as `keep_alive` allows."""
+        self._evicted(Closing.KEEP_ALIVE)
 
     def track(self, work: Abortable) -> None:
         """Add a response in progress; a drain waits for it."""

@@ -33,6 +33,7 @@ from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.target import without_prefix
 from ollama_cache_proxy.service.context import Context, open_context
+from ollama_cache_proxy.service.crowd import Crowd
 from ollama_cache_proxy.service.neighbours import Opened, open_neighbours
 from ollama_cache_proxy.service.own_routes import OwnRoutes, own_routes
 from ollama_cache_proxy.service.scrape import Scrape
@@ -80,7 +81,7 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
     async with AsyncExitStack() as stack:
         opened = await open_neighbours(context, stack, private_server)
         exchanges = Exchanges(opened.neighbours, report_each=context.log.requests)
-        scrape = Scrape(context, opened, exchanges, connections=lambda: listener.connections)
+        scrape = Scrape(context, opened, exchanges, listener=lambda: listener)
         if siblings is not None:
             handle_sibling_topics(siblings, opened, exchanges)
             siblings.report_every_second(scrape.snapshot)
@@ -148,7 +149,9 @@ def _listener(context: Context, exchanges: Exchanges, admin: Admin) -> Listener:
         clock=context.clock,
         head_timeout=settings.head_timeout,
         body_timeout=settings.body_timeout,
+        keep_alive=settings.keep_alive,
         max_connections=fitting_connections(settings.max_connections, log),
+        evicted=Crowd(context.metrics.connection_closed, log, context.clock),
         failed=lambda name: log.say(f"A request failed with an internal error: {name}", warning=True),
         counted=None if siblings is None else siblings.report_connections,
     )

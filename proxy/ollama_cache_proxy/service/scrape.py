@@ -6,22 +6,23 @@ from collections.abc import Callable
 
 from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.facts import Levels
+from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.policy.sums import Snapshot
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.neighbours import Opened
 
 
 class Scrape:
-    """Collects metrics for a scrape. `connections` returns the number of connected clients."""
+    """Collects metrics for a scrape; `listener` returns the listener, which is made later."""
 
     def __init__(
-        self, context: Context, opened: Opened, exchanges: Exchanges, *, connections: Callable[[], int]
+        self, context: Context, opened: Opened, exchanges: Exchanges, *, listener: Callable[[], Listener]
     ) -> None:
         self._metrics = context.metrics
         self._siblings = context.siblings
         self._opened = opened
         self._exchanges = exchanges
-        self._connections = connections
+        self._listener = listener
 
     def snapshot(self) -> Snapshot:
         """Return the metrics of this process, without asking Redis or Ollama."""
@@ -37,12 +38,14 @@ class Scrape:
     def _update_levels(self, *, asking: bool) -> None:
         """Count deferred hits and set the gauges; `asking`: also probe Redis and Ollama, which only a scrape does."""
         self._exchanges.fast_path.report()
-        gauges = self._opened.chosen.gauges
+        gauges, listener = self._opened.chosen.gauges, self._listener()
         self._metrics.level(
             Levels(
                 serving=self._exchanges.serving,
                 asking=self._opened.upstream.asking,
-                connections=self._connections(),
+                connections=listener.connections,
+                idle=listener.idle,
+                places=listener.places,
                 tiers=[tier for part in gauges for tier in part.tiers(asking=asking)],
                 broken={name: is_open for part in gauges for name, is_open in part.breakers().items()},
                 residents=self._opened.residents.latest() if asking else (),

@@ -186,6 +186,11 @@ class Settings(BaseSettings):
     )
     head_timeout: Seconds = Field(20.0, description="How long a client may take to send the head of a request.")
     body_timeout: Seconds = Field(60.0, description="How long a client may pause within the body of a request.")
+    keep_alive: Seconds | None = Field(
+        None,
+        description="How long an idle connection of a client stays open; off by default, as with Ollama. In any case"
+        " idle ones make room when under a tenth of max_connections is free.",
+    )
     drain_timeout: Seconds = Field(30.0, description="How long requests in progress may take after SIGTERM.")
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         4096, description="Client connections at a time. Divided among workers."

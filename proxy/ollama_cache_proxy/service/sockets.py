@@ -34,11 +34,24 @@ def bind(listen: str) -> socket.socket:
     try:
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         dual = family == socket.AF_INET6 and host in ("", "::") and socket.has_dualstack_ipv6()
-        return socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+        sock = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
     except OSError as error:
         why = str(error.strerror).partition(" (while ")[0]  # which create_server adds
         text = f"listen: {listen!r} cannot be bound: {why}; {_way_out(listen, error)}"
         raise SettingsError(text) from None
+    _probe_silent_peers(sock)
+    return sock
+
+
+def _probe_silent_peers(sock: socket.socket) -> None:
+    """Have the kernel find out which clients are gone without a word; connections inherit this from their listener.
+
+    The times are those of Go's `net.ListenConfig` (15 s, 15 s, 9 probes), so those of Ollama.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPALIVE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 9)):
+        with suppress(OSError, AttributeError):  # TCP_KEEPALIVE is macOS' name of the first
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _way_out(listen: str, error: OSError) -> str:
@@ -63,23 +76,34 @@ def address_of(sock: socket.socket, settings: Settings) -> Address:
     return Address(url=f"{'http' if tls is None else 'https'}://{authority}", loopback=is_loopback(host), tls=tls)
 
 
+def raise_open_files(needed: int) -> int | None:
+    """Raise the soft limit on open files to the hard one, and return it; None where there is no limit.
+
+    Where the hard one is infinite, or the system allows less than it says, at least to `needed` if that can be.
+    """
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (needed if hard == resource.RLIM_INFINITY else hard, needed):
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            break
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            break
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 def fitting_connections(wanted: int, log: Log) -> int:
     """Return how many clients, `wanted` at most, the limit on open files allows; raise that limit first if possible.
 
     Each client may need a socket towards Ollama as well.
     """
-    try:
-        import resource  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * wanted + _OWN_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    soft = raise_open_files(needed)
+    if soft is None or soft >= needed:
         return wanted
     fitting = max(1, (soft - _OWN_FILES) // 2)
     log.say(

@@ -18,6 +18,7 @@ from ollama_cache_proxy.service.context import new_instance
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
+from ollama_cache_proxy.service.sockets import raise_open_files
 from ollama_cache_proxy.service.store_choice import PrivateServer, open_private
 from ollama_cache_proxy.service.supervisor import Supervisor, WorkerError
 from ollama_cache_proxy.service.system_clock import SystemClock
@@ -30,6 +31,7 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
     clock = SystemClock()
     log = log_of(settings, stream, clock)
     log_loop_errors(log, clock)
+    raise_open_files(2 * settings.max_connections)
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         stack.push_async_callback(tasks.close, 0)

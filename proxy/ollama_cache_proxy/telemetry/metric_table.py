@@ -93,6 +93,18 @@ class Families:
     ]
     requests_in_flight: Annotated[Gauge, Row("Requests in progress, without the proxy's own routes.")]
     connections: Annotated[Gauge, Row("Open connections of clients.")]
+    idle_connections: Annotated[Gauge, Row("Those of them without a request in progress.")]
+    connection_limit: Annotated[
+        Gauge, Row("How many there may be: `max_connections`, or what the limit on open files allows.")
+    ]
+    closed_connections: Annotated[
+        Counter,
+        Row(
+            "Connections that the proxy closed: idle ones for want of `places` or by `keep-alive`, and new ones because"
+            " it was `full`.",
+            ("reason",),
+        ),
+    ]
     event_loop_lag_seconds: Annotated[
         Histogram,
         Row(

@@ -126,6 +126,8 @@ class Metrics:
         families.requests_in_flight.set(levels.serving)
         families.upstream_requests_in_flight.set(levels.asking)
         families.connections.set(levels.connections)
+        families.idle_connections.set(levels.idle)
+        families.connection_limit.set(levels.places)
         families.store_breaker_open.replace({(name,): is_open for name, is_open in levels.broken.items()})
         families.store_entries.replace({(tier.name,): tier.entries for tier in tiers if tier.entries is not None})
         families.store_bytes.replace({(tier.name,): tier.size for tier in tiers})
@@ -134,6 +136,10 @@ class Metrics:
         families.model_loaded.replace(_sums((model, 1) for model, _ in residents))
         families.model_size_bytes.replace(_sums((model, resident.size) for model, resident in residents))
         families.model_vram_bytes.replace(_sums((model, resident.vram) for model, resident in residents))
+
+    def connection_closed(self, reason: str) -> None:
+        """Count a connection that the proxy has closed, or refused."""
+        self._families.closed_connections.inc(reason)
 
     def loop_lag(self, seconds: float) -> None:
         """Count a look at the event loop: by how much it was late."""

@@ -32,6 +32,22 @@ def test_whether_traffic_is_cacheable(kept: int, passed: dict[str, int], level: 
     assert bool(finding.fix) == (level is Level.WARNING)
 
 
+@pytest.mark.parametrize(
+    ("figures", "level", "said"),
+    [
+        ((0, 0, 4096, 0), Level.OK, "0 of 4,096 places for clients are taken, 0 of them by idle ones"),
+        ((448, 448, 448, 0), Level.OK, "448 of 448"),
+        ((448, 45, 448, 0), Level.OK, "45 of them"),
+        ((448, 44, 448, 0), Level.WARNING, "44 of them"),
+        ((10, 0, 448, 3), Level.WARNING, "3 clients were refused"),
+    ],
+)
+def test_whether_there_is_room_for_clients(figures: tuple[int, int, int, int], level: Level, said: str) -> None:
+    finding = of_proxy.roomy(*figures)
+    assert (finding.level, said in finding.text) == (level, True), finding
+    assert bool(finding.fix) == (level is Level.WARNING)
+
+
 def line(**row: Any) -> bytes:
     return orjson.dumps(row) + b"\n"
 

@@ -81,6 +81,10 @@ MATRIX: dict[int, Row] = {
         "Redis refuses a command, or is an old one",
         {"wrong": Figure(0, "", "wrong or failed answers"), "lines": Figure(1, "", "log lines a command")},
     ),
+    41: Row(
+        "as many idle clients as there are places",
+        {"refused": Figure(0, "", "refused"), "cut": Figure(0, "", "cut while under way")},
+    ),
     43: Row(
         "50 equal requests, Ollama fails",
         {"asks": Figure(3, "", "asks"), "unanswered": Figure(0, "", "without an answer")},

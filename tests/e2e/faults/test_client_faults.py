@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.downstream import client_connection
 from ollama_cache_proxy.service.settings import OPERATIONS, setting_of
 from ollama_cache_proxy.simulator import Simulator
 from tests.e2e.faults.conftest import Measured
@@ -304,3 +305,111 @@ async def test_300_slow_heads_hold_nobody_up_and_are_closed(simulator: Simulator
         measured(20, "p99", sorted(hits)[len(hits) * 99 // 100])
         measured(20, "late", max(ends) - deadline)
         assert min(ends) > deadline - 0.1, "nobody was closed before"
+
+
+# Row 41: clients that stay connected and say nothing more.
+
+PLACES = 30
+
+
+async def use(connection: RawConnection, path: str, body: dict[str, Any]) -> int:
+    """Ask over a connection that stays open; gives the status, 0 where it was closed instead."""
+    connection.send("POST", path, body=json.dumps(body).encode())
+    try:
+        return (await asyncio.wait_for(connection.answer(), 10)).status
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return 0
+
+
+async def connected(proxy: Proxy, bodies: list[dict[str, Any]]) -> list[RawConnection]:
+    """Connect a client for each question, which gets its answer and stays."""
+    connections = [await RawConnection.open(proxy.url) for _ in bodies]
+    for connection, body in zip(connections, bodies, strict=True):
+        assert await use(connection, "/api/generate", body) == 200
+    return connections
+
+
+@pytest.mark.row(41)
+async def test_idle_clients_make_room_for_new_ones_longest_idle_first(simulator: Simulator, measured: Measured) -> None:
+    """Hits and misses, whole responses and streams; who waits for a response keeps the place."""
+    async with proxy_before(simulator.url, max_connections=PLACES, **EVERYTHING) as proxy:
+        waiting = [await RawConnection.open(proxy.url) for _ in range(5)]
+        idle = await connected(proxy, [prompted(GENERATE, str(number % 10)) for number in range(PLACES - 5)])
+        simulator.gate.close()
+        for number, connection in enumerate(waiting):
+            connection.send("POST", "/api/chat", body=json.dumps(prompted(CHAT, f"w{number}")).encode())
+        await simulator.arrived(5)
+        for number in (0, 1):  # used again: others are idle for longer now
+            assert await use(idle[number], "/api/generate", prompted(GENERATE, "0")) == 200
+        new = [await RawConnection.open(proxy.url) for _ in range(10)]
+        statuses = [await use(connection, "/api/generate", prompted(GENERATE, "1")) for connection in new[:5]]
+        statuses += [await use(connection, "/api/tags", {}) for connection in new[5:8]]
+        simulator.gate.open()
+        statuses += [await use(connection, "/api/chat", CHAT | {"stream": True}) for connection in new[8:]]
+        measured(41, "refused", len([status for status in statuses if status in (0, 503)]))
+        answers = [await asyncio.wait_for(connection.answer(), 10) for connection in waiting]
+        measured(41, "cut", len([answer for answer in answers if answer.status != 200]))
+        closed = [connection.reader.at_eof() for connection in idle]
+        assert closed == [False] * 2 + [True] * 10 + [False] * (PLACES - 17)
+        assert [await use(connection, "/api/generate", prompted(GENERATE, "0")) for connection in idle[12:]] == [
+            200
+        ] * (PLACES - 17)
+        metrics = (await ask(proxy.url, "GET", "/metrics")).body.decode()
+        assert 'ollama_cache_proxy_closed_connections_total{reason="places"} ' in metrics
+        assert f"ollama_cache_proxy_connection_limit {PLACES}.0" in metrics
+        assert proxy.log.getvalue().count("idle connections are closed") == 1
+        for connection in (*waiting, *idle, *new):
+            connection.close()
+
+
+@pytest.mark.row(41)
+async def test_clients_that_never_ask_make_room_after_a_moment(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, measured: Measured
+) -> None:
+    monkeypatch.setattr(client_connection, "_ABOUT_TO_SEND", 0.2)
+    async with proxy_before(simulator.url, max_connections=PLACES) as proxy:
+        silent = [await RawConnection.open(proxy.url) for _ in range(PLACES)]
+        await until(lambda: proxy.running.listener.connections == PLACES)
+        await asyncio.sleep(0.25)
+        measured(41, "refused", (await post(proxy, "/api/generate", GENERATE)).status != 200)
+        for connection in silent:
+            connection.close()
+
+
+@pytest.mark.row(41)
+async def test_when_every_client_waits_for_a_response_nobody_is_cut_and_a_new_one_is_told(
+    simulator: Simulator, measured: Measured
+) -> None:
+    async with proxy_before(simulator.url, max_connections=5) as proxy:
+        simulator.gate.close()
+        waiting = [asyncio.create_task(post(proxy, "/api/generate", prompted(GENERATE, str(at)))) for at in range(5)]
+        await simulator.arrived(5)
+        answer = await ask(proxy.url, "GET", "/healthz")
+        assert (answer.status, answer.field("Retry-After")) == (503, "1")
+        assert "Every place for clients is in use" in proxy.log.getvalue()
+        simulator.gate.open()
+        answers = [await task for task in waiting]
+        measured(41, "cut", len([answer for answer in answers if answer.status != 200]))
+
+
+async def test_an_upgrade_takes_no_place_for_longer_than_its_response(proxy: Proxy) -> None:
+    """The upgrade is ignored, and what may have come behind it in the other protocol is not known: it is closed."""
+    async with await RawConnection.open(proxy.url) as connection:
+        fields = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Key": "a",
+            "Sec-WebSocket-Version": "13",
+        }
+        connection.send("GET", "/api/tags", fields=fields)
+        assert (await connection.answer()).status == 200
+    await until(lambda: proxy.running.listener.connections == 0)
+
+
+async def test_idle_clients_leave_after_the_time_that_is_set(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, keep_alive=0.2) as proxy:
+        (connection,) = await connected(proxy, [GENERATE])
+        assert await asyncio.wait_for(connection.reader.read(), 10) == b""
+        metrics = (await ask(proxy.url, "GET", "/metrics")).body.decode()
+        assert 'ollama_cache_proxy_closed_connections_total{reason="keep-alive"} 1.0' in metrics
+        connection.close()

@@ -45,10 +45,12 @@ once = pytest.mark.asyncio(loop_factories=["uvloop"])
 
 
 @asynccontextmanager
-async def served(upstream: str, *options: str, **environment: str) -> AsyncIterator[tuple[Command, str]]:
-    """Run the proxy as a process; gives it and its URL."""
+async def served(
+    upstream: str, *options: str, files: tuple[int, int] | None = None, **environment: str
+) -> AsyncIterator[tuple[Command, str]]:
+    """Run the proxy as a process; gives it and its URL. `files` are its soft and hard limit on open files."""
     arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream, *options)
-    async with serve(*arguments, environment=environment) as command:
+    async with serve(*arguments, environment=environment, files=files) as command:
         url = await command.url()
         await command.line(lambda line: "Connected to Ollama" in line)
         yield command, url
@@ -283,6 +285,45 @@ async def test_without_files_clients_are_refused_and_the_log_says_so_once_a_seco
             connection.close()
         command.process.terminate()
         assert await command.end() == 0
+
+
+# Row 41: as many idle clients as a process may open files for.
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@once
+@pytest.mark.row(41)
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_idle_clients_for_all_files_shut_nobody_out(
+    workers: int, simulator: Simulator, redis_server: RedisServer, measured: Measured
+) -> None:
+    """The soft limit is raised to the hard one first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    options = ("--workers", str(workers))
+    async with served(
+        simulator.url, *options, files=(256, 400), OCP_REDIS_URL=redis_server.url, OCP_CACHE_STREAMS="1"
+    ) as (command, url):
+        processes = [command.process.pid, *(children(command.process.pid) if workers > 1 else [])]
+        assert {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in processes} == {(400, 400)}
+        await command.line(lambda line: "At most 136 clients at once" in line)
+        await post(url, *KNOWN)
+        idle: list[RawConnection] = []
+        for _ in range(136 * workers):
+            idle.append(await RawConnection.open(url))
+            idle[-1].send("POST", KNOWN[0], body=json.dumps(KNOWN[1]).encode())
+            assert (await asyncio.wait_for(idle[-1].answer(), 10)).status == 200
+        questions = [KNOWN, ("/api/chat", CHAT), ("/api/generate", GENERATE | {"stream": True})] * 3
+        statuses = [(await asyncio.wait_for(post(url, *question), 10)).status for question in questions]
+        measured(41, "refused", len([status for status in statuses if status != 200]))
+        for connection in idle:
+            connection.close()
+            with suppress(ConnectionError):
+                await connection.writer.wait_closed()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def attempt(url: str) -> str:

@@ -528,10 +528,11 @@ async def test_a_body_that_stalls_is_told_and_closed(path: str, simulator: Simul
 
 async def test_too_many_connections_are_refused_cleanly(simulator: Simulator) -> None:
     async with proxy_before(simulator.url, max_connections=1) as proxy, await RawConnection.open(proxy.url) as first:
-        first.send("GET", "/api/version")
-        assert (await first.answer()).status == 200
+        simulator.gate.close()
+        first.send("POST", "/api/chat", body=CHAT)
+        await simulator.arrived(1)
         assert (await raw(proxy.url, b"")).startswith(b"HTTP/1.1 503 ")
-        first.send("GET", "/api/version")
+        simulator.gate.open()
         assert (await first.answer()).status == 200
 
 

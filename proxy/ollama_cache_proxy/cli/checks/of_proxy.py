@@ -23,6 +23,9 @@ from ollama_cache_proxy.service.settings import DEFAULT_LISTEN, DEFAULT_PORT, ho
 _MIN_REQUESTS = 20
 """Requests below which the share of bypasses says little."""
 
+_CROWDED = 0.9
+"""The share of places that are in use from which on it is a warning."""
+
 _WARN_SHARE = 0.5
 """The share of bypasses from which on they are a warning."""
 
@@ -188,6 +191,29 @@ async def access(scene: Scene) -> list[Finding]:
             )
         ]
     return [ok("the settings let other machines connect; clearing needs the token")]
+
+
+async def places(scene: Scene) -> list[Finding]:
+    """Check that there is room for new clients."""
+    names = ("connections", "idle_connections", "connection_limit", "closed_connections")
+    found = {name: await _samples(scene, f"ollama_cache_proxy_{name}") for name in names}
+    limit = sum(sample.value for sample in found["connection_limit"])
+    if not limit:
+        return []
+    refused = sum(sample.value for sample in found["closed_connections"] if sample.labels["reason"] == "full")
+    taken, idle = (int(sum(sample.value for sample in found[name])) for name in names[:2])
+    return [roomy(taken, idle, int(limit), int(refused))]
+
+
+def roomy(taken: int, idle: int, limit: int, refused: int) -> Finding:
+    """Judge how many clients are connected, how many of them idle, and how many were refused since the start."""
+    text = f"{taken:,} of {limit:,} places for clients are taken, {idle:,} of them by idle ones"
+    fix = "raise max_connections, and the limit on open files with it (`ulimit -n`, LimitNOFILE)"
+    if refused:
+        return warning(f"{text}; {refused:,} clients were refused since the proxy started", fix)
+    if taken - idle >= _CROWDED * limit:
+        return warning(text, fix)
+    return ok(text)
 
 
 async def traffic(scene: Scene) -> list[Finding]:
