@@ -57,7 +57,8 @@ stack: install metrics-tools ## Run compose.yml's components without containers 
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run
 	@exec $(BIN)/ollama-cache-proxy gpu $(ARGS)
 
-test: missing-tools install-dev clients metrics-tools lint types unit ## Run lint, types and all tests; installs nothing on the system
+test: missing-tools install-dev clients metrics-tools ## Run lint, types and all tests, side by side; installs nothing on the system
+	@$(BIN)/python tests/side_by_side.py $(ARGS)
 
 check: lint types ## Run lint and types only
 

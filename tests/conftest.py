@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +22,15 @@ from tests.support.servers import Proxy, RedisServer, proxy_before
 HANGS_FOR = 120.0
 """Seconds beyond its own timeout after which a test that pytest-timeout could not end ends the run."""
 
+TALLY = pytest.StashKey[dict[str, list[str]]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--ollama", metavar="URL", help="also hold the proxy against a real Ollama with the recorded models"
     )
     parser.addoption("--table", action="store_true", help="print the fault matrix; every row of it has to hold")
+    parser.addoption("--tally", metavar="FILE", help="note the tests that were found, and those that ran, as JSON")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
@@ -36,12 +41,23 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     return {"uvloop": uvloop.new_event_loop} | ({"asyncio": asyncio.new_event_loop} if both else {})
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a real Ollama, where none was named."""
+    """Leave out what needs a real Ollama, where none was named. What measures a row of the fault matrix runs alone."""
+    for item in items:
+        if item.get_closest_marker("row"):
+            item.add_marker("alone")
     if not config.getoption("--ollama"):
         real = [item for item in items if "real_ollama" in item.keywords]
         config.hook.pytest_deselected(items=real)
         items[:] = [item for item in items if item not in real]
+    config.stash[TALLY] = {"found": [item.nodeid for item in items], "ran": []}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the tally, if one was asked for (tests/side_by_side.py)."""
+    if (file := session.config.getoption("--tally")) and TALLY in session.config.stash:
+        Path(file).write_text(json.dumps(session.config.stash[TALLY]), "utf-8")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,6 +65,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Name the test that hangs for good."""
     marked = item.get_closest_marker("timeout")
     timeout = float(marked.args[0] if marked else item.config.getini("timeout"))
+    item.config.stash[TALLY]["ran"].append(item.nodeid)
     with ends_after(timeout + HANGS_FOR, item):
         return (yield)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,11 +31,17 @@ from tests.support.waiting import until
 STARTS_WITHIN = 10.0
 
 
+PORTS = range(20_000, 32_000)
+"""Below those that Linux and macOS give to whoever asks for any: no other process gets one of these by chance."""
+
+
 def free_port() -> int:
-    """Give a port of loopback that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Give a port of loopback that nobody listens on at the moment, and that nobody gets without asking for it."""
+    chance = random.SystemRandom()
+    while True:
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", chance.choice(PORTS)))
+            return int(sock.getsockname()[1])
 
 
 class RedisServer:
