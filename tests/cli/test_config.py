@@ -47,10 +47,10 @@ async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
         ({"OCP_LISTEN": "127.0.0.1:11435"}, "listen", "127.0.0.1:11435", "environment"),
         ({"OLLAMA_HOST": "gpu:1", "OCP_UPSTREAM": "http://a:2"}, "upstream", "http://a:2", "environment"),
         ({"REDIS_URL": "redis://u:canary-of-a-password@h:1/2"}, "redis_url", "redis://h:1/2", "REDIS_URL"),
-        ({"REDIS_URL": "redis://:12/canary-of-a-password@h:1"}, "redis_url", "redis://(hidden)", "REDIS_URL"),
-        ({"REDIS_URL": "redis://u:1#canary-of-a-password@h"}, "redis_url", "redis://(hidden)", "REDIS_URL"),
+        ({"REDIS_URL": "redis://u:1:a@canary-of-a-password@h:1"}, "redis_url", "redis://h:1", "REDIS_URL"),
+        ({"OCP_REDIS_URL": "redis://h?password=canary-of-a-password"}, "redis_url", "redis://h", "environment"),
         ({"REDIS_URL": "redis://h:1", "OCP_STORE": "memory"}, "redis_url", None, "default"),
-        ({"OCP_REDIS_URL": "unix://u:canary-of-a-password@/s?password=x"}, "redis_url", "unix:///s", "environment"),
+        ({"OCP_REDIS_URL": "unix://u:canary-of-a-password@/s?db=1"}, "redis_url", "unix:///s", "environment"),
         ({"ocp_linger": "7"}, "linger", 7.0, "environment"),
         ({"OCP_PLACEHOLDER_CREDENTIALS": "a, b"}, "placeholder_credentials", ["a", "b"], "environment"),
         ({"OCP_ADMIN_TOKEN": canary.TOKEN}, "admin_token", "(hidden)", "environment"),
@@ -102,3 +102,24 @@ async def test_what_serve_would_refuse_is_refused(arguments: list[str], said: st
     assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
     assert said in done.err
     canary.check(done.err, "the error")
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ({"REDIS_URL": "redis://:12/canary-of-a-password@h:1"}, "REDIS_URL: (hidden) is not allowed: must have / ? #"),
+        ({"REDIS_URL": "redis://u:1#canary-of-a-password@h"}, "REDIS_URL: (hidden) is not allowed: must have / ? #"),
+        (
+            {"OCP_REDIS_URL": "redis://u:1?canary-of-a-password@h"},
+            "redis_url: (hidden) is not allowed: must have / ? #",
+        ),
+        ({"OCP_REDIS_URL": "redis://h/canary-of-a-password"}, "redis_url: (hidden) is not allowed: the database"),
+        ({"OCP_UPSTREAM": "http://canary-of-a-user/canary-of-a-credential@h:1"}, "upstream: (hidden) is not allowed: "),
+        ({"OCP_UPSTREAM": "http://h/canary-of-a-user:canary-of-a-credential@x"}, "upstream: (hidden) is not allowed: "),
+        ({"OLLAMA_HOST": "http://canary-of-a-user/canary-of-a-credential@h:1"}, "OLLAMA_HOST: (hidden) is not allowed"),
+    ],
+)
+async def test_a_secret_in_a_wrong_url_is_not_shown(added: dict[str, str], said: str) -> None:
+    done = await piped("config", added=added)
+    canary.check(done.out + done.err, "the output")
+    assert said in done.err

@@ -19,7 +19,7 @@ from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.tiered import TieredStore
 from tests.support import canary
 from tests.support.servers import RedisServer
-from tests.support.tls import KEY
+from tests.support.tls import AUTHORITY, KEY
 from tests.support.waiting import until
 
 
@@ -103,7 +103,17 @@ async def test_one_that_is_lent_is_it_whatever_is_named(
     ("settings", "told"),
     [
         ({"store": "redis"}, "^store: 'redis' is not allowed without a redis_url"),
-        ({"redis_url": "redis://:secret@h:port"}, r"^redis_url: \(hidden\) is not allowed: must be a URL"),
+        (
+            {"redis_url": "redis://:secret@h:port"},
+            r"^redis_url: \(hidden\) is not allowed: must have one host and a port",
+        ),
+        (
+            {"redis_url": "rediss://:secret@h?ssl_ca_certs=/ca.pem", "redis_ca": AUTHORITY},
+            "^redis_ca: not allowed beside ssl_ca_certs or ssl_ca_path",
+        ),
+        ({"redis_url": f"rediss://:secret@h?ssl_ca_certs={KEY}"}, r"hidden.* what the option ssl_ca_certs names"),
+        ({"redis_url": "rediss://:secret@h?ssl_certfile=/none"}, r"hidden.* what the option ssl_certfile names"),
+        ({"redis_url": "rediss://:secret@h?ssl_ciphers=none"}, r"hidden.* what the option ssl_ciphers names"),
         ({"store": "memory", "redis_ca": KEY}, "^redis_ca: .* is not allowed: it is not a PEM file of the right kind"),
     ],
 )

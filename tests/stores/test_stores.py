@@ -13,6 +13,7 @@ from ollama_cache_proxy.core.store_ports import EntryStore, KeyCount, Page, Stor
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse, described, packed
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.store_choice import tiered_store
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis import redis_client
@@ -48,7 +49,7 @@ async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(redis_client, "_CONNECT", 5.0)
     monkeypatch.setattr(redis_client, "_READ", 5.0)
     server, tasks = request.getfixturevalue("redis_server"), Tasks()
-    clients = [RedisClient(server.url) for _ in range(2)]
+    clients = [RedisClient(redis_address(server.url)) for _ in range(2)]
 
     def view_of(client: RedisClient) -> View:
         store = RedisStore(client, name="Redis", clock=Clock(), observe=print, tasks=tasks)

@@ -10,14 +10,8 @@ from pydantic import SecretStr
 
 from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
-from ollama_cache_proxy.service.settings import (
-    Settings,
-    SettingsError,
-    chosen_upstream,
-    named_redis,
-    public_url,
-    sources,
-)
+from ollama_cache_proxy.service.redis_access import public_url
+from ollama_cache_proxy.service.settings import Settings, SettingsError, chosen_upstream, named_redis, sources
 
 
 def add(commands: Any) -> None:

@@ -27,6 +27,7 @@ from ollama_cache_proxy.policy.audit_sampling import read_rate
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
+from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.texts import Texts
 from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
 
@@ -93,7 +94,10 @@ class Settings(BaseSettings):
         "auto",
         description="Where entries are stored. auto: redis_url, REDIS_URL, a private server or memory, in this order.",
     )
-    redis_url: SecretStr | None = Field(None, description="Redis or Valkey, as a redis://, rediss:// or unix:// URL.")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis or Valkey, as a redis://, rediss:// or unix:// URL; docs/operations.md has its options.",
+    )
     redis_ca: str | None = Field(
         None, description="PEM file of the authorities that may sign Redis' certificate (rediss://); else the system's."
     )
@@ -277,9 +281,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
-            text = "must begin with redis://, rediss:// or unix://"
-            raise ValueError(text)
+        if secret(value):
+            redis_address(secret(value))
         return value
 
 
@@ -397,22 +400,19 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
 
 def named_redis(settings: Settings) -> str:
     """Return the URL of the Redis that is to be the store, empty if none is set; raise SettingsError."""
-    url = secret(settings.redis_url) or os.environ.get("REDIS_URL", "")
+    if settings.store not in ("auto", "redis"):
+        return ""
+    url = secret(settings.redis_url)
+    if not url:
+        url = os.environ.get("REDIS_URL", "").strip()
+        try:
+            redis_address(url or "redis://")
+        except ValueError as error:
+            raise SettingsError(f"REDIS_URL: (hidden) is not allowed: {error}") from None
     if settings.store == "redis" and not url:
         text = "store: 'redis' is not allowed without a redis_url"
         raise SettingsError(text)
-    return url if settings.store in ("auto", "redis") else ""
-
-
-def public_url(url: str) -> str:
-    """Return a Redis URL without user and password.
-
-    Where a password has a slash, a question mark or a hash in it, nothing is shown: it ends the host for every reader.
-    """
-    parts = urlsplit(url)
-    if "@" in url and "@" not in parts.netloc and ":" in parts.netloc:
-        return f"{parts.scheme}://(hidden)"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return url
 
 
 def secret(value: SecretStr | None) -> str:
@@ -479,7 +479,7 @@ def http_url(text: str) -> str:
         port = parts.port
     except ValueError:
         raise ValueError(message) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or set(text) & set("?# "):
+    if parts.scheme not in ("http", "https") or not parts.hostname or set(text) & set("?#@ "):
         raise ValueError(message)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port or {'http': 80, 'https': 443}[parts.scheme]}{parts.path}"

@@ -11,7 +11,8 @@ from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, ValueSt
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
-from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
+from ollama_cache_proxy.service.redis_access import public_url, redis_address, tls_for
+from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
@@ -71,11 +72,7 @@ async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateSer
 
 
 async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
-    try:
-        chosen = await _redis(context, stack, url)
-    except (ValueError, TypeError):
-        text = "redis_url: (hidden) is not allowed: must be a URL such as redis://127.0.0.1:6379/0"
-        raise SettingsError(text) from None
+    chosen = await _redis(context, stack, url)
     context.log.say(
         f"Store: {chosen.name}, shared with every proxy that uses it; its own settings decide what survives a restart"
     )
@@ -99,9 +96,10 @@ def _memory(context: Context) -> ChosenStore:
 
 
 async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
-    """Open a Redis, with a hot tier in front of it unless `hot_bytes` is 0."""
+    """Open a Redis, with a hot tier in front of it unless `hot_bytes` is 0; raise SettingsError."""
     settings, clock, tasks = context.settings, context.clock, context.tasks
-    client = RedisClient(url, authority=settings.redis_ca)
+    address = redis_address(url)
+    client = RedisClient(address, tls=tls_for(address, settings.redis_ca))
     stack.push_async_callback(client.close)
     store = RedisStore(client, name="Redis", clock=clock, observe=context.observer(), tasks=tasks)
     await store.open()

@@ -41,7 +41,7 @@ def without_user(url: str) -> tuple[str, str]:
     """
     match = _AUTHORITY.fullmatch(url)
     if match is None and _CUT_OFF.match(url):
-        message = "must have / ? and # in a password percent-encoded, as %2F, %3F and %23"
+        message = "must have / ? # and @ in a user and password percent-encoded, as %2F, %3F, %23 and %40"
         raise ValueError(message)
     if match is None:
         return url, ""

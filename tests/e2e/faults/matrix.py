@@ -90,6 +90,7 @@ MATRIX: dict[int, Row] = {
         {"asks": Figure(3, "", "asks"), "unanswered": Figure(0, "", "without an answer")},
     ),
     45: Row("a change of a model in another form of target", {"stale": Figure(0, "", "stale answers")}),
+    47: Row("a Redis URL with an odd password", {"shown": Figure(0, "", "outputs that show it")}),
     42: Row("one request of 8 MiB, or a response of 64 MiB", {"turn": Figure(20, "ms", "CPU time of a turn")}),
     48: Row(
         "wrong admin tokens",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -173,7 +174,7 @@ async def test_lookups_that_are_cancelled_leave_nothing_for_the_next(measured: M
     """
     draw = random.Random(11)
     clock, tasks = SystemClock(), Tasks()
-    reached = RedisClient(server.url)
+    reached = RedisClient(redis_address(server.url))
     store = RedisStore(reached, name="Redis", clock=clock, observe=lambda _: None, tasks=tasks).entries
     keys = [f"{number:064x}" for number in range(100)]
     generation = (await store.get(keys[0])).generation or ""

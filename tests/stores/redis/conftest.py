@@ -9,6 +9,7 @@ import pytest
 
 from ollama_cache_proxy.core.facts import Event
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.stores.redis import redis_client
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
@@ -44,7 +45,7 @@ async def reach(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[Redi
     opened: list[RedisClient] = []
 
     def reach(server: RedisServer) -> RedisClient:
-        opened.append(RedisClient(server.url))
+        opened.append(RedisClient(redis_address(server.url)))
         return opened[-1]
 
     yield reach

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
+from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from tests.support import canary
 from tests.support.servers import RedisServer
+from tests.support.tls import trusting
 
 
 async def test_the_lane_and_the_pool_reach_the_same_server(client: RedisClient) -> None:
@@ -28,34 +31,34 @@ async def test_a_connection_is_nobody_else_s_and_speaks_resp2(client: RedisClien
         await other.disconnect()
 
 
-@pytest.mark.parametrize(
-    ("url", "connect", "authority"),
-    [
-        ("redis://127.0.0.1:1/0", 0.1, None),
-        ("rediss://127.0.0.1:1/0", 0.25, "ca.pem"),
-    ],
-)
-async def test_a_server_behind_tls_has_longer_and_is_known_by_its_authority(
-    url: str, connect: float, authority: str | None
-) -> None:
-    client = RedisClient(url, authority="ca.pem")
+@pytest.mark.parametrize(("url", "connect"), [("redis://127.0.0.1:1/0", 0.1), ("rediss://127.0.0.1:1/0", 0.25)])
+async def test_a_server_behind_tls_has_longer(url: str, connect: float) -> None:
+    client = RedisClient(redis_address(url), tls=trusting())
     told = client.pool.connection_pool.connection_kwargs
     assert (told["socket_connect_timeout"], told["socket_timeout"]) == (connect, 0.25)
-    assert told.get("ssl_ca_certs") == authority
     await client.close()
 
 
-@pytest.mark.parametrize("url", ["", "http://127.0.0.1/", "redis://127.0.0.1:port/"])
-def test_an_invalid_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError):
-        RedisClient(url)
+async def test_the_options_of_a_url_hold(redis_server: RedisServer) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}?db=3&client_name=proxy-1&max_connections=7&socket_keepalive=no"
+    client = RedisClient(redis_address(f"{url}&protocol=2&password={canary.PASSWORD}"))
+    try:
+        assert await client.lane.ask("SET", "a", b"x", within=5) == b"OK"
+        assert await client.pool.get("a") == b"x"
+        assert redis_server.client().dbsize() == 0
+        names = [row["name"] for row in await client.pool.client_list() if row["db"] == "3"]
+        assert names == ["proxy-1", "proxy-1"]
+        assert client.pool.connection_pool.max_connections == 7
+    finally:
+        await client.pool.flushdb()
+        await client.close()
 
 
 async def test_a_server_that_is_too_slow_to_say_goodbye_is_not_waited_for(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of the proxy raised redis-py's TimeoutError."""
-    client = RedisClient(redis_server.url)
+    client = RedisClient(redis_address(redis_server.url))
     closed = client.pool.aclose
 
     async def late() -> None:

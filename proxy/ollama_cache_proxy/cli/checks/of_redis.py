@@ -14,7 +14,8 @@ from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, wa
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
-from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis, public_url
+from ollama_cache_proxy.service.redis_access import client_of, public_url, redis_address, tls_for
+from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis
 
 _URLS = ("redis://", "rediss://", "unix://")
 _DEADLINE = 3.0
@@ -64,12 +65,12 @@ async def skew(scene: Scene) -> float | None:
     """Return by how many seconds the clock of Redis is ahead of ours, None if it cannot be asked."""
     try:
         url = named_redis(scene.settings)
-        client = _client(url, scene.settings.redis_ca) if url else None
-    except (SettingsError, ValueError, OSError):
+    except SettingsError:
         return None
-    if client is None:
+    if not url:
         return None
     try:
+        client = _client(url, scene.settings.redis_ca)
         async with client, asyncio.timeout(_DEADLINE):
             begun = time.time()
             seconds, micros = await client.time()
@@ -79,10 +80,9 @@ async def skew(scene: Scene) -> float | None:
 
 
 def _client(url: str, authority: str | None) -> redis.asyncio.Redis:
-    more: dict[str, Any] = {"ssl_ca_certs": authority} if authority and url.startswith("rediss://") else {}
-    return redis.asyncio.Redis.from_url(
-        url, socket_timeout=_DEADLINE, socket_connect_timeout=_DEADLINE, decode_responses=True, retry=None, **more
-    )
+    """Return a client; raise ValueError for a URL that is none, and SettingsError."""
+    address = redis_address(url)
+    return client_of(address, tls_for(address, authority), within=_DEADLINE)
 
 
 async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | None]:
@@ -109,8 +109,8 @@ async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | 
         ) from None
     except BusyLoadingError:
         raise Failed(f"{name} is still loading its data", "wait; afterwards entries can be looked up again") from None
-    except (ValueError, TypeError):
-        raise Failed("redis_url is not a Redis URL", "use one such as redis://127.0.0.1:6379/0") from None
+    except SettingsError as error:
+        raise Failed(str(error), "change the setting") from None
     except Exception:  # noqa: BLE001 - redis-py raises anything for a server that is no Redis
         raise Failed(
             f"Redis does not answer at {name}: requests are served without the cache",

@@ -16,6 +16,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from ollama_cache_proxy.core.tasks import Tasks
 
@@ -64,7 +65,7 @@ class PrivateRedis:
         self._socket = self._folder / "redis.sock"
         self._shell: asyncio.subprocess.Process | None = None
         self._closing = False
-        self.url = f"unix://{self._socket}"
+        self.url = f"unix://{quote(str(self._socket))}"
         self.name = f"private {Path(binary).name}"
 
     async def start(self) -> bool:

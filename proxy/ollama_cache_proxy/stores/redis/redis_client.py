@@ -6,16 +6,18 @@ This module knows neither commands nor names: Redis behind Sentinel would be ano
 
 from __future__ import annotations
 
+import ssl
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from ollama_cache_proxy.policy.redis_url import RedisAddress
 from ollama_cache_proxy.stores.redis.lane import RedisLane
+from ollama_cache_proxy.stores.redis.redis_connections import connecting
 
 FAILURES: Final = (Exception,)
 """What a command may raise, over the pool or the lane: any exception, of which a cancellation is none.
@@ -33,22 +35,18 @@ _CONNECTIONS: Final = 64
 class RedisClient:
     """Sends commands over a connection of the `pool`, or over the `lane`, which all small ones share.
 
-    `authority` is a PEM file with the certificate authorities for a `rediss://` server; None for the system's. Raises
-    ValueError or TypeError for a URL that redis-py does not accept.
+    `tls` is the context for a `rediss://` address.
     """
 
-    def __init__(self, url: str, *, authority: str | None = None) -> None:
-        tls = urlsplit(url).scheme == "rediss"
-        pool = redis.BlockingConnectionPool.from_url(
-            url,
+    def __init__(self, address: RedisAddress, *, tls: ssl.SSLContext | None = None) -> None:
+        pool = redis.BlockingConnectionPool(
+            **connecting(address, tls),
             timeout=_CONNECT,
-            max_connections=_CONNECTIONS,
-            socket_connect_timeout=_CONNECT_TLS if tls else _CONNECT,
+            max_connections=int(address.options.get("max_connections", _CONNECTIONS)),
+            socket_connect_timeout=_CONNECT_TLS if address.tls else _CONNECT,
             socket_timeout=_READ,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             health_check_interval=0,
-            protocol=2,  # without HELLO, which not every server, or user, has
-            **({"ssl_ca_certs": authority} if tls and authority else {}),
         )
         self.pool: Any = redis.Redis.from_pool(pool)
         self.lane = RedisLane(self.connection)
@@ -56,7 +54,7 @@ class RedisClient:
     def connection(self) -> redis.Connection:
         """Return a new connection to the server, in RESP2, outside of the pool."""
         pool = self.pool.connection_pool
-        made: redis.Connection = pool.connection_class(**pool.connection_kwargs | {"protocol": 2})
+        made: redis.Connection = pool.connection_class(**pool.connection_kwargs)
         return made
 
     async def close(self) -> None:
