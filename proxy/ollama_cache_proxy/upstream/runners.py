@@ -11,6 +11,7 @@ import orjson
 
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.ports import Identity, Runner, Upstream
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.upstream.probes import read_json
 
@@ -22,6 +23,7 @@ _AGENT: Final = (b"User-Agent", b"ollama-cache-proxy")
 _JSON: Final = (_AGENT, (b"Content-Type", b"application/json"))
 _SHOWN: Final = ("template", "system", "parameters", "renderer", "parser")
 """Members of /api/show that prompts depend on."""
+_UNLOADS: Final = next(row.path for row in ENDPOINTS if row.operation == "generate")
 _FAULTS: Final = (ProxyError, TimeoutError, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -52,7 +54,7 @@ class OllamaRunners:
     async def unload(self, identity: Identity) -> None:
         """See ports.Runners (`GenerateHandler`: no prompt, and a keep_alive of 0)."""
         try:
-            await self._ask("POST", "/api/generate", {"model": identity.model, "keep_alive": 0, "stream": False})
+            await self._ask("POST", _UNLOADS, {"model": identity.model, "keep_alive": 0, "stream": False})
         except _FAULTS:
             return
 
