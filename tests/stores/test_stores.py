@@ -16,13 +16,12 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.store_choice import tiered_store
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
-from ollama_cache_proxy.stores.redis import redis_client
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.tiered import TieredStore
 from tests.support.clocks import Clock
 from tests.support.entries import FULL_ENTRY
-from tests.support.stores import fill, key, keys, pages
+from tests.support.stores import fill, key, keys, pages, patient
 from tests.support.waiting import until
 
 
@@ -39,20 +38,19 @@ Pair: TypeAlias = tuple[View, View]
 
 
 @pytest.fixture(params=["memory", "redis", "tiered"])
-async def pair(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     """Two processes' views of one store, with long deadlines for a busy machine; memory has one only."""
     if request.param == "memory":
         memory = MemoryStore(1 << 26, clock=Clock())
         view = View(entries=memory, values=MemoryValues(), gauges=(memory,))
         yield view, view
         return
-    monkeypatch.setattr(redis_client, "_CONNECT", 5.0)
-    monkeypatch.setattr(redis_client, "_READ", 5.0)
     server, tasks = request.getfixturevalue("redis_server"), Tasks()
     clients = [RedisClient(redis_address(server.url)) for _ in range(2)]
 
     def view_of(client: RedisClient) -> View:
-        store = RedisStore(client, name="Redis", clock=Clock(), observe=print, tasks=tasks)
+        store = RedisStore(client, name="Redis", clock=Clock(), observe=print, tasks=tasks, longest=10.0)
+        patient(store)
         view = View(entries=store.entries, values=store.values, gauges=(store.gauges,))
         if request.param == "redis":
             return view
@@ -206,7 +204,7 @@ async def test_it_says_how_full_it_is_where_that_is_known_without_asking(pair: P
         return
     hot = isinstance(view.entries, TieredStore)
     assert found == ({"hot": (1, 0)} if hot else {})
-    assert breakers() == {"read": False, "write": False}
+    assert breakers() == {"read": False, "write": False, "delete": False}
     await until(lambda: "redis" in {tier.name for tier in tiers()})
     assert [tier.name for tier in tiers()] == ["hot", "redis"][not hot :]
     assert [tier.name for tier in tiers(asking=False)] == ["hot"] * hot

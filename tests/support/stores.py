@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ollama_cache_proxy.core.store_ports import EntryStore, Page
 from ollama_cache_proxy.policy.messages import StoredResponse
+from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.support.servers import RedisServer
 
 
@@ -46,3 +47,8 @@ async def fill_with_names(server: RedisServer, store: EntryStore, count: int, ge
 def calls(server: RedisServer, command: str) -> int:
     """How often the server was given a command."""
     return int(server.client().info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def patient(store: RedisStore) -> None:
+    """Have lookups wait as long as a busy machine may take."""
+    store.entries._guard.wait.begin(5.0)

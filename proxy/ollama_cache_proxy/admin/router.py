@@ -17,6 +17,7 @@ from ollama_cache_proxy.admin.own_route import Route, Stream
 from ollama_cache_proxy.admin.token_guard import TokenGuard
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.ports import Client, Clock, Upstream
+from ollama_cache_proxy.core.store_ports import StoreState
 from ollama_cache_proxy.policy.fields import is_own_origin
 from ollama_cache_proxy.policy.messages import Request, first
 from ollama_cache_proxy.policy.record import record
@@ -59,7 +60,7 @@ class Admin:
         self,
         *,
         routes: Routes,
-        store_well: Callable[[], Awaitable[bool]],
+        store_state: Callable[[], StoreState],
         upstream: Upstream,
         refusal: Callable[[], str],
         render: Render,
@@ -69,7 +70,7 @@ class Admin:
         guard: TokenGuard,
         clock: Clock,
     ) -> None:
-        self._store_well = store_well
+        self._store_state = store_state
         self._upstream = upstream
         self._refusal = refusal
         self._render = render
@@ -168,9 +169,9 @@ class Admin:
 
     async def _readyz(self, request: Request, _body: bytes) -> Reply:
         """Respond 200 while requests can be served, even without store or Ollama unless `?require=` names them."""
-        upstream, store = await asyncio.gather(self._upstream_well(), self._store_well())
+        upstream, store = await self._upstream_well(), self._store_state()
         refusal = self._refusal() if upstream else ""
-        parts = {"upstream": upstream and not refusal, "store": store}
+        parts = {"upstream": upstream and not refusal, "store": store.answers and store.stores}
         required = {
             name
             for value in parse_qs(request.target.partition("?")[2]).get("require", [])
@@ -184,6 +185,10 @@ class Admin:
         states = {name: "ok" if well else "down" for name, well in parts.items()}
         if refusal:
             states |= {"upstream": "refused", "reason": refusal}
+        if store.answers and not store.stores:
+            states["store"] = "read-only"
+        if not parts["store"]:
+            states["storeReason"] = store.reason
         status = ("ok" if all(parts.values()) else "degraded") if self._serving() else "draining"
         return json({"status": status, **states}, 200 if ready else 503)
 

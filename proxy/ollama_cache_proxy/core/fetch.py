@@ -179,7 +179,7 @@ class Fetcher:
         """Return why no response of this freshness to this question may be stored at the moment, or None."""
         if question.policy is Policy.READ_ONLY:
             return Detail.READ_ONLY
-        if question.generation is None:
+        if question.generation is None or not self._store.writable:
             return Detail.STORE_UNAVAILABLE
         if not question.identity.stability.unchanged():
             return Detail.MODEL_CHANGED
@@ -279,6 +279,8 @@ class Fetcher:
                     entries=len(entries),
                 ),
             )
+        else:
+            self.report_not_stored(question, Detail.STORE_UNAVAILABLE)
 
 
 async def _collected(

@@ -75,11 +75,27 @@ Matches: TypeAlias = Callable[[Description], bool]
 """Return whether an entry matches."""
 
 
+@record
+class StoreState:
+    """How a store is, as the lookups, writes and probes of the last seconds tell."""
+
+    answers: bool
+    """Whether lookups are answered."""
+    stores: bool
+    """Whether entries can be stored."""
+    reason: str = ""
+    """What it said last, where one of these is not so: the name of an error, nothing secret."""
+
+
 class EntryStore(Protocol):
     """Entries by key. No method raises for a fault of the store, and none holds a request longer than its deadline.
 
     `page` and `purge` go through all entries and take as long as that takes; they return None when the store failed.
     """
+
+    @property
+    def writable(self) -> bool:
+        """Whether entries can be stored now, as far as is known without asking."""
 
     def held(self, key: str) -> StoredResponse | None:
         """Return the entry, which is fresh, where it is in this process's memory; else None."""

@@ -119,7 +119,7 @@ def _admin(  # noqa: PLR0913 - what the routes show
     return Admin(
         routes=own.routes,
         events=own.events.listen,
-        store_well=opened.chosen.well,
+        store_state=opened.chosen.state,
         upstream=opened.probes,
         refusal=lambda: opened.upstream.refusal,
         render=scrape.render,

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     redis_ca: str | None = Field(
         None, description="PEM file of the authorities that may sign Redis' certificate (rediss://); else the system's."
     )
+    store_deadline: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = Field(
+        0.5,
+        description="Seconds that a request waits for Redis at most. It waits for 0.25 s where Redis usually answers in"
+        " a tenth of that, and longer where it is usually slower. A Redis that is slower still is not used.",
+    )
     private_redis_bytes: Bytes = Field(512 * _MIB, description="Size limit of a private server.")
     memory_bytes: Bytes = Field(256 * _MIB, description="Size limit of the memory store.")
     hot_bytes: Annotated[int, Field(ge=0)] = Field(

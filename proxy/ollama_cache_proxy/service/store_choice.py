@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
 
-from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, ValueStore
+from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, StoreState, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
@@ -37,8 +37,8 @@ class ChosenStore:
     """Those of its parts, the fastest one first."""
     name: str
     """Its name in log and statistics."""
-    well: Callable[[], Awaitable[bool]]
-    """Whether it answers now."""
+    state: Callable[[], StoreState]
+    """How it is, as far as has been seen; waits for nothing."""
     forget: Callable[[], None]
     """Drops what this process holds of it: the hot tier and the write buffer."""
 
@@ -91,7 +91,7 @@ def _memory(context: Context) -> ChosenStore:
     size = context.settings.memory_bytes // _MIB
     context.log.say(f"Store: this process's memory, {size} MiB, {_ENDS_WITH_PROXY}")
     return ChosenStore(
-        entries=memory, values=MemoryValues(), gauges=(memory,), name="memory", well=_always, forget=_nothing
+        entries=memory, values=MemoryValues(), gauges=(memory,), name="memory", state=_well, forget=_nothing
     )
 
 
@@ -101,14 +101,21 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
     address = redis_address(url)
     client = RedisClient(address, tls=tls_for(address, settings.redis_ca))
     stack.push_async_callback(client.close)
-    store = RedisStore(client, name="Redis", clock=clock, observe=context.observer(), tasks=tasks)
+    store = RedisStore(
+        client,
+        name="Redis",
+        clock=clock,
+        observe=context.observer(),
+        tasks=tasks,
+        longest=settings.store_deadline,
+    )
     await store.open()
     chosen = ChosenStore(
         entries=store.entries,
         values=store.values,
         gauges=(store.gauges,),
         name=public_url(url),
-        well=store.ping,
+        state=store.state,
         forget=store.entries.buffer.discard,
     )
     if not settings.hot_bytes:
@@ -148,8 +155,8 @@ def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, t
     return tiered
 
 
-async def _always() -> bool:
-    return True
+def _well() -> StoreState:
+    return StoreState(answers=True, stores=True)
 
 
 def _nothing() -> None:

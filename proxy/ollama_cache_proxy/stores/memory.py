@@ -26,6 +26,8 @@ _SHELF_LETTERS: Final = 2
 class MemoryStore:
     """See store_ports.EntryStore and store_ports.StoreGauges. `capacity` is in bytes, `name` is that of the tier."""
 
+    writable = True
+
     def __init__(self, capacity: int, *, clock: Clock, name: str = "memory") -> None:
         self._capacity = capacity
         self._clock = clock

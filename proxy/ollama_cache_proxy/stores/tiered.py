@@ -86,6 +86,11 @@ class TieredStore:
 
     # The store
 
+    @property
+    def writable(self) -> bool:
+        """See store_ports.EntryStore."""
+        return self._back.writable
+
     def held(self, key: str) -> StoredResponse | None:
         """See store_ports.EntryStore."""
         entry = self._front.held(key) if self._generation is not None else None
@@ -123,9 +128,10 @@ class TieredStore:
         if not missing:
             return Lookups(entries=tuple(held[key] for key in keys), generation=generation)
         found = await self._read(missing)
-        if held and found.generation != generation:  # the held ones were of another
-            if found.generation is not None:
-                self._invalidate_all()
+        if held and found.generation != generation:
+            if found.generation is None:  # it did not answer, and is not asked again
+                return Lookups(entries=(None,) * len(keys), generation=None)
+            self._invalidate_all()  # the held ones were of another
             return await self._read(keys)
         entries = held | dict(zip(missing, found.entries, strict=True))
         return Lookups(entries=tuple(entries[key] for key in keys), generation=found.generation)

@@ -10,11 +10,11 @@ import pytest
 from ollama_cache_proxy.core.facts import Event
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
-from ollama_cache_proxy.stores.redis import redis_client
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.support.clocks import Clock
 from tests.support.servers import RedisServer
+from tests.support.stores import patient
 
 Connect: TypeAlias = Callable[[RedisServer], RedisStore]
 
@@ -38,10 +38,8 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 
 @pytest.fixture
-async def reach(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[RedisServer], RedisClient]]:
-    """Return a factory of clients of a server, with long deadlines for a busy machine."""
-    monkeypatch.setattr(redis_client, "_CONNECT", 5.0)
-    monkeypatch.setattr(redis_client, "_READ", 5.0)
+async def reach() -> AsyncIterator[Callable[[RedisServer], RedisClient]]:
+    """Return a factory of clients of a server."""
     opened: list[RedisClient] = []
 
     def reach(server: RedisServer) -> RedisClient:
@@ -55,10 +53,13 @@ async def reach(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[Redi
 
 @pytest.fixture
 def connect(reach: Callable[[RedisServer], RedisClient], clock: Clock, tasks: Tasks, told: list[Event]) -> Connect:
-    """Return a factory of stores, as several processes would have them."""
+    """Return a factory of stores, as several processes would have them, with long deadlines for a busy machine."""
 
     def connect(server: RedisServer) -> RedisStore:
-        return RedisStore(reach(server), name="Redis", clock=clock, observe=told.append, tasks=tasks)
+        client = reach(server)
+        store = RedisStore(client, name="Redis", clock=clock, observe=told.append, tasks=tasks, longest=10.0)
+        patient(store)
+        return store
 
     return connect
 

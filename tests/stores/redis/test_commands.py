@@ -134,7 +134,6 @@ async def test_entries_are_stored_found_and_cleared_without_any_one_command(
     name: str, without: tuple[RedisStore, RedisServer], told: list[Event]
 ) -> None:
     store, _ = without
-    assert await store.ping()
     generation = (await store.entries.get(key(0))).generation
     assert generation is not None
     many = [key(number) for number in range(150)]

@@ -26,7 +26,7 @@ LARGE = replace(FULL_ENTRY, body=b"x" * 65_536)
 
 @pytest.fixture
 def writer(client: RedisClient, clock: Clock, told: list[Event]) -> EntryWriter:
-    guard = Guard(name="Redis", clock=clock, observe=told.append, timed_out=client.lane.renew)
+    guard = Guard(name="Redis", clock=clock, observe=told.append)
     return EntryWriter(client, guard, observe=told.append)
 
 

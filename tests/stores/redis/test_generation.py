@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from ollama_cache_proxy.core.facts import Event
 from ollama_cache_proxy.stores.redis import generation as module
 from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.generation import Generation
+from ollama_cache_proxy.stores.redis.guard import Guard
 from ollama_cache_proxy.stores.redis.key_layout import GENERATION, entry_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from tests.support.clocks import Clock
@@ -20,9 +20,16 @@ from tests.support.stores import calls, key
 Reach = Callable[[RedisServer], RedisClient]
 
 
+def of(client: RedisClient) -> Generation:
+    """Return the generation as a process of its own sees it; its deadlines are for a busy machine."""
+    guard = Guard(name="Redis", clock=Clock(), observe=lambda _: None, longest=10.0)
+    guard.wait.begin(5.0)
+    return Generation(client, guard, Commands(clock=Clock(), observe=lambda _: None))
+
+
 @pytest.fixture
-def generation(client: RedisClient, clock: Clock, told: list[Event]) -> Generation:
-    return Generation(client, Commands(clock=clock, observe=told.append))
+def generation(client: RedisClient) -> Generation:
+    return of(client)
 
 
 def is_token(text: str) -> bool:
@@ -35,7 +42,7 @@ async def test_it_is_begun_where_there_is_none_and_is_the_same_for_all(
     found = await generation.current()
     assert is_token(found)
     assert redis_server.client().get(GENERATION) == found.encode()
-    assert await Generation(reach(redis_server), generation._commands).current() == found
+    assert await of(reach(redis_server)).current() == found
     assert generation.seen == found
 
 
@@ -68,7 +75,7 @@ async def test_a_generation_that_another_process_replaced_is_found_by_a_second_l
     count: int, generation: Generation, reach: Reach, redis_server: RedisServer
 ) -> None:
     await generation.current()
-    other = Generation(reach(redis_server), generation._commands)
+    other = of(reach(redis_server))
     await other.replace()
     redis_server.client().set(entry_name(other.seen, key(0)), "new")
     found, values = await generation.lookup([key(number) for number in range(count)], 5)

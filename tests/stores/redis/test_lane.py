@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,10 +22,10 @@ from tests.support.waiting import until
 class Lane(RedisLane):
     """A lane that records the connections that it opened."""
 
-    def __init__(self, url: str) -> None:
-        self.pool: Any = redis.ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=1, socket_timeout=1)
+    def __init__(self, url: str, *, spare: bool = False) -> None:
+        self.pool: Any = redis.ConnectionPool.from_url(url, protocol=2, socket_connect_timeout=5, socket_timeout=5)
         self.opened = 0
-        super().__init__(self.make)
+        super().__init__(self.make, spare=spare)
 
     async def ask(self, *command: bytes | str | int, within: float = 10.0, urgent: bool = False) -> Any:
         return await super().ask(*command, within=within, urgent=urgent)
@@ -155,9 +156,14 @@ async def test_a_server_that_is_stopped_keeps_nobody_for_longer_than_he_waits() 
 
 @pytest.mark.parametrize("reply", [b"?\r\n", b"+OK\r\n+one too many\r\n", b"*1\r\n?\r\n"])
 async def test_anything_but_a_reply_ends_the_connection(reply: bytes) -> None:
+    ended = 0
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(reply if b"PING" in data else b"+OK\r\n" * data.count(b"*"))
+        nonlocal ended
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(reply if b"PING" in data else b"+OK\r\n" * data.count(b"*"))
+        ended += 1
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -168,8 +174,7 @@ async def test_anything_but_a_reply_ends_the_connection(reply: bytes) -> None:
         else:
             with pytest.raises(RedisConnectionError):
                 await other.ask("PING")
-        wire: Any = other._wire
-        await until(lambda: not wire.is_open)
+        await until(lambda: ended)
     finally:
         await other.close()
         server.close()
@@ -212,3 +217,106 @@ async def test_a_connection_that_can_no_longer_be_written_to_fails_its_commands(
     wire.transport = Closed()
     assert await lane.ask("PING") == b"PONG", "asked once more, over another connection"
     assert lane.opened == 2
+
+
+async def test_what_connecting_takes_is_waited_for_by_none_for_longer_than_for_a_reply() -> None:
+    """The connection is open for those who come after."""
+    may_answer = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await may_answer.wait()
+            writer.write(b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    other = Lane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    loop = asyncio.get_running_loop()
+    try:
+        with pytest.raises(TimeoutError):
+            await other.ask("PING", within=0.1)
+        begun = loop.time()
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.create_task(count())
+        with pytest.raises(TimeoutError):
+            await other.ask("PING", within=0.05)
+        counting.cancel()
+        assert turns < 3, "who comes later does not wait at all"
+        may_answer.set()
+        await other.ready()
+        assert loop.time() - begun < module.CONNECT_WITHIN
+        assert await other.ask("PING") == b"OK"
+        assert other.opened == 1
+    finally:
+        await other.close()
+        server.close()
+
+
+async def test_a_spare_connection_takes_over_and_is_replaced(redis_server: RedisServer) -> None:
+    other, client = Lane(redis_server.url, spare=True), redis_server.client()
+    try:
+        ids = [await other.ask("CLIENT", "ID")]
+        for number in range(3):
+            await until(lambda: len(other._open_wires) == 2)
+            opened = other.opened
+            client.client_kill_filter(_id=str(ids[-1]))
+            ids.append(await other.ask("CLIENT", "ID"))
+            assert opened == number + 2, "a lost one costs no command a new connection"
+        assert len(set(ids)) == 4
+    finally:
+        await other.close()
+
+
+async def test_a_lane_that_loses_its_connection_opens_another_before_it_is_asked(
+    lane: Lane, redis_server: RedisServer
+) -> None:
+    own = await lane.ask("CLIENT", "ID")
+    redis_server.client().client_kill_filter(_id=str(own))
+    await until(lambda: lane.opened == 2 and lane._wire is not None)
+    assert await lane.ask("CLIENT", "ID") != own
+
+
+async def test_a_server_that_closes_what_it_accepts_is_not_asked_all_the_time() -> None:
+    accepted = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        writer.write(b"+OK\r\n" * (await reader.read(65536)).count(b"*"))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    other = Lane(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        for _ in range(3):
+            with suppress(RedisConnectionError):
+                await other.ask("PING")
+        before = accepted
+        await asyncio.sleep(0.5)
+        assert accepted - before <= 5
+    finally:
+        await other.close()
+        server.close()
+
+
+async def test_of_many_late_replies_one_connection_is_given_up(redis_server: RedisServer) -> None:
+    other, client = Lane(redis_server.url, spare=True), redis_server.client()
+    try:
+        await other.ask("PING")
+        await until(lambda: len(other._open_wires) == 2)
+        spare = other._open_wires[1]
+        client.client_pause(1000)
+        late = await asyncio.gather(*(other.ask("GET", "a", within=0.05) for _ in range(10)), return_exceptions=True)
+        assert {type(error) for error in late} == {TimeoutError}
+        assert other._wire is spare
+    finally:
+        client.client_unpause()
+        await other.close()

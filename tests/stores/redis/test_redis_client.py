@@ -31,11 +31,10 @@ async def test_a_connection_is_nobody_else_s_and_speaks_resp2(client: RedisClien
         await other.disconnect()
 
 
-@pytest.mark.parametrize(("url", "connect"), [("redis://127.0.0.1:1/0", 0.1), ("rediss://127.0.0.1:1/0", 0.25)])
-async def test_a_server_behind_tls_has_longer(url: str, connect: float) -> None:
-    client = RedisClient(redis_address(url), tls=trusting())
+async def test_connecting_may_take_longer_than_any_command_is_waited_for() -> None:
+    client = RedisClient(redis_address("rediss://127.0.0.1:1/0"), tls=trusting())
     told = client.pool.connection_pool.connection_kwargs
-    assert (told["socket_connect_timeout"], told["socket_timeout"]) == (connect, 0.25)
+    assert told["socket_connect_timeout"] == 5.0
     await client.close()
 
 

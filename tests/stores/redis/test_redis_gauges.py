@@ -16,13 +16,13 @@ from tests.support.waiting import until
 
 async def test_breakers_show_whether_they_are_open(connect: Connect, server: RedisServer, told: list[Event]) -> None:
     store = connect(server)
-    assert store.gauges.breakers() == {"read": False, "write": False}
+    assert store.gauges.breakers() == {"read": False, "write": False, "delete": False}
     server.kill()
     for _ in range(8):
         await store.entries.get(key(1))
     calls = [(event.operation, event.failed) for event in told if isinstance(event, StoreCall)]
     assert calls == [("get", True)] * 5
-    assert store.gauges.breakers() == {"read": True, "write": False}
+    assert store.gauges.breakers() == {"read": True, "write": False, "delete": False}
 
 
 async def test_how_full_it_is_shows_from_the_second_poll_on(store: RedisStore, redis_server: RedisServer) -> None:
@@ -49,7 +49,7 @@ async def test_a_user_without_the_right_to_know_loses_nothing_else(
         assert [event for event in told if not isinstance(event, StoreCall)] == [
             CommandRefused(command="INFO", effect=COMMANDS["INFO"].effect)
         ]
-        assert store.gauges.breakers() == {"read": False, "write": False}
+        assert store.gauges.breakers() == {"read": False, "write": False, "delete": False}
     finally:
         client.execute_command("ACL", "SETUSER", "default", "+info")
 

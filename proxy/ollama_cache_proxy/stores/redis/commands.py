@@ -81,7 +81,7 @@ COMMANDS: Final = {
             name="SET",
             purpose="storing",
             without=Without.NO_WRITES,
-            effect="nothing is stored, and nothing is cleared without GETSET",
+            effect="nothing is stored",
         ),
         Command(
             name="GETSET",
@@ -159,7 +159,7 @@ COMMANDS: Final = {
         ),
         Command(
             name="PING",
-            purpose="whether the server answers",
+            purpose="whether the connection of the hot tier still answers",
             without=Without.REPLACED,
             effect="a refusal is an answer too",
         ),

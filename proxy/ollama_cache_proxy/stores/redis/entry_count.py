@@ -65,7 +65,7 @@ class EntryCount:
         It is exact where a short scan is enough; else that of the last full scan, corrected, with its age.
         """
         found = await self._guard.read(
-            "count", lambda: permitted(lambda: self._scan.count(_EXACT_UP_TO), _REFUSED), None, within=WRITE_WITHIN
+            "count", lambda: permitted(lambda: self._scan.count(_EXACT_UP_TO), _REFUSED), None
         )
         if found is None:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from ollama_cache_proxy.core.facts import Fault, Observer, Part, StoreFault
+from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
 from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.stores.entry_codec import encode
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
@@ -53,7 +53,7 @@ class EntryWriter:
     async def _set(self, values: list[tuple[str, bytes, int]]) -> bool:
         """Write some entries in one round trip."""
         if len(values) == 1 and len(values[0][1]) <= _SMALL:
-            return bool(await self._guard.run(Part.STORE_WRITES, "set", lambda: self._set_small(*values[0]), None))
+            return bool(await self._guard.write("set", lambda: self._set_small(*values[0]), within=None))
 
         async def write() -> bool:
             async with self._pool.pipeline(transaction=False) as pipeline:

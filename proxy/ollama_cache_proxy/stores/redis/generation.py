@@ -13,11 +13,12 @@ import secrets
 from collections.abc import Sequence
 from typing import Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, ResponseError
 
 from ollama_cache_proxy.stores.redis.commands import Commands
-from ollama_cache_proxy.stores.redis.guard import READ_WITHIN
+from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard, WriteRefused
 from ollama_cache_proxy.stores.redis.key_layout import GENERATION, entry_name
+from ollama_cache_proxy.stores.redis.lane import RedisLane
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 
 LONGEST_LOOKUP: Final = 1.0
@@ -34,29 +35,43 @@ _TRIES: Final = 3
 class Generation:
     """Reads entries of the current generation, and begins new ones. `seen` is the one that was read last."""
 
-    def __init__(self, client: RedisClient, commands: Commands) -> None:
+    def __init__(self, client: RedisClient, guard: Guard, commands: Commands) -> None:
         self._pool = client.pool
         self._lane = client.lane
+        self._lists = client.lists
+        self._guard = guard
         self._commands = commands
         self.seen = secrets.token_hex(_BYTES)  # equals no token in the store, not even an empty one
 
-    async def lookup(self, keys: Sequence[str], within: float = READ_WITHIN) -> tuple[str, list[bytes | None]]:
-        """Return the current generation and the values of its entries; one command, unless it has changed."""
-        if len(keys) <= _KEYS_PER_COMMAND:
-            seen = self.seen
-            names = [entry_name(seen, key) for key in keys]
-            current, *values = await self._read((GENERATION, *names), within, urgent=True)
-            if current == seen.encode() and len(values) == len(keys):
-                return seen, values
-        async with asyncio.timeout(within):
-            return await self._lookup_in_steps(keys)
+    async def lookup(
+        self, keys: Sequence[str], within: float | None = None, lane: RedisLane | None = None
+    ) -> tuple[str, list[bytes | None]]:
+        """Return the current generation and the values of its entries; one command, unless it has changed.
+
+        The first command has `within` seconds, by default as many as requests wait now; several have as many as they
+        wait at most, LONGEST_LOOKUP for a long list. Raises WriteRefused where no generation can be begun.
+        """
+        seen, within = self.seen, within or self._guard.wait.seconds
+        lane = lane or (self._lane if len(keys) <= _KEYS_PER_COMMAND else self._lists)
+        begun = asyncio.get_running_loop().time()
+        names = [entry_name(seen, key) for key in keys[:_KEYS_PER_COMMAND]]
+        current, *values = await self._read(lane, (GENERATION, *names), within, urgent=True)
+        if len(keys) <= _KEYS_PER_COMMAND and current == seen.encode() and len(values) == len(keys):
+            return seen, values
+        until = begun + max(within, self._guard.wait.longest, LONGEST_LOOKUP if len(keys) > _KEYS_PER_COMMAND else 0)
+        async with asyncio.timeout_at(until):
+            return await self._lookup_in_steps(keys, lane, until, seen, current, values)
 
     async def current(self) -> str:
         """Return the current generation."""
-        return (await self.lookup(()))[0]
+        return (await self.lookup((), WRITE_WITHIN))[0]
 
     async def replace(self) -> str:
-        """Begin a new generation; return the old one, empty where there was no valid one."""
+        """Begin a new generation, or at least end the old one; return that, empty where there was no valid one.
+
+        Without a generation no entry is found, and the next lookup that may write begins one. To end one needs no
+        memory, so a full server does it.
+        """
         fresh = secrets.token_hex(_BYTES)
         try:
             old = await self._commands.run(
@@ -64,30 +79,52 @@ class Generation:
                 ("SET", lambda: self._get_and_set(fresh)),
             )
         except ResponseError as error:
-            await self._remove_foreign(error)
-            await self._pool.set(GENERATION, fresh)
-            old = None
+            old = await self._end(error)
+            if _is_of_another_type(error):
+                await self._pool.set(GENERATION, fresh)
         self.seen = fresh
         return "" if old is None else old.decode("latin-1")
 
-    async def _lookup_in_steps(self, keys: Sequence[str]) -> tuple[str, list[bytes | None]]:
-        """Look up with several commands: the list is long, or the generation has changed."""
+    async def _end(self, error: ResponseError) -> bytes | None:
+        """Delete the generation, which could not be replaced because of `error`; return it."""
+        found = [] if _is_of_another_type(error) else await self._read(self._lane, (GENERATION,), WRITE_WITHIN)
+        await self._remove()
+        return found[0] if found else None
+
+    async def _lookup_in_steps(  # noqa: PLR0913, PLR0917 - what the first command told
+        self,
+        keys: Sequence[str],
+        lane: RedisLane,
+        until: float,
+        seen: str,
+        current: bytes | None,
+        values: list[bytes | None],
+    ) -> tuple[str, list[bytes | None]]:
+        """Look up with several commands, until `until` in the loop's time: the list is long, or the generation new.
+
+        `current` and `values` were read under the generation `seen`.
+        """
+        loop = asyncio.get_running_loop()
         for _ in range(_TRIES):
-            seen = self.seen
-            names = [entry_name(seen, key) for key in keys]
-            current, *values = await self._read((GENERATION, *names[:_KEYS_PER_COMMAND]), LONGEST_LOOKUP)
             if current is None or _TOKEN.fullmatch(current) is None:  # absent or invalid: it could come back
-                current = await self._renewed()
-                if current is None:
-                    continue
-            self.seen = current.decode("latin-1")
-            if self.seen == seen:
-                for start in range(_KEYS_PER_COMMAND, len(names), _KEYS_PER_COMMAND):
-                    values += await self._read_many(names[start : start + _KEYS_PER_COMMAND])
-                return seen, values
+                current = await self._begun(lane, until)
+            token = seen if current is None else current.decode("latin-1")
+            names = [entry_name(token, key) for key in keys]
+            if current is not None and token == seen:
+                rest = range(_KEYS_PER_COMMAND, len(names), _KEYS_PER_COMMAND)
+                reading = (self._read(lane, names[at : at + _KEYS_PER_COMMAND], until - loop.time()) for at in rest)
+                values = [*values, *(value for found in await asyncio.gather(*reading) for value in found)]
+                if len(values) != len(keys):
+                    raise InvalidResponse
+                return token, values
+            self.seen = seen = token
+            names = [GENERATION, *names[:_KEYS_PER_COMMAND]]
+            current, *values = await self._read(lane, names, until - loop.time())
         return self.seen, [None] * len(keys)
 
-    async def _read(self, names: Sequence[str], within: float, *, urgent: bool = False) -> list[bytes | None]:
+    async def _read(
+        self, lane: RedisLane, names: Sequence[str], within: float, *, urgent: bool = False
+    ) -> list[bytes | None]:
         """Return the values of these names over the lane.
 
         Without MGET, the generation is read at another moment than the entries. Each is read after the lookup began,
@@ -95,16 +132,16 @@ class Generation:
         """
         if self._commands.refused("MGET") is None:
             try:
-                found: list[bytes | None] = await self._lane.ask("MGET", *names, within=within, urgent=urgent)
+                found: list[bytes | None] = await lane.ask("MGET", *names, within=within, urgent=urgent)
             except ResponseError as error:
                 self._commands.note("MGET", error)
             else:
                 return found
-        return await self._read_each(names, within)
+        return await self._read_each(lane, names, within)
 
-    async def _read_each(self, names: Sequence[str], within: float) -> list[bytes | None]:
+    async def _read_each(self, lane: RedisLane, names: Sequence[str], within: float) -> list[bytes | None]:
         """Return the values of these names, one command each, all sent at once; None for one of another type."""
-        asked = (self._lane.ask("GET", name, within=within) for name in names)
+        asked = (lane.ask("GET", name, within=within) for name in names)
         found = await asyncio.gather(*asked, return_exceptions=True)
         values: list[bytes | None] = []
         for value in found:
@@ -118,36 +155,34 @@ class Generation:
                 raise value
         return values
 
-    async def _read_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return the values of these names over a connection of the pool, which leaves the lane to others."""
-        return await self._commands.run(
-            ("MGET", lambda: self._pool.mget(names)), ("GET", lambda: self._read_each(names, LONGEST_LOOKUP))
-        )
-
     async def _get_and_set(self, fresh: str) -> bytes | None:
         """Begin a generation without GETSET; return the old one. Of two clears at once, one sweeps too little."""
-        (old,) = await self._read((GENERATION,), LONGEST_LOOKUP)
+        (old,) = await self._read(self._lane, (GENERATION,), WRITE_WITHIN)
         await self._pool.set(GENERATION, fresh)
         return old
 
-    async def _renewed(self) -> bytes | None:
-        """Begin a generation unless another process just has; return the current one, None after a race."""
-        (current,) = await self._read((GENERATION,), LONGEST_LOOKUP)
+    async def _begun(self, lane: RedisLane, until: float) -> bytes | None:
+        """Begin a generation unless another process just has; return the current one, None after a race.
+
+        Raises WriteRefused where the server takes no writes, without trying where that is known.
+        """
+        if self._guard.writes.open:
+            raise WriteRefused
+        loop = asyncio.get_running_loop()
+        (current,) = await self._read(lane, (GENERATION,), until - loop.time())
         if current is not None and _TOKEN.fullmatch(current) is not None:
             return current
         if current is not None:
             await self._remove()
-        begun = await self._pool.set(GENERATION, secrets.token_hex(_BYTES), nx=True)
-        (current,) = await self._read((GENERATION,), LONGEST_LOOKUP)
+        fresh = secrets.token_hex(_BYTES)
+        try:
+            begun = await lane.ask("SET", GENERATION, fresh, "NX", within=until - loop.time())
+        except ResponseError as error:
+            raise WriteRefused(error) from None
+        (current,) = await self._read(lane, (GENERATION,), until - loop.time())
         if current is None and not begun:  # of another type
             await self._remove()
         return current if current is not None and _TOKEN.fullmatch(current) else None
-
-    async def _remove_foreign(self, error: ResponseError) -> None:
-        """Remove a generation that is of another type in Redis; raises any other error again."""
-        if not _is_of_another_type(error):
-            raise error
-        await self._remove()
 
     async def _remove(self) -> None:
         await self._commands.run(

@@ -3,6 +3,9 @@
 redis-py opens it, with TLS, user and database from its URL. From then on bytes are parsed where they arrive, by hiredis
 as redis-py would; a command costs a future instead of a place in a pool, two streams and a timer. Commands that are
 large or slow use redis-py's pool: on the lane each one delays those after it.
+
+Connections are opened in the background, since that may take longer than any command may: a command waits for it no
+longer than for its reply, and the next one finds the connection open. A spare one takes over where one is lost.
 """
 
 from __future__ import annotations
@@ -19,10 +22,21 @@ import redis.asyncio as redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from ollama_cache_proxy.core.tasks import Tasks
+
+CONNECT_WITHIN: Final = 5.0
+"""Seconds to open a connection: with TLS, a password and a database that is many round trips."""
 _MORE: Final = object()
 _CLOSE_WITHIN: Final = 5.0
 """Seconds that commands in progress have when a connection is replaced."""
 _LOST: Final = "the connection was lost"
+_TRIES: Final = 3
+"""Connections over which one command is tried at most."""
+_SHORT_LIFE: Final = 1.0
+"""Seconds. A connection that is lost sooner, without one reply, is no better than one that was not opened."""
+_FIRST_GAP: Final = 0.05
+_LONGEST_GAP: Final = 1.0
+"""Seconds until a connection is opened in the place of such a one; they double each time."""
 
 
 async def connect(connection: redis.Connection) -> None:
@@ -65,15 +79,23 @@ class Replies(asyncio.Protocol):
 
 
 class Wire(Replies):
-    """One connection; replies come in the order of the commands."""
+    """One connection; replies come in the order of the commands. `lost` is called when it is closed, by whomever."""
 
-    def __init__(self, connection: redis.Connection) -> None:
+    def __init__(self, connection: redis.Connection, lost: Callable[[Wire], None] | None = None) -> None:
         super().__init__(connection)
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._written: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._deadline: asyncio.TimerHandle | None = None
         self._last = False
+        self._on_lost = lost
+        self._opened_at = self._loop.time()
+        self._got_reply = False
+
+    @property
+    def was_useless(self) -> bool:
+        """Whether it brought no reply, in the short time that it was open."""
+        return not self._got_reply and self._loop.time() - self._opened_at < _SHORT_LIFE
 
     @property
     def is_open(self) -> bool:
@@ -85,17 +107,16 @@ class Wire(Replies):
         """How many commands have no reply yet."""
         return len(self._asked)
 
-    def ask(self, *command: bytes | str | int, within: float = math.inf, urgent: bool = False) -> asyncio.Future[Any]:
-        """Send a command; return a future of its reply, a RedisError, or TimeoutError after `within` seconds.
+    def ask(self, *command: bytes | str | int, until: float = math.inf, urgent: bool = False) -> asyncio.Future[Any]:
+        """Send a command; return a future of its reply, a RedisError, or TimeoutError at `until`, in the loop's time.
 
         Raises RedisError where the connection is closed. An `urgent` command is sent immediately if no other is
         waiting for its reply.
         """
         self.write(*command, at_once=urgent and not self._asked)
         asked: asyncio.Future[Any] = self._loop.create_future()
-        until = self._loop.time() + within
         self._asked.append((asked, until))
-        if within < math.inf:
+        if until < math.inf:
             self._arm_timer(until)
         return asked
 
@@ -149,6 +170,7 @@ class Wire(Replies):
     def received(self, reply: Any) -> None:
         """See Replies."""
         asked, _ = self._asked.popleft()
+        self._got_reply = True
         if not asked.done():
             asked.set_exception(reply) if isinstance(reply, RedisError) else asked.set_result(reply)
         if self._last and not self._asked:
@@ -158,6 +180,8 @@ class Wire(Replies):
         """See asyncio.Protocol. Fails all commands without a reply."""
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._on_lost is not None:
+            self._on_lost(self)
         while self._asked:
             asked, _ = self._asked.popleft()
             if not asked.done():
@@ -165,49 +189,147 @@ class Wire(Replies):
 
 
 class RedisLane:
-    """Sends commands over one connection at a time; `make` returns a new one, in RESP2."""
+    """Sends commands over one connection at a time; `make` returns a new one, in RESP2.
 
-    def __init__(self, make: Callable[[], redis.Connection]) -> None:
+    With `spare`, one more connection is kept open as long as one is used.
+    """
+
+    def __init__(self, make: Callable[[], redis.Connection], *, spare: bool = False) -> None:
         self._make = make
+        self._wanted = 2 if spare else 1
+        self._tasks = Tasks()
         self._wire: Wire | None = None
-        self._wires: list[Wire] = []
-        self._opening = asyncio.Lock()
+        self._open_wires: list[Wire] = []
+        """Those that take commands; the first is in use."""
+        self._ending: set[Wire] = set()
+        """Those that only wait for replies."""
+        self._opening: asyncio.Task[Exception | None] | None = None
+        self._began_opening = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._gap = 0.0
+        self._closed = False
 
     async def ask(self, *command: bytes | str | int, within: float, urgent: bool = False) -> Any:
         """Return the reply to a command. Raises TimeoutError after `within` seconds, and any exception of redis-py's.
 
-        A command that a lost connection took is sent once more, and has `within` seconds again. After a TimeoutError
-        the caller has to call `renew`.
+        A command that a lost connection took is sent again, over another. A connection on which a reply is late takes
+        no more commands.
         """
-        wire = self._wire
-        if wire is not None and wire.is_open:
+        until = asyncio.get_running_loop().time() + within
+        wire, tries = self._wire, _TRIES
+        while True:
+            if wire is None or not wire.is_open:
+                wire = await self._connected(within, until)
+            tries -= 1
             try:
-                return await wire.ask(*command, within=within, urgent=urgent)
+                return await wire.ask(*command, until=until, urgent=urgent)
             except RedisConnectionError:
-                pass
-        async with asyncio.timeout(within):
-            return await (await self._open()).ask(*command)
+                if wire.is_open or not tries:  # a reply that says so, as LOADING does, or one loss too many
+                    raise
+                wire = self._wire
+            except TimeoutError:
+                self._retire(wire)
+                raise
+
+    async def ready(self) -> None:
+        """Wait for a connection to be open, for CONNECT_WITHIN at most; raises what `ask` does."""
+        await self._connected(CONNECT_WITHIN, asyncio.get_running_loop().time() + CONNECT_WITHIN)
 
     def renew(self) -> None:
         """Use a new connection from now on: this one does not reply in time, and may never."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.end()
+        if self._wire is not None:
+            self._retire(self._wire)
 
     async def close(self) -> None:
         """Close every connection, without waiting for replies."""
-        for wire in self._wires:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._tasks.close(0)
+        for wire in (*self._open_wires, *self._ending):
             wire.transport.abort()
         await asyncio.sleep(0)
 
-    async def _open(self) -> Wire:
-        """Return the current connection, a new one where none is open."""
-        if self._wire is not None and self._wire.is_open:
-            return self._wire
-        async with self._opening:
-            if self._wire is None or not self._wire.is_open:
+    async def _connected(self, within: float, until: float) -> Wire:
+        """Return an open connection, after waiting for one until `until`; raise where none could be opened.
+
+        Only who asks within `within` seconds from when opening it began waits, and until then: those who come later
+        would wait for something that takes long already.
+        """
+        wire = self._choose()
+        if wire is not None:
+            return wire
+        opening = self._opening
+        if opening is None or opening.done():
+            opening = self._open()
+        patience = min(until, self._began_opening + within) - asyncio.get_running_loop().time()
+        if patience > 0:
+            await asyncio.wait((opening,), timeout=patience)
+        wire = self._choose()
+        if wire is not None:
+            return wire
+        error = opening.result() if opening.done() and not opening.cancelled() else TimeoutError()
+        raise error or RedisConnectionError(_LOST)
+
+    def _choose(self) -> Wire | None:
+        """Return the connection to use from now on, None where none is open."""
+        self._wire = next((wire for wire in self._open_wires if wire.is_open), None)
+        return self._wire
+
+    def _open(self) -> asyncio.Task[Exception | None]:
+        """Start to open a connection in the background."""
+        self._began_opening = asyncio.get_running_loop().time()
+        self._opening = self._tasks.spawn(self._opened(), "connect to Redis", endless=True)
+        return self._opening
+
+    async def _opened(self) -> Exception | None:
+        """Open a connection; return why that failed."""
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN):
                 connection = self._make()
                 await connect(connection)
-                self._wire = Wire(connection)
-                self._wires = [wire for wire in self._wires if not wire.transport.is_closing()] + [self._wire]
-            return self._wire
+            wire = Wire(connection, self._lost)
+        except Exception as error:  # noqa: BLE001 - whatever a server makes redis-py raise
+            self._repeat_for_spare()
+            return error
+        if self._closed:
+            wire.transport.abort()
+            return None
+        self._open_wires.append(wire)
+        self._choose()
+        asyncio.get_running_loop().call_soon(self._fill)  # when this task is done
+        return None
+
+    def _repeat_for_spare(self) -> None:
+        """Try again later where a connection is in use; where none is, the next command does."""
+        if self._wire is not None:
+            self._fill_in(_LONGEST_GAP)
+
+    def _fill(self) -> None:
+        """Open a connection where one is missing."""
+        self._timer = None
+        idle = self._opening is None or self._opening.done()
+        if len(self._open_wires) < self._wanted and idle and not self._closed:
+            self._open()
+
+    def _fill_in(self, seconds: float) -> None:
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._fill)
+
+    def _retire(self, wire: Wire) -> None:
+        """Send nothing over this connection any more, and close it after its replies."""
+        if wire in self._open_wires:
+            self._open_wires.remove(wire)
+            self._ending.add(wire)
+            self._choose()
+            wire.end()
+            self._fill()
+
+    def _lost(self, wire: Wire) -> None:
+        """Take another connection in place of this one."""
+        self._ending.discard(wire)
+        if wire in self._open_wires:
+            self._open_wires.remove(wire)
+            self._choose()
+            self._gap = min(max(2 * self._gap, _FIRST_GAP), _LONGEST_GAP) if wire.was_useless else 0.0
+            self._fill_in(self._gap)

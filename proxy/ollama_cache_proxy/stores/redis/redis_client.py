@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ollama_cache_proxy.policy.redis_url import RedisAddress
-from ollama_cache_proxy.stores.redis.lane import RedisLane
+from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN, RedisLane
 from ollama_cache_proxy.stores.redis.redis_connections import connecting
 
 FAILURES: Final = (Exception,)
@@ -25,15 +25,17 @@ FAILURES: Final = (Exception,)
 uvloop raises RuntimeError where the server has closed the connection; redis-py raises AttributeError, TypeError and
 ValueError for replies that it does not expect.
 """
-_CONNECT: Final = 0.1
-_CONNECT_TLS: Final = 0.25
-_READ: Final = 0.25
-"""Seconds, as those above."""
+_READ: Final = 5.0
+"""Seconds until redis-py gives up; whoever waits has a deadline of its own, which is shorter."""
+_PLACE_WITHIN: Final = 1.0
+"""Seconds to wait for a connection that no other command uses."""
 _CONNECTIONS: Final = 64
 
 
 class RedisClient:
     """Sends commands over a connection of the `pool`, or over the `lane`, which all small ones share.
+
+    Lookups of long lists have a lane of their own, `lists`, and so have `probes`.
 
     `tls` is the context for a `rediss://` address.
     """
@@ -41,24 +43,28 @@ class RedisClient:
     def __init__(self, address: RedisAddress, *, tls: ssl.SSLContext | None = None) -> None:
         pool = redis.BlockingConnectionPool(
             **connecting(address, tls),
-            timeout=_CONNECT,
+            timeout=_PLACE_WITHIN,
             max_connections=int(address.options.get("max_connections", _CONNECTIONS)),
-            socket_connect_timeout=_CONNECT_TLS if address.tls else _CONNECT,
+            socket_connect_timeout=CONNECT_WITHIN,
             socket_timeout=_READ,
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             health_check_interval=0,
         )
         self.pool: Any = redis.Redis.from_pool(pool)
-        self.lane = RedisLane(self.connection)
+        self.lane = RedisLane(self.connection, spare=True)
+        self.lists = RedisLane(self.connection)
+        self.probes = RedisLane(self.connection)
 
     def connection(self) -> redis.Connection:
         """Return a new connection to the server, in RESP2, outside of the pool."""
         pool = self.pool.connection_pool
-        made: redis.Connection = pool.connection_class(**pool.connection_kwargs)
+        once = {"retry": Retry(NoBackoff(), 0)}
+        made: redis.Connection = pool.connection_class(**pool.connection_kwargs | once)
         return made
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.lane.close()
+        for lane in (self.lane, self.lists, self.probes):
+            await lane.close()
         with suppress(*FAILURES):  # a slow close is not waited for
             await self.pool.aclose()

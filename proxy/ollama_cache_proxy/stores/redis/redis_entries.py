@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from ollama_cache_proxy.core.facts import Fault, Observer, Part, StoreFault
+from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
 from ollama_cache_proxy.core.store_ports import UNCOUNTED, Entries, KeyCount, Lookup, Lookups, Matches, Page, Uncounted
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
@@ -18,7 +18,7 @@ from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
 from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generation
-from ollama_cache_proxy.stores.redis.guard import READ_WITHIN, WRITE_WITHIN, Guard
+from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
 from ollama_cache_proxy.stores.redis.scan import Scan, read_cursor
@@ -56,12 +56,17 @@ class RedisEntries:
         self._observe = observe
         self._tasks = tasks
 
+    @property
+    def writable(self) -> bool:
+        """See store_ports.EntryStore."""
+        return self._guard.writable
+
     def held(self, key: str) -> None:
         """See store_ports.EntryStore. Always None: Redis has to be asked."""
 
     async def get(self, key: str) -> Lookup:
         """See store_ports.EntryStore."""
-        found = await self._guard.run(Part.STORE, "get", lambda: self._generation.lookup((key,)), None)
+        found = await self._guard.lookup("get", lambda: self._generation.lookup((key,)), None)
         if found is None:
             return Lookup(entry=None, generation=None)
         generation, (value,) = found
@@ -71,8 +76,9 @@ class RedisEntries:
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. A long list takes several commands, and may take longer."""
-        within = min(READ_WITHIN + _READ_WITHIN_PER_KEY * len(keys), LONGEST_LOOKUP)
-        found = await self._guard.run(Part.STORE, "get", lambda: self._generation.lookup(keys, within), None)
+        wait = self._guard.wait.seconds
+        within = max(wait, min(wait + _READ_WITHIN_PER_KEY * len(keys), LONGEST_LOOKUP))
+        found = await self._guard.lookup("get", lambda: self._generation.lookup(keys, within), None)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
         return Lookups(entries=self._decoded(keys, found), generation=found[0])
@@ -118,7 +124,7 @@ class RedisEntries:
         start = read_cursor(cursor)
         await self._flush()
         page = partial(permitted, lambda: self._scan.page(start, limit), None)
-        return await self._guard.read("page", page, None, within=WRITE_WITHIN)
+        return await self._guard.read("page", page, None)
 
     async def purge(self, matches: Matches) -> int | None:
         """See store_ports.EntryStore. After a failure, what was deleted before it stays deleted."""
@@ -130,7 +136,7 @@ class RedisEntries:
         sparse = False
         while True:
             turn = partial(self._scan.turn, generation, cursor, sparse=sparse)
-            seen = await self._guard.read("page", partial(permitted, turn, None), None, within=WRITE_WITHIN)
+            seen = await self._guard.read("page", partial(permitted, turn, None), None)
             if seen is None:
                 return None
             cursor, found = seen
@@ -145,7 +151,7 @@ class RedisEntries:
     async def clear(self) -> int | Uncounted | None:
         """See store_ports.EntryStore. The old generation's entries are removed in the background."""
         count = await self.count()
-        old = await self._guard.write("clear", self._generation.replace)
+        old = await self._guard.delete("clear", self._generation.replace)
         if old is None:
             return None
         self._count.cleared()
@@ -166,7 +172,7 @@ class RedisEntries:
     async def _unlink(self, names: list[str]) -> int | None:
         """Delete these names; return how many there were, None when the server failed."""
         delete = partial(permitted, lambda: self._scan.delete(names), None)
-        return await self._guard.write("delete", delete) if names else 0
+        return await self._guard.delete("delete", delete) if names else 0
 
     async def _sweep(self, generation: str) -> None:
         try:

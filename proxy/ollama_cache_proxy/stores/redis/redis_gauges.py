@@ -10,7 +10,7 @@ from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
-from ollama_cache_proxy.stores.redis.guard import READ_WITHIN, Guard
+from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
 
 
@@ -36,14 +36,15 @@ class RedisGauges:
 
     def breakers(self) -> Mapping[str, bool]:
         """See store_ports.StoreGauges."""
-        return {"read": self._guard.reads.open, "write": self._guard.writes.open}
+        guard = self._guard
+        return {"read": guard.reads.open, "write": guard.writes.open, "delete": guard.deletes.open}
 
     async def _measure(self) -> None:
         """Ask how full the server is. A failure is no fault of the store: its user may lack the permission."""
         tier = None
         with suppress(*FAILURES):
             if not self._guard.reads.open:
-                async with asyncio.timeout(READ_WITHIN):
+                async with asyncio.timeout(WRITE_WITHIN):
                     memory, stats = await self._commands.run(("INFO", self._info))
                     size = await permitted(lambda: self._commands.run(("DBSIZE", self._pool.dbsize)), None)
                 used, evicted = memory["used_memory"], stats["evicted_keys"]

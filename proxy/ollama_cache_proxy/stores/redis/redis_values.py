@@ -19,30 +19,38 @@ class RedisValues:
 
     def __init__(self, client: RedisClient, guard: Guard, commands: Commands) -> None:
         self._pool = client.pool
+        self._lane = client.lane
         self._guard = guard
         self._commands = commands
 
     async def save(self, name: str, value: bytes) -> bool:
         """See store_ports.ValueStore."""
-        return bool(await self._guard.write("save", lambda: self._pool.set(value_name(name), value)))
+        return bool(await self._guard.write_value("save", lambda: self._pool.set(value_name(name), value)))
 
     async def load(self, name: str) -> bytes | None:
         """See store_ports.ValueStore."""
-        return await self._guard.read("load", lambda: self._load(name), None)
+        return await self._guard.lookup("load", lambda: self._load(name), None)
 
     async def set_default(self, name: str, value: bytes) -> bytes | None:
         """See store_ports.ValueStore. Writes only where there is no value yet."""
         found = await self.load(name)
-        return found if found is not None else await self._guard.write("save", lambda: self._set_default(name, value))
+        if found is not None:
+            return found
+        return await self._guard.write_value("save", lambda: self._set_default(name, value))
 
     async def _load(self, name: str) -> bytes | None:
         own = value_name(name)
+        within = self._guard.wait.seconds
 
         async def load_with_others() -> Any:
-            (value,) = await self._pool.mget((own,))
+            (value,) = await self._lane.ask("MGET", own, within=within)
             return value
 
-        return _as_bytes(await self._commands.run(("GET", lambda: self._pool.get(own)), ("MGET", load_with_others)))
+        return _as_bytes(
+            await self._commands.run(
+                ("GET", lambda: self._lane.ask("GET", own, within=within)), ("MGET", load_with_others)
+            )
+        )
 
     async def _set_default(self, name: str, value: bytes) -> bytes | None:
         await self._pool.set(value_name(name), value, nx=True)
@@ -51,12 +59,12 @@ class RedisValues:
     async def add(self, name: str, deltas: Mapping[str, int], known: Mapping[str, int]) -> dict[str, int] | None:
         """See store_ports.ValueStore. After a failure it may have been added, where only the reply was lost."""
         begun = {field: known[field] for field in deltas if field in known}
-        totals = await self._guard.write("add", lambda: permitted(lambda: self._add(name, begun, deltas), None))
+        totals = await self._guard.write_value("add", lambda: permitted(lambda: self._add(name, begun, deltas), None))
         if totals is None:
             return None
         lost = {field: total for field, total in known.items() if field not in totals}
         if lost:
-            restored = await self._guard.write("add", lambda: permitted(lambda: self._add(name, lost, {}), lost))
+            restored = await self._guard.write_value("add", lambda: permitted(lambda: self._add(name, lost, {}), lost))
             totals |= restored or lost  # and not those alone: the hash may have been lost again in between
         return totals
 
