@@ -477,8 +477,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Breakers",
-                text="Open: after five failures in a row Redis is tried only once a second. A store in memory has no"
-                " breakers.",
+                text="Open: after repeated failures Redis is not asked until a probe of the proxy's own succeeds. A"
+                " store in memory has no breakers.",
                 unit="none",
                 queries=(Query(f"max by (breaker) ({_name('store_breaker_open')})", "{{breaker}}"),),
                 kind="stat",

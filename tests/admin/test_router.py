@@ -173,7 +173,7 @@ def streaming(closed: list[str], *, write_timeout: float = 60) -> Admin:
     unasked: Any = None
     return Admin(
         routes={"/below/": {"GET": route}},
-        store_well=unasked,
+        store_state=unasked,
         upstream=unasked,
         refusal=unasked,
         render=unasked,

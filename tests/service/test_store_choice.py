@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.core.store_ports import StoreState
 from ollama_cache_proxy.service import store_choice
 from ollama_cache_proxy.service.context import Context, open_context
 from ollama_cache_proxy.service.settings import SettingsError, load
@@ -43,6 +44,9 @@ async def opened() -> AsyncIterator[Callable[..., Any]]:
         yield open_with
 
 
+WELL = StoreState(answers=True, stores=True)
+
+
 def nothing_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_choice, "find_server", lambda: None)
 
@@ -50,7 +54,7 @@ def nothing_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_memory(opened: Callable[..., Any]) -> None:
     chosen, log = await opened(store="memory", memory_bytes=str(3 << 20))
     assert isinstance(chosen.entries, MemoryStore)
-    assert (chosen.name, await chosen.well(), chosen.forget()) == ("memory", True, None)
+    assert (chosen.name, chosen.state(), chosen.forget()) == ("memory", WELL, None)
     assert "Store: this process's memory, 3 MiB, not shared" in log
 
 
@@ -67,7 +71,7 @@ async def test_a_private_one_that_cannot_be_had(opened: Callable[..., Any], monk
 
 async def test_a_private_one_has_the_size_that_is_set(opened: Callable[..., Any]) -> None:
     chosen, log = await opened(store="private", private_redis_bytes=str(8 << 20))
-    assert await chosen.well()
+    assert chosen.state() == WELL
     assert f"Store: {chosen.name}, 8 MiB, not shared" in log
 
 
@@ -77,8 +81,8 @@ async def test_a_redis_that_is_named(
 ) -> None:
     chosen, log = await opened(redis_url=redis_server.url, hot_bytes=hot)
     assert isinstance(chosen.entries, kind)
-    assert [tier for part in chosen.gauges for tier in part.breakers()] == ["read", "write"]
-    assert (chosen.name, await chosen.well()) == (redis_server.name, True)
+    assert [tier for part in chosen.gauges for tier in part.breakers()] == ["read", "write", "delete"]
+    assert (chosen.name, chosen.state()) == (redis_server.name, WELL)
     assert f"Store: {redis_server.name}, shared with every proxy that uses it" in log
 
 
@@ -95,7 +99,7 @@ async def test_one_that_is_lent_is_it_whatever_is_named(
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     chosen, log = await opened(PrivateServer(url=redis_server.url, name="a private server"))
-    assert (chosen.name, await chosen.well()) == ("a private server", True)
+    assert (chosen.name, chosen.state()) == ("a private server", WELL)
     assert "Store: a private server, 512 MiB, not shared" in log
 
 

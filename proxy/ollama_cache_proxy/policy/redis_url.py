@@ -199,7 +199,7 @@ def _choice(values: Mapping[str, Value]) -> _Option:
 
 _TEXT: Final = _Option(read=lambda text: text or None, allowed="set, or left out")
 _FLAG: Final = _choice(_FLAGS)
-_DEADLINES: Final = "it has deadlines of its own for Redis"
+_DEADLINES: Final = "store_deadline is how long it waits for Redis"
 _BYTES: Final = "it reads what Redis stores as bytes"
 _AGAIN: Final = "it decides when to try again"
 

@@ -103,8 +103,8 @@ class Settings(BaseSettings):
     )
     store_deadline: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = Field(
         0.5,
-        description="Seconds that a request waits for Redis at most. It waits for 0.25 s where Redis usually answers in"
-        " a tenth of that, and longer where it is usually slower. A Redis that is slower still is not used.",
+        description="Seconds that a request waits for Redis at most. It waits for less, 0.25 s and more, where Redis"
+        " usually answers sooner.",
     )
     private_redis_bytes: Bytes = Field(512 * _MIB, description="Size limit of a private server.")
     memory_bytes: Bytes = Field(256 * _MIB, description="Size limit of the memory store.")

@@ -172,7 +172,7 @@ class Families:
     store_breaker_open: Annotated[
         Gauge,
         Row(
-            "1 while the breaker is open and Redis is tried once a second, else 0.",
+            "1 while the breaker is open and nothing but probes asks Redis, else 0.",
             ("breaker",),
             across=Across.MOST,
         ),
@@ -188,7 +188,7 @@ class Families:
         Row("Whether Ollama responds, and takes the proxy's own requests (1), or not (0).", across=Across.LEAST),
     ]
     store_up: Annotated[Gauge, Row("Whether the store responded last time (1) or not (0).", across=Across.LEAST)]
-    store_writes_up: Annotated[Gauge, Row("Whether the store took the last entry (1) or not (0).", across=Across.LEAST)]
+    store_writes_up: Annotated[Gauge, Row("Whether the store took the last write (1) or not (0).", across=Across.LEAST)]
     upstream_requests_in_flight: Annotated[Gauge, Row("Requests that Ollama is serving, including the proxy's own.")]
     model_loaded: Annotated[Gauge, Row("1 for each model that Ollama has loaded.", ("model",), across=Across.MOST)]
     model_size_bytes: Annotated[Gauge, Row("Total bytes of a loaded model.", ("model",), across=Across.MOST)]

@@ -46,7 +46,8 @@ async def test_the_options_of_a_url_hold(redis_server: RedisServer) -> None:
         assert await client.pool.get("a") == b"x"
         assert redis_server.client().dbsize() == 0
         names = [row["name"] for row in await client.pool.client_list() if row["db"] == "3"]
-        assert names == ["proxy-1", "proxy-1"]
+        assert len(names) >= 2
+        assert set(names) == {"proxy-1"}
         assert client.pool.connection_pool.max_connections == 7
     finally:
         await client.pool.flushdb()

@@ -245,7 +245,9 @@ class RedisLane:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        await self._tasks.close(0)
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait((self._opening,))
         for wire in (*self._open_wires, *self._ending):
             wire.transport.abort()
         await asyncio.sleep(0)

@@ -42,11 +42,15 @@ class Prober:
 
     async def begin(self, tasks: Tasks) -> None:
         """Probe from now on; returns after the first probe, or when that takes too long: then the server is away."""
-        first = tasks.spawn(self.probe(), "probe the store", endless=True)
+        first = tasks.spawn(self._start(), "probe the store", endless=True)
         await asyncio.wait({first}, timeout=_START_WITHIN)
         if not first.done():
             self._guard.reads_failed(TimeoutError(), decisive=True)
         tasks.spawn(self._probe_when_due(first), "probe the store", endless=True)
+
+    async def _start(self) -> None:
+        """Probe, and open the connection that requests will use."""
+        await asyncio.gather(self.probe(), self._used.ready(), return_exceptions=True)
 
     async def _probe_when_due(self, first: asyncio.Task[None]) -> None:
         await asyncio.wait({first})
