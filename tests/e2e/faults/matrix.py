@@ -100,6 +100,14 @@ MATRIX: dict[int, Row] = {
             "right": Figure(50, "ms", "the right one, median"),
         },
     ),
+    49: Row(
+        "wrong entries are planted, audit on",
+        {
+            "missed": Figure(0, "", "of 57 not found at 100 %"),
+            "late": Figure(1, "%", "of seeds over 460 hits at 1 %"),
+            "token": Figure(1.25, "times", "first token of a chat"),
+        },
+    ),
 }
 
 
