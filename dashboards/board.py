@@ -344,6 +344,13 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 queries=(Query(f"sort_desc({_increase('unkept_total', 'detail')})", "{{detail}}", instant=True),),
                 kind="bargauge",
             ),
+            Panel(
+                title="Audited hits",
+                text="Hits that Ollama was asked for again, by what came of it; empty while `audit` is off.",
+                unit="short",
+                queries=(Query(f"sort_desc({_increase('audited_total', 'outcome')})", "{{outcome}}", instant=True),),
+                kind="bargauge",
+            ),
         ),
     ),
     (

@@ -31,6 +31,14 @@ async def test_before_anything_was_asked(proxy: Proxy) -> None:
     assert found["averageSeconds"] == dict.fromkeys(("hit", "miss", "overall", "withoutCache"))
     assert (found["hitRate"], found["tokensPerSecond"], found["models"]) == (0.0, None, [])
     assert found["store"]["keys"] == 0
+    assert found["audit"] is None
+
+
+async def test_what_was_audited_shows(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, audit="1%") as proxy:
+        found = (await system(proxy.url))["audit"]
+    assert (found["checked"], found["wrong"]) == (0, 0)
+    assert found["since"] > 1_700_000_000
 
 
 async def test_what_happened(redis_server: RedisServer) -> None:

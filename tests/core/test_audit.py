@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -390,3 +391,37 @@ async def test_without_the_setting_nothing_is_audited_or_told(ollama: Simulator)
         await hit(proxy, "/api/embed", EMBED)
         assert await told(proxy) is None
         assert ollama.inferences == 1
+
+
+# How long a model stays loaded.
+
+
+async def test_a_model_leaves_when_it_would_have_without_the_audit(audited: Proxy, ollama: Simulator) -> None:
+    body = EMBED | {"keep_alive": "3s"}
+    await post(audited, "/api/embed", body)
+    await audited.kept()
+    (resident,) = ollama.residence.loaded()
+    natural, keep_alive = resident.expires, resident.keep_alive
+    await hit(audited, "/api/embed", body)
+    await until(lambda: outcomes(audited).get("same"))
+    assert resident.expires > natural
+    assert resident.keep_alive == keep_alive
+    await until(lambda: not ollama.residence.loaded())
+    assert natural <= time.time_ns() < resident.expires
+    unloads = [request for request in ollama.received if request.target == "/api/generate"]
+    assert [json.loads(request.body)["keep_alive"] for request in unloads] == [0]
+
+
+async def test_one_that_somebody_has_used_since_stays(audited: Proxy, ollama: Simulator) -> None:
+    body = EMBED | {"keep_alive": "3s"}
+    await post(audited, "/api/embed", body)
+    await audited.kept()
+    (resident,) = ollama.residence.loaded()
+    natural = resident.expires
+    await hit(audited, "/api/embed", body)
+    await until(lambda: outcomes(audited).get("same"))
+    used = await ask(ollama.url, "POST", "/api/embed", body=json.dumps(EMBED | {"keep_alive": "9m"}).encode())
+    assert used.status == 200
+    await until(lambda: time.time_ns() > natural + 300_000_000)
+    assert ollama.residence.loaded() == [resident]
+    assert not [request for request in ollama.received if request.target == "/api/generate"]

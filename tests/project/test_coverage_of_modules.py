@@ -84,6 +84,7 @@ TABLE: Final = {
     "cli.jobs.work": Row("cli/test_quantize.py", "SIGTERM", JOB),
     "core.audit_checks": Row("core/test_audit.py", "TEXTS", "a check is what the audit makes of a hit"),
     "core.audit_examination": Row("core/test_audit.py", "wrong", "it asks an Ollama"),
+    "core.audit_stays": Row("core/test_audit.py", "unload", "what it does shows in what an Ollama has loaded"),
     "core.collapsing": Row("e2e/cache/test_reuse.py", "waiting", REQUEST),
     "core.delivery": Row("e2e/cache/test_stream_settings.py", "line", REQUEST),
     "core.errors": Row("telemetry/test_log.py", "Source", "names of faults, as log and metrics tell them"),

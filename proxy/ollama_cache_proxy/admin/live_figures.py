@@ -95,6 +95,7 @@ class Figures:
             "averageSeconds": statistics["averageSeconds"],
             "savedSeconds": statistics["savedSeconds"],
             "savedTokens": statistics["savedTokens"],
+            "audit": statistics["audit"],
             "tokensPerSecond": None if speed is None else round(speed, 1),
             "models": [
                 {"name": model_names.short(found.model), "size": found.size, "vram": found.vram}

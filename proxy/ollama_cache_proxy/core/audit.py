@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from ollama_cache_proxy.core.audit_checks import Check, check_of_hit, checks_of_items
 from ollama_cache_proxy.core.audit_examination import Examination
+from ollama_cache_proxy.core.audit_stays import Stays
 from ollama_cache_proxy.core.facts import Audited, Observer, Unaudited
 from ollama_cache_proxy.core.ports import Clock, Models, Runners, Siblings, Topic, Upstream
 from ollama_cache_proxy.core.questions import Question
@@ -67,7 +68,10 @@ class Audit:
         self._sampler = sampler
         self._completions = completions
         self._traffic = traffic
-        self._examination = Examination(upstream, runners=runners, models=models, traffic=traffic, clock=clock)
+        stays = Stays(runners, self._may_begin, clock=clock, tasks=tasks)
+        self._examination = Examination(
+            upstream, runners=runners, stays=stays, models=models, traffic=traffic, clock=clock
+        )
         self._store = store
         self._clock = clock
         self._observe = observe

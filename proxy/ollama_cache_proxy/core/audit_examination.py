@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Final
 
 from ollama_cache_proxy.core.audit_checks import MAX_STORED, Check, Part
+from ollama_cache_proxy.core.audit_stays import Stays
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.facts import Audited, Unaudited
-from ollama_cache_proxy.core.ports import Clock, Models, Runner, Runners, Upstream
+from ollama_cache_proxy.core.ports import Clock, Identity, Models, Runner, Runners, Upstream
 from ollama_cache_proxy.core.traffic import Traffic
 from ollama_cache_proxy.policy.audit_causes import Seen, cause
 from ollama_cache_proxy.policy.audit_comparison import Likeness, compare_texts, compare_vectors, said, vectors_in
@@ -39,9 +40,12 @@ class _Fresh:
 class Examination:
     """Asks Ollama by `upstream`; see audit.py."""
 
-    def __init__(self, upstream: Upstream, *, runners: Runners, models: Models, traffic: Traffic, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913 - what it asks, and whom
+        self, upstream: Upstream, *, runners: Runners, stays: Stays, models: Models, traffic: Traffic, clock: Clock
+    ) -> None:
         self._upstream = upstream
         self._runners = runners
+        self._stays = stays
         self._models = models
         self._traffic = traffic
         self._clock = clock
@@ -56,30 +60,40 @@ class Examination:
         It waits while its model is not loaded, or is loaded with other options than it would have to be. Ends with
         TimeoutError where the caller bounds it.
         """
-        digest, now = check.identity.digest, self._clock.monotonic()
-        if self._traffic.options(check.identity.model) != check.options or now < self._held.get(digest, 0.0):
-            return None, []
-        runner = await self._runners.loaded(check.identity)
+        runner = await self._loaded(check)
         if runner is None:
             return None, []
         identity = await self._models.identify(check.identity.model)
-        if identity is None or (identity.digest, identity.version) != (digest, check.identity.version):
+        if identity is None or _what(identity) != _what(check.identity):
             return check.left_out(Unaudited.CHANGED), []
         await self._note_first(check, runner)
         first = await self._ask(check)
+        now_loaded = await self._stays.asked(check.identity)
         if first is None:
             return check.left_out(Unaudited.FAILED), []
+        if now_loaded is not None and now_loaded.context != runner.context:  # it was loaded anew, with other options
+            self._held[check.identity.digest] = self._clock.monotonic() + _HOLD
+            return check.left_out(Unaudited.CHANGED), []
         differing = [at for at, part in enumerate(check.parts) if _compare(part, first.parts[at]).kind is not None]
         fact = Audited(operation=check.endpoint.operation, model=check.model, same=len(check.parts) - len(differing))
         if not differing:
             return fact, []
         return await self._confirm(check, runner, first, differing, fact)
 
+    async def _loaded(self, check: Check) -> Runner | None:
+        """Return how the model is loaded, if it can be asked as it is, and would be loaded without the audit too."""
+        held = self._clock.monotonic() < self._held.get(check.identity.digest, 0.0)
+        if held or self._traffic.options(check.identity.model) != check.options:
+            return None
+        runner = await self._runners.loaded(check.identity)
+        return runner if runner is not None and self._stays.may_ask(check.identity, runner) else None
+
     async def _confirm(
         self, check: Check, runner: Runner, first: _Fresh, differing: list[int], fact: Audited
     ) -> tuple[Audited, list[str]]:
         """Ask a second time for what differs, and look whether all is as it was before the first time."""
         second = await self._ask(check)
+        await self._stays.asked(check.identity)
         if second is None:
             return check.left_out(Unaudited.FAILED), []
         compared = {at: _compare(check.parts[at], second.parts[at]).kind for at in differing}
@@ -91,11 +105,7 @@ class Examination:
         fact = replace(fact, not_reproducible=len(differing) - len(confirmed))
         if not confirmed:
             return fact, []
-        now = await self._runners.loaded(check.identity)
         if not await self._models.is_current(check.identity):
-            return check.left_out(Unaudited.CHANGED), []
-        if now is not None and now.context != runner.context:  # asking had it loaded anew, with other options
-            self._held[check.identity.digest] = self._clock.monotonic() + _HOLD
             return check.left_out(Unaudited.CHANGED), []
         kind = next(iter(confirmed.values()))
         context, template = self._first.get(check.identity.digest, (None, None))
@@ -134,6 +144,9 @@ class Examination:
                         return None
                 if response.head.status != OK:
                     return None
+        except asyncio.CancelledError:
+            self._stays.forget(check.identity)  # when the model expires now may be the client's doing or ours
+            raise
         except (ProxyError, TimeoutError):
             return None
         return _fresh(check, bytes(read))
@@ -159,6 +172,11 @@ def _fresh(check: Check, body: bytes) -> _Fresh | None:
     if says is None or not isinstance(verdict, Storable):
         return None
     return _Fresh(parts=(Part(key="", said=says),), tokens=verdict.prompt_tokens)
+
+
+def _what(identity: Identity) -> tuple[str, str]:
+    """Return what a model's name stands for."""
+    return identity.digest, identity.version
 
 
 def _compare(one: Part, other: Part) -> Likeness:

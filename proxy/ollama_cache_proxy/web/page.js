@@ -1,7 +1,7 @@
 // The live page: follows the proxy's events and shows the newest. It stores nothing; the token is only in memory.
 
 import { draw } from "./chart.js";
-import { bytes, count, counted, duration, percent, rate, time } from "./words.js";
+import { bytes, count, counted, day, duration, percent, rate, time } from "./words.js";
 
 const ANNOUNCE_EVERY = 60_000; // ms between two announcements to screen readers
 const MAX_SILENCE = 40_000; // ms without an event; a heartbeat comes every 15 s
@@ -101,17 +101,23 @@ function history() {
   put("peak", sums.peak ? `at most ${rate(sums.peak / newest.span)} a second` : "");
 }
 
-function machine({ models, gpus, store, upstream }) {
+function machine({ models, gpus, store, upstream, audit }) {
   state("upstream", upstream.state, { ok: "Ollama answers", down: upstream.reason, unknown: "Ollama not contacted yet" });
   state("store", store.state, { ok: "Store answers", down: `Store is down: ${store.reason}` });
   put("keys", store.keys === null ? "–" : count(store.keys));
   put("where", `in ${store.name}.`);
+  $("audited").hidden = audit === null;
+  put("audited", audit === null ? "" : audited(audit));
   $("no-models").hidden = models.length > 0;
   const known = gpus.length > 0;  // without a GPU, what Ollama counts as VRAM is main memory
   $("models").replaceChildren(...models.map(({ name, size, vram }) =>
     thing(name, known ? meter("GPU memory", bytes(vram, size), vram / size) : meter("Memory", bytes(size), null))));
   $("gpus-card").hidden = gpus.length === 0;
   $("gpus").replaceChildren(...gpus.map((gpu) => thing(gpu.name, ...meters(gpu))));
+}
+
+function audited({ checked, wrong, since }) {
+  return `${counted(checked, "hit")} checked, ${count(wrong)} wrong, since ${day(since)}.`;
 }
 
 function meters({ utilisation, memoryUsed, memoryTotal, temperature, power }) {

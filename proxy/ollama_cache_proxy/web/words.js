@@ -28,6 +28,10 @@ export function duration(seconds) {
   return `${text} ${noun}${text === "1" ? "" : "s"}`;
 }
 
+/** The day of a Unix time in seconds. */
+export const day = (seconds) =>
+  new Date(seconds * 1000).toLocaleDateString("en", { year: "numeric", month: "long", day: "numeric" });
+
 /** A share of 100, never rounded up to 100 or down to 0. */
 export function percent(share) {
   return `${number(share, (share > 99 && share < 100) || (share > 0 && share < 1) ? 1 : 0)} %`;

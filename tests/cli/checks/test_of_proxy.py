@@ -48,6 +48,20 @@ def test_whether_there_is_room_for_clients(figures: tuple[int, int, int, int], l
     assert bool(finding.fix) == (level is Level.WARNING)
 
 
+@pytest.mark.parametrize(
+    ("checked", "wrong", "level", "said"),
+    [
+        (0, 0, Level.OK, "0 hits checked, 0 wrong, since 2023-11-14"),
+        (1, 0, Level.OK, "1 hit checked, 0 wrong, since 2023-11-14"),
+        (1234, 2, Level.WARNING, "1,234 hits checked, 2 wrong, since 2023-11-14"),
+    ],
+)
+def test_what_the_audit_found(checked: int, wrong: int, level: Level, said: str) -> None:
+    finding = of_proxy.audited(checked, wrong, 1_700_000_000.0)
+    assert (finding.level, finding.text) == (level, said)
+    assert bool(finding.fix) == bool(wrong)
+
+
 def line(**row: Any) -> bytes:
     return orjson.dumps(row) + b"\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -214,6 +215,23 @@ def roomy(taken: int, idle: int, limit: int, refused: int) -> Finding:
     if taken - idle >= _CROWDED * limit:
         return warning(text, fix)
     return ok(text)
+
+
+async def audit(scene: Scene) -> list[Finding]:
+    """Report what the audit of hits has found."""
+    stats = await scene.stats()
+    found = None if stats is None else stats.get("audit")
+    return [] if found is None else [audited(int(found["checked"]), int(found["wrong"]), float(found["since"]))]
+
+
+def audited(checked: int, wrong: int, since: float) -> Finding:
+    """Judge what the audit has found since this Unix time, in seconds."""
+    day = datetime.fromtimestamp(since, UTC).date().isoformat()
+    text = f"{checked:,} {'hit' if checked == 1 else 'hits'} checked, {wrong:,} wrong, since {day}"
+    if not wrong:
+        return ok(text)
+    fix = "the proxy's log says what it looks like; change epoch whenever Ollama's settings or hardware change"
+    return warning(text, fix)
 
 
 async def traffic(scene: Scene) -> list[Finding]:

@@ -37,6 +37,7 @@ CHECKS: Final = (
     Check(title="Access", run=of_proxy.access),
     Check(title="Streams", run=of_proxy.intermediaries, within=130.0),
     Check(title="Traffic", run=of_proxy.traffic),
+    Check(title="Audit", run=of_proxy.audit),
     Check(title="Places", run=of_proxy.places),
     Check(title="Clock", run=of_machine.clock),
     Check(title="GPU", run=of_machine.gpus),
