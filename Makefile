@@ -81,7 +81,7 @@ faults: install-dev ## Run the fault matrix and print what each fault costs
 soak: install-dev ## Load the proxy for three minutes and check every body (options: make soak ARGS="--minutes 1")
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-chaos: install-dev ## Inject 200 random faults under load (options: make chaos ARGS="--seed 7")
+chaos: install-dev ## Inject 400 random faults under load (options: make chaos ARGS="--seed 7")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 bench: install-dev ## Measure speed, compared with nginx and plain aiohttp (options: make bench ARGS="--only hits")

@@ -1,10 +1,10 @@
 """Faults around the proxy must never make it wrong: `make chaos`.
 
-Under load, short faults are drawn from a seed and injected one after the other: in Redis, in Ollama, in models, by
-clients. Every response is checked by itself: never a wrong body, never a truncated one that looks complete, never a 500
-of the proxy's own, another 5xx or a reset only if Ollama had a fault during the request, and no wait past a bound.
-After each fault the proxy is healthy, serves hits again and stores new entries. Otherwise exit with 1 and name the
-fault; the seed repeats the same faults.
+Under load, short faults are drawn from a seed and injected one after the other: in Redis, on the way to it, in Ollama,
+in models, by clients. Every response is checked by itself: never a wrong body, never a truncated one that looks
+complete, never a 500 of the proxy's own, another 5xx or a reset only if Ollama had a fault during the request, and no
+wait past a bound. After each fault the proxy is healthy, serves hits again and stores new entries. Otherwise exit with
+1 and name the fault; the seed repeats the same faults.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from redis.exceptions import ResponseError
 
 from benchmarks.load import TEXT_MODEL, VECTOR_MODEL, Endpoint, LoadClient, Oracle, Outcome, Question, Questions, seeded
 from benchmarks.simulated import SHIFTING, VARIANTS, with_variants
+from benchmarks.store_path import Path
 from benchmarks.trial import Clients, Ending, Mix, Row, Seen, end, small_redis, table, verdict
 from benchmarks.watched import Secrets, Watched, proxy, run
 from ollama_cache_proxy.simulator import Fault
 from ollama_cache_proxy.simulator.registry import Model
+from ollama_cache_proxy.stores import entry_codec
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import free_port
@@ -58,6 +60,9 @@ _PAUSE_BETWEEN_FAULTS: Final = 0.2
 _UPSTREAM_TIMEOUT: Final = 2
 """The proxy's `upstream_timeout` in seconds."""
 
+_WRITE_WINDOW: Final = 0.05
+"""Seconds in which a lookup may find an entry in the write buffer that cannot be written."""
+
 _JOIN_WINDOW: Final = 0.5
 """Seconds after a fault of Ollama in which a request can still join a flight that met it."""
 
@@ -66,6 +71,15 @@ _MAX_UNNOTICED: Final = 15.0
 
 _BIG_BODY: Final = 9 << 20
 """Bytes, over `max_request_bytes`."""
+
+_PLACES: Final = 300
+"""The proxy's `max_connections`."""
+
+_AUDITED: Final = "10%"
+"""The proxy's `audit`."""
+
+_FOUND_WITHIN: Final = 20.0
+"""Seconds within which a planted entry is found by the audit, while nobody else asks."""
 
 _PROBE: Final = Question(endpoint=Endpoint.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
 _BROKEN: Final = (b"llama runner process has terminated: exit status 2", b"unexpected EOF")
@@ -265,6 +279,10 @@ class Scene:
         self.port = free_port()
         self.variant = 0
         self.ollama: Watched | None = None
+        self.way: Watched | None = None
+        self.asks = asyncio.Event()
+        """Set while the clients ask."""
+        self.asks.set()
         self._stack = stack
         self.url = ""
         self.process: Watched | None = None
@@ -274,11 +292,18 @@ class Scene:
         """Start all but Redis, and ask once for everything that is to be a hit."""
         self._stack.callback(self._close)
         await self.start_ollama()
+        begins = free_port()
+        ports = ("--port", str(begins), "--redis", str(self.redis.port))
+        self.way = Watched("-m", "benchmarks.store_path", *ports, secrets=Secrets())
+        await self.way.wait_for("begins at ")
         self.process = proxy(
             f"http://127.0.0.1:{self.port}",
-            self.redis.url,
+            self.redis.url.replace(f":{self.redis.port}/", f":{begins}/"),
             secrets=self.secrets,
             upstream_timeout=str(_UPSTREAM_TIMEOUT),
+            max_connections=str(_PLACES),
+            audit=_AUDITED,
+            audit_completions="true",
             cache_chat="always",
             cache_streams="true",
             development="true",
@@ -292,7 +317,7 @@ class Scene:
         return Clients(url=self.url, bound=BOUND, judge=self.judge)
 
     def _close(self) -> None:
-        for process in (self.process, self.ollama):
+        for process in (self.process, self.way, self.ollama):
             if process is not None:
                 process.close()
 
@@ -306,6 +331,11 @@ class Scene:
         """Send a line to the simulator."""
         assert self.ollama is not None
         await self.ollama.send_line(line)
+
+    async def on_the_way(self, path: Path) -> None:
+        """Change what becomes of connections to Redis."""
+        assert self.way is not None
+        await self.way.send_line(f"be {path.value}")
 
     async def redis_commands(self, *commands: tuple[object, ...]) -> Any:
         """Send Redis some commands over one connection, and return the last reply."""
@@ -321,11 +351,13 @@ class Scene:
     async def load(self, number: int, seed: int, ended: asyncio.Event) -> None:
         """Ask as one client; some streams are asked by several."""
         source = seeded(seed, "client", number)
-        await self.clients.ask(
-            lambda: MIX.draw(source, self.questions, lambda: self.streamed(source)),
-            goes_on=lambda: not ended.is_set(),
-            pause=lambda: source.random() * _MAX_PAUSE,
-        )
+        while not ended.is_set():
+            await self.clients.ask(
+                lambda: MIX.draw(source, self.questions, lambda: self.streamed(source)),
+                goes_on=lambda: self.asks.is_set() and not ended.is_set(),
+                pause=lambda: source.random() * _MAX_PAUSE,
+            )
+            await self.asks.wait()
 
     def streamed(self, source: Random) -> Question:
         """Return a streamed question for the shifting model or the stable one."""
@@ -427,6 +459,31 @@ async def redis_readonly(scene: Scene, _: Random, seconds: float) -> None:
         await scene.redis_commands(("REPLICAOF", "NO", "ONE"))
 
 
+def on_the_way(path: Path) -> Inject:
+    """Return a fault of the way to Redis; one that only slows it, or drops some connections, lasts longer."""
+
+    async def do(scene: Scene, _: Random, seconds: float) -> None:
+        await scene.on_the_way(path)
+        try:
+            await asyncio.sleep(seconds * (3 if path in (Path.SLOW, Path.DROPS) else 1))
+        finally:
+            await scene.on_the_way(Path.THROUGH)
+
+    return do
+
+
+async def redis_forbids(scene: Scene, source: Random, seconds: float) -> None:
+    """Take commands from the proxy's user, which are missing at once, on open connections too (ACL SETUSER)."""
+    forbidden = source.choice(("-@write", "-@read", "-mget", "-set", "-unlink", "-scan", "-client", "-watch", "-@all"))
+    may_still = ("+auth", "+acl") if forbidden == "-@all" else ()
+    with scene.redis.client() as client, client.client() as connection:
+        await asyncio.to_thread(connection.execute_command, "ACL", "SETUSER", "default", forbidden, *may_still)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            connection.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
 async def entries_damaged(scene: Scene, source: Random, seconds: float) -> None:
     """Flip bytes of entries, truncate, swap and enlarge them."""
 
@@ -522,18 +579,38 @@ def answering(fault: Fault) -> Inject:
     return do
 
 
-async def model_copied(scene: Scene, source: Random, seconds: float) -> None:
-    """Copy another model to the shifting name through the proxy: from its response on the old one is gone."""
-    variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
-    shifts = scene.judge.shifts
-    old, new = shifts[-1], Shift(variant, time.monotonic())
-    shifts.append(new)
-    body = orjson.dumps({"source": VARIANTS[variant], "destination": SHIFTING})
-    answer = await ask(scene.url, "POST", "/api/copy", body=body)
-    if answer.status != HTTPStatus.OK:
-        raise RuntimeError(f"the copy failed: {answer.status} {answer.body!r}")
-    old.ended, scene.variant = min(old.ended, time.monotonic()), variant
-    await asyncio.sleep(seconds / 2)
+async def equal_failures(scene: Scene, _: Random, seconds: float) -> None:
+    """Let Ollama fail for equal requests that come at once, and work again for the next of them."""
+    question = scene.questions.new()
+
+    async def one() -> None:
+        client = LoadClient(scene.url, BOUND)
+        scene.judge("equal requests", question, await client.ask(question))
+        client.close()
+
+    await scene.send_line(f"fault {Fault.STATUS_500.name} 1.0 inference")
+    await asyncio.gather(*(one() for _turn in range(30)))
+    await asyncio.sleep(seconds / 4)
+    await scene.send_line("fault")
+    await one()
+
+
+def copying(*targets: str) -> Inject:
+    """Return a copy of another model to the shifting name by the proxy: from its response on the old one is gone."""
+
+    async def do(scene: Scene, source: Random, seconds: float) -> None:
+        variant = source.choice([number for number in range(len(VARIANTS)) if number != scene.variant])
+        shifts = scene.judge.shifts
+        old, new = shifts[-1], Shift(variant, time.monotonic())
+        shifts.append(new)
+        body = orjson.dumps({"source": VARIANTS[variant], "destination": SHIFTING})
+        answer = await ask(scene.url, "POST", source.choice(targets), body=body)
+        if answer.status != HTTPStatus.OK:
+            raise RuntimeError(f"the copy failed: {answer.status} {answer.body!r}")
+        old.ended, scene.variant = min(old.ended, time.monotonic()), variant
+        await asyncio.sleep(seconds / 2)
+
+    return do
 
 
 async def model_replaced(scene: Scene, source: Random, seconds: float) -> None:
@@ -649,6 +726,25 @@ async def big_bodies(scene: Scene, source: Random, _: float) -> None:
     await asyncio.gather(send(), send(), upload())
 
 
+_COUNTED: Final = (
+    b"[" + b"1," * 100_000 + b"1]",
+    b"[" + b"{}," * 50_000 + b"{}]",
+    b"[" + b'"a",' * 100_000 + b'"a"]',
+    b"[" + (b"[" * 50 + b"]" * 50 + b",") * 1_000 + b"1]",
+)
+"""What takes long to be read: numbers, objects, texts, depth."""
+
+
+async def huge_bodies(scene: Scene, source: Random, _: float) -> None:
+    """Send a body that takes long to be read, with a member that Ollama ignores: the response must be as usual."""
+    question = Question(endpoint=Endpoint.GENERATE, model=TEXT_MODEL, texts=scene.questions.new().texts[:1])
+    body = question.body()[:-1] + b', "extra": ' + source.choice(_COUNTED) + b"}"
+    sent = time.monotonic()
+    async with await RawConnection.open(scene.url) as connection:
+        connection.send("POST", question.endpoint.value, body=body)
+        await _answered(scene, "huge bodies", question, connection, sent)
+
+
 async def malformed(scene: Scene, source: Random, seconds: float) -> None:
     """Send malformed requests: they are refused, and affect no other client."""
     for data in source.sample(_MALFORMED, len(_MALFORMED)):
@@ -666,6 +762,84 @@ async def malformed(scene: Scene, source: Random, seconds: float) -> None:
             if status and status[0][:1] != b"4" and status[0] not in (b"501", b"505"):
                 scene.judge.breaks("no refusal", f"{data[:60]!r}: {answer[:60]!r}")
         await asyncio.sleep(seconds / len(_MALFORMED) / 2)
+
+
+async def idle_clients(scene: Scene, _: Random, seconds: float) -> None:
+    """Fill all places with clients that have asked, and then keep their connections: they make room for new ones."""
+    connections: list[RawConnection] = []
+    for _turn in range(_PLACES + 20):
+        connections.append(await RawConnection.open(scene.url))
+        connections[-1].send("GET", "/api/version")
+        try:
+            async with asyncio.timeout(BOUND):
+                answer = await connections[-1].answer()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            scene.judge.breaks("no place for a client beside idle ones", type(error).__name__)
+            break
+        if answer.status != HTTPStatus.OK:
+            scene.judge.breaks("no place for a client beside idle ones", f"{answer.status}")
+            break
+    await asyncio.sleep(seconds / 2)
+    for connection in connections:
+        connection.close()
+
+
+async def reloaded(scene: Scene, _: Random, seconds: float) -> None:
+    """Tell the proxy to read its settings anew (SIGHUP): nobody notices."""
+    assert scene.process is not None
+    for _turn in range(2):
+        scene.process.signal(signal.SIGHUP)
+        await asyncio.sleep(seconds / 2)
+
+
+async def planted(scene: Scene, source: Random, _: float) -> None:
+    """Plant a wrong entry while nobody asks: the audit finds it, and the next response is right."""
+    scene.asks.clear()
+    try:
+        texts = (f"{canary.PROMPT} planted {source.random()}",)
+        question = Question(endpoint=Endpoint.EMBEDDINGS, model=VECTOR_MODEL, texts=texts)
+        client = LoadClient(scene.url, BOUND)
+        right = await client.ask(question)
+        scene.judge("planted", question, right)
+        if not await _plant(scene, question):
+            scene.judge.breaks("nothing was stored to be made wrong", right.details)
+            return
+        begun = time.monotonic()
+        while (outcome := await client.ask(question)).cache == "HIT" or not outcome.answer:
+            if time.monotonic() - begun > _FOUND_WITHIN:
+                scene.judge.breaks("a planted entry that no audit found", f"within {_FOUND_WITHIN:g} s")
+                fields = {"Authorization": f"Bearer {canary.TOKEN}"}
+                await ask(scene.url, "POST", "/api/cache/clear", body=b"{}", fields=fields)
+                return
+            await asyncio.sleep(0.05)
+        scene.judge("planted", question, outcome)
+        client.close()
+    finally:
+        scene.asks.set()
+
+
+async def _plant(scene: Scene, question: Question) -> bool:
+    """Turn the vector of a stored response around, once it is stored; returns whether it was."""
+    asked = orjson.dumps({"path": question.endpoint.value, "body": orjson.loads(question.body())})
+    key = str(orjson.loads((await ask(scene.url, "POST", "/api/cache/explain", body=asked)).body)["key"])
+
+    def turn_around() -> bool:
+        with scene.redis.client() as client:
+            for name in client.scan_iter(f"ocp:1:e:*{key}*", count=1000):
+                entry = entry_codec.decode(key, client.get(name) or b"")
+                if entry is not None:
+                    vector = orjson.loads(entry.body)["embedding"]
+                    wrong = replace(entry, body=orjson.dumps({"embedding": vector[::-1]}))
+                    client.set(name, entry_codec.encode(key, wrong), keepttl=True)
+                    return True
+        return False
+
+    begun = time.monotonic()
+    while not await asyncio.to_thread(turn_around):
+        if time.monotonic() - begun > RECOVERY:
+            return False
+        await asyncio.sleep(_WRITE_WINDOW)
+    return True
 
 
 async def idle_connections(scene: Scene, _: Random, seconds: float) -> None:
@@ -693,6 +867,13 @@ KINDS: Final = {
         Kind(name="redis-maxclients", side=Side.STORE, do=configured("maxclients", "1", "10000")),
         Kind(name="redis-password", side=Side.STORE, do=configured("requirepass", "another", canary.PASSWORD)),
         Kind(name="redis-readonly", side=Side.STORE, do=redis_readonly),
+        Kind(name="redis-forbids", side=Side.STORE, do=redis_forbids),
+        *(
+            Kind(name=f"store-{path.value}", side=Side.STORE, do=on_the_way(path))
+            for path in Path
+            if path is not Path.THROUGH
+        ),
+        Kind(name="planted", side=Side.STORE, do=planted),
         Kind(name="entries-damaged", side=Side.STORE, do=entries_damaged),
         Kind(name="foreign-types", side=Side.STORE, do=foreign_types),
         Kind(name="generation-damaged", side=Side.STORE, do=generation_damaged),
@@ -708,7 +889,13 @@ KINDS: Final = {
             )
             for fault in Fault
         ),
-        Kind(name="model-copied", side=Side.MODELS, do=model_copied),
+        Kind(name="equal-failures", side=Side.UPSTREAM, do=equal_failures, fault=Fault.STATUS_500),
+        Kind(name="model-copied", side=Side.MODELS, do=copying("/api/copy")),
+        Kind(
+            name="model-copied-absolute",
+            side=Side.MODELS,
+            do=copying("x://localhost/api/copy", "http://localhost/api/copy", "FTP://127.0.0.1:1/api/copy"),
+        ),
         Kind(name="model-replaced", side=Side.MODELS, do=model_replaced),
         Kind(name="cleared", side=Side.CLIENT, do=clearing()),
         Kind(name="purged", side=Side.CLIENT, do=clearing(TEXT_MODEL, SHIFTING)),
@@ -716,14 +903,12 @@ KINDS: Final = {
         Kind(name="slow-heads", side=Side.CLIENT, do=slow_heads),
         Kind(name="slow-readers", side=Side.CLIENT, do=slow_readers),
         Kind(name="big-bodies", side=Side.CLIENT, do=big_bodies),
+        Kind(name="huge-bodies", side=Side.CLIENT, do=huge_bodies),
         Kind(name="malformed", side=Side.CLIENT, do=malformed),
         Kind(name="idle-connections", side=Side.CLIENT, do=idle_connections),
+        Kind(name="idle-clients", side=Side.CLIENT, do=idle_clients),
     )
 }
-
-
-_WRITE_WINDOW: Final = 0.05
-"""Seconds in which a lookup may find an entry in the write buffer that cannot be written."""
 
 
 async def recovered(scene: Scene) -> None:
@@ -842,7 +1027,7 @@ def report(judge: Judge, ending: Ending, arguments: argparse.Namespace) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
-    parser.add_argument("--faults", type=int, default=200, metavar="N")
+    parser.add_argument("--faults", type=int, default=400, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     parser.add_argument("--clients", type=int, default=6, metavar="N")
     parser.add_argument("--only", nargs="+", choices=sorted(KINDS), metavar="KIND", help="draw only these")
