@@ -29,8 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--ollama", metavar="URL", help="also hold the proxy against a real Ollama with the recorded models"
     )
+    parser.addoption("--redis-server", metavar="PROGRAM", help="the server program of all tests that need a Redis")
     parser.addoption("--table", action="store_true", help="print the fault matrix; every row of it has to hold")
     parser.addoption("--tally", metavar="FILE", help="note the tests that were found, and those that ran, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the server program that was named, where one was."""
+    RedisServer.program = config.getoption("--redis-server")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:

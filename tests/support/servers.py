@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 
@@ -47,8 +47,11 @@ def free_port() -> int:
 class RedisServer:
     """A redis-server or valkey-server of the tests' own on loopback, that can be stopped, killed and started again."""
 
+    program: ClassVar[str | None] = None
+    """The server's program; None for the one that the proxy would choose. Set by `pytest --redis-server`."""
+
     def __init__(self, *arguments: str) -> None:
-        binary = find_server()
+        binary = self.program or find_server()
         assert binary is not None, "the tests need the `server` extra, or a redis-server on the PATH"
         self.port = free_port()
         self.url = f"redis://:{canary.PASSWORD}@127.0.0.1:{self.port}/0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 
@@ -135,3 +136,13 @@ async def test_one_that_never_stays_is_given_up_without_an_entry(
     client.set(GENERATION, "1" * 32)
     monkeypatch.setattr(generation._lane, "ask", ask)
     assert await generation.lookup([key(1), key(2)]) == (generation.seen, [None, None])
+
+
+async def test_of_many_lookups_at_once_under_an_invalid_one_all_find_the_same_new_one(
+    generation: Generation, redis_server: RedisServer
+) -> None:
+    """One that removed what another had just begun would make entries of its own time unfindable."""
+    for _ in range(20):
+        redis_server.client().set(GENERATION, "x")
+        found = await asyncio.gather(*(generation.current() for _ in range(8)))
+        assert set(found) == {redis_server.client().get(GENERATION).decode()}

@@ -41,6 +41,7 @@ class Generation:
         self._lists = client.lists
         self._guard = guard
         self._commands = commands
+        self._renewing = asyncio.Lock()
         self.seen = secrets.token_hex(_BYTES)  # equals no token in the store, not even an empty one
 
     async def lookup(
@@ -164,25 +165,28 @@ class Generation:
     async def _begun(self, lane: RedisLane, until: float) -> bytes | None:
         """Begin a generation unless another process just has; return the current one, None after a race.
 
-        Raises WriteRefused where the server takes no writes, without trying where that is known.
+        One that is absent is begun once, whoever tries. One that is invalid is removed first, which of two processes
+        at the same moment costs one misses. Raises WriteRefused where the server takes no writes, without trying where
+        that is known.
         """
         if self._guard.writes.open:
             raise WriteRefused
         loop = asyncio.get_running_loop()
-        (current,) = await self._read(lane, (GENERATION,), until - loop.time())
-        if current is not None and _TOKEN.fullmatch(current) is not None:
-            return current
-        if current is not None:
-            await self._remove()
-        fresh = secrets.token_hex(_BYTES)
-        try:
-            begun = await lane.ask("SET", GENERATION, fresh, "NX", within=until - loop.time())
-        except ResponseError as error:
-            raise WriteRefused(error) from None
-        (current,) = await self._read(lane, (GENERATION,), until - loop.time())
-        if current is None and not begun:  # of another type
-            await self._remove()
-        return current if current is not None and _TOKEN.fullmatch(current) else None
+        async with self._renewing:
+            (current,) = await self._read(lane, (GENERATION,), until - loop.time())
+            if current is not None and _TOKEN.fullmatch(current) is not None:
+                return current
+            if current is not None:
+                await self._remove()
+            fresh = secrets.token_hex(_BYTES)
+            try:
+                begun = await lane.ask("SET", GENERATION, fresh, "NX", within=until - loop.time())
+            except ResponseError as error:
+                raise WriteRefused(error) from None
+            (current,) = await self._read(lane, (GENERATION,), until - loop.time())
+            if current is None and not begun:  # of another type
+                await self._remove()
+            return current if current is not None and _TOKEN.fullmatch(current) else None
 
     async def _remove(self) -> None:
         await self._commands.run(
