@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults soak chaos bench bench-against bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos bench bench-against bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -77,6 +77,10 @@ pythons: install-dev ## Run the unit tests on the oldest and the newest installe
 
 faults: install-dev ## Run the fault matrix and print what each fault costs
 	$(BIN)/pytest tests/e2e/faults --table -p no:cacheprovider $(ARGS)
+
+stores: install-dev ## Run the tests of the store on a server program: make stores SERVER=/usr/bin/redis-server
+	$(BIN)/pytest tests/stores tests/e2e/faults/test_refused_commands.py tests/e2e/cache/test_entries.py \
+		--redis-server "$(SERVER)" $(ARGS)
 
 soak: install-dev ## Load the proxy for three minutes and check every body (options: make soak ARGS="--minutes 1")
 	$(BIN)/python -m benchmarks.soak $(ARGS)

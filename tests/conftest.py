@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Take the server program that was named, where one was."""
-    RedisServer.program = config.getoption("--redis-server")
+    RedisServer.program = config.getoption("--redis-server") or None
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:

@@ -525,8 +525,9 @@ async def test_a_redis_that_refuses(redis_server: RedisServer, tmp_path: Path) -
     }
     for url, (level, said) in cases.items():
         async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, redis_url=url) as made:
-            (finding,) = (await found(made, "Redis"))["Redis"]
+            (finding, *more) = (await found(made, "Redis"))["Redis"]
         assert (finding.level, said in finding.text) == (level, True), (url, finding)
+        assert [one.level for one in more] == ([Level.PROBLEM] if "poor" in url else []), "nothing can be stored"
     client_.acl_deluser("poor")
 
 

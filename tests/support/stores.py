@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from redis.exceptions import ResponseError
+
 from ollama_cache_proxy.core.store_ports import EntryStore, Page
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
@@ -52,3 +56,13 @@ def calls(server: RedisServer, command: str) -> int:
 def patient(store: RedisStore) -> None:
     """Have lookups wait as long as a busy machine may take."""
     store.entries._guard.wait.begin(5.0)
+
+
+def permit(server: RedisServer, user: str, *rules: str) -> None:
+    """Change an access list. Where rules for channels (6.2) or subcommands (7.0) are not known, it is as near as it gets."""
+    client: Any = server.client()
+    try:
+        client.execute_command("ACL", "SETUSER", user, *rules)
+    except ResponseError:
+        known = [rule.split("|")[0] for rule in rules if not rule.startswith("&")]
+        client.execute_command("ACL", "SETUSER", user, *known)

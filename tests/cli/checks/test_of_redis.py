@@ -11,7 +11,7 @@ from ollama_cache_proxy.cli.checks.finding import Level
 @pytest.mark.parametrize(
     ("about", "said", "fix"),
     [
-        ({"redis_version": "5.0.7"}, "is Redis 5.0.7", "Redis 6"),
+        ({"redis_version": "4.0.14"}, "is Redis 4.0.14", "Redis 5"),
         ({"role": "slave", "master_host": "m", "master_port": 1}, "is a replica", "m:1"),
         ({"rdb_last_bgsave_status": "err"}, "cannot save to disk", "disk"),
         ({"aof_last_write_status": "err"}, "cannot save to disk", "disk"),

@@ -19,7 +19,7 @@ from tests.stores.redis.conftest import Connect
 from tests.support.clocks import Clock
 from tests.support.entries import FULL_ENTRY
 from tests.support.servers import RedisServer
-from tests.support.stores import calls, key
+from tests.support.stores import calls, key, permit
 from tests.support.waiting import until
 
 REFUSALS = [
@@ -110,7 +110,7 @@ async def without(
     request: pytest.FixtureRequest, server: RedisServer, connect: Connect
 ) -> tuple[RedisStore, RedisServer]:
     """A store whose user may send everything but one command."""
-    server.client().execute_command("ACL", "SETUSER", "default", "-" + request.param.lower())
+    permit(server, "default", "-" + request.param.lower())
     return connect(server), server
 
 
@@ -163,12 +163,12 @@ async def test_entries_are_stored_found_and_cleared_without_any_one_command(
 async def test_without_set_what_is_stored_is_found_and_nothing_is_added(
     connect: Connect, server: RedisServer, without: tuple[RedisStore, RedisServer]
 ) -> None:
-    server.client().execute_command("ACL", "SETUSER", "default", "+set")
+    permit(server, "default", "+set")
     writer = connect(server)
     generation = (await writer.entries.get(key(0))).generation
     assert generation is not None
     assert await writer.entries.put([(key(1), FULL_ENTRY)], generation)
-    server.client().execute_command("ACL", "SETUSER", "default", "-set")
+    permit(server, "default", "-set")
     store, _ = without
     assert (await store.entries.get(key(1))).entry == FULL_ENTRY
     assert not await store.entries.put([(key(2), FULL_ENTRY)], generation)
@@ -180,7 +180,7 @@ async def test_without_unlink_and_del_a_purge_fails_and_a_clear_does_not(
     without: tuple[RedisStore, RedisServer], told: list[Event]
 ) -> None:
     store, server = without
-    server.client().execute_command("ACL", "SETUSER", "default", "-del")
+    permit(server, "default", "-del")
     generation = (await store.entries.get(key(0))).generation
     assert generation is not None
     assert await store.entries.put([(key(1), FULL_ENTRY)], generation)
@@ -195,7 +195,7 @@ async def test_without_unlink_and_del_a_purge_fails_and_a_clear_does_not(
 @pytest.mark.parametrize("without", ["MGET"], indirect=True)
 async def test_without_mget_and_get_the_store_is_not_used(without: tuple[RedisStore, RedisServer]) -> None:
     store, server = without
-    server.client().execute_command("ACL", "SETUSER", "default", "-get")
+    permit(server, "default", "-get")
     assert (await store.entries.get(key(1))).generation is None
     assert await store.entries.count() == KeyCount(keys=None, age=0.0)
     assert await store.values.load("salt") is None
@@ -275,11 +275,11 @@ async def test_a_command_that_is_renamed_is_one_that_is_not_known(renamed: bool,
 async def test_a_command_that_is_permitted_again_is_used_again(
     server: RedisServer, connect: Connect, clock: Clock
 ) -> None:
-    store, client = connect(server), server.client()
-    client.execute_command("ACL", "SETUSER", "default", "-mget", "-scan")
+    store = connect(server)
+    permit(server, "default", "-mget", "-scan")
     await store.entries.get(key(0))
     assert await store.entries.count() == KeyCount(keys=None, age=0.0)
-    client.execute_command("ACL", "SETUSER", "default", "+mget", "+scan")
+    permit(server, "default", "+mget", "+scan")
     clock.time += module.ASK_AGAIN_AFTER
     assert await store.entries.count() == KeyCount(keys=0, age=0.0)
     before = calls(server, "mget")
@@ -288,7 +288,7 @@ async def test_a_command_that_is_permitted_again_is_used_again(
 
 
 async def test_two_clears_at_once_without_getset_leave_one_generation(server: RedisServer, connect: Connect) -> None:
-    server.client().execute_command("ACL", "SETUSER", "default", "-getset")
+    permit(server, "default", "-getset")
     stores = [connect(server) for _ in range(4)]
     generation = (await stores[0].entries.get(key(0))).generation
     assert generation is not None
@@ -297,4 +297,5 @@ async def test_two_clears_at_once_without_getset_leave_one_generation(server: Re
     found = [await store.entries.get(key(1)) for store in stores]
     assert [lookup.entry for lookup in found] == [None] * 4
     assert len({lookup.generation for lookup in found}) == 1
-    await until(lambda: not server.client().keys(f"ocp:1:e:{generation}:*"))
+    client = server.client()
+    await until(lambda: not client.exists(f"ocp:1:e:{generation}:{key(1)}"))

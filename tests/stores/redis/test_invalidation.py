@@ -22,6 +22,7 @@ from tests.support import canary
 from tests.support.odd_servers import odd_server, says
 from tests.support.rawhttp import ask
 from tests.support.servers import RedisServer, proxy_before
+from tests.support.stores import permit
 from tests.support.waiting import until
 
 
@@ -132,7 +133,8 @@ async def test_a_server_that_is_gone_is_noticed_and_watched_again_when_it_is_bac
 async def test_the_rights_that_the_docs_name_are_enough(own: RedisServer, simulator: Simulator) -> None:
     text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
     (line,) = (line for line in text.splitlines() if line.startswith("ACL SETUSER ocp "))
-    own.client().execute_command(*line.replace("PASSWORD", canary.PASSWORD).split())
+    _, _, user, *rules = line.replace("PASSWORD", canary.PASSWORD).split()
+    permit(own, user, *rules)
     url = f"redis://ocp:{canary.PASSWORD}@127.0.0.1:{own.port}/0"
     body = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
     async with proxy_before(simulator.url, redis_url=url) as proxy:
@@ -152,9 +154,7 @@ async def test_the_rights_that_the_docs_name_are_enough(own: RedisServer, simula
 async def test_where_redis_may_not_tell_nothing_is_held_and_all_else_works(
     own: RedisServer, simulator: Simulator
 ) -> None:
-    own.client().execute_command(
-        "ACL", "SETUSER", "deaf", "on", f">{canary.PASSWORD}", "~*", "+@all", "-client|tracking"
-    )
+    permit(own, "deaf", "on", f">{canary.PASSWORD}", "~*", "+@all", "-client|tracking")
     url = f"redis://deaf:{canary.PASSWORD}@127.0.0.1:{own.port}/0"
     body = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
     async with proxy_before(simulator.url, redis_url=url) as proxy:

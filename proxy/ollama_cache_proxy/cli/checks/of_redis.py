@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,15 +17,18 @@ from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
 from ollama_cache_proxy.service.redis_access import client_of, public_url, redis_address, tls_for
 from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis
+from ollama_cache_proxy.service.store_survey import Surveyed, product, survey_store
 
 _URLS = ("redis://", "rediss://", "unix://")
 _DEADLINE = 3.0
 """Seconds for one command."""
 
-_MIN_VERSION = (6, 0)
+_MIN_VERSION = (5, 0)
 _FULL_SHARE = 0.95
 """The share of maxmemory from which on Redis counts as full."""
 
+_ACCESS_FIX = "give the proxy's user the permissions that stand in docs/operations.md, Redis"
+_DRAGONFLY_FIX = "start it with `--cache_mode=true`, and bound it with `--maxmemory`"
 _BOUND_FIX = "`redis-cli CONFIG SET maxmemory 512mb` and `CONFIG SET maxmemory-policy allkeys-lru`, also in redis.conf"
 
 
@@ -58,7 +62,38 @@ async def _examined(url: str, authority: str | None, *, named: bool) -> list[Fin
         if isinstance(failed, _AccessDenied) and not named:
             return [note(f"the proxy uses {name}, which needs a password", "set OCP_REDIS_URL here to check it")]
         return [problem(failed.what, failed.fix)]
-    return judged(name, about, save) if about else [note(f"{name} answers, but this user may not run INFO (+info)")]
+    findings = judged(name, about, save) if about else [note(f"{name} answers, but this user may not run INFO (+info)")]
+    try:
+        return findings + refusals(name, await _surveyed(url, authority))
+    except Exception:  # noqa: BLE001 - redis-py raises anything; what was found before is said anyway
+        return findings
+
+
+def refusals(name: str, found: Surveyed) -> list[Finding]:
+    """Return a finding for each command that the server refuses and that nothing replaces; INFO has its own."""
+    who = f"{name} ({found.product})" if found.product else name
+    if found.unusable:
+        names = ", ".join(command.name for command in found.refused)
+        return [problem(f"{who} refuses {names}: nothing is stored or found", _ACCESS_FIX)]
+    findings = []
+    for command in found.refused:
+        if command.name == "INFO":
+            continue
+        text = f"{who} refuses {command.name}: {command.effect}"
+        rule = command.name.lower().replace(" ", "|")
+        fix = f"permit it (+{rule}), if the server has it; see Redis in docs/operations.md"
+        findings.append(note(text) if command.replaced else warning(text, fix))
+    return findings
+
+
+async def _surveyed(url: str, authority: str | None) -> Surveyed:
+    async with _client(url, authority) as client, asyncio.timeout(2 * _DEADLINE):
+        connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # redis-py says no type
+        try:
+            await connection.connect()
+            return await survey_store(connection)
+        finally:
+            await connection.disconnect(nowait=True)
 
 
 async def skew(scene: Scene) -> float | None:
@@ -90,7 +125,8 @@ async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | 
     name = public_url(url)
     try:
         async with _client(url, authority) as client, asyncio.timeout(2 * _DEADLINE):
-            await client.ping()
+            with suppress(NoPermissionError):  # an answer, too
+                await client.ping()
             try:
                 about = dict(await client.info())
             except ResponseError:
@@ -102,10 +138,6 @@ async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | 
     except AuthenticationError:
         raise _AccessDenied(
             f"{name} refuses the user or the password", "set OCP_REDIS_URL=redis://USER:PASSWORD@…"
-        ) from None
-    except NoPermissionError:
-        raise Failed(
-            f"{name} does not permit this user to run PING", "see Redis in docs/operations.md for permissions"
         ) from None
     except BusyLoadingError:
         raise Failed(f"{name} is still loading its data", "wait; afterwards entries can be looked up again") from None
@@ -123,7 +155,7 @@ def judged(name: str, about: dict[str, Any], save: str | None) -> list[Finding]:
     findings = []
     version = str(about.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _MIN_VERSION:
-        findings.append(problem(f"{name} is Redis {version}", "the proxy needs Redis 6 or Valkey"))
+        findings.append(problem(f"{name} is Redis {version}", "the proxy needs Redis 5 or later, or Valkey"))
     if about.get("role") == "slave":
         master = f"{about.get('master_host')}:{about.get('master_port')}"
         findings.append(problem(f"{name} is a replica and takes no entries", f"use its master, {master}"))
@@ -141,12 +173,16 @@ def judged(name: str, about: dict[str, Any], save: str | None) -> list[Finding]:
         size(int(about.get("used_memory", 0))),
         sum(int(row.get("keys", 0)) for base, row in about.items() if base.startswith("db") and isinstance(row, dict)),
     )
-    return findings or [ok(f"{name} answers ({version}): {keys:,} keys in {used}{restart}")]
+    evicts = about.get("cache_mode") or about.get("maxmemory_policy")
+    policy = f", {evicts}" if evicts else ""
+    return findings or [ok(f"{name} answers ({product(about)}): {keys:,} keys in {used}{policy}{restart}")]
 
 
 def _memory(name: str, about: dict[str, Any]) -> list[Finding]:
     used, bound = int(about.get("used_memory", 0)), int(about.get("maxmemory", 0))
     policy = str(about.get("maxmemory_policy", ""))
+    if about.get("cache_mode") == "store":
+        return [warning(f"{name} evicts nothing when it is full (cache_mode store)", _DRAGONFLY_FIX)]
     if not bound:
         return [
             warning(

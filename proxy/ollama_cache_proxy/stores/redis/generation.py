@@ -15,7 +15,7 @@ from typing import Final
 
 from redis.exceptions import InvalidResponse, ResponseError
 
-from ollama_cache_proxy.stores.redis.commands import Commands
+from ollama_cache_proxy.stores.redis.commands import Commands, remove
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard, WriteRefused
 from ollama_cache_proxy.stores.redis.key_layout import GENERATION, entry_name
 from ollama_cache_proxy.stores.redis.lane import RedisLane
@@ -189,9 +189,7 @@ class Generation:
             return current if current is not None and _TOKEN.fullmatch(current) else None
 
     async def _remove(self) -> None:
-        await self._commands.run(
-            ("UNLINK", lambda: self._pool.unlink(GENERATION)), ("DEL", lambda: self._pool.delete(GENERATION))
-        )
+        await remove(self._pool, self._commands, GENERATION)
 
 
 def _is_of_another_type(error: ResponseError) -> bool:

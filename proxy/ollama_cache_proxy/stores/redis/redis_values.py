@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
-from ollama_cache_proxy.stores.redis.commands import Commands, is_refusal, permitted
+from ollama_cache_proxy.stores.redis.commands import Commands, is_refusal, permitted, remove
 from ollama_cache_proxy.stores.redis.guard import Guard
 from ollama_cache_proxy.stores.redis.key_layout import value_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -112,7 +112,7 @@ class RedisValues:
             raise reply
 
     async def _remove(self, own: str) -> None:
-        await self._commands.run(("UNLINK", lambda: self._pool.unlink(own)), ("DEL", lambda: self._pool.delete(own)))
+        await remove(self._pool, self._commands, own)
 
 
 def _as_bytes(reply: object) -> bytes | None:

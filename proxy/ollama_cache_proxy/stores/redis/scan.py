@@ -12,7 +12,7 @@ from typing import Final
 from ollama_cache_proxy.core.store_ports import Page
 from ollama_cache_proxy.policy.messages import Description
 from ollama_cache_proxy.stores.entry_codec import decode_description, described_by
-from ollama_cache_proxy.stores.redis.commands import Commands, permitted
+from ollama_cache_proxy.stores.redis.commands import Commands, permitted, remove
 from ollama_cache_proxy.stores.redis.generation import Generation
 from ollama_cache_proxy.stores.redis.key_layout import ANY, entry_name, keys_of
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -74,11 +74,7 @@ class Scan:
 
     async def delete(self, names: Sequence[str] | Sequence[bytes]) -> int:
         """Delete these names; return how many there were."""
-        return int(
-            await self._commands.run(
-                ("UNLINK", lambda: self._pool.unlink(*names)), ("DEL", lambda: self._pool.delete(*names))
-            )
-        )
+        return await remove(self._pool, self._commands, *names)
 
     async def count(self, most: int) -> tuple[int | None, int | None]:
         """Return the database's size in names, and how many entries of the current generation there are.
