@@ -77,7 +77,6 @@ def raw(number: int) -> Event:
     return lambda gate: gate.raw(number)
 
 
-UNREAD: Event = Gate.unread
 RELEASED, RESPONDED = Gate.release, Gate.responded
 QUEUED, IDLE, SERVING, PHASE, HOLDS = map(attrgetter, ("queued", "is_idle", "serving", "phase", "_parts"))
 
@@ -135,9 +134,9 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "chunks and the beginning of another, whose end looks like theirs": [*chunks(CHUNKED + OTHER[:-4]), (PHASE, Phase.PARSED), *passes(b"\r\nX: 0\r\n\r\n", 1), (PHASE, Phase.PARSED)],
     "other chunks behind a pipelined request": [*passes(OTHER + OTHER, 2), *chunks(CHUNKED), (PHASE, Phase.PARSED)],
     # Which bytes a head can be read from once more.
-    "a head in segments": [(came(OTHER[:5]), Pass(data=OTHER[:5])), (UNREAD, OTHER[:5]), (parsed(0, ended=False), None), (came(OTHER[5:]), Pass(data=OTHER[5:])), (UNREAD, OTHER), (parsed(1, 0), None), (UNREAD, None)],
-    "the second request of a segment": [*passes(OTHER + NEW[:9], 1), (came(NEW[9:]), Pass(data=NEW[9:])), (UNREAD, None)],
-    "a request behind chunks": [*chunks(CHUNKED), (came(OTHER), Pass(data=OTHER)), (UNREAD, OTHER)],
+    "a head in segments": [(came(OTHER[:5]), Pass(data=OTHER[:5])), (parsed(0, ended=False), None), (came(OTHER[5:]), Pass(data=OTHER[5:])), (parsed(1, 0), None)],
+    "the second request of a segment": [*passes(OTHER + NEW[:9], 1), (came(NEW[9:]), Pass(data=NEW[9:]))],
+    "a request behind chunks": [*chunks(CHUNKED), (came(OTHER), Pass(data=OTHER))],
     "no HTTP": [*passes(b"\x16\x03\r\n\r\n", length=None), (IDLE, False), (came(KNOWN), Pass(data=KNOWN))],
     "a body that the parser has not read to its end": [*passes(NEW, length=5, ended=False), (RESPONDED, None), (came(KNOWN), Pass(data=KNOWN)), (PHASE, Phase.PARSED)],
     "a body that the parser reads to its end later": [*passes(NEW, length=5, ended=False), *passes(b"", 0), (RESPONDED, None), ANSWERED],

@@ -14,6 +14,7 @@ from ollama_cache_proxy.policy.messages import MAX_LENGTH
         ("GET", (1, 1), {"Host": "localhost"}, None),
         ("GET", (1, 0), {}, None),
         ("POST", (1, 1), {"Transfer-Encoding": "chunked"}, None),
+        ("POST", (1, 0), {"Transfer-Encoding": "chunked"}, BAD_REQUEST),
         ("POST", (1, 1), {"Transfer-Encoding": "CHUNKED"}, None),
         ("POST", (1, 1), {"Content-Length": str(MAX_LENGTH)}, None),
         ("POST", (1, 1), {"Content-Length": str(MAX_LENGTH + 1)}, BAD_REQUEST),

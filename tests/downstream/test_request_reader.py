@@ -30,27 +30,21 @@ class Protocol:
 
 
 class Fed:
-    """A reader that is fed the bytes of one connection; `known` says whether they begin with a request."""
+    """A reader that is fed the bytes of one connection."""
 
-    def __init__(self, *, known: bool = True) -> None:
+    def __init__(self) -> None:
         self.made = 0
-        self.fed: list[bytes] = []
         self.read: list[tuple[Any, Any]] = []
-        self.known = known
-        self.reader = RequestReader(self.make, self.unread)
+        self.reader = RequestReader(self.make)
 
     def make(self) -> HttpRequestParser:
         self.made += 1
         protocol: Any = Protocol()
         return HttpRequestParser(protocol, asyncio.get_running_loop(), 2**16, max_line_size=32_768, max_field_size=32_768, max_headers=1024, auto_decompress=False)  # fmt: skip
 
-    def unread(self) -> bytes | None:
-        return b"".join(self.fed) if self.known and not self.read else None
-
     def feed(self, *pieces: bytes) -> list[bytes]:
         """Feed piece by piece; return the targets that were read."""
         for piece in pieces:
-            self.fed.append(piece)
             self.read += self.reader.feed_data(piece)[0]
         return [message.path.encode() for message, _ in self.read]
 
@@ -143,25 +137,83 @@ async def test_a_head_that_is_refused_is_not_held_for_longer_than_it_can_become_
         fed.feed(*[b"X-A: " + b"b" * 30_000 + b"\r\n"] * (MAX_HEAD // 30_000 + 1))
 
 
+BEFORE = {
+    "nothing": b"",
+    "a request": NEXT,
+    "several": NEXT * 3,
+    "a body": LINE + b"Content-Length: 9\r\n\r\n0\r\n\r\n\r\n\r\n",
+    "chunks": LINE + CHUNKS + b"\r\n9\r\n0\r\n\r\n\r\n\r\n\r\n0\r\nX: y\r\n\r\n",
+    "an upgrade": LINE + H2C + b"\r\n",
+    "a repeated field": LINE + TWICE + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("pieces", [lambda data: [data], one_by_one], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize("lines", [TWICE, LENGTHS, H2C, H2C + TWICE + CHUNKS])
+@pytest.mark.parametrize("before", BEFORE)
+async def test_what_go_takes_is_read_behind_others_too(before: str, lines: bytes, pieces: Any) -> None:
+    fed = Fed()
+    body = b"5\r\nhello\r\n0\r\n\r\n" if CHUNKS in lines else b"hello" if lines == LENGTHS else b""
+    paths = fed.feed(*pieces(BEFORE[before] + LINE + lines + b"\r\n" + body + NEXT))
+    assert paths[-2:] == [b"/x", b"/next"]
+    assert len(paths) == BEFORE[before].count(b"HTTP/1.1") + 2
+    assert tuple(fed.read[-2][0].raw_headers) == sent(lines.replace(LENGTHS, b"Content-Length: 5\r\n"))
+    assert fed.body(-2) == (b"hello" if body else b"")
+    assert all(fed.read[place][1].is_eof() for place in range(len(paths)))
+
+
+async def test_what_is_wrong_behind_others_is_refused_after_them() -> None:
+    fed = Fed()
+    assert fed.feed(NEXT * 2 + LINE + TWICE + b"X A: b\r\n\r\n" + NEXT) == [b"/next"] * 2
+    assert fed.reader.refused
+    for _ in range(2):
+        with pytest.raises(HttpProcessingError):
+            fed.feed(b"")
+    fed = Fed()
+    assert fed.feed(NEXT + LINE + TWICE + CHUNKS + b"\r\nx\r\n" + NEXT) == [b"/next"]
+    assert fed.reader.refused
+    fed = Fed()
+    assert fed.feed(NEXT + LINE + TWICE[:-2]) == [b"/next"]
+    assert not fed.reader.refused, "it is held until all of it is there"
+    assert fed.feed(b"\r\n\r\n" + NEXT) == [b"/next", b"/x", b"/next"]
+
+
+@pytest.mark.parametrize(
+    ("last", "body"), [(b"Connection: close\r\n", b""), (b"Connection: x, Close\r\nContent-Length: 5\r\n", b"hello")]
+)
+async def test_what_follows_a_request_that_closes_is_dropped(last: bytes, body: bytes) -> None:
+    data = LINE + last + b"\r\n" + body
+    for pieces in ([data + NEXT], [data, NEXT], [data + NEXT[:5], NEXT[5:]], one_by_one(data + NEXT)):
+        fed = Fed()
+        assert fed.feed(*pieces) == [b"/x"]
+        assert fed.body() == body
+        assert not fed.reader.refused
+        assert fed.feed(NEXT, b"no HTTP at all\r\n\r\n") == [b"/x"]
+    one_before = NEXT.replace(b"1.1", b"1.0", 1)
+    fed = Fed()
+    assert fed.feed(NEXT + one_before + NEXT) == [b"/next"] * 2
+
+
+async def test_very_many_requests_at_once_are_read_when_there_is_room() -> None:
+    fed = Fed()
+    fed.feed((LINE + TWICE + b"\r\n") * 100)
+    assert len(fed.read) == 32
+    for count in (64, 96, 100, 100):
+        fed.feed(b"")
+        assert len(fed.read) == count
+    assert fed.feed(NEXT)[-1] == b"/next"
+
+
 @pytest.mark.parametrize("lines", [TWICE, LENGTHS])
 async def test_where_it_is_uncertain_where_a_request_begins_it_is_refused(lines: bytes) -> None:
+    """Of chunks that came in pieces it is not known where in a piece they end."""
+    fed = Fed()
+    assert fed.feed(LINE + CHUNKS + b"\r\n5\r\nhel") == [b"/x"]
     with pytest.raises(HttpProcessingError):
-        Fed(known=False).feed(LINE + lines + b"\r\nhello")
+        fed.feed(b"lo\r\n0\r\n\r\n" + LINE + lines + b"\r\nhello")
+    assert fed.body() == b"hello"
     fed = Fed()
-    with pytest.raises(HttpProcessingError):
-        fed.feed(NEXT + LINE + lines + b"\r\nhello")
-
-
-async def test_an_upgrade_whose_beginning_is_uncertain_stops_the_parser() -> None:
-    fed = Fed(known=False)
-    assert fed.feed(LINE + H2C + b"\r\n" + NEXT) == [b"/x"]
-    assert fed.read[-1][0].upgrade
-    fed = Fed()
-    assert fed.feed(NEXT + LINE + H2C + b"\r\n" + NEXT) == [b"/next", b"/x"]
-    assert fed.read[-1][0].upgrade
-    fed = Fed()
-    assert fed.feed(LINE + H2C + b"\r\n" + LINE + H2C + b"\r\n" + NEXT) == [b"/x", b"/x"]
-    assert fed.read[-1][0].upgrade
+    assert fed.feed(LINE + CHUNKS + b"\r\n5\r\nhel", b"lo\r\n0\r\n\r\n", LINE + lines + b"\r\nhello") == [b"/x"] * 2
 
 
 @pytest.mark.parametrize("lines", [b"", b"Accept: a\r\nAccept: b\r\n", b"Content-Length: 0\r\n", b"Upgrade: h2c\r\n"])

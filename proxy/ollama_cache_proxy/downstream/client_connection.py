@@ -112,7 +112,7 @@ class ClientConnection(web.RequestHandler):
             lingering_time=_LINGER_SECONDS,
         )
         self.gate = Gate(owner.fast_path)
-        reader = RequestReader(lambda: self._new_parser(loop), self.gate.unread)
+        reader = RequestReader(lambda: self._new_parser(loop))
         self._parser = reader  # type: ignore[assignment] # it has the methods that are called
         self.stopped = False
         self.congested = False
@@ -280,6 +280,8 @@ class ClientConnection(web.RequestHandler):
         """Feed aiohttp's parser, and report to the gate what it parsed."""
         known, between = len(self._messages), self._body is None or self._body.is_eof()
         super().data_received(data)
+        if cast("RequestReader", self._parser).refused:  # behind what has been read
+            super().data_received(b"")
         started = len(self._messages) - known
         if between and not started:
             self._count_head(len(data))

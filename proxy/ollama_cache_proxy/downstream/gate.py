@@ -178,10 +178,6 @@ class Gate:
         """Count a response that was written to its end on a connection that stays open."""
         self._responses += 1
 
-    def unread(self) -> bytes | None:
-        """Return the bytes since the start of a request whose head the parser has not read; None if not known."""
-        return b"".join(self._parts) if self._number == 0 and self._parts is not None else None
-
     def raw(self, number: int) -> bytes | None:
         """Return the bytes of a request by its number; None if they are not known or were dropped."""
         known = self._number == number and self.phase is not _PARSED

@@ -27,5 +27,6 @@ def refusal(request: web.BaseRequest) -> bytes | None:
         request.version in (HttpVersion10, HttpVersion11)
         and (request.content_length or 0) <= MAX_LENGTH
         and headers.get("Host", "").isascii()
+        and not (request.version == HttpVersion10 and "Transfer-Encoding" in headers)  # RFC 9112, section 6.1
     )
     return None if sound else BAD_REQUEST
