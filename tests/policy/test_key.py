@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.policy import key as module
 from ollama_cache_proxy.policy.classify import Bypass, Candidate, by_body
 from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, DEFAULT_RULES, credential_rules
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy, find
-from ollama_cache_proxy.policy.key import SCHEMA, Scope, cache_key, normalised, scoped
+from ollama_cache_proxy.policy.key import SCHEMA, Scope, cache_key, cache_key_in_steps, normalised, scoped
+from ollama_cache_proxy.policy.steps import finish
 from tests.support.plain_requests import PLAIN
 from tests.support.uploads import AUDIO, audio, body, content_type, part, upload, value
 
@@ -748,3 +750,26 @@ def test_whatever_is_in_a_part_is_in_the_key_of_an_upload():
         body(audio(), value("model", "m"), part('name="language"; filename="a"', b"a")),
     ]
     assert len({upload_key(sent) for sent in bodies}) == len(bodies)
+
+
+# Large bodies, in steps.
+
+
+@pytest.mark.parametrize("part", [1, 3, 1000])
+@pytest.mark.parametrize("row", [row for row in REUSABLE if not row.multipart], ids=lambda row: row.operation)
+def test_a_key_that_is_made_in_steps_is_the_same(row, part, monkeypatch):
+    monkeypatch.setattr(module, "_PART", part)
+    texts = ["", "a", "é😀", '"\\\n\u0001', "x" * 50]
+    for more in (
+        {},
+        {"x": texts[3] * 5, "y": ["a", 1], "z": [], "options": {"seed": 1, "a": None}},
+        {row.prompt: texts},
+    ):
+        found = by_body(row, json.dumps({**PLAIN[row.operation], **more}).encode(), policy=Policy.ALWAYS, streams=True)
+        if isinstance(found, Candidate):
+            assert finish(cache_key_in_steps(found, Scope(**SCOPE), ())) == cache_key(found, Scope(**SCOPE), ())
+
+
+def test_odd_texts_are_in_a_key_that_is_made_in_steps():
+    found = candidate("/api/embed", '{"model":"m","input":["a","","b",""]}')
+    assert finish(cache_key_in_steps(found, Scope(**SCOPE), ())) == cache_key(found, Scope(**SCOPE), ())

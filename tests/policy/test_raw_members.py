@@ -5,7 +5,19 @@ import random
 
 import pytest
 
-from ollama_cache_proxy.policy.raw_members import changed
+from ollama_cache_proxy.policy import outline, raw_members
+from ollama_cache_proxy.policy.raw_members import changed_in_steps
+from ollama_cache_proxy.policy.steps import finish
+
+
+def changed(body: bytes, name: str, value: bytes, *, without: str | None = None) -> bytes:
+    """Change a body at once and in steps: the result has to be the same."""
+    found = raw_members.changed(body, name, value, without=without)
+    for size in (1, 5, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(outline, "SLICE", size)
+            assert finish(changed_in_steps(body, name, value, without=without)) == found, size
+    return found
 
 
 @pytest.mark.parametrize(

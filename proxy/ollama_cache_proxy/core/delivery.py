@@ -27,6 +27,10 @@ LINE_PAUSE: Final = 0.002
 """Seconds between two lines: after a mere turn of the event loop, a client mostly reads all of them at once."""
 
 
+_JOIN_UP_TO: Final = 1 << 20
+"""Bytes: the chunks of a larger response are sent one by one."""
+
+
 class Delivery:
     """Writes responses; one instance a process."""
 
@@ -86,8 +90,8 @@ class Delivery:
         items_known = question.texts if cache.result is Result.HIT else cache.known
         visit.outcome = Outcome(cache=cache, status=head.status, items=question.texts, items_known=items_known)
         match response:
-            case Whole(length=None):
-                await visit.client.begin(head, None)
+            case Whole(length=length) if length is None or (length > _JOIN_UP_TO and len(response.chunks) > 1):
+                await visit.client.begin(head, length)
                 for chunk in response.chunks:
                     await visit.client.write(chunk)
                 await visit.client.finish()

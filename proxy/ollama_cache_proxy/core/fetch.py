@@ -7,9 +7,9 @@ A response over the size limit is relayed from that point on, and not stored. A 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from ollama_cache_proxy.core.facts import NotStored, Stored, Worked
 from ollama_cache_proxy.core.flights import Flight, Tail
@@ -24,7 +24,10 @@ from ollama_cache_proxy.policy.freshness import Freshness
 from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import Steps, finish
 from ollama_cache_proxy.policy.usage import Excerpt
+
+T = TypeVar("T")
 
 
 @record
@@ -51,6 +54,11 @@ class Whole:
     known: int = 0
     """How many texts of a list were served from the store."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of its body."""
+        return sum(map(len, self.chunks))
+
 
 @record
 class Flowing:
@@ -68,6 +76,10 @@ class Flowing:
 Fetched: TypeAlias = Whole | Flowing
 
 
+_LARGE: Final = 1 << 18
+"""Bytes of a response; a larger one is dealt with in turns of the event loop."""
+
+
 class Fetcher:
     """The work of flights for single responses; lists and streams derive from it."""
 
@@ -81,6 +93,11 @@ class Fetcher:
         self._tasks = neighbours.tasks
         self._purges = neighbours.purges
         self._fingerprinting = neighbours.fingerprinting
+        self._turns = neighbours.turns
+
+    async def computed(self, steps: Steps[T], size: int) -> T:
+        """Return the result of a computation about so many bytes, in turns of the event loop where they are many."""
+        return finish(steps) if size <= _LARGE else await self._turns.run(steps)
 
     async def fetch(self, question: Question, flight: Flight[Fetched]) -> None:
         """Ask Ollama, publish the response and store it. Raises ProxyError, which the flight hands to all who wait."""
@@ -104,7 +121,7 @@ class Fetcher:
             output_tokens=tokens[1],
         )
 
-        def entries() -> Entries:
+        async def entries() -> Entries:
             entry = self.entry(question, stored.head, body, fresh=stored.fresh, took=stored.seconds, tokens=tokens)
             return ((question.key, entry),)
 
@@ -127,13 +144,18 @@ class Fetcher:
         return self._whole(question, response, chunks, self._clock.monotonic() - begun)
 
     async def publish_and_store(
-        self, question: Question, flight: Flight[Fetched], whole: Whole, entries: Callable[[], Entries] = tuple
+        self,
+        question: Question,
+        flight: Flight[Fetched],
+        whole: Whole,
+        entries: Callable[[], Awaitable[Entries]] | None = None,
     ) -> None:
         """Hand the response to all who wait and let them go on; then store it, and report Ollama's work."""
         flight.publish(whole)
         await asyncio.sleep(0)
         try:
-            await self.store(question, entries())
+            if entries is not None:
+                await self.store_unless_changed(question, whole.fresh, await entries())
         finally:
             self._report_work(question, whole.head, _excerpt(whole.chunks))
 
@@ -249,6 +271,14 @@ class Fetcher:
             (key, replace(entry, fingerprints=await self._fingerprinting.of(candidate, texts.get(key), *about)))
             for key, entry in entries
         ]
+
+    async def store_unless_changed(self, question: Question, fresh: Freshness, entries: Entries) -> None:
+        """Store entries, unless something that forbids it has happened while they were made."""
+        detail = self.reason_not_to_store(question, fresh)
+        if detail is None:
+            await self.store(question, entries)
+        else:
+            self.report_not_stored(question, detail)
 
     async def store(self, question: Question, entries: Entries) -> None:
         """Put entries into the store, and delete them again if the model turns out to have changed."""

@@ -19,16 +19,25 @@ from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
-from ollama_cache_proxy.policy.embeddings import may_be_clipped, missing, upstream_body
+from ollama_cache_proxy.policy.embeddings import (
+    may_be_clipped,
+    missing,
+    other_keys_in_steps,
+    upstream_body,
+    upstream_body_in_steps,
+)
 from ollama_cache_proxy.policy.listing import list_reading
 from ollama_cache_proxy.policy.listing.cut import Cut
-from ollama_cache_proxy.policy.listing.items import encode, sound
-from ollama_cache_proxy.policy.listing.joining import Part, join, joinable, joined_size, same_length
+from ollama_cache_proxy.policy.listing.items import encode, sound_in_steps
+from ollama_cache_proxy.policy.listing.joining import Part, joinable, joined_in_steps, joined_size, same_length
 from ollama_cache_proxy.policy.listing.list_plan import Plan, plan
 from ollama_cache_proxy.policy.listing.list_reading import Reading
 from ollama_cache_proxy.policy.listing.own_form import as_numbers
 from ollama_cache_proxy.policy.listing.token_shares import AddedTokens
+from ollama_cache_proxy.policy.messages import StoredResponse
+from ollama_cache_proxy.policy.outline import is_quick
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import Steps, joined
 from ollama_cache_proxy.policy.storing import OK
 
 _TURNS_TO_SEND: Final = 3
@@ -64,7 +73,7 @@ class ListFetcher(Fetcher):
         texts, as_base64 = listing.text_list.texts, listing.text_list.base64
         reading: Reading | None = storing.by_head(question.candidate, whole.head)
         if reading is None:
-            reading = self._read(question, listing, whole, texts, as_base64=as_base64)
+            reading = await self._read(question, listing, whole, texts, as_base64=as_base64)
         detail = self.reason_not_to_store(question, whole.fresh)
         if isinstance(reading, Detail) or detail is not None:
             detail = reading if isinstance(reading, Detail) else detail
@@ -73,9 +82,12 @@ class ListFetcher(Fetcher):
         tokens = reading.prompt_tokens if isinstance(reading, Storable) else reading.tokens
         whole = replace(whole, ttl=whole.fresh.ttl, prompt_tokens=tokens)
 
-        def entries() -> Entries:
-            if isinstance(reading, Cut):
-                return self._entries(question, listing, whole, Part(texts=texts, cut=reading))
+        if isinstance(reading, Cut):
+            part = Part(texts=texts, cut=reading)
+            await self.publish_and_store(question, flight, whole, lambda: self._entries(question, listing, whole, part))
+            return
+
+        async def entries() -> Entries:
             body = b"".join(whole.chunks)
             took, counts = whole.seconds, (tokens, None)
             entry = self.entry(question, whole.head, body, fresh=whole.fresh, took=took, tokens=counts)
@@ -87,7 +99,11 @@ class ListFetcher(Fetcher):
         """Ask for some texts, and join their vectors with the items that are known."""
         texts, numbers = planned.texts, planned.numbers
         request = replace(question.request, fields=fields.without_body_fields(question.request.fields))
-        body = upstream_body(listing.text_list, question.body, texts, numbers=numbers)
+        if is_quick(question.body):
+            body = upstream_body(listing.text_list, question.body, texts, numbers=numbers)
+        else:
+            steps = upstream_body_in_steps(listing.text_list, question.body, texts, numbers=numbers)
+            body = await self._turns.run(steps)
         response = await self.ask_bounded(question, request, body, flight)
         if isinstance(response, Detail):
             await self._fetch_unstored(question, flight, response)
@@ -100,7 +116,7 @@ class ListFetcher(Fetcher):
         coded = listing.text_list.base64
         reading: Reading = Detail.STATUS
         if response.head.status == OK:
-            reading = self._read(question, listing, response, texts, as_base64=coded and not numbers, check=coded)
+            reading = await self._read(question, listing, response, texts, as_base64=coded and not numbers, check=coded)
         if reading is Detail.ANSWER_ERROR and not list_reading.has_vectors(listing.text_list, response.chunks):
             flight.publish(replace(response, detail=reading))
             return
@@ -113,32 +129,34 @@ class ListFetcher(Fetcher):
         if detail is not None:
             await self._fetch_unstored(question, flight, detail)
             return
-        joined = join(listing.text_list, listing.known, part)
+        made = await self.computed(joined_in_steps(listing.text_list, listing.known, part), response.size)
         detail = storing.by_head(question.candidate, response.head) or self.reason_not_to_store(
             question, response.fresh
         )
         whole = Whole(
-            head=replace(response.head, fields=fields.joined(response.head.fields, len(joined.body), listing.age)),
-            length=len(joined.body),
-            chunks=(joined.body,),
+            head=replace(response.head, fields=fields.joined(response.head.fields, len(made.body), listing.age)),
+            length=len(made.body),
+            chunks=(made.body,),
             seconds=response.seconds,
             fresh=response.fresh,
             ttl=None if detail else response.fresh.ttl,
             detail=detail,
             prompt_tokens=reading.tokens,
-            estimated=joined.estimated,
+            estimated=made.estimated,
             known=listing.known_texts,
         )
         flight.publish(whole)
         await asyncio.sleep(0)
         if detail is not None:
             return
-        if coded or reading.frame or sound(reading.vectors, reading.numbers):  # the client did not wait for this
-            await self.store(question, self._entries(question, listing, response, part))
+        checked = coded or bool(reading.frame)
+        if checked or await self.computed(sound_in_steps(reading.vectors, reading.numbers), response.size):
+            entries = await self._entries(question, listing, response, part)  # the client did not wait for this
+            await self.store_unless_changed(question, response.fresh, entries)
         else:
             self.report_not_stored(question, self._reason_unsound(question, response, texts))
 
-    def _read(  # noqa: PLR0913 - what list_reading.read takes, and the question
+    async def _read(  # noqa: PLR0913 - what list_reading.read takes, and the question
         self,
         question: Question,
         listing: Listing,
@@ -152,8 +170,13 @@ class ListFetcher(Fetcher):
 
         `check` means to check the numbers of Ollama's own form now.
         """
-        text_list, body = listing.text_list, b"".join(whole.chunks)
-        reading = list_reading.read(text_list, len(texts), whole.head, body, as_base64=as_base64, check=check)
+
+        def read() -> Steps[Reading]:
+            body = yield from joined(whole.chunks)
+            about = listing.text_list, len(texts), whole.head, body
+            return (yield from list_reading.read_in_steps(*about, as_base64=as_base64, check=check))
+
+        reading = await self.computed(read(), whole.size)
         if not isinstance(reading, Cut) or reading.frame:
             if not isinstance(reading, Detail):
                 self._forms.note(question.source, own=False)
@@ -194,21 +217,40 @@ class ListFetcher(Fetcher):
         verdict = storing.by_body(question.candidate, b"".join(whole.chunks), items=len(texts))
         return verdict.detail if isinstance(verdict, NotStorable) else Detail.ANSWER_COUNT
 
-    def _entries(self, question: Question, listing: Listing, whole: Whole, part: Part) -> Entries:
+    async def _entries(self, question: Question, listing: Listing, whole: Whole, part: Part) -> Entries:
         """Return the entry of each item; odd texts have none."""
+        size = whole.size + len(question.body)  # the texts are looked at, too
+        return await self.computed(self._entries_in_steps(question, listing, whole, part), size)
+
+    def _entries_in_steps(self, question: Question, listing: Listing, whole: Whole, part: Part) -> Steps[Entries]:
         digest = question.scope.digest
-        items = replace(part, cut=as_numbers(part.cut), added=self._added.of(digest)).items()
+        items = yield from replace(part, cut=as_numbers(part.cut), added=self._added.of(digest)).items_in_steps()
         if part.cut.tokens is not None:
-            self._added.learn(digest, part.texts, part.cut.tokens)
-        keys: Mapping[str, str] = question.other_keys() if part.cut.frame else listing.keys
+            yield from self._added.learn_in_steps(digest, part.texts, part.cut.tokens)
+        keys: Mapping[str, str] = listing.keys
+        if part.cut.frame:
+            about = listing.text_list, question.scope, question.request.fields
+            keys = listing.others if listing.others is not None else (yield from other_keys_in_steps(*about))
         took, fresh = whole.seconds / len(part.texts), whole.fresh
         if not part.cut.frame and may_be_clipped(question.candidate, part.cut.numbers, question.scope):
             items = {text: replace(item, clipped=True) for text, item in items.items()}
-        return [
-            (key, self.entry(question, whole.head, encode(item), fresh=fresh, took=took, tokens=(item.tokens, None)))
-            for text, key in keys.items()
-            if (item := items.get(text)) is not None
-        ]
+        entries: list[tuple[str, StoredResponse]] = []
+        size = 0
+        for text, key in keys.items():
+            if (item := items.get(text)) is not None:
+                body, tokens = encode(item), (item.tokens, None)
+                entries.append((key, self.entry(question, whole.head, body, fresh=fresh, took=took, tokens=tokens)))
+                size += len(body) + _ENTRY
+                if size >= _IN_ONE_STEP:
+                    size = 0
+                    yield
+        return entries
+
+
+_IN_ONE_STEP: Final = 1 << 20
+"""Bytes of entries that are made in one step."""
+_ENTRY: Final = 4096
+"""Bytes that take as long to copy as it takes to make one entry."""
 
 
 def _may_have_vectors(response: Whole) -> bool:

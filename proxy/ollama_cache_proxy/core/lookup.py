@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from ollama_cache_proxy.core.facts import Saved
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
@@ -11,13 +12,14 @@ from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Policy
-from ollama_cache_proxy.policy.key import Scope, cache_key
+from ollama_cache_proxy.policy.key import Scope, cache_key, cache_key_in_steps
 from ollama_cache_proxy.policy.listing import any_form, joining, own_form
 from ollama_cache_proxy.policy.listing.items import Item, decode
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives, Forward, Hit, Refuse, Reuse, reuse
 from ollama_cache_proxy.policy.status import FwdReason
+from ollama_cache_proxy.policy.steps import Steps, batched, finish
 
 
 class StoreLookup:
@@ -30,6 +32,7 @@ class StoreLookup:
         self._clock = neighbours.clock
         self._purges = neighbours.purges
         self._forms = neighbours.forms
+        self._turns = neighbours.turns
 
     async def pose(
         self, candidate: Candidate, request: Request, body: bytes, directives: Directives
@@ -49,6 +52,11 @@ class StoreLookup:
             credentials=self._rules.credentials,
             width=identity.width,
         )
+        listing: Listing | None
+        if _is_large(candidate, body):
+            key, listing = await self._turns.run(_keys_in_steps(candidate, scope, request))
+        else:
+            key, listing = cache_key(candidate, scope, request.fields), _listing(candidate, scope, request)
         return Question(
             request=request,
             body=body,
@@ -56,10 +64,10 @@ class StoreLookup:
             candidate=candidate,
             identity=identity,
             scope=scope,
-            key=cache_key(candidate, scope, request.fields),
+            key=key,
             policy=self._rules.policy(candidate.endpoint),
             purges=self._purges.count,
-            listing=_listing(candidate, scope, request),
+            listing=listing,
         )
 
     async def find(self, question: Question) -> tuple[Question, Reuse]:
@@ -77,46 +85,77 @@ class StoreLookup:
         the whole response.
         """
         forms = self._forms.of(question.source)
+        large = _is_large(question.candidate, question.body)
+        if large and not forms.only_own:
+            about = listing.text_list, question.scope, question.request.fields
+            listing = replace(listing, others=await self._turns.run(embeddings.other_keys_in_steps(*about)))
+            question = replace(question, listing=listing)
         own: Mapping[str, str] = {} if forms.only_other else listing.keys
         other = {} if forms.only_own else question.other_keys()
         whole = (question.key,) if other and not listing.text_list.odd else ()
         found = await self._store.get_many((*own.values(), *other.values(), *whole))
         question = replace(question, generation=found.generation)
-        outcomes = iter(self._outcomes(question, found.entries))
-        first = self._texts(listing, dict(zip(own, outcomes, strict=False)), other=False)
+        steps = self._judged(question, listing, own, other, found.entries)
+        return await self._turns.run(steps) if large else finish(steps)
+
+    def _judged(
+        self,
+        question: Question,
+        listing: Listing,
+        own: Mapping[str, str],
+        other: Mapping[str, str],
+        entries: Sequence[StoredResponse | None],
+    ) -> Steps[tuple[Question, Reuse]]:
+        """Return the question with what is known of its texts, and whether that may answer it."""
+        found = yield from self._outcomes(question, entries)
+        outcomes = iter(found)
+        first = yield from self._texts(listing, dict(zip(own, outcomes, strict=False)), other=False)
         texts = first
         if other:
-            second = self._texts(listing, dict(zip(other, outcomes, strict=False)), other=True)
+            second = yield from self._texts(listing, dict(zip(other, outcomes, strict=False)), other=True)
             texts = second if not own or len(second.missing) < len(first.missing) else first
-        return self._reuse(question, texts, next(outcomes, None))
+        return (yield from self._reuse(question, texts, next(outcomes, None)))
 
-    def _outcomes(self, question: Question, entries: Sequence[StoredResponse | None]) -> list[Reuse]:
+    def _outcomes(self, question: Question, entries: Sequence[StoredResponse | None]) -> Steps[list[Reuse]]:
         """Return of each entry whether it may be used; `only-if-cached` is about the list."""
         directives, now = replace(question.directives, only_if_cached=False), self._clock.now()
         barred = question.policy is Policy.WRITE_ONLY
-        return [reuse(None if barred else entry, directives, now) for entry in entries]
+        outcomes: list[Reuse] = []
+        for part in batched(entries):
+            outcomes += [reuse(None if barred else entry, directives, now) for entry in part]
+            yield
+        return outcomes
 
-    def _texts(self, listing: Listing, outcomes: Mapping[str, Reuse], *, other: bool) -> _Texts:
+    def _texts(self, listing: Listing, outcomes: Mapping[str, Reuse], *, other: bool) -> Steps[_Texts]:
         """Return which texts are known, by the outcomes of their keys of one kind."""
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
-        items = {text: item for text, hit in hits.items() if (item := decode(hit.entry.body)) is not None}
+        yield
+        items: dict[str, Item] = {}
+        for part in batched(hits.items()):
+            items |= {text: item for text, hit in part if (item := decode(hit.entry.body)) is not None}
+            yield
         items = joining.usable(listing.text_list, items, other=other)
+        yield
         missing = frozenset(
             embeddings.missing(listing.text_list, items, estimates=self._rules.estimated_counts),
         )
+        yield
         known = {text: item for text, item in items.items() if text not in missing}
         age = max((hits[text].age for text in known), default=None)
+        yield
         listing = replace(listing, known=known, saved=_saved(listing.text_list, known, hits), age=age)
         return _Texts(listing=listing, outcomes=outcomes, hits=hits, missing=missing)
 
-    def _reuse(self, question: Question, texts: _Texts, whole: Reuse | None) -> tuple[Question, Reuse]:
+    def _reuse(self, question: Question, texts: _Texts, whole: Reuse | None) -> Steps[tuple[Question, Reuse]]:
         """Return the question with what is known of its texts; `whole` is the outcome of the entry of all of them."""
         listing = texts.listing
         self._note_form(question, listing)
+        yield
         if not texts.missing:
             vectors = {text: item.vector for text, item in listing.known.items()}
             if joining.joined_size(listing.text_list, vectors) <= self._rules.max_list_bytes:
-                return replace(question, listing=listing), _joined(listing, texts.hits)
+                yield
+                return replace(question, listing=listing), (yield from _joined(listing, texts.hits))
         if isinstance(whole, Hit):
             return question, whole
         question = replace(question, listing=listing)
@@ -161,12 +200,13 @@ def _saved(text_list: TextList, known: Mapping[str, Item], hits: Mapping[str, Hi
     )
 
 
-def _joined(listing: Listing, hits: Mapping[str, Hit]) -> Hit:
+def _joined(listing: Listing, hits: Mapping[str, Hit]) -> Steps[Hit]:
     """Return the hit for a list of which every text is known; its age is that of the oldest item.
 
     Its fields are those of the item that expires first, since they may tell how long it is fresh.
     """
-    joined = joining.join(listing.text_list, listing.known)
+    joined = yield from joining.joined_in_steps(listing.text_list, listing.known)
+    yield
     first = min(hits.values(), key=lambda hit: hit.ttl).entry
     frame = listing.known[listing.text_list.texts[0]].frame
     kind = (b"Content-Type", any_form.media_type(frame) if frame else own_form.content_type(listing.text_list))
@@ -179,3 +219,25 @@ def _joined(listing: Listing, hits: Mapping[str, Hit]) -> Hit:
     )
     ages, ttls = [hit.age for hit in hits.values()], [hit.ttl for hit in hits.values()]
     return Hit(entry=entry, age=max(ages), ttl=min(ttls), estimated=joined.estimated)
+
+
+def _is_large(candidate: Candidate, body: bytes) -> bool:
+    """Return whether what is done with each text of a list, or with the bytes of a body, is done in steps."""
+    return len(body) > _LARGE_BODY or candidate.items > _LARGE_LIST
+
+
+_LARGE_BODY: Final = 1 << 20
+"""Bytes."""
+_LARGE_LIST: Final = 500
+"""Texts."""
+
+
+def _keys_in_steps(candidate: Candidate, scope: Scope, request: Request) -> Steps[tuple[str, Listing | None]]:
+    """Return the key of a candidate with a large body, and what its question has of a list."""
+    key = yield from cache_key_in_steps(candidate, scope, request.fields)
+    text_list = embeddings.text_list(candidate)
+    if text_list is None:
+        return key, None
+    yield
+    keys = yield from embeddings.item_keys_in_steps(text_list, scope, request.fields)
+    return key, Listing(text_list=text_list, keys=keys)

@@ -73,6 +73,8 @@ class Listing:
     text_list: TextList
     keys: Mapping[str, str]
     """The keys of items in Ollama's own form, by text; odd texts have none."""
+    others: Mapping[str, str] | None = None
+    """Likewise those of items in another form, where they were made already."""
     known: Mapping[str, Item] = field(default_factory=dict)
     """The stored items that may be used, by text."""
     saved: Saved = NOTHING
@@ -112,10 +114,12 @@ class Question:
         """What writes the response."""
         return self.scope.digest, self.scope.version, self.candidate.endpoint.operation
 
-    def other_keys(self) -> dict[str, str]:
+    def other_keys(self) -> Mapping[str, str]:
         """Return the keys of items in another form than Ollama's own, by text; empty where the question is no list."""
         if self.listing is None:
             return {}
+        if self.listing.others is not None:
+            return self.listing.others
         return embeddings.other_keys(self.listing.text_list, self.scope, self.request.fields)
 
     def keys(self) -> dict[str, str | None]:

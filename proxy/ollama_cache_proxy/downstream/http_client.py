@@ -23,6 +23,8 @@ from ollama_cache_proxy.policy.messages import Fields, ResponseHead, rendered
 _NO_BODY_STATUS: Final = frozenset({204, 304})
 _JOIN_UP_TO: Final = 65_536
 """Bytes: a body up to this size is copied into one write with its head or framing; a larger one is not copied."""
+_SLICE: Final = 1 << 20
+"""Bytes of a response that are written in one call at most."""
 _PIECE: Final = 65_536
 """Bytes of a request body that are read in one call at most."""
 
@@ -164,12 +166,25 @@ class HttpClient:
             self.sent += len(body)
             self._write(lines + body)
         else:
-            self.sent += len(body)
             self._write(lines)
-            self._write(body)
+            await self._write_slices(body)
         self._end()
         if self._connection.congested:
             await self.flush()
+
+    async def _write_slices(self, body: bytes) -> None:
+        """Write a large body as the client takes it: asyncio's loop copies what it cannot send immediately."""
+        if len(body) <= _SLICE:
+            self.sent += len(body)
+            self._write(body)
+            return
+        view = memoryview(body)
+        for begin in range(0, len(body), _SLICE):
+            if self._connection.congested:
+                await self.flush()
+            part = view[begin : begin + _SLICE]
+            self.sent += len(part)
+            self._write(part)
 
     def _end(self) -> None:
         """Mark the response as complete; if the connection stays open, the next one may follow."""
@@ -221,7 +236,7 @@ class HttpClient:
         except ConnectionError as error:
             raise ClientLeft from error
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         transport = still_open(self._transport)
         if transport is None:
             raise ClientLeft

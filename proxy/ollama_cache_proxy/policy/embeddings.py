@@ -21,6 +21,7 @@ from ollama_cache_proxy.policy.listing.items import Item
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.silent_options import is_looked_up, without_silent
+from ollama_cache_proxy.policy.steps import Steps, finish
 
 
 @record
@@ -74,8 +75,16 @@ def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, st
 
     The digest stands for the model, however its name is spelled.
     """
-    frame = Frame(scoped("embed-item", scope, fields), orjson.dumps(item_document(text_list.candidate, scope)))
-    return _of_texts(text_list, frame)
+    return _of_texts(text_list, _own_frame(text_list, scope, fields))
+
+
+def item_keys_in_steps(text_list: TextList, scope: Scope, fields: Fields) -> Steps[dict[str, str]]:
+    """Return likewise the keys of a large list, in steps."""
+    return (yield from _of_texts_in_steps(text_list, _own_frame(text_list, scope, fields)))
+
+
+def _own_frame(text_list: TextList, scope: Scope, fields: Fields) -> Frame:
+    return Frame(scoped("embed-item", scope, fields), orjson.dumps(item_document(text_list.candidate, scope)))
 
 
 def other_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, str]:
@@ -84,14 +93,37 @@ def other_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, s
     What another server makes of a field is not known, so all count: the endpoint, the spelling of the model, and the
     encoding among them.
     """
+    return _of_texts(text_list, _other_frame(text_list, scope, fields))
+
+
+def other_keys_in_steps(text_list: TextList, scope: Scope, fields: Fields) -> Steps[dict[str, str]]:
+    """Return likewise the keys of a large list, in steps."""
+    return (yield from _of_texts_in_steps(text_list, _other_frame(text_list, scope, fields)))
+
+
+def _other_frame(text_list: TextList, scope: Scope, fields: Fields) -> Frame:
     endpoint, document = text_list.candidate.endpoint, text_list.candidate.document
     without = endpoint.inert | {endpoint.prompt}
     rest = {name: document[name] for name in sorted(document) if name not in without}
-    return _of_texts(text_list, Frame(scoped(f"embed-item/{endpoint.operation}", scope, fields), orjson.dumps(rest)))
+    return Frame(scoped(f"embed-item/{endpoint.operation}", scope, fields), orjson.dumps(rest))
 
 
 def _of_texts(text_list: TextList, frame: Frame) -> dict[str, str]:
     return {text: frame.key(text.encode()) for text in text_list.ordinary}
+
+
+def _of_texts_in_steps(text_list: TextList, frame: Frame) -> Steps[dict[str, str]]:
+    keys: dict[str, str] = {}
+    for text in text_list.ordinary:
+        keys[text] = frame.key(text.encode())
+        if not len(keys) % _KEYS or len(text) > _LONG:
+            yield
+    return keys
+
+
+_KEYS: Final = 200
+"""Keys that are made in one step, of texts of up to `_LONG` characters."""
+_LONG: Final = 8192
 
 
 def item_document(candidate: Candidate, scope: Scope) -> dict[str, Any]:
@@ -170,7 +202,28 @@ def upstream_body(text_list: TextList, body: bytes, texts: Iterable[str], *, num
 
     `numbers` means to ask for numbers whatever the client wants. Odd texts stay as the client wrote them.
     """
-    endpoint, odd = text_list.candidate.endpoint, text_list.odd
-    asked = orjson.dumps([orjson.Fragment(odd[text]) if text in odd else text for text in texts])
-    without = _FORMAT if numbers and _FORMAT in endpoint.known else None
-    return raw_members.changed(body, endpoint.prompt, asked, without=without)
+    changes = finish(_changes(text_list, texts, numbers=numbers))
+    return raw_members.changed(body, text_list.candidate.endpoint.prompt, changes[0], without=changes[1])
+
+
+def upstream_body_in_steps(text_list: TextList, body: bytes, texts: Iterable[str], *, numbers: bool) -> Steps[bytes]:
+    """Return what `upstream_body` does of a large body, in steps."""
+    asked, without = yield from _changes(text_list, texts, numbers=numbers)
+    return (yield from raw_members.changed_in_steps(body, text_list.candidate.endpoint.prompt, asked, without=without))
+
+
+def _changes(text_list: TextList, texts: Iterable[str], *, numbers: bool) -> Steps[tuple[bytes, str | None]]:
+    """Return the value of the member with the texts, and the member that is left out."""
+    odd, parts, size = text_list.odd, [], 0
+    for text in texts:
+        parts.append(odd[text] if text in odd else orjson.dumps(text))
+        size += len(parts[-1])
+        if size > _WRITTEN:
+            size = 0
+            yield
+    without = _FORMAT if numbers and _FORMAT in text_list.candidate.endpoint.known else None
+    return b"[%b]" % b",".join(parts), without
+
+
+_WRITTEN: Final = 1 << 18
+"""Bytes of texts that are written in one step."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 
 def frame(part: bytes) -> bytes:
     """Return a part after its length in eight bytes, the highest first."""
-    return len(part).to_bytes(8, "big") + part
+    return length(len(part)) + part
+
+
+def length(size: int) -> bytes:
+    """Return the length that stands before a part of `size` bytes."""
+    return size.to_bytes(8, "big")
 
 
 def frames(*parts: bytes) -> bytes:

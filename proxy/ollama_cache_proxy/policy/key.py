@@ -17,10 +17,11 @@ import orjson
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES, CredentialRules, given
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
-from ollama_cache_proxy.policy.framing import frames
+from ollama_cache_proxy.policy.framing import frames, length
 from ollama_cache_proxy.policy.messages import Fields, values
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.silent_options import without_silent
+from ollama_cache_proxy.policy.steps import Steps
 
 SCHEMA: Final = b"2"
 
@@ -47,6 +48,72 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
     kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
     odd = (part for place, (_, raw) in sorted(candidate.odd.items()) for part in (b"%d" % place, raw))
     return framed(body, *odd, begin=scoped(kind, scope, fields))
+
+
+def cache_key_in_steps(candidate: Candidate, scope: Scope, fields: Fields) -> Steps[str]:
+    """Return likewise the key of a candidate whose body is large, in steps."""
+    kind = candidate.endpoint.operation + ("/stream" if candidate.stream else "")
+    parts = yield from written_in_steps(told(candidate.endpoint, candidate.document, scope.version))
+    digest = hashlib.sha256(scoped(kind, scope, fields) + length(sum(map(len, parts))))
+    for part in parts:
+        digest.update(part)
+        yield
+    for number, (place, (_, raw)) in enumerate(sorted(candidate.odd.items())):
+        digest.update(frames(b"%d" % place, raw))
+        if number % _ODD_TEXTS == _ODD_TEXTS - 1:
+            yield
+    return digest.hexdigest()
+
+
+_ODD_TEXTS: Final = 1000
+"""Odd texts that are hashed in one step."""
+_PART: Final = 1 << 18
+"""Characters that are written as JSON in one step."""
+
+
+def written_in_steps(document: dict[str, Any]) -> Steps[list[bytes]]:
+    """Return `orjson.dumps(document)` in parts. Texts and lists of texts at its top are written in steps."""
+    parts = [b"{"]
+    for name, value in document.items():
+        parts.append(b"%b%b:" % (b"," if len(parts) > 1 else b"", orjson.dumps(name)))
+        if isinstance(value, str):
+            yield from _text(value, parts)
+        elif isinstance(value, list) and value and all(type(text) is str for text in value):
+            parts.append(b"[")
+            yield from _texts(value, parts)
+            parts.append(b"]")
+        else:
+            parts.append(orjson.dumps(value))
+        yield
+    parts.append(b"}")
+    return parts
+
+
+def _text(text: str, parts: list[bytes]) -> Steps[None]:
+    """Append a string in slices: each character is written by itself."""
+    parts.append(b'"')
+    for begin in range(0, len(text), _PART):
+        parts.append(orjson.dumps(text[begin : begin + _PART])[1:-1])
+        yield
+    parts.append(b'"')
+
+
+def _texts(texts: list[str], parts: list[bytes]) -> Steps[None]:
+    """Append strings, several in each part."""
+    begin = 0
+    while begin < len(texts):
+        end, size = begin, 0
+        while end < len(texts) and size < _PART:
+            size += len(texts[end])
+            end += 1
+        if begin:
+            parts.append(b",")
+        if end == begin + 1:
+            yield from _text(texts[begin], parts)
+        else:
+            parts.append(orjson.dumps(texts[begin:end])[1:-1])
+            yield
+        begin = end
 
 
 def scoped(kind: str, scope: Scope, fields: Fields) -> bytes:

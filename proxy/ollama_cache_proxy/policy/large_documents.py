@@ -25,8 +25,8 @@ from ollama_cache_proxy.policy.steps import Steps
 MOST_TEXTS: Final = 1 << 14
 """Texts of a list. At the size of the smallest usual vectors (384 numbers), the response to more is over
 `max_list_bytes`, and would not be stored."""
-MOST_MEMBERS: Final = 5_000
-"""Members at the top, and of the options: sorting their names takes long."""
+MOST_MEMBERS: Final = 1_000
+"""Members at the top, and of the options: each takes long, and they are sorted by name."""
 _MOST_ODD: Final = 1 << 16
 """Bytes of an ill-formed text; a list with a longer one is not looked at."""
 _MOST_ODD_TOGETHER: Final = 1 << 20

@@ -82,8 +82,8 @@ class Outline:
         return end - len(rest) - 1
 
 
-def outline(body: bytes) -> Steps[Outline | None]:
-    """Return the outline of a body; None where its structure alone shows that reading takes longer than `MOST`."""
+def outline(body: bytes, *, bounded: bool = True) -> Steps[Outline | None]:
+    """Return the outline of a body; None where it is `bounded` and its structure takes longer to read than `MOST`."""
     structure: list[bytes] = []
     begins: list[int] = []
     quotes: list[int] = []
@@ -102,7 +102,7 @@ def outline(body: bytes) -> Steps[Outline | None]:
             outside += b'"'
         structure.append(outside)
         spent += _structure(outside)
-        if spent > MOST:
+        if bounded and spent > MOST:
             return None
         seen, begin = seen + more, end
         yield

@@ -19,6 +19,8 @@ _ENTRY_BYTES: Final = 1024
 """Bytes that an entry takes beside its own text: objects, and places in dictionaries."""
 _FINGERPRINT_BYTES: Final = 128
 """Bytes that a fingerprint takes beside its name."""
+_AT_ONCE: Final = 2048
+"""Entries that are looked up or added in one turn of the event loop."""
 _SHELF_LETTERS: Final = 2
 """First letters of the keys that share a shelf, so that a page has few of them to sort."""
 
@@ -57,16 +59,25 @@ class MemoryStore:
         return entry
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
-        """See store_ports.EntryStore."""
-        found = [await self.get(key) for key in keys]
-        return Lookups(entries=tuple(lookup.entry for lookup in found), generation=self._generation)
+        """See store_ports.EntryStore. Yields to the event loop now and then; a clear meanwhile is as one after it."""
+        generation = self._generation
+        entries = list(map(self.held, keys[:_AT_ONCE]))
+        for begin in range(_AT_ONCE, len(keys), _AT_ONCE):
+            await asyncio.sleep(0)
+            entries += map(self.held, keys[begin : begin + _AT_ONCE])
+        return Lookups(entries=tuple(entries), generation=generation)
 
     async def put(self, entries: Entries, generation: str) -> bool:
-        """See store_ports.EntryStore."""
-        if generation != self._generation:
-            return False
-        added = [self.add(key, entry) for key, entry in entries]  # all of them, also after one that is too large
-        return all(added)
+        """See store_ports.EntryStore. Yields to the event loop now and then; a clear meanwhile ends it."""
+        added = True
+        for begin in range(0, len(entries), _AT_ONCE):
+            if begin:
+                await asyncio.sleep(0)
+            if generation != self._generation:
+                return False
+            for key, entry in entries[begin : begin + _AT_ONCE]:  # all of them, also after one that is too large
+                added = self.add(key, entry) and added
+        return added
 
     def add(self, key: str, entry: StoredResponse) -> bool:
         """Add one entry, and evict the least recently used ones; return False where it is too large."""

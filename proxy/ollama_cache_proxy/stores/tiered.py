@@ -17,6 +17,8 @@ from ollama_cache_proxy.policy.messages import StoredResponse
 
 _MAX_KEYS: Final = 4096
 """Keys. A longer list of changes empties the tier; entries used beyond so many are not touched."""
+_AT_ONCE: Final = 2048
+"""Keys that are looked up in one turn of the event loop."""
 TOUCH_EVERY: Final = 1.0
 """Seconds after which the store is told which entries were used: else it would evict the most used ones first."""
 _GENERATION: Final = ""
@@ -123,7 +125,11 @@ class TieredStore:
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. Only entries that are not held are asked for."""
         generation = self._generation
-        held = {key: entry for key in keys if (entry := self.held(key)) is not None}
+        held: dict[str, StoredResponse] = {}
+        for begin in range(0, len(keys), _AT_ONCE):
+            if begin:
+                await asyncio.sleep(0)
+            held |= {key: entry for key in keys[begin : begin + _AT_ONCE] if (entry := self.held(key)) is not None}
         missing = [key for key in keys if key not in held]
         if not missing:
             return Lookups(entries=tuple(held[key] for key in keys), generation=generation)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import struct
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.policy.listing import go_floats
 from tests.e2e.faults.conftest import Measured
 from tests.support.processes import Command
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
+from tests.support.servers import RedisServer
 from tests.support.turns import TurnLog, serve_measured
 from tests.support.upstream import Conversation, byte_upstream, whole
 
@@ -127,6 +132,39 @@ REQUESTS: dict[str, tuple[str, Callable[[], bytes]]] = {
 }  # fmt: skip
 """Each is asked twice: the second time it may be a hit."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A list of texts, and the width of its vectors."""
+
+    path: str = EMBED
+    prefix: str
+    """Of each text: lists of one prefix share texts."""
+    count: int
+    size: int = 100
+    """Characters of each text, about."""
+    numbers: int
+    base64: bool = False
+
+    def body(self) -> bytes:
+        more = {"encoding_format": "base64"} if self.base64 else {}
+        return written(self.path, input=[self.prefix + text for text in texts(self.count, self.size)], **more)
+
+
+LISTS: dict[str, Asked] = {
+    "2,048 texts of 3,800 characters": Asked(prefix="a", count=2048, size=3800, numbers=384),
+    "1,000 vectors of 4,096 numbers": Asked(prefix="b", count=1000, numbers=4096),
+    "2,048 vectors of 4,096 numbers": Asked(prefix="c", count=2048, numbers=4096),
+    "2,000 of 2,048 texts": Asked(prefix="d", count=2000, size=3800, numbers=384),
+    "the rest of 2,048 texts": Asked(prefix="d", count=2048, size=3800, numbers=384),
+    "16,000 texts": Asked(prefix="e", count=16_000, numbers=384),
+    "OpenAI's form": Asked(path="/v1/embeddings", prefix="f", count=2048, numbers=768),
+    "known, as base64": Asked(path="/v1/embeddings", prefix="f", count=2048, numbers=768, base64=True),
+    "base64": Asked(path="/v1/embeddings", prefix="g", count=2048, numbers=768, base64=True),
+}
+UNSTORED = ("2,048 vectors of 4,096 numbers", "16,000 texts")
+"""Over `max_list_bytes`."""
+
 DETAILS = {
     "numbers": "slow-to-read",
     "empty objects": "slow-to-read",
@@ -135,6 +173,30 @@ DETAILS = {
     "an ill-formed list": "not-json",
 }
 HITS = ("a prompt of 8 MB", "images", "a long chat", "an agent's tools", "an upload", "small names that stay quick")
+
+
+def vectors(count: int, numbers: int, *, base64_: bool) -> list[bytes]:
+    """Return vectors as Ollama writes them, some with an exponent; few of them differ."""
+    source = Random(numbers)
+    floats = [
+        [struct.unpack("<f", struct.pack("<f", source.gauss(0, 0.05)))[0] for _ in range(numbers)] for _ in range(4)
+    ]
+    if base64_:
+        few = [b'"%b"' % base64.b64encode(struct.pack(f"<{numbers}f", *row)) for row in floats]
+    else:
+        few = [b"[%b]" % b",".join(go_floats.text(number).encode() for number in row) for row in floats]
+    return [few[place % len(few)] for place in range(count)]
+
+
+def listed(asked: Asked, count: int, *, base64_: bool) -> bytes:
+    """Return Ollama's response to a request for `count` texts of a list."""
+    rows = vectors(count, asked.numbers, base64_=base64_)
+    if asked.path == EMBED:
+        figures = b'"total_duration":5,"load_duration":1,"prompt_eval_count":%d' % (3 * count)
+        return b'{"model":"all-minilm","embeddings":[%b],%b}' % (b",".join(rows), figures)
+    data = b",".join(b'{"object":"embedding","embedding":%b,"index":%d}' % (row, at) for at, row in enumerate(rows))
+    usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (3 * count, 3 * count)
+    return b'{"object":"list","data":[%b],"model":"all-minilm","usage":%b}\n' % (data, usage)
 
 
 async def answered(talk: Conversation) -> None:
@@ -154,13 +216,21 @@ async def answered(talk: Conversation) -> None:
 
 
 class Measuring:
-    """A measured proxy, and whoever asks it."""
+    """A measured proxy, and whoever asks it. What it did to start does not count."""
 
     def __init__(self, url: str, log: TurnLog, measured: Measured) -> None:
         self.url, self.log, self.measured = url, log, measured
+        self._started = False
+
+    async def _start(self) -> None:
+        if not self._started:
+            assert (await ask(self.url, "GET", "/healthz")).status == 200
+            self.log.since_last()
+            self._started = True
 
     async def ask(self, path: str, body: bytes, name: str) -> RawAnswer:
         """Ask, and measure the longest turn until some moments after the response."""
+        await self._start()
         kind = {"Content-Type": "multipart/form-data; boundary=of-a-form"} if body.startswith(b"--of") else {}
         async with await RawConnection.open(self.url) as connection, asyncio.timeout(60):
             connection.send("POST", path, body=body, fields=kind)
@@ -193,3 +263,38 @@ async def test_no_request_holds_the_loop(upstream_url: str, tmp_path: Path, meas
             assert first.status == second.status == 200, name
             assert f"detail={DETAILS.get(name, '')}" in status or name not in DETAILS, (name, status)
             assert "; hit" in status or name not in HITS, (name, status)
+
+
+@pytest.mark.row(42)
+@pytest.mark.parametrize("store", ["memory", "redis"])
+async def test_no_list_holds_the_loop(
+    store: str, redis_server: RedisServer, tmp_path: Path, measured: Measured
+) -> None:
+    """Large responses are cut, checked, stored, found and joined piece by piece."""
+    under_way: Asked | None = None
+
+    async def script(talk: Conversation) -> None:
+        body = json.loads(await talk.read_body())
+        assert under_way is not None
+        made = listed(under_way, len(body["input"]), base64_=body.get("encoding_format") == "base64")
+        kind = "application/json; charset=utf-8" if under_way.path == EMBED else "application/json"
+        await talk.write(whole(made, kind=kind))
+
+    settings = (
+        {"store": "memory", "memory_bytes": str(1 << 30)} if store == "memory" else {"redis_url": redis_server.url}
+    )
+    async with byte_upstream(script) as upstream:
+        arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream.url)
+        async with serve_measured(tmp_path / "turns", *arguments, **settings) as (command, log):
+            measuring = Measuring(await command.url(), log, measured)
+            for name, asked in (LISTS if store == "redis" else dict(islice(LISTS.items(), 3))).items():
+                under_way, body = asked, asked.body()
+                first = await measuring.ask(asked.path, body, name)
+                assert first.status == 200, name
+                assert len(first.body) > asked.count * asked.numbers * 5, name
+                for _ in range(0 if name in UNSTORED else 20):
+                    again = await measuring.ask(asked.path, body, name)
+                    if str(again.field("Cache-Status")).startswith("ollama-cache-proxy; hit"):
+                        break  # before, it is collapsed: the entries are being made
+                else:
+                    assert name in UNSTORED, name

@@ -94,7 +94,7 @@ async def test_nothing_is_written_where_there_is_nothing(writer: EntryWriter, to
 async def test_over_too_many_waiting_bytes_entries_are_dropped_and_room_comes_back(
     monkeypatch: pytest.MonkeyPatch, writer: EntryWriter, told: list[Event]
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_WAITING", 3 * len(encode(key(1), FULL_ENTRY)))
+    monkeypatch.setattr(module, "_MAX_WAITING", 3 * module._size(FULL_ENTRY))
     async with asyncio.TaskGroup() as group:
         writing = [group.create_task(writer.write([(key(number), FULL_ENTRY)], OWN)) for number in range(5)]
     assert [task.result() for task in writing] == [True] * 3 + [False] * 2
@@ -122,3 +122,18 @@ async def test_eight_write_at_a_time(writer: EntryWriter, monkeypatch: pytest.Mo
         assert under_way == 8
         may_go.set()
     assert most == 8
+
+
+async def test_large_entries_are_written_in_several_commands(writer: EntryWriter, redis_server: RedisServer) -> None:
+    """Encoding them takes time, in which nobody else is served."""
+    entries = [(key(number), replace(FULL_ENTRY, body=b"x" * 400_000)) for number in range(5)]
+    assert [len(some) for some in module._commands(entries)] == [2, 2, 1]
+    assert [len(some) for some in module._commands([(key(1), replace(FULL_ENTRY, body=b"x" * 3_000_000))] * 2)] == [
+        1,
+        1,
+    ]
+    assert list(module._commands([])) == []
+    assert await writer.write(entries, OWN)
+    assert {redis_server.client().strlen(entry_name(OWN, name)) for name, _ in entries} == {
+        len(encode(*entries[0])),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
@@ -91,8 +91,8 @@ class ListForm(Protocol):
     def tokens(self, document: dict[str, Any]) -> Any:
         """Return the token count of a response. Raises KeyError or TypeError where it has none."""
 
-    def rendered(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> bytes:
-        """Return the whole response; `model` is a JSON string, each vector JSON text."""
+    def parts(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> Sequence[Text]:
+        """Return the whole response in parts; `model` is a JSON string, each vector JSON text."""
 
 
 class Dialect(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -116,7 +116,7 @@ class _Lists:
         """See ListForm."""
         return document["prompt_eval_count"]
 
-    def rendered(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> bytes:
+    def parts(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> Sequence[Text]:
         """See ListForm."""
         numbers = (
             (b"total_duration", measures.total_duration),
@@ -125,7 +125,7 @@ class _Lists:
         )
         figures = b"".join(b',"%b":%d' % (name, number) for name, number in numbers if number)  # Go's omitempty
         rows = [part for text in vectors for part in (text, b",")]
-        return b"".join((b'{"model":%b,"embeddings":[' % model, *rows[:-1], b"]%b}" % figures))
+        return (b'{"model":%b,"embeddings":[' % model, *rows[:-1], b"]%b}" % figures)
 
 
 LISTS: Final = _Lists()

@@ -120,11 +120,11 @@ class _Lists:
         """See ListForm."""
         return document["usage"]["prompt_tokens"]
 
-    def rendered(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> bytes:
+    def parts(self, model: bytes, vectors: Iterable[Text], measures: Measures) -> Sequence[Text]:
         """See ListForm."""
         rows = [part for at, text in enumerate(vectors) for part in (_ROW_BEGINS, text, b',"index":%d}' % at, b",")]
         figures = b'{"prompt_tokens":%d,"total_tokens":%d}' % (measures.tokens, measures.tokens)
-        return b"".join((b'{"object":"list","data":[', *rows[:-1], b'],"model":%b,"usage":%b}\n' % (model, figures)))
+        return (b'{"object":"list","data":[', *rows[:-1], b'],"model":%b,"usage":%b}\n' % (model, figures))
 
 
 _ROW_BEGINS: Final = b'{"object":"embedding","embedding":'

@@ -18,6 +18,7 @@ from ollama_cache_proxy.policy.dialects.dialect import Text
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import INT64, base64_numbers, is_base64
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.steps import Steps, finish, joined
 
 
 @record
@@ -78,22 +79,28 @@ def read(member: str, count: int, body: bytes, media_type: bytes) -> Reading:
 
     They are in `member`. `media_type` is its Content-Type, with all parameters. What is no JSON is `Uncertain`.
     """
+    return finish(read_in_steps(member, count, body, media_type))
+
+
+def read_in_steps(member: str, count: int, body: bytes, media_type: bytes) -> Steps[Reading]:
+    """Return what `read` does, in steps."""
     try:
-        return _cut(member, count, body, media_type)
+        return (yield from _cut(member, count, body, media_type))
     except _WholeOnlyError:
         return WholeOnly()
     except _UncertainError:
         return Uncertain()
 
 
-def _cut(member: str, count: int, body: bytes, media_type: bytes) -> Cut:
-    document, arrays = _parsed(body, count)
+def _cut(member: str, count: int, body: bytes, media_type: bytes) -> Steps[Cut]:
+    document, arrays = yield from _parsed(body, count)
     top = _members(document, _TOP[member])
     rows = top.pop(member, None)
     if not isinstance(rows, list) or len(rows) != count or count < 1:
         raise _UncertainError
     row, values = _rows(rows) if member == "data" else (None, rows)
-    vectors, numbers = _vectors(values, arrays)
+    yield
+    vectors, numbers = yield from _vectors(values, arrays)
     figures: dict[str, int] = {}
     frame = {
         "type": media_type.decode("latin-1"),
@@ -117,26 +124,44 @@ def _cut(member: str, count: int, body: bytes, media_type: bytes) -> Cut:
     )
 
 
-def _parsed(body: bytes, count: int) -> tuple[Any, list[bytes]]:
+def _parsed(body: bytes, count: int) -> Steps[tuple[Any, list[bytes]]]:
     """Return the response with a list of one number for each list of numbers: its place among those, which follow."""
     arrays: list[bytes] = []
-
-    def placed(found: re.Match[bytes]) -> bytes:
-        if found[0].startswith(b'"'):
-            return found[0]
-        arrays.append(found[0])
-        return b"[%d]" % (len(arrays) - 1)
-
-    rest = _STRING_OR_NUMBERS.sub(placed, body)
-    if sum(map(rest.count, (b",", b"{", b"["))) > _PARTS + _PARTS_OF_A_ROW * count:
+    rest: list[bytes] = []
+    at = 0
+    while (found := _STRING_OR_NUMBERS.search(body, at)) is not None:
+        begin, end = found.span()
+        if end - begin > _LONGEST:
+            raise _WholeOnlyError
+        rest.append(body[at:begin])
+        if body.startswith(b'"', begin):
+            rest.append(body[begin:end])
+        else:
+            rest.append(b"[%d]" % len(arrays))
+            arrays.append(body[begin:end])
+        at = end
+        if not len(rest) % _MATCHES or end - begin > _LONG:
+            yield
+    rest.append(body[at:])
+    text = b"".join(rest)
+    if sum(map(text.count, (b",", b"{", b"["))) > _PARTS + _PARTS_OF_A_ROW * count:
         raise _WholeOnlyError
+    yield
     try:
         read = json.loads(
-            rest.decode(), object_pairs_hook=_unique, parse_int=_Number, parse_float=_Number, parse_constant=_refuse
+            text.decode(), object_pairs_hook=_unique, parse_int=_Number, parse_float=_Number, parse_constant=_refuse
         )
     except (ValueError, RecursionError) as error:
         raise _UncertainError from error
+    yield
     return read, arrays
+
+
+_LONGEST: Final = 1 << 20
+"""Bytes of a string or vector; a response with a longer one is not read."""
+_LONG: Final = 1 << 13
+_MATCHES: Final = 1000
+"""Strings and vectors of up to `_LONG` bytes that are found in one step."""
 
 
 def _refuse(_text: str) -> NoReturn:
@@ -207,9 +232,12 @@ def _rows(rows: list[Any]) -> tuple[dict[str, Any], list[Any]]:
     return told, [row["embedding"] for row in read]
 
 
-def _vectors(values: list[Any], arrays: list[bytes]) -> tuple[tuple[bytes, ...], int]:
+def _vectors(values: list[Any], arrays: list[bytes]) -> Steps[tuple[tuple[bytes, ...], int]]:
     """Return the text of each vector, without blanks, and how many numbers each of them has."""
-    found = [_vector(value, arrays) for value in values]
+    found: list[tuple[bytes, int]] = []
+    for value in values:
+        found.append(_vector(value, arrays))
+        yield
     sizes = {numbers for _, numbers in found}
     if len(sizes) != 1 or 0 in sizes:
         raise _UncertainError
@@ -248,11 +276,17 @@ def media_type(frame: bytes) -> bytes:
 
 def render(cut: Cut) -> bytes:
     """Return the response that a cut describes."""
+    return finish(rendered_in_steps(cut))
+
+
+def rendered_in_steps(cut: Cut) -> Steps[bytes]:
+    """Return what `render` does, in steps."""
     frame = orjson.loads(cut.frame)
     figures = {_COUNT: cut.tokens or 0, _TOTAL: cut.total_duration, _LOAD: cut.load_duration}
     slots: dict[str, list[Text]] = {slot: [b"%d" % figure] for slot, figure in figures.items()}
     slots[_ROWS] = [b"[", *_written_rows(frame["row"], cut.vectors), b"]"]
-    return b"".join(_written(frame["top"], slots))
+    yield
+    return (yield from joined(tuple(_written(frame["top"], slots))))
 
 
 def _written_rows(row: dict[str, Any] | None, vectors: Iterable[Text]) -> Iterable[Text]:

@@ -18,6 +18,7 @@ import orjson
 
 from ollama_cache_proxy.policy.dialects.dialect import Text
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.steps import Steps, finish
 
 INT64: Final = 2**63
 
@@ -55,10 +56,19 @@ def sound(vectors: Iterable[Text], numbers: int) -> bool:
 
     This takes longer than all else; where a response is only relayed, it can be checked afterwards.
     """
+    return finish(sound_in_steps(vectors, numbers))
+
+
+def sound_in_steps(vectors: Iterable[Text], numbers: int) -> Steps[bool]:
+    """Return what `sound` does, in steps."""
     try:
-        return all(_counted(vector) == numbers for vector in vectors)
+        for vector in vectors:
+            if _counted(vector) != numbers:
+                return False
+            yield
     except (ValueError, struct.error, OverflowError):
         return False
+    return True
 
 
 def _counted(vector: Text) -> int:

@@ -11,8 +11,9 @@ from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.listing import any_form, own_form
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item, is_base64
-from ollama_cache_proxy.policy.listing.token_shares import ADDED, shares
+from ollama_cache_proxy.policy.listing.token_shares import ADDED, shares_in_steps
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.steps import A_STEP, Steps, finish
 
 
 @record
@@ -26,10 +27,15 @@ class Part:
 
     def items(self) -> dict[str, Item]:
         """Return the item of each text."""
+        return finish(self.items_in_steps())
+
+    def items_in_steps(self) -> Steps[dict[str, Item]]:
+        """Return what `items` does, in steps."""
         cut = self.cut
         tokens: Sequence[int | None] = [None] * len(self.texts)
         if cut.tokens is not None:
-            tokens = shares(cut.tokens, self.texts, self.added)
+            tokens = yield from shares_in_steps(cut.tokens, self.texts, self.added)
+            yield
         found: dict[str, Item] = {}
         for text, vector, count in zip(self.texts, cut.vectors, tokens, strict=True):
             found.setdefault(
@@ -44,6 +50,8 @@ class Part:
                     frame=cut.frame,
                 ),
             )
+            if not len(found) % A_STEP:
+                yield
         return found
 
 
@@ -111,6 +119,11 @@ def join(text_list: TextList, known: Mapping[str, Item], part: Part | None = Non
     For every text there must be an item, or a vector in `part`. The durations are those of that request to Ollama;
     without one, the response tells those of the first text's item.
     """
+    return finish(joined_in_steps(text_list, known, part))
+
+
+def joined_in_steps(text_list: TextList, known: Mapping[str, Item], part: Part | None = None) -> Steps[Joined]:
+    """Return what `join` does, in steps."""
     vectors = {text: item.vector for text, item in known.items()}
     if part is None:
         first = known[text_list.texts[0]]
@@ -119,16 +132,19 @@ def join(text_list: TextList, known: Mapping[str, Item], part: Part | None = Non
         vectors |= zip(part.texts, part.cut.vectors, strict=True)
         cut = part.cut
         frame, numbers, total, load = cut.frame, cut.numbers, cut.total_duration, cut.load_duration
+    yield
     tokens, estimated = _tokens(text_list, known, part)
+    yield
     ordered = tuple(vectors[text] for text in text_list.texts)
+    yield
     if frame:
         whole = Cut(
             vectors=ordered, numbers=numbers, tokens=tokens, total_duration=total, load_duration=load, frame=frame
         )
-        body = any_form.render(whole)
+        body = yield from any_form.rendered_in_steps(whole)
     else:
         measures = Measures(tokens=tokens or 0, total_duration=total, load_duration=load)
-        body = own_form.render(text_list, ordered, measures)
+        body = yield from own_form.rendered_in_steps(text_list, ordered, measures)
     return Joined(body=body, tokens=tokens, estimated=estimated)
 
 

@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 
@@ -20,10 +20,11 @@ from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.listing import go_floats
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import INT64, base64_numbers, float32, is_base64
+from ollama_cache_proxy.policy.steps import Steps, finish, joined
 
 _NUMERALS: Final = b"0123456789-.,e+"
 """The characters with which Go writes a list of numbers."""
-_BASE64_ROW: Final = re.compile(rb'"embedding":("[A-Za-z0-9+/]+={0,2}")')
+_BASE64: Final = b'"embedding":"'
 
 
 def content_type(text_list: TextList) -> bytes:
@@ -47,16 +48,30 @@ def split(text_list: TextList, count: int, body: bytes, *, as_base64: bool = Fal
     `body` is in the form of the list's endpoint; `as_base64` says that base64 was asked for. None means that it is not
     exactly of the recorded form. Vectors must also be `items.sound` to be stored.
     """
-    vectors, end = _base64_vectors(body) if as_base64 else _vectors(body)
-    measures = _measures(text_list, body[end:])
-    if measures is None or not len(vectors) == count > 0:
+    return finish(split_in_steps(text_list, count, body, as_base64=as_base64))
+
+
+def split_in_steps(text_list: TextList, count: int, body: bytes, *, as_base64: bool) -> Steps[Cut | None]:
+    """Return what `split` does, in steps. A vector of over `LONGEST` bytes is not of Ollama's form."""
+    places = yield from (_base64_places(body, count) if as_base64 else _places(body, count))
+    if not len(places) == count > 0 or any(end - begin > LONGEST for begin, end in places):
         return None
-    sizes = {_coded_size(vector) if as_base64 else vector.count(b",") + 1 for vector in vectors}
-    if len(sizes) != 1 or 0 in sizes:
+    measures = _measures(text_list, body, places[-1][1])
+    if measures is None:
         return None
-    if not as_base64 and not _as_go_writes(vectors):
+    if not _is_around(text_list, body, places, measures):
         return None
-    if _written(text_list, vectors, measures) != body:
+    yield
+    vectors: list[bytes] = []
+    sizes: set[int] = set()
+    for begin, end in places:
+        vector = body[begin:end]
+        vectors.append(vector)
+        sizes.add(_coded_size(vector) if as_base64 else vector.count(b",") + 1)
+        if len(sizes) != 1 or 0 in sizes:
+            return None
+        yield
+    if not as_base64 and not (yield from _as_go_writes(vectors)):
         return None
     return Cut(
         vectors=tuple(vectors),
@@ -67,15 +82,28 @@ def split(text_list: TextList, count: int, body: bytes, *, as_base64: bool = Fal
     )
 
 
-def _vectors(body: bytes) -> tuple[list[bytes], int]:
-    """Return the texts in brackets inside the first bracket, and where the last one ends."""
-    vectors, end = [], body.find(b"[") + 1
-    while (begin := body.find(b"[", end)) >= 0:
+LONGEST: Final = 1 << 20
+"""Bytes of a vector: some 80,000 numbers."""
+_Places: TypeAlias = list[tuple[int, int]]
+"""Where vectors begin and end, in bytes."""
+
+
+def _places(body: bytes, count: int) -> Steps[_Places]:
+    """Return where the texts in brackets are that stand inside the first bracket; one more than `count` at most."""
+    places: _Places = []
+    end = body.find(b"[") + 1
+    while len(places) <= count and (begin := body.find(b"[", end)) >= 0:
         end = body.find(b"]", begin) + 1
-        vectors.append(body[begin:end])
+        places.append((begin, end))
         if not end:
             break
-    return vectors, end
+        if not len(places) % _VECTORS:
+            yield
+    return places
+
+
+_VECTORS: Final = 64
+"""Vectors that are found in one step."""
 
 
 _MANY: Final = 64
@@ -93,21 +121,32 @@ _OF_ANOTHER: Final = re.compile(
 """What no number has that Go writes: a fraction that ends in 0, an exponent where none is needed."""
 
 
-def _as_go_writes(vectors: list[bytes]) -> bool:
+def _as_go_writes(vectors: list[bytes]) -> Steps[bool]:
     """Return whether these are lists of numbers as Go writes float32, as far as their text alone shows quickly.
 
     Other programs write 0.10, 1e-3 or more digits than a float32 has. Exponents are looked at everywhere, zeros at the
     end in the first `_SHOWING` bytes, and the count of digits in the first numbers.
     """
-    together = b"".join(vectors)
-    if together.translate(None, _NUMERALS) != b"[]" * len(vectors):
-        return False
     for number in vectors[0][1:-1].split(b",", _SAMPLE)[:_SAMPLE]:
         digits = number.partition(b"e")[0].lstrip(b"-").replace(b".", b"").strip(b"0")
         if len(digits) > _MAX_DIGITS:
             return False
-    places = ((together, b"e"), (together[:_SHOWING], b"0,"), (together[:_SHOWING], b"0]"))
-    return not any(_OF_ANOTHER.search(part) for text, mark in places for part in _around(text, mark))
+    shown = 0
+    for vector in vectors:
+        if vector.translate(None, _NUMERALS) != b"[]" or _is_of_another(vector, b"e"):
+            return False
+        if shown < _SHOWING:
+            first = vector[: _SHOWING - shown]
+            if _is_of_another(first, b"0,") or _is_of_another(first, b"0]"):
+                return False
+            shown += len(first)
+        yield
+    return True
+
+
+def _is_of_another(text: bytes, mark: bytes) -> bool:
+    """Return whether one of the numbers that hold a mark is written as Go writes none."""
+    return any(_OF_ANOTHER.search(part) for part in _around(text, mark))
 
 
 def _around(text: bytes, mark: bytes) -> Iterator[bytes]:
@@ -126,10 +165,20 @@ def _around(text: bytes, mark: bytes) -> Iterator[bytes]:
         yield text[begin : end + 1]
 
 
-def _base64_vectors(body: bytes) -> tuple[list[bytes], int]:
-    """Return the base64 texts with their quotes, and where the last one ends."""
-    found = list(_BASE64_ROW.finditer(body))
-    return [match[1] for match in found], found[-1].end() if found else 0
+def _base64_places(body: bytes, count: int) -> Steps[_Places]:
+    """Return where the base64 texts are, with their quotes; one more than `count` at most."""
+    places: _Places = []
+    at = body.find(_BASE64)
+    while at >= 0 and len(places) <= count:
+        begin = at + len(_BASE64) - 1
+        end = body.find(b'"', begin + 1) + 1
+        if not end:
+            break
+        places.append((begin, end))
+        at = body.find(_BASE64, end)
+        if not len(places) % _VECTORS:
+            yield
+    return places
 
 
 def _coded_size(vector: bytes) -> int:
@@ -139,11 +188,13 @@ def _coded_size(vector: bytes) -> int:
         return 0
 
 
-def _measures(text_list: TextList, rest: bytes) -> Measures | None:
-    """Return what the response tells after its last vector. Its form is checked by comparing the whole body."""
+def _measures(text_list: TextList, body: bytes, end: int) -> Measures | None:
+    """Return what the response tells after its last vector, which ends at `end`."""
+    if len(body) - end > _SHOWING:
+        return None
     form = _form(text_list)
     try:
-        document = orjson.loads(form.begin + rest)
+        document = orjson.loads(form.begin + body[end:])
         tokens = form.tokens(document)
         total, load = (document.get(duration, 0) for duration in ("total_duration", "load_duration"))
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -153,24 +204,46 @@ def _measures(text_list: TextList, rest: bytes) -> Measures | None:
     return Measures(tokens=tokens, total_duration=total, load_duration=load)
 
 
+_VECTOR: Final = b"\0"
+"""Stands for a vector: JSON holds no such byte."""
+
+
+def _is_around(text_list: TextList, body: bytes, places: _Places, measures: Measures) -> bool:
+    """Return whether what stands around the vectors is what Ollama writes there, byte for byte."""
+    around = _written(text_list, [_VECTOR] * len(places), measures).split(_VECTOR)
+    ends = (0, *(end for _, end in places))
+    begins = (*(begin for begin, _ in places), len(body))
+    return all(
+        end - begin == len(text) and body.startswith(text, begin)
+        for text, begin, end in zip(around, ends, begins, strict=True)
+    )
+
+
 # Writing
 
 
 def render(text_list: TextList, vectors: Iterable[Text], measures: Measures) -> bytes:
     """Return the response with these vectors, one for each text of the list, in the encoding that the client wants."""
+    return finish(rendered_in_steps(text_list, vectors, measures))
+
+
+def rendered_in_steps(text_list: TextList, vectors: Iterable[Text], measures: Measures) -> Steps[bytes]:
+    """Return what `render` does, in steps."""
     if not text_list.base64:
-        return _written(text_list, vectors, measures)
+        return (yield from joined(_form(text_list).parts(_string(text_list.candidate.model), vectors, measures)))
     coded: dict[int, Text] = {}  # a text that occurs twice has one vector
     given = tuple(vectors)
     for vector in given:
         if id(vector) not in coded:
             coded[id(vector)] = vector if is_base64(vector) else _base64(vector)
-    return _written(text_list, [coded[id(vector)] for vector in given], measures)
+            yield
+    vectors = [coded[id(vector)] for vector in given]
+    return (yield from joined(_form(text_list).parts(_string(text_list.candidate.model), vectors, measures)))
 
 
 def _written(text_list: TextList, vectors: Iterable[Text], measures: Measures) -> bytes:
     """Return a response as Ollama writes it."""
-    return _form(text_list).rendered(_string(text_list.candidate.model), vectors, measures)
+    return b"".join(_form(text_list).parts(_string(text_list.candidate.model), vectors, measures))
 
 
 _ESCAPES: Final = (

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from ollama_cache_proxy.policy.steps import Steps, finish
+
 _PIECE: Final = re.compile(r"[^\W\d_\u2e80-\U0010ffff]{1,8}|\d{1,3}|\S")
 """Up to eight letters of an alphabet, up to three digits, or one of any other character: CJK, punctuation."""
 _CHARACTERS: Final = 400_000
@@ -33,8 +35,31 @@ def pieces(texts: Sequence[str]) -> list[int]:
 
     Of long texts only the beginning is looked at, so that a list takes milliseconds.
     """
+    return finish(_pieces_in_steps(texts))
+
+
+def _pieces_in_steps(texts: Sequence[str]) -> Steps[list[int]]:
+    """Return what `pieces` does, in steps."""
     limit = max(_FEWEST_CHARACTERS, _CHARACTERS // max(1, len(texts)))
-    return [_pieces(text) if len(text) <= limit else _pieces(text[:limit]) * len(text) // limit for text in texts]
+    counts: list[int] = []
+    looked = 0
+    for text in texts:
+        part = text if len(text) <= limit else text[:limit]
+        count = 0
+        for begin in range(0, len(part), _IN_ONE_STEP):
+            count += _pieces(part[begin : begin + _IN_ONE_STEP])
+            if len(part) > _IN_ONE_STEP:
+                yield
+        counts.append(count if len(text) <= limit else count * len(text) // limit)
+        looked += len(part)
+        if looked >= _IN_ONE_STEP:
+            looked = 0
+            yield
+    return counts
+
+
+_IN_ONE_STEP: Final = 40_000
+"""Characters that are looked at in one step: 2.5 ms where each is a token."""
 
 
 def _pieces(text: str) -> int:
@@ -46,7 +71,16 @@ def shares(tokens: int, texts: Sequence[str], added: int = ADDED) -> list[int]:
 
     `added` is how many the model adds to each text.
     """
-    weights = [max(1, added + count) for count in pieces(texts)]
+    return finish(shares_in_steps(tokens, texts, added))
+
+
+def shares_in_steps(tokens: int, texts: Sequence[str], added: int = ADDED) -> Steps[list[int]]:
+    """Return what `shares` does, in steps."""
+    if len(texts) == 1:
+        return [tokens]
+    found = yield from _pieces_in_steps(texts)
+    weights = [max(1, added + count) for count in found]
+    yield
     counts = _in_proportion(tokens, weights)
     if 0 in counts and tokens >= len(texts):
         return [count + 1 for count in _in_proportion(tokens - len(texts), weights)]
@@ -77,9 +111,14 @@ class AddedTokens:
 
     def learn(self, model: str, texts: Sequence[str], tokens: int) -> None:
         """Take a count into account that a response told for all these texts together."""
+        finish(self.learn_in_steps(model, texts, tokens))
+
+    def learn_in_steps(self, model: str, texts: Sequence[str], tokens: int) -> Steps[None]:
+        """Do what `learn` does, in steps."""
         if tokens < 1 or not texts:
             return
-        count, weight = len(texts) / tokens, sum(pieces(texts)) / tokens
+        found = yield from _pieces_in_steps(texts)
+        count, weight = len(texts) / tokens, sum(found) / tokens
         sums = self._sums.pop(model, None) or [0.0] * 6
         for place, more in enumerate((1.0, count * count, count * weight, weight * weight, count, weight)):
             sums[place] = sums[place] * _FADING + more

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final
 
 from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
 from ollama_cache_proxy.core.store_ports import Entries
+from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.entry_codec import encode
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name
@@ -16,6 +18,10 @@ _SMALL: Final = 65_536
 """Bytes up to which an entry is written over the lane."""
 _ENTRIES_PER_COMMAND: Final = 64
 """Entries in one pipeline."""
+_BYTES_PER_COMMAND: Final = 1 << 20
+"""Bytes of bodies in one pipeline, unless one entry has more: encoding them takes a turn of the event loop."""
+_ENTRY_BYTES: Final = 512
+"""Bytes that an entry has beside its body, about."""
 _WRITERS: Final = 8
 """Pipelines at a time."""
 _MAX_WAITING: Final = 128 * 1024 * 1024
@@ -35,16 +41,16 @@ class EntryWriter:
 
     async def write(self, entries: Entries, generation: str) -> bool:
         """Wait for a turn and write; return whether all were written. Too many waiting bytes: they are dropped."""
-        values = [(entry_name(generation, key), encode(key, entry), entry.lifetime) for key, entry in entries]
-        size = sum(len(value) for _, value, _ in values)
+        size = sum(_size(entry) for _, entry in entries)
         if self._waiting + size > _MAX_WAITING:
             self._observe(StoreFault(kind=Fault.DROPPED))
             return False
         self._waiting += size
         try:
             async with self._writers:
-                for start in range(0, len(values), _ENTRIES_PER_COMMAND):
-                    if not await self._set(values[start : start + _ENTRIES_PER_COMMAND]):
+                for some in _commands(entries):
+                    values = [(entry_name(generation, key), encode(key, entry), entry.lifetime) for key, entry in some]
+                    if not await self._set(values):
                         return False
         finally:
             self._waiting -= size
@@ -65,3 +71,22 @@ class EntryWriter:
 
     async def _set_small(self, name: str, value: bytes, lifetime: int) -> bool:
         return bool(await self._lane.ask("SET", name, value, "EX", lifetime, within=WRITE_WITHIN))
+
+
+def _size(entry: StoredResponse) -> int:
+    """Return how many bytes an entry takes while it waits, about."""
+    return len(entry.body) + len(entry.pieces) + _ENTRY_BYTES
+
+
+def _commands(entries: Entries) -> Iterator[list[tuple[str, StoredResponse]]]:
+    """Yield the entries of each pipeline."""
+    some: list[tuple[str, StoredResponse]] = []
+    size = 0
+    for key, entry in entries:
+        if some and (len(some) >= _ENTRIES_PER_COMMAND or size + len(entry.body) > _BYTES_PER_COMMAND):
+            yield some
+            some, size = [], 0
+        some.append((key, entry))
+        size += len(entry.body)
+    if some:
+        yield some

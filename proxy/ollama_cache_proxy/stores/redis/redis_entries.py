@@ -5,6 +5,7 @@ An entry is written under the generation of its request's lookup: what was asked
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -26,6 +27,10 @@ from ollama_cache_proxy.stores.write_buffer import WriteBuffer
 
 _READ_WITHIN_PER_KEY: Final = 0.002
 """Seconds, added for each entry of a list."""
+_AT_ONCE: Final = 1 << 20
+"""Bytes of entries that are decoded in one turn of the event loop."""
+_BESIDE: Final = 4096
+"""Bytes that take as long to check as it takes to decode what is in an entry beside its body."""
 _TOUCHES_PER_COMMAND: Final = 1000
 """Entries that one command touches."""
 
@@ -81,7 +86,24 @@ class RedisEntries:
         found = await self._guard.lookup("get", lambda: self._generation.lookup(keys, within), None)
         if found is None:
             return Lookups(entries=(None,) * len(keys), generation=None)
-        return Lookups(entries=self._decoded(keys, found), generation=found[0])
+        if sum(map(len, filter(None, found[1]))) <= _AT_ONCE:
+            return Lookups(entries=self._decoded(keys, found), generation=found[0])
+        return Lookups(entries=await self._decoded_in_turns(keys, found), generation=found[0])
+
+    async def _decoded_in_turns(
+        self, keys: Sequence[str], found: tuple[str, list[bytes | None]]
+    ) -> tuple[StoredResponse | None, ...]:
+        """Return what `_decoded` does, some entries in each turn of the event loop."""
+        generation, values = found
+        entries: list[StoredResponse | None] = []
+        begin = size = 0
+        for end, value in enumerate(values, 1):
+            size += _BESIDE + len(value or b"")
+            if size >= _AT_ONCE or end == len(values):
+                entries += self._decoded(keys[begin:end], (generation, values[begin:end]))
+                begin, size = end, 0
+                await asyncio.sleep(0)
+        return tuple(entries)
 
     def _decoded(self, keys: Sequence[str], found: tuple[str, list[bytes | None]]) -> tuple[StoredResponse | None, ...]:
         """Return the entries in a lookup's result; those in the buffer come first, damaged ones are deleted."""
