@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos bench bench-against bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -87,6 +87,9 @@ soak: install-dev ## Load the proxy for three minutes and check every body (opti
 
 chaos: install-dev ## Inject 400 random faults under load (options: make chaos ARGS="--seed 7")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+mutants: install-dev ## Break lines of policy/ one by one, and name those that no test notices (options: make mutants ARGS="core --seed 2")
+	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 bench: install-dev ## Measure speed, compared with nginx and plain aiohttp (options: make bench ARGS="--only hits")
 	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk

@@ -141,7 +141,12 @@ def events(*texts: str) -> bytes:
     return b"".join(b"data: " + json.dumps(part).encode() + b"\n\n" for part in parts) + b"data: [DONE]\n\n"
 
 
-@pytest.mark.parametrize("written", [lines, events])
+def named_events(*texts: str) -> bytes:
+    """With names, a comment, and lines that end with CR LF."""
+    return events(*texts).replace(b"data: {", b": keep-alive\r\nevent: delta\r\ndata:{")
+
+
+@pytest.mark.parametrize("written", [lines, events, named_events])
 def test_a_stream_is_what_its_pieces_are_together(written: Any) -> None:
     one = said(written("on", "ly ", "once"), stream=True)
     assert one == said(written("only ", "once"), stream=True)

@@ -18,6 +18,10 @@ from ollama_cache_proxy.policy.audit_requests import (
 from ollama_cache_proxy.policy.classify import Candidate, by_body
 from ollama_cache_proxy.policy.endpoints import Policy, find
 
+RUNNER = ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"]
+"""`api.Runner` of Ollama 0.24."""
+RUNNER += ["numa", "low_vram", "vocab_only", "use_mlock", "f16_kv"]
+"""Those of older versions."""
 MESSAGES = [{"role": "user", "content": "why"}]
 
 
@@ -80,6 +84,19 @@ def test_options_that_load_a_model_anew_are_told_from_others() -> None:
     assert runner_options(body) == {("num_ctx", "512"), ("num_gpu", "1")}
     assert options_in(json.dumps(body).encode()) == ("tiny", runner_options(body))
     assert runner_options({"options": None}) == runner_options({}) == frozenset()
+
+
+@pytest.mark.parametrize("name", RUNNER)
+def test_each_option_of_a_runner_is_one(name: str) -> None:
+    assert runner_options({"options": {name: 1}}) == {(name, "1")}
+    assert may_have_options(b'{"options":{"%b":1}}' % name.encode())
+    assert not may_have_options(b'{"options":{"%bs":1}}' % name.encode())
+
+
+def test_a_body_of_a_mebibyte_is_looked_at_and_no_larger_one() -> None:
+    body = b'{"model":"a","options":{"num_ctx":1}}'
+    assert (options_in(body.ljust(1 << 20)), may_have_options(body.ljust(1 << 20))) == (options_in(body), True)
+    assert (options_in(body.ljust(1 + (1 << 20))), may_have_options(body.ljust(1 + (1 << 20)))) == (None, False)
 
 
 @pytest.mark.parametrize(

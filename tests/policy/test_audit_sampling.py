@@ -83,6 +83,13 @@ def test_the_draw_is_the_same_for_the_same_seed_and_another_for_another() -> Non
     assert drawn(7) != drawn(8)
 
 
+def test_the_draw_is_splitmix64() -> None:
+    """The numbers that its authors' code gives for the seed 1234567."""
+    sampler = Sampler(Rate(share=0.5), seed=1234567)
+    expected = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431)
+    assert [sampler._draw() for _ in expected] == [(number >> 11) / 2**53 for number in expected]
+
+
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.3, 0.9])
 def test_the_gaps_have_the_mean_of_their_share(share: float) -> None:
     sampler = Sampler(Rate(share=share), seed=3)
@@ -108,6 +115,7 @@ def test_the_hit_that_is_due_is_promised_to_one_path_at_a_time() -> None:
     assert not sampler.take(62, drawn=True)
     assert sampler.gap(62) == NEVER
     assert sampler.places(3, 62) == []
+    assert sampler.places(0, 125) == [], "there is none to audit"
     assert sampler.places(3, 125) == [0]
 
 

@@ -151,6 +151,7 @@ def test_long_ill_formed_texts_are_not_looked_at() -> None:
     assert read(b'{"input":["a",%b]}' % long) is Detail.NOT_JSON
     short = b'"' + b"a" * 60_000 + b'\xff"'
     assert not isinstance(read(b'{"input":["a",%b]}' % short), Detail)
+    assert not isinstance(read(b'{"input":["a",%b]}' % b",".join([short] * 17)), Detail), "1 MiB of them"
     assert read(b'{"input":["a",%b]}' % b",".join([short] * 20)) is Detail.NOT_JSON
 
 

@@ -7,10 +7,12 @@ import pytest
 from ollama_cache_proxy.policy.messages import (
     Description,
     EntryMetadata,
+    ResponseHead,
     described,
     first,
     members,
     packed,
+    rendered,
     unpacked,
     values,
     without,
@@ -105,3 +107,20 @@ def test_lines_without_some_fields_keep_their_order():
     assert without(LINES, b"x-thing") == (LINES[0], LINES[4])
     assert without(LINES, b"host", b"x-thing-too") == LINES[1:4]
     assert without(LINES) == LINES
+
+
+@pytest.mark.parametrize(
+    ("head", "framing", "minor", "expected"),
+    [
+        (ResponseHead(status=204, reason="", fields=()), (), 1, b"HTTP/1.1 204 \r\n\r\n"),
+        (
+            ResponseHead(status=200, reason="Fine \udcff", fields=((b"X-A", b"1"), (b"x-a", b""))),
+            ((b"Content-Length", b"3"),),
+            0,
+            b"HTTP/1.0 200 Fine \xff\r\nX-A: 1\r\nx-a: \r\nContent-Length: 3\r\n\r\n",
+        ),
+    ],
+    ids=["nothing", "fields and framing"],
+)
+def test_a_head_is_a_status_line_its_fields_and_an_empty_line(head, framing, minor, expected):
+    assert rendered(head, framing, minor=minor) == expected

@@ -21,6 +21,7 @@ SECRET = "canary-of-a-password"
         ("REDIS://H:1/", {"host": "h", "port": 1}),
         ("redis://h:1/15", {"host": "h", "port": 1, "database": 15}),
         ("redis://h/0?", {"host": "h"}),
+        ("redis://h/2147483647", {"host": "h", "database": 2147483647}),
         ("redis://h?db=3", {"host": "h", "database": 3}),
         ("redis://[::1]:7/2", {"host": "::1", "port": 7, "database": 2}),
         ("redis://[fe80::1%eth0]", {"host": "fe80::1%eth0"}),
@@ -50,6 +51,12 @@ SECRET = "canary-of-a-password"
 )
 def test_what_a_url_says(url: str, expected: dict[str, object]) -> None:
     assert redis_address(url) == RedisAddress(**{"options": {}, **expected})
+
+
+@pytest.mark.parametrize("text", ["1", "true", "yes", "t", "y", "YES", "0", "false", "no", "f", "n", "False"])
+def test_a_flag_is_written_in_any_usual_way(text: str) -> None:
+    is_on = text.lower()[0] in "1ty"
+    assert redis_address(f"redis://h?socket_keepalive={text}").options == {"socket_keepalive": is_on}
 
 
 OPTIONS = {
@@ -108,6 +115,7 @@ def test_an_option_that_is_not_honoured_is_named(name: str, value: str) -> None:
         ("redis://h/1_0", "the database"),
         ("redis://h/99999999999", "the database"),
         ("redis://h/\N{ARABIC-INDIC DIGIT ONE}", "the database"),
+        ("redis://h/2147483648", "the database"),
         ("redis://h/4294967296", "the database"),
         ("redis://h/1?db=2", "the database once"),
         ("redis://h/0?db=0", "the database once"),

@@ -37,6 +37,11 @@ RULES = Rules(
     local_addresses=frozenset(),
 )
 
+
+def test_their_text_has_no_credential():
+    assert "0f3a9c" not in repr(replace(RULES, authorization=b"Bearer 0f3a9c"))
+
+
 every = pytest.mark.parametrize("endpoint", [*ENDPOINTS, OTHER], ids=lambda row: row.operation)
 
 

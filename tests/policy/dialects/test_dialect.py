@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts, transcriptions
-from ollama_cache_proxy.policy.dialects.dialect import Usage, events, last_event
+from ollama_cache_proxy.policy.dialects.dialect import Dialect, Usage, Vectors, events, last_event
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Endpoint
 
 SOURCE = Path(__file__).parents[3] / "proxy" / "ollama_cache_proxy"
@@ -50,6 +50,9 @@ def test_no_path_or_operation_is_asked_for_outside_the_table_and_its_dialects() 
         (b"event: a\ndata: []\n\n", []),
         (b"event: a\ndata: {}\ndata: {}\n\n", []),
         (b"data: {}\n\n", []),
+        (b"data: {}\ndata: {}\n\n", []),
+        (b"event: a\nretry: 1\n\n", []),
+        (b"event: a\nevent: b\n\n", []),
         (b"", []),
     ],
 )
@@ -79,3 +82,12 @@ def test_computed_tokens_are_known_only_where_cached_ones_are_told(
     prompt: int | None, cached: int | None, computed: int | None
 ) -> None:
     assert Usage(prompt_tokens=prompt, cached_tokens=cached).computed_tokens == computed
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [anthropic, responses, token_counts, transcriptions],
+    ids=["messages", "responses", "count-tokens", "transcriptions"],
+)
+def test_a_dialect_without_embeddings_finds_no_vectors(dialect: Dialect) -> None:
+    assert dialect.vectors({"embedding": [1.0]}, "embedding") == Vectors(found=None, prompt_tokens=None)
