@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core import fast_path
+from ollama_cache_proxy.core.store_ports import Lookup
 from ollama_cache_proxy.downstream import client_connection
 from ollama_cache_proxy.downstream.client_connection import ClientConnection
 from ollama_cache_proxy.downstream.gate import Gate
@@ -670,3 +671,27 @@ async def test_a_note_names_what_the_ordinary_way_told(watch: Watch, client: Cli
     (note,) = watch.real._notes.values()
     told = replace(note.exchange, seconds=0, first_byte=None, bytes_sent=0, key="", saved=None, cache=None)
     assert (told.operation, told.model, told.category, told.status) == ("generate", "tiny", "batch", 200)
+
+
+async def test_a_store_that_does_not_answer_is_asked_once_for_a_request(
+    monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, simulator: Simulator
+) -> None:
+    """The request was looked up again when it had been parsed, and waited for the deadline twice."""
+    async with proxy_before(simulator.url, redis_url=redis_server.url, hot_bytes=0) as proxy:
+        client, store = Client(proxy.url), proxy.running.store
+        for expected in ("MISS", "HIT", "HIT"):
+            assert (await client.generate()).field("X-Cache") == expected
+            await proxy.kept()
+        asked: list[str] = []
+
+        async def silent(key: str) -> Lookup:
+            asked.append(key)
+            return Lookup(entry=None, generation=None)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "get", silent)
+            for number in (1, 2):
+                assert (await client.generate()).field("X-Cache") == "MISS"
+                assert len(asked) == number
+        assert (await client.generate()).field("X-Cache") == "HIT"
+        client.close()

@@ -73,6 +73,7 @@ class FastHits:
         self._clock = neighbours.clock
         self._tasks = neighbours.tasks
         self._observe: Observer = neighbours.observe
+        self._unanswered = neighbours.unanswered
         self._audit = neighbours.audit
         self._report_each = report_each
         self._notes: dict[bytes, _Note] = {}
@@ -127,7 +128,11 @@ class FastHits:
         return self._answer(name, note, entry, begun)
 
     async def _look_up(self, name: bytes, note: _Note, begun: float) -> bytes | None:
-        entry = (await self._store.get(note.key)).entry
+        lookup = await self._store.get(note.key)
+        if lookup.generation is None:
+            self._unanswered.note(note.key, self._clock.monotonic())
+            return None
+        entry = lookup.entry
         still = note.edition == self._models.edition(self._clock.monotonic())
         if entry is None or not still or entry.stored_at + entry.lifetime <= self._clock.now():
             self._drop(name)

@@ -8,6 +8,7 @@ from typing import Final
 
 from ollama_cache_proxy.core.facts import Saved
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
+from ollama_cache_proxy.core.store_ports import Lookup
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
@@ -33,6 +34,7 @@ class StoreLookup:
         self._purges = neighbours.purges
         self._forms = neighbours.forms
         self._turns = neighbours.turns
+        self._unanswered = neighbours.unanswered
 
     async def pose(
         self, candidate: Candidate, request: Request, body: bytes, directives: Directives
@@ -74,7 +76,10 @@ class StoreLookup:
         """Look a question up; return it with what was found, and whether that may answer it."""
         if question.listing is not None:
             return await self._find_list(question, question.listing)
-        lookup = await self._store.get(question.key)
+        if self._unanswered and self._unanswered.take(question.key, self._clock.monotonic()):
+            lookup = Lookup(entry=None, generation=None)
+        else:
+            lookup = await self._store.get(question.key)
         entry = None if question.policy is Policy.WRITE_ONLY else lookup.entry
         return replace(question, generation=lookup.generation), reuse(entry, question.directives, self._clock.now())
 

@@ -12,6 +12,7 @@ from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Up
 from ollama_cache_proxy.core.store_ports import EntryStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.core.turns import Turns
+from ollama_cache_proxy.core.unanswered import Unanswered
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
@@ -42,6 +43,7 @@ class Neighbours:
     templates: Templates | None = None
     """None where models whose templates write the date are cached like others."""
     forms: KnownForms = field(default_factory=KnownForms)
+    unanswered: Unanswered = field(default_factory=Unanswered)
     turns: Turns = field(default_factory=Turns)
     audit: Auditor | None = None
     """None where no hits are audited."""

@@ -22,7 +22,7 @@ class Figure:
     @property
     def is_time(self) -> bool:
         """Whether other work on the machine can stretch it."""
-        return self.unit in ("ms", "s")
+        return self.unit in ("ms", "s", "x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,31 @@ MATRIX: dict[int, Row] = {
             "starts": Figure(0, "", "of 12 starts fail"),
             "back": Figure(2, "s", "until the hot tier works again"),
         },
+    ),
+    32: Row("Redis is stopped, the breaker open", {"waiting": Figure(0, "", "lookups")}),
+    33: Row(
+        "Redis is slow, or far away",
+        {
+            "misses": Figure(0, "", "known requests that missed"),
+            "unavailable": Figure(0, "", "lookups in vain"),
+            "slower": Figure(20, "ms", "hit slower than a miss"),
+        },
+    ),
+    34: Row(
+        "Redis drops 1 of 20 connections",
+        {
+            "errors": Figure(0, "", "errors"),
+            "misses": Figure(0, "", "known requests that missed"),
+            "p99": Figure(2, "x", "p99 of hits"),
+        },
+    ),
+    35: Row(
+        "Redis is full, and evicts nothing",
+        {"uncleared": Figure(0, "", "not cleared"), "said": Figure(0, "", "wrongly said to be stored")},
+    ),
+    36: Row(
+        "a read-only replica, or no right to write",
+        {"misses": Figure(0, "", "known requests that missed"), "said": Figure(0, "", "wrongly said to be stored")},
     ),
     37: Row(
         "Redis refuses a command, or is an old one",

@@ -45,12 +45,13 @@ class Generation:
         self.seen = secrets.token_hex(_BYTES)  # equals no token in the store, not even an empty one
 
     async def lookup(
-        self, keys: Sequence[str], within: float | None = None, lane: RedisLane | None = None
+        self, keys: Sequence[str], within: float | None = None, *, lane: RedisLane | None = None, longest: float = 0.0
     ) -> tuple[str, list[bytes | None]]:
         """Return the current generation and the values of its entries; one command, unless it has changed.
 
         The first command has `within` seconds, by default as many as requests wait now; several have as many as they
-        wait at most, LONGEST_LOOKUP for a long list. Raises WriteRefused where no generation can be begun.
+        wait at most, LONGEST_LOOKUP for a long list, and `longest` where that is more. Raises WriteRefused where no
+        generation can be begun.
         """
         seen, within = self.seen, within or self._guard.wait.seconds
         lane = lane or (self._lane if len(keys) <= _KEYS_PER_COMMAND else self._lists)
@@ -59,7 +60,8 @@ class Generation:
         current, *values = await self._read(lane, (GENERATION, *names), within, urgent=True)
         if len(keys) <= _KEYS_PER_COMMAND and current == seen.encode() and len(values) == len(keys):
             return seen, values
-        until = begun + max(within, self._guard.wait.longest, LONGEST_LOOKUP if len(keys) > _KEYS_PER_COMMAND else 0)
+        several = LONGEST_LOOKUP if len(keys) > _KEYS_PER_COMMAND else longest
+        until = begun + max(within, self._guard.wait.longest, several)
         async with asyncio.timeout_at(until):
             return await self._lookup_in_steps(keys, lane, until, seen, current, values)
 
@@ -108,7 +110,7 @@ class Generation:
         loop = asyncio.get_running_loop()
         for _ in range(_TRIES):
             if current is None or _TOKEN.fullmatch(current) is None:  # absent or invalid: it could come back
-                current = await self._begun(lane, until)
+                current = await self._begun(current, lane, until)
             token = seen if current is None else current.decode("latin-1")
             names = [entry_name(token, key) for key in keys]
             if current is not None and token == seen:
@@ -162,29 +164,31 @@ class Generation:
         await self._pool.set(GENERATION, fresh)
         return old
 
-    async def _begun(self, lane: RedisLane, until: float) -> bytes | None:
+    async def _begun(self, seen: bytes | None, lane: RedisLane, until: float) -> bytes | None:
         """Begin a generation unless another process just has; return the current one, None after a race.
 
-        One that is absent is begun once, whoever tries. One that is invalid is removed first, which of two processes
-        at the same moment costs one misses. Raises WriteRefused where the server takes no writes, without trying where
-        that is known.
+        `seen` is what was there a moment ago: nothing, or no valid token. An absent one is begun once, whoever tries.
+        An invalid one is removed first, which of two processes at the same moment costs one misses. Raises WriteRefused
+        where the server takes no writes, without trying where that is known.
         """
         if self._guard.writes.open:
             raise WriteRefused
         loop = asyncio.get_running_loop()
         async with self._renewing:
-            (current,) = await self._read(lane, (GENERATION,), until - loop.time())
-            if current is not None and _TOKEN.fullmatch(current) is not None:
-                return current
-            if current is not None:
+            if seen is not None:
+                (current,) = await self._read(lane, (GENERATION,), until - loop.time())
+                if current is not None and _TOKEN.fullmatch(current) is not None:
+                    return current
                 await self._remove()
             fresh = secrets.token_hex(_BYTES)
             try:
                 begun = await lane.ask("SET", GENERATION, fresh, "NX", within=until - loop.time())
             except ResponseError as error:
                 raise WriteRefused(error) from None
+            if begun:
+                return fresh.encode()
             (current,) = await self._read(lane, (GENERATION,), until - loop.time())
-            if current is None and not begun:  # of another type
+            if current is None:  # of another type, or gone again
                 await self._remove()
             return current if current is not None and _TOKEN.fullmatch(current) else None
 

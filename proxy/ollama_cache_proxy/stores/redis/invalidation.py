@@ -16,15 +16,13 @@ from redis.exceptions import InvalidResponse, ResponseError
 
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.commands import ASK_AGAIN_AFTER, Commands
-from ollama_cache_proxy.stores.redis.lane import Wire, connect
+from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN, Wire, connect
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 
 SILENT: Final = 1.0
 """Seconds without a message after which the server is sent a PING, and seconds that it has to respond."""
 _RETRY_AFTER: Final = 0.5
 """Seconds."""
-_CONNECT_WITHIN: Final = 1.0
-"""Seconds, for the subscription too."""
 _CHANNEL: Final = "__redis__:invalidate"
 
 Changed: TypeAlias = Callable[[list[bytes] | None], None]
@@ -115,7 +113,7 @@ class RedisWatch:
 
     async def _follow(self) -> None:
         """Receive messages until the connection is lost, or silent for too long."""
-        async with asyncio.timeout(_CONNECT_WITHIN) as deadline:
+        async with asyncio.timeout(CONNECT_WITHIN) as deadline:
             connection = self._make()
             await connect(connection)
             subscription = _Subscription(connection, self._changed, self._commands)

@@ -37,6 +37,10 @@ _SHORT_LIFE: Final = 1.0
 _FIRST_GAP: Final = 0.05
 _LONGEST_GAP: Final = 1.0
 """Seconds until a connection is opened in the place of such a one; they double each time."""
+_FILL_AFTER: Final = 0.005
+"""Seconds until one is opened in the place of any other: what was lost with it is asked again first."""
+_FORGOTTEN: Final = 5.0
+"""Seconds after which the gaps begin anew."""
 
 
 async def connect(connection: redis.Connection) -> None:
@@ -206,7 +210,8 @@ class RedisLane:
         self._opening: asyncio.Task[Exception | None] | None = None
         self._began_opening = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._gap = 0.0
+        self._gap = _FIRST_GAP
+        self._useless_at = -math.inf
         self._closed = False
 
     async def ask(self, *command: bytes | str | int, within: float, urgent: bool = False) -> Any:
@@ -292,7 +297,8 @@ class RedisLane:
                 await connect(connection)
             wire = Wire(connection, self._lost)
         except Exception as error:  # noqa: BLE001 - whatever a server makes redis-py raise
-            self._repeat_for_spare()
+            if self._wire is not None:  # where none is in use, the next command tries again
+                self._fill_later()
             return error
         if self._closed:
             wire.transport.abort()
@@ -302,17 +308,19 @@ class RedisLane:
         asyncio.get_running_loop().call_soon(self._fill)  # when this task is done
         return None
 
-    def _repeat_for_spare(self) -> None:
-        """Try again later where a connection is in use; where none is, the next command does."""
-        if self._wire is not None:
-            self._fill_in(_LONGEST_GAP)
-
     def _fill(self) -> None:
         """Open a connection where one is missing."""
         self._timer = None
         idle = self._opening is None or self._opening.done()
         if len(self._open_wires) < self._wanted and idle and not self._closed:
             self._open()
+
+    def _fill_later(self) -> None:
+        """Open one after a while: the last one was of no use."""
+        now = asyncio.get_running_loop().time()
+        self._gap = _FIRST_GAP if now - self._useless_at > _FORGOTTEN else min(2 * self._gap, _LONGEST_GAP)
+        self._useless_at = now
+        self._fill_in(self._gap)
 
     def _fill_in(self, seconds: float) -> None:
         if self._timer is None and not self._closed:
@@ -333,5 +341,4 @@ class RedisLane:
         if wire in self._open_wires:
             self._open_wires.remove(wire)
             self._choose()
-            self._gap = min(max(2 * self._gap, _FIRST_GAP), _LONGEST_GAP) if wire.was_useless else 0.0
-            self._fill_in(self._gap)
+            self._fill_later() if wire.was_useless else self._fill_in(_FILL_AFTER)

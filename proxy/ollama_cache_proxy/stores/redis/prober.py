@@ -17,6 +17,7 @@ from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.generation import Generation
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard, WriteRefused
 from ollama_cache_proxy.stores.redis.key_layout import value_name
+from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
 
 _KEY: Final = "probe"
@@ -97,10 +98,14 @@ class Prober:
             guard.reads_probed(seconds)
 
     async def _look_up(self) -> float:
-        """Return how many seconds a lookup takes."""
-        begun = self._clock.monotonic()
+        """Return how many seconds a lookup takes, of one command as it usually is."""
+        generation, within = self._generation, self._guard.wait.longest
+        begun, seen = self._clock.monotonic(), generation.seen
         try:
-            await self._generation.lookup((_KEY,), within=self._guard.wait.longest, lane=self._lane)
+            await generation.lookup((_KEY,), within, lane=self._lane, longest=CONNECT_WITHIN)
+            if generation.seen != seen:
+                begun = self._clock.monotonic()
+                await generation.lookup((_KEY,), within, lane=self._lane)
         except WriteRefused as refusal:
             self._guard.refused_while_looking_up(refusal)
         return self._clock.monotonic() - begun
