@@ -27,6 +27,7 @@ from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
 from tests.support.neighbours import Reply, gateway, listening, look_alike, ollama
+from tests.support.odd_servers import HTTP, odd_server, says
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy as RunningProxy
 from tests.support.servers import RedisServer, free_port, proxy_before
@@ -529,6 +530,26 @@ async def test_a_redis_that_refuses(redis_server: RedisServer, tmp_path: Path) -
         assert (finding.level, said in finding.text) == (level, True), (url, finding)
         assert [one.level for one in more] == ([Level.PROBLEM] if "poor" in url else []), "nothing can be stored"
     client_.acl_deluser("poor")
+
+
+async def test_what_is_no_redis_that_can_be_used_is_named(redis_server: RedisServer, tmp_path: Path) -> None:
+    node = RedisServer("--cluster-enabled", "yes")
+    node.start()
+    try:
+        with odd_server(says(HTTP)) as port:
+            cases = {
+                f"rediss://127.0.0.1:{redis_server.port}": ("seems to speak no TLS", "write redis://"),
+                f"redis://127.0.0.1:{port}": ("speaks HTTP and is no Redis", "write the host and port of a Redis"),
+                node.url: ("is one node of a cluster", "write the URL of a Redis without cluster-enabled"),
+                redis_server.url[:-1] + "99": ("has no database of that number", "write a smaller one"),
+            }
+            for url, (what, fix) in cases.items():
+                async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, redis_url=url) as made:
+                    (finding,) = (await found(made, "Redis"))["Redis"]
+                assert (finding.level, what in finding.text) == (Level.PROBLEM, True), (url, finding)
+                assert finding.fix.startswith(fix), finding
+    finally:
+        node.close()
 
 
 async def test_a_redis_that_only_the_running_proxy_names(

@@ -8,10 +8,22 @@ from typing import Final
 import redis.asyncio as redis
 
 from ollama_cache_proxy.policy.redis_url import RedisAddress, public_url, redis_address
+from ollama_cache_proxy.policy.store_symptoms import Symptom, of_mode
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis
 from ollama_cache_proxy.stores.redis.redis_connections import connecting
+from ollama_cache_proxy.stores.redis.store_look import look
 
-__all__ = ["RedisAddress", "client_of", "named_address", "public_url", "redis_address", "tls_for"]
+__all__ = [
+    "RedisAddress",
+    "Symptom",
+    "client_of",
+    "named_address",
+    "of_mode",
+    "public_url",
+    "redis_address",
+    "tls_for",
+    "trouble_at",
+]
 
 _CERTIFICATES: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
@@ -54,6 +66,11 @@ def tls_for(address: RedisAddress, authority: str | None) -> ssl.SSLContext | No
     if "ssl_min_version" in given:
         context.minimum_version = ssl.TLSVersion(int(given["ssl_min_version"]))
     return context
+
+
+async def trouble_at(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | None:
+    """Return what is wrong with what is there, None for a Redis that can be used. Takes up to six seconds."""
+    return await look(address, tls)
 
 
 def client_of(address: RedisAddress, tls: ssl.SSLContext | None, *, within: float) -> redis.Redis:

@@ -21,6 +21,7 @@ from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_se
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
+from ollama_cache_proxy.stores.redis.store_trouble import StoreTrouble
 from ollama_cache_proxy.stores.tiered import TieredStore
 
 _MIB: Final = 1024 * 1024
@@ -99,13 +100,14 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
     """Open a Redis, with a hot tier in front of it unless `hot_bytes` is 0; raise SettingsError."""
     settings, clock, tasks = context.settings, context.clock, context.tasks
     address = redis_address(url)
-    client = RedisClient(address, tls=tls_for(address, settings.redis_ca))
+    tls = tls_for(address, settings.redis_ca)
+    client = RedisClient(address, tls=tls)
     stack.push_async_callback(client.close)
     store = RedisStore(
         client,
         name="Redis",
         clock=clock,
-        observe=context.observer(),
+        observe=context.observer(StoreTrouble(address, tls, say=context.log.warn, clock=clock, tasks=tasks)),
         tasks=tasks,
         longest=settings.store_deadline,
     )

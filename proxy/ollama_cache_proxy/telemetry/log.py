@@ -114,6 +114,10 @@ class Log:
         else:
             self._line(_YELLOW if warning else "", text)
 
+    def warn(self, text: str) -> None:
+        """Write a line about what a person should change."""
+        self.say(text, warning=True)
+
     def _exchange(self, event: Exchange) -> None:
         took = f"{event.seconds * 1000:.1f} ms"
         more = (event.model, event.operation, took)

@@ -69,14 +69,19 @@ MATRIX: dict[int, Row] = {
     27: Row("a gzip bomb of 1 GiB", {"memory": Figure(20, "MB", "more memory")}),
     28: Row("20 bodies of 99 MiB at once", {"memory": Figure(268, "MB", "more memory, bound 256 MiB")}),
     29: Row("everything is evicted", {"revived": Figure(0, "", "cleared entries that came back")}),
+    30: Row(
+        "TLS asked of a plain Redis, or the reverse",
+        {"errors": Figure(0, "", "errors in 200"), "lines": Figure(1, "", "lines that say so")},
+    ),
     31: Row(
         "Redis resets, breaks off or is none",
         {
-            "errors": Figure(0, "", "errors in 400"),
+            "errors": Figure(0, "", "errors in 200"),
             "starts": Figure(0, "", "of 12 starts fail"),
             "back": Figure(2, "s", "until the hot tier works again"),
         },
     ),
+    38: Row("a node of a cluster, a Sentinel", {"errors": Figure(0, "", "errors"), "lines": Figure(1, "", "lines")}),
     32: Row("Redis is stopped, the breaker open", {"waiting": Figure(0, "", "lookups")}),
     33: Row(
         "Redis is slow, or far away",

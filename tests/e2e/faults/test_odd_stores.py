@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +19,9 @@ from tests.e2e.faults.conftest import Measured
 from tests.support import canary, odd_servers
 from tests.support.odd_servers import odd_server
 from tests.support.rawhttp import RawConnection, ask
-from tests.support.servers import Proxy, RedisServer, proxy_before
-from tests.support.tls import AUTHORITY
+from tests.support.servers import Proxy, RedisServer, find_server, free_port, proxy_before
+from tests.support.tls import AUTHORITY, CERTIFICATE, EXPIRED, OTHER_HOST, tls_before
+from tests.support.waiting import until
 
 row = pytest.mark.row
 CLIENTS = 20
@@ -74,12 +79,106 @@ async def test_what_breaks_off_or_is_no_redis_costs_no_client_an_answer(
 ) -> None:
     with odd_server(BREAKING_OFF[name]) as port:
         async with proxy_before(simulator.url, **named(scheme, port)) as proxy:
-            found = await statuses(proxy, 20)
+            found = await statuses(proxy, 10)
             log = proxy.log.getvalue()
     measured(31, "errors", len(found) - found.count(200))
-    assert len(found) == 400
+    assert len(found) == 200
     assert log.count("Lost Redis") == 1
     assert "internal error" not in log.lower()
+
+
+@row(30)
+@pytest.mark.parametrize("case", ["TLS port", "plain port", "authority", "expired", "host"])
+async def test_tls_that_does_not_come_about_costs_no_client_an_answer(
+    measured: Measured, simulator: Simulator, redis_server: RedisServer, case: str
+) -> None:
+    """A real server, behind a relay where it is to speak TLS."""
+    certificate, authority, scheme, says = {
+        "TLS port": (CERTIFICATE, AUTHORITY, "redis", "seems to speak TLS: write rediss://"),
+        "plain port": (CERTIFICATE, AUTHORITY, "rediss", "seems to speak no TLS: write redis://"),
+        "authority": (
+            CERTIFICATE,
+            OTHER_HOST,
+            "rediss",
+            "is signed by an authority that is not trusted: name its file",
+        ),
+        "expired": (EXPIRED, EXPIRED, "rediss", "has expired: renew it"),
+        "host": (OTHER_HOST, OTHER_HOST, "rediss", "is of another host: write the name that"),
+    }[case]
+    async with tls_before(redis_server.url, certificate) as relay:
+        port = redis_server.port if case == "plain port" else relay
+        settings = named(scheme, port) | {"redis_ca": authority}
+        async with proxy_before(simulator.url, **settings) as proxy:
+            found = await statuses(proxy, 10)
+            await until(lambda: says in proxy.log.getvalue())
+            ready = await ask(proxy.url, "GET", "/readyz?require=store")
+            log = proxy.log.getvalue()
+    measured(30, "errors", len(found) - found.count(200))
+    measured(30, "lines", log.count(f"127.0.0.1:{port} "))
+    assert len(found) == 200
+    assert log.count("Lost Redis") == 1
+    assert ready.status == 503
+    assert "internal error" not in log.lower()
+
+
+@pytest.fixture
+def node() -> Iterator[RedisServer]:
+    """The only node of a cluster: all slots are on it, and it has formed."""
+    own = RedisServer("--cluster-enabled", "yes")
+    own.start()
+    client = own.client()
+    client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    ends = time.monotonic() + 20
+    while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO") and time.monotonic() < ends:
+        time.sleep(0.05)
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[int]:
+    """The port of a real Sentinel."""
+    port, binary = free_port(), find_server()
+    assert binary is not None
+    file = tmp_path / "sentinel.conf"
+    file.write_text(f"port {port}\nbind 127.0.0.1\n")
+    process = subprocess.Popen([binary, str(file), "--sentinel"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        ends = time.monotonic() + 20
+        while time.monotonic() < ends:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.02)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def says_so(measured: Measured, simulator: Simulator, url: str, says: str) -> None:
+    """Nothing can be kept there: one line says so, clients do not notice, and readyz is not ok."""
+    async with proxy_before(simulator.url, redis_url=url) as proxy:
+        await until(lambda: says in proxy.log.getvalue())
+        found = await statuses(proxy, 2)
+        ready = await ask(proxy.url, "GET", "/readyz?require=store")
+        usual = json.loads((await ask(proxy.url, "GET", "/readyz")).body)
+        clear = (await ask(proxy.url, "POST", "/api/cache/clear")).status
+        log = proxy.log.getvalue()
+    measured(38, "errors", len(found) - found.count(200))
+    measured(38, "lines", log.count(says))
+    assert (ready.status, usual["status"], clear) == (503, "degraded", 503)
+    assert (log.count("Lost Redis"), log.count("Connected to Redis")) == (1, 0)
+
+
+@row(38)
+async def test_a_node_of_a_cluster_says_so(measured: Measured, simulator: Simulator, node: RedisServer) -> None:
+    await says_so(measured, simulator, node.url, f"127.0.0.1:{node.port} is one node of a cluster, in which nothing")
+
+
+@row(38)
+async def test_a_sentinel_says_so(measured: Measured, simulator: Simulator, sentinel: int) -> None:
+    url = f"redis://127.0.0.1:{sentinel}/0"
+    await says_so(measured, simulator, url, f"127.0.0.1:{sentinel} is a Sentinel, in which nothing")
 
 
 @row(31)

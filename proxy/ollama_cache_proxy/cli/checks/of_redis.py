@@ -15,7 +15,15 @@ from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, wa
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
-from ollama_cache_proxy.service.redis_access import client_of, public_url, redis_address, tls_for
+from ollama_cache_proxy.service.redis_access import (
+    Symptom,
+    client_of,
+    of_mode,
+    public_url,
+    redis_address,
+    tls_for,
+    trouble_at,
+)
 from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis
 from ollama_cache_proxy.service.store_survey import Surveyed, product, survey_store
 
@@ -62,6 +70,8 @@ async def _examined(url: str, authority: str | None, *, named: bool) -> list[Fin
         if isinstance(failed, _AccessDenied) and not named:
             return [note(f"the proxy uses {name}, which needs a password", "set OCP_REDIS_URL here to check it")]
         return [problem(failed.what, failed.fix)]
+    if of_mode(about) is not None and (found := await _trouble(url, authority)) is not None:
+        return [problem(found.what(name), found.fix)]
     findings = judged(name, about, save) if about else [note(f"{name} answers, but this user may not run INFO (+info)")]
     try:
         return findings + refusals(name, await _surveyed(url, authority))
@@ -120,6 +130,11 @@ def _client(url: str, authority: str | None) -> redis.asyncio.Redis:
     return client_of(address, tls_for(address, authority), within=_DEADLINE)
 
 
+async def _trouble(url: str, authority: str | None) -> Symptom | None:
+    address = redis_address(url)
+    return await trouble_at(address, tls_for(address, authority))
+
+
 async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | None]:
     """Return INFO and the setting `save`, empty or None if this user may not read them. Raise Failed."""
     name = public_url(url)
@@ -144,6 +159,9 @@ async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | 
     except SettingsError as error:
         raise Failed(str(error), "change the setting") from None
     except Exception:  # noqa: BLE001 - redis-py raises anything for a server that is no Redis
+        found = await _trouble(url, authority)
+        if found is not None and found is not Symptom.REFUSES:
+            raise Failed(found.what(name), found.fix) from None
         raise Failed(
             f"Redis does not answer at {name}: requests are served without the cache",
             f"start it, or set OCP_REDIS_URL to another; `redis-cli -u {name} ping` should say PONG",

@@ -15,6 +15,8 @@ from typing import Final
 _PREFIX: Final = "ocp:1:"
 _ENTRIES: Final = _PREFIX + "e:"
 GENERATION: Final = _PREFIX + "generation"
+PROBED: Final = (GENERATION, _PREFIX + "probe")
+"""Two names in different slots of a cluster, for a lookup that finds out whether there can be any."""
 WATCHED: Final = (_ENTRIES, GENERATION)
 """Prefixes of the names whose changes invalidate the hot tier."""
 ANY: Final = "*"
