@@ -82,7 +82,7 @@ stores: install-dev ## Run the tests of the store on a server program: make stor
 	$(BIN)/pytest tests/stores tests/e2e/faults/test_refused_commands.py tests/e2e/cache/test_entries.py \
 		--redis-server "$(SERVER)" $(ARGS)
 
-soak: install-dev ## Load the proxy for three minutes and check every body (options: make soak ARGS="--minutes 1")
+soak: install-dev ## Load the proxy for three minutes; check bodies and turns of the loop (options: make soak ARGS="--minutes 1")
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 chaos: install-dev ## Inject 400 random faults under load (options: make chaos ARGS="--seed 7")

@@ -2,6 +2,7 @@
 
 A simulated Ollama, a Redis and the proxy run as processes; clients with persistent connections ask for hits (70 %),
 misses (20 %) and streams (10 %), and every body is checked by itself. Redis has room for only a part of the entries.
+The proxy runs on asyncio's event loop, of which each turn is measured, unless `--uvloop` says otherwise.
 Exit with 1 if anything was wrong.
 """
 
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from benchmarks.load import TEXT_MODEL, Oracle, Outcome, Question, Questions, seeded
@@ -25,6 +28,7 @@ from benchmarks.trial import Clients, Ending, Mix, Seen, end, small_redis, table
 from benchmarks.watched import Secrets, Watched, proxy, run, search_routes, simulator
 from ollama_cache_proxy.simulator import ModelRegistry
 from tests.support.servers import free_port
+from tests.support.turns import LEAST, Turn, TurnLog
 
 MIX: Final = Mix(hits=0.7, misses=0.2)
 GROWTH: Final = 10.0
@@ -32,6 +36,9 @@ GROWTH: Final = 10.0
 
 _FIRST_MINUTE: Final = 60.0
 """Seconds after which growth counts."""
+
+LONGEST_TURN: Final = 20.0
+"""Milliseconds of CPU that a turn of the event loop may take."""
 
 _BOUND: Final = 20.0
 """Seconds that a request may take at most."""
@@ -72,8 +79,10 @@ class Sample:
 class Soak:
     """The load, and samples of the proxy."""
 
-    def __init__(self, url: str, process: Watched, secrets: Secrets, oracle: Oracle) -> None:
+    def __init__(self, url: str, process: Watched, secrets: Secrets, oracle: Oracle, turns: TurnLog | None) -> None:
         self.url, self.process, self.secrets, self.oracle = url, process, secrets, oracle
+        self.turns: list[Turn] = []
+        self._log = turns
         self.tally = Tally()
         self.samples: list[Sample] = []
 
@@ -105,10 +114,16 @@ class Soak:
             self.samples.append(
                 Sample(at=now - begun, memory=self.process.memory(), files=self.process.files()),
             )
+            self.take_turns()
             if not number % 10:
                 await search_routes(self.url, self.process, self.secrets)
             number += 1
             await asyncio.sleep(max(0.0, begun + number - time.monotonic()))
+
+    def take_turns(self) -> None:
+        """Take in the longer turns of the event loop since the last call."""
+        if self._log is not None:
+            self.turns += self._log.since_last()
 
     def growth(self, after: float) -> float:
         """Return the growth in MiB after so many seconds, by a line fitted to the samples."""
@@ -123,20 +138,24 @@ async def soak(arguments: argparse.Namespace) -> bool:
     """Run the load; return whether all was well."""
     secrets = Secrets()
     with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory())
+        turns = None if arguments.uvloop else TurnLog(Path(folder) / "turns")
         redis = small_redis(stack)
         port = free_port()
         ollama = simulator(port, "--completion-ms", "5", "--embedding-ms", "3", secrets=Secrets())
         stack.callback(ollama.close)
         await ollama.wait_for("answers at ")
-        process = proxy(f"http://127.0.0.1:{port}", redis.url, secrets=secrets)
+        process = proxy(f"http://127.0.0.1:{port}", redis.url, secrets=secrets, turns=turns)
         stack.callback(process.close)
         url = await process.wait_for("listens on ")
         files = process.files()
 
-        run_ = Soak(url, process, secrets, Oracle(ModelRegistry()))
+        run_ = Soak(url, process, secrets, Oracle(ModelRegistry()), turns)
         questions = Questions(seeded(arguments.seed), text_models={TEXT_MODEL: 200}, lists=40)
         clients = Clients(url=url, bound=_BOUND, judge=run_.judge)
         await clients.warm(questions.hot)
+        run_.take_turns()
+        run_.turns.clear()  # what it did to start
         begun = time.monotonic()
         until = begun + 60 * arguments.minutes
         sources = [seeded(arguments.seed, number) for number in range(arguments.clients)]
@@ -146,6 +165,7 @@ async def soak(arguments: argparse.Namespace) -> bool:
         ]
         await asyncio.gather(run_.sample(begun, until), *asking)
         took = time.monotonic() - begun
+        run_.take_turns()
         ending = await end(url, process, secrets)
     return report(run_, arguments, files, took, ending)
 
@@ -158,6 +178,8 @@ def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, e
     growth = soak.growth(_FIRST_MINUTE)
     wrong = tally.wrong + tally.unexpected_hits()
     opened = 2 * arguments.clients + _STORE_CONNECTIONS
+    turn = max(soak.turns, key=lambda turn: turn.ms, default=None)
+    long_turns = [turn for turn in soak.turns if turn.ms > LONGEST_TURN]
     requests = tally.asked.total()
     server_errors = tally.server_errors()
     sys.stdout.write(
@@ -172,6 +194,8 @@ def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, e
                 ("memory after the first minute, MiB", f"{minute.memory:.1f}"),
                 ("memory at the end, MiB", f"{last.memory:.1f}"),
                 ("growth after the first minute, MiB", f"{growth:.1f}" if arguments.minutes > 1 else "not judged"),
+                ("longest turn of the event loop", _described(turn, measured=not arguments.uvloop)),
+                ("turns of over 20 ms", len(long_turns)),
                 ("file descriptors before the load", files),
                 ("file descriptors after the first minute", minute.files),
                 ("file descriptors at the end", last.files),
@@ -185,14 +209,22 @@ def report(soak: Soak, arguments: argparse.Namespace, files: int, took: float, e
         "failures": [f"{why}: {count}" for why, count in tally.failures.items()],
         "memory": [f"grew by {growth:.1f} MiB"] if arguments.minutes > 1 and growth >= GROWTH else [],
         "file descriptors": [f"{files} became {last.files}"] if last.files - files > opened else [],
+        "the event loop": [_described(turn, measured=True) for turn in long_turns],
         **ending.failures(),
     }
     return verdict(failed)
+
+
+def _described(turn: Turn | None, *, measured: bool) -> str:
+    if turn is None:
+        return f"under {LEAST * 1000:g} ms" if measured else "not measured"
+    return f"{turn.ms:.1f} ms of CPU, {turn.longest_ms:.1f} ms of them in {turn.ran}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0, metavar="N")
     parser.add_argument("--clients", type=int, default=16, metavar="N")
+    parser.add_argument("--uvloop", action="store_true", help="run the proxy on uvloop, whose turns are not measured")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     sys.exit(0 if run(soak(parser.parse_args())) else 1)

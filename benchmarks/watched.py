@@ -15,6 +15,7 @@ from typing import IO, Any, Final, TypeVar
 
 from tests.support import canary
 from tests.support.rawhttp import ask
+from tests.support.turns import TurnLog
 
 T = TypeVar("T")
 
@@ -159,12 +160,13 @@ def simulator(port: int, *arguments: str, secrets: Secrets) -> Watched:
     return Watched("-m", "ollama_cache_proxy", "simulate", "--listen", f"127.0.0.1:{port}", *arguments, secrets=secrets)
 
 
-def proxy(upstream: str, redis_url: str, *, secrets: Secrets, **settings: str) -> Watched:
-    """Start `ollama-cache-proxy serve`; secrets are only in its environment."""
+def proxy(upstream: str, redis_url: str, *, secrets: Secrets, turns: TurnLog | None = None, **settings: str) -> Watched:
+    """Start `ollama-cache-proxy serve`; secrets are only in its environment. With `turns`, its loop is measured."""
     environment = {f"OCP_{name.upper()}": value for name, value in settings.items()}
     environment |= {"OCP_REDIS_URL": redis_url, "OCP_ADMIN_TOKEN": canary.TOKEN}
     arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream, "--log", "plain")
-    return Watched("-m", "ollama_cache_proxy", "serve", *arguments, secrets=secrets, environment=environment)
+    module = ("ollama_cache_proxy",) if turns is None else ("tests.support.turns", str(turns.path))
+    return Watched("-m", *module, "serve", *arguments, secrets=secrets, environment=environment)
 
 
 async def search_routes(url: str, process: Watched, secrets: Secrets) -> None:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ollama_cache_proxy.policy import outline as module
-from ollama_cache_proxy.policy.outline import MOST, QUICK_BYTES, Outline, is_quick, masked, outline
+from ollama_cache_proxy.policy.outline import MOST, QUICK_BYTES, Outline, counts, masked, outline, quick
 from ollama_cache_proxy.policy.steps import finish
 
 
@@ -57,7 +57,7 @@ def test_a_body_of_other_bytes_than_ascii_takes_longer() -> None:
 @pytest.mark.parametrize("part", [b"1,", b"[],", b"{},", b'"a":1,', b"["])
 def test_a_body_of_many_small_values_is_slow_and_one_text_of_them_is_not(part: bytes) -> None:
     body = part * (8_000_000 // len(part))
-    assert not is_quick(body)
+    assert not quick(body)
     assert finish(outline(body)) is None
     text = b'["' + body.replace(b'"', b"") + b'"]'
     assert seen(text).nanoseconds(len(text)) < MOST
@@ -65,7 +65,13 @@ def test_a_body_of_many_small_values_is_slow_and_one_text_of_them_is_not(part: b
 
 def test_bodies_as_clients_send_them_are_quick() -> None:
     prose = b"It was the best of times, it was the worst of times: and so on. " * 64  # 4 KiB
-    assert is_quick(b'{"model":"m","input":[' + b",".join([b'"%b"' % prose] * 64) + b"]}")
-    assert is_quick(b"[" * QUICK_BYTES)
-    assert not is_quick(b"[" * (QUICK_BYTES + 1))
-    assert not is_quick(b"a" * (1 << 20))
+    assert quick(b'{"model":"m","input":[' + b",".join([b'"%b"' % prose] * 64) + b"]}")
+    assert quick(b"[" * QUICK_BYTES)
+    assert not quick(b"[" * (QUICK_BYTES + 1))
+    assert not quick(b"a" * (1 << 20))
+
+
+def test_small_values_weigh_many_times_their_text() -> None:
+    assert counts(b'"' + b"x" * 1000 + b'"').weight == 0
+    for value, at_least in ((b"[]", 56), (b"{}", 64), (b'{"a":1}', 232), (b"1.5", 24)):
+        assert counts(b"[" + b",".join([value] * 1000) + b"]").weight >= 1000 * (at_least + 8)

@@ -13,7 +13,7 @@ from typing import Any
 from ollama_cache_proxy.core.lookup import StoreLookup
 from ollama_cache_proxy.core.ports import Identity, Templates
 from ollama_cache_proxy.core.questions import Neighbours, Question
-from ollama_cache_proxy.policy import classify, document, endpoints, fields, outline, template_dates
+from ollama_cache_proxy.policy import classify, endpoints, fields, outline, template_dates
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.credentials import with_authorization
@@ -103,13 +103,15 @@ class Intake:
         if body is None:
             return Bypass(detail=Detail.BUFFERS_FULL if hold.refused else Detail.TOO_LARGE)
         endpoint = arrival.endpoint
-        if not (endpoint.multipart or outline.is_quick(body)):
-            streams, policy = self._rules.streams, arrival.policy
-            return self._turns.run(
-                classify.by_large_body(endpoint, body, policy=policy, streams=streams, reserve=hold.grow)
-            )
-        if not (endpoint.multipart or hold.grow(document.weight(body))):  # of a multipart body little is kept
-            return Bypass(detail=Detail.BUFFERS_FULL)
+        if not endpoint.multipart:  # of a multipart body little is kept
+            counts = outline.quick(body)
+            if counts is None:
+                streams, policy = self._rules.streams, arrival.policy
+                return self._turns.run(
+                    classify.by_large_body(endpoint, body, policy=policy, streams=streams, reserve=hold.grow)
+                )
+            if not hold.grow(counts.weight):
+                return Bypass(detail=Detail.BUFFERS_FULL)
         fields, streams = arrival.request.fields, self._rules.streams
         return classify.by_body(endpoint, body, policy=arrival.policy, streams=streams, fields=fields)
 

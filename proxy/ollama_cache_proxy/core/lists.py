@@ -35,7 +35,7 @@ from ollama_cache_proxy.policy.listing.list_reading import Reading
 from ollama_cache_proxy.policy.listing.own_form import as_numbers
 from ollama_cache_proxy.policy.listing.token_shares import AddedTokens
 from ollama_cache_proxy.policy.messages import StoredResponse
-from ollama_cache_proxy.policy.outline import is_quick
+from ollama_cache_proxy.policy.outline import quick
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.steps import Steps, joined
 from ollama_cache_proxy.policy.storing import OK
@@ -99,7 +99,7 @@ class ListFetcher(Fetcher):
         """Ask for some texts, and join their vectors with the items that are known."""
         texts, numbers = planned.texts, planned.numbers
         request = replace(question.request, fields=fields.without_body_fields(question.request.fields))
-        if is_quick(question.body):
+        if quick(question.body) is not None:
             body = upstream_body(listing.text_list, question.body, texts, numbers=numbers)
         else:
             steps = upstream_body_in_steps(listing.text_list, question.body, texts, numbers=numbers)

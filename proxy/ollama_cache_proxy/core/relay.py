@@ -35,7 +35,7 @@ class Relay:
 
         It is never sent twice, since Ollama may have begun with it.
         """
-        if body is None or outline.is_quick(body):
+        if body is None or outline.quick(body) is not None:
             model = classify.changed_model(arrival.endpoint, body)
         else:
             model = await self._turns.run(classify.model_changed_by_large(arrival.endpoint, body))

@@ -19,18 +19,10 @@ MAX_DEPTH: Final = 64
 """Levels of nesting."""
 MAX_EXACT: Final = 2**53
 """Integers up to this one are exact as float64."""
-_VALUE_BYTES: Final = 128
-_OBJECT_BYTES: Final = 320
-"""Bytes that a value and an object take in memory beside their text, roughly, while a key is made of them."""
 _MINUS_ZERO: Final = re.compile(rb"[\s:,\[]-0[\s,\]}]")
 """orjson reads an integer, which has no -0; Go reads a float, which has."""
 STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 """A string of valid JSON."""
-
-
-def weight(body: bytes) -> int:
-    """Return about how many bytes of memory the values of `body` take: small ones take many times their text."""
-    return _VALUE_BYTES * (body.count(b",") + body.count(b"[")) + _OBJECT_BYTES * body.count(b"{")
 
 
 def read(body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:

@@ -17,7 +17,7 @@ import orjson
 
 from ollama_cache_proxy.policy import document, odd_texts
 from ollama_cache_proxy.policy.odd_texts import OddTexts
-from ollama_cache_proxy.policy.outline import MOST, SLICE, Outline, masked, outline
+from ollama_cache_proxy.policy.outline import MOST, SLICE, Outline, counts, masked, outline
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.steps import Steps
@@ -60,7 +60,7 @@ def read(body: bytes, known: frozenset[str], prompt: str, reserve: Callable[[int
     seen = yield from outline(body)
     if seen is None:
         return Detail.SLOW_TO_READ
-    if not (seen.closed and reserve(document.weight(seen.structure))):
+    if not (seen.closed and reserve(counts(seen.structure).weight)):
         return Detail.BUFFERS_FULL if seen.closed else Detail.NOT_JSON
     yield
     at_once = seen.nanoseconds(len(body)) <= MOST

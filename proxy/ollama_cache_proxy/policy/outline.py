@@ -31,20 +31,46 @@ _QUICK: Final = 6e6
 """Nanoseconds that all steps together may take where no look is needed."""
 
 
-def is_quick(body: bytes) -> bool:
-    """Return whether a body is read so soon that no look at its structure is needed.
+@record
+class Counts:
+    """How often the characters of JSON's structure occur in a text."""
+
+    commas: int
+    colons: int
+    arrays: int
+    objects: int
+
+    @property
+    def nanoseconds(self) -> float:
+        """How long the slowest step of reading takes for them, if none is in a string."""
+        return VALUE * self.commas + MEMBER * self.colons + ARRAY * self.arrays + OBJECT * self.objects
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of memory the values take: small ones take many times their text."""
+        return _VALUE_BYTES * (self.commas + self.arrays) + _OBJECT_BYTES * self.objects
+
+
+_VALUE_BYTES: Final = 128
+_OBJECT_BYTES: Final = 320
+"""Bytes that a value and an object take in memory beside their text, roughly, while a key is made of them."""
+
+
+def counts(text: bytes) -> Counts:
+    """Return the counts of a text; what is in strings counts, too."""
+    return Counts(commas=text.count(b","), colons=text.count(b":"), arrays=text.count(b"["), objects=text.count(b"{"))
+
+
+def quick(body: bytes) -> Counts | None:
+    """Return the counts of a body that is read so soon that no look at its structure is needed; else None.
 
     This errs on the side of a look: what is inside of strings counts, too.
     """
-    size = len(body)
-    if size <= QUICK_BYTES:
-        return True
-    return size * _ALL_STEPS < _QUICK and size * _ALL_STEPS + _structure(body) < _QUICK
-
-
-def _structure(text: bytes) -> float:
-    """Return the nanoseconds for what is not in strings; all of `text` counts as such."""
-    return VALUE * text.count(b",") + MEMBER * text.count(b":") + ARRAY * text.count(b"[") + OBJECT * text.count(b"{")
+    nanoseconds = len(body) * _ALL_STEPS
+    if len(body) > QUICK_BYTES and nanoseconds >= _QUICK:
+        return None
+    found = counts(body)
+    return found if len(body) <= QUICK_BYTES or nanoseconds + found.nanoseconds < _QUICK else None
 
 
 @record
@@ -66,7 +92,7 @@ class Outline:
 
     def nanoseconds(self, size: int) -> float:
         """Return how long the slowest step of reading takes for a body of `size` bytes."""
-        return self.of_bytes(size) + ESCAPE * self.escapes + _structure(self.structure)
+        return self.of_bytes(size) + ESCAPE * self.escapes + counts(self.structure).nanoseconds
 
     def of_bytes(self, size: int) -> float:
         """Return the part of it that is for the bytes."""
@@ -101,7 +127,7 @@ def outline(body: bytes, *, bounded: bool = True) -> Steps[Outline | None]:
         if (seen + more) % 2 and (more or not seen % 2):  # the string that begins last ends in another slice
             outside += b'"'
         structure.append(outside)
-        spent += _structure(outside)
+        spent += counts(outside).nanoseconds
         if bounded and spent > MOST:
             return None
         seen, begin = seen + more, end

@@ -298,3 +298,32 @@ async def test_no_list_holds_the_loop(
                         break  # before, it is collapsed: the entries are being made
                 else:
                     assert name in UNSTORED, name
+
+
+BUSY = """
+import asyncio, sys, time
+from pathlib import Path
+from tests.support.turns import measure
+
+async def busy():
+    await asyncio.sleep(0)
+    ends = time.thread_time() + 0.05
+    while time.thread_time() < ends:
+        pass
+    await asyncio.sleep(0)
+    time.sleep(0.05)
+
+with Path(sys.argv[1]).open("a") as file:
+    measure(file)
+    asyncio.run(busy())
+"""
+
+
+async def test_a_long_turn_is_seen_and_waiting_is_none(tmp_path: Path) -> None:
+    """What the tests of this file rest on."""
+    log = TurnLog(tmp_path / "turns")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", BUSY, str(log.path))
+    assert await process.wait() == 0
+    (turn,) = [turn for turn in log.since_last() if turn.ran.startswith("busy ")]
+    assert turn.ms >= turn.longest_ms >= 50
+    assert log.since_last() == []
