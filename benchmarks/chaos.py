@@ -82,6 +82,7 @@ _FOUND_WITHIN: Final = 20.0
 """Seconds within which a planted entry is found by the audit, while nobody else asks."""
 
 _PROBE: Final = Question(endpoint=Endpoint.GENERATE, model=TEXT_MODEL, texts=(f"{canary.PROMPT} probe",))
+_COMPLETIONS: Final = (Endpoint.GENERATE, Endpoint.CHAT, Endpoint.V1_COMPLETIONS, Endpoint.V1_CHAT)
 _BROKEN: Final = (b"llama runner process has terminated: exit status 2", b"unexpected EOF")
 """Texts in the simulator's own 500s."""
 
@@ -215,8 +216,8 @@ class Judge:
         models = self._possible_models(outcome) if question.model == SHIFTING else [None]
         found = [self.oracle.wrong(question, answer.body, counted=outcome.counted, model=model) for model in models]
         said = "no framing" if answer.closed else min(found, key=len)
-        if said and self._broken_off(question, answer.body) and self._met(outcome, Fault.ERROR_LINE):
-            self.tally.explained["a stream that ends as Ollama ended it"] += 1
+        if said and self._is_as_ollama_ended_it(question, outcome, answer.body):
+            self.tally.explained["a response that ends as Ollama ended it"] += 1
         elif said:
             stale = question.model == SHIFTING and self._is_from_any_model(question, answer.body)
             self.breaks("a stale body" if stale else "a wrong body", f"{_short(question)} ({outcome.details}): {said}")
@@ -236,9 +237,13 @@ class Judge:
             not self.oracle.wrong(question, body, counted=True, model=self.models.get(name)) for name in VARIANTS
         )
 
-    @staticmethod
-    def _broken_off(question: Question, body: bytes) -> bool:
-        return question.stream and b'"done":true' not in body and b"[DONE]" not in body
+    def _is_as_ollama_ended_it(self, question: Question, outcome: Outcome, body: bytes) -> bool:
+        """Return whether a completion has no end, and Ollama ended some so; one that was stored is no excuse."""
+        if question.endpoint not in _COMPLETIONS or b'"done":true' in body or b"[DONE]" in body:
+            return False
+        if outcome.cache != "HIT" and self._met(outcome, Fault.NO_END):
+            return True
+        return question.stream and self._met(outcome, Fault.ERROR_LINE)
 
     def _cleared_at(self, question: Question, outcome: Outcome, body: bytes) -> float:
         """Return when the clear was sent that should have dropped a hit, 0 if there was none."""

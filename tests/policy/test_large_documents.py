@@ -30,7 +30,18 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 PIECES = [
-    *(b'"a"', b'""', rb'"\""', rb'"\\"', rb'"\\\""', '"ä😀"'.encode(), rb'"\ud83d\ude00"', b'"[,]{:}"', b'" -0,"'),
+    *(
+        b'"a"',
+        b'""',
+        rb'"\""',
+        rb'"\\"',
+        rb'"\\\""',
+        '"ä😀"'.encode(),
+        rb'"\ud83d\ude00"',
+        rb'"X\\X\"XX\\"',
+        b'"[,]{:}"',
+        b'" -0,"',
+    ),
     *(rb'"\ud800"', rb'"\\\ude00x"', b'"\xff"', b'"a\xe2\x82"'),
 ]
 AROUND = [
@@ -43,7 +54,7 @@ AROUND = [
 def test_lists_are_read_as_small_ones_are(way: str) -> None:
     source = random.Random(1)
     for number in range(600):
-        texts = source.choices(PIECES if number % 2 else PIECES[:9], k=source.randrange(0, 12))
+        texts = source.choices(PIECES if number % 2 else PIECES[:10], k=source.randrange(0, 12))
         texts.insert(source.randint(0, len(texts)), b'"longer than any other list"')
         comma = source.choice([b",", b" , ", b",\n"])
         body = source.choice(AROUND) % comma.join(texts)

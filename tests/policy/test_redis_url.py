@@ -45,8 +45,10 @@ SECRET = "canary-of-a-password"
         ("rediss://h?ssl_ca_certs=/ca.pem", {"host": "h", "tls": True, "options": {"ssl_ca_certs": "/ca.pem"}}),
         ("rediss://h?ssl_cert_reqs=none", {"host": "h", "tls": True, "options": {"ssl_cert_reqs": "none"}}),
         ("rediss://h?ssl_check_hostname=no", {"host": "h", "tls": True, "options": {"ssl_check_hostname": False}}),
+        ("rediss://h?ssl_min_version=771", {"host": "h", "tls": True, "options": {"ssl_min_version": 771}}),
         ("rediss://h?ssl_min_version=772", {"host": "h", "tls": True, "options": {"ssl_min_version": 772}}),
         ("rediss://h?ssl_min_version=1.2", {"host": "h", "tls": True, "options": {"ssl_min_version": 771}}),
+        ("rediss://h?ssl_min_version=1.3", {"host": "h", "tls": True, "options": {"ssl_min_version": 772}}),
     ],
 )
 def test_what_a_url_says(url: str, expected: dict[str, object]) -> None:
