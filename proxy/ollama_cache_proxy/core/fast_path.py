@@ -131,6 +131,7 @@ class FastHits:
         lookup = await self._store.get(note.key)
         if lookup.generation is None:
             self._unanswered.note(note.key, self._clock.monotonic())
+            self._drop(name)
             return None
         entry = lookup.entry
         still = note.edition == self._models.edition(self._clock.monotonic())

@@ -34,14 +34,15 @@ class Wait:
     def begin(self, seconds: float) -> None:
         """Start anew with one answer that took so long: what was seen before says nothing about the store now."""
         self._usual, self._deviation = seconds, seconds / 2
-        self._set()
+        self.note(seconds)
 
     def note(self, seconds: float) -> None:
         """Note how long an answer took."""
         error = seconds - self._usual
         self._usual += error * _TIME_GAIN
         self._deviation += (abs(error) - self._deviation) * _DEVIATION_GAIN
-        self._set()
-
-    def _set(self) -> None:
-        self.seconds = min(self.longest, max(self._shortest, _TIMES * self._usual + _DEVIATIONS * self._deviation))
+        wanted = _TIMES * self._usual + _DEVIATIONS * self._deviation
+        if wanted <= self._shortest:  # of a store that is near, always
+            self.seconds = self._shortest
+        else:
+            self.seconds = min(self.longest, wanted)

@@ -88,10 +88,15 @@ class Guard:
         self._observe(StoreCall(operation=name, seconds=now - begun, failed=False))
         self.wait.note(now - begun)
         self._answered_at = now
+        if self.reads.failures or not self._well.get(Part.STORE):  # seldom
+            self._succeeded()
+        return result
+
+    def _succeeded(self) -> None:
+        """Note that a lookup has succeeded. One that ends while the breaker is open says nothing."""
         if not self.reads.open:
             self.reads.succeeded()
             self._report_health(Part.STORE, well=True)
-        return result
 
     async def read(
         self, name: str, operation: Callable[[], Awaitable[T]], fallback: T, *, within: float = WRITE_WITHIN
