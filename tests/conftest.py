@@ -16,6 +16,7 @@ except ImportError:  # Windows
     uvloop = None
 
 from ollama_cache_proxy.simulator import NEWEST, Behaviour, Simulator
+from tests.e2e.faults.matrix import measures_time
 from tests.support.hangs import ends_after
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
@@ -50,9 +51,9 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a real Ollama, where none was named. What measures a row of the fault matrix runs alone."""
+    """Leave out what needs a real Ollama, where none was named. What measures the time that a fault costs runs alone."""
     for item in items:
-        if item.get_closest_marker("row"):
+        if any(measures_time(row) for marker in item.iter_markers("row") for row in marker.args):
             item.add_marker("alone")
     if not config.getoption("--ollama"):
         real = [item for item in items if "real_ollama" in item.keywords]

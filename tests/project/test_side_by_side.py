@@ -41,19 +41,19 @@ def test_every_test_is_in_the_paths_of_one_run(tmp_path: Path) -> None:
     assert last[0].command[-1] == "tests"
 
 
-def test_what_measures_a_row_runs_alone_and_pytest_notes_what_it_found_and_ran(tmp_path: Path) -> None:
+def test_what_measures_the_time_of_a_fault_runs_alone_and_pytest_notes_what_it_found_and_ran(tmp_path: Path) -> None:
     noted = {}
     for which in ("alone", "not alone"):
         tally = tmp_path / which
         command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, f"--tally={tally}")
         file = "tests/e2e/faults/test_store_faults.py"
-        chosen = ("-k", "uvloop and (emptied_or_restarted or names_of_others)")
+        chosen = ("-k", "uvloop and (that_refuses_adds or emptied_or_restarted)")
         done = subprocess.run((*command, *chosen, file), cwd=ROOT, capture_output=True, check=False)
         assert done.returncode == 0, done.stdout.decode()
         noted[which] = json.loads(tally.read_text())
     assert noted["alone"]["found"] == noted["not alone"]["found"]
     assert len(noted["alone"]["found"]) > 20
-    for which, name in (("alone", "emptied_or_restarted"), ("not alone", "names_of_others")):
+    for which, name in (("alone", "that_refuses_adds"), ("not alone", "emptied_or_restarted")):
         (ran,) = noted[which]["ran"]
         assert name in ran
 

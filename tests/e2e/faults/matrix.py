@@ -141,6 +141,11 @@ MATRIX: dict[int, Row] = {
 }
 
 
+def measures_time(number: int) -> bool:
+    """Whether a figure of a row is a time, or a ratio of two: other work on the machine must not stretch it."""
+    return any(figure.is_time or figure.unit == "times" for figure in MATRIX[number].figures.values())
+
+
 LATER: dict[int, str] = {
     39: "failover by Sentinel under load",
     40: "a node of a cluster is lost, or slots move",
