@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--ollama", metavar="URL", help="also hold the proxy against a real Ollama with the recorded models"
     )
     parser.addoption("--redis-server", metavar="PROGRAM", help="the server program of all tests that need a Redis")
+    parser.addoption(
+        "--other-ollama", metavar="URL", help="with --ollama: one with the same models, and another environment"
+    )
     parser.addoption("--table", action="store_true", help="print the fault matrix; every row of it has to hold")
     parser.addoption("--tally", metavar="FILE", help="note the tests that were found, and those that ran, as JSON")
 
@@ -55,10 +58,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if any(measures_time(row) for marker in item.iter_markers("row") for row in marker.args):
             item.add_marker("alone")
-    if not config.getoption("--ollama"):
-        real = [item for item in items if "real_ollama" in item.keywords]
-        config.hook.pytest_deselected(items=real)
-        items[:] = [item for item in items if item not in real]
+    for option, marker in (("--ollama", "real_ollama"), ("--other-ollama", "other_ollama")):
+        if not config.getoption(option):
+            real = [item for item in items if marker in item.keywords]
+            config.hook.pytest_deselected(items=real)
+            items[:] = [item for item in items if item not in real]
     config.stash[TALLY] = {"found": [item.nodeid for item in items], "ran": []}
 
 

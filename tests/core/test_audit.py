@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core import audit
+from ollama_cache_proxy.core import audit, fast_path
 from ollama_cache_proxy.core.audit_checks import TEXTS
-from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
+from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator, complete, embed
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
@@ -162,6 +162,41 @@ async def test_all_texts_of_a_long_list_are_asked_for_in_parts(audited: Proxy, o
     await until(lambda: outcomes(audited).get("wrong") == len(texts))
     assert ollama.inferences == asked + 2 * 3
     await until(lambda: not audited.running.store._entries)
+
+
+@pytest.mark.parametrize("lines", ["on", "off"])
+async def test_an_entry_that_was_just_checked_is_drawn_again_a_while_later(
+    lines: str, ollama: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the fast path serves it meanwhile, and whether or not each hit has a line in the log."""
+    monkeypatch.setattr(audit, "CHECKED_FOR", 0.3)
+    monkeypatch.setattr(fast_path, "REPORT_EVERY", 0.05)
+    async with proxy_before(ollama.url, audit="100%", log_requests=lines) as proxy:
+        await post(proxy, "/api/embeddings", EMBEDDINGS)
+        await proxy.kept()
+        sent = request_bytes("POST", "/api/embeddings", host="localhost", body=json.dumps(EMBEDDINGS).encode())
+        async with asyncio.timeout(10), await RawConnection.open(proxy.url) as connection:
+            while outcomes(proxy).get("same", 0) < 3:
+                connection.writer.write(sent)
+                assert (await connection.answer()).field("X-Cache") == "HIT"
+                await asyncio.sleep(0.001)
+
+
+async def test_what_an_ollama_with_another_context_says_looks_like_that(
+    audited: Proxy, ollama: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await post(audited, "/api/embed", EMBED)
+    await audited.kept()
+    await hit(audited, "/api/embed", EMBED)
+    await until(lambda: outcomes(audited).get("same"))
+    for module in (complete, embed):  # it restarts
+        monkeypatch.setattr(module, "context_length", lambda *_: 64)
+    ollama.behaviour = OTHER
+    ollama.residence.unload(ollama.residence.loaded()[0].model)
+    assert (await ask(ollama.url, "POST", "/api/embed", body=json.dumps(EMBED).encode())).status == 200
+    await hit(audited, "/api/embed", EMBED)
+    await until(lambda: outcomes(audited).get("wrong"))
+    assert "it looks like another context length (OLLAMA_CONTEXT_LENGTH)" in audited.log.getvalue()
 
 
 # What is no difference.

@@ -467,6 +467,34 @@ async def test_what_the_store_loses_goes_on_from_what_any_worker_knew(two: Worke
 # The start and the end.
 
 
+async def test_a_request_of_one_worker_stops_the_audit_of_the_other(redis_server: RedisServer) -> None:
+    body = {"model": "all-minilm", "input": "a"}
+    settings = {"OCP_REDIS_URL": redis_server.url, "OCP_AUDIT": "100%"}
+    async with (
+        asyncio.timeout(60),
+        Simulator(Behaviour(completion_delay=0, embedding_delay=0)) as ollama,
+        workers(ollama, **settings) as two,
+        AsyncExitStack() as stack,
+    ):
+        one, other = await two.pair(stack)
+        await talk(one, "POST", "/api/embed", body)
+        while not (await found(other))["keys"]:  # noqa: ASYNC110 - it happens in another process
+            await asyncio.sleep(0.01)
+        ollama.gate.close()
+        assert (await talk(one, "POST", "/api/embed", body)).field("X-Cache") == "HIT"
+        await ollama.arrived(2)  # the audit's
+        chat = asyncio.create_task(generate(other))
+        await ollama.departed(1)
+        assert not chat.done()
+        await ollama.arrived(3)
+        assert ollama.inferences == 3, "no audit while the other worker has a request"
+        ollama.gate.open()
+        assert (await chat).status == 200
+        while not (await found(other))["audit"]["checked"]:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
+        assert (await found(other))["audit"]["wrong"] == 0
+
+
 async def test_streams_of_all_workers_are_finished_after_a_signal(
     simulator: Simulator, redis_server: RedisServer
 ) -> None:

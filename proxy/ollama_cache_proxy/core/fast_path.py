@@ -163,7 +163,8 @@ class FastHits:
         unreported, self._unreported = self._unreported, set()
         for note in unreported:
             seconds, note.seconds = note.seconds, []
-            self._observe(Repeated(exchange=note.exchange, seconds=seconds))
+            if seconds:
+                self._observe(Repeated(exchange=note.exchange, seconds=seconds))
             if note.audited and self._notes.get(note.name) is note and not self._draw(note):
                 self._drop(note.name)
 
@@ -186,18 +187,26 @@ class FastHits:
     def _count(self, note: _Note, entry: StoredResponse, seconds: float) -> None:
         if self._report_each:
             if note.audited:
-                note.limit -= 1
-                if note.limit <= 0:
-                    self._reach_limit(note)
+                self._count_down(note)
             cache = replace(note.exchange.cache, ttl=entry.lifetime - note.age)
             self._observe(replace(note.exchange, cache=cache, seconds=seconds, first_byte=seconds))
             return
         if not note.seconds:
-            self._unreported.add(note)
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self.report)
+            self._report_later(note)
         note.seconds.append(seconds)
         if len(note.seconds) >= note.limit:
+            self._reach_limit(note)
+
+    def _report_later(self, note: _Note) -> None:
+        self._unreported.add(note)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self.report)
+
+    def _count_down(self, note: _Note) -> None:
+        """Count a hit that was reported by itself, for the audit."""
+        self._report_later(note)
+        note.limit -= 1
+        if note.limit <= 0:
             self._reach_limit(note)
 
     def _reach_limit(self, note: _Note) -> None:
