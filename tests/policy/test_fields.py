@@ -313,6 +313,11 @@ def test_only_an_origin_that_is_the_proxy_itself_is_taken_off(host, origin, own)
     assert is_own_origin(fields) is own
 
 
+def test_no_other_field_with_the_same_value_is_taken_off_with_an_origin():
+    host, referer = (b"Host", b"h"), (b"Referer", b"http://h")
+    assert without_own_origin((host, referer, (b"Origin", b"http://h"))) == (host, referer)
+
+
 def test_no_origin_counts_as_the_proxys_own():
     assert is_own_origin(((b"Host", b"h"),))
     assert is_own_origin(())

@@ -44,6 +44,15 @@ def test_a_slow_store_with_jitter_is_waited_for(low: float, high: float) -> None
         wait.note(seconds)
 
 
+def test_the_gains_are_those_of_tcp() -> None:
+    """An eighth of a difference for the time, a quarter for its deviation; twice the one and four times the other."""
+    wait = Wait(longest=100.0)
+    wait.begin(1.0)
+    assert wait.seconds == 2 * 1 + 4 * 0.375
+    wait.note(2.0)
+    assert wait.seconds == 2 * 1.125 + 4 * (0.375 + (1 - 0.375) / 4)
+
+
 def test_to_begin_anew_forgets_what_was_seen() -> None:
     wait = Wait(longest=1.0)
     for _ in range(1000):
