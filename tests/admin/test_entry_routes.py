@@ -9,6 +9,7 @@ import pytest
 
 from ollama_cache_proxy.admin.entry_routes import CacheRoutes
 from ollama_cache_proxy.core.ports import Topic
+from ollama_cache_proxy.core.store_ports import StoreState
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.service.system_clock import SystemClock
@@ -43,7 +44,14 @@ async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
     siblings = Noting(store)
     await store.put([("ab" * 32, replace(ENTRY, stored_at=clock.now()))], (await store.get("")).generation or "")
     routes = CacheRoutes(
-        store=store, store_name="", purges=Purges(), statistics=nothing, explain=nothing, clock=clock, siblings=siblings
+        store=store,
+        store_name="",
+        store_state=lambda: StoreState(answers=True, stores=True),
+        purges=Purges(),
+        statistics=nothing,
+        explain=nothing,
+        clock=clock,
+        siblings=siblings,
     ).routes
     request = Request(method="POST", target="/api/cache/clear", fields=())
     assert (await routes["/api/cache/clear"]["POST"](request, filters)).body == b'{"cleared":1}'

@@ -487,6 +487,21 @@ async def test_a_store_that_is_down_or_in_memory(
     assert (finding.level, "does not answer" in finding.text) == (Level.PROBLEM, True)
 
 
+async def test_a_store_that_takes_no_new_entries(
+    simulator: Simulator, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+        redis_server.client().config_set("maxmemory", "1")
+        try:
+            await ask(proxy.url, "POST", "/api/generate", body=b'{"model":"tiny","prompt":"new","stream":false}')
+            await proxy.kept()
+            async with scene(proxy.url, simulator.url, tmp_path) as made:
+                (finding,) = (await found(made, "Store"))["Store"]
+        finally:
+            redis_server.client().config_set("maxmemory", "0")
+    assert (finding.level, "takes no new entries" in finding.text) == (Level.PROBLEM, True)
+
+
 @pytest.mark.parametrize(
     ("configured", "level", "said"),
     [

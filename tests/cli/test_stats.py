@@ -359,6 +359,23 @@ async def test_https_with_an_authority_that_the_system_does_not_know(simulator: 
         assert (await piped("stats", "--url", url, added={"SSL_CERT_FILE": AUTHORITY})).status == 0
 
 
+async def test_a_store_that_takes_nothing_new_shows(simulator: Simulator, redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+        await ask(proxy.url, "POST", "/api/generate", body=b'{"model":"tiny","prompt":"known","stream":false}')
+        await proxy.kept()
+        client.config_set("maxmemory", "1")
+        try:
+            await ask(proxy.url, "POST", "/api/generate", body=b'{"model":"tiny","prompt":"new","stream":false}')
+            await proxy.kept()
+            done = await piped("stats", "--url", proxy.url)
+        finally:
+            client.config_set("maxmemory", "0")
+        assert done.status == 0
+        assert "stores 1 entry in" in done.out.splitlines()[0]
+        assert "the store takes no new entries" in done.out.splitlines()[0]
+
+
 async def test_a_store_that_is_down_shows(simulator: Simulator, redis_server: RedisServer) -> None:
     async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
         redis_server.kill()

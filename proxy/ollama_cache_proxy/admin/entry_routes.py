@@ -13,7 +13,7 @@ import orjson
 
 from ollama_cache_proxy.admin.own_route import Route
 from ollama_cache_proxy.core.ports import Clock, Siblings, Topic
-from ollama_cache_proxy.core.store_ports import UNCOUNTED, EntryStore, Lookup, Uncounted
+from ollama_cache_proxy.core.store_ports import UNCOUNTED, EntryStore, Lookup, StoreState, Uncounted
 from ollama_cache_proxy.policy import model_names, purge
 from ollama_cache_proxy.policy.fields import with_host
 from ollama_cache_proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first
@@ -46,6 +46,7 @@ class CacheRoutes:
         *,
         store: EntryStore,
         store_name: str,
+        store_state: Callable[[], StoreState],
         purges: Purges,
         statistics: ReadStatistics,
         explain: Explain,
@@ -54,6 +55,7 @@ class CacheRoutes:
     ) -> None:
         self._store = store
         self._store_name = store_name
+        self._store_state = store_state
         self._purges = purges
         self._statistics = statistics
         self._explain_request = explain
@@ -73,8 +75,10 @@ class CacheRoutes:
         stats: dict[str, Any] = leading | {"keys": counted.keys if counted is not None else None}
         if counted is not None and counted.age > 0:
             stats["keysAge"] = round(counted.age, 1)
-        store = {"name": self._store_name, "state": "ok" if counted is not None else "degraded"}
-        return json(stats | statistics | {"store": store})
+        state = self._store_state()
+        well = "ok" if state.stores else "read-only"
+        word = well if state.answers and counted is not None else "degraded"
+        return json(stats | statistics | {"store": {"name": self._store_name, "state": word}})
 
     async def _clear(self, _request: Request, body: bytes) -> Reply:
         if len(body) > _MAX_CLEAR:

@@ -106,7 +106,8 @@ def _shown(screen: Any, url: str, stats: dict[str, Any], problem: str = "") -> A
     from ollama_cache_proxy.cli.screen import printable
 
     store = stats.get("store", {})
-    state = "" if store.get("state") == "ok" else "; the store does not answer, see `ollama-cache-proxy doctor`"
+    trouble = {"ok": "", "read-only": "; the store takes no new entries, see `ollama-cache-proxy doctor`"}
+    state = trouble.get(str(store.get("state")), "; the store does not answer, see `ollama-cache-proxy doctor`")
     head = f"{url} stores {options.entries(stats['keys'])} in {store.get('name', '?')}{state}"
     lines: list[Any] = [Text(printable(head)), Text("")]
     lines.append(_table(screen, "Operation", stats["byOperation"], stats))

@@ -166,6 +166,13 @@ async def store(scene: Scene) -> list[Finding]:
     if stats is None:
         return []
     name, keys = printable(str(stats["store"]["name"])), stats["keys"]
+    if stats["store"]["state"] == "read-only":
+        return [
+            problem(
+                f"the proxy's store, {name}, takes no new entries; those that it has are served",
+                "see the error in the proxy's log: it is full, a read-only replica, or its user may not write",
+            )
+        ]
     if stats["store"]["state"] != "ok":
         return [
             problem(
