@@ -116,6 +116,8 @@ async def test_what_serve_would_refuse_is_refused(arguments: list[str], said: st
         ({"OCP_REDIS_URL": "redis://h/canary-of-a-password"}, "redis_url: (hidden) is not allowed: the database"),
         ({"OCP_UPSTREAM": "http://canary-of-a-user/canary-of-a-credential@h:1"}, "upstream: (hidden) is not allowed: "),
         ({"OCP_UPSTREAM": "http://h/canary-of-a-user:canary-of-a-credential@x"}, "upstream: (hidden) is not allowed: "),
+        ({"OCP_UPSTREAM": "http://h?token=canary-of-a-credential"}, "upstream: (hidden) is not allowed: "),
+        ({"OLLAMA_HOST": "http://h?token=canary-of-a-credential"}, "OLLAMA_HOST: (hidden) is not allowed: "),
         ({"OLLAMA_HOST": "http://canary-of-a-user/canary-of-a-credential@h:1"}, "OLLAMA_HOST: (hidden) is not allowed"),
     ],
 )

@@ -10,8 +10,14 @@ from pydantic import SecretStr
 
 from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
-from ollama_cache_proxy.service.redis_access import public_url
-from ollama_cache_proxy.service.settings import Settings, SettingsError, chosen_upstream, named_redis, sources
+from ollama_cache_proxy.service.settings import (
+    Settings,
+    SettingsError,
+    chosen_upstream,
+    named_redis,
+    public_url,
+    sources,
+)
 
 
 def add(commands: Any) -> None:

@@ -163,7 +163,7 @@ def upstream_url(settings: Settings) -> str:
 
 
 def _shown(url: str) -> str:
-    return "(hidden)" if "@" in url else repr(url)
+    return "(hidden)" if set("@?") & set(url) else repr(url)
 
 
 def _policy(text: str) -> tuple[str, str]:

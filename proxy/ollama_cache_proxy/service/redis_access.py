@@ -7,7 +7,7 @@ from typing import Final
 
 import redis.asyncio as redis
 
-from ollama_cache_proxy.policy.redis_url import RedisAddress, public_url, redis_address
+from ollama_cache_proxy.policy.redis_url import RedisAddress, redis_address
 from ollama_cache_proxy.policy.store_symptoms import Symptom, of_mode
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis
 from ollama_cache_proxy.stores.redis.redis_connections import connecting
@@ -19,7 +19,6 @@ __all__ = [
     "client_of",
     "named_address",
     "of_mode",
-    "public_url",
     "redis_address",
     "tls_for",
     "trouble_at",

@@ -23,11 +23,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ollama_cache_proxy.policy import redis_url as redis_urls
 from ollama_cache_proxy.policy.audit_sampling import read_rate
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
-from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.texts import Texts
 from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
 
@@ -287,7 +287,7 @@ class Settings(BaseSettings):
     @classmethod
     def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
         if secret(value):
-            redis_address(secret(value))
+            redis_urls.redis_address(secret(value))
         return value
 
 
@@ -396,7 +396,8 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
         try:
             url = http_url(ollama_host(named))
         except ValueError as error:
-            raise SettingsError(f"OLLAMA_HOST: {named!r} is not allowed: {error}") from None
+            shown = "(hidden)" if "?" in named else repr(named)
+            raise SettingsError(f"OLLAMA_HOST: {shown} is not allowed: {error}") from None
         former = (FORMER_LISTEN,) if settings.listen == DEFAULT_LISTEN else ()
         if not any(same_listener(url, listener) for listener in (own, *former)):
             return url, "OLLAMA_HOST"
@@ -411,13 +412,18 @@ def named_redis(settings: Settings) -> str:
     if not url:
         url = os.environ.get("REDIS_URL", "").strip()
         try:
-            redis_address(url or "redis://")
+            redis_urls.redis_address(url or "redis://")
         except ValueError as error:
             raise SettingsError(f"REDIS_URL: (hidden) is not allowed: {error}") from None
     if settings.store == "redis" and not url:
         text = "store: 'redis' is not allowed without a redis_url"
         raise SettingsError(text)
     return url
+
+
+def public_url(url: str) -> str:
+    """Return a Redis URL without user, password and options, whatever the URL is."""
+    return redis_urls.public_url(url)
 
 
 def secret(value: SecretStr | None) -> str:
@@ -438,6 +444,7 @@ def _one_line(error: ValidationError) -> str:
         return f"{name}: there is no such setting; config/ollama-cache-proxy.toml lists them"
     given = problem["input"]
     hidden = name in _SECRETS or not isinstance(given, str | int | float) or "@" in str(given)
+    hidden = hidden or (name == "upstream" and "?" in str(given))  # a query may hold a token
     value = "(hidden)" if hidden else repr(given)
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}: {value} is not allowed: {allowed}"

@@ -11,8 +11,8 @@ from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, StoreSt
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
-from ollama_cache_proxy.service.redis_access import public_url, redis_address, tls_for
-from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis
+from ollama_cache_proxy.service.redis_access import redis_address, tls_for
+from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch

@@ -19,12 +19,11 @@ from ollama_cache_proxy.service.redis_access import (
     Symptom,
     client_of,
     of_mode,
-    public_url,
     redis_address,
     tls_for,
     trouble_at,
 )
-from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis
+from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis, public_url
 from ollama_cache_proxy.service.store_survey import Surveyed, product, survey_store
 
 _URLS = ("redis://", "rediss://", "unix://")

@@ -11,9 +11,12 @@
     key_layout.py      the names in Redis
     guard.py           protects requests from a failing server: deadlines, breakers, health
     redis_client.py    the connections: redis-py's pool, and the lane for small commands (lane.py)
+    redis_connections.py  redis-py's connections, made from an address (policy/redis_url.py)
+    store_look.py      what is at the other end of a URL, when it is no Redis that can be used
+    store_trouble.py   says so in the log, when the store is lost
     invalidation.py    messages of changes in Redis, for the hot tier
     private_server.py  a server of our own
 
-Only key_layout knows names, only redis_client opens connections, and no failure passes the guard: a store over several
-servers differs in these three, and in the commands with more than one key.
+Only key_layout knows names, only redis_client opens connections for entries, and no failure passes the guard: a store
+over several servers differs in these three, and in the commands with more than one key.
 """
