@@ -182,6 +182,8 @@ async def test_every_command_that_is_sent_has_a_row(server: RedisServer, simulat
         await store._back.touch(["0" * 64], "0" * 32)
         await until(lambda: "cmdstat_info" in client.info("commandstats"))
     sent = {name.removeprefix("cmdstat_").replace("|", " ").upper() for name in client.info("commandstats")}
-    own = {"CONFIG RESETSTAT", "INFO", "AUTH", "CLIENT SETINFO", "HELLO"}
-    assert sent - own <= set(COMMANDS)
-    assert set(COMMANDS) - sent <= {"DEL", "HSETNX", "GET", "PING"}, "a row for what is not sent"
+    own = {"CONFIG RESETSTAT", "CONFIG", "INFO"}
+    containers = {name.split()[0] for name in COMMANDS if " " in name}  # what is counted before 7.0
+    assert sent - own <= set(COMMANDS) | containers
+    seen = {name for name in COMMANDS if {name, name.split()[0]} & sent}
+    assert set(COMMANDS) - seen <= {"DEL", "HSETNX", "GET", "PING", "CLIENT SETINFO"}, "a row for what is not sent"

@@ -318,5 +318,6 @@ async def test_of_many_late_replies_one_connection_is_given_up(redis_server: Red
         assert {type(error) for error in late} == {TimeoutError}
         assert other._wire is spare
     finally:
-        client.client_unpause()
+        with suppress(ResponseError):  # Redis 6.0 does not know it, and goes on by itself
+            client.client_unpause()
         await other.close()
