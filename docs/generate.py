@@ -1,4 +1,4 @@
-"""Write docs/settings.md, docs/metrics.md and the reasons in docs/cache-rules.md: `python docs/generate.py`.
+"""Write docs/settings.md, docs/metrics.md and tables in cache-rules.md and operations.md: `python docs/generate.py`.
 
 tests/project/test_docs.py holds the files against what this would write.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.service.settings import Settings
+from ollama_cache_proxy.stores.redis.commands import COMMANDS
 from ollama_cache_proxy.telemetry.metrics import Metrics
 
 HERE = Path(__file__).parent
@@ -54,6 +55,8 @@ Ollama lists them (`tiny:latest`), then `other`. A bypass may name anything, so 
 
 REASONS = "## Every reason\n\n| reason | what it means |\n|---|---|\n"
 
+COMMANDS_OF_REDIS = "| command | what it is for | without it |\n|---|---|---|\n"
+
 
 def settings() -> str:
     """Give docs/settings.md."""
@@ -85,7 +88,15 @@ def cache_rules() -> str:
     return before + title + "".join(f"| `{detail.value}` | {detail.meaning} |\n" for detail in Detail)
 
 
+def operations() -> str:
+    """Return docs/operations.md with its table of the commands that a Redis is sent."""
+    before, title, after = (HERE / "operations.md").read_text("utf-8").partition(COMMANDS_OF_REDIS)
+    rows = [f"| `{command.name}` | {command.purpose} | {command.effect} |\n" for command in COMMANDS.values()]
+    return before + title + "".join(rows) + "\n" + after.partition("\n\n" if after[0] == "|" else "\n")[2]
+
+
 if __name__ == "__main__":
+    (HERE / "operations.md").write_text(operations(), "utf-8")
     (HERE / "cache-rules.md").write_text(cache_rules(), "utf-8")
     (HERE / "settings.md").write_text(settings(), "utf-8")
     (HERE / "metrics.md").write_text(metrics(), "utf-8")

@@ -22,7 +22,8 @@ from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
 from tests.support.leaving_out import leave_out, program
 from tests.support.rawhttp import ask
-from tests.support.servers import Proxy, free_port, proxy_before
+from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
+from tests.support.stores import permit
 from tests.support.waiting import until
 
 AXE = Path(__file__).parents[1] / "e2e" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
@@ -207,6 +208,22 @@ async def test_clearing_asks_first_and_works_with_the_keyboard_alone(browser: Br
         await expect(dialog).to_be_hidden()
         assert json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["keys"] == 0
         assert browser.complaints == []
+
+
+async def test_a_number_that_is_not_known_is_no_number(browser: Browser, simulator: Simulator) -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        permit(server, "default", "-scan")
+        async with proxy_before(simulator.url, redis_url=server.url) as proxy:
+            page = await browser.open(proxy.url)
+            await expect(page.locator("#keys")).to_have_text("–")
+            await page.get_by_role("button", name="Clear the cache…").click()
+            await page.get_by_role("button", name="Clear the cache", exact=True).click()
+            await expect(page.locator("#cleared")).to_have_text("Cleared. How many entries there were is not known.")
+            assert browser.complaints == []
+    finally:
+        server.close()
 
 
 async def test_strangers_are_asked_for_the_token_which_stays_in_memory(browser: Browser, simulator: Simulator) -> None:

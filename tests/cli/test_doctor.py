@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from tests.support.odd_servers import HTTP, odd_server, says
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy as RunningProxy
 from tests.support.servers import RedisServer, free_port, proxy_before
+from tests.support.stores import permit
 from tests.support.terminal import piped, terminal, widest
 from tests.support.tls import AUTHORITY, tls_before
 from tests.support.upstream import answering, byte_upstream
@@ -565,6 +567,22 @@ async def test_what_is_no_redis_that_can_be_used_is_named(redis_server: RedisSer
                 assert finding.fix.startswith(fix), finding
     finally:
         node.close()
+
+
+async def test_a_redis_without_some_commands(tmp_path: Path) -> None:
+    server = RedisServer("--maxmemory", "512mb", "--maxmemory-policy", "allkeys-lru")
+    server.start()
+    try:
+        permit(server, "default", "-unlink", "-scan", "-client|tracking")
+        async with scene("http://127.0.0.1:9", "http://127.0.0.1:9", tmp_path, redis_url=server.url) as made:
+            told = (await found(made, "Redis"))["Redis"]
+    finally:
+        server.close()
+    assert [one.level for one in told] == [Level.OK, Level.NOTE, Level.WARNING, Level.WARNING]
+    product = re.search(r"\((.+)\): 0 keys in .*, allkeys-lru, lost on restart$", told[0].text)
+    assert product is not None, told[0].text
+    for one, name in zip(told[1:], ("UNLINK", "SCAN", "CLIENT "), strict=True):
+        assert f" ({product[1]}) refuses {name}" in one.text
 
 
 async def test_a_redis_that_only_the_running_proxy_names(

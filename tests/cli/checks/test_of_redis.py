@@ -6,6 +6,7 @@ import pytest
 
 from ollama_cache_proxy.cli.checks import of_redis
 from ollama_cache_proxy.cli.checks.finding import Level
+from ollama_cache_proxy.service.store_survey import Refused, Surveyed
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,40 @@ def test_what_redis_says_of_itself(about: dict[str, Any], said: str, fix: str) -
     assert finding.level is Level.PROBLEM
     assert said in finding.text
     assert fix in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("mode", "levels", "said"),
+    [("cache", [Level.OK], "(Dragonfly 1.31.0): 0 keys in 1 B, cache"), ("store", [Level.WARNING], "cache_mode store")],
+)
+def test_whether_dragonfly_evicts(mode: str, levels: list[Level], said: str) -> None:
+    """Its INFO names no policy of Redis."""
+    about = {"redis_version": "7.4.0", "dragonfly_version": "df-v1.31.0", "cache_mode": mode, "used_memory": 1}
+    policy = "eviction" if mode == "cache" else "noeviction"
+    found = of_redis.judged("redis://h", about | {"maxmemory": 1 << 30, "maxmemory_policy": policy}, None)
+    assert [finding.level for finding in found] == levels
+    assert said in found[0].text
+
+
+SCAN = Refused(name="SCAN", effect="entries are not counted", replaced=False)
+UNLINK = Refused(name="UNLINK", effect="DEL does it", replaced=True)
+SET = Refused(name="SET", effect="nothing is stored", replaced=False)
+
+
+def test_what_a_server_refuses_is_said_with_what_happens_then() -> None:
+    found = of_redis.refusals(
+        "redis://h", Surveyed(product="Redis 6.3.4", refused=(UNLINK, SCAN), unusable=False), "KeyDB 6.3.4"
+    )
+    assert [(one.level, one.text) for one in found] == [
+        (Level.NOTE, "redis://h (KeyDB 6.3.4) refuses UNLINK: DEL does it"),
+        (Level.WARNING, "redis://h (KeyDB 6.3.4) refuses SCAN: entries are not counted"),
+    ]
+    assert (found[0].fix, "+scan" in found[1].fix) == ("", True)
+
+
+def test_where_nothing_can_be_stored_that_is_the_one_finding() -> None:
+    (found,) = of_redis.refusals("redis://h", Surveyed(product="", refused=(SET, SCAN), unusable=True), "")
+    assert (found.level, found.text) == (
+        Level.PROBLEM,
+        "redis://h refuses SET, SCAN: nothing is stored or found",
+    )

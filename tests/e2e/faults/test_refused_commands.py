@@ -143,12 +143,16 @@ async def test_a_server_without_hello_client_or_transactions_is_used(renamed: st
 
 
 @row(37)
-@pytest.mark.parametrize("name", ["SET", "MGET"])
+@pytest.mark.parametrize(
+    ("rules", "database"),
+    [(("-set",), 0), (("-mget", "-get"), 0), (("-select",), 1)],
+    ids=["SET", "MGET, GET", "SELECT"],
+)
 async def test_where_entries_cannot_be_written_or_read_no_client_gets_less_than_ollama_gives(
-    name: str, server: RedisServer, simulator: Simulator
+    rules: tuple[str, ...], database: int, server: RedisServer, simulator: Simulator
 ) -> None:
-    permit(server, "default", f"-{name.lower()}", *(["-get"] if name == "MGET" else ()))
-    async with proxy_before(simulator.url, redis_url=server.url) as proxy:
+    permit(server, "default", *rules)
+    async with proxy_before(simulator.url, redis_url=server.url.replace("/0", f"/{database}")) as proxy:
         answers = [await generate(proxy) for _ in range(8)]
         assert {(answer.status, answer.field("X-Cache")) for answer in answers} == {(200, "MISS")}
         assert (answers[-1].field("Cache-Status") or "").endswith("detail=store-unavailable")

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError,
 from ollama_cache_proxy.core.facts import CommandRefused, Event, Health
 from ollama_cache_proxy.core.store_ports import UNCOUNTED, KeyCount
 from ollama_cache_proxy.stores.redis import commands as module
-from ollama_cache_proxy.stores.redis.commands import COMMANDS, Commands, is_refusal, permitted
+from ollama_cache_proxy.stores.redis.commands import COMMANDS, Commands, is_refusal, permitted, remove
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.stores.redis.conftest import Connect
 from tests.support.clocks import Clock
@@ -103,6 +103,44 @@ async def test_a_fault_leaves_the_ways_as_they_are(error: Exception, commands: C
         await permitted(lambda: commands.run(("UNLINK", fail), Server().way("DEL")), None)
     assert commands.refused("UNLINK") is None
     assert told == []
+
+
+class Pool:
+    """Deletes names; UNLINK leaves some, as KeyDB's does while another connection scans."""
+
+    def __init__(self, *names: str, left: int) -> None:
+        self.names = set(names)
+        self.left = left
+        self.sent: list[str] = []
+
+    async def unlink(self, *names: str) -> int:
+        self.sent.append("UNLINK")
+        gone = sorted(self.names & set(names))[self.left :]
+        self.names -= set(gone)
+        return len(gone)
+
+    async def delete(self, *names: str) -> int:
+        self.sent.append("DEL")
+        gone = self.names & set(names)
+        self.names -= gone
+        return len(gone)
+
+
+@pytest.mark.parametrize(
+    ("left", "asked", "sent"),
+    [
+        pytest.param(0, ("a", "b"), ["UNLINK"], id="all are gone"),
+        pytest.param(1, ("a", "b"), ["UNLINK", "DEL"], id="one is left"),
+        pytest.param(2, ("a", "b"), ["UNLINK", "DEL"], id="both are left"),
+        pytest.param(0, ("a", "b", "c"), ["UNLINK", "DEL"], id="one was not there"),
+    ],
+)
+async def test_what_unlink_leaves_is_deleted(
+    left: int, asked: tuple[str, ...], sent: list[str], commands: Commands
+) -> None:
+    pool = Pool("a", "b", left=left)
+    assert await remove(pool, commands, *asked) == 2
+    assert (pool.names, pool.sent) == (set(), sent)
 
 
 @pytest.fixture

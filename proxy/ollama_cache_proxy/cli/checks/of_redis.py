@@ -73,14 +73,15 @@ async def _examined(url: str, authority: str | None, *, named: bool) -> list[Fin
         return [problem(found.what(name), found.fix)]
     findings = judged(name, about, save) if about else [note(f"{name} answers, but this user may not run INFO (+info)")]
     try:
-        return findings + refusals(name, await _surveyed(url, authority))
+        surveyed = await _surveyed(url, authority)
     except Exception:  # noqa: BLE001 - redis-py raises anything; what was found before is said anyway
         return findings
+    return findings + refusals(name, surveyed, product(about) or surveyed.product)
 
 
-def refusals(name: str, found: Surveyed) -> list[Finding]:
-    """Return a finding for each command that the server refuses and that nothing replaces; INFO has its own."""
-    who = f"{name} ({found.product})" if found.product else name
+def refusals(name: str, found: Surveyed, version: str) -> list[Finding]:
+    """Return a finding for each command that the server refuses, but for INFO, which has its own."""
+    who = f"{name} ({version})" if version else name
     if found.unusable:
         names = ", ".join(command.name for command in found.refused)
         return [problem(f"{who} refuses {names}: nothing is stored or found", _ACCESS_FIX)]
