@@ -32,7 +32,7 @@ async def test_what_is_refused_and_whether_something_replaces_it(
         server.close()
     assert ({one.name: one.replaced for one in told.refused}, told.unusable) == (found, unusable)
     assert all(one.effect for one in told.refused)
-    assert told.product.split()[1] == product(about).split()[1]
+    assert told.product.split()[1:] in (product(about).split()[1:], [])
 
 
 async def surveyed(server: RedisServer) -> Surveyed:

@@ -83,7 +83,7 @@ def product_of(about: Mapping[str, Any]) -> str:
 
 
 async def _greeting(connection: redis.Connection) -> str:
-    """Return the product's name and version by HELLO, "" where the server refuses that. The protocol stays."""
+    """Return the product's name and version by HELLO, "" where the server refuses it as it is, before 6.2."""
     try:
         reply = await _ask(connection, "HELLO")
     except ResponseError:
