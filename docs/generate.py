@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.service.reloading import RESTART
 from ollama_cache_proxy.service.settings import Settings
 from ollama_cache_proxy.stores.redis.commands import COMMANDS
 from ollama_cache_proxy.telemetry.metrics import Metrics
@@ -20,10 +21,11 @@ SETTINGS = """\
 The command line wins over the environment, and that over the TOML file (`--config FILE` or `OCP_CONFIG`;
 `config/ollama-cache-proxy.toml` is a commented example).
 Times are seconds, sizes bytes. A wrong value stops the start with one line and exit status 2.
-`ollama-cache-proxy config` shows those in force, and where each comes from.
+`ollama-cache-proxy config` shows those in force, and where each comes from. SIGHUP reads them anew: what changes by a
+[reload](operations.md#reloading) is in force at once, what takes a restart is named in the log and stays.
 
-| setting | environment | default | what it is |
-|---|---|---|---|
+| setting | environment | default | changes by | what it is |
+|---|---|---|---|---|
 """
 
 METRICS = """\
@@ -63,7 +65,8 @@ def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, "", ()) else f"`{_plain(field.default)}`"
-        rows.append(f"| `{name}` | `OCP_{name.upper()}` | {default} | {field.description} |\n")
+        by = "restart" if name in RESTART else "reload"
+        rows.append(f"| `{name}` | `OCP_{name.upper()}` | {default} | {by} | {field.description} |\n")
     return SETTINGS + "".join(rows)
 
 

@@ -46,15 +46,16 @@ class Around:
         self.metrics = Metrics()
         self.gauges = [Gauges("hot"), Gauges("redis")]
         self.looked = 0
-        told = SimpleNamespace(report=lambda: self.metrics(Repeated(exchange=EXCHANGE, seconds=[0.1])))
         context: Any = SimpleNamespace(metrics=self.metrics, siblings=siblings)
         opened: Any = SimpleNamespace(
             chosen=SimpleNamespace(gauges=self.gauges),
             upstream=SimpleNamespace(asking=2),
             residents=SimpleNamespace(latest=self._found),
         )
-        exchanges: Any = SimpleNamespace(fast_path=told, serving=3)
-        self.scrape = Scrape(context, opened, exchanges, listener=lambda: LISTENER)
+        in_service: Any = SimpleNamespace(
+            report=lambda: self.metrics(Repeated(exchange=EXCHANGE, seconds=[0.1])), serving=3
+        )
+        self.scrape = Scrape(context, opened, in_service, listener=lambda: LISTENER)
 
     def _found(self) -> tuple[Resident, ...]:
         self.looked += 1

@@ -100,3 +100,13 @@ async def test_whether_it_is_unresponsive_is_what_ollama_says() -> None:
     assert not Probes(ollama, authorization="").is_unresponsive
     ollama.is_unresponsive = True
     assert Probes(ollama, authorization="").is_unresponsive
+
+
+async def test_other_credentials_take_the_place_of_those_that_were() -> None:
+    ollama = Ollama()
+    probes = Probes(ollama, authorization="Bearer a")  # type: ignore[arg-type] # it has what is called
+    for authorization in ("Bearer b", ""):
+        probes.use(authorization)
+        async with probes.ask(VERSION, None):
+            pass
+    assert [dict(request.fields).get(b"Authorization") for request in ollama.asked] == [b"Bearer b", None]

@@ -11,8 +11,8 @@ import socket
 import sys
 from contextlib import suppress
 
+from ollama_cache_proxy.cli.loop import ignore_hang_up, tune_garbage_collector, until_signalled
 from ollama_cache_proxy.cli.loop import run as run_loop
-from ollama_cache_proxy.cli.loop import tune_garbage_collector, until_signalled
 from ollama_cache_proxy.service.settings import SettingsError
 from ollama_cache_proxy.service.workers import working
 
@@ -28,5 +28,6 @@ async def _work(*descriptors: int) -> None:
 
 
 if __name__ == "__main__":
+    ignore_hang_up()
     channel, handoff, listener = map(int, sys.argv[1:])
     run_loop(_work(channel, handoff, listener))

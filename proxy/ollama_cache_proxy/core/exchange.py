@@ -36,20 +36,25 @@ _NOTHING_STORED: Final = "nothing fresh is stored, and the request says only-if-
 
 
 class Exchanges:
-    """Serves requests; one instance a process. `report_each` is that of fast_path.py."""
+    """Serves requests; one instance a process. `report_each` is that of fast_path.py.
 
-    def __init__(self, neighbours: Neighbours, *, report_each: bool = True) -> None:
+    `before` is the one whose place it takes: both count against the same buffers, and know the same categories.
+    """
+
+    def __init__(self, neighbours: Neighbours, *, report_each: bool = True, before: Exchanges | None = None) -> None:
         self.fast_path = FastHits(neighbours, report_each=report_each)
         self.serving = 0
         self._rules = neighbours.rules
         self._clock = neighbours.clock
         self._observe = neighbours.observe
         self._audit = neighbours.audit
-        self._intake = Intake(neighbours, categories=Labels(_MAX_CATEGORIES))
+        self.categories: Labels = Labels(_MAX_CATEGORIES) if before is None else before.categories
+        self._intake = Intake(neighbours, categories=self.categories)
         self._delivery = Delivery(neighbours)
         self._relay = Relay(neighbours, self._delivery)
         self._collapsing = Collapsing(neighbours, self._delivery)
-        self._buffers = Buffers(neighbours.rules.max_buffered_bytes * 7 // 8)  # the rest is for what is only relayed
+        room = neighbours.rules.max_buffered_bytes * 7 // 8  # the rest is for what is only relayed
+        self.buffers: Buffers = Buffers(room) if before is None else before.buffers
         self.admits = self._intake.admits
 
     @property
@@ -61,7 +66,7 @@ class Exchanges:
         """Answer one request, and report how it went, however it ends."""
         begun, ended = self._clock.monotonic(), False
         arrival = self._intake.arrival(request)
-        visit = Visit(endpoint=arrival.endpoint, client=client, hold=self._buffers.hold(), begun=begun)
+        visit = Visit(endpoint=arrival.endpoint, client=client, hold=self.buffers.hold(), begun=begun)
         self.serving += 1
         try:
             with visit.hold:

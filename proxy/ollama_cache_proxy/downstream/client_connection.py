@@ -205,6 +205,15 @@ class ClientConnection(web.RequestHandler):
             asyncio.get_running_loop().call_later(_CLOSE_WITHIN, transport.abort)
         return True
 
+    def follow(self) -> None:
+        """Go by what the listener has now: its fast path and its `keep_alive`."""
+        self.gate.use(self._owner.fast_path)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._counted and self._owner.keep_alive is not None:
+            self._look_whether_idle(self._owner.keep_alive, self._owner.keep_alive)
+
     def _look_whether_idle(self, keep_alive: float, after: float) -> None:
         self._idle_timer = asyncio.get_running_loop().call_later(after, self._may_leave, keep_alive)
 

@@ -183,6 +183,10 @@ class Gate:
         known = self._number == number and self.phase is not _PARSED
         return b"".join(self._parts) if known and self._parts is not None else None
 
+    def use(self, fast_path: FastPath) -> None:
+        """Ask another fast path from now on; the lookup of a request that has arrived goes on."""
+        self._fast_path = fast_path
+
     def drop_raw(self, number: int) -> None:
         """Drop the bytes of this request: the connection may stay idle for an hour."""
         if self._number == number:

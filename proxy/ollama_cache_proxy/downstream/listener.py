@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from aiohttp import web
 
@@ -109,6 +109,24 @@ class Listener:
     def timed_out(self) -> None:
         """Count a connection that was idle for as long as `keep_alive` allows."""
         self._evicted(Closing.KEEP_ALIVE)
+
+    def follow(
+        self,
+        handler: Handler,
+        *,
+        fast_path: FastPath,
+        head_timeout: float,
+        body_timeout: float,
+        keep_alive: float | None,
+    ) -> None:
+        """Serve by another handler, and with other times, all requests that come from now on."""
+        self._handler = handler
+        self.fast_path = fast_path
+        self.head_timeout = head_timeout
+        self.body_timeout = body_timeout
+        self.keep_alive = keep_alive
+        for connection in self._server.connections:
+            cast("ClientConnection", connection).follow()
 
     def track(self, work: Abortable) -> None:
         """Add a response in progress; a drain waits for it."""

@@ -5,6 +5,8 @@
     scrape.py          metrics of this process, and of all workers, for Prometheus
     own_routes.py      the proxy's own routes
     sibling_topics.py  what a worker does when its siblings send a topic
+    in_service.py      what serves requests under the settings of now
+    replacing.py       what requests are handed to, and how a reload (reloading.py) replaces it
 
 The order of closing: the live page's events; a worker's source of new connections; connections, which drain; the hits
 of the fast path that are not counted yet; a worker's last metrics for the supervisor; the neighbours (see
@@ -15,29 +17,29 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, TextIO
 
 from ollama_cache_proxy.admin.live_events import Events
-from ollama_cache_proxy.admin.router import Access, Admin
 from ollama_cache_proxy.admin.token_guard import TokenGuard
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.exchange import Exchanges
-from ollama_cache_proxy.core.ports import Client
+from ollama_cache_proxy.core.ports import FastPath
 from ollama_cache_proxy.core.store_ports import EntryStore
-from ollama_cache_proxy.downstream.listener import Listener
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.downstream.listener import Handler, Listener
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.target import without_prefix
 from ollama_cache_proxy.service.context import Context, open_context
 from ollama_cache_proxy.service.crowd import Crowd
-from ollama_cache_proxy.service.neighbours import Opened, open_neighbours
-from ollama_cache_proxy.service.own_routes import OwnRoutes, own_routes
+from ollama_cache_proxy.service.in_service import InService, service_of
+from ollama_cache_proxy.service.neighbours import open_neighbours
+from ollama_cache_proxy.service.own_routes import own_routes
+from ollama_cache_proxy.service.replacing import Parts, handler_of, replace_service
 from ollama_cache_proxy.service.scrape import Scrape
-from ollama_cache_proxy.service.settings import Settings, secret
+from ollama_cache_proxy.service.settings import Settings
 from ollama_cache_proxy.service.sibling_topics import handle_sibling_topics
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 from ollama_cache_proxy.service.sockets import fitting_connections
@@ -60,6 +62,9 @@ class Running:
     store: EntryStore
     log: Log
     settings: Settings
+    tasks: Tasks
+    reload: Callable[[Settings], Awaitable[None]]
+    """Serves by other settings from now on; raises SettingsError, and then changes nothing. See reloading.py."""
 
 
 @asynccontextmanager
@@ -80,24 +85,34 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
     context = open_context(settings, sock, stream, siblings)
     async with AsyncExitStack() as stack:
         opened = await open_neighbours(context, stack, private_server)
-        exchanges = Exchanges(opened.neighbours, report_each=context.log.requests)
-        scrape = Scrape(context, opened, exchanges, listener=lambda: listener)
+        in_service = InService(service_of(opened.neighbours, report_each=context.log.requests))
+        scrape = Scrape(context, opened, in_service, listener=lambda: listener)
         if siblings is not None:
-            handle_sibling_topics(siblings, opened, exchanges)
+            handle_sibling_topics(siblings, opened, in_service.report)
             siblings.report_every_second(scrape.snapshot)
             stack.callback(siblings.send_snapshot)
-        stack.callback(exchanges.fast_path.report)
+        stack.callback(in_service.report)
         lag = LoopLag(context.metrics.loop_lag)
         stack.callback(lag.close)
         lag.start()
-        own = own_routes(context, opened, exchanges, nvml)
+        own = own_routes(context, opened, in_service, nvml)
         guard = TokenGuard(clock=context.clock, observe=context.observer(), say=partial(context.log.say, warning=True))
         stack.callback(guard.close)
-        admin = _admin(context, opened, own, scrape, guard, serving=lambda: not listener.draining)
-        listener = _listener(context, exchanges, admin)
+        parts = Parts(
+            context=context,
+            opened=opened,
+            own=own,
+            scrape=scrape,
+            guard=guard,
+            serving=lambda: not listener.draining,
+        )
+        exchanges = in_service.current.exchanges
+        listener = _listener(context, handler_of(parts, settings, exchanges), exchanges.fast_path)
+        reload = partial(replace_service, parts, in_service, listener)
         await _accept(context, listener, sock)
         stack.push_async_callback(listener.drain, settings.drain_timeout)
         if siblings is not None:
+            await siblings.apply_settings_by(reload)
             stack.push_async_callback(siblings.leave)
         stack.callback(own.events.close)  # clients of the live page would otherwise delay the drain
         context.tasks.spawn(_probe_ollama(opened.probes), "probe Ollama")
@@ -110,42 +125,17 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
             store=opened.chosen.entries,
             log=context.log,
             settings=settings,
+            tasks=context.tasks,
+            reload=reload,
         )
 
 
-def _admin(  # noqa: PLR0913 - what the routes show
-    context: Context, opened: Opened, own: OwnRoutes, scrape: Scrape, guard: TokenGuard, *, serving: Callable[[], bool]
-) -> Admin:
-    return Admin(
-        routes=own.routes,
-        events=own.events.listen,
-        store_state=opened.chosen.state,
-        upstream=opened.probes,
-        refusal=lambda: opened.upstream.refusal,
-        render=scrape.render,
-        serving=serving,
-        access=Access(loopback=context.address.loopback, token=secret(context.settings.admin_token)),
-        guard=guard,
-        clock=context.clock,
-    )
-
-
-def _listener(context: Context, exchanges: Exchanges, admin: Admin) -> Listener:
-    """Return the listener; it hands each request to the proxy's own routes or to the exchanges."""
+def _listener(context: Context, handler: Handler, fast_path: FastPath) -> Listener:
+    """Return the listener, which hands each request to the handler."""
     settings, log, siblings = context.settings, context.log, context.siblings
-
-    async def handle(request: Request, client: Client) -> None:
-        inside = without_prefix(request.target, settings.path_prefix) if settings.path_prefix else None
-        if inside is not None:
-            request = replace(request, target=inside, prefix=settings.path_prefix)
-        if admin.owns(request) and exchanges.admits(request):
-            await admin.serve(request, client)
-        else:
-            await exchanges.serve(request, client)
-
     return Listener(
-        handle,
-        fast_path=exchanges.fast_path,
+        handler,
+        fast_path=fast_path,
         clock=context.clock,
         head_timeout=settings.head_timeout,
         body_timeout=settings.body_timeout,

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from ollama_cache_proxy.core.traffic import Traffic
 from ollama_cache_proxy.policy.audit_sampling import Sampler, read_rate
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.settings import (
@@ -108,6 +110,14 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         residents=Residents(probes, tasks=context.tasks),
         statistics=statistics,
     )
+
+
+def neighbours_by(context: Context, opened: Opened, rules: Rules, *, dated_templates: bool) -> Neighbours:
+    """Return the same neighbours for exchanges with other rules; `dated_templates` is `cache_dated_templates`."""
+    templates = opened.neighbours.templates or ModelTemplates(
+        opened.probes, opened.models, clock=context.clock, tasks=context.tasks
+    )
+    return replace(opened.neighbours, rules=rules, templates=None if dated_templates else templates)
 
 
 def _upstream_url(context: Context) -> str:

@@ -11,10 +11,10 @@ from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.live_figures import Figures
 from ollama_cache_proxy.admin.live_page import ROUTES as PAGE
 from ollama_cache_proxy.admin.router import Routes
-from ollama_cache_proxy.core.exchange import Exchanges
-from ollama_cache_proxy.core.explanation import Explainer
+from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.in_service import InService
 from ollama_cache_proxy.service.neighbours import Opened
 
 
@@ -26,16 +26,16 @@ class OwnRoutes:
     events: Events
 
 
-def own_routes(context: Context, opened: Opened, exchanges: Exchanges, nvml: Callable[[], Any] | None) -> OwnRoutes:
+def own_routes(context: Context, opened: Opened, in_service: InService, nvml: Callable[[], Any] | None) -> OwnRoutes:
     """Return the proxy's own routes except health and metrics; `nvml` takes the place of the real one."""
 
     async def statistics() -> dict[str, Any]:
-        exchanges.fast_path.report()
+        in_service.report()
         return await opened.statistics.totals()
 
     figures = _figures(context, opened, statistics, nvml)
     return OwnRoutes(
-        routes={**_about_entries(context, opened, statistics), **figures.routes, **PAGE},
+        routes={**_about_entries(context, opened, statistics, in_service), **figures.routes, **PAGE},
         events=Events(figures.state, clock=context.clock, tasks=context.tasks),
     )
 
@@ -52,14 +52,17 @@ def _figures(context: Context, opened: Opened, statistics: ReadStatistics, nvml:
     )
 
 
-def _about_entries(context: Context, opened: Opened, statistics: ReadStatistics) -> Routes:
+def _about_entries(context: Context, opened: Opened, statistics: ReadStatistics, in_service: InService) -> Routes:
+    async def explain(request: Request, body: bytes) -> dict[str, Any]:
+        return await in_service.current.explainer.explain(request, body)
+
     return CacheRoutes(
         store=opened.chosen.entries,
         store_name=opened.chosen.name,
         store_state=opened.chosen.state,
         purges=opened.neighbours.purges,
         statistics=statistics,
-        explain=Explainer(opened.neighbours).explain,
+        explain=explain,
         clock=context.clock,
         siblings=context.siblings,
     ).routes

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.facts import Levels
 from ollama_cache_proxy.downstream.listener import Listener
 from ollama_cache_proxy.policy.sums import Snapshot
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.in_service import InService
 from ollama_cache_proxy.service.neighbours import Opened
 
 
 class Scrape:
-    """Collects metrics for a scrape; `listener` returns the listener, which is made later."""
+    """Collects metrics for a scrape; `listener` returns what is made later."""
 
     def __init__(
-        self, context: Context, opened: Opened, exchanges: Exchanges, *, listener: Callable[[], Listener]
+        self, context: Context, opened: Opened, in_service: InService, *, listener: Callable[[], Listener]
     ) -> None:
         self._metrics = context.metrics
         self._siblings = context.siblings
         self._opened = opened
-        self._exchanges = exchanges
+        self._in_service = in_service
         self._listener = listener
 
     def snapshot(self) -> Snapshot:
@@ -37,11 +37,11 @@ class Scrape:
 
     def _update_levels(self, *, asking: bool) -> None:
         """Count deferred hits and set the gauges; `asking`: also probe Redis and Ollama, which only a scrape does."""
-        self._exchanges.fast_path.report()
+        self._in_service.report()
         gauges, listener = self._opened.chosen.gauges, self._listener()
         self._metrics.level(
             Levels(
-                serving=self._exchanges.serving,
+                serving=self._in_service.serving,
                 asking=self._opened.upstream.asking,
                 connections=listener.connections,
                 idle=listener.idle,

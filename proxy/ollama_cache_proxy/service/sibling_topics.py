@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ollama_cache_proxy.core.exchange import Exchanges
+from collections.abc import Callable
+
 from ollama_cache_proxy.core.ports import Topic
 from ollama_cache_proxy.policy.purge import Filter
 from ollama_cache_proxy.service.neighbours import Opened
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 
 
-def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, exchanges: Exchanges) -> None:
-    """Subscribe each part to its topics."""
+def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, report: Callable[[], None]) -> None:
+    """Subscribe each part to its topics; `report` reports the hits that are not reported yet."""
 
     async def purge(wanted: dict[str, str | None]) -> None:
         opened.neighbours.purges.add(Filter(**wanted))
@@ -19,7 +20,7 @@ def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, exchanges:
         opened.chosen.forget()
 
     async def flush(_: None) -> None:
-        exchanges.fast_path.report()
+        report()
         await opened.statistics.flush_for_sibling()
 
     siblings.subscribe(Topic.CHANGE_BEGINS, opened.models.sibling_change_began)

@@ -18,6 +18,7 @@ from ollama_cache_proxy.core.ports import Topic
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.sums import Snapshot, added
 from ollama_cache_proxy.service.channel import Channel
+from ollama_cache_proxy.service.settings import Settings, SettingsError, unpacked
 
 SIBLING_TIMEOUT: Final = 0.25
 """Seconds that siblings have to handle a topic: a stalled one must not hold up the others."""
@@ -56,6 +57,8 @@ class Message(Enum):
     """A worker requests the metrics of all others, including those that have ended."""
     DRAIN = "drain"
     """The supervisor tells a worker to drain."""
+    RELOAD = "reload"
+    """The supervisor sends a worker other settings; it answers with what is wrong with them, or null."""
 
 
 class SiblingProcesses:
@@ -70,10 +73,13 @@ class SiblingProcesses:
         self._channel = channel
         self._handoff = handoff
         self._tasks = tasks
-        self._handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
+        self._handlers: dict[str, Callable[[Any], Awaitable[Any]]] = {
             Message.DRAIN.value: self._drain,
             Message.SNAPSHOT.value: self._send_snapshot_now,
+            Message.RELOAD.value: self._reload,
         }
+        self._apply: Callable[[Settings], Awaitable[None]] | None = None
+        self._newer: dict[str, Any] | None = None
         self._snapshot: Callable[[], Snapshot] = tuple
         self._serve: Serve
         self._received = 0
@@ -182,9 +188,25 @@ class SiblingProcesses:
             os._exit(1)  # the supervisor has gone during the drain
         self.drain_requested.set()
 
-    async def _dispatch(self, topic: str, value: Any) -> None:
-        if (handle := self._handlers.get(topic)) is not None:
-            await handle(value)
+    async def _dispatch(self, topic: str, value: Any) -> Any:
+        return None if (handle := self._handlers.get(topic)) is None else await handle(value)
+
+    async def apply_settings_by(self, apply: Callable[[Settings], Awaitable[None]]) -> None:
+        """Call `apply` with the settings that the supervisor sends from now on, and with those that it has sent."""
+        self._apply = apply
+        if self._newer is not None:
+            await self._reload(self._newer)
+
+    async def _reload(self, values: dict[str, Any]) -> str | None:
+        """Apply settings, as soon as this worker can; return what is wrong with them, or None."""
+        if self._apply is None:
+            self._newer = values
+            return None
+        try:
+            await self._apply(unpacked(values))
+        except SettingsError as error:
+            return str(error)
+        return None
 
     async def _drain(self, _: object) -> None:
         self.drain_requested.set()

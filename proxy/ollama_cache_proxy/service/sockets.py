@@ -68,9 +68,14 @@ def _way_out(listen: str, error: OSError) -> str:
     return "choose another HOST:PORT with --listen"
 
 
+def tls_of(settings: Settings) -> ssl.SSLContext | None:
+    """Return the listener's TLS context, None for plain HTTP; raise SettingsError if the certificate cannot be used."""
+    return tls_from_file("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
+
+
 def address_of(sock: socket.socket, settings: Settings) -> Address:
     """Return where clients reach a bound socket; raise SettingsError if the certificate cannot be used."""
-    tls = tls_from_file("tls_cert", settings.tls_cert, lambda path: for_clients(path, settings.tls_key))
+    tls = tls_of(settings)
     host, port = sock.getsockname()[:2]
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return Address(url=f"{'http' if tls is None else 'https'}://{authority}", loopback=is_loopback(host), tls=tls)

@@ -40,6 +40,8 @@ _LONGEST_PAUSE: Final = 5.0
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _OURS: Final = ("OCP_", "REDIS_URL")
 """Prefixes of environment variables that a worker does not get: it has the settings over its channel."""
+_RELOAD_WITHIN: Final = 5.0
+"""Seconds that workers have to say whether they have other settings."""
 _KILL_AFTER: Final = 5.0
 """Seconds, beyond those for draining, after which a worker that is to end is killed."""
 
@@ -129,6 +131,24 @@ class Supervisor:
         for worker in self._workers:
             worker.channel.send(Message.DRAIN.value)
         await asyncio.wait(self._keepers, timeout=seconds + _KILL_AFTER)
+
+    async def reload(self, settings: dict[str, Any]) -> None:
+        """Send settings to all workers, and to those that start from now on; raise WorkerError if one refuses them."""
+        self._settings = self._settings | {"settings": settings}
+        asked = []
+        for worker in self._workers:
+            worker.settings["settings"] = self._settings
+            asked.append(worker.channel.request(Message.RELOAD.value, settings))
+        if not asked:
+            return
+        done, late = await asyncio.wait(asked, timeout=_RELOAD_WITHIN)
+        for future in late:
+            future.cancel()
+        wrong = [future.result() for future in done if future.exception() is None and future.result() is not None]
+        if wrong:
+            raise WorkerError(wrong[0])
+        if late:
+            raise WorkerError(f"{len(late)} of {len(asked)} workers have not answered in {_RELOAD_WITHIN:g} s")
 
     def kill(self) -> None:
         """Kill the workers that are left, and close the connections that none has taken."""
@@ -240,8 +260,8 @@ class Supervisor:
                     self._send_to_others(worker, topic, content)
                 else:
                     await _wait_for(other.channel.request(topic.value, content) for other in self._others(worker))
-            case Message.DRAIN:
-                pass  # only the supervisor sends it
+            case Message.DRAIN | Message.RELOAD:
+                pass  # only the supervisor sends them
         return None
 
     def _join(self, worker: _Worker) -> None:

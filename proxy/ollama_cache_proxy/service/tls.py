@@ -23,6 +23,18 @@ def for_clients(certificate: str, key: str | None) -> ssl.SSLContext:
     return context
 
 
+def renew(listening: ssl.SSLContext, context: ssl.SSLContext) -> None:
+    """Have the connections that a listener's context begins from now on go by another context.
+
+    The callback is called for each handshake, with or without a name in it.
+    """
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _listening: ssl.SSLContext) -> None:
+        connection.context = context
+
+    listening.sni_callback = choose
+
+
 def for_servers(authority: str) -> ssl.SSLContext:
     """Return a context for connections to servers whose certificate this authority has signed, and to no others."""
     try:

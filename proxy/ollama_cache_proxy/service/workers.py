@@ -5,29 +5,44 @@ What workers share, the port and a private server, belongs to the supervisor and
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TextIO
 
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.channel import Channel
 from ollama_cache_proxy.service.context import new_instance
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
-from ollama_cache_proxy.service.sockets import raise_open_files
+from ollama_cache_proxy.service.sockets import raise_open_files, tls_of
 from ollama_cache_proxy.service.store_choice import PrivateServer, open_private
 from ollama_cache_proxy.service.supervisor import Supervisor, WorkerError
 from ollama_cache_proxy.service.system_clock import SystemClock
+from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.log import Log
 
 
+@record
+class Supervising:
+    """A running proxy of several processes; `reload` is that of app.Running."""
+
+    log: Log
+    reload: Callable[[Settings], Awaitable[None]]
+    tasks: Tasks
+
+
 @asynccontextmanager
-async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr) -> AsyncIterator[Log]:
-    """Run workers behind a bound socket until the block ends; then drain them. Yields the log."""
+async def supervising(
+    settings: Settings, sock: socket.socket, *, stream: TextIO = sys.stderr
+) -> AsyncIterator[Supervising]:
+    """Run workers behind a bound socket until the block ends; then drain them."""
     clock = SystemClock()
     log = log_of(settings, stream, clock)
     log_loop_errors(log, clock)
@@ -54,7 +69,24 @@ async def supervising(settings: Settings, sock: socket.socket, *, stream: TextIO
             raise SettingsError(str(error)) from None
         log.say(f"{settings.workers} workers serve")
         stack.push_async_callback(supervisor.drain, settings.drain_timeout)
-        yield log
+        yield Supervising(log=log, reload=partial(_reload, supervisor), tasks=tasks)
+
+
+async def _reload(supervisor: Supervisor, settings: Settings) -> None:
+    """Have all workers serve by other settings; raise SettingsError.
+
+    What can be wrong with them is looked for here first, so that none has them where one of the files is wrong.
+    """
+    await asyncio.to_thread(_check_files, settings)
+    try:
+        await supervisor.reload(packed(share(settings)) | {"redis_url": named_redis(settings) or None})
+    except WorkerError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _check_files(settings: Settings) -> None:
+    tls_of(settings)
+    tls_from_file("upstream_ca", settings.upstream_ca, for_servers)
 
 
 async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:

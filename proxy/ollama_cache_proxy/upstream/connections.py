@@ -131,6 +131,18 @@ class Connections:
         self._in_use: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def over_tls(self) -> bool:
+        """Whether the server is spoken to over TLS."""
+        return self._tls is not None
+
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Open connections with another context from now on, and close the idle ones."""
+        self._tls = tls
+        idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            connection.close()
+
     def take_idle(self) -> Connection | None:
         """Return the idle connection that was released last and is still open; None if there is none."""
         while self._idle:

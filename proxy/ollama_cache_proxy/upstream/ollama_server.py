@@ -213,6 +213,16 @@ class Ollama:
         context = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._connections = Connections(parts.hostname or "", port, tls=context)
 
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Check certificates by another context from now on; without effect for plain HTTP."""
+        if self.over_tls:
+            self._connections.use_tls(tls)
+
+    @property
+    def over_tls(self) -> bool:
+        """Whether it is spoken to over TLS."""
+        return self._connections.over_tls
+
     async def close(self) -> None:
         """Close every connection."""
         self._connections.close()

@@ -56,8 +56,13 @@ class Probes:
 
     def __init__(self, ollama: Ollama, *, authorization: str) -> None:
         self._ollama = ollama
-        self._credentials: Fields = ((b"Authorization", authorization.encode()),) if authorization else ()
+        self._credentials: Fields = ()
         self._refused: dict[str, str] = {}
+        self.use(authorization)
+
+    def use(self, authorization: str) -> None:
+        """Ask with other credentials from now on."""
+        self._credentials = ((b"Authorization", authorization.encode()),) if authorization else ()
 
     @property
     def is_unresponsive(self) -> bool:

@@ -119,6 +119,10 @@ MATRIX: dict[int, Row] = {
         "50 equal requests, Ollama fails",
         {"asks": Figure(3, "", "asks"), "unanswered": Figure(0, "", "without an answer")},
     ),
+    44: Row(
+        "SIGHUP with streams under way",
+        {"cut": Figure(0, "", "of 20 streams cut"), "wrong": Figure(0, "", "wrong or failed answers")},
+    ),
     45: Row("a change of a model in another form of target", {"stale": Figure(0, "", "stale answers")}),
     47: Row("a Redis URL with an odd password", {"shown": Figure(0, "", "outputs that show it")}),
     42: Row("one request of 8 MiB, or a response of 64 MiB", {"turn": Figure(20, "ms", "CPU time of a turn")}),

@@ -6,12 +6,17 @@ The command runs on its own event loop, so most of this runs on one loop of the 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gzip
 import hashlib
 import json
+import os
 import random
 import resource
+import signal
 import socket
+import sys
+import termios
 import time
 import zlib
 from collections import Counter
@@ -812,3 +817,127 @@ async def test_20_bodies_of_99_mib_at_once_are_all_answered(limit: int | None, m
             measured(28, "memory", command.peak() - before)
             assert [answer.status for answer in answers] == [200] * 20
             assert weighing.came == Counter((path.encode(), SIZE, checksum(pieces(path))) for path in paths)
+
+
+# Row 44: SIGHUP, while streams are under way.
+
+STREAMING = 20
+
+
+async def stream(url: str, number: int, begun: asyncio.Semaphore) -> bytes:
+    """Read a stream to its end; gives its text, or nothing where it is cut."""
+    async with await RawConnection.open(url) as connection:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": f"{canary.PROMPT} {number}"}]}
+        connection.send("POST", "/api/chat", body=json.dumps(body).encode())
+        read = b""
+        try:
+            await connection.head()
+            while chunk := await asyncio.wait_for(connection.chunk(), 20):
+                read += chunk
+                if read == chunk:
+                    begun.release()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return b""
+        return read if json.loads(read.splitlines()[-1])["done"] else b""
+
+
+@once
+@pytest.mark.row(44)
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_hang_up_reads_settings_anew_and_cuts_no_stream(
+    workers: int, redis_server: RedisServer, tmp_path: Path, measured: Measured
+) -> None:
+    """A file that is wrong changes nothing; what takes a restart is named, and stays."""
+    config = tmp_path / "proxy.toml"
+
+    async def hang_up(text: str, *expected: str) -> None:
+        config.write_text(text)
+        before = len(command.lines)
+        command.process.send_signal(signal.SIGHUP)
+        for part in expected:
+            await until(lambda part=part: any(part in line for line in command.lines[before:]))  # type: ignore[misc]
+
+    async def ask_on() -> None:
+        while not stop.is_set():
+            try:
+                answer = await asyncio.wait_for(post(url, *KNOWN), 10)
+            except (OSError, asyncio.IncompleteReadError):
+                wrong.append("reset")
+                return
+            if (answer.status, answer.body) != (200, right):
+                wrong.append(str(answer.status))
+
+    config.write_text("ttl_completion = 100\n")
+    stop, wrong = asyncio.Event(), list[str]()
+    behaviour = Behaviour(completion_delay=0, embedding_delay=0, token_rate=20)
+    async with Simulator(behaviour) as simulator:
+        options = ("--config", str(config), "--workers", str(workers))
+        async with served(simulator.url, *options, OCP_REDIS_URL=redis_server.url) as (command, url):
+            right = (await post(url, *KNOWN)).body
+            begun = asyncio.Semaphore(0)
+            streams = [asyncio.create_task(stream(url, number, begun)) for number in range(STREAMING)]
+            load = [asyncio.create_task(ask_on()) for _ in range(2)]
+            for _ in streams:
+                await asyncio.wait_for(begun.acquire(), 20)
+            await hang_up(
+                'ttl_completion = 50\ncache_chat = "always"\n', "Reloaded: ttl_completion, cache_chat changed"
+            )
+            answer = await post(url, "/api/generate", GENERATE | {"prompt": "new"})
+            assert answer.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; stored; ttl=50"
+            await hang_up("ttl_completion = [", "Not reloaded, everything stays as it was: config: ")
+            await hang_up(
+                'ttl_completion = 50\ntls_cert = "/no"\n', "Not changed, since that takes a restart: tls_cert"
+            )
+            await hang_up(
+                'hot_bytes = 0\nlog = "json"\n', "restart: hot_bytes, log", "Reloaded: ttl_completion changed"
+            )
+            stop.set()
+            await asyncio.gather(*load)
+            texts = await asyncio.gather(*streams)
+            measured(44, "cut", texts.count(b""))
+            measured(44, "wrong", len(wrong))
+            assert command.process.returncode is None
+            assert not [line for line in command.lines if "Traceback" in line]
+            command.process.terminate()
+            assert await command.end() == 0
+
+
+@once
+@pytest.mark.row(44)
+@pytest.mark.parametrize("survives", [False, True], ids=["", "nohup"])
+async def test_a_terminal_that_is_closed_ends_the_proxy_unless_it_is_to_survive_that(
+    survives: bool, simulator: Simulator
+) -> None:
+    """It ends as by SIGTERM: what is in progress finishes."""
+    ours, theirs = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    arguments = ("--listen", "127.0.0.1:0", "--upstream", simulator.url)
+    first = ("/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "nohup") if survives else ()
+    process = await asyncio.create_subprocess_exec(
+        *(*first, sys.executable, "-m", "ollama_cache_proxy", "serve", *arguments),
+        env={**os.environ, "OCP_STORE": "memory"},
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=take_terminal,
+    )
+    command = Command(process)
+    try:
+        url = await command.url()
+        simulator.gate.close()
+        asking = asyncio.create_task(post(url, *KNOWN))
+        await simulator.arrived(1)
+        os.close(theirs)
+        os.close(ours)
+        await command.line(lambda line: ("Reloaded" if survives else "Ending") in line)
+        simulator.gate.open()
+        assert (await asyncio.wait_for(asking, 10)).status == 200
+        if survives:
+            assert (await post(url, *KNOWN)).status == 200
+            process.terminate()
+        assert await command.end() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()

@@ -29,6 +29,7 @@ _OURS: Final = ("OCP_", "REDIS_URL", "OLLAMA_HOST")
 """Prefixes of environment variables that are for the proxy alone: some contain passwords."""
 
 _GUARD: Final = """
+trap '' HUP
 exec 3<&0
 "$@" </dev/null >/dev/null 2>&1 3<&- &
 server=$!
