@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.policy.audit_requests import (
+    body_of_texts,
     is_audited,
     is_greedy,
     may_have_options,
@@ -77,6 +78,16 @@ def test_ollama_is_asked_without_keep_alive(body: bytes, sent: bytes) -> None:
     found = without_keep_alive(candidate("/api/embeddings", json.loads(body)), body)
     assert json.loads(found) == json.loads(sent)
     assert b'keep_alive"' not in found.replace(b'"keep_alive"}', b"")
+
+
+def test_some_texts_of_a_list_are_asked_for_as_the_client_asked() -> None:
+    body = {"model": "tiny", "keep_alive": "9m", "input": ["a", "b", "c"], "options": {"seed": 1}, "truncate": False}
+    assert json.loads(body_of_texts(candidate("/api/embed", body), ["c", "a"])) == {
+        "model": "tiny",
+        "input": ["c", "a"],
+        "options": {"seed": 1},
+        "truncate": False,
+    }
 
 
 def test_options_that_load_a_model_anew_are_told_from_others() -> None:

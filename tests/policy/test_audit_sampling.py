@@ -116,7 +116,7 @@ def test_the_hit_that_is_due_is_promised_to_one_path_at_a_time() -> None:
     assert sampler.gap(62) == NEVER
     assert sampler.places(3, 62) == []
     assert sampler.places(0, 125) == [], "there is none to audit"
-    assert sampler.places(3, 125) == [0]
+    assert sampler.places(3, 125)[0] in range(3)
 
 
 def test_workers_divide_a_rate_and_each_draws_its_share_of_its_own_hits() -> None:

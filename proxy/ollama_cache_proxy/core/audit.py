@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from ollama_cache_proxy.core.audit_checks import Check, check_of_hit, checks_of_items
+from ollama_cache_proxy.core.audit_checks import TEXTS, Check, check_of_hit, checks_of_items
 from ollama_cache_proxy.core.audit_examination import Examination
 from ollama_cache_proxy.core.audit_stays import Stays
 from ollama_cache_proxy.core.facts import Audited, Observer, Unaudited
@@ -112,7 +112,8 @@ class Audit:
         if question.listing is not None and question.listing.known_texts == question.texts:
             self.items(question)
             return
-        drawn = self._drawn.pop(question.key, self._sampler) is None
+        drawn = question.key in self._drawn
+        self._drawn.pop(question.key, None)
         if self._sampler.take(self._clock.monotonic(), drawn=drawn):
             self._take_in(check_of_hit(question, hit.entry, self._clock.monotonic()))
 
@@ -125,7 +126,19 @@ class Audit:
         places = self._sampler.places(len(known), self._clock.monotonic())
         texts = list(dict.fromkeys(known[place] for place in places))
         if texts:
-            self._take_in(checks_of_items(question, texts, self._clock.monotonic(), self._is_new))
+            checks = checks_of_items(question, texts, self._clock.monotonic(), self._is_new)
+            if len(texts) <= TEXTS:
+                self._take_in(checks)
+            else:
+                self._tasks.spawn(self._take_in_slowly(checks), "take in texts to audit", endless=True)
+
+    async def _take_in_slowly(self, checks: Iterator[Check]) -> None:
+        """Queue the checks of many texts, and let others go on between two."""
+        for check in checks:
+            self._take_in((check,))
+            if len(self._waiting) >= MAX_CHECKS:
+                return  # the others could not wait either
+            await asyncio.sleep(0)
 
     def _is_new(self, key: str, served: int) -> bool:
         """Return whether what was served under a key is not being checked, and was not a moment ago."""
@@ -186,7 +199,7 @@ class Audit:
             return False
         if wrong:
             await self._store.delete(wrong, check.generation)
-        if found.why is not None or wrong:
+        if found.why is Unaudited.LATE or wrong:
             self._forget(check)
         self._observe(found)
         return True

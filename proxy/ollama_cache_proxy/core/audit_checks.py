@@ -16,9 +16,14 @@ from ollama_cache_proxy.core.ports import Identity
 from ollama_cache_proxy.core.questions import Listing, Question
 from ollama_cache_proxy.policy import fields
 from ollama_cache_proxy.policy.audit_comparison import Said, floats, said, vectors_in
-from ollama_cache_proxy.policy.audit_requests import RunnerOptions, is_greedy, runner_options, without_keep_alive
+from ollama_cache_proxy.policy.audit_requests import (
+    RunnerOptions,
+    body_of_texts,
+    is_greedy,
+    runner_options,
+    without_keep_alive,
+)
 from ollama_cache_proxy.policy.classify import is_embedding
-from ollama_cache_proxy.policy.embeddings import upstream_body
 from ollama_cache_proxy.policy.endpoints import Endpoint
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
 from ollama_cache_proxy.policy.record import record
@@ -27,8 +32,10 @@ TEXTS: Final = 16
 """Texts of a list that are asked for together."""
 MAX_STORED: Final = 256 * 1024
 """Bytes of what was served that are compared, and of a request; reading more would hold up the event loop."""
+_NUMBERS: Final = 16_384
+"""Numbers of the vectors that are asked for together, for the same reason."""
 _CHECK_BYTES: Final = 2048
-"""Bytes that a check takes beside its texts."""
+"""Bytes that a part takes beside what was served."""
 
 
 @record
@@ -38,6 +45,8 @@ class Part:
     key: str
     vector: bytes = b""
     said: Said = field(default_factory=dict)
+    size: int = 0
+    """Bytes of what was served."""
     served: int = 0
     """A hash of what was served, to tell it from what is stored under the key later."""
 
@@ -67,7 +76,7 @@ class Check:
     def size(self) -> int:
         """Bytes in memory, about."""
         lines = sum(len(name) + len(value) for name, value in self.request.fields)
-        return len(self.body) + lines + sum(len(part.vector) for part in self.parts) + _CHECK_BYTES * len(self.parts)
+        return len(self.body) + lines + sum(part.size + _CHECK_BYTES for part in self.parts)
 
     def left_out(self, why: Unaudited) -> Audited:
         """Return the fact that this was not audited."""
@@ -89,9 +98,9 @@ def check_of_hit(question: Question, entry: StoredResponse, now: float) -> Itera
     parts: tuple[Part, ...] = ()
     if is_embedding(endpoint):
         vectors = vectors_in(endpoint, entry.body) or ()
-        parts = tuple(Part(key=question.key, vector=vector, served=served) for vector in vectors)
+        parts = tuple(Part(key=question.key, vector=vector, size=len(vector), served=served) for vector in vectors)
     elif (says := said(entry.body, stream=candidate.stream)) is not None:
-        parts = (Part(key=question.key, said=says, served=served),)
+        parts = (Part(key=question.key, said=says, size=2 * len(entry.body), served=served),)
     if parts:
         body = without_keep_alive(candidate, question.body)
         yield _check(question, body, parts, entry.prompt_tokens, now)
@@ -99,31 +108,32 @@ def check_of_hit(question: Question, entry: StoredResponse, now: float) -> Itera
 
 def checks_of_items(
     question: Question, texts: Sequence[str], now: float, is_new: Callable[[str, int], bool]
-) -> Iterator[Check | Audited]:
-    """Yield checks of these known texts of a list; those of which `is_new` says so, by key and hash."""
+) -> Iterator[Check]:
+    """Yield checks of these known texts of a list, as far as `is_new` says so of key and hash.
+
+    Each takes a few milliseconds; the caller lets others go on between two of them.
+    """
     listing = question.listing
     if listing is None:
         return
-    if len(question.body) > MAX_STORED and len(texts) > TEXTS:
-        texts = texts[:TEXTS]
-    keys = question.other_keys() if listing.known[texts[0]].frame else listing.keys
-    found: dict[str, Part] = {}
-    for text in texts:
-        part = _part_of_item(keys[text], listing, text)
-        if part is not None and is_new(part.key, part.served):
-            found[text] = part
-    body = without_keep_alive(question.candidate, question.body)
-    for start in range(0, len(found), TEXTS):
-        asked = list(found)[start : start + TEXTS]
-        items = [listing.known[text] for text in asked]
-        tokens = sum(item.tokens or 0 for item in items) if all(item.exact for item in items) else None
-        written = upstream_body(listing.text_list, body, asked, numbers=False)
-        yield _check(question, written, tuple(found[text] for text in asked), tokens, now)
+    first = listing.known[texts[0]]
+    keys = question.other_keys() if first.frame else listing.keys
+    together = max(1, min(TEXTS, _NUMBERS // first.numbers))
+    for start in range(0, len(texts), together):
+        found: dict[str, Part] = {}
+        for text in texts[start : start + together]:
+            part = _part_of_item(keys[text], listing, text)
+            if part is not None and is_new(part.key, part.served):
+                found[text] = part
+        if found:
+            items = [listing.known[text] for text in found]
+            tokens = sum(item.tokens or 0 for item in items) if all(item.exact for item in items) else None
+            yield _check(question, body_of_texts(question.candidate, found), tuple(found.values()), tokens, now)
 
 
 def _part_of_item(key: str, listing: Listing, text: str) -> Part | None:
     vector = floats(orjson.loads(bytes(listing.known[text].vector)))
-    return None if vector is None else Part(key=key, vector=vector, served=hash(vector))
+    return None if vector is None else Part(key=key, vector=vector, size=len(vector), served=hash(vector))
 
 
 def _check(question: Question, body: bytes, parts: tuple[Part, ...], tokens: int | None, now: float) -> Check:

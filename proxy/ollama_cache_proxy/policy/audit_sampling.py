@@ -91,7 +91,7 @@ class Sampler:
     def places(self, count: int, now: float) -> list[int]:
         """Return which of so many hits that were just served are audited, from 0, in order."""
         if not self._rate.share:
-            return [0] if count and self.take(now) else []
+            return [int(self._draw() * count)] if count and self.take(now) else []
         found: list[int] = []
         at = self.gap(now) - 1
         while at < count:
