@@ -182,8 +182,24 @@ async def test_a_store_that_does_not_answer_costs_what_is_held_nothing(tiered: T
     await tiered.get(ONE)
     back.works = False
     assert (await tiered.get(ONE)).entry == FULL_ENTRY
-    assert (await tiered.get_many((ONE, TWO))).generation is None
+    back.asked.clear()
+    assert await tiered.get_many((ONE, TWO)) == Lookups(entries=(FULL_ENTRY, None), generation=None)
+    assert back.asked == [TWO], "it is not asked again"
     assert (await tiered.get(ONE)).entry == FULL_ENTRY
+
+
+async def test_what_was_held_when_the_store_stopped_answering_is_not_returned_after_that(
+    tiered: TieredStore, back: Back
+) -> None:
+    """Invalidations may have been lost meanwhile."""
+    await tiered.get(ONE)
+    back.works = False
+    back.may_answer.clear()
+    reading = asyncio.create_task(tiered.get_many((ONE, TWO)))
+    await until(lambda: TWO in back.asked)
+    tiered.suspend()
+    back.may_answer.set()
+    assert await reading == Lookups(entries=(None, None), generation=None)
 
 
 async def test_a_put_a_deletion_a_clear_and_a_purge_drop_the_held_entries(tiered: TieredStore, back: Back) -> None:

@@ -136,7 +136,8 @@ class TieredStore:
         found = await self._read(missing)
         if held and found.generation != generation:
             if found.generation is None:  # it did not answer, and is not asked again
-                return Lookups(entries=(None,) * len(keys), generation=None)
+                still = held if self._generation == generation else {}
+                return Lookups(entries=tuple(still.get(key) for key in keys), generation=None)
             self._invalidate_all()  # the held ones were of another
             return await self._read(keys)
         entries = held | dict(zip(missing, found.entries, strict=True))
