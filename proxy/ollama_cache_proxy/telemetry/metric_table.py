@@ -79,7 +79,10 @@ class Families:
     hit_ratio: Annotated[Gauge, Row("Hits divided by hits and misses since the start, 0 to 1.")]
     collapsed: Annotated[Counter, Row("Hits that were collapsed: served from another request's flight.", ("endpoint",))]
     bypasses: Annotated[Counter, Row("Requests that bypassed the cache, by reason.", ("endpoint", "detail"))]
-    unkept: Annotated[Counter, Row("Misses whose response was not stored, by reason.", ("endpoint", "detail"))]
+    unkept: Annotated[
+        Counter,
+        Row("Misses whose response was not stored, by reason; also where that showed later.", ("endpoint", "detail")),
+    ]
     items: Annotated[Counter, Row("Texts in lists to embed, by whether their vectors were in the store.", _HOW)]
     errors: Annotated[Counter, Row("Exchanges that failed, by the side that failed.", ("source",))]
     own_refusals: Annotated[
