@@ -140,6 +140,8 @@ WHOLE = {
     "a count with a point": GOOD.replace('{"data"', '{"usage":{"prompt_tokens":1.0},"data"'),
     "a count in text": GOOD.replace('{"data"', '{"usage":{"prompt_tokens":"1"},"data"'),
     "a count past int64": GOOD.replace('{"data"', '{"usage":{"prompt_tokens":9223372036854775808},"data"'),
+    "a number beside numbers": GOOD.replace("[3,4]", "[0,[3,4]]").replace("[1,2]", "[1,[1,2]]"),
+    "a matrix of two rows": GOOD.replace("[3,4]", "[[3,4],[5,6]]").replace("[1,2]", "[[1,2],[7,8]]"),
     "a matrix": GOOD.replace("[3,4]", "[[3,4]]").replace("[1,2]", "[[1,2]]"),
     "text and numbers": GOOD.replace("[3,4]", '"AACAPwAAgD8="'),
     "text that is no base64": GOOD.replace("[3,4]", '"x"').replace("[1,2]", '"y"'),

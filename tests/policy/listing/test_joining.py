@@ -36,6 +36,7 @@ def part(*texts: str, tokens: int | None = 10, frame: bytes = b"") -> Part:
         ("abc", {"a": some(tokens=3)}, "bc", 13, False),
         ("abcb", {"a": some(tokens=3)}, "bc", 18, True),
         ("abb", {"a": some(tokens=3)}, "b", 23, False),
+        ("abb", {"a": some(tokens=3, exact=False)}, "b", 23, True),
         ("ab", {"a": some(tokens=3, exact=False)}, "b", 13, True),
         ("abab", {}, "abab", 10, False),
         ("ab", {}, "ab", 10, False),
