@@ -238,10 +238,10 @@ class Judge:
         )
 
     def _is_as_ollama_ended_it(self, question: Question, outcome: Outcome, body: bytes) -> bool:
-        """Return whether a completion has no end, and Ollama ended some so; one that was stored is no excuse."""
+        """Return whether a completion has no end, and Ollama ended some so; it may be shared, but not be stored."""
         if question.endpoint not in _COMPLETIONS or b'"done":true' in body or b"[DONE]" in body:
             return False
-        if outcome.cache != "HIT" and self._met(outcome, Fault.NO_END):
+        if "; hit" not in outcome.details and self._met(outcome, Fault.NO_END):
             return True
         return question.stream and self._met(outcome, Fault.ERROR_LINE)
 
@@ -912,6 +912,7 @@ KINDS: Final = {
         Kind(name="malformed", side=Side.CLIENT, do=malformed),
         Kind(name="idle-connections", side=Side.CLIENT, do=idle_connections),
         Kind(name="idle-clients", side=Side.CLIENT, do=idle_clients),
+        Kind(name="reloaded", side=Side.CLIENT, do=reloaded),
     )
 }
 
