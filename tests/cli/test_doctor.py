@@ -31,7 +31,7 @@ from tests.support.neighbours import Reply, gateway, listening, look_alike, olla
 from tests.support.odd_servers import HTTP, odd_server, says
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy as RunningProxy
-from tests.support.servers import RedisServer, free_port, proxy_before
+from tests.support.servers import RedisServer, cluster_node, free_port, proxy_before
 from tests.support.stores import permit
 from tests.support.terminal import piped, terminal, widest
 from tests.support.tls import AUTHORITY, tls_before
@@ -550,8 +550,7 @@ async def test_a_redis_that_refuses(redis_server: RedisServer, tmp_path: Path) -
 
 
 async def test_what_is_no_redis_that_can_be_used_is_named(redis_server: RedisServer, tmp_path: Path) -> None:
-    node = RedisServer("--cluster-enabled", "yes")
-    node.start()
+    node = cluster_node()
     try:
         with odd_server(says(HTTP)) as port:
             cases = {

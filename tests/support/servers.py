@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import redis
 
 from ollama_cache_proxy.service.app import Running, running
@@ -66,7 +67,7 @@ class RedisServer:
     def start(self, *, wait: bool = True) -> None:
         self._process = subprocess.Popen([*self._command, *self.arguments], cwd=self._folder, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + STARTS_WITHIN
-        while wait and time.monotonic() < deadline:
+        while wait and time.monotonic() < deadline and self._process.poll() is None:
             try:
                 self.client().ping()
             except (redis.ConnectionError, redis.ResponseError):
@@ -92,6 +93,28 @@ class RedisServer:
         if self._process is not None and self._process.poll() is None:
             self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def cluster_node() -> RedisServer:
+    """Start the only node of a cluster, with all slots.
+
+    Its bus is at its port + 10,000, which may be too large, or another connection's: then another port is tried.
+    """
+    for _ in range(20):
+        node = RedisServer("--cluster-enabled", "yes")
+        with suppress(AssertionError):
+            node.start()
+            break
+        node.close()
+    client: Any = node.client()
+    client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+    ends = time.monotonic() + STARTS_WITHIN
+    while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+        if time.monotonic() > ends:
+            node.close()
+            pytest.fail("the cluster did not form")
+        time.sleep(0.05)
+    return node
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from tests.e2e.faults.conftest import Measured
 from tests.support import canary, odd_servers
 from tests.support.odd_servers import odd_server
 from tests.support.rawhttp import RawConnection, ask
-from tests.support.servers import Proxy, RedisServer, find_server, free_port, proxy_before
+from tests.support.servers import Proxy, RedisServer, cluster_node, find_server, free_port, proxy_before
 from tests.support.tls import AUTHORITY, CERTIFICATE, EXPIRED, OTHER_HOST, tls_before
 from tests.support.waiting import until
 
@@ -37,6 +37,7 @@ BREAKING_OFF = {
     "says a number to everything": odd_servers.says(b":1\r\n"),
     "says a list to everything": odd_servers.says(b"*2\r\n+a\r\n:1\r\n"),
     "says what no protocol says": odd_servers.says(b"\x00\xffjunk\r\n"),
+    "says nothing": odd_servers.is_silent,
 }
 PLAIN = [("redis", name) for name in BREAKING_OFF]
 TLS = [("rediss", name) for name in ("resets", "resets after the first bytes", "speaks HTTP")]
@@ -80,10 +81,11 @@ async def test_what_breaks_off_or_is_no_redis_costs_no_client_an_answer(
     with odd_server(BREAKING_OFF[name]) as port:
         async with proxy_before(simulator.url, **named(scheme, port)) as proxy:
             found = await statuses(proxy, 10)
+            await until(lambda: f"Redis: 127.0.0.1:{port} " in proxy.log.getvalue())
             log = proxy.log.getvalue()
     measured(31, "errors", len(found) - found.count(200))
     assert len(found) == 200
-    assert log.count("Lost Redis") == 1
+    assert (log.count("Lost Redis"), log.count(f"127.0.0.1:{port} ")) == (1, 1)
     assert "internal error" not in log.lower()
 
 
@@ -123,14 +125,8 @@ async def test_tls_that_does_not_come_about_costs_no_client_an_answer(
 
 @pytest.fixture
 def node() -> Iterator[RedisServer]:
-    """The only node of a cluster: all slots are on it, and it has formed."""
-    own = RedisServer("--cluster-enabled", "yes")
-    own.start()
-    client = own.client()
-    client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-    ends = time.monotonic() + 20
-    while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO") and time.monotonic() < ends:
-        time.sleep(0.05)
+    """The only node of a cluster: all slots are on it."""
+    own = cluster_node()
     yield own
     own.close()
 
