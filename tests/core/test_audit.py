@@ -69,6 +69,7 @@ async def ollama() -> AsyncIterator[Simulator]:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check every hit, also of an entry that was just checked."""
     monkeypatch.setattr(audit, "CHECKED_FOR", 0.0)
+    monkeypatch.setattr(audit, "QUIET", 0.1)
 
 
 @pytest.fixture

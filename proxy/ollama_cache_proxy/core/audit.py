@@ -39,8 +39,8 @@ _MAX_KEYS: Final = 4096
 """Keys that are remembered as drawn, and as checked."""
 CHECKED_FOR: Final = 60.0
 """Seconds for which the same entry is not checked again."""
-_QUIET: Final = 0.1
-"""Seconds for which no client's request must have been under way."""
+QUIET: Final = 0.5
+"""Seconds for which no client's request must have been under way: who sends several does so without a long pause."""
 LOOK: Final = 0.05
 """Seconds after which a waiting check looks again whether it may begin."""
 _RETRY: Final = 1.0
@@ -219,7 +219,7 @@ class Audit:
         return not (self._told_to_stop or self._is_busy())
 
     def _is_busy(self) -> bool:
-        return self._traffic.asking > 0 or self._clock.monotonic() - self._traffic.ended_at < _QUIET
+        return self._traffic.asking > 0 or self._clock.monotonic() - self._traffic.ended_at < QUIET
 
     def _make_way(self) -> None:
         """Stop for a client's request, here and where a sibling audits."""
