@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from ollama_cache_proxy.service.settings import OPERATIONS, setting_of
 from ollama_cache_proxy.simulator import Simulator
 from tests.e2e.faults.conftest import Measured
 from tests.support import canary
-from tests.support.rawhttp import RawAnswer, RawConnection, ask
+from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import Proxy, proxy_before
+from tests.support.tls import CERTIFICATE, KEY, trusting
 from tests.support.upstream import Conversation, byte_upstream
 from tests.support.waiting import until
 
@@ -360,6 +362,29 @@ async def test_idle_clients_make_room_for_new_ones_longest_idle_first(simulator:
         assert proxy.log.getvalue().count("idle connections are closed") == 1
         for connection in (*waiting, *idle, *new):
             connection.close()
+
+
+@pytest.mark.row(41)
+async def test_idle_clients_over_tls_make_room_even_if_they_do_not_notice(
+    simulator: Simulator, measured: Measured
+) -> None:
+    """They read nothing, so they do not end their side either."""
+
+    def ask_and_stay() -> ssl.SSLSocket:
+        context = trusting()
+        sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 10), server_hostname="localhost")
+        sock.sendall(request_bytes("GET", "/healthz", host="localhost"))
+        statuses.append(int(sock.recv(65_536).split()[1]))
+        return sock
+
+    statuses: list[int] = []
+    async with proxy_before(simulator.url, max_connections=5, tls_cert=CERTIFICATE, tls_key=KEY) as proxy:
+        port = int(proxy.url.rpartition(":")[2])
+        clients = [await asyncio.to_thread(ask_and_stay) for _ in range(15)]
+        measured(41, "refused", len([status for status in statuses if status != 200]))
+        await until(lambda: proxy.running.listener.connections <= 5)
+        for client in clients:
+            client.close()
 
 
 @pytest.mark.row(41)

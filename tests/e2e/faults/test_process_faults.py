@@ -902,6 +902,29 @@ async def test_a_hang_up_reads_settings_anew_and_cuts_no_stream(
             assert await command.end() == 0
 
 
+def descendants(pid: int) -> list[int]:
+    found = children(pid)
+    return [*found, *(below for child in found for below in descendants(child))]
+
+
+@once
+@pytest.mark.row(44)
+async def test_a_hang_up_of_every_process_ends_none(simulator: Simulator) -> None:
+    """`systemctl kill --signal HUP` reaches workers and the private store, too."""
+    async with served(simulator.url, "--workers", "2", OCP_STORE="private") as (command, url):
+        await command.line(lambda line: "2 workers serve" in line)
+        assert [(await post(url, *KNOWN)).field("X-Cache") for _ in range(2)] == ["MISS", "HIT"]
+        before = descendants(command.process.pid)
+        assert len(before) >= 5, "two workers, the shell, what watches it, and the server"
+        for pid in (*before, command.process.pid):
+            os.kill(pid, signal.SIGHUP)
+        await command.line(lambda line: "Reloaded" in line)
+        assert (await post(url, *KNOWN)).field("X-Cache") == "HIT"
+        assert descendants(command.process.pid) == before
+        command.process.terminate()
+        assert await command.end() == 0
+
+
 @once
 @pytest.mark.row(44)
 @pytest.mark.parametrize("survives", [False, True], ids=["", "nohup"])
