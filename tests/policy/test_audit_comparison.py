@@ -153,6 +153,21 @@ def test_a_stream_is_what_its_pieces_are_together(written: Any) -> None:
     assert one != said(written("only ", "twice"), stream=True)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("response", "content", "text", "thinking", "reasoning", "delta"),
+        *("partial_json", "arguments", "signature"),
+    ],
+)
+def test_each_text_of_a_stream_is_joined_of_its_pieces(name: str) -> None:
+    one, other = (
+        b"".join(json.dumps({"index": 0, name: text}).encode() + b"\n" for text in pieces)
+        for pieces in (("on", "ly ", "once"), ("only ", "once"))
+    )
+    assert said(one, stream=True) == said(other, stream=True) == {("index",): 0, (name,): "only once"}
+
+
 @pytest.mark.parametrize("body", [b"", b"no", b"[1]", b"{}"])
 def test_what_says_nothing_is_none(body: bytes) -> None:
     assert said(body, stream=False) is None

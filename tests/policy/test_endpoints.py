@@ -261,3 +261,7 @@ def test_what_is_other_speaks_the_form_of_its_api(method, target, dialect):
 def test_no_row_is_other(row):
     assert not is_other(row)
     assert is_other(OTHER)
+
+
+def test_generate_alone_takes_a_template() -> None:
+    assert {row.path for row in (OTHER, *ENDPOINTS) if row.template} == {"/api/generate"}

@@ -114,6 +114,12 @@ def test_a_list_that_is_not_that_of_the_prompt_is_not_taken_for_it(
     assert read(body) is Detail.SLOW_TO_READ
 
 
+def test_without_a_prompt_no_list_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_documents, "MOST", -1.0)
+    monkeypatch.setattr(outline.Outline, "of_bytes", lambda *_: -2.0)
+    assert read(b'{"model":"m","":["a","b"]}', prompt="") is Detail.SLOW_TO_READ
+
+
 def test_hostile_bodies_are_read_as_small_ones_are(way: str) -> None:
     for index in range(1500):
         body = hostile.request(7, index).body
