@@ -109,7 +109,7 @@ TABLE: Final = {
     "service.system_clock": Row("upstream/test_digests.py", "SystemClock", "the machine's own"),
     "service.workers": Row("e2e/test_workers.py", "supervising", WORKERS),
     "simulator.anthropic_routes": Row(SIMULATOR, "max_tokens", SIMULATED),
-    "simulator.call": Row(SIMULATOR, "100-continue", SIMULATED),
+    "simulator.call": Row(SIMULATOR, "Expect", SIMULATED),
     "simulator.complete": Row(SIMULATOR, "completion_delay", SIMULATED),
     "simulator.create": Row(SIMULATOR, "quantized", SIMULATED),
     "simulator.embed": Row(SIMULATOR, "invalid input type", SIMULATED),

@@ -14,13 +14,13 @@ from ollama_cache_proxy.core.flights import Seat
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours, Question
-from ollama_cache_proxy.policy import fields, usage
+from ollama_cache_proxy.policy import endpoints, fields, usage
 from ollama_cache_proxy.policy.endpoints import Policy
-from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, unpacked
+from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse, unpacked
 from ollama_cache_proxy.policy.replay_pace import Pace, lines
 from ollama_cache_proxy.policy.replies import reply
 from ollama_cache_proxy.policy.reuse import Hit
-from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result
+from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result, bypass
 from ollama_cache_proxy.policy.usage import Excerpt
 
 LINE_PAUSE: Final = 0.002
@@ -193,6 +193,14 @@ class Delivery:
         """Send an error of the proxy's own; without a message, it has no body."""
         visit.outcome = refused = Outcome(cache=cache, status=status)
         await self._send_error(visit, status, message)
+        return refused
+
+    async def refuse_host(self, visit: Visit, request: Request) -> Outcome:
+        """Send the 403 of Ollama for a Host that is not allowed, with the fields that Ollama gives with it."""
+        visit.outcome = refused = Outcome(cache=bypass(Detail.HOST), status=HTTPStatus.FORBIDDEN)
+        allowed = endpoints.allow(request.method, request.target)
+        lines = (((b"Allow", allowed.encode()),) if allowed else ()) + fields.beside_foreign_host(request.fields)
+        await visit.client.send(*reply(refused.status, b"", refused.cache, self._clock.now(), lines))
         return refused
 
     async def _send_error(self, visit: Visit, status: int, message: str | None) -> None:

@@ -84,7 +84,7 @@ class Exchanges:
     async def _answer(self, visit: Visit, request: Request, arrival: Arrival) -> Outcome:
         """Admit the request, read it, and relay or answer it."""
         if not self.admits(request):
-            return await self._delivery.refuse(visit, HTTPStatus.FORBIDDEN, None, bypass(Detail.HOST))
+            return await self._delivery.refuse_host(visit, request)
         if fields.looped(request.fields, self._rules.pseudonym):
             return await self._delivery.refuse(visit, HTTPStatus.LOOP_DETECTED, _LOOPED, bypass(Detail.LOOP))
         body: bytes | None = None

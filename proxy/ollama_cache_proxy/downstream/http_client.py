@@ -17,6 +17,7 @@ from aiohttp.http import HttpVersion11
 from ollama_cache_proxy.core.errors import ClientLeft, stalled
 from ollama_cache_proxy.core.ports import Reserve
 from ollama_cache_proxy.downstream.client_connection import ClientConnection, Owner, reset, still_open
+from ollama_cache_proxy.downstream.refusals import expects_continue
 from ollama_cache_proxy.policy import chunked
 from ollama_cache_proxy.policy.messages import Fields, ResponseHead, rendered
 
@@ -41,7 +42,7 @@ class HttpClient:
         self._number = self._connection.gate.serving
         self._buffered: list[bytes] = []
         self._http10 = request.version < HttpVersion11
-        self._expects = not self._http10 and request.headers.get("Expect", "").lower() == "100-continue"
+        self._expects = not self._http10 and expects_continue(request.headers.get("Expect", ""))
         self._chunked = False
         self._bodyless = False
         stopped = self._connection.stopped and "Upgrade" in request.headers  # the parser drops what follows

@@ -317,6 +317,16 @@ def find(method: str, target: str) -> tuple[Endpoint, bool]:
     return row or next(row for begin, row in _OTHERS if path.startswith(begin)), False
 
 
+_HEADS: Final = {"/": ("HEAD", "GET"), "/api/version": ("HEAD", "GET"), "/api/tags": ("HEAD", "GET")}
+
+
+def allow(method: str, target: str) -> str:
+    """Return the methods that Ollama allows for a target of which it has no such one; empty if it has, or has none."""
+    path = unquote_to_bytes(target.partition("?")[0]).decode("latin-1")
+    methods = _HEADS.get(path) or tuple(row.method for row in ENDPOINTS if row.path == path)
+    return "" if method in methods else ", ".join(methods)
+
+
 def is_other(endpoint: Endpoint) -> bool:
     """Return whether this is no row of the table."""
     return endpoint.operation == OTHER.operation

@@ -216,6 +216,22 @@ def is_own_origin(fields: Fields) -> bool:
     return not values(without_own_origin(fields), b"origin")
 
 
+def beside_foreign_host(fields: Fields) -> Fields:
+    """Return what Ollama gives with the 403 for a Host that it does not allow: its answer to the Origin comes first.
+
+    Which origins it allows is its setting; known here are those that it always allows (`envconfig/config.go`).
+    """
+    origin = first(fields, b"origin")
+    if origin is None or is_own_origin(fields) or _LOCAL_ORIGIN.fullmatch(origin) is None:
+        return ()
+    return ((b"Access-Control-Allow-Origin", origin), (b"Vary", b"Origin"))
+
+
+_LOCAL_ORIGIN: Final = re.compile(
+    rb"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0)(?::.*)?|(?:app|file|tauri|vscode-webview|vscode-file)://.*"
+)
+
+
 def allowed_host(fields: Fields, *, hostname: str, local_addresses: frozenset[str], more: HostNames) -> bool:
     """Return whether Ollama's rule for a listener on loopback, against DNS rebinding, or a setting allows the Host.
 

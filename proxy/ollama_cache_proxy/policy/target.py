@@ -25,8 +25,8 @@ def split(target: str) -> tuple[str, str | None] | None:
 
     None in place of both means that the target is to be refused. Ollama's server reads an absolute-form by its path
     whatever its scheme is, also one without an authority (`url.ParseRequestURI` of Go 1.26, `readRequest` in
-    `net/http/request.go`). Refused are targets of other forms, which it redirects to "/", and authorities that it
-    refuses or that carry user information (RFC 9110, section 4.2.4).
+    `net/http/request.go`). Refused are, as by Ollama, authorities that are none; and what it takes, targets of other
+    forms, which it redirects to "/", and authorities with user information (RFC 9110, section 4.2.4).
     """
     if target.startswith("/") or target == "*":
         return target, None

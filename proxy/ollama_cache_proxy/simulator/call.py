@@ -105,13 +105,14 @@ class Call:
     async def read(self, limit: int | None = None) -> bytes:
         """Return the body, or its first bytes up to just over the limit."""
         content = self.request.content
-        if "100-continue" in self.header("Expect").lower() and not content.is_eof() and not self.http10:
+        if self.header("Expect") and not content.is_eof() and not self.http10:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         parts: list[bytes] = []
         size = 0
         while (part := await content.readany()) and (limit is None or size <= limit):
             parts.append(part)
             size += len(part)
+        self.keep = self.keep and not getattr(content, "broken", False)
         return b"".join(parts)
 
     def json(self, status: int, value: Any, *, content_type: str = wire.JSON) -> None:

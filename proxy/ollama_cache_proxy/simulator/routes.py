@@ -93,3 +93,14 @@ def match(method: str, path: str) -> Match:
     if path != "/" and any(route.method == method and route.parameter(other) is not None for route in ROUTES):
         return Match(redirect=other)
     return Match(allowed=tuple(route.method for route, _ in found))
+
+
+def cleaned(path: bytes) -> bytes:
+    """Return a path as the mux in front of gin wants it (`cleanPath` in Go's `net/http/server.go`)."""
+    kept: list[bytes] = []
+    for segment in path.split(b"/"):
+        if segment == b"..":
+            del kept[-1:]
+        elif segment not in (b"", b"."):
+            kept.append(segment)
+    return b"/" + b"/".join(kept) + (b"/" if path.endswith(b"/") and kept else b"")

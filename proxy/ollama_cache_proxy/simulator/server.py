@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from html import escape
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote
 
 from aiohttp import web
 
 from ollama_cache_proxy.simulator import gatekeeping, routes, wire
 from ollama_cache_proxy.simulator.call import AlreadySent, Call, ClientLeftError, Fault, Received
-from ollama_cache_proxy.simulator.repeated_fields import Connection, as_sent
+from ollama_cache_proxy.simulator.goreader import REFUSAL, GoReader, Target, expects_continue, read_target
 from ollama_cache_proxy.simulator.state import Behaviour, State
 
 _MAX_RECEIVED = 10_000
 """Requests that `received` holds."""
-
-_MAX_HEAD = 1 << 20
-"""Bytes of a request's head."""
 
 _LINGER = 0.5
 """Seconds that a closing connection still reads what the client sends, as Go does."""
@@ -36,16 +32,14 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER of 0 s: closing sends a reset."""
 
 
-def _connection(server: web.Server, loop: asyncio.AbstractEventLoop) -> Connection:
-    return Connection(
-        server,
-        loop=loop,
-        access_log=None,
-        auto_decompress=False,
-        max_line_size=_MAX_HEAD,
-        max_field_size=_MAX_HEAD,
-        lingering_time=_LINGER,
-    )
+class Connection(web.RequestHandler):
+    """A client connection, whose requests are read as Go reads them."""
+
+    __slots__ = ()
+
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server, loop=loop, access_log=None, lingering_time=_LINGER)  # type: ignore[arg-type]
+        self._parser = GoReader(self, loop)  # type: ignore[assignment] # it has the methods that are called
 
 
 class Tally:
@@ -112,7 +106,7 @@ class Simulator(State):
         self._stopping = False
         loop = asyncio.get_running_loop()
         self._server = server = web.Server(self._handle, handler_cancellation=True)
-        self._listener = await loop.create_server(lambda: _connection(server, loop), host, port)
+        self._listener = await loop.create_server(lambda: Connection(server, loop), host, port)
         self.port = int(self._listener.sockets[0].getsockname()[1])
         self.url = f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
@@ -139,12 +133,14 @@ class Simulator(State):
         await self.stop()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        # A target in absolute form, as sent to proxies, is served by its path.
-        target = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:(?://[^/?]*)?", "", request.raw_path)
-        path = unquote(target.partition("?")[0], errors="replace") or "/"
-        call = Call(simulator=self, request=request, path=path, keep=bool(request.keep_alive))
+        refusal = next((value for name, value in request.raw_headers if name == REFUSAL), None)
+        if refusal is not None:
+            self._refuse(request, refusal.decode())
+            return AlreadySent(keep=False)
+        target = read_target(request.raw_path.encode("utf-8", "surrogateescape"))
+        call = Call(simulator=self, request=request, path=target.decoded, keep=bool(request.keep_alive))
         try:
-            await self._answer(call)
+            await self._answer(call, target)
             if not call.keep and not request.content.is_eof() and call.transport.can_write_eof():
                 # The client may still be sending; it should see the end of the response.
                 call.transport.write_eof()
@@ -160,17 +156,47 @@ class Simulator(State):
         if not self._stopping and not call.finished:
             self._departures.add()
 
-    async def _answer(self, call: Call) -> None:
+    @staticmethod
+    def _refuse(request: web.BaseRequest, refusal: str) -> None:
+        """Answer what is no request, as `conn.serve` in Go's `net/http/server.go` does."""
+        status, _, text = refusal.partition("\n")
+        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+        if request.transport is not None:
+            request.transport.write((head + (text or status)).encode("latin-1"))
+
+    def _answer_before_routes(self, call: Call, target: Target) -> bool:
+        """Answer what does not come to Ollama's router; return whether that was so."""
+        method, expect = call.request.method, call.header("Expect")
+        if expect and not expects_continue(expect):
+            call.keep = False
+            close = (("Connection", "close"),) if call.http10 else ()
+            call.whole(HTTPStatus.EXPECTATION_FAILED, fields=close)
+        elif target.path is None:
+            is_options = method == "OPTIONS"
+            call.keep = call.keep and (is_options or call.http10)
+            call.whole(HTTPStatus.OK if is_options else HTTPStatus.BAD_REQUEST)
+        elif method != "CONNECT" and target.path != routes.cleaned(target.path):
+            self._redirect(call, routes.cleaned(target.path).decode("latin-1"), HTTPStatus.TEMPORARY_REDIRECT)
+        return call.finished
+
+    async def _answer(self, call: Call, target: Target) -> None:
+        if self._answer_before_routes(call, target):
+            return
         method = call.request.method
         where = routes.match(method, call.path)
         route = where.route
-        if route is None or not route.late_body:
+        if (
+            route is None and call.header("Expect") and call.request.body_exists and not call.http10
+        ):  # nobody reads it, and nobody tells the client to send it
+            call.keep = False
+        elif route is None or not route.late_body:
             call.body = await call.read()
         fault = self._arrive(call, route)
         if fault is not None and await self._fail(call, fault):
             return
         if where.redirect:
-            self._redirect(call, where.redirect)
+            status = HTTPStatus.MOVED_PERMANENTLY if method == "GET" else HTTPStatus.TEMPORARY_REDIRECT
+            self._redirect(call, target.before.decode("latin-1") + where.redirect, status)
             return
         if where.allowed:
             call.fields = (("Allow", ", ".join(where.allowed)),)
@@ -189,7 +215,7 @@ class Simulator(State):
         received = Received(
             method=call.request.method,
             target=call.request.raw_path,
-            fields=as_sent(call.request.raw_headers),
+            fields=tuple(call.request.raw_headers),
             body=call.body,
         )
         self._received.append(received)
@@ -199,14 +225,14 @@ class Simulator(State):
                 call.seconds = self.pace(received)
         return self.fault(received) if self.fault is not None else None
 
-    def _redirect(self, call: Call, path: str) -> None:
+    def _redirect(self, call: Call, path: str, status: HTTPStatus) -> None:
         _, mark, query = call.request.raw_path.partition("?")
         location = f"{path}{mark}{query}"
-        is_get = call.request.method in ("GET", "HEAD")
-        status = HTTPStatus.MOVED_PERMANENTLY if is_get else HTTPStatus.TEMPORARY_REDIRECT
-        body = f'<a href="{location}">{status.phrase}</a>.\n\n'.encode() if is_get else b""
+        has_text = call.request.method in ("GET", "HEAD")
+        text = escape(location)
+        body = f'<a href="{text}">{status.phrase}</a>.\n\n'.encode() if has_text else b""
         fields = (("Location", location),)
-        call.whole(status, body, "text/html; charset=utf-8" if is_get else "", fields=fields)
+        call.whole(status, body, "text/html; charset=utf-8" if has_text else "", fields=fields)
 
     def _refused(self, call: Call) -> bool:
         """Apply the rules of Origin and Host; return whether the request was refused."""

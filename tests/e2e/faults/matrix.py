@@ -126,6 +126,7 @@ MATRIX: dict[int, Row] = {
     45: Row("a change of a model in another form of target", {"stale": Figure(0, "", "stale answers")}),
     47: Row("a Redis URL with an odd password", {"shown": Figure(0, "", "outputs that show it")}),
     42: Row("one request of 8 MiB, or a response of 64 MiB", {"turn": Figure(20, "ms", "CPU time of a turn")}),
+    46: Row("requests in odd forms", {"otherwise": Figure(0, "", "read otherwise than by Ollama")}),
     48: Row(
         "wrong admin tokens",
         {
