@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ollama_cache_proxy.policy import outline as module
-from ollama_cache_proxy.policy.outline import MOST, QUICK_BYTES, Outline, counts, masked, outline, quick
+from ollama_cache_proxy.policy.outline import MOST, QUICK_BYTES, Outline, counts, is_read_soon, masked, outline, quick
 from ollama_cache_proxy.policy.steps import finish
 
 
@@ -75,3 +75,13 @@ def test_small_values_weigh_many_times_their_text() -> None:
     assert counts(b'"' + b"x" * 1000 + b'"').weight == 0
     for value, at_least in ((b"[]", 56), (b"{}", 64), (b'{"a":1}', 232), (b"1.5", 24)):
         assert counts(b"[" + b",".join([value] * 1000) + b"]").weight >= 1000 * (at_least + 8)
+
+
+@pytest.mark.parametrize("part", [b"1.5,", b"[],", b"{},", b'"a":1,'])
+def test_a_response_of_very_many_values_is_not_read(part: bytes) -> None:
+    def is_soon(size: int) -> bool:
+        return finish(is_read_soon(b'{"a":[' + part * (size // len(part)) + b"1]}"))
+
+    assert is_soon(100_000)
+    assert not is_soon(10_000_000)
+    assert finish(is_read_soon(b'{"response":"' + b"a, [b]: {c} " * 400_000 + b'"}'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
@@ -27,6 +28,8 @@ LINE_PAUSE: Final = 0.002
 """Seconds between two lines: after a mere turn of the event loop, a client mostly reads all of them at once."""
 
 
+_IN_A_ROW: Final = 256
+"""Chunks of a stored stream that are sent in one turn of the event loop."""
 _JOIN_UP_TO: Final = 1 << 20
 """Bytes: the chunks of a larger response are sent one by one."""
 
@@ -66,7 +69,9 @@ class Delivery:
         awaiting_token = usage.streams_text(visit.endpoint, head)
         await client.begin(head, None)
         sent = 0
-        for at, chunk in _pieces(visit, entry, pace):
+        for number, (at, chunk) in enumerate(_pieces(visit, entry, pace), 1):
+            if not number % _IN_A_ROW:
+                await asyncio.sleep(0)
             if pace is Pace.RECORDED:
                 await self._clock.sleep(begun + at / 1000 - self._clock.monotonic())
             elif pace is Pace.LINE and sent:

@@ -22,9 +22,10 @@ from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.freshness import Freshness
 from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse
+from ollama_cache_proxy.policy.outline import is_read_soon
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.steps import Steps, finish
+from ollama_cache_proxy.policy.steps import Steps, finish, joined
 from ollama_cache_proxy.policy.usage import Excerpt
 
 T = TypeVar("T")
@@ -104,8 +105,8 @@ class Fetcher:
         whole = await self.ask(question, flight)
         if whole is None:
             return
-        body = b"".join(whole.chunks)
-        verdict = self.judge(question, whole.head, body, whole.fresh)
+        body = await self.computed(joined(whole.chunks), whole.size)
+        verdict = await self.judge(question, whole.head, body, whole.fresh)
         if isinstance(verdict, Detail):
             await self.publish_and_store(question, flight, replace(whole, detail=verdict))
             return
@@ -190,8 +191,10 @@ class Fetcher:
         if fact is not None:
             self._observe(fact)
 
-    def judge(self, question: Question, head: ResponseHead, body: bytes, fresh: Freshness) -> Storable | Detail:
-        """Return that this complete response may be stored, or why not."""
+    async def judge(self, question: Question, head: ResponseHead, body: bytes, fresh: Freshness) -> Storable | Detail:
+        """Return that this complete response may be stored, or why not: too long, where reading it would take long."""
+        if len(body) > _LARGE and not await self._turns.run(is_read_soon(body)):
+            return storing.by_head(question.candidate, head) or Detail.ANSWER_TOO_LARGE
         verdict = storing.storable(question.candidate, head, body)
         if isinstance(verdict, NotStorable):
             return verdict.detail

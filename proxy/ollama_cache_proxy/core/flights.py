@@ -29,6 +29,10 @@ MOST_ASKS: Final = 3
 """Requests to Ollama at most for one question whose flights keep failing; the last failure goes to all who wait."""
 
 
+_IN_A_ROW: Final = 256
+"""Chunks that a reader takes in one turn of the event loop, where so many have arrived."""
+
+
 class Seat:
     """One client's place in a flight: a context manager; `enter` and `leave` are the flight's.
 
@@ -252,8 +256,13 @@ class Tail:
 
     async def read(self, seat: Seat) -> AsyncIterator[bytes]:
         """Yield the chunks from the first to the last. Raises ProxyError when the response breaks off."""
+        taken = 0
         while True:
             while not seat.late and (offset := seat.position - self._first) < len(self._chunks):
+                taken += 1
+                if not taken % _IN_A_ROW:
+                    await asyncio.sleep(0)
+                    continue
                 chunk = self._chunks[offset]
                 seat.position += 1
                 seat.delay = 0.0

@@ -100,7 +100,7 @@ class StreamFetcher(Fetcher):
             return
         body = b"".join(recording.chunks)
         fresh = self.freshness(question, head, took)
-        verdict = self.judge(question, head, body, fresh)
+        verdict = await self.judge(question, head, body, fresh)
         if isinstance(verdict, Detail):
             self.report_not_stored(question, verdict)
             return

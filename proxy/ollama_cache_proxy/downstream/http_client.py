@@ -28,6 +28,8 @@ _SLICE: Final = 1 << 20
 """Bytes of a response that are written in one call at most."""
 _PIECE: Final = 65_536
 """Bytes of a request body that are read in one call at most."""
+_PIECE_OF_CHUNKS: Final = 16_384
+"""Likewise, of one that is chunked."""
 
 
 class HttpClient:
@@ -104,11 +106,15 @@ class HttpClient:
         if self._expects:
             self._expects = False
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        piece = _PIECE
+        if self._request.content_length is None:  # it may be in chunks of a byte, each of which takes time
+            piece = _PIECE_OF_CHUNKS
+            await asyncio.sleep(0)
         try:
             if content.is_eof():
-                return content.read_nowait(_PIECE)
+                return content.read_nowait(piece)
             async with asyncio.timeout(self._owner.body_timeout):
-                return await content.read(_PIECE)
+                return await content.read(piece)
         except TimeoutError as error:
             self.keep_alive = False
             self._stalled = True

@@ -73,6 +73,15 @@ def quick(body: bytes) -> Counts | None:
     return found if len(body) <= QUICK_BYTES or nanoseconds + found.nanoseconds < _QUICK else None
 
 
+def is_read_soon(body: bytes) -> Steps[bool]:
+    """Return whether a response is read in one step: orjson alone reads it, in about half the time of all steps."""
+    found = yield from outline(body, most=_READ_SHARE * MOST)
+    return found is not None and found.nanoseconds(len(body)) < _READ_SHARE * MOST
+
+
+_READ_SHARE: Final = 1.5
+
+
 @record
 class Outline:
     """The strings of a body, and what stands outside of them. The body need not be JSON."""
@@ -108,8 +117,8 @@ class Outline:
         return end - len(rest) - 1
 
 
-def outline(body: bytes, *, bounded: bool = True) -> Steps[Outline | None]:
-    """Return the outline of a body; None where it is `bounded` and its structure takes longer to read than `MOST`."""
+def outline(body: bytes, *, most: float = MOST) -> Steps[Outline | None]:
+    """Return the outline of a body; None where reading its structure takes longer than `most` nanoseconds."""
     structure: list[bytes] = []
     begins: list[int] = []
     quotes: list[int] = []
@@ -128,7 +137,7 @@ def outline(body: bytes, *, bounded: bool = True) -> Steps[Outline | None]:
             outside += b'"'
         structure.append(outside)
         spent += counts(outside).nanoseconds
-        if bounded and spent > MOST:
+        if spent > most:
             return None
         seen, begin = seen + more, end
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -78,7 +79,7 @@ _A_STEP: Final = 10_000
 
 def _members_in_steps(body: bytes) -> Steps[list[_Member]]:
     """Return what `_members` yields, by the outline of the body."""
-    seen = yield from outline(body, bounded=False)
+    seen = yield from outline(body, most=math.inf)
     assert seen is not None  # noqa: S101 - for the type checker; it has no bound here
     members: list[_Member] = []
     strings = depth = last = 0

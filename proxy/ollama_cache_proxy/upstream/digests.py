@@ -259,9 +259,8 @@ class OllamaModels:
         try:
             async with asyncio.timeout(self._deadline):
                 tags, version = await asyncio.gather(self._get("/api/tags"), self._get("/api/version"))
-            table = _Table(
-                started_at=started_at, version=_version(version), digests=_digests(tags), widths=_widths(tags)
-            )
+            digests, widths = await _digests_and_widths(tags)
+            table = _Table(started_at=started_at, version=_version(version), digests=digests, widths=widths)
         except (ProxyError, TimeoutError):
             if self._table is None:
                 self._table = await self._load_saved()
@@ -323,24 +322,28 @@ def _version(document: Any) -> str:
     return str(document["version"])
 
 
-def _digests(document: Any) -> dict[str, str]:
-    """Return digests by canonical name; "" for a model on another machine, and for names that differ only in case."""
+async def _digests_and_widths(document: Any) -> tuple[dict[str, str], dict[str, int]]:
+    """Return digests, and how many numbers vectors have, by canonical name.
+
+    A digest is "" for a model on another machine, and for names that differ only in case. Widths are told since 0.30
+    (`details` in `api/types.go`). Yields to the event loop now and then: a table may have thousands of models.
+    """
     digests: dict[str, str] = {}
-    for row in document["models"] or []:
+    widths: dict[str, int] = {}
+    for number, row in enumerate(document["models"] or [], 1):
+        if not number % _MODELS_AT_ONCE:
+            await asyncio.sleep(0)
         model = model_names.canonical(row["name"])
         if model is None:
             continue
         remote = row.get("remote_host") or row.get("remote_model") or model_names.is_remote(row["name"])
         digests[model] = "" if remote or model in digests else str(row["digest"])
-    return digests
-
-
-def _widths(document: Any) -> dict[str, int]:
-    """Return how many numbers vectors have, by canonical name; `details` tells it since 0.30 (`api/types.go`)."""
-    widths: dict[str, int] = {}
-    for row in document["models"] or []:
-        model, details = model_names.canonical(row["name"]), row.get("details")
+        details = row.get("details")
         width = details.get("embedding_length") if isinstance(details, dict) else None
-        if model is not None and type(width) is int and width > 0:
+        if type(width) is int and width > 0:
             widths[model] = width
-    return widths
+    return digests, widths
+
+
+_MODELS_AT_ONCE: Final = 1000
+"""Models of a table that are read in one turn of the event loop."""

@@ -32,6 +32,8 @@ _MAX_LINE: Final = 32_768
 _READ_BUFFER: Final = 65_536
 _PIECE: Final = 65_536
 """Bytes of a chunk that are collected before they are handed on."""
+_IN_A_ROW: Final = 256
+"""Reads of a response in one turn of the event loop, where that much of it has arrived."""
 _JOIN_UP_TO: Final = 65_536
 """Bytes: a body up to this size is copied into one write with its head."""
 _NOT_HTTP: Final = "Ollama's response is not valid HTTP"
@@ -73,8 +75,12 @@ class _Response:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """See ports.Answer. Yields each chunk of Ollama in one piece of up to 64 KiB, however many reads it takes."""
+        number = 0
         try:
             while not self.content.at_eof():
+                number += 1
+                if not number % _IN_A_ROW:
+                    await asyncio.sleep(0)
                 chunk = self._chunk(*await self.content.readchunk())
                 if chunk:
                     yield chunk
@@ -83,9 +89,12 @@ class _Response:
 
     async def relay(self, sink: Sink) -> bool:
         """See ports.Answer."""
-        content = self.content
+        content, number = self.content, 0
         try:
             while not content.at_eof():
+                number += 1
+                if not number % _IN_A_ROW:
+                    await asyncio.sleep(0)
                 passing = self._connection.skip_parser(sink) if self._may_skip_parser() else None
                 if passing is not None:
                     if not await passing:

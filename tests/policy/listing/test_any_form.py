@@ -211,3 +211,36 @@ def test_what_is_not_closed_is_looked_at_once(many: str) -> None:
 def test_blanks_do_not_join_numbers() -> None:
     assert read('{"data":[{"embedding":[1 2]},{"embedding":[12]}]}') == Uncertain()
     assert read('{"data":[{"embedding":[1,- 2]},{"embedding":[1,2]}]}') == Uncertain()
+
+
+def row(vector: str) -> str:
+    return f'{{"embedding":{vector},"index":0}}'
+
+
+def test_limits_of_large_responses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vector, a string or all strings together that are too long, and more brackets than vectors need."""
+    numbers, text = "[" + "1," * 40 + "1]", '"' + "QUJD" * 28 + "QUJDRA==" + '"'
+    one = f'{{"data":[{row(numbers)}]}}'
+    coded = f'{{"data":[{row(text)}]}}'
+    assert isinstance(read(one, 1), Cut)
+    assert isinstance(read(coded, 1), Cut)
+    with monkeypatch.context() as patch:
+        patch.setattr(any_form, "_LONGEST", 60)
+        assert read(one, 1) == WholeOnly()
+        assert read(coded, 1) == WholeOnly()
+    with monkeypatch.context() as patch:
+        patch.setattr(any_form, "_LARGEST_REST", 100)
+        assert isinstance(read(one, 1), Cut)
+        assert read(coded, 1) == WholeOnly()
+    assert read('{"data":[' + "[]," * 10_000 + "[]]}", 1) == WholeOnly()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_strings_and_numbers_are_found_wherever_they_stand(seed: int) -> None:
+    source = random.Random(seed)
+    body = bytes(source.choices(b'"[]1,{}\\ ', k=200))
+    expected, at = [], 0
+    while (found := any_form._STRING_OR_NUMBERS.search(body, at)) is not None:
+        expected.append(found.span())
+        at = found.end()
+    assert [found.span() for found in any_form._strings_and_numbers(body)] == expected

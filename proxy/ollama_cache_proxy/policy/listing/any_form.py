@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn, TypeAlias
 
 import orjson
@@ -126,10 +126,16 @@ def _cut(member: str, count: int, body: bytes, media_type: bytes) -> Steps[Cut]:
 
 def _parsed(body: bytes, count: int) -> Steps[tuple[Any, list[bytes]]]:
     """Return the response with a list of one number for each list of numbers: its place among those, which follow."""
+    brackets = 0
+    for begin in range(0, len(body), _SLICE):
+        brackets += sum(body.count(bracket, begin, begin + _SLICE) for bracket in (b"{", b"["))
+        if brackets > 2 * _PARTS + 2 * _PARTS_OF_A_ROW * count:  # those of vectors, and some in strings
+            raise _WholeOnlyError
+        yield
     arrays: list[bytes] = []
     rest: list[bytes] = []
-    at = 0
-    while (found := _STRING_OR_NUMBERS.search(body, at)) is not None:
+    at = size = 0
+    for number, found in enumerate(_strings_and_numbers(body)):
         begin, end = found.span()
         if end - begin > _LONGEST:
             raise _WholeOnlyError
@@ -140,9 +146,12 @@ def _parsed(body: bytes, count: int) -> Steps[tuple[Any, list[bytes]]]:
             rest.append(b"[%d]" % len(arrays))
             arrays.append(body[begin:end])
         at = end
-        if not len(rest) % _MATCHES or end - begin > _LONG:
+        size += len(rest[-1]) + len(rest[-2])
+        if size > _LARGEST_REST:
+            raise _WholeOnlyError
+        if not number % _MATCHES or end - begin > _LONG:
             yield
-    rest.append(body[at:])
+    rest.append(body[at : at + _LARGEST_REST])
     text = b"".join(rest)
     if sum(map(text.count, (b",", b"{", b"["))) > _PARTS + _PARTS_OF_A_ROW * count:
         raise _WholeOnlyError
@@ -157,6 +166,23 @@ def _parsed(body: bytes, count: int) -> Steps[tuple[Any, list[bytes]]]:
     return read, arrays
 
 
+def _strings_and_numbers(body: bytes) -> Iterator[re.Match[bytes]]:
+    """Yield each string and each list of numbers; of one that is too long its beginning, or nothing."""
+    quote, bracket = body.find(b'"'), body.find(b"[")
+    while quote >= 0 or bracket >= 0:
+        begin = min(place for place in (quote, bracket) if place >= 0)
+        found = _STRING_OR_NUMBERS.match(body, begin, begin + _LONGEST + 2)
+        end = begin + 1 if found is None else found.end()
+        if found is not None:
+            yield found
+        quote = body.find(b'"', end) if 0 <= quote < end else quote
+        bracket = body.find(b"[", end) if 0 <= bracket < end else bracket
+
+
+_SLICE: Final = 1 << 22
+"""Bytes in which brackets are counted in one step."""
+_LARGEST_REST: Final = 1 << 23
+"""Bytes of a response without its lists of numbers: strings, base64 among them, and what is around."""
 _LONGEST: Final = 1 << 20
 """Bytes of a string or vector; a response with a longer one is not read."""
 _LONG: Final = 1 << 13
