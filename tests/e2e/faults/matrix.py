@@ -148,7 +148,7 @@ MATRIX: dict[int, Row] = {
 
 def measures_time(number: int) -> bool:
     """Whether a figure of a row is a time, or a ratio of two: other work on the machine must not stretch it."""
-    return any(figure.is_time or figure.unit == "times" for figure in MATRIX[number].figures.values())
+    return any(figure.is_time or figure.unit in ("times", "x") for figure in MATRIX[number].figures.values())
 
 
 LATER: dict[int, str] = {
