@@ -345,6 +345,14 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 kind="bargauge",
             ),
             Panel(
+                title="Wrong admin tokens",
+                text="Requests for the proxy's own routes with a wrong admin token, in the time range; SECURITY.md tells"
+                " how guesses are slowed.",
+                unit="short",
+                queries=(Query(f"sort_desc({_increase('own_refusals_total', 'detail')})", "{{detail}}", instant=True),),
+                kind="bargauge",
+            ),
+            Panel(
                 title="Audited hits",
                 text="Hits that Ollama was asked for again, by what came of it; empty while `audit` is off.",
                 unit="short",

@@ -155,8 +155,8 @@ async def test_the_proxy_makes_of_changed_requests_what_its_upstream_does_or_ref
             if request.partition(b"\r\n\r\n")[2][:1] in (b"\r", b"\n") or b"Expect" in request:
                 continue  # the proxy skips empty lines before a request, and reads a body that Ollama may not ask for
             try:
-                expected = await see(simulator.url, request, 0.5)
-                seen = await see(proxy.url, request, 0.5)
+                expected = await see(simulator.url, request, 5.0)
+                seen = await see(proxy.url, request, 5.0)
             except TimeoutError:
                 continue
             decided += 1
