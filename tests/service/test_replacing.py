@@ -150,7 +150,7 @@ async def test_new_connections_get_the_new_certificate_and_old_ones_go_on(simula
         await reload(proxy, tls_cert=RENEWED, tls_key=RENEWED_KEY)
         after, shown = await certificate(proxy)
         assert shown == expected[1]
-        assert [await said(connection, GENERATE) for connection in (before, after)] == ["hit; ttl=3600"] * 2
+        assert [(await said(connection, GENERATE))[:5] for connection in (before, after)] == ["hit; "] * 2
         await reload(proxy, tls_cert=CERTIFICATE, tls_key=KEY)
         again, shown = await certificate(proxy)
         assert shown == expected[0]
@@ -174,7 +174,7 @@ async def test_where_a_file_is_wrong_nothing_changes(given: dict[str, Any], text
             await reload(proxy, epoch="b", **given)
         other, same = await certificate(proxy)
         assert same == shown
-        assert [await said(one, GENERATE) for one in (connection, other)] == ["hit; ttl=3600"] * 2
+        assert [(await said(one, GENERATE))[:5] for one in (connection, other)] == ["hit; "] * 2
         for one in (connection, other):
             one.close()
 
