@@ -346,8 +346,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 title="Wrong admin tokens",
-                text="Requests for the proxy's own routes with a wrong admin token, in the time range; SECURITY.md tells"
-                " how guesses are slowed.",
+                text="Requests for the proxy's own routes with a wrong admin token, in the time range; SECURITY.md"
+                " tells how guesses are slowed.",
                 unit="short",
                 queries=(Query(f"sort_desc({_increase('own_refusals_total', 'detail')})", "{{detail}}", instant=True),),
                 kind="bargauge",
