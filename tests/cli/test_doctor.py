@@ -119,6 +119,21 @@ async def test_where_all_is_well_nothing_is_wrong(
     assert simulator.inferences == asked, "no model was asked anything"
 
 
+async def test_hits_that_were_checked_are_counted(simulator: Simulator, tmp_path: Path) -> None:
+    embed = json.dumps({"model": "all-minilm", "input": "why"}).encode()
+    async with proxy_before(simulator.url, audit="100%") as proxy, scene(proxy.url, simulator.url, tmp_path) as made:
+        await ask(proxy.url, "POST", "/api/embed", body=embed)
+        await proxy.kept()
+        assert (await ask(proxy.url, "POST", "/api/embed", body=embed)).field("X-Cache") == "HIT"
+        async with asyncio.timeout(30):
+            while json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["audit"]["checked"] < 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        told = await found(made, "Audit")
+    (finding,) = told["Audit"]
+    assert finding.level is Level.OK
+    assert re.fullmatch(r"1 hit checked, 0 wrong, since \d{4}-\d\d-\d\d", finding.text)
+
+
 async def test_with_everything_down_each_says_what_to_do(tmp_path: Path) -> None:
     url, upstream, port = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}", free_port()
     async with scene(url, upstream, tmp_path, redis_url=f"redis://:{canary.PASSWORD}@127.0.0.1:{port}") as made:

@@ -227,8 +227,11 @@ def roomy(taken: int, idle: int, limit: int, refused: int) -> Finding:
 async def audit(scene: Scene) -> list[Finding]:
     """Report what the audit of hits has found."""
     stats = await scene.stats()
-    found = None if stats is None else stats.get("audit")
-    return [] if found is None else [audited(int(found["checked"]), int(found["wrong"]), float(found["since"]))]
+    if stats is None or "audit" not in stats:
+        return []
+    if (found := stats["audit"]) is None:
+        return [ok('off; `audit = "1%"` asks Ollama again for one hit in a hundred while it is idle')]
+    return [audited(int(found["checked"]), int(found["wrong"]), float(found["since"]))]
 
 
 def audited(checked: int, wrong: int, since: float) -> Finding:
