@@ -132,7 +132,7 @@ async def test_no_request_waits_for_a_store_that_is_known_to_be_away(
     [
         pytest.param(always(0.05), True, id="100 ms away, TLS"),
         pytest.param(always(0.08), False, id="160 ms away"),
-        pytest.param(between(0.075, 0.15), True, id="150 to 300 ms a command, TLS"),
+        pytest.param(between(0.075, 0.15), False, id="150 to 300 ms a command"),
     ],
 )
 async def test_a_slow_store_is_used(
@@ -151,7 +151,7 @@ async def test_a_slow_store_is_used(
             answers: dict[str, list[RawAnswer]] = {"MISS": [], "HIT": []}
             for expected, found in answers.items():
                 times[expected] = []
-                for number in range(3):
+                for number in range(2):
                     begun = time.monotonic()
                     found.append(await generate(proxy, f"{turn} {number}"))
                     times[expected].append(time.monotonic() - begun)
