@@ -129,6 +129,14 @@ def test_of_a_completion_its_words_count_and_not_its_times(change: dict[str, Any
     assert compare_texts(one, other).kind is (None if same else Kind.TEXT)
 
 
+def test_what_differs_between_equal_completions_says_nothing() -> None:
+    names = ["created", "created_at", "completed_at", "id", "call_id", "item_id", "response_id", "usage"]
+    names += ["system_fingerprint", "sequence_number", "prompt_eval_count", "prompt_eval_cached_count", "eval_count"]
+    names += ["total_duration", "load_duration", "prompt_eval_duration", "eval_duration"]
+    body = json.dumps({"response": "yes"} | dict.fromkeys(names, 1)).encode()
+    assert said(body, stream=False) == {("response",): "yes"}
+
+
 def lines(*texts: str) -> bytes:
     parts = [{"created_at": f"{at}", "response": text, "done": False} for at, text in enumerate(texts)]
     return b"".join(

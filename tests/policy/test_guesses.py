@@ -17,6 +17,10 @@ from ollama_cache_proxy.policy.guesses import (
 AT_ONCE, LATE, REFUSED = Treatment
 
 
+def test_five_wrong_tokens_are_free_and_one_is_forgotten_in_a_minute() -> None:
+    assert (FREE, FREE_OF_ALL, FORGETS_AFTER, MAX_WAITING_OF_ONE, MAX_WAITING) == (5, 50, 60.0, 2, 8)
+
+
 def test_an_address_has_some_wrong_tokens_then_late_answers_then_none() -> None:
     guesses = Guesses()
     given = [guesses.wrong("10.0.0.1", 0.0) for _ in range(FREE + MAX_WAITING_OF_ONE + 3)]

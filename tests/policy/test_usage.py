@@ -126,3 +126,8 @@ def test_only_the_first_and_the_last_bytes_are_held(size: int) -> None:
     assert sum(map(len, excerpt._parts)) <= 16384
     assert excerpt.tail == body[-8192:]
     assert excerpt.head == body[:4096]
+
+
+def test_a_response_without_a_content_type_is_no_stream_with_output() -> None:
+    endpoint, _ = endpoints.find("POST", "/api/generate")
+    assert not streams_text(endpoint, ResponseHead(status=200, reason="", fields=()))

@@ -120,7 +120,20 @@ def test_cached_tokens_are_part_of_the_prompt(told: dict[str, object], prompt: i
     assert anthropic.usage(START + delta + STOP) == expected
 
 
-@pytest.mark.parametrize(("status", "kind"), [(503, "overloaded_error"), (403, "permission_error"), (502, "api_error")])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (504, "api_error"),
+    ],
+)
 def test_an_error_has_the_members_that_sdks_read(status: int, kind: str) -> None:
     told = json.loads(anthropic.error(status, "why"))
     assert told == {"type": "error", "error": {"type": kind, "message": "why"}}
