@@ -79,7 +79,7 @@ def is_read_soon(body: bytes) -> Steps[bool]:
     return found is not None and found.nanoseconds(len(body)) < _READ_SHARE * MOST
 
 
-_READ_SHARE: Final = 1.5
+_READ_SHARE: Final = 2.0
 
 
 @record

@@ -108,7 +108,10 @@ class Detail(StrEnum):
         "answer-form",
         "not stored: a list with a blank or ill-formed text, in a response with members that only it can have",
     )
-    ANSWER_TOO_LARGE = "answer-too-large", "not stored: over `max_entry_bytes` or `max_list_bytes`"
+    ANSWER_TOO_LARGE = (
+        "answer-too-large",
+        "not stored: over `max_entry_bytes` or `max_list_bytes`, or reading it would hold up others",
+    )
     MODEL_CHANGED = "model-changed", "not stored: the model changed while Ollama answered"
     STORE_UNAVAILABLE = "store-unavailable", "not stored: the store did not answer the lookup"
     READ_ONLY = "read-only", "not stored: the endpoint's policy is `read-only`"
