@@ -122,3 +122,14 @@ async def test_one_line_at_first_and_one_for_all_that_follow(monkeypatch: pytest
     await scene.ask("Bearer b", "10.0.0.9")
     assert len(scene.lines) == 3
     scene.guard.close()
+
+
+async def test_what_was_not_told_yet_is_told_at_the_end() -> None:
+    scene = Scene()
+    scene.guard.close()
+    for number in range(FREE):
+        await scene.ask(f"Bearer {number}")
+    scene.guard.close()
+    assert scene.lines[1:] == [f"{FREE - 1} requests with a wrong admin token"]
+    scene.guard.close()
+    assert len(scene.lines) == 2

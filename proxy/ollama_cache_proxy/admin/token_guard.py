@@ -64,9 +64,10 @@ class TokenGuard:
         return error(HTTPStatus.UNAUTHORIZED, _MISSING_OR_WRONG, _CHALLENGE)
 
     def close(self) -> None:
-        """Write no more lines."""
+        """Write the last line, if there is something to tell."""
         if self._timer is not None:
             self._timer.cancel()
+            self._tell(more="")
 
     def _count(self, detail: Detail) -> None:
         self._observe(OwnRefusal(detail=detail))
@@ -74,13 +75,12 @@ class TokenGuard:
         if self._timer is None:
             self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, *, more: str = f"; more are told of in {LINE_EVERY:g} s") -> None:
         """Write a line about those that none was written about, and none for a while; nothing if there are none."""
         count, self._unsaid, self._timer = self._unsaid, 0, None
         if count:
-            requests = "1 request" if count == 1 else f"{count} requests"
-            self._say(f"{requests} with a wrong admin token; more are told of in {LINE_EVERY:g} s")
-            self._timer = asyncio.get_running_loop().call_later(LINE_EVERY, self._tell)
+            self._say(f"{'1 request' if count == 1 else f'{count} requests'} with a wrong admin token{more}")
+            self._timer = asyncio.get_running_loop().call_later(LINE_EVERY, self._tell) if more else None
 
 
 def _is_right(given: bytes, token: str) -> bool:
