@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 try:
@@ -22,6 +23,12 @@ from tests.support.servers import Proxy, RedisServer, proxy_before
 
 HANGS_FOR = 120.0
 """Seconds beyond its own timeout after which a test that pytest-timeout could not end ends the run."""
+
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+"""An example is not wrong because it took long."""
 
 TALLY = pytest.StashKey[dict[str, list[str]]]()
 

@@ -103,6 +103,9 @@ def _child(module: str, tree: ast.Module | None, tests: Sequence[str], said: int
 
         options = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=short"]
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        os.environ["CI"] = (
+            "1"  # hypothesis then draws the same examples each time, and lets them take as long as they do
+        )
         for plugin in _PLUGINS:
             options += ["-p", plugin]
         if module.startswith("policy/"):
