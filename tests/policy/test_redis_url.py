@@ -231,3 +231,7 @@ def test_every_option_that_is_honoured_is_documented() -> None:
     known = str(caught.value).partition("it knows ")[2].split(", ")
     assert len(known) == 16
     assert [name for name in known if f"`{name}`" not in OPERATIONS.read_text("utf-8")] == []
+
+
+def test_its_text_is_where_it_is_and_no_more() -> None:
+    assert repr(redis_address("redis://u:p@h:1/2?client_name=x")) == "RedisAddress(h:1)"
