@@ -113,7 +113,7 @@ class Detail(StrEnum):
         "not stored: over `max_entry_bytes` or `max_list_bytes`, or reading it would hold up others",
     )
     MODEL_CHANGED = "model-changed", "not stored: the model changed while Ollama answered"
-    STORE_UNAVAILABLE = "store-unavailable", "not stored: the store did not answer the lookup"
+    STORE_UNAVAILABLE = "store-unavailable", "not stored: the store did not answer the lookup, or takes no writes"
     READ_ONLY = "read-only", "not stored: the endpoint's policy is `read-only`"
     PURGED = "purged", "not stored: a purge that matches it began while Ollama answered"
     # perhaps stored: known when the stream has ended
