@@ -103,6 +103,7 @@ TABLE: Final = {
     "service.context": Row("service/test_store_choice.py", "Context", VALUES),
     "service.neighbours": Row("e2e/test_serve.py", "OLLAMA_HOST names this proxy", JOINED),
     "service.own_routes": Row("service/test_app.py", "Events", JOINED),
+    "service.replacing": Row("service/test_replacing.py", "path_prefix", JOINED),
     "service.sibling_topics": Row("service/test_app.py", "Topic", JOINED),
     "service.siblings": Row("e2e/test_workers.py", "SIBLING_TIMEOUT", WORKERS),
     "service.supervisor": Row("e2e/test_workers.py", "(process ", WORKERS),

@@ -42,6 +42,7 @@ NOT_RUN = {
     r"docker ": "it needs a container engine; tests/docker holds its files",
     r"make hit-rates": "it takes a repository, or half a minute; tests/workloads does the same",
     r"make image": "it takes root and minutes; tests/e2e/test_image.py does the same",
+    r"make stores\b": "it runs tests on a server of one's own",
     r"make stack\b": "it takes the usual ports; tests/docker runs it on others",
     r"prometheus ": "it takes the usual port; tests/prometheus runs it on another",
     r"(cp|mkdir) .*(/etc/grafana|/var/lib/grafana)": "they are Grafana's folders",
