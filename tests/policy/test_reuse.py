@@ -11,6 +11,7 @@ from ollama_cache_proxy.policy.reuse import (
     Forward,
     Hit,
     Refuse,
+    lasting,
     read_directives,
     reuse,
     without_no_cache,
@@ -175,3 +176,18 @@ def test_a_hit_is_not_estimated_unless_it_says_so():
 def test_a_no_cache_that_is_not_meant_leaves_every_other_directive():
     given = Directives(no_cache=True, no_store=True, only_if_cached=True, max_age=0, min_fresh=5, ttl=7, category="c")
     assert without_no_cache(given) == replace(given, no_cache=False, no_cache_ignored=True)
+
+
+@pytest.mark.parametrize(
+    ("directives", "stays"),
+    [
+        (NO_DIRECTIVES, True),
+        (Directives(no_store=True), False),
+        (Directives(no_cache=True), False),
+        (Directives(max_age=60), False),
+        (Directives(min_fresh=1), False),
+    ],
+    ids=["none", "no-store", "no-cache", "max-age", "min-fresh"],
+)
+def test_a_hit_stays_one_where_no_directive_speaks_of_its_age(directives, stays):
+    assert lasting(directives) is stays
