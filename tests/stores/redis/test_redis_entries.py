@@ -14,6 +14,7 @@ import pytest
 from ollama_cache_proxy.core.facts import Event, Fault, StoreFault
 from ollama_cache_proxy.policy.messages import StoredResponse, packed
 from ollama_cache_proxy.stores import write_buffer
+from ollama_cache_proxy.stores.redis import guard
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.stores.redis.conftest import Connect
@@ -252,3 +253,33 @@ async def test_what_could_not_be_written_is_not_found(entries: RedisEntries, red
     finally:
         redis_server.client().config_set("maxmemory", "0")
     assert (await entries.get(key(1))).entry is None
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        pytest.param(lambda entries, _: entries.clear(), id="clear"),
+        pytest.param(lambda entries, _: entries.purge(lambda _: True), id="purge"),
+        pytest.param(lambda entries, generation: entries.delete([key(1)], generation), id="delete"),
+    ],
+)
+async def test_what_removes_entries_waits_a_moment_for_a_server_that_is_away(
+    remove: Any, entries: RedisEntries
+) -> None:
+    await fill(entries, {key(1): FULL_ENTRY})
+    generation = await generation_of(entries)
+    entries._guard.reads_failed(TimeoutError(), decisive=True)
+    removed = asyncio.ensure_future(remove(entries, generation))
+    await asyncio.sleep(0.01)
+    assert not removed.done()
+    entries._guard.reads_probed(0.001)
+    assert await removed == 1
+    assert await keys(entries) == []
+
+
+async def test_a_server_that_stays_away_is_not_waited_for_for_long(
+    entries: RedisEntries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "WRITE_WITHIN", 0.01)
+    entries._guard.reads_failed(TimeoutError(), decisive=True)
+    assert await asyncio.wait_for(entries.clear(), 10) is None

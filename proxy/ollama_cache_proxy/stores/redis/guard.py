@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from redis.exceptions import ResponseError
@@ -58,6 +59,7 @@ class Guard:
         self.deletes = ProbedBreaker(threshold=_FAILURES_IN_A_ROW)
         self.wait = Wait(longest=longest)
         self.opened = asyncio.Event()
+        self._recovered = asyncio.Event()
         self._name = name
         self._clock = clock
         self._observe = observe
@@ -125,6 +127,13 @@ class Guard:
             return None
         return await self._run(name, operation, None, within=WRITE_WITHIN, breaker=self.deletes)
 
+    async def recovery(self) -> None:
+        """Wait for up to `WRITE_WITHIN` seconds until lookups succeed again: what a person asks for may wait."""
+        if self.reads.open:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WRITE_WITHIN):
+                    await self._recovered.wait()
+
     async def _run(  # noqa: PLR0913 - each of the above gives its own
         self,
         name: str,
@@ -160,7 +169,8 @@ class Guard:
 
     def reads_failed(self, error: Exception, *, decisive: bool = False) -> None:
         """Note that a lookup has failed."""
-        self._open(self.reads, decisive=decisive)
+        if self._open(self.reads, decisive=decisive):
+            self._recovered.clear()
         self._report_health(Part.STORE, well=False, reason=_error_name(error))
 
     def reads_probed(self, seconds: float) -> None:
@@ -171,6 +181,7 @@ class Guard:
             self.wait.note(seconds)
         elif self.reads.probed(now, well=True):
             self.wait.begin(seconds)
+            self._recovered.set()
         if not self.reads.open:
             self._report_health(Part.STORE, well=True)
 
@@ -217,9 +228,12 @@ class Guard:
         reason = "" if stores else self._reasons.get(Part.STORE_WRITES, "")
         return StoreState(answers=True, stores=stores, reason=reason)
 
-    def _open(self, breaker: ProbedBreaker, *, decisive: bool) -> None:
-        if breaker.failed(self._clock.monotonic(), decisive=decisive):
+    def _open(self, breaker: ProbedBreaker, *, decisive: bool) -> bool:
+        """Note a failure; return whether it opened the breaker."""
+        opened = breaker.failed(self._clock.monotonic(), decisive=decisive)
+        if opened:
             self.opened.set()
+        return opened
 
     def _observe_failure(self, name: str, begun: float) -> None:
         self._observe(StoreCall(operation=name, seconds=self._clock.monotonic() - begun, failed=True))

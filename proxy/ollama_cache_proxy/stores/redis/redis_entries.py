@@ -138,6 +138,7 @@ class RedisEntries:
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See store_ports.EntryStore."""
+        await self._guard.recovery()
         await self._flush()
         return await self._unlink([entry_name(generation, key) for key in keys])
 
@@ -150,6 +151,7 @@ class RedisEntries:
 
     async def purge(self, matches: Matches) -> int | None:
         """See store_ports.EntryStore. After a failure, what was deleted before it stays deleted."""
+        await self._guard.recovery()
         await self._flush()
         generation = await self._guard.read("get", self._generation.current, None)
         if generation is None:
@@ -157,6 +159,7 @@ class RedisEntries:
         purged = cursor = 0
         sparse = False
         while True:
+            await self._guard.recovery()
             turn = partial(self._scan.turn, generation, cursor, sparse=sparse)
             seen = await self._guard.read("page", partial(permitted, turn, None), None)
             if seen is None:
@@ -172,6 +175,7 @@ class RedisEntries:
 
     async def clear(self) -> int | Uncounted | None:
         """See store_ports.EntryStore. The old generation's entries are removed in the background."""
+        await self._guard.recovery()
         count = await self.count()
         old = await self._guard.delete("clear", self._generation.replace)
         if old is None:
