@@ -7,6 +7,7 @@ import gc
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -34,6 +35,10 @@ class Wire(asyncio.Transport):
         self.sent: list[bytes] = []
         self.reads = True
         self.closed = self.aborted = False
+        self.unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent.append(bytes(data))
@@ -359,6 +364,28 @@ async def test_an_idle_connection_leaves_unless_something_has_arrived(
         assert connection.leave()
         assert wire.closed
         assert not connection.leave(), "it has left"
+
+
+async def test_an_idle_connection_stays_while_its_client_has_not_read_the_last_response(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as closed, and hold its descriptor for as long as its client likes."""
+    connection, wire = connect()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        monkeypatch.setattr(wire, "get_extra_info", {"socket": ours}.get)
+        wire.unsent = 1
+        assert not connection.leave()
+        wire.unsent, filled = 0, 0
+        with suppress(BlockingIOError):
+            while True:
+                filled += ours.send(bytes(4096))
+        assert not connection.leave()
+        assert not wire.closed
+        while filled:
+            filled -= len(theirs.recv(65_536))
+        assert connection.leave()
 
 
 async def test_a_connection_over_tls_leaves_even_if_its_client_does_not_end_its_side(

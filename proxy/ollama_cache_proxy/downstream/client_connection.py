@@ -196,9 +196,9 @@ class ClientConnection(web.RequestHandler):
         return used_at + self._owner.head_timeout if known and (self._body is None or self._body.is_eof()) else None
 
     def leave(self) -> bool:
-        """See places.Occupant."""
+        """See places.Occupant. A client that has yet to read the last response is not done either."""
         transport = still_open(self.transport)
-        if transport is None or _readable(transport):
+        if transport is None or transport.get_write_buffer_size() or _is_used(transport):
             return False
         self.force_close()
         if transport.get_extra_info("ssl_object") is not None:
@@ -382,17 +382,22 @@ def still_open(transport: asyncio.Transport | None) -> asyncio.Transport | None:
     return None if transport is None or transport.is_closing() else transport
 
 
-def _readable(transport: asyncio.Transport) -> bool:
-    """Return whether something has arrived that the event loop has not read yet, an end of the connection included."""
+def _is_used(transport: asyncio.Transport) -> bool:
+    """Return whether something has arrived that the event loop has not read, an end included, or much was not taken.
+
+    A transport that closes sends what it holds first, for as long as the client takes for it; over TLS it does not tell
+    how much that is.
+    """
     sock = transport.get_extra_info("socket")
     if sock is None:
         return False
     descriptor = sock.fileno()
     if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([descriptor], [], [], 0)[0])
+        arrived, takes, _ = select.select([descriptor], [descriptor], [], 0)
+        return bool(arrived) or not takes
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+    poll.register(descriptor, select.POLLIN | select.POLLOUT)
+    return [event for _, event in poll.poll(0)] != [select.POLLOUT]
 
 
 def reset(transport: asyncio.Transport | None) -> None:

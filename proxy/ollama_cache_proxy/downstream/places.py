@@ -45,7 +45,7 @@ class Occupant(Protocol):
         """
 
     def leave(self) -> bool:
-        """Close it; return False if it may not be closed: a request has arrived that is still to be read."""
+        """Close it; return False if it may not be closed: a request has arrived, or a response is still to be read."""
 
 
 class Places:
