@@ -7,8 +7,8 @@
 #   neither holds: a worker that was meant to survive a closed terminal, or a reload signal sent to its group, ends with it.
 #   `restore_signals=False` changes nothing. subprocess.run in the same program keeps the signals ignored.
 # Not lost: what a child sets after exec, such as `trap '' HUP` in a shell, or the command `nohup` itself in front of it.
-# Versions: uvloop 0.23.0 (`UVProcess._after_fork` in uvloop/handles/process.pyx, `uv__process_child_init` in its libuv 1.52.1), Python 3.11.
-#   Seen by running them.
+# Versions: uvloop 0.23.0 (`UVProcess._after_fork` in uvloop/handles/process.pyx), its libuv 1.52.1 (`uv__process_child_init`),
+#   Python 3.11. Seen by running them.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
