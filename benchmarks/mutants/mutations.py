@@ -1,7 +1,7 @@
 """The ways in which a line may be wrong: each mutant differs from the module in one expression or statement.
 
-Left alone are texts for people (docstrings, messages: all that holds a blank), annotations, and `assert`, which stands
-for the type checker.
+Left alone are texts for people (docstrings, messages: all that holds a blank), annotations, `assert`, which stands for
+the type checker, and `zip(strict=True)`, which stands for what the code before it has made certain.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def _nodes(tree: ast.Module) -> list[_Node]:
     def walk(node: ast.AST, parent: ast.AST, scope: str) -> None:
         if isinstance(node, ast.Assert | ast.Import | ast.ImportFrom) or _is_for_types(node) or _is_text(node):
             return
+        if _is_certain(node):
+            return
         shown = parent if isinstance(node, _LEAVES) and isinstance(parent, _PARENTS) else node
         found.append(_Node(node, scope or "module", shown))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -121,6 +123,16 @@ def _nodes(tree: ast.Module) -> list[_Node]:
 def _is_text(node: ast.AST) -> bool:
     """Whether it is a docstring, of whatever it stands behind."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_certain(node: ast.AST) -> bool:
+    """Whether it is the `strict=True` of a zip."""
+    return (
+        isinstance(node, ast.keyword)
+        and node.arg == "strict"
+        and isinstance(node.value, ast.Constant)
+        and node.value.value is True
+    )
 
 
 def _is_for_types(node: ast.AST) -> bool:

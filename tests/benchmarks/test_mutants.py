@@ -76,6 +76,11 @@ def test_what_a_change_is(before: str, after: str) -> None:
     assert after in found
 
 
+def test_a_strict_zip_is_not_changed_and_one_that_is_not_strict_is() -> None:
+    assert list(mutants("m.py", "zip(a, b, strict=True)[c]")) == []
+    assert [mutant.name for mutant in mutants("m.py", "a = zip(b, c, strict=False)")] == ["m.py module: False -> True"]
+
+
 def test_a_name_stays_the_same_when_other_lines_move_and_equal_ones_are_numbered() -> None:
     source = "def f():\n    a = 1\n    a = 1\n"
     names = [mutant.name for mutant in mutants("m.py", source)]
