@@ -176,6 +176,20 @@ def test_each_text_of_a_stream_is_joined_of_its_pieces(name: str) -> None:
     assert said(one, stream=True) == said(other, stream=True) == {("index",): 0, (name,): "only once"}
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([{"id": 1, "text": "a"}, {"text": "b"}], {("content", 0, "text"): "a", ("content", 1, "text"): "b"}),
+        ([{"id": 1, "text": "a"}, "b"], {("content",): [{"id": 1, "text": "a"}, "b"]}),
+        (["a", "b"], {("content",): ["a", "b"]}),
+        ([], {}),
+    ],
+)
+def test_a_list_that_is_not_all_of_objects_counts_as_it_is(given: Any, expected: dict[Any, Any]) -> None:
+    body = json.dumps({"done": True, "content": given}).encode()
+    assert said(body, stream=False) == {("done",): True} | expected
+
+
 @pytest.mark.parametrize("body", [b"", b"no", b"[1]", b"{}"])
 def test_what_says_nothing_is_none(body: bytes) -> None:
     assert said(body, stream=False) is None

@@ -80,6 +80,11 @@ def test_ollama_is_asked_without_keep_alive(body: bytes, sent: bytes) -> None:
     assert b'keep_alive"' not in found.replace(b'"keep_alive"}', b"")
 
 
+def test_a_keep_alive_that_the_endpoint_does_not_know_stays() -> None:
+    body = b'{"model":"tiny","prompt":"a","keep_alive":3}'
+    assert without_keep_alive(candidate("/v1/completions", json.loads(body)), body) == body
+
+
 def test_some_texts_of_a_list_are_asked_for_as_the_client_asked() -> None:
     body = {"model": "tiny", "keep_alive": "9m", "input": ["a", "b", "c"], "options": {"seed": 1}, "truncate": False}
     assert json.loads(body_of_texts(candidate("/api/embed", body), ["c", "a"])) == {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai
-from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, find, is_other
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Kind, Policy, allow, find, is_other
 
 POLICIES = {
     "generate": Policy.ALWAYS,
@@ -265,3 +265,22 @@ def test_no_row_is_other(row):
 
 def test_generate_alone_takes_a_template() -> None:
     assert {row.path for row in (OTHER, *ENDPOINTS) if row.template} == {"/api/generate"}
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "expected"),
+    [
+        *((method, path, "HEAD, GET") for method in ("PUT", "POST") for path in ("/", "/api/version", "/api/tags")),
+        *((method, path, "") for method in ("HEAD", "GET") for path in ("/", "/api/version", "/api/tags")),
+        ("HEAD", "/api/ps", "GET"),
+        ("POST", "/api/ps?a=1", "GET"),
+        ("GET", "/api/chat", "POST"),
+        ("GET", "/api/ch%61t", "POST"),
+        ("POST", "/api/chat", ""),
+        ("POST", "/api/delete", "DELETE"),
+        ("GET", "/nowhere", ""),
+    ],
+)
+def test_the_methods_of_a_target_are_told_where_it_has_no_such_one(method: str, target: str, expected: str) -> None:
+    """As in `GenerateRoutes` (`server/routes.go`, 0.24)."""
+    assert allow(method, target) == expected

@@ -144,6 +144,10 @@ def test_a_response_goes_on_with_what_the_cache_says_of_itself():
         (302, b"", b""),
         (201, b"/api/tags", b"/api/tags"),
         (200, b"/api/tags", b"/api/tags"),
+        (299, b"/api/tags", b"/api/tags"),
+        (300, b"/api/tags", b"/ollama/api/tags"),
+        (399, b"/api/tags", b"/ollama/api/tags"),
+        (400, b"/api/tags", b"/api/tags"),
     ],
 )
 def test_a_redirect_stays_under_the_prefix(status, location, expected):

@@ -102,7 +102,7 @@ def test_the_text_of_an_item_is_the_same_through_both_routes():
 def test_a_stream_of_names_is_bounded_and_what_is_beyond_still_differs():
     many = GENERATE | {f"f{number:04}" + "x" * 100: number for number in range(200)}
     found = of(many)
-    assert len(found) <= 66
+    assert len(found) == 66, "64, what is beyond them, and what must be equal"
     assert max(map(len, found)) <= 64
     assert REST in found
     last = max(name for name in many if name.startswith("f0"))
@@ -112,6 +112,14 @@ def test_a_stream_of_names_is_bounded_and_what_is_beyond_still_differs():
 def test_long_names_that_begin_alike_are_not_lost():
     one, other = {"x" * 64 + "a": 1, "x" * 64 + "b": 1}, {"x" * 64 + "a": 2, "x" * 64 + "b": 1}
     assert differing(of(GENERATE | one), of(GENERATE | other)) == ("x" * 64,)
+
+
+@pytest.mark.parametrize("name", ["X", "group", "(group)", "x" * 64])
+def test_no_field_stands_where_the_group_is(name):
+    """The group is under the empty name, in stored entries too, where no field with a name can be."""
+    assert "" in of(GENERATE)
+    assert of(GENERATE)[""] == of(GENERATE | {name: 1})[""]
+    assert differing(of(GENERATE), of(GENERATE | {name: 1})) == (name,)
 
 
 def test_fingerprints_are_keyed_and_hold_no_text():

@@ -128,6 +128,23 @@ def test_only_the_first_and_the_last_bytes_are_held(size: int) -> None:
     assert excerpt.head == body[:4096]
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(b'{"model":"tiny:latest"}', "tiny:latest", id="a-name"),
+        pytest.param(b'{"model":"t\xffny"}', "t\ufffdny", id="ill-formed"),
+        pytest.param(b'{"model":""}', "", id="empty"),
+        pytest.param(b'{"model":"' + b"m" * 300 + b'"}', "m" * 300, id="the-longest"),
+        pytest.param(b'{"model":"' + b"m" * 301 + b'"}', "", id="longer"),
+        pytest.param(b"{}", "", id="none"),
+    ],
+)
+def test_the_name_of_the_model_is_read_as_far_as_it_can_be(body: bytes, expected: str) -> None:
+    excerpt = Excerpt()
+    excerpt.add(body)
+    assert model(excerpt) == expected
+
+
 def test_a_response_without_a_content_type_is_no_stream_with_output() -> None:
     endpoint, _ = endpoints.find("POST", "/api/generate")
     assert not streams_text(endpoint, ResponseHead(status=200, reason="", fields=()))
