@@ -105,7 +105,8 @@ class Fetcher:
         whole = await self.ask(question, flight)
         if whole is None:
             return
-        body = await self.computed(joined(whole.chunks), whole.size)
+        chunks = whole.chunks
+        body = chunks[0] if len(chunks) == 1 else await self.computed(joined(chunks), whole.size)
         verdict = await self.judge(question, whole.head, body, whole.fresh)
         if isinstance(verdict, Detail):
             await self.publish_and_store(question, flight, replace(whole, detail=verdict))

@@ -44,7 +44,8 @@ class HttpClient:
         self._number = self._connection.gate.serving
         self._buffered: list[bytes] = []
         self._http10 = request.version < HttpVersion11
-        self._expects = not self._http10 and expects_continue(request.headers.get("Expect", ""))
+        expect = request.headers.get("Expect")
+        self._expects = expect is not None and not self._http10 and expects_continue(expect)
         self._chunked = False
         self._bodyless = False
         stopped = self._connection.stopped and "Upgrade" in request.headers  # the parser drops what follows

@@ -183,16 +183,20 @@ class Log:
             return  # a closed log must not stop a response
 
 
+_UNTOLD: Final = (Worked, StoreCall, OwnRefusal)
+_USUAL: Final = (Repeated, Stored, NotStored)
+
+
 def _is_untold(event: Event) -> bool:
     """Return whether a fact has no line: metrics tell it, or nothing was wrong."""
-    return isinstance(event, Worked | StoreCall | OwnRefusal) or (isinstance(event, Audited) and not event.wrong)
+    return isinstance(event, _UNTOLD) or (isinstance(event, Audited) and not event.wrong)
 
 
 def _is_usual(event: Event) -> bool:
     """Return whether a fact is about a request that did not fail."""
     if isinstance(event, Exchange):
         return event.error in (None, Source.CLIENT) and event.status < _SERVER_ERROR
-    return isinstance(event, Repeated | Stored | NotStored)
+    return isinstance(event, _USUAL)
 
 
 def _printable(text: str) -> str:

@@ -69,6 +69,8 @@ class Metrics:
         match event:
             case Exchange():
                 self._exchanges.add(event)
+            case StoreCall() | Stored() | NotStored() | StoreFault():  # early, since they are many
+                self._store(event)
             case Repeated():
                 self._exchanges.add_repeated(event)
             case Worked():
@@ -76,16 +78,18 @@ class Metrics:
                 self._defer()
             case Audited():
                 self._audited(event)
-            case Stored() | NotStored() | StoreFault() | StoreCall():
-                self._store(event)
             case Health():
                 self._parts[event.part].set(event.well)
             case OwnRefusal():
                 self._families.own_refusals.inc(event.detail.value)
 
-    def _store(self, event: Stored | NotStored | StoreFault | StoreCall) -> None:
+    def _store(self, event: StoreCall | Stored | NotStored | StoreFault) -> None:
         families = self._families
         match event:
+            case StoreCall():
+                families.store_operation_seconds.observe((event.operation,), (event.seconds,))
+                if event.failed:
+                    families.store_errors.inc(event.operation)
             case Stored():
                 families.stores.inc(event.operation, by=event.entries)
                 families.stored_bytes.inc(event.operation, by=event.size)
@@ -93,10 +97,6 @@ class Metrics:
                 families.unkept.inc(event.operation, event.detail.value)
             case StoreFault():
                 families.store_faults.inc(event.kind.value)
-            case StoreCall():
-                families.store_operation_seconds.observe((event.operation,), (event.seconds,))
-                if event.failed:
-                    families.store_errors.inc(event.operation)
 
     def _audited(self, event: Audited) -> None:
         why = event.why.value if event.why is not None else ""
