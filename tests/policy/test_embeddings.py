@@ -15,6 +15,7 @@ from ollama_cache_proxy.policy.embeddings import (
     may_be_clipped,
     missing,
     other_keys,
+    other_keys_in_steps,
     text_list,
     upstream_body,
 )
@@ -63,6 +64,24 @@ def test_only_two_endpoints_have_items(endpoint):
 # Keys
 
 SCOPE = {"digest": "sha256:0123", "version": "0.24.0"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "turns"),
+    [
+        pytest.param([str(number) for number in range(199)], 0, id="few"),
+        pytest.param([str(number) for number in range(200)], 1, id="as many as fit in a turn"),
+        pytest.param([str(number) for number in range(450)], 2, id="many"),
+        pytest.param([letter * 8192 for letter in "abc"], 0, id="long"),
+        pytest.param([letter * 8193 for letter in "abc"], 3, id="longer"),
+    ],
+)
+def test_the_keys_of_many_texts_take_turns(texts, turns):
+    asked = asking(EMBED, *texts)
+    steps = other_keys_in_steps(asked, Scope(**SCOPE), ())
+    assert sum(1 for _ in steps) == turns
+
+
 GOLDEN = {
     "a text": (
         EMBED,

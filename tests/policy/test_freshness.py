@@ -199,3 +199,17 @@ def test_of_rfc_850s_years_some_are_of_this_century_and_a_leap_second_is_no_erro
 )
 def test_any_other_date_is_invalid(value):
     assert http_date(value) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lifetime"),
+    [
+        (b"999999999", 999_999_999),
+        (b"1000000000", 10**9),
+        (b"2147483647", 2**31 - 1),
+        (b"2147483649", 2**31),
+        (b"10000000000", 2**31),
+    ],
+)
+def test_a_long_time_counts_as_it_is_up_to_two_to_the_31(seconds: bytes, lifetime: int) -> None:
+    assert found(*cc(b"max-age=" + seconds), limit=2**40).lifetime == lifetime

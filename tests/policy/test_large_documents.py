@@ -139,6 +139,19 @@ def _is_utf_8(body: bytes) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    ("sizes", "is_read"),
+    [([16, 16, 16], True), ([16, 16, 9, 8], False), ([17], False), ([16, 8], True), ([8] * 6, True), ([8] * 7, False)],
+)
+def test_ill_formed_texts_are_read_up_to_a_size_each_and_together(
+    sizes: list[int], is_read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_documents, "_MOST_ODD", 16)
+    monkeypatch.setattr(large_documents, "_MOST_ODD_TOGETHER", 32)
+    body = b'{"model":"m","input":[%b]}' % b",".join(rb'"\ud800%b"' % (b"a" * (size - 8)) for size in sizes)
+    assert read(body) == (odd_texts.read(body, KNOWN, "input") if is_read else Detail.NOT_JSON)
+
+
 def test_a_body_without_room_is_a_bypass() -> None:
     assert read(b'{"input":["a"]}', room=False) is Detail.BUFFERS_FULL
 

@@ -13,6 +13,8 @@ JSON, EVENTS = b"application/x-ndjson", b"text/event-stream"
         (b"", JSON, []),
         (b"{}\n", JSON, [b"{}\n"]),
         (b"{}\n{}\n\n{", JSON, [b"{}\n", b"{}\n", b"\n", b"{"]),
+        (b"\n{}\n", JSON, [b"\n", b"{}\n"]),
+        (b"\n\ndata: {}\n\n", EVENTS, [b"\n\n", b"data: {}\n\n"]),
         (b"data: {}\n\ndata: [DONE]\n\n", EVENTS, [b"data: {}\n\n", b"data: [DONE]\n\n"]),
         (b"event: a\ndata: {}\n\nevent: b\n", EVENTS, [b"event: a\ndata: {}\n\n", b"event: b\n"]),
     ],

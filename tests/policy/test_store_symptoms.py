@@ -85,6 +85,8 @@ def tls(reason: str) -> ssl.SSLError:
         (tls("SSLV3_ALERT_HANDSHAKE_FAILURE"), Heard.HANDSHAKE),
         (tls("TLSV1_ALERT_PROTOCOL_VERSION"), Heard.HANDSHAKE),
         (tls("UNSUPPORTED_PROTOCOL"), Heard.HANDSHAKE),
+        (tls("NO_SHARED_CIPHER"), Heard.HANDSHAKE),
+        (tls("TLSV1_ALERT_INSUFFICIENT_SECURITY"), Heard.HANDSHAKE),
         (socket.gaierror(8, "secret"), Heard.UNKNOWN_HOST),
         (ConnectionRefusedError(), Heard.REFUSED),
         (FileNotFoundError(), Heard.REFUSED),

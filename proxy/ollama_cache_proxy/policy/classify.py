@@ -208,7 +208,7 @@ def is_deterministic(endpoint: Endpoint, body: dict[str, Any]) -> bool:
     if not isinstance(given, dict):
         return False
     temperature, seed = (given.get(name) if name in endpoint.sampling else None for name in ("temperature", "seed"))
-    greedy = not isinstance(temperature, bool) and isinstance(temperature, int | float) and temperature == 0
+    greedy = temperature == 0 and not isinstance(temperature, bool)
     return greedy or (type(seed) is int and 0 <= seed < _NO_SEED)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.policy.embeddings import TextList, missing
-from ollama_cache_proxy.policy.listing import joining
+from ollama_cache_proxy.policy.listing import joining, own_form
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
 from ollama_cache_proxy.policy.listing.joining import Joined, Part
@@ -244,6 +244,41 @@ def test_base64_holds_any_floats(seed):
 
 
 # Numbers as Go writes them
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "known"),
+    [
+        (b"[0.25,0.5]", b"[1,2]", True),
+        (b"[1,2]", b"[0.25,0.5]", True),
+        (b"[0.125,0.5]", b"[1,2]", False),
+        (b"[1,2]", b"[0.125,0.5]", False),
+    ],
+)
+def test_a_response_with_one_vector_that_is_too_long_is_of_another_form(
+    first: bytes, second: bytes, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_form, "LONGEST", len(b"[0.25,0.5]"))
+    body = b'{"model":"m","embeddings":[%b,%b],"prompt_eval_count":5}' % (first, second)
+    assert (split(asking(EMBED, "a", "b"), 2, body) is not None) is known
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        (b"[1,2e-7,3]", [b"2e-7,"]),
+        (b"[2e-7,3]", [b"2e-7,"]),
+        (b"[1,2e-7]", [b"2e-7]"]),
+        (b"[[1,2],[3,4e-7]]", [b"4e-7]"]),
+        (b"[1,2e-7,3,4e-8]", [b"2e-7,", b"4e-8]"]),
+        (b"1,2e-7", [b"2e-7"]),
+        (b"[1,2]", []),
+        (b"[%b]" % b",".join([b"1e-7"] * 64), [*[b"1e-7,"] * 63, b"1e-7]"]),
+        (b"[%b]" % b",".join([b"1e-7"] * 65), [b"[%b]" % b",".join([b"1e-7"] * 65)]),
+    ],
+)
+def test_the_numbers_with_a_mark_are_looked_at_one_by_one_or_all_at_once(text: bytes, numbers: list[bytes]) -> None:
+    assert list(own_form._around(text, b"e")) == numbers
 
 
 def of_numbers(*texts: str) -> bytes:
