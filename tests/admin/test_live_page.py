@@ -226,6 +226,22 @@ async def test_a_number_that_is_not_known_is_no_number(browser: Browser, simulat
         server.close()
 
 
+async def test_how_many_hits_were_checked_shows_while_the_audit_is_on(browser: Browser, simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, audit="100%") as audited, proxy_before(simulator.url) as other:
+        page = await browser.open(audited.url)
+        await expect(page.locator("#audited")).to_have_text(re.compile(r"^0 hits checked, 0 wrong, since .*\d{4}\.$"))
+        for _ in range(2):
+            await post(audited.url, "/api/embed", {"model": "all-minilm", "input": canary.PROMPT})
+            await audited.kept()
+        await expect(page.locator("#audited")).to_have_text(
+            re.compile(r"^1 hit checked, 0 wrong, since .*\d{4}\.$"), timeout=30_000
+        )
+        page = await browser.open(other.url)
+        await expect(page.locator("#store")).to_have_text("Store answers")
+        await expect(page.locator("#audited")).to_be_hidden()
+        assert browser.complaints == []
+
+
 async def test_strangers_are_asked_for_the_token_which_stays_in_memory(browser: Browser, simulator: Simulator) -> None:
     async with proxy_before(simulator.url, listen="0.0.0.0:0") as proxy:
         url = proxy.url.replace("0.0.0.0", "127.0.0.1")
