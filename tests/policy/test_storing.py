@@ -9,7 +9,8 @@ from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Policy, find
 from ollama_cache_proxy.policy.messages import ResponseHead
 from ollama_cache_proxy.policy.status import Detail
-from ollama_cache_proxy.policy.storing import by_head, for_one_client, storable
+from ollama_cache_proxy.policy.steps import finish
+from ollama_cache_proxy.policy.storing import by_head, for_one_client, storable, storable_in_steps
 from tests.support.recordings import RECORDINGS
 
 JSON = (b"Content-Type", b"application/json; charset=utf-8")
@@ -787,3 +788,74 @@ def test_a_response_has_one_end_and_it_is_the_last(reasons):
     stream = Candidate(endpoint=endpoint, model="m", document={}, items=1, stream=True)
     head = ResponseHead(status=200, reason="OK", fields=((b"Content-Type", b"text/event-stream"),))
     assert storable(stream, head, parts + b"data: [DONE]\n\n") == NotStorable(detail=Detail.INCOMPLETE)
+
+
+def event(name: str, **members: object) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), json.dumps(members).encode())
+
+
+SMALL, LARGE = {"response": "a", "done": False}, {"choices": [{"delta": {"content": "a"}, "finish_reason": None}]}
+USED = {"input_tokens": 7, "output_tokens": 3}
+LONG: dict[str, tuple[bytes, bytes, bytes]] = {
+    "/api/generate": (lines(SMALL), lines(COMPLETION), lines({"error": "x"})),
+    V1_CHAT: (events(LARGE), events(ENDED, USAGE) + DONE, events({"error": "x"})),
+    "/v1/responses": (
+        event("response.output_text.delta", delta="a"),
+        event("response.completed", response={"object": "response", "status": "completed", "usage": USED}),
+        event("error", error="x"),
+    ),
+    "/v1/messages": (
+        event("content_block_start", text="a"),
+        event("message_delta", delta={"stop_reason": "end_turn"}, usage=USED) + event("message_stop"),
+        event("error", error="x"),
+    ),
+}
+"""A part of a stream, its end, and an error."""
+
+
+@pytest.mark.parametrize("path", LONG)
+@pytest.mark.parametrize("count", [0, 1998, 1999, 2000, 2001])
+def test_a_long_stream_is_read_in_steps_and_judged_as_a_short_one(path, count):
+    asked = candidate(path, stream=True)
+    kind = b"application/x-ndjson" if path == "/api/generate" else b"text/event-stream"
+    good = ResponseHead(status=200, reason="OK", fields=((b"Content-Type", kind),))
+    part, end, error = LONG[path]
+
+    def judged(body: bytes) -> Storable | Detail:
+        verdict = finish(storable_in_steps(asked, good, body))
+        assert verdict == storable(asked, good, body)
+        return verdict.detail if isinstance(verdict, NotStorable) else verdict
+
+    parts = part * count
+    assert judged(parts + end) == Storable(prompt_tokens=7, output_tokens=3)
+    assert judged(parts + error + parts + end) == Detail.ANSWER_ERROR
+    for wrong in (
+        parts,
+        parts + end[:-1],
+        parts + end + part[:9],
+        parts + end + parts + end,
+        part[1:] + parts + end,
+        parts + b"\n" + parts + end,
+        parts + part[:-4] + parts + end,
+        parts + end + b"\n",
+    ):
+        assert judged(wrong) == Detail.INCOMPLETE
+    bad = ResponseHead(status=500, reason="", fields=good.fields)
+    assert finish(storable_in_steps(asked, bad, parts + end)) == NotStorable(detail=Detail.STATUS)
+    assert len(list(storable_in_steps(asked, good, parts + end))) >= (4 if count else 1)
+
+
+def test_a_stream_with_a_line_that_takes_long_to_read_is_too_large():
+    good = ResponseHead(status=200, reason="OK", fields=((b"Content-Type", b"application/x-ndjson"),))
+    dense = b'{"done":false,"response":"a","more":[%b{}]}\n' % (b"{}," * 300_000)
+    asked = candidate("/api/generate", stream=True)
+    for body in (dense, dense[:-1], lines(SMALL) * 2000 + dense + lines(COMPLETION)):
+        verdict = finish(storable_in_steps(asked, good, body))
+        assert verdict == NotStorable(detail=Detail.ANSWER_TOO_LARGE)
+    long = lines(SMALL | {"response": "a" * 2_000_000}) + lines(SMALL) * 20_000 + lines(COMPLETION)
+    assert finish(storable_in_steps(asked, good, long)) == Storable(prompt_tokens=7, output_tokens=3)
+
+
+def test_what_is_no_stream_is_judged_as_in_one_step():
+    body = json.dumps(COMPLETION).encode()
+    assert finish(storable_in_steps(GENERATE, head(), body)) == storable(GENERATE, head(), body)

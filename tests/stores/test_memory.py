@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 
@@ -10,6 +13,8 @@ from ollama_cache_proxy.policy.messages import StoredResponse, packed
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from tests.support.clocks import Clock
 from tests.support.entries import ENTRY
+
+T = TypeVar("T")
 
 OVERHEAD = 1024
 
@@ -32,7 +37,7 @@ async def put(store: MemoryStore, key: str, value: StoredResponse) -> bool:
     return await store.put([(key, value)], generation)
 
 
-async def keys(store: MemoryStore, names: str) -> str:
+async def keys(store: MemoryStore, names: Iterable[str]) -> str:
     """Return which of these are there; that counts as a use."""
     return "".join([name for name in names if (await store.get(name)).entry is not None])
 
@@ -260,3 +265,66 @@ async def test_others_go_on_while_many_entries_are_purged(clock):
     assert await store.purge(lambda _: True) == 2000
     task.cancel()
     assert turns > 10
+
+
+async def many(clock: Clock, count: int = 9000) -> MemoryStore:
+    """Return a store of many entries, a third of which have expired."""
+    store = room_for(count, clock)
+    for number in range(count):
+        store.add(f"{number:04x}", entry(lifetime=10 if number % 3 == 0 else 100))
+    clock.time += 20
+    return store
+
+
+async def turns_of(work: Coroutine[Any, Any, T]) -> tuple[T, int]:
+    """Return the result, and in how many turns of the event loop it was made."""
+    task, turns = asyncio.ensure_future(work), 0
+    while not task.done():
+        turns += 1
+        await asyncio.sleep(0)
+    return task.result(), turns
+
+
+async def test_many_entries_are_cleared_at_once_and_freed_in_turns(clock):
+    store = await many(clock)
+    generation = (await store.get("")).generation
+    clearing = asyncio.ensure_future(turns_of(store.clear()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not clearing.done()
+    assert (store.size, await keys(store, ["0001"]), await store.count()) == (0, "", KeyCount(keys=0, age=0.0))
+    assert await store.put([("0001", entry())], generation) is False
+    assert await put(store, "0002", entry()) is True
+    cleared, turns = await clearing
+    assert cleared == 6000
+    assert turns > 4
+    assert await keys(store, ["0001", "0002"]) == "0002"
+    assert await store.count() == KeyCount(keys=1, age=0.0)
+
+
+async def test_many_entries_are_counted_in_turns(clock):
+    store = await many(clock)
+    (counted, turns), size = await turns_of(store.count()), store.size
+    assert counted == KeyCount(keys=6000, age=0.0)
+    assert turns > 4
+    assert size == 6000 * OVERHEAD
+
+
+async def test_many_entries_are_dropped_at_once_and_freed_in_turns(clock):
+    store, held = room_for(9000, clock), []
+    for number in range(8000):
+        held.append(weakref.ref(name := Namespace("x")))
+        store.add(f"{number:04x}", replace(entry(), namespace=name))
+    del name
+    store.empty()
+    assert (store.size, await store.count()) == (0, KeyCount(keys=0, age=0.0))
+    assert 0 < sum(name() is not None for name in held) < 8000
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert all(name() is None for name in held)
+
+
+class Namespace(str):
+    """A text of which it is told when it is freed."""
+
+    __slots__ = ("__weakref__",)

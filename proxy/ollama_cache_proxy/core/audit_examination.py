@@ -17,6 +17,7 @@ from ollama_cache_proxy.policy.audit_comparison import Likeness, compare_texts, 
 from ollama_cache_proxy.policy.classify import is_embedding
 from ollama_cache_proxy.policy.dialects.dialect import Storable, objects
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.steps import finish
 from ollama_cache_proxy.policy.storing import OK
 
 _ASKING: Final = 30.0
@@ -162,7 +163,7 @@ def _fresh(check: Check, body: bytes) -> _Fresh | None:
         tokens = endpoint.dialect.vectors(objects((body,))[0], endpoint.vectors).prompt_tokens
         return _Fresh(parts=tuple(Part(key="", vector=vector) for vector in vectors), tokens=tokens)
     if check.stream:
-        verdict = endpoint.dialect.stream(body)
+        verdict = finish(endpoint.dialect.stream(body))
     else:
         read = objects((body,))
         if not read or endpoint.dialect.failed(read[0]):

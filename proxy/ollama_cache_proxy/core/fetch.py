@@ -22,7 +22,6 @@ from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.freshness import Freshness
 from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse
-from ollama_cache_proxy.policy.outline import is_read_soon
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.steps import Steps, finish, joined
@@ -193,10 +192,12 @@ class Fetcher:
             self._observe(fact)
 
     async def judge(self, question: Question, head: ResponseHead, body: bytes, fresh: Freshness) -> Storable | Detail:
-        """Return that this complete response may be stored, or why not: too long, where reading it would take long."""
-        if len(body) > _LARGE and not await self._turns.run(is_read_soon(body)):
-            return storing.by_head(question.candidate, head) or Detail.ANSWER_TOO_LARGE
-        verdict = storing.storable(question.candidate, head, body)
+        """Return that this complete response may be stored, or why not. A large one is read in turns of the loop."""
+        candidate = question.candidate
+        if len(body) > _LARGE:
+            verdict = await self._turns.run(storing.storable_in_steps(candidate, head, body))
+        else:
+            verdict = storing.storable(candidate, head, body)
         if isinstance(verdict, NotStorable):
             return verdict.detail
         return self.reason_not_to_store(question, fresh) or verdict

@@ -13,10 +13,16 @@ from ollama_cache_proxy.policy import storing
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.messages import ResponseHead, packed
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import joined
 from ollama_cache_proxy.policy.usage import Excerpt
 
 _TO_THE_END: Final = 5.0
 """Seconds to wait for a stream's end after its last chunk, when the clients have all left."""
+
+
+_LEAST: Final = 64
+"""Bytes that a chunk counts for at least where there are more than `_FEW`: Ollama writes no smaller ones."""
+_FEW: Final = 1024
 
 
 @dataclass(slots=True)
@@ -42,7 +48,7 @@ class _Recording:
         self.size += len(chunk)
         if self.excess is not None:
             return
-        if self.size > self.limit:
+        if self.size > self.limit or len(self.chunks) >= max(self.limit // _LEAST, _FEW):
             self.excess = Detail.ANSWER_TOO_LARGE
         elif not self.hold.grow(2 * len(chunk)):  # the chunks, and the body that is joined from them
             self.excess = Detail.BUFFERS_FULL
@@ -98,7 +104,7 @@ class StreamFetcher(Fetcher):
         if not complete:
             self.report_not_stored(question, Detail.INCOMPLETE)
             return
-        body = b"".join(recording.chunks)
+        body = await self.computed(joined(recording.chunks), recording.held)
         fresh = self.freshness(question, head, took)
         verdict = await self.judge(question, head, body, fresh)
         if isinstance(verdict, Detail):

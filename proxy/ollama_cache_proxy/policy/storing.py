@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from ollama_cache_proxy.policy.classify import Candidate
@@ -11,7 +11,9 @@ from ollama_cache_proxy.policy.dialects.dialect import ANSWER_ERROR, INCOMPLETE,
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
 from ollama_cache_proxy.policy.freshness import response_directives
 from ollama_cache_proxy.policy.messages import ResponseHead, members
+from ollama_cache_proxy.policy.outline import QUICK_BYTES, is_read_soon
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import Steps, finish
 
 OK: Final = 200
 _FORBIDDEN: Final = frozenset({b"no-store", b"private", b"no-cache"})
@@ -23,11 +25,40 @@ def storable(candidate: Candidate, head: ResponseHead, body: bytes) -> Storing:
     return by_body(candidate, body, items=candidate.items) if detail is None else NotStorable(detail=detail)
 
 
+def storable_in_steps(candidate: Candidate, head: ResponseHead, body: bytes) -> Steps[Storing]:
+    """Return what `storable` does, but `Detail.ANSWER_TOO_LARGE` for what would take long in one step.
+
+    A stream is read in steps, each of whose lines is read in one; anything else is read in one.
+    """
+    detail = by_head(candidate, head)
+    if detail is not None:
+        return NotStorable(detail=detail)
+    for text in _long_lines(body) if candidate.stream else (body,):
+        if not (yield from is_read_soon(text)):
+            return NotStorable(detail=Detail.ANSWER_TOO_LARGE)
+    yield
+    if candidate.stream:
+        return (yield from candidate.endpoint.dialect.stream(body))
+    return by_body(candidate, body, items=candidate.items)
+
+
+def _long_lines(body: bytes) -> Iterator[bytes]:
+    """Yield the lines that are so long that a look at them is needed."""
+    begin = 0
+    while len(body) - begin > QUICK_BYTES:
+        end = body.rfind(b"\n", begin, begin + QUICK_BYTES)
+        if end < 0:
+            end = body.find(b"\n", begin + QUICK_BYTES)
+            end = len(body) if end < 0 else end
+            yield body[begin:end]
+        begin = end + 1
+
+
 def by_body(candidate: Candidate, body: bytes, *, items: int) -> Storing:
     """Return whether the body allows to store the response; embeddings must have so many vectors."""
     dialect = candidate.endpoint.dialect
     if candidate.stream:
-        return dialect.stream(body)
+        return finish(dialect.stream(body))
     if candidate.text:
         return Storable(prompt_tokens=None, output_tokens=None) if body.strip() else INCOMPLETE
     read = objects((body,))

@@ -125,22 +125,40 @@ class MemoryStore:
                 yield from sorted(key for key in self._shelves.get(name, ()) if key > cursor)
 
     async def clear(self) -> int:
-        """See store_ports.EntryStore."""
-        self._expire()
-        cleared = len(self._entries)
-        self.empty()
+        """See store_ports.EntryStore. All entries go at once; they are counted and freed in turns of the event loop."""
+        now, cleared = self._clock.now(), 0
+        entries = self._taken()
         self._generation = secrets.token_hex(16)
+        while entries:
+            for _ in range(min(len(entries), _AT_ONCE)):
+                entry = entries.popitem()[1]
+                cleared += entry.stored_at + entry.lifetime > now
+            if entries:
+                await asyncio.sleep(0)
         return cleared
 
     def empty(self) -> None:
-        """Drop every entry."""
-        self._entries.clear()
-        self._shelves.clear()
+        """Drop every entry. Many are freed in turns of the event loop."""
+        _free(self._taken())
+
+    def _taken(self) -> OrderedDict[str, StoredResponse]:
+        """Return all entries; the store has none of them any more."""
+        entries, self._entries = self._entries, OrderedDict()
+        self._shelves = {}
         self.size = 0
+        return entries
 
     async def count(self) -> KeyCount:
-        """See store_ports.EntryStore."""
-        self._expire()
+        """See store_ports.EntryStore. Yields to the event loop now and then."""
+        seen = 0
+        for name in list(self._shelves):
+            keys = list(self._shelves.get(name, ()))
+            seen += len(keys)
+            if seen > _AT_ONCE:
+                seen = len(keys)
+                await asyncio.sleep(0)
+            for key in keys:
+                self._fresh(key)
         return KeyCount(keys=len(self._entries), age=0.0)
 
     def tiers(self, *, asking: bool) -> tuple[Tier, ...]:  # noqa: ARG002 - there is no one to ask
@@ -150,11 +168,6 @@ class MemoryStore:
     def breakers(self) -> Mapping[str, bool]:
         """See store_ports.StoreGauges."""
         return {}
-
-    def _expire(self) -> None:
-        now = self._clock.now()
-        for key in [key for key, entry in self._entries.items() if entry.stored_at + entry.lifetime <= now]:
-            self.drop(key)
 
     def drop(self, key: str) -> bool:
         """Drop an entry; return whether there was one."""
@@ -195,6 +208,14 @@ class MemoryValues:
         for field, delta in deltas.items():
             totals[field] = totals.get(field, 0) + delta
         return dict(totals)
+
+
+def _free(entries: OrderedDict[str, StoredResponse]) -> None:
+    """Free entries that nothing else holds, some in each turn of the event loop."""
+    for _ in range(min(len(entries), _AT_ONCE)):
+        entries.popitem()
+    if entries:
+        asyncio.get_running_loop().call_soon(_free, entries)
 
 
 def _size(entry: StoredResponse) -> int:

@@ -270,6 +270,11 @@ RESPONSES: dict[str, tuple[str, dict[str, Any], Callable[[], bytes]]] = {
     "a stream of 8,000 lines": (GENERATE, {"prompt": "d", "stream": True}, lambda: chunked([line("a")] * 8000 + [line("", done=True)])),
     "a stream with a line of 30 MB": (GENERATE, {"prompt": "e", "stream": True}, lambda: chunked([line("a" * 30 * MIB), line("", done=True)])),
     "a stream of 40,000 chunks of a byte": (GENERATE, {"prompt": "f", "stream": True}, lambda: chunked([b"a"] * 40_000)),
+    "a text of 40,000 chunks of a byte": (
+        GENERATE,
+        {"prompt": "g", "stream": True},
+        lambda: chunked([b"%c" % byte for byte in line("a" * 40_000, done=True)]),
+    ),
     "30 MB that are relayed": ("/api/show", {}, lambda: whole(b"x" * 30 * MIB)),
 }  # fmt: skip
 KEPT = ("a context of 150,000 tokens", "a stream of 8,000 lines")
@@ -295,6 +300,65 @@ async def test_no_response_holds_the_loop(tmp_path: Path, measured: Measured) ->
                 first, second = [await measuring.ask(path, body, name) for _ in range(2)]
                 assert first.body == second.body, name
                 assert ("ollama-cache-proxy; hit" in str(second.field("Cache-Status"))) == (name in KEPT), name
+
+
+def event(name: str, **members: Any) -> bytes:
+    said = json.dumps({"type": name, **members}).encode()
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), said) if name else b"data: %b\n\n" % said
+
+
+def choice(reason: str | None) -> bytes:
+    return event("", id="chatcmpl-1", choices=[{"index": 0, "delta": {"content": "a"}, "finish_reason": reason}])
+
+
+USED = {"input_tokens": 7, "output_tokens": 3}
+STREAMS: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
+    GENERATE: ({"prompt": "a"}, line("a"), line("", done=True)),
+    "/v1/chat/completions": ({}, choice(None), choice("stop") + b"data: [DONE]\n\n"),
+    "/v1/responses": (
+        {"input": "a"},
+        event("response.output_text.delta", delta="a"),
+        event("response.completed", response={"object": "response", "status": "completed", "usage": USED}),
+    ),
+    "/v1/messages": (
+        {"max_tokens": 9},
+        event("content_block_delta", index=0, delta={"type": "text_delta", "text": "a"}),
+        event("message_delta", delta={"stop_reason": "max_tokens"}, usage=USED) + event("message_stop"),
+    ),
+}
+"""The request's own members, a part of the stream, and its end."""
+
+
+@pytest.mark.row(42)
+@pytest.mark.parametrize("store", ["memory", "redis"])
+async def test_no_stored_stream_holds_the_loop(
+    store: str, redis_server: RedisServer, tmp_path: Path, measured: Measured
+) -> None:
+    """Of nearly 1 MiB, the most that is stored by default: recorded, read, stored, looked up and replayed."""
+    answer = b""
+
+    async def script(talk: Conversation) -> None:
+        await talk.read_body()
+        await talk.write(answer)
+
+    settings = {"store": "memory"} if store == "memory" else {"redis_url": redis_server.url}
+    settings |= {f"cache_{operation}": "always" for operation in OPERATIONS}
+    async with byte_upstream(script) as upstream:
+        arguments = ("--listen", "127.0.0.1:0", "--upstream", upstream.url, "--cache-streams")
+        async with serve_measured(tmp_path / "turns", *arguments, **settings) as (command, log):
+            measuring = Measuring(await command.url(), log, measured)
+            for path, (members, part, end) in STREAMS.items():
+                parts = [part] * ((MIB - 2000) // len(part)) + [end]
+                answer = chunked(parts, b"application/x-ndjson" if path == GENERATE else b"text/event-stream")
+                asked = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "x"}], **members}
+                for _ in range(20):
+                    seen = await measuring.ask(path, json.dumps(asked).encode(), f"{path} as a stream")
+                    assert seen.body == b"".join(parts), path
+                    status = str(seen.field("Cache-Status"))
+                    if "; hit" in status and "collapsed" not in status:
+                        break
+                else:
+                    raise AssertionError(status)
 
 
 @pytest.mark.row(42)

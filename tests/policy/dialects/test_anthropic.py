@@ -7,6 +7,7 @@ import pytest
 from ollama_cache_proxy.policy.dialects import anthropic
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable, Storing, Usage
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
 
 MESSAGE = {"type": "message", "stop_reason": "end_turn", "usage": {"input_tokens": 2, "output_tokens": 4}}
 INCOMPLETE = NotStorable(detail=Detail.INCOMPLETE)
@@ -86,7 +87,7 @@ def test_a_whole_message(document: dict[str, object], expected: Storing) -> None
     ],
 )
 def test_a_stream(body: bytes, expected: Storing) -> None:
-    assert anthropic.stream(body) == expected
+    assert finish(anthropic.stream(body)) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses, token_counts, transcriptions
-from ollama_cache_proxy.policy.dialects.dialect import Dialect, Usage, Vectors, events, last_event
+from ollama_cache_proxy.policy.dialects.dialect import Dialect, Usage, Vectors, events, last_event, split
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, Endpoint
 
 SOURCE = Path(__file__).parents[3] / "proxy" / "ollama_cache_proxy"
@@ -59,7 +59,7 @@ def test_no_path_or_operation_is_asked_for_outside_the_table_and_its_dialects() 
 def test_events_are_read_only_in_the_form_in_which_ollama_writes_them(
     body: bytes, read: list[tuple[bytes, object]]
 ) -> None:
-    assert events(body) == read
+    assert [found for blocks in split(body, b"\n\n") for found in events(blocks)] == read
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from ollama_cache_proxy.policy.dialects import openai
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable, Storing, Usage
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
 
 INCOMPLETE = NotStorable(detail=Detail.INCOMPLETE)
 
@@ -107,7 +108,7 @@ DONE = b"data: [DONE]\n\n"
 )
 def test_a_stream_of_0_33(body: bytes, expected: Storing) -> None:
     """The role once, and the reason in a chunk of its own."""
-    assert openai.stream(body) == expected
+    assert finish(openai.stream(body)) == expected
 
 
 @pytest.mark.parametrize(

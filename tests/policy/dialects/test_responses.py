@@ -7,6 +7,7 @@ import pytest
 from ollama_cache_proxy.policy.dialects import openai, responses
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable, Storing, Usage
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
 
 USAGE = {"input_tokens": 2, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 4}
 RESPONSE = {"object": "response", "status": "completed", "usage": USAGE, "metadata": {}}
@@ -58,14 +59,14 @@ def test_a_whole_response(document: dict[str, object], expected: Storing) -> Non
     ],
 )
 def test_a_stream(body: bytes, expected: Storing) -> None:
-    assert responses.stream(body) == expected
+    assert finish(responses.stream(body)) == expected
 
 
 @pytest.mark.parametrize(("error", "failed"), [(None, False), ({"code": "x"}, True), ("x", True)])
 def test_an_error_that_is_null_is_none(error: object, *, failed: bool) -> None:
     assert responses.failed(RESPONSE | {"error": error}) is failed
     assert responses.failed(RESPONSE) is False
-    stored = responses.stream(CREATED + event("response.completed", response=RESPONSE | {"error": error}))
+    stored = finish(responses.stream(CREATED + event("response.completed", response=RESPONSE | {"error": error})))
     assert stored == (NotStorable(detail=Detail.ANSWER_ERROR) if failed else STORABLE)
 
 

@@ -5,6 +5,7 @@ import pytest
 from ollama_cache_proxy.policy.dialects import anthropic, token_counts
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
 
 INCOMPLETE = NotStorable(detail=Detail.INCOMPLETE)
 
@@ -21,7 +22,7 @@ def test_what_is_no_count_is_not_stored(document: dict[str, object]) -> None:
 
 
 def test_it_never_streams() -> None:
-    assert token_counts.stream(b'{"input_tokens":11}') == INCOMPLETE
+    assert finish(token_counts.stream(b'{"input_tokens":11}')) == INCOMPLETE
     assert token_counts.ends(b"event: message_stop\n\n") is False
 
 

@@ -5,6 +5,7 @@ import pytest
 from ollama_cache_proxy.policy.dialects import openai, transcriptions
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
 
 INCOMPLETE = NotStorable(detail=Detail.INCOMPLETE)
 
@@ -20,7 +21,7 @@ def test_what_is_no_text_is_not(document: dict[str, object]) -> None:
 
 
 def test_it_never_streams_and_tells_no_tokens() -> None:
-    assert transcriptions.stream(b'{"text":"x"}') == INCOMPLETE
+    assert finish(transcriptions.stream(b'{"text":"x"}')) == INCOMPLETE
     assert transcriptions.ends(b"data: [DONE]\n\n") is False
     assert transcriptions.usage(b'{"text":"x","usage":{"input_tokens":1}}') is None
 

@@ -23,8 +23,10 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     last_usage,
     member,
     no_vectors,
+    split,
     unless_empty,
 )
+from ollama_cache_proxy.policy.steps import Steps
 
 WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"text/event-stream"
@@ -57,18 +59,24 @@ def whole(document: dict[str, Any]) -> Storing:
     return storable
 
 
-def stream(body: bytes) -> Storing:
+def stream(body: bytes) -> Steps[Storing]:
     """See Dialect. `message_delta` says why it stopped, and how many tokens it took; `message_stop` is the end."""
-    read = events(body)
-    names = [name for name, _ in read]
+    names: list[bytes] = []
+    delta: dict[str, Any] | None = None
+    for blocks in split(body, b"\n\n"):
+        read = events(blocks)
+        if not read:
+            return INCOMPLETE
+        names += [name for name, _ in read]
+        delta = next((document for name, document in reversed(read) if name == b"message_delta"), delta)
+        yield
     if b"error" in names:
         return ANSWER_ERROR
-    deltas = [document for name, document in read if name == b"message_delta"]
-    if not read or names[-1] != _LAST or names.count(_LAST) != 1 or not deltas:
+    if names[-1:] != [_LAST] or names.count(_LAST) != 1 or delta is None:
         return INCOMPLETE
-    if not _stopped(member(deltas[-1].get("delta"), "stop_reason"), b"content_block_start" in names):
+    if not _stopped(member(delta.get("delta"), "stop_reason"), b"content_block_start" in names):
         return INCOMPLETE
-    return _storable(deltas[-1].get("usage"))
+    return _storable(delta.get("usage"))
 
 
 def _stopped(reason: Any, content: Any) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
 
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import A_STEP, Steps
 
 Text: TypeAlias = bytes | memoryview
 """JSON text of a vector; a memoryview saves a copy from an entry into a response."""
@@ -123,8 +124,8 @@ class Dialect(Protocol):
     def vectors(self, document: dict[str, Any], member: str) -> Vectors:
         """Return the vectors in this member of a response."""
 
-    def stream(self, body: bytes) -> Storing:
-        """Return whether a stream that has ended may be stored; `body` is all of it."""
+    def stream(self, body: bytes) -> Steps[Storing]:
+        """Return whether a stream that has ended may be stored, in steps; `body` is all of it."""
 
     def ends(self, chunk: bytes) -> bool:
         """Return whether this is the last chunk of a stream: some clients leave after that one."""
@@ -153,11 +154,29 @@ def objects(parts: Iterable[bytes]) -> list[dict[str, Any]]:
     return read if all(isinstance(document, dict) for document in read) else []
 
 
-def events(body: bytes) -> list[tuple[bytes, dict[str, Any]]]:
-    """Return the names and objects of a stream of server-sent events; an empty list where one is of another form."""
-    *blocks, rest = body.split(b"\n\n")
-    if rest:
-        return []
+def split(body: bytes, end: bytes) -> Iterator[list[bytes]]:
+    """Yield the parts of a stream, without the `end` of each: a list a step, the last one empty where it is torn."""
+    if len(body) <= _IN_ONE_STEP:
+        *found, rest = body.split(end)
+        yield [] if rest else found
+        return
+    found, begin, step = [], 0, 0
+    while (at := body.find(end, begin)) >= 0:
+        found.append(body[begin:at])
+        begin = at + len(end)
+        if len(found) == A_STEP or begin - step > _IN_ONE_STEP:
+            yield found
+            found, step = [], begin
+    if found or begin < len(body):
+        yield found if begin == len(body) else []
+
+
+_IN_ONE_STEP: Final = 1 << 16
+"""Bytes of a stream that are read in one step."""
+
+
+def events(blocks: Sequence[bytes]) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return the names and objects of server-sent events; an empty list where one is of another form."""
     names: list[bytes] = []
     texts: list[bytes] = []
     for block in blocks:
@@ -193,8 +212,9 @@ def no_vectors(_document: dict[str, Any], _member: str) -> Vectors:
     return Vectors(found=None, prompt_tokens=None)
 
 
-def no_stream(_body: bytes) -> Storing:
+def no_stream(_body: bytes) -> Steps[Storing]:
     """Return that nothing is stored of a stream, for a dialect without streams."""
+    yield
     return INCOMPLETE
 
 

@@ -22,8 +22,10 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     has_error,
     object_at,
     objects,
+    split,
     unless_empty,
 )
+from ollama_cache_proxy.policy.steps import Steps
 
 WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"application/x-ndjson"
@@ -52,17 +54,25 @@ def vectors(document: dict[str, Any], member: str) -> Vectors:
     )
 
 
-def stream(body: bytes) -> Storing:
+def stream(body: bytes) -> Steps[Storing]:
     """See Dialect. Each line is whole, none is an error, and the last one is the only end."""
-    *parts, rest = body.split(b"\n")
-    read = objects(parts)
-    if rest or not read:
-        return INCOMPLETE
-    if any("error" in document for document in read):
+    wrong = ended = False
+    last: dict[str, Any] = _OPEN
+    for lines in split(body, b"\n"):
+        read = objects(lines)
+        if not read:
+            return INCOMPLETE
+        wrong = wrong or any("error" in document for document in read)
+        ended = ended or any(document.get("done") is not False for document in (last, *read[:-1]))
+        last = read[-1]
+        yield
+    if wrong:
         return ANSWER_ERROR
-    if any(document.get("done") is not False for document in read[:-1]):
-        return INCOMPLETE
-    return whole(read[-1])
+    return INCOMPLETE if ended else whole(last)
+
+
+_OPEN: Final[dict[str, Any]] = {"done": False}
+"""A line that is not the end."""
 
 
 def ends(chunk: bytes) -> bool:

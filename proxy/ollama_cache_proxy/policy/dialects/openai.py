@@ -25,8 +25,10 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     last_usage,
     member,
     objects,
+    split,
     unless_empty,
 )
+from ollama_cache_proxy.policy.steps import Steps
 
 WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"text/event-stream"
@@ -44,7 +46,7 @@ _ERRORS: Final[dict[int, str]] = {
 
 def whole(document: dict[str, Any]) -> Storing:
     """See Dialect."""
-    return _choices((document,))
+    return _ended(_reasons((document,)), document.get("usage"))
 
 
 def vectors(document: dict[str, Any], name: str) -> Vectors:
@@ -54,31 +56,46 @@ def vectors(document: dict[str, Any], name: str) -> Vectors:
     return Vectors(found=found, prompt_tokens=count(as_object(document.get("usage")), "prompt_tokens"))
 
 
-def stream(body: bytes) -> Storing:
+def stream(body: bytes) -> Steps[Storing]:
     """See Dialect (`ChatWriter`, `CompleteWriter`). Each event is JSON, none is an error, `[DONE]` is the end."""
     if not body.endswith(_LAST_EVENT):
         return INCOMPLETE
-    *blocks, rest = body.removesuffix(_LAST_EVENT).split(b"\n\n")
-    if rest or not all(block.startswith(b"data: ") for block in blocks):
-        return INCOMPLETE
-    read = objects(block.removeprefix(b"data: ") for block in blocks)
-    if any("error" in document for document in read):
-        return ANSWER_ERROR
-    return _choices(read)
+    wrong = False
+    reasons: list[Any] = []
+    told: Any = None
+    for blocks in split(body.removesuffix(_LAST_EVENT), b"\n\n"):
+        if not all(block.startswith(b"data: ") for block in blocks):
+            return INCOMPLETE
+        read = objects(block.removeprefix(b"data: ") for block in blocks)
+        if not read:
+            return INCOMPLETE
+        wrong = wrong or any("error" in document for document in read)
+        reasons += _reasons(read)
+        told = _last_usage(read, told)
+        yield
+    return ANSWER_ERROR if wrong else _ended(reasons, told)
 
 
-def _choices(documents: Sequence[dict[str, Any]]) -> Storing:
-    """Return whether a response, whole or in parts, may be stored: it has one end, and a regular one."""
-    reasons = [
+def _reasons(documents: Sequence[dict[str, Any]]) -> list[Any]:
+    """Return the reasons to end of all choices, None where there is none."""
+    return [
         member(choice, "finish_reason")
         for document in documents
         if isinstance(choices := document.get("choices"), list)
         for choice in choices
     ]
+
+
+def _last_usage(documents: Sequence[dict[str, Any]], before: Any) -> Any:
+    """Return the last `usage`: CompleteWriter puts zeros into every part but the last."""
+    return next((usage for document in reversed(documents) if (usage := document.get("usage")) is not None), before)
+
+
+def _ended(reasons: Sequence[Any], usage: Any) -> Storing:
+    """Return whether a response, whole or in parts, may be stored: it has one end, and a regular one."""
     if not reasons or reasons[-1] not in _FINISHED or any(reason is not None for reason in reasons[:-1]):
         return INCOMPLETE
-    usages = [usage for document in documents if (usage := document.get("usage")) is not None]
-    last = as_object(usages[-1] if usages else None)  # CompleteWriter puts zeros into every part but the last
+    last = as_object(usage)
     read, written = count(last, "prompt_tokens"), count(last, "completion_tokens")
     if reasons[-1] == "tool_calls" and read == written == 0:
         # Ollama 0.24 says so of any response with a call (`ToChatCompletion`), also where its end and counts are lost.

@@ -19,8 +19,10 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     last_event,
     last_usage,
     no_vectors,
+    split,
     unless_empty,
 )
+from ollama_cache_proxy.policy.steps import Steps
 
 WHOLE_TYPES: Final = JSON_TYPES
 STREAM_TYPE: Final = b"text/event-stream"
@@ -47,14 +49,22 @@ def whole(document: dict[str, Any]) -> Storing:
     return INCOMPLETE if read == written == 0 else Storable(prompt_tokens=read, output_tokens=written)
 
 
-def stream(body: bytes) -> Storing:
+def stream(body: bytes) -> Steps[Storing]:
     """See Dialect. The last event holds the whole response."""
-    read = events(body)
-    if any(name in _FAILED for name, _ in read):
+    names: list[bytes] = []
+    final: dict[str, Any] = {}
+    for blocks in split(body, b"\n\n"):
+        read = events(blocks)
+        if not read:
+            return INCOMPLETE
+        names += [name for name, _ in read]
+        final = read[-1][1]
+        yield
+    if any(name in _FAILED for name in names):
         return ANSWER_ERROR
-    if not read or read[-1][0] != _LAST or [name for name, _ in read].count(_LAST) != 1:
+    if names[-1:] != [_LAST] or names.count(_LAST) != 1:
         return INCOMPLETE
-    last = as_object(read[-1][1].get("response"))
+    last = as_object(final.get("response"))
     return ANSWER_ERROR if failed(last) else whole(last)
 
 
