@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ollama_cache_proxy.policy import large_documents, outline
 from ollama_cache_proxy.policy.classify import (
     Bypass,
     Candidate,
@@ -895,3 +896,11 @@ def test_the_model_of_a_large_change_is_read_in_steps():
         body = json.dumps({"model": "tiny", **more}).encode()
         assert finish(model_changed_by_large(row("/api/create"), body)) == expected
     assert finish(model_changed_by_large(row("/api/create"), b"{" + b" " * 100_000)) is None
+
+
+@pytest.mark.parametrize("name", ["", "input", "license", "messages", "X"])
+def test_of_a_large_change_no_list_of_texts_is_read_in_parts(name, monkeypatch):
+    monkeypatch.setattr(large_documents, "MOST", -1.0)
+    monkeypatch.setattr(outline.Outline, "of_bytes", lambda *_: -2.0)
+    body = json.dumps({"model": "tiny", name: ["a", "b"]}).encode()
+    assert finish(model_changed_by_large(row("/api/create"), body)) is None

@@ -19,6 +19,7 @@ from ollama_cache_proxy.policy.fields import (
     replayed,
     unbuffered,
     under_prefix,
+    with_host,
     without_body_fields,
     without_own_origin,
 )
@@ -414,3 +415,17 @@ def test_of_two_hosts_a_foreign_first_one_is_refused():
 )
 def test_the_authority_is_host_and_port_without_user(url, expected):
     assert authority(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "authority", "expected"),
+    [
+        ((), "a.example", ((b"Host", b"a.example"),)),
+        (((b"X-A", b"1"), (b"hOst", b"b")), "a.example:80", ((b"Host", b"a.example:80"), (b"X-A", b"1"))),
+        (((b"Host", b"b"), (b"Host", b"c")), "[::1]:80", ((b"Host", b"[::1]:80"),)),
+        ((), "\xe4", ((b"Host", b"\xe4"),)),
+        ((), "\u017f", ((b"Host", b"?"),)),
+    ],
+)
+def test_the_authority_of_an_absolute_target_is_the_host(fields, authority, expected):
+    assert with_host(fields, authority) == expected

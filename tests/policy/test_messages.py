@@ -5,6 +5,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from ollama_cache_proxy.policy.messages import (
+    MAX_LENGTH,
     Description,
     EntryMetadata,
     ResponseHead,
@@ -124,3 +125,7 @@ def test_lines_without_some_fields_keep_their_order():
 )
 def test_a_head_is_a_status_line_its_fields_and_an_empty_line(head, framing, minor, expected):
     assert rendered(head, framing, minor=minor) == expected
+
+
+def test_the_largest_length_is_that_of_a_signed_number_of_64_bits() -> None:
+    assert MAX_LENGTH == 9_223_372_036_854_775_807
