@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core import audit, fast_path
-from ollama_cache_proxy.core.audit_checks import TEXTS
+from ollama_cache_proxy.core.audit_checks import MAX_ASKED
 from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator, complete, embed
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import Proxy, RedisServer, proxy_before
@@ -154,15 +154,50 @@ async def test_hits_of_the_fast_path_are_drawn_too(ollama: Simulator, monkeypatc
         assert 'ollama_cache_proxy_hits_total{endpoint="embeddings"} 399.0' in text
 
 
-async def test_all_texts_of_a_long_list_are_asked_for_in_parts(audited: Proxy, ollama: Simulator) -> None:
-    texts = [f"text {number}" for number in range(2 * TEXTS + 3)]
+async def test_each_text_of_a_long_list_is_asked_for_alone(audited: Proxy, ollama: Simulator) -> None:
+    """A client that comes may have to wait for what Ollama has begun: that is one text."""
+    texts = [f"text {number}" for number in range(19)]
     await post(audited, "/api/embed", {"model": "all-minilm", "input": texts})
     await audited.kept()
-    ollama.behaviour, asked = OTHER, ollama.inferences
+    ollama.behaviour, asked = OTHER, len(ollama.received)
     await hit(audited, "/v1/embeddings", {"model": "all-minilm", "input": texts, "encoding_format": "base64"})
     await until(lambda: outcomes(audited).get("wrong") == len(texts))
-    assert ollama.inferences == asked + 2 * 3  # all-minilm has 384 numbers, so 16 texts go together
+    sent = [json.loads(one.body) for one in ollama.received[asked:] if one.target == "/v1/embeddings"]
+    assert sorted(one["input"] for one in sent) == sorted([text] for text in texts for _ in range(2))
     await until(lambda: not audited.running.store._entries)
+
+
+@pytest.mark.parametrize("texts", [["b" * audit.LONG], ["b" * audit.LONG, "a"]])
+async def test_a_long_text_is_asked_for_after_a_longer_pause(
+    texts: list[str], audited: Proxy, ollama: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short ones do not wait for it."""
+    body = EMBED | {"input": texts}
+    await post(audited, "/api/embed", body)
+    await audited.kept()
+    await hit(audited, "/api/embed", body)
+    await until(lambda: outcomes(audited).get("same", 0) == len(texts) - 1)
+    await asyncio.sleep(5 * audit.LOOK)
+    assert len(audited.running.exchanges._audit._waiting) == 1
+    monkeypatch.setattr(audit, "LONG_QUIET", 0.1)
+    await until(lambda: outcomes(audited).get("same") == len(texts))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/embed", EMBED | {"input": "b" * MAX_ASKED}),
+        ("/api/embed", EMBED | {"input": ["b" * MAX_ASKED]}),
+        ("/api/generate", GREEDY | {"prompt": "b" * MAX_ASKED}),
+    ],
+)
+async def test_one_that_is_too_long_is_not_asked_for(path: str, body: dict[str, Any], ollama: Simulator) -> None:
+    async with proxy_before(ollama.url, audit="100%", audit_completions=True) as proxy:
+        await post(proxy, path, body)
+        await proxy.kept()
+        await hit(proxy, path, body)
+        await until(lambda: outcomes(proxy).get("too-large") == 1)
+        assert ollama.inferences == 1
 
 
 @pytest.mark.parametrize("lines", ["on", "off"])
@@ -391,6 +426,25 @@ async def test_what_was_cleared_meanwhile_stays_cleared_and_what_is_newer_stays(
     assert (await again).field("X-Cache") == "MISS"
     await until(lambda: outcomes(audited).get("wrong"))
     await hit(audited, "/api/embed", EMBED)
+
+
+@pytest.mark.parametrize("path", ["/api/embed", "/api/generate"])
+async def test_a_newer_entry_under_the_key_of_a_wrong_one_stays(path: str, ollama: Simulator) -> None:
+    body = EMBED if path == "/api/embed" else GREEDY
+    async with proxy_before(ollama.url, audit="100%", audit_completions=True) as proxy:
+        await post(proxy, path, body)
+        await proxy.kept()
+        ollama.behaviour = OTHER
+        ollama.gate.close()
+        await hit(proxy, path, body)
+        await ollama.arrived(2)
+        again = asyncio.ensure_future(post(proxy, path, body, Cache_Control="no-cache"))
+        await ollama.arrived(3)
+        ollama.gate.open()
+        assert (await again).field("X-Cache") != "HIT"
+        await proxy.kept()
+        await until(lambda: outcomes(proxy).get("wrong"))
+        await hit(proxy, path, body)
 
 
 async def test_no_store_and_other_bypasses_are_not_audited(audited: Proxy, ollama: Simulator) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.policy.audit_requests import (
-    body_of_texts,
+    body_of_text,
     is_audited,
     is_greedy,
     may_have_options,
@@ -85,11 +85,11 @@ def test_a_keep_alive_that_the_endpoint_does_not_know_stays() -> None:
     assert without_keep_alive(candidate("/v1/completions", json.loads(body)), body) == body
 
 
-def test_some_texts_of_a_list_are_asked_for_as_the_client_asked() -> None:
+def test_one_text_of_a_list_is_asked_for_as_the_client_asked() -> None:
     body = {"model": "tiny", "keep_alive": "9m", "input": ["a", "b", "c"], "options": {"seed": 1}, "truncate": False}
-    assert json.loads(body_of_texts(candidate("/api/embed", body), ["c", "a"])) == {
+    assert json.loads(body_of_text(candidate("/api/embed", body), "c")) == {
         "model": "tiny",
-        "input": ["c", "a"],
+        "input": ["c"],
         "options": {"seed": 1},
         "truncate": False,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -56,28 +57,71 @@ def test_any_other_text_is_refused(text: str) -> None:
         read_rate(text)
 
 
+def hits_until_drawn(sampler: Sampler, key: str, told_before: bool) -> int:
+    """Give which hit of a key is drawn: hit by hit, or by the number that a path is told that serves without asking."""
+    if told_before:
+        gap = sampler.gap(key, 0)
+        sampler.passed(key, gap - 1)
+        assert sampler.take(key, 0)
+        return gap
+    return next(hit for hit in range(1, 1000) if sampler.take(key, 0))
+
+
 @pytest.mark.parametrize("told_before", [False, True])
-def test_at_one_percent_the_first_of_460_hits_is_drawn_in_99_of_100_seeds(told_before: bool) -> None:
-    """Hit by hit, and by the number of hits until the next drawn one; 1 - 0.99 ** 460 is 0.9902."""
-    found = 0
+def test_at_one_percent_one_of_199_hits_of_an_entry_is_drawn_in_every_seed(told_before: bool) -> None:
+    """Also of the hits after one that was drawn, and where hits of other entries come between."""
     for seed in range(SEEDS):
         sampler = Sampler(Rate(share=0.01), seed=seed)
-        found += sampler.gap(0) <= 460 if told_before else any(sampler.take(0) for _ in range(460))
-    assert found / SEEDS == pytest.approx(0.9902, abs=0.005)
-    assert found >= 0.99 * SEEDS or not told_before
+        for _ in range(3):
+            assert hits_until_drawn(sampler, "one", told_before) <= 199
+            sampler.take("other", 0)
+
+
+def test_the_hits_of_an_entry_are_counted_whatever_is_hit_between() -> None:
+    for seed in range(100):
+        sampler = Sampler(Rate(share=0.01), seed=seed)
+        drawn = [turn for turn in range(1, 800) for key in ("b", "a", "c") if sampler.take(key, 0) and key == "a"]
+        assert max(after - before for before, after in pairwise([0, *drawn])) <= 199
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+@pytest.mark.parametrize("nth", [1, 2, 10])
+def test_each_hit_is_drawn_with_the_probability_of_the_share(nth: int, share: float) -> None:
+    """Also the first ones of an entry, since most entries may have no more. Tolerance: 4 deviations of a binomial."""
+    drawn = 0
+    for seed in range(SEEDS):
+        sampler = Sampler(Rate(share=share), seed=seed)
+        drawn += [sampler.take("one", 0) for _ in range(nth)][-1]
+    assert abs(drawn - share * SEEDS) <= 4 * math.sqrt(SEEDS * share * (1 - share))
+
+
+def test_a_text_of_many_lists_is_drawn_within_460_hits_in_99_of_100_seeds() -> None:
+    """Texts of lists are counted together, so that of one text it is about geometric: 1 - 0.99 ** 460 is 0.9902."""
+    expected, found = 1 - 0.99**460, 0
+    for seed in range(SEEDS):
+        sampler = Sampler(Rate(share=0.01), seed=seed)
+        found += any(7 in sampler.places(100, 0) for _ in range(460))
+    assert found - expected * SEEDS >= -4 * math.sqrt(SEEDS * expected * (1 - expected))
+
+
+def test_counts_of_entries_are_bounded() -> None:
+    sampler = Sampler(Rate(share=0.0001), seed=1)
+    for number in range(2 * 4096):
+        sampler.take(str(number), 0)
+    assert len(sampler._left) == 4096
 
 
 def test_a_hundred_percent_draws_every_hit() -> None:
     sampler = Sampler(Rate(share=1), seed=1)
-    assert all(sampler.take(0) for _ in range(100))
-    assert sampler.gap(0) == 1
+    assert all(sampler.take("one", 0) for _ in range(100))
+    assert sampler.gap("one", 0) == 1
     assert sampler.places(5, 0) == [0, 1, 2, 3, 4]
 
 
 def test_the_draw_is_the_same_for_the_same_seed_and_another_for_another() -> None:
     def drawn(seed: int) -> list[bool]:
         sampler = Sampler(Rate(share=0.3), seed=seed)
-        return [sampler.take(0) for _ in range(64)]
+        return [sampler.take("one", 0) for _ in range(64)]
 
     assert drawn(7) == drawn(7)
     assert drawn(7) != drawn(8)
@@ -93,8 +137,10 @@ def test_the_draw_is_splitmix64() -> None:
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.3, 0.9])
 def test_the_gaps_have_the_mean_of_their_share(share: float) -> None:
     sampler = Sampler(Rate(share=share), seed=3)
-    gaps = [sampler.gap(0) for _ in range(4000)]
+    sampler.take("one", 0)  # the first gap is another
+    gaps = [hits_until_drawn(sampler, "one", told_before=True) for _ in range(4001)][1:]
     assert min(gaps) >= 1
+    assert max(gaps) <= math.ceil(2 / share - 1)
     assert sum(gaps) / len(gaps) == pytest.approx(1 / share, rel=0.06)
     placed = sum(len(sampler.places(50, 0)) for _ in range(4000))
     assert placed / (50 * 4000) == pytest.approx(share, rel=0.25)
@@ -102,18 +148,19 @@ def test_the_gaps_have_the_mean_of_their_share(share: float) -> None:
 
 def test_a_rate_a_minute_draws_so_many_whatever_the_number_of_hits() -> None:
     sampler = Sampler(Rate(a_minute=4), seed=5)
-    drawn = [second for second in range(600) for _ in range(100) if sampler.take(second)]
+    drawn = [second for second in range(600) for _ in range(100) if sampler.take("one", second)]
     assert 36 <= len(drawn) <= 41
     assert min(after - before for before, after in pairwise(drawn)) >= 15
 
 
 def test_the_hit_that_is_due_is_promised_to_one_path_at_a_time() -> None:
     sampler = Sampler(Rate(a_minute=1), seed=5)
-    assert sampler.gap(0) == NEVER
-    assert [sampler.gap(60), sampler.gap(60.5), sampler.gap(61.5)] == [1, NEVER, 1]
-    assert sampler.take(62, drawn=True)
-    assert not sampler.take(62, drawn=True)
-    assert sampler.gap(62) == NEVER
+    assert sampler.gap("one", 0) == NEVER
+    assert [sampler.gap("one", now) for now in (60, 60.5, 61.5)] == [1, NEVER, 1]
+    sampler.passed("one", 5)
+    assert sampler.take("one", 62)
+    assert not sampler.take("one", 62)
+    assert sampler.gap("one", 62) == NEVER
     assert sampler.places(3, 62) == []
     assert sampler.places(0, 125) == [], "there is none to audit"
     assert sampler.places(3, 125)[0] in range(3)

@@ -82,7 +82,7 @@ TABLE: Final = {
     "cli.jobs.sheets": Row("cli/test_quantize.py", "Divergence, nats", JOB),
     "cli.jobs.warming": Row("cli/test_warm.py", "Warming", JOB),
     "cli.jobs.work": Row("cli/test_quantize.py", "SIGTERM", JOB),
-    "core.audit_checks": Row("core/test_audit.py", "TEXTS", "a check is what the audit makes of a hit"),
+    "core.audit_checks": Row("core/test_audit.py", "MAX_ASKED", "a check is what the audit makes of a hit"),
     "core.audit_examination": Row("core/test_audit.py", "wrong", "it asks an Ollama"),
     "core.audit_stays": Row("core/test_audit.py", "unload", "what it does shows in what an Ollama has loaded"),
     "core.collapsing": Row("e2e/cache/test_reuse.py", "waiting", REQUEST),

@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from ollama_cache_proxy.core.audit_checks import TEXTS, Check, check_of_hit, checks_of_items
+from ollama_cache_proxy.core.audit_checks import Check, check_of_hit, checks_of_items, is_stored
 from ollama_cache_proxy.core.audit_examination import Examination
 from ollama_cache_proxy.core.audit_stays import Stays
 from ollama_cache_proxy.core.facts import Audited, Observer, Unaudited
@@ -35,12 +35,18 @@ MAX_CHECKS: Final = 256
 """Checks that wait."""
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Bytes of all that wait: requests with their credentials, and what was served."""
+_AT_ONCE: Final = 16
+"""Texts of a list that are taken in before others go on."""
 _MAX_KEYS: Final = 4096
-"""Keys that are remembered as drawn, and as checked."""
+"""Keys that are remembered as checked."""
 CHECKED_FOR: Final = 60.0
 """Seconds for which the same entry is not checked again."""
 QUIET: Final = 0.5
 """Seconds for which no client's request must have been under way: who sends several does so without a long pause."""
+LONG: Final = 2048
+"""Bytes of a request from which on it is long: Ollama computes one text to its end, also where that was cancelled."""
+LONG_QUIET: Final = 10.0
+"""Seconds of the same before a long request."""
 LOOK: Final = 0.05
 """Seconds after which a waiting check looks again whether it may begin."""
 _RETRY: Final = 1.0
@@ -79,13 +85,14 @@ class Audit:
         self._siblings = siblings
         self._waiting: deque[Check] = deque()
         self._size = 0
-        self._drawn: OrderedDict[str, None] = OrderedDict()
         self._checked: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """By key: a hash of what was served, and the monotonic time until which that is not checked again."""
         self._work: asyncio.Task[None] | None = None
         self._running: asyncio.Task[tuple[Audited | None, list[str]]] | None = None
         self._sibling_audits = False
         self._told_to_stop = False
+        self._stopped_at = float("-inf")
+        """Monotonic time at which a sibling was last known to serve a client's request."""
         traffic.on_request = self._make_way
 
     # Drawing.
@@ -98,12 +105,11 @@ class Audit:
         """See questions.Auditor. An entry that was just checked is not drawn."""
         now = self._clock.monotonic()
         checked = self._checked.get(key)
-        return NEVER if checked is not None and now < checked[1] else self._sampler.gap(now)
+        return NEVER if checked is not None and now < checked[1] else self._sampler.gap(key, now)
 
-    def drawn(self, key: str) -> None:
+    def passed(self, key: str, hits: int) -> None:
         """See questions.Auditor."""
-        self._drawn[key] = None
-        _bound(self._drawn)
+        self._sampler.passed(key, hits)
 
     def hit(self, question: Question, hit: Hit) -> None:
         """See questions.Auditor."""
@@ -112,9 +118,7 @@ class Audit:
         if question.listing is not None and question.listing.known_texts == question.texts:
             self.items(question)
             return
-        drawn = question.key in self._drawn
-        self._drawn.pop(question.key, None)
-        if self._sampler.take(self._clock.monotonic(), drawn=drawn):
+        if self._sampler.take(question.key, self._clock.monotonic()):
             self._take_in(check_of_hit(question, hit.entry, self._clock.monotonic()))
 
     def items(self, question: Question) -> None:
@@ -127,12 +131,12 @@ class Audit:
         texts = list(dict.fromkeys(known[place] for place in places))
         if texts:
             checks = checks_of_items(question, texts, self._clock.monotonic(), self._is_new)
-            if len(texts) <= TEXTS:
+            if len(texts) <= _AT_ONCE:
                 self._take_in(checks)
             else:
                 self._tasks.spawn(self._take_in_slowly(checks), "take in texts to audit", endless=True)
 
-    async def _take_in_slowly(self, checks: Iterator[Check]) -> None:
+    async def _take_in_slowly(self, checks: Iterator[Check | Audited]) -> None:
         """Queue the checks of many texts, and let others go on between two."""
         for check in checks:
             self._take_in((check,))
@@ -176,6 +180,9 @@ class Audit:
                     await self._clock.sleep(LOOK)
                     continue
                 check = self._pop()
+                if check is None:
+                    await self._clock.sleep(LOOK)
+                    continue
                 if not await self._checks(check):
                     self._waiting.append(check)
                     self._size += check.size
@@ -197,8 +204,8 @@ class Audit:
             self._running = None
         if found is None:
             return False
-        if wrong:
-            await self._store.delete(wrong, check.generation)
+        if wrong and (still := [key for key in wrong if not await self._is_newer(check, key)]):
+            await self._store.delete(still, check.generation)
         if found.why is Unaudited.LATE or wrong:
             self._forget(check)
         self._observe(found)
@@ -210,6 +217,11 @@ class Audit:
                 return await self._examination.of(check)
         except TimeoutError:
             return check.left_out(Unaudited.LATE), []
+
+    async def _is_newer(self, check: Check, key: str) -> bool:
+        """Return whether something else is stored under a key than what was served."""
+        entry = (await self._store.get(key)).entry
+        return entry is not None and not is_stored(check, key, entry)
 
     async def _may_begin(self) -> bool:
         """Return whether no client's request to Ollama is under way, in any process of this proxy."""
@@ -238,6 +250,7 @@ class Audit:
     async def sibling_stops(self, _: None) -> None:
         """Stop for a client's request that a sibling serves."""
         self._told_to_stop = True
+        self._stopped_at = self._clock.monotonic()
         if self._running is not None:
             self._running.cancel()
 
@@ -250,10 +263,16 @@ class Audit:
             self._forget(late)
             self._observe(late.left_out(Unaudited.LATE))
 
-    def _pop(self) -> Check:
-        check = self._waiting.popleft()
-        self._size -= check.size
-        return check
+    def _pop(self) -> Check | None:
+        """Return the first that may be asked for, if any; a long request has to wait for a longer pause."""
+        paused_at = max(self._traffic.ended_at, self._stopped_at)
+        now = self._clock.monotonic()
+        for at, check in enumerate(self._waiting):
+            if len(check.body) < LONG or now - max(paused_at, check.at) >= LONG_QUIET:
+                del self._waiting[at]
+                self._size -= check.size
+                return check
+        return None
 
     def _forget(self, check: Check) -> None:
         """Forget that something was to be checked: its next drawn hit is."""

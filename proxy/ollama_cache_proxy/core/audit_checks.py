@@ -18,22 +18,21 @@ from ollama_cache_proxy.policy import fields
 from ollama_cache_proxy.policy.audit_comparison import Said, floats, said, vectors_in
 from ollama_cache_proxy.policy.audit_requests import (
     RunnerOptions,
-    body_of_texts,
+    body_of_text,
     is_greedy,
     runner_options,
     without_keep_alive,
 )
 from ollama_cache_proxy.policy.classify import is_embedding
 from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.listing.items import Item, decode
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
 from ollama_cache_proxy.policy.record import record
 
-TEXTS: Final = 16
-"""Texts of a list that are asked for together."""
 MAX_STORED: Final = 256 * 1024
-"""Bytes of what was served that are compared, and of a request; reading more would hold up the event loop."""
-_NUMBERS: Final = 16_384
-"""Numbers of the vectors that are asked for together, for the same reason."""
+"""Bytes of what was served that are compared; reading more would hold up the event loop."""
+MAX_ASKED: Final = 16 * 1024
+"""Bytes of a request: a client that comes may have to wait until Ollama has computed it to its end."""
 _CHECK_BYTES: Final = 2048
 """Bytes that a part takes beside what was served."""
 
@@ -53,7 +52,7 @@ class Part:
 
 @record
 class Check:
-    """A drawn hit, or several texts of one list."""
+    """A drawn hit, or one text of a list."""
 
     at: float
     """Monotonic time of the hit, in seconds."""
@@ -91,7 +90,8 @@ def check_of_hit(question: Question, entry: StoredResponse, now: float) -> Itera
     """Yield the check of a whole response, or the fact that it cannot be checked."""
     candidate = question.candidate
     endpoint, model = candidate.endpoint, candidate.model
-    if max(len(entry.body), len(question.body)) > MAX_STORED:
+    body = without_keep_alive(candidate, question.body)
+    if len(entry.body) > MAX_STORED or len(body) > MAX_ASKED:
         yield _left_out(endpoint, model, 1, Unaudited.TOO_LARGE)
         return
     served = hash(entry.body)
@@ -102,14 +102,13 @@ def check_of_hit(question: Question, entry: StoredResponse, now: float) -> Itera
     elif (says := said(entry.body, stream=candidate.stream)) is not None:
         parts = (Part(key=question.key, said=says, size=2 * len(entry.body), served=served),)
     if parts:
-        body = without_keep_alive(candidate, question.body)
         yield _check(question, body, parts, entry.prompt_tokens, now)
 
 
 def checks_of_items(
     question: Question, texts: Sequence[str], now: float, is_new: Callable[[str, int], bool]
-) -> Iterator[Check]:
-    """Yield checks of these known texts of a list, as far as `is_new` says so of key and hash.
+) -> Iterator[Check | Audited]:
+    """Yield a check of each of these known texts of a list, as far as `is_new` says so of key and hash.
 
     Each takes a few milliseconds; the caller lets others go on between two of them.
     """
@@ -118,22 +117,32 @@ def checks_of_items(
         return
     first = listing.known[texts[0]]
     keys = question.other_keys() if first.frame else listing.keys
-    together = max(1, min(TEXTS, _NUMBERS // first.numbers))
-    for start in range(0, len(texts), together):
-        found: dict[str, Part] = {}
-        for text in texts[start : start + together]:
-            part = _part_of_item(keys[text], listing, text)
-            if part is not None and is_new(part.key, part.served):
-                found[text] = part
-        if found:
-            items = [listing.known[text] for text in found]
-            tokens = sum(item.tokens or 0 for item in items) if all(item.exact for item in items) else None
-            yield _check(question, body_of_texts(question.candidate, found), tuple(found.values()), tokens, now)
+    for text in texts:
+        part = _part_of_item(keys[text], listing, text)
+        if part is None or not is_new(part.key, part.served):
+            continue
+        body = body_of_text(question.candidate, text)
+        if len(body) > MAX_ASKED:
+            yield _left_out(question.candidate.endpoint, question.candidate.model, 1, Unaudited.TOO_LARGE)
+            continue
+        item = listing.known[text]
+        yield _check(question, body, (part,), item.tokens or 0 if item.exact else None, now)
 
 
 def _part_of_item(key: str, listing: Listing, text: str) -> Part | None:
-    vector = floats(orjson.loads(bytes(listing.known[text].vector)))
+    vector = _vector_of(listing.known[text])
     return None if vector is None else Part(key=key, vector=vector, size=len(vector), served=hash(vector))
+
+
+def _vector_of(item: Item) -> bytes | None:
+    return floats(orjson.loads(bytes(item.vector)))
+
+
+def is_stored(check: Check, key: str, entry: StoredResponse) -> bool:
+    """Return whether an entry is what was served under this key."""
+    item = decode(entry.body)
+    served = hash(entry.body) if item is None else hash(_vector_of(item))
+    return any(part.key == key and part.served == served for part in check.parts)
 
 
 def _check(question: Question, body: bytes, parts: tuple[Part, ...], tokens: int | None, now: float) -> Check:

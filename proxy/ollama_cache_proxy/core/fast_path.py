@@ -62,6 +62,8 @@ class _Note:
     """The head of the response."""
     seconds: list[float] = field(default_factory=list)
     """How long each hit since then took, of those not yet reported."""
+    passed: int = 0
+    """How many of those the audit has been told of."""
 
 
 class FastHits:
@@ -162,7 +164,8 @@ class FastHits:
             self._timer = None
         unreported, self._unreported = self._unreported, set()
         for note in unreported:
-            seconds, note.seconds = note.seconds, []
+            self._pass(note)
+            seconds, note.seconds, note.passed = note.seconds, [], 0
             if seconds:
                 self._observe(Repeated(exchange=note.exchange, seconds=seconds))
             if note.audited and self._notes.get(note.name) is note and not self._draw(note):
@@ -178,7 +181,6 @@ class FastHits:
             return True
         gap = self._audit.gap(note.key)
         if gap == 1:
-            self._audit.drawn(note.key)
             return False
         note.drawn = gap <= _MAX_UNREPORTED
         note.limit = min(gap - 1, _MAX_UNREPORTED)
@@ -205,24 +207,32 @@ class FastHits:
     def _count_down(self, note: _Note) -> None:
         """Count a hit that was reported by itself, for the audit."""
         self._report_later(note)
+        if self._audit is not None:
+            self._audit.passed(note.key, 1)
         note.limit -= 1
         if note.limit <= 0:
             self._reach_limit(note)
 
     def _reach_limit(self, note: _Note) -> None:
         """Let the next hit be the audit's if it has drawn that, else report; where each is reported, draw again."""
-        if note.drawn and self._audit is not None:
-            self._audit.drawn(note.key)
+        if note.drawn:
             self._drop(note.name)
         elif not self._report_each:
             self.report()
         elif not self._draw(note):
             self._drop(note.name)
 
+    def _pass(self, note: _Note) -> None:
+        """Tell the audit of the hits since it was told last."""
+        if note.audited and self._audit is not None and len(note.seconds) > note.passed:
+            self._audit.passed(note.key, len(note.seconds) - note.passed)
+            note.passed = len(note.seconds)
+
     def _drop(self, name: bytes) -> None:
         note = self._notes.pop(name, None)
         if note is None:
             return
+        self._pass(note)
         self._heads[note.request_head] -= 1
         if not self._heads[note.request_head]:
             del self._heads[note.request_head]

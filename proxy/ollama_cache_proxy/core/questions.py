@@ -58,8 +58,8 @@ class Auditor(Protocol):
     def gap(self, key: str) -> int:
         """Return which one of the next hits of this key is drawn, counted from 1. See `audit_sampling.Sampler`."""
 
-    def drawn(self, key: str) -> None:
-        """Note that the next hit of this key is the one that `gap` told."""
+    def passed(self, key: str, hits: int) -> None:
+        """Count hits of this key that were served since, and of which `hit` was not told."""
 
     def hit(self, question: Question, hit: Hit) -> None:
         """Take in a hit that was served, unless it came by the fast path."""

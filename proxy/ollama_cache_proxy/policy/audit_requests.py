@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -60,11 +59,11 @@ def without_keep_alive(candidate: Candidate, body: bytes) -> bytes:
     return raw_members.changed(body, "model", orjson.dumps(candidate.model), without=_KEEP_ALIVE)
 
 
-def body_of_texts(candidate: Candidate, texts: Iterable[str]) -> bytes:
-    """Return a body that asks for these texts of a list, without its keep_alive; the list itself may be long."""
+def body_of_text(candidate: Candidate, text: str) -> bytes:
+    """Return a body that asks for a list of one text, without its keep_alive; the list it is from may be long."""
     prompt = candidate.endpoint.prompt
     rest = {name: value for name, value in candidate.document.items() if name not in (prompt, _KEEP_ALIVE)}
-    return orjson.dumps({**rest, prompt: list(texts)})
+    return orjson.dumps({**rest, prompt: [text]})
 
 
 def runner_options(document: dict[str, Any]) -> RunnerOptions:

@@ -139,7 +139,7 @@ MATRIX: dict[int, Row] = {
         "wrong entries are planted, audit on",
         {
             "missed": Figure(0, "", "of 57 not found at 100 %"),
-            "late": Figure(1, "%", "of seeds over 460 hits at 1 %"),
+            "late": Figure(0, "%", "of seeds over 199 hits at 1 %"),
             "token": Figure(1.25, "times", "first token of a chat"),
         },
     ),

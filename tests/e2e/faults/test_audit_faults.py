@@ -24,7 +24,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.row(49)
 SEEDS = 20_000
-WITHIN = 460
+WITHIN = 199
 """Hits of a wrong entry."""
 TRIES = 3
 GREEDY = {"model": "tiny", "stream": False, "options": {"temperature": 0}}
@@ -109,17 +109,17 @@ async def test_every_planted_entry_is_found_at_a_hundred_percent(
 def drawn_at(seed: int) -> int:
     """Give which hit of an entry is drawn at 1 %: the first is counted by itself, as it is served the ordinary way."""
     sampler = Sampler(Rate(share=0.01), seed=seed)
-    return 1 if sampler.take(0) else 1 + sampler.gap(0)
+    return 1 if sampler.take("one", 0) else 1 + sampler.gap("one", 0)
 
 
-async def test_at_one_percent_one_is_found_within_460_hits_in_99_of_100_seeds(
+async def test_at_one_percent_one_is_found_within_199_hits_in_every_seed(
     ollama: Simulator, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = sum(drawn_at(seed) > WITHIN for seed in range(SEEDS))
     measured(49, "late", 100 * late / SEEDS)
-    monkeypatch.setattr(fast_path, "REPORT_EVERY", 60.0)
+    monkeypatch.setattr(fast_path, "REPORT_EVERY", 0.005)  # reports in between change nothing
     sent = request_bytes("POST", "/api/embeddings", host="localhost", body=json.dumps(EMBEDDINGS).encode())
-    for seed in [seed for seed in range(SEEDS) if drawn_at(seed) <= WITHIN][:TRIES]:
+    for seed in range(TRIES):
         monkeypatch.setattr(neighbours, "secrets", SimpleNamespace(randbits=lambda _bits, seed=seed: seed))
         async with proxy_before(ollama.url, audit="1%", log_requests="off") as proxy:
             await post(proxy, "/api/embeddings", EMBEDDINGS)
