@@ -5,7 +5,7 @@ from hashlib import sha256
 import pytest
 
 from ollama_cache_proxy.policy.endpoints import find
-from ollama_cache_proxy.policy.multipart import read
+from ollama_cache_proxy.policy.multipart import read, read_in_steps
 from ollama_cache_proxy.policy.status import Detail
 from tests.support.uploads import AUDIO, BOUNDARY, audio, body, content_type, part, upload, value
 
@@ -185,3 +185,11 @@ def test_more_parts_than_can_be_known_are_not_read_at_all():
 
 def test_cut_off_anywhere_it_is_in_doubt():
     assert all(read((TYPE,), GOOD[:length], KNOWN) is Detail.MULTIPART for length in range(len(GOOD) - 2))
+
+
+def test_a_large_upload_is_hashed_in_steps():
+    content = bytes(range(256)) * (12 << 10)
+    whole = upload("tiny").replace(AUDIO, content)
+    assert len(list(read_in_steps((TYPE,), whole, KNOWN))) >= 5
+    file = FILE | {"size": len(content), "sha256": sha256(content).hexdigest()}
+    assert read((TYPE,), whole, KNOWN) == {"model": "tiny", "file": file}

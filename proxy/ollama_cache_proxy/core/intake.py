@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from ollama_cache_proxy.core.lookup import StoreLookup
 from ollama_cache_proxy.core.ports import Identity, Templates
@@ -23,6 +23,9 @@ from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives, Reuse, read_directives, without_no_cache
 from ollama_cache_proxy.policy.status import Detail
+
+_LARGE_MULTIPART: Final = 1 << 20
+"""Bytes of a multipart body; a larger one is read in turns of the event loop."""
 
 
 @record
@@ -113,6 +116,9 @@ class Intake:
             if not hold.grow(counts.weight):
                 return Bypass(detail=Detail.BUFFERS_FULL)
         fields, streams = arrival.request.fields, self._rules.streams
+        if endpoint.multipart and len(body) > _LARGE_MULTIPART:
+            steps = classify.by_large_multipart(endpoint, body, policy=arrival.policy, streams=streams, fields=fields)
+            return self._turns.run(steps)
         return classify.by_body(endpoint, body, policy=arrival.policy, streams=streams, fields=fields)
 
     async def looked_up(

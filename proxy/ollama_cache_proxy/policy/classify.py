@@ -136,6 +136,16 @@ def by_large_body(
     return _by_document(endpoint, body, found, policy=policy, streams=streams)
 
 
+def by_large_multipart(
+    endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool, fields: Fields
+) -> Steps[Classification]:
+    """Return likewise what a large multipart body is, in steps."""
+    read = yield from multipart.read_in_steps(fields, body, endpoint.known)
+    yield
+    found: tuple[dict[str, Any], OddTexts] | Detail = read if isinstance(read, Detail) else (read, {})
+    return _by_document(endpoint, body, found, policy=policy, streams=streams)
+
+
 def _by_document(
     endpoint: Endpoint,
     body: bytes,

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ollama_cache_proxy.policy.messages import Fields, values
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import Steps, finish
 
 _TOKEN: Final = rb"[0-9A-Za-z!#$&'+.^_`{|}~-]"
 _TYPE: Final = re.compile(
@@ -26,21 +27,28 @@ _DISPOSITION: Final = re.compile(
 )
 _MAX_HEAD: Final = 1024
 """Bytes of a part's header section."""
+_HASHED: Final = 1 << 20
+"""Bytes of a file that are hashed in one step."""
 
 
 def read(fields: Fields, body: bytes, known: frozenset[str]) -> dict[str, Any] | Detail:
+    """Return what `read_in_steps` does, in one step."""
+    return finish(read_in_steps(fields, body, known))
+
+
+def read_in_steps(fields: Fields, body: bytes, known: frozenset[str]) -> Steps[dict[str, Any] | Detail]:
     """Return the parts by name: a text, or for a file an object with its name, type, size and SHA-256.
 
     `fields` are those of the request; `known` are the names that Ollama reads. The type of a part that is no file
     stands beside it, under its name with `:type`, which no part can have.
     """
     boundary = _boundary(values(fields, b"content-type"))
-    pieces = None if boundary is None else _pieces(body, boundary, len(known))
+    pieces = None if boundary is None else (yield from _pieces(body, boundary, len(known)))
     if pieces is None:
         return Detail.MULTIPART
     document: dict[str, Any] = {}
     for piece in pieces:
-        part = _part(piece)
+        part = yield from _part(piece)
         if part is None or part.keys() & document.keys() or next(iter(part)) not in known:
             return Detail.MULTIPART
         document |= part
@@ -54,7 +62,7 @@ def _boundary(types: list[bytes]) -> bytes | None:
     return None if boundary is None or boundary.endswith(b"-") else boundary
 
 
-def _pieces(body: bytes, boundary: bytes, limit: int) -> list[memoryview] | None:
+def _pieces(body: bytes, boundary: bytes, limit: int) -> Steps[list[memoryview] | None]:
     """Return what stands between the delimiters.
 
     None where that are more than `limit`, where the boundary stands elsewhere too, or where something is around them.
@@ -70,11 +78,13 @@ def _pieces(body: bytes, boundary: bytes, limit: int) -> list[memoryview] | None
         begin = end + len(delimiter) + 2
         if body[begin - 2 : begin] != b"\r\n":
             break
+        yield
     is_closed = body[begin - 2 :] in (b"--", b"--\r\n")
+    yield
     return pieces if is_closed and body.count(mark) == len(pieces) + 1 else None
 
 
-def _part(piece: memoryview) -> dict[str, Any] | None:
+def _part(piece: memoryview) -> Steps[dict[str, Any] | None]:
     """Return the members of a document for one part, the one under its name first; None where it is in doubt."""
     head, blank, _ = bytes(piece[: _MAX_HEAD + 4]).partition(b"\r\n\r\n")
     lines = [_LINE.fullmatch(line) for line in head.split(b"\r\n")] if blank else []
@@ -86,17 +96,21 @@ def _part(piece: memoryview) -> dict[str, Any] | None:
     content = piece[len(head) + len(blank) :]
     name, file = disposition["quoted"] or disposition["token"], disposition["file"] or disposition["bare"]
     try:
-        value = str(content, "utf-8") if file is None else _file(file.decode(), kind, content)
+        value = str(content, "utf-8") if file is None else (yield from _file(file.decode(), kind, content))
         kinds = {} if file is not None or kind is None else {f"{name.decode()}:type": kind.decode()}
     except UnicodeDecodeError:
         return None
     return {name.decode(): value} | kinds
 
 
-def _file(name: str, kind: bytes | None, content: memoryview) -> dict[str, Any]:
+def _file(name: str, kind: bytes | None, content: memoryview) -> Steps[dict[str, Any]]:
+    digest = sha256()
+    for begin in range(0, len(content), _HASHED):
+        digest.update(content[begin : begin + _HASHED])
+        yield
     return {
         "filename": name,
         "type": None if kind is None else kind.decode(),
         "size": len(content),
-        "sha256": sha256(content).hexdigest(),
+        "sha256": digest.hexdigest(),
     }
