@@ -39,3 +39,8 @@ def test_a_difference_looks_like_the_first_cause_that_explains_it(seen: dict[str
 
 def test_every_cause_is_explained_and_reached() -> None:
     assert MEANINGS.keys() == set(Cause) == {expected for _, expected in TABLE}
+
+
+def test_causes_have_the_names_that_metrics_show() -> None:
+    names = ["context-length", "template", "hardware-or-kv-cache", "sampler", "entry"]
+    assert [each.value for each in Cause] == names

@@ -193,3 +193,7 @@ def test_a_list_that_is_not_all_of_objects_counts_as_it_is(given: Any, expected:
 @pytest.mark.parametrize("body", [b"", b"no", b"[1]", b"{}"])
 def test_what_says_nothing_is_none(body: bytes) -> None:
     assert said(body, stream=False) is None
+
+
+def test_kinds_have_the_names_that_metrics_show() -> None:
+    assert [kind.value for kind in Kind] == ["vector-slightly", "vector-wholly", "vector-length", "text"]

@@ -284,3 +284,7 @@ def test_generate_alone_takes_a_template() -> None:
 def test_the_methods_of_a_target_are_told_where_it_has_no_such_one(method: str, target: str, expected: str) -> None:
     """As in `GenerateRoutes` (`server/routes.go`, 0.24)."""
     assert allow(method, target) == expected
+
+
+def test_policies_have_the_names_that_settings_have() -> None:
+    assert [policy.value for policy in Policy] == ["off", "always", "deterministic", "read-only", "write-only"]

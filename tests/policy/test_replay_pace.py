@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.policy.replay_pace import lines
+from ollama_cache_proxy.policy.replay_pace import Pace, lines
 
 JSON, EVENTS = b"application/x-ndjson", b"text/event-stream"
 
@@ -22,3 +22,7 @@ JSON, EVENTS = b"application/x-ndjson", b"text/event-stream"
 def test_a_stream_in_lines_or_events(data: bytes, kind: bytes, expected: list[bytes]) -> None:
     assert list(lines(data, kind)) == expected
     assert b"".join(expected) == data
+
+
+def test_paces_have_the_names_that_settings_have() -> None:
+    assert [pace.value for pace in Pace] == ["at-once", "recorded", "line"]

@@ -47,6 +47,7 @@ def cc(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
         pytest.param(cc(b"max-age=soon"), Directives(max_age=0), id="max-age of no number"),
         pytest.param(cc(b"max-age=-5"), Directives(max_age=0), id="max-age below zero"),
         pytest.param(cc(b"max-age=1.5"), Directives(max_age=0), id="max-age of a fraction"),
+        pytest.param(cc(b"max-age=5X"), Directives(max_age=0), id="max-age of a number and a letter"),
         pytest.param(cc("max-age=٥".encode()), Directives(max_age=0), id="a digit that is not ASCII"),
         pytest.param(cc(b"max-age=60, max-age=10"), Directives(max_age=60), id="the first of two"),
         pytest.param(cc(b"min-fresh=5"), Directives(min_fresh=5), id="min-fresh"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,14 @@ def test_the_results_are_what_x_cache_says():
 
 def test_the_cache_name_is_a_token():
     assert TOKEN.fullmatch(CACHE_NAME)
+
+
+def test_results_and_reasons_have_the_names_that_clients_see() -> None:
+    assert list(Result) == ["HIT", "MISS", "BYPASS"]
+    assert list(FwdReason) == ["bypass", "miss", "request", "stale"]
+
+
+@pytest.mark.parametrize("detail", Detail)
+def test_a_detail_has_the_name_that_the_documentation_tells(detail: Detail) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cache-rules.md").read_text("utf-8")
+    assert f"| `{detail}` | {detail.meaning} |" in text
