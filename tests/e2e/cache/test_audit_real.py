@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from ollama_cache_proxy.core import audit
-from tests.support.rawhttp import RawAnswer, ask
+from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, proxy_before
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +157,45 @@ async def test_a_real_ollama_still_says_what_it_said(pytestconfig: pytest.Config
         await found.ask_until("same", found.hits)
         assert count(found.proxy, "wrong", "not-reproducible") == 0
         assert "WRONG" not in found.proxy.log.getvalue()
+
+
+async def first_token(url: str, number: int) -> float:
+    begun = asyncio.get_running_loop().time()
+    chat = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": f"story {number}"}],
+        "options": {"num_predict": 4},
+    }
+    async with await RawConnection.open(url) as connection:
+        connection.send("POST", "/api/chat", body=json.dumps(chat).encode())
+        await connection.head()
+        await connection.chunk()
+        return asyncio.get_running_loop().time() - begun
+
+
+async def test_a_chat_that_comes_ends_an_audit(pytestconfig: pytest.Config) -> None:
+    """Prints (`-s`) its first token in milliseconds, median and worst of 12, with and without an audit, in turns."""
+    body = {
+        "model": "all-minilm",
+        "input": [f"text {number} of sixteen that are some words long" for number in range(16)],
+    }
+    alone, beside = [], []
+    async with proxy_before(pytestconfig.getoption("--ollama"), audit="100%") as proxy:
+        await post(proxy.url, "/api/embed", body)
+        await proxy.kept()
+        found = proxy.running.exchanges._audit
+        await first_token(proxy.url, -1)
+        for number in range(12):
+            alone.append(await first_token(proxy.url, 2 * number))
+            assert (await post(proxy.url, "/api/embed", body)).field("X-Cache") == "HIT"
+            await until(lambda: found._running is not None, 10)
+            beside.append(await first_token(proxy.url, 2 * number + 1))
+            found._waiting.clear()
+            found._size = 0
+            await until(lambda: found._work is None, 60)
+        assert count(proxy, "wrong", "failed") == 0
+    for name, seconds in (("without", alone), ("with", beside)):
+        print(name, round(1000 * statistics.median(seconds)), round(1000 * max(seconds)))  # noqa: T201 - a figure
 
 
 @pytest.mark.other_ollama
