@@ -54,7 +54,8 @@ class Collapsing:
         while joined is not None:
             with joined.seat() as seat:
                 found = await _found(joined)
-                failures = max(failures + 1, joined.attempt) if _failed(found) else 0
+                asks = found.asks if isinstance(found, ProxyError) else 1
+                failures = max(failures, joined.attempt - 1) + asks if _failed(found) else 0
                 if not 0 < failures < MOST_ASKS:
                     shared = await self._share(visit, question, reason, seat, found)
                     if shared is not None:

@@ -139,6 +139,10 @@ class Connections:
     def use_tls(self, tls: ssl.SSLContext) -> None:
         """Open connections with another context from now on, and close the idle ones."""
         self._tls = tls
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the idle connections."""
         idle, self._idle = self._idle, []
         for connection, _ in idle:
             connection.close()
@@ -173,7 +177,7 @@ class Connections:
         loop = asyncio.get_running_loop()
         self._idle.append((connection, loop.time()))
         if self._timer is None:
-            self._timer = loop.call_later(_IDLE_SECONDS, self._close_idle)
+            self._timer = loop.call_later(_IDLE_SECONDS, self._close_old)
 
     def discard(self, connection: Connection) -> None:
         """Close a connection whose response is no longer wanted."""
@@ -189,10 +193,10 @@ class Connections:
         self._in_use.clear()
         self._idle.clear()
 
-    def _close_idle(self) -> None:
+    def _close_old(self) -> None:
         loop = asyncio.get_running_loop()
         old = [connection for connection, since in self._idle if loop.time() - since >= _IDLE_SECONDS]
         self._idle = [(connection, since) for connection, since in self._idle if loop.time() - since < _IDLE_SECONDS]
         for connection in old:
             connection.close()
-        self._timer = loop.call_later(_IDLE_SECONDS, self._close_idle) if self._idle else None
+        self._timer = loop.call_later(_IDLE_SECONDS, self._close_old) if self._idle else None

@@ -295,7 +295,10 @@ class Ollama:
             raise
 
     async def _send(self, request: Request, body: bytes | _Upload | None, *, repeatable: bool) -> _SentRequest:
-        """Send the request; again on a new connection if a reused one closed before any byte of the response."""
+        """Send the request; again on a new connection if a reused one closed before any byte of the response.
+
+        Where Ollama has taken it a second time and gives no response either, other idle connections would not help.
+        """
         connection = self._connections.take_idle()
         if connection is not None:
             sent = _SentRequest(connection)
@@ -304,6 +307,12 @@ class Ollama:
             except _ERRORS as error:
                 if isinstance(body, _Upload) or not _closed_unanswered(error, repeatable=repeatable):
                     raise
+            again = _SentRequest(await self._open())
+            try:
+                return await self._exchange(again, request, body)
+            except _ERRORS as error:
+                self._connections.close_idle()
+                raise self._failed(error, asks=2) from error
         return await self._exchange(_SentRequest(await self._open()), request, body)
 
     async def _open(self) -> Connection:
@@ -391,11 +400,11 @@ class Ollama:
             if chunked and connection.transport is not None:
                 connection.transport.write(LAST)
 
-    def _failed(self, error: Exception) -> ProxyError:
+    def _failed(self, error: Exception, *, asks: int = 1) -> ProxyError:
         """Return the error to raise; its text contains nothing that was sent or received."""
         if not isinstance(error, aiohttp.ServerDisconnectedError | OSError):
-            return unreachable(_NOT_HTTP)
-        failure = unreachable("Ollama closed the connection before it responded")
+            return unreachable(_NOT_HTTP, asks=asks)
+        failure = unreachable("Ollama closed the connection before it responded", asks=asks)
         self._report_health(well=False, reason=failure.message)
         return failure
 

@@ -355,6 +355,37 @@ WAITED_FOR: list[Question] = [
 
 
 @pytest.mark.row(43)
+@pytest.mark.parametrize(("path", "body"), WAITED_FOR)
+async def test_what_is_sent_again_over_a_new_connection_counts_as_asked_twice(
+    path: str, body: dict[str, Any], measured: Measured
+) -> None:
+    """Ollama takes each request and closes, also over each of several connections that were idle."""
+    gate = asyncio.Event()
+    asked = 0
+
+    async def script(talk: Conversation) -> None:
+        nonlocal asked
+        await talk.read_body()
+        if talk.request_line.startswith(b"GET "):
+            await asyncio.sleep(0.1)  # so that none waits for another's connection
+            await talk.write(whole(b"{}"))
+            return
+        asked += 1
+        await gate.wait()
+        talk.writer.transport.abort()
+
+    settings = {"cache_streams": True} | {setting_of(operation): "always" for operation in OPERATIONS}
+    async with byte_upstream(script) as upstream, proxy_before(upstream.url, **settings) as proxy:
+        await asyncio.gather(*(ask(proxy.url, "GET", "/api/else") for _ in range(5)))
+        tasks = [asyncio.create_task(post(proxy, path, body)) for _ in range(50)]
+        await until(lambda: proxy.running.exchanges.waiting == 50)
+        gate.set()
+        answers = await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        measured(43, "asks", asked)
+        assert {seen.status for seen in answers} == {502}
+
+
+@pytest.mark.row(43)
 @pytest.mark.parametrize("answer", FAILED.values(), ids=FAILED)
 @pytest.mark.parametrize(("path", "body"), WAITED_FOR)
 async def test_50_equal_requests_whose_flight_fails_ask_three_times_at_most(
