@@ -21,6 +21,7 @@ from ollama_cache_proxy.core.facts import (
     Worked,
 )
 from ollama_cache_proxy.core.store_ports import Tier
+from ollama_cache_proxy.downstream.places import Closing
 from ollama_cache_proxy.policy.audit_causes import Cause
 from ollama_cache_proxy.policy.audit_comparison import Kind
 from ollama_cache_proxy.policy.dialects.dialect import Usage
@@ -42,6 +43,13 @@ def metrics():
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(PREFIX + name, labels)
+
+
+def test_what_an_alert_asks_for_is_there_before_it_happens(metrics):
+    """Prometheus takes no increase from a series that begins with its first event."""
+    assert {value(metrics, "closed_connections_total", reason=closing) for closing in Closing} == {0}
+    refusals = (Detail.WRONG_TOKEN, Detail.TOKEN_GUESSES)
+    assert {value(metrics, "own_refusals_total", detail=detail.value) for detail in refusals} == {0}
 
 
 def test_a_hit_counts_as_one_and_saves_what_it_saved(metrics):

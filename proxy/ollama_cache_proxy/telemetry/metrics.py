@@ -29,6 +29,7 @@ from ollama_cache_proxy.core.facts import (
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.labels import Labels
+from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.sums import Snapshot
 from ollama_cache_proxy.telemetry.exchange_metrics import ExchangeMetrics
 from ollama_cache_proxy.telemetry.metric_exposition import Description, Exposition
@@ -38,6 +39,8 @@ _MAX_MODELS: Final = 50
 """Names of models that are labels; others are `other`."""
 _MAX_DEFERRED: Final = 200
 """Facts that are deferred at most."""
+_CLOSINGS: Final = ("places", "keep-alive", "full")
+"""Values of downstream.places.Closing."""
 
 
 class Metrics:
@@ -62,6 +65,10 @@ class Metrics:
         for part, gauge in self._parts.items():
             gauge.set(part is Part.STORE_WRITES)
         families.hit_ratio.set(0)
+        for detail in (Detail.WRONG_TOKEN, Detail.TOKEN_GUESSES):
+            families.own_refusals.inc(detail.value, by=0)  # so that the first one is an increase
+        for reason in _CLOSINGS:
+            families.closed_connections.inc(reason, by=0)
         families.build_info.set(1, __version__, platform.python_version())
 
     def __call__(self, event: Event) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +12,10 @@ import pytest
 
 from ollama_cache_proxy.core import audit, fast_path
 from ollama_cache_proxy.policy.audit_sampling import Rate, Sampler
-from ollama_cache_proxy.policy.listing.items import decode, encode
-from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.service import neighbours
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.e2e.faults.conftest import Measured
+from tests.support.planted import wrong
 from tests.support.rawhttp import RawConnection, ask, request_bytes
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
@@ -36,20 +34,6 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/embeddings", {"model": "all-minilm", "input": "alone"}),
 ]
 """56 entries."""
-
-
-def wrong(entry: StoredResponse) -> StoredResponse:
-    """Give the entry with what another model might have said."""
-    item = decode(entry.body)
-    if item is not None:
-        numbers = json.loads(bytes(item.vector))
-        return replace(
-            entry, body=encode(replace(item, vector=json.dumps(numbers[::-1], separators=(",", ":")).encode()))
-        )
-    said = json.loads(entry.body)
-    if "embedding" in said:
-        return replace(entry, body=json.dumps(said | {"embedding": said["embedding"][::-1]}).encode())
-    return replace(entry, body=json.dumps(said | {"response": "planted"}).encode())
 
 
 async def plant(proxy: Proxy) -> int:

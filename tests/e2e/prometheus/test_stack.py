@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import redis
+
 from dashboards.generate import dashboard
+from ollama_cache_proxy.stores import entry_codec
+from tests.support.planted import wrong
 from tests.support.processes import gpu, serve, simulate
 from tests.support.prometheus import ROOT, asked, compared
 from tests.support.rawhttp import ask
 from tests.support.servers import RedisServer, free_port
 from tests.support.upstream import Conversation, byte_upstream
+from tests.support.waiting import until
 
 CONFIG = ROOT / "config" / "prometheus" / "prometheus.yml"
 ANSWERS_WITHIN = 35.0
@@ -59,6 +64,20 @@ async def told(talk: Conversation) -> None:
     await talk.read_body()
     await talk.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(TOLD))
     await talk.write(TOLD)
+
+
+async def find_a_wrong_entry(url: str, store: redis.Redis) -> None:
+    """Have the audit of a proxy find an entry that was made wrong."""
+    asked = {"model": "all-minilm", "prompt": "planted"}
+    await post(url, "/api/embeddings", **asked)
+    await until(lambda: store.keys("ocp:1:e:*"))
+    (name,) = store.keys("ocp:1:e:*")
+    key = name.decode().rpartition(":")[2]
+    entry = entry_codec.decode(key, store.get(name))
+    assert entry is not None
+    store.set(name, entry_codec.encode(key, wrong(entry)), keepttl=True)
+    await post(url, "/api/embeddings", **asked)
+    await until(lambda: not store.exists(name), 30)
 
 
 async def on_and_on(working: str, failing: str, telling: str) -> None:
@@ -152,27 +171,32 @@ async def unanswered(url: str, load: asyncio.Task[None]) -> Mapping[str, str]:
 
 
 async def test_all_that_the_dashboard_and_the_rules_ask_has_an_answer(prometheus: str, tmp_path: Path) -> None:
-    redis = RedisServer()
-    redis.start()
+    server = RedisServer()
+    server.start()
     async with AsyncExitStack() as stack:
-        stack.callback(redis.close)
+        stack.callback(server.close)
         enter, anywhere = stack.enter_async_context, ("--listen", "127.0.0.1:0")
         _, ollama = await enter(simulate("--completion-ms", "20"))
         working = await enter(
-            serve(*anywhere, "--upstream", ollama, *WORKING, environment={"OCP_REDIS_URL": redis.url})
+            serve(*anywhere, "--upstream", ollama, *WORKING, environment={"OCP_REDIS_URL": server.url})
         )
         nobody = f"http://127.0.0.1:{free_port()}"
         failing = await enter(serve(*anywhere, "--upstream", nobody, environment={"OCP_STORE": "memory"}))
         upstream = await enter(byte_upstream(told))
         telling = await enter(serve(*anywhere, "--upstream", upstream.url, environment={"OCP_STORE": "memory"}))
         _, cards = await enter(gpu("--replay", "h100"))
+        second = server.url[:-1] + "1"
+        settings = {"OCP_REDIS_URL": second, "OCP_AUDIT": "100%"}
+        audited = await enter(serve(*anywhere, "--upstream", ollama, environment=settings))
         urls = await working.url(), await failing.url(), await telling.url()
-        url = await enter(watching(prometheus, rewritten(urls, cards), tmp_path))
+        url = await enter(watching(prometheus, rewritten((*urls, await audited.url()), cards), tmp_path))
 
+        with redis.Redis.from_url(second) as store:
+            await find_a_wrong_entry(await audited.url(), store)
         await a_round(urls[0], -1)
-        redis.kill()
+        server.kill()
         await a_round(urls[0], -2)
-        redis.start()
+        server.start()
         load = asyncio.create_task(on_and_on(*urls))
         try:
             left = await unanswered(url, load)
