@@ -487,17 +487,17 @@ async def test_without_the_setting_nothing_is_audited_or_told(ollama: Simulator)
 
 
 async def test_a_model_leaves_when_it_would_have_without_the_audit(audited: Proxy, ollama: Simulator) -> None:
-    body = EMBED | {"keep_alive": "3s"}
+    body = EMBED | {"keep_alive": "10s"}
     await post(audited, "/api/embed", body)
     await audited.kept()
     (resident,) = ollama.residence.loaded()
     natural, keep_alive = resident.expires, resident.keep_alive
-    await asyncio.sleep(1)  # a slow machine has that much longer to unload it before Ollama does
+    await asyncio.sleep(5)  # a slow machine has that much longer to unload it before Ollama does
     await hit(audited, "/api/embed", body)
     await until(lambda: outcomes(audited).get("same"))
     assert resident.expires > natural
     assert resident.keep_alive == keep_alive
-    await until(lambda: not ollama.residence.loaded())
+    await until(lambda: not ollama.residence.loaded(), 30)
     assert natural <= time.time_ns()
     unloads = [request for request in ollama.received if request.target == "/api/generate"]
     assert [json.loads(request.body)["keep_alive"] for request in unloads] == [0]

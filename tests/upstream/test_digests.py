@@ -184,3 +184,21 @@ async def test_another_width_under_the_same_digest_is_another_edition(monkeypatc
     assert models.current_edition > before
     models.close()
     await tasks.close(1)
+
+
+async def test_a_change_withdraws_what_no_probe_has_confirmed_of_that_model():
+    models = OllamaModels(Upstream(), MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=Tasks())
+    withdrawn = []
+
+    def confirm(model):
+        models.confirm(SimpleNamespace(model=model, digest="sha256:0"), lambda: withdrawn.append(model))
+
+    confirm("one")
+    confirm("two")
+    models.begin_change("one")
+    assert withdrawn == ["one"]
+    models.begin_change(None)
+    assert withdrawn == ["one", "two"]
+    models.begin_change(None)
+    assert withdrawn == ["one", "two"]
+    models.close()

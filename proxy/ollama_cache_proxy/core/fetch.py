@@ -7,7 +7,7 @@ A response over the size limit is relayed from that point on, and not stored. A 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias, TypeVar
 
@@ -28,6 +28,10 @@ from ollama_cache_proxy.policy.steps import Steps, finish, joined
 from ollama_cache_proxy.policy.usage import Excerpt
 
 T = TypeVar("T")
+
+_WITHDRAWALS: Final = 1000
+_WITHDRAW_AFTER: Final = 5.0
+"""How often a deletion is tried that the store does not do, and seconds between two tries."""
 
 
 @record
@@ -290,19 +294,20 @@ class Fetcher:
         if not entries:
             return
         generation = question.generation or ""
-        entries = await self._with_fingerprints(question, entries)
         keys, name = [key for key, _ in entries], f"withdraw {question.key[:8]}"
         withdrawn = False
 
         def withdraw() -> None:
             nonlocal withdrawn
             withdrawn = True
-            self._tasks.spawn(self._store.delete(keys, generation), name)  # holds no question: it may wait for long
+            self._tasks.spawn(self._withdraw(keys, generation), name)  # holds no question: it may wait for long
 
         self._models.confirm(question.identity, withdraw)
+        entries = await self._with_fingerprints(question, entries)
         stored = await self._store.put(entries, generation)
         if withdrawn or self._is_purged(question):  # meanwhile: the entries were not there yet to be deleted
-            await self._store.delete(keys, generation)
+            if await self._store.delete(keys, generation) is None:
+                withdraw()
         elif stored:
             self._observe(
                 Stored(
@@ -316,6 +321,13 @@ class Fetcher:
             )
         else:
             self.report_not_stored(question, Detail.STORE_UNAVAILABLE)
+
+    async def _withdraw(self, keys: Sequence[str], generation: str) -> None:
+        """Delete what must not be served, and try again while the store does not."""
+        for _ in range(_WITHDRAWALS):
+            if await self._store.delete(keys, generation) is not None:
+                return
+            await self._clock.sleep(_WITHDRAW_AFTER)
 
 
 async def _collected(

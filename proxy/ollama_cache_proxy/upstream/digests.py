@@ -162,10 +162,18 @@ class OllamaModels:
         return self.current_edition
 
     def begin_change(self, name: str | None) -> _Change:
-        """See ports.Models; `name` is canonical."""
+        """See ports.Models; `name` is canonical.
+
+        What no probe has confirmed yet is withdrawn: none can any more, since the change may bring a digest back that
+        another has replaced unseen.
+        """
         change = _Change(name or ANY)
         self._changes.append(change)
         self.current_edition += 1
+        unconfirmed = [pending for pending in self._pending if change.model in (pending.identity.model, ANY)]
+        self._pending = [pending for pending in self._pending if pending not in unconfirmed]
+        for pending in unconfirmed:
+            pending.withdraw()
         return change
 
     async def change_known(self, token: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.core import fetch
 from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
 from ollama_cache_proxy.upstream import digests
 from tests.support.rawhttp import RawAnswer, ask
@@ -116,6 +117,47 @@ async def test_an_entry_kept_under_a_digest_that_had_gone_is_removed(simulator: 
         await look(proxy)
         await eventually(proxy.running.store, 1)  # only the entry of tiny2 is left
         assert stale.field("X-Cache") == "MISS"
+
+
+async def test_an_entry_kept_under_a_digest_that_the_proxy_itself_brings_back_is_removed(
+    simulator: Simulator,
+) -> None:
+    """Replaced behind our back, and copied back through the proxy before a probe has seen either."""
+    async with proxy_before(simulator.url) as proxy:
+        await post(proxy.url, "/api/copy", {"source": "tiny", "destination": "original"})
+        await generate(proxy, "tiny2")  # the table is fresh
+        await look(proxy)
+        simulator.models.replace("tiny")
+        stale = await generate(proxy)
+        await eventually(proxy.running.store, 2)
+        await post(proxy.url, "/api/copy", {"source": "original", "destination": "tiny"})
+        await eventually(proxy.running.store, 1)  # only the entry of tiny2 is left
+        after = await generate(proxy)
+        assert (stale.field("X-Cache"), after.field("X-Cache")) == ("MISS", "MISS")
+        assert json.loads(after.body)["response"] != json.loads(stale.body)["response"]
+
+
+async def test_an_entry_that_the_store_does_not_delete_is_withdrawn_later(
+    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+) -> None:
+    monkeypatch.setattr(fetch, "_WITHDRAW_AFTER", 0.01)
+    async with proxy_before(simulator.url) as proxy:
+        await generate(proxy, "tiny2")
+        store, refused = proxy.running.store, 0
+        delete = store.delete
+
+        async def refuse(keys: Any, generation: str) -> int | None:
+            nonlocal refused
+            refused += 1
+            return None if refused < 4 else await delete(keys, generation)
+
+        monkeypatch.setattr(store, "delete", refuse)
+        simulator.models.replace("tiny")
+        await generate(proxy)
+        await eventually(store, 2)
+        await look(proxy)
+        await eventually(store, 1)
+        assert refused == 4
 
 
 async def test_an_entry_that_is_withdrawn_while_it_is_on_its_way_to_the_store(
