@@ -269,10 +269,13 @@ async def test_what_removes_entries_waits_a_moment_for_a_server_that_is_away(
     await fill(entries, {key(1): FULL_ENTRY})
     generation = await generation_of(entries)
     entries._guard.reads_failed(TimeoutError(), decisive=True)
+    entries._guard._open(entries._guard.deletes, decisive=True)
     removed = asyncio.ensure_future(remove(entries, generation))
     await asyncio.sleep(0.01)
-    assert not removed.done()
     entries._guard.reads_probed(0.001)
+    await asyncio.sleep(0.01)
+    assert not removed.done()
+    entries._guard.deletes_probed(None)
     assert await removed == 1
     assert await keys(entries) == []
 

@@ -128,10 +128,11 @@ class Guard:
         return await self._run(name, operation, None, within=WRITE_WITHIN, breaker=self.deletes)
 
     async def recovery(self) -> None:
-        """Wait for up to `WRITE_WITHIN` seconds until lookups succeed again: what a person asks for may wait."""
-        if self.reads.open:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WRITE_WITHIN):
+        """Wait for up to `WRITE_WITHIN` seconds until lookups and deletions work again: a person's request may wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WRITE_WITHIN):
+                while self.reads.open or self.deletes.open:
+                    self._recovered.clear()
                     await self._recovered.wait()
 
     async def _run(  # noqa: PLR0913 - each of the above gives its own
@@ -169,8 +170,7 @@ class Guard:
 
     def reads_failed(self, error: Exception, *, decisive: bool = False) -> None:
         """Note that a lookup has failed."""
-        if self._open(self.reads, decisive=decisive):
-            self._recovered.clear()
+        self._open(self.reads, decisive=decisive)
         self._report_health(Part.STORE, well=False, reason=_error_name(error))
 
     def reads_probed(self, seconds: float) -> None:
@@ -198,7 +198,8 @@ class Guard:
 
     def deletes_probed(self, error: Exception | None) -> None:
         """Note how the probe of deletions ended; `error` is None where it has deleted."""
-        self.deletes.probed(self._clock.monotonic(), well=error is None)
+        if self.deletes.probed(self._clock.monotonic(), well=error is None):
+            self._recovered.set()
 
     def refused_while_looking_up(self, refusal: WriteRefused) -> None:
         """Note that a lookup found out that the server takes no writes."""
@@ -228,12 +229,9 @@ class Guard:
         reason = "" if stores else self._reasons.get(Part.STORE_WRITES, "")
         return StoreState(answers=True, stores=stores, reason=reason)
 
-    def _open(self, breaker: ProbedBreaker, *, decisive: bool) -> bool:
-        """Note a failure; return whether it opened the breaker."""
-        opened = breaker.failed(self._clock.monotonic(), decisive=decisive)
-        if opened:
+    def _open(self, breaker: ProbedBreaker, *, decisive: bool) -> None:
+        if breaker.failed(self._clock.monotonic(), decisive=decisive):
             self.opened.set()
-        return opened
 
     def _observe_failure(self, name: str, begun: float) -> None:
         self._observe(StoreCall(operation=name, seconds=self._clock.monotonic() - begun, failed=True))
