@@ -7,12 +7,16 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ollama_cache_proxy.core import audit, fast_path
 from ollama_cache_proxy.core.audit_checks import MAX_ASKED
+from ollama_cache_proxy.core.audit_stays import Stays
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator, complete, embed
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.servers import Proxy, RedisServer, proxy_before
@@ -487,12 +491,12 @@ async def test_without_the_setting_nothing_is_audited_or_told(ollama: Simulator)
 
 
 async def test_a_model_leaves_when_it_would_have_without_the_audit(audited: Proxy, ollama: Simulator) -> None:
-    body = EMBED | {"keep_alive": "10s"}
+    body = EMBED | {"keep_alive": "3s"}
     await post(audited, "/api/embed", body)
     await audited.kept()
     (resident,) = ollama.residence.loaded()
     natural, keep_alive = resident.expires, resident.keep_alive
-    await asyncio.sleep(5)  # a slow machine has that much longer to unload it before Ollama does
+    await asyncio.sleep(1)  # a slow machine has that much longer to unload it before Ollama does
     await hit(audited, "/api/embed", body)
     await until(lambda: outcomes(audited).get("same"))
     assert resident.expires > natural
@@ -501,6 +505,31 @@ async def test_a_model_leaves_when_it_would_have_without_the_audit(audited: Prox
     assert natural <= time.time_ns()
     unloads = [request for request in ollama.received if request.target == "/api/generate"]
     assert [json.loads(request.body)["keep_alive"] for request in unloads] == [0]
+
+
+async def test_a_time_of_expiry_that_is_set_after_the_response_is_waited_for() -> None:
+    clock, tasks, unloaded = SystemClock(), Tasks(), []
+    identity: Any = SimpleNamespace(digest="sha256:0")
+    natural = clock.now() + 0.3
+    told = [natural, natural, natural + 600, natural + 600.01]
+
+    class Loaded:
+        async def loaded(self, _: object) -> Any:
+            return SimpleNamespace(expires=told.pop(0) if len(told) > 1 else told[0])
+
+        async def unload(self, _: object) -> None:
+            unloaded.append(clock.now())
+
+    async def quiet() -> bool:
+        return True
+
+    runners: Any = Loaded()
+    stays = Stays(runners, quiet, clock=clock, tasks=tasks)
+    assert stays.may_ask(identity, await runners.loaded(identity))
+    await stays.asked(identity)
+    await until(lambda: unloaded)
+    assert unloaded[0] >= natural
+    await tasks.close(0)
 
 
 async def test_one_that_somebody_has_used_since_stays(audited: Proxy, ollama: Simulator) -> None:

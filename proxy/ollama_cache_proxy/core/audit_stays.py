@@ -16,6 +16,9 @@ _LONGEST: Final = 86_400.0
 _LOOK: Final = 1.0
 """Seconds after which it looks again whether clients' requests are under way."""
 _TRIES: Final = 60
+_LOOKS: Final = 5
+_BETWEEN_LOOKS: Final = 0.05
+"""How often, and seconds between: Ollama may set the time of expiry when it begins, and a moment after it responded."""
 
 
 class Stays:
@@ -38,6 +41,14 @@ class Stays:
     async def asked(self, identity: Identity) -> Runner | None:
         """Note that a model has been asked; return how it is loaded now. It leaves when it would have."""
         runner, stay = await self._runners.loaded(identity), self._stays.get(identity.digest)
+        for _ in range(_LOOKS):
+            if runner is None or stay is None:
+                break
+            seen = runner.expires
+            await self._clock.sleep(_BETWEEN_LOOKS)
+            runner = await self._runners.loaded(identity)
+            if runner is not None and runner.expires == seen != (stay.ours or stay.natural):
+                break
         if runner is None or stay is None:
             self.forget(identity)
             return runner
