@@ -16,6 +16,8 @@ _LONGEST: Final = 86_400.0
 _LOOK: Final = 1.0
 """Seconds after which it looks again whether clients' requests are under way."""
 _TRIES: Final = 60
+_SHORTEST: Final = 0.05
+"""Seconds that it sleeps at least: timers of uvloop end up to half a millisecond early, which used up the tries."""
 _LOOKS: Final = 5
 _BETWEEN_LOOKS: Final = 0.05
 """How often, and seconds between: Ollama may set the time of expiry when it begins, and a moment after it responded."""
@@ -72,7 +74,7 @@ class Stays:
                     return
                 left = stay.natural - self._clock.now()
                 if left > 0:
-                    await self._clock.sleep(left)
+                    await self._clock.sleep(max(left, _SHORTEST))
                 elif not await self._quiet():
                     await self._clock.sleep(_LOOK)
                 else:
