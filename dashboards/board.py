@@ -82,6 +82,12 @@ def _increase(metric: str, *labels: str) -> str:
     return f"{_by(*labels)}(increase({_name(metric)}{_RANGE}))"
 
 
+def _ranking(title: str, text: str, *, metric: str, label: str) -> Panel:
+    """Return a panel of the increase of a counter by a label, the largest first."""
+    query = Query(f"sort_desc({_increase(metric, label)})", f"{{{{{label}}}}}", instant=True)
+    return Panel(title=title, text=text, unit="short", queries=(query,), kind="bargauge")
+
+
 def _quantile(part: float, metric: str, *labels: str, where: str = "") -> str:
     return f"histogram_quantile({part}, {_rate(f'{metric}_bucket', *labels, 'le', where=where)})"
 
@@ -329,35 +335,31 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 queries=(Query(_rate("items_total", "cache"), "{{cache}}"),),
                 stacked=True,
             ),
-            Panel(
-                title="Bypass reasons",
-                text="Bypasses by reason in the time range; docs/cache-rules.md explains each.",
-                unit="short",
-                queries=(Query(f"sort_desc({_increase('bypasses_total', 'detail')})", "{{detail}}", instant=True),),
-                kind="bargauge",
+            _ranking(
+                "Bypass reasons",
+                "Bypasses by reason in the time range; docs/cache-rules.md explains each.",
+                metric="bypasses_total",
+                label="detail",
             ),
-            Panel(
-                title="Reasons for not storing a response",
-                text="Misses whose response was not stored, by reason, in the time range; docs/cache-rules.md explains"
+            _ranking(
+                "Reasons for not storing a response",
+                "Misses whose response was not stored, by reason, in the time range; docs/cache-rules.md explains"
                 " each.",
-                unit="short",
-                queries=(Query(f"sort_desc({_increase('unkept_total', 'detail')})", "{{detail}}", instant=True),),
-                kind="bargauge",
+                metric="unkept_total",
+                label="detail",
             ),
-            Panel(
-                title="Wrong admin tokens",
-                text="Requests for the proxy's own routes with a wrong admin token, in the time range; SECURITY.md"
+            _ranking(
+                "Wrong admin tokens",
+                "Requests for the proxy's own routes with a wrong admin token, in the time range; SECURITY.md"
                 " tells how guesses are slowed.",
-                unit="short",
-                queries=(Query(f"sort_desc({_increase('own_refusals_total', 'detail')})", "{{detail}}", instant=True),),
-                kind="bargauge",
+                metric="own_refusals_total",
+                label="detail",
             ),
-            Panel(
-                title="Audited hits",
-                text="Hits that Ollama was asked for again, by what came of it; empty while `audit` is off.",
-                unit="short",
-                queries=(Query(f"sort_desc({_increase('audited_total', 'outcome')})", "{{outcome}}", instant=True),),
-                kind="bargauge",
+            _ranking(
+                "Audited hits",
+                "Hits that Ollama was asked for again, by what came of it; empty while `audit` is off.",
+                metric="audited_total",
+                label="outcome",
             ),
         ),
     ),
