@@ -170,9 +170,7 @@ class OllamaModels:
         change = _Change(name or ANY)
         self._changes.append(change)
         self.current_edition += 1
-        unconfirmed = [pending for pending in self._pending if change.model in (pending.identity.model, ANY)]
-        self._pending = [pending for pending in self._pending if pending not in unconfirmed]
-        for pending in unconfirmed:
+        for pending in self._taken(lambda pending: change.model in (pending.identity.model, ANY)):
             pending.withdraw()
         return change
 
@@ -305,11 +303,15 @@ class OllamaModels:
 
     def _withdraw_outdated(self, table: _Table) -> None:
         """Withdraw stored responses whose digest the table no longer confirms."""
-        due = [pending for pending in self._pending if pending.responded_at < table.started_at]
-        self._pending = [pending for pending in self._pending if pending.responded_at >= table.started_at]
-        for pending in due:
+        for pending in self._taken(lambda pending: pending.responded_at < table.started_at):
             if table.digests.get(pending.identity.model) != pending.identity.digest:
                 pending.withdraw()
+
+    def _taken(self, due: Callable[[_Pending], bool]) -> list[_Pending]:
+        """Return the stored responses that are due, of which none is pending any more."""
+        taken = [pending for pending in self._pending if due(pending)]
+        self._pending = [pending for pending in self._pending if not due(pending)]
+        return taken
 
     async def _get(self, path: str) -> Any:
         request = Request(method="GET", target=path, fields=((b"User-Agent", b"ollama-cache-proxy"),))
