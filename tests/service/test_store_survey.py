@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import redis.asyncio as redis
 
 from ollama_cache_proxy.service.store_survey import Surveyed, product, survey_store
 from tests.support.servers import RedisServer
-from tests.support.stores import permit
+from tests.support.stores import connected, permit
 
 
 @pytest.mark.parametrize(
@@ -36,11 +35,5 @@ async def test_what_is_refused_and_whether_something_replaces_it(
 
 
 async def surveyed(server: RedisServer) -> Surveyed:
-    pool = redis.ConnectionPool.from_url(server.url, protocol=2)
-    connection = pool.make_connection()
-    try:
-        await connection.connect()
+    async with connected(server) as connection:
         return await survey_store(connection)
-    finally:
-        await connection.disconnect()
-        await pool.aclose()

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import redis.asyncio as redis
 from redis.exceptions import ResponseError
 
 from ollama_cache_proxy.core.store_ports import EntryStore, Page
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.support.servers import RedisServer
+
+
+@asynccontextmanager
+async def connected(server: RedisServer) -> AsyncIterator[Any]:
+    """Open one connection of redis-py."""
+    pool: Any = redis.ConnectionPool.from_url(server.url, protocol=2)
+    connection = pool.make_connection()
+    try:
+        await connection.connect()
+        yield connection
+    finally:
+        await connection.disconnect()
+        await pool.aclose()
 
 
 def key(number: int) -> str:

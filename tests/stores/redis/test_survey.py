@@ -5,24 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import redis.asyncio as redis
 
 from ollama_cache_proxy.stores.redis import survey as module
 from ollama_cache_proxy.stores.redis.commands import COMMANDS
 from ollama_cache_proxy.stores.redis.survey import Survey, product_of, survey
 from tests.support.servers import RedisServer
-from tests.support.stores import permit
+from tests.support.stores import connected, permit
 
 
 async def surveyed(server: RedisServer) -> Survey:
-    pool = redis.ConnectionPool.from_url(server.url, protocol=2)
-    connection = pool.make_connection()
-    try:
-        await connection.connect()
+    async with connected(server) as connection:
         return await survey(connection)
-    finally:
-        await connection.disconnect()
-        await pool.aclose()
 
 
 def names(found: Survey) -> list[str]:
