@@ -195,7 +195,10 @@ async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:
     generation = token if isinstance(token, str) else token.decode()
     cursor = "" if generation else None  # a full store may have evicted the generation too, which drops all entries
     while cursor is not None and sum(map(len, found.values())) < _MEASURED_ENTRIES:
-        page = orjson.loads((await ask(url, "GET", f"/api/cache/entries?cursor={cursor}")).body)
+        response = await ask(url, "GET", f"/api/cache/entries?cursor={cursor}")
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE:  # evicted since, and the full store refuses a new one
+            break
+        page = orjson.loads(response.body)
         for entry in page["entries"]:
             size = store.memory_usage(f"ocp:1:e:{generation}:{entry['key']}", samples=0)
             if size is not None and entry["category"] in found:

@@ -227,6 +227,9 @@ async def test_while_a_change_passes_its_model_has_no_digest_and_others_have(cha
     async with byte_upstream(script) as upstream, proxy_before(upstream.url) as proxy:
         assert (await generate(proxy)).field("X-Cache") == "MISS"
         assert (await asking(proxy, "/api/embeddings")).field("X-Cache") == "MISS"
+        await eventually(proxy, 2)
+        models: Any = proxy.running.exchanges._relay._models
+        await models._probe_after_change()  # which confirms both entries
         passing = asyncio.create_task(ask(proxy.url, method, path, body=json.dumps(body).encode()))
         await until(lambda: len(upstream.seen) == 3)
         for _ in range(2):
