@@ -56,7 +56,7 @@ class Watched:
         self._secrets = secrets
         self._process = subprocess.Popen(  # noqa: S603 - commands of this project
             (sys.executable, *arguments),
-            env=inherited | dict(environment or {}),
+            env=inherited | {"OCP_KEEP": "false"} | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

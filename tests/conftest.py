@@ -46,7 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take the server program that was named, where one was."""
+    """Take the server program that was named, where one was. What fixtures of a session start keeps nothing."""
+    os.environ["OCP_KEEP"] = "false"
     RedisServer.program = config.getoption("--redis-server") or None
 
 
@@ -95,6 +96,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("OCP_") or name in ("OLLAMA_HOST", "REDIS_URL", "NO_COLOR"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("OCP_KEEP", "false")  # nothing is written into the home of the person who runs the tests
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -92,7 +92,7 @@ async def process(core: int | str, *command: str, **environment: str) -> AsyncIt
     """Run a command on one core, or on some (`0,1`), until the block ends."""
     running = await asyncio.create_subprocess_exec(
         *("taskset", "-c", str(core), *command),
-        env={**os.environ, **environment},
+        env={**os.environ, "OCP_KEEP": "false", **environment},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )

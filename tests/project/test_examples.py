@@ -172,6 +172,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         "OCP_UPSTREAM": f"http://127.0.0.1:{upstream}",
         "OCP_EXPLAIN": "true",
         "XDG_STATE_HOME": str(folder / "state"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
     }
     ports = {
         "11494": port,

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - every command g
 
 
 async def _demo(console: Console) -> None:
-    settings = load(None, {"listen": "127.0.0.1:0", "log": "plain"})
+    settings = load(None, {"listen": "127.0.0.1:0", "log": "plain", "keep": False})
     async with Simulator(Behaviour()) as simulator:
         with bind(settings.listen) as sock:
             settings = settings.model_copy(update={"upstream": simulator.url})

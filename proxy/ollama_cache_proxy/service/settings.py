@@ -106,6 +106,19 @@ class Settings(BaseSettings):
         description="Seconds that a request waits for Redis at most. It waits for less, 0.25 s and more, where Redis"
         " usually answers sooner.",
     )
+    keep: bool = Field(
+        default=True,
+        description="Keep what a private server holds in store_dir, so that it is known after a restart; false: nothing"
+        " is written.",
+    )
+    store_dir: str | None = Field(
+        None,
+        description="Folder in which a private server keeps its entries; else ollama-cache-proxy in XDG_CACHE_HOME, or"
+        " in ~/.cache.",
+    )
+    store_stop_timeout: Seconds = Field(
+        10.0, description="Seconds that a private server may take at the end to write what it keeps."
+    )
     private_redis_bytes: Bytes = Field(512 * _MIB, description="Size limit of a private server.")
     memory_bytes: Bytes = Field(256 * _MIB, description="Size limit of the memory store.")
     hot_bytes: Annotated[int, Field(ge=0)] = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, StoreState, ValueStore
@@ -50,6 +51,8 @@ class PrivateServer:
 
     url: str
     name: str
+    folder: Path | None = None
+    """The KeptFolder in which it keeps its entries; None where it forgets them."""
 
 
 async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateServer | None) -> ChosenStore:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 from ollama_cache_proxy.core.tasks import Tasks
@@ -57,7 +58,7 @@ async def supervising(
             settings={
                 "instance": new_instance(),
                 "settings": packed(share(settings)) | {"redis_url": named_redis(settings) or None},
-                "private_server": None if private_server is None else [private_server.url, private_server.name],
+                "private_server": None if private_server is None else _packed_server(private_server),
             },
             log=lambda text: log.say(text, warning=True),
             tasks=tasks,
@@ -105,6 +106,16 @@ async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks)
     return private_server
 
 
+def _packed_server(server: PrivateServer) -> list[str | None]:
+    """Return a private server as JSON values for a worker process."""
+    return [server.url, server.name, None if server.folder is None else str(server.folder)]
+
+
+def _unpacked_server(values: list[str | None]) -> PrivateServer:
+    url, name, folder = values
+    return PrivateServer(url=url or "", name=name or "", folder=None if folder is None else Path(folder))
+
+
 @asynccontextmanager
 async def working(
     channel: socket.socket, handoff: socket.socket, sock: socket.socket
@@ -121,7 +132,7 @@ async def working(
         siblings.logs_start = given["logs_start"]
         siblings.instance = given["settings"]["instance"]
         private = given["settings"]["private_server"]
-        server = None if private is None else PrivateServer(url=private[0], name=private[1])
+        server = None if private is None else _unpacked_server(private)
         settings = unpacked(given["settings"]["settings"])
         try:
             async with running(settings, sock, siblings=siblings, private_server=server):

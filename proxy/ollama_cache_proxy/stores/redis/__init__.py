@@ -16,6 +16,7 @@
     store_trouble.py   says so in the log, when the store is lost
     invalidation.py    messages of changes in Redis, for the hot tier
     private_server.py  a server of our own
+    kept_folder.py     where it keeps its entries
 
 Only key_layout knows names, only redis_client opens connections for entries, and no failure passes the guard: a store
 over several servers differs in these three, and in the commands with more than one key.
