@@ -36,6 +36,8 @@ wholes = st.builds(
     prompt_tokens=tokens,
     output_tokens=tokens,
     fingerprints=fingerprints,
+    scope=texts,
+    imported=st.booleans(),
 )
 
 
@@ -82,6 +84,8 @@ def test_a_prefix_that_is_too_short_says_so(length):
 def test_what_an_entry_has_not_takes_no_room():
     assert b"pieces" not in encode(KEY, FULL_ENTRY)
     assert b"marks" not in encode(KEY, FULL_ENTRY)
+    assert b"scope" not in encode(KEY, FULL_ENTRY)
+    assert b"imported" not in encode(KEY, FULL_ENTRY)
     assert decode(KEY, encode(KEY, FULL_ENTRY)) == replace(FULL_ENTRY, pieces=b"", fingerprints={})
 
 
@@ -136,6 +140,13 @@ FIELDS = b'"fields":[["Content-Type","application/json"],["Vary","Origin"]],'
             b'\0\0\0\x05\0\0\0\x0c\0\x01\x11p\0\0\0\x14{"response":"hello","done":true}',
             id="a stream, with fingerprints",
         ),
+        pytest.param(
+            replace(FULL_ENTRY, scope="00000001.00000002.00000003..", imported=True),
+            b"OCP1\xb1\x14\x91\x9f" + b"\xab" * 32 + b'\0\0\x01X{"status":200,"reason":"OK",'
+            + FIELDS + ABOUT_FULL + b'"output_tokens":null,"scope":"00000001.00000002.00000003..","imported":true}'
+            b'{"response":"hello","done":true}',
+            id="out of a pack",
+        ),
     ],
 )  # fmt: skip
 def test_the_bytes_are_those_of_stores_that_are_in_use(entry, value):
@@ -144,7 +155,8 @@ def test_the_bytes_are_those_of_stores_that_are_in_use(entry, value):
 
 
 def test_all_of_an_entry_s_metadata_is_stored_and_checked_by_its_annotated_types():
-    stored = orjson.loads(encode(KEY, replace(FULL_ENTRY, body=b"", fingerprints={"prompt": "00ff"}))[44:])
+    full = replace(FULL_ENTRY, body=b"", fingerprints={"prompt": "00ff"}, scope="a.b.c..", imported=True)
+    stored = orjson.loads(encode(KEY, full)[44:])
     members = {field.name for field in fields(EntryMetadata)} - {"fingerprints"} | {"marks"}
     assert set(stored) == members | {"reason", "fields"}
     for name in stored.keys() - {"reason", "fields"}:

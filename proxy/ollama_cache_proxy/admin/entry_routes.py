@@ -168,7 +168,7 @@ class CacheRoutes:
         return {_camel(name): value for name, value in shown.items()} | {"age": age, "ttl": entry.lifetime - age}
 
 
-_SHOWN: Final = tuple(field.name for field in fields(Description) if field.name != "fingerprints")
+_SHOWN: Final = tuple(field.name for field in fields(Description) if field.name not in {"fingerprints", "scope"})
 
 
 def _camel(name: str) -> str:

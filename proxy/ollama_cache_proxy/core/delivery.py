@@ -44,7 +44,7 @@ class Delivery:
     async def hit(self, visit: Visit, question: Question, hit: Hit) -> Outcome:
         """Send a stored response."""
         entry = hit.entry
-        detail = Detail.ESTIMATED_USAGE if hit.estimated else standing_detail(question)
+        detail = _hit_detail(question, hit)
         cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=detail)
         length = None if entry.pieces else len(entry.body)
         lines = fields.hit_fields(entry.fields, length, hit.age, cache)
@@ -212,6 +212,13 @@ class Delivery:
         body = b"" if message is None else visit.endpoint.dialect.error(status, message)
         later = ((b"Retry-After", b"1"),) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
         await visit.client.send(*reply(status, body, visit.outcome.cache, self._clock.now(), later))
+
+
+def _hit_detail(question: Question, hit: Hit) -> Detail | None:
+    """Return the detail of a hit, or None. Where it came from counts more than anything else that could be said."""
+    if hit.entry.imported:
+        return Detail.IMPORTED
+    return Detail.ESTIMATED_USAGE if hit.estimated else standing_detail(question)
 
 
 def standing_detail(question: Question) -> Detail | None:

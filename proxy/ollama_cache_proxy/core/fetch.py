@@ -16,7 +16,7 @@ from ollama_cache_proxy.core.flights import Flight, Tail
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
-from ollama_cache_proxy.policy import fields, freshness, reuse, storing, usage
+from ollama_cache_proxy.policy import fields, freshness, reuse, scope_marks, storing, usage
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
@@ -269,6 +269,7 @@ class Fetcher:
             prompt_tokens=tokens[0],
             output_tokens=tokens[1],
             pieces=pieces,
+            scope=scope_marks.marked(question.scope, question.request.fields),
         )
 
     async def _with_fingerprints(self, question: Question, entries: Entries) -> Entries:

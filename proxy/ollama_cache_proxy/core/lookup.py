@@ -220,6 +220,7 @@ def _joined(listing: Listing, hits: Mapping[str, Hit]) -> Steps[Hit]:
         fields=tuple(kind if line[0].lower() == b"content-type" else line for line in first.fields),
         body=joined.body,
         took=listing.saved.seconds,
+        imported=any(hit.entry.imported for hit in hits.values()),
         prompt_tokens=joined.tokens,
     )
     ages, ttls = [hit.age for hit in hits.values()], [hit.ttl for hit in hits.values()]

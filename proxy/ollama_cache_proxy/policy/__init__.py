@@ -19,6 +19,7 @@
     usage         what a response tells of Ollama's work
     purge         which entries a purge matches
     fingerprints  fingerprints of a request
+    scope_marks   what an entry tells of the scope that its key was made of
     breaker, buffers, chunked, labels, model_names, record, sums, target, trace:
                   small things of one purpose each
 

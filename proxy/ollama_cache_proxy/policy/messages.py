@@ -69,6 +69,10 @@ class EntryMetadata:
     output_tokens: int | None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Those of the request's fields, by name (`policy/fingerprints.py`); empty where they are not stored."""
+    scope: str = ""
+    """The mark of its scope (`policy/scope_marks.py`); empty where it was stored before there were marks."""
+    imported: bool = False
+    """Whether it came out of a pack, and not from the Ollama behind this proxy."""
 
 
 @record
@@ -123,6 +127,8 @@ def described(key: str, entry: StoredResponse, size: int) -> Description:
         prompt_tokens=entry.prompt_tokens,
         output_tokens=entry.output_tokens,
         fingerprints=entry.fingerprints,
+        scope=entry.scope,
+        imported=entry.imported,
     )
 
 

@@ -135,6 +135,8 @@ class Detail(StrEnum):
         "directives-ignored",
         "a stream's `no-cache` was not heard: `ignore_no_cache` says so",
     )
+    # out of a pack
+    IMPORTED = "imported", "a hit that came out of a pack (`import`), or a list with such a text in it"
     # lists of embeddings
     ITEMS = "items", "some texts of a list were stored (`known=3; of=5`); Ollama was asked for the others only"
     ESTIMATED_USAGE = (

@@ -51,6 +51,10 @@ def encode(key: str, entry: StoredResponse) -> bytes:
         about["pieces"] = len(entry.pieces) // PIECE.size
     if entry.fingerprints:
         about["marks"] = dict(entry.fingerprints)
+    if entry.scope:
+        about["scope"] = entry.scope
+    if entry.imported:
+        about["imported"] = True
     text = orjson.dumps(about)
     checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.pieces + entry.body
     return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked

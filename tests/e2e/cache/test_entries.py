@@ -80,6 +80,7 @@ async def test_an_entry_is_described_without_a_word_of_it(either: Proxy) -> None
         "promptTokens": document["prompt_eval_count"],
         "outputTokens": document["eval_count"],
         "streamed": False,
+        "imported": False,
         "age": 0,
         "ttl": 3600,
     }
