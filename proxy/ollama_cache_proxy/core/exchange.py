@@ -137,10 +137,10 @@ class Exchanges:
         if arrival.endpoint.changes:
             return self._relay.change(visit, arrival, body, found)
         if arrival.directives.only_if_cached and arrival.policy is not None:
-            return self._refuse_to_ask(visit)
+            return self._refuse_to_ask(visit, found.detail)
         repeatable = not endpoints.is_other(arrival.endpoint)
         return self._relay.pass_on(visit, arrival, body, found, repeatable=repeatable)
 
-    def _refuse_to_ask(self, visit: Visit) -> Coroutine[Any, Any, Outcome]:
-        cache = CacheStatus(result=Result.BYPASS, detail=Detail.ONLY_IF_CACHED)
+    def _refuse_to_ask(self, visit: Visit, detail: Detail = Detail.ONLY_IF_CACHED) -> Coroutine[Any, Any, Outcome]:
+        cache = CacheStatus(result=Result.BYPASS, detail=detail)
         return self._delivery.refuse(visit, HTTPStatus.GATEWAY_TIMEOUT, _NOTHING_STORED, cache)

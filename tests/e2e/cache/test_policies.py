@@ -130,6 +130,8 @@ async def test_only_if_cached_never_reaches_ollama_on_routes_that_can_be_cached(
     for operation in ROUTES:
         answer = await post(proxy.url, operation, Cache_Control="only-if-cached")
         assert (answer.status, answer.field("X-Cache")) == (504, "BYPASS")
+        detail = "only-if-cached" if operation in (*VECTORS, "generate") else "opt-in"
+        assert answer.field("Cache-Status") == f"ollama-cache-proxy; detail={detail}", "whether it could ever be a hit"
     assert not [request for request in simulator.received if request.method == "POST"]
     tags = await ask(proxy.url, "GET", "/api/tags", fields={"Cache-Control": "only-if-cached"})
     assert tags.status == 200

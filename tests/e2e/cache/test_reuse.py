@@ -153,7 +153,7 @@ async def test_who_would_not_have_what_is_known_does_not_get_an_answer_that_has_
 
 async def test_only_if_cached_asks_nobody_about_a_model_that_is_not_known(proxy: Proxy, simulator: Simulator) -> None:
     answer = await post(proxy.url, "/api/generate", GENERATE | {"model": "nope"}, Cache_Control="only-if-cached")
-    assert (answer.status, answer.field("Cache-Status")) == (504, "ollama-cache-proxy; detail=only-if-cached")
+    assert (answer.status, answer.field("Cache-Status")) == (504, "ollama-cache-proxy; detail=no-digest")
     assert inferences(simulator) == 0
 
 
