@@ -64,7 +64,7 @@ async def test_a_proxy_process_knows_afterwards_what_was_asked(simulator: Simula
 
 
 async def test_what_is_known_is_not_asked_again(proxy: Proxy, simulator: Simulator, questions: Path) -> None:
-    every = {"known": 0, "asked": 4, "failed": 0, "unkept": {}, "wanted": 4}
+    every = {"known": 0, "asked": 4, "failed": 0, "unkept": {}, "skipped": {}, "wanted": 4}
     assert await summary(str(questions), "--url", proxy.url) == every
     again = await summary(str(questions), "-", "--url", proxy.url, given=line(3).encode())
     assert again == every | {"known": 4, "asked": 1, "wanted": 5}
@@ -89,7 +89,8 @@ async def test_a_directory_is_embedded_text_by_text(proxy: Proxy, simulator: Sim
     inputs = [json.loads(one.body)["input"] for one in simulator.received if one.target == "/api/embed"]
     assert inputs == [["def a():\n    pass", "def c():\n    pass", "def b():\n    pass"]]
     (sources / "one.py").write_text("def a():\n    pass\n\ndef new():\n    pass\n", "utf-8")
-    assert await summary(*how, "--url", proxy.url) == {"known": 2, "asked": 1, "failed": 0, "unkept": {}, "wanted": 3}
+    told = await summary(*how, "--url", proxy.url)
+    assert told == {"known": 2, "asked": 1, "failed": 0, "unkept": {}, "skipped": {}, "wanted": 3}
     inputs = [json.loads(one.body)["input"] for one in simulator.received if one.target == "/api/embed"]
     assert inputs[1:] == [["def new():\n    pass"]]
 
@@ -110,7 +111,9 @@ async def test_a_rate_holds_back_what_is_asked_and_not_what_is_known(proxy: Prox
     assert known["known"] == 5, "five turns would have taken minutes"
 
 
-async def test_what_is_not_kept_is_told_with_the_reason(proxy: Proxy, tmp_path: Path) -> None:
+async def test_what_is_never_kept_is_not_sent_and_that_is_told_with_the_reason(
+    proxy: Proxy, simulator: Simulator, tmp_path: Path
+) -> None:
     file = tmp_path / "streams.jsonl"
     chat = {
         "path": "/api/chat",
@@ -118,9 +121,20 @@ async def test_what_is_not_kept_is_told_with_the_reason(proxy: Proxy, tmp_path: 
     }
     file.write_text(f"{json.dumps(chat)}\n{line(1)}\n", "utf-8")
     told = await summary(str(file), "--url", proxy.url)
-    assert (told["asked"], told["unkept"]) == (1, {"opt-in": 1})
+    assert (told["asked"], told["skipped"]) == (1, {"opt-in": 1})
     done = await piped("warm", str(file), "--url", proxy.url)
-    assert "1 sent, but not stored: opt-in (see docs/cache-rules.md)" in done.err
+    assert "1 not sent, since never stored: opt-in" in done.err
+    assert "Run it again" not in done.err
+    assert simulator.inferences == 1
+
+
+async def test_what_is_not_kept_is_told_with_the_reason(simulator: Simulator, tmp_path: Path) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text(line(1), "utf-8")
+    async with proxy_before(simulator.url, cache_generate="read-only") as proxy:
+        assert (await summary(str(file), "--url", proxy.url))["unkept"] == {"read-only": 1}
+        done = await piped("warm", str(file), "--url", proxy.url)
+    assert "1 sent, but not stored: read-only (see docs/cache-rules.md)" in done.err
 
 
 async def test_with_redis_down_nothing_is_kept_and_that_is_told(simulator: Simulator, questions: Path) -> None:

@@ -79,6 +79,7 @@ TABLE: Final = {
     "cli.jobs.models": Row("cli/test_quantize.py", "neither completes nor embeds", JOB),
     "cli.jobs.progress": Row("cli/test_quantize.py", "columns", JOB),
     "cli.jobs.quantizing": Row("cli/test_quantize.py", "free space unknown from here", JOB),
+    "cli.jobs.request_folders": Row("cli/test_warm_folders.py", "MAX_REQUESTS", JOB),
     "cli.jobs.sheets": Row("cli/test_quantize.py", "Divergence, nats", JOB),
     "cli.jobs.warming": Row("cli/test_warm.py", "Warming", JOB),
     "cli.jobs.work": Row("cli/test_quantize.py", "SIGTERM", JOB),

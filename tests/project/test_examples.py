@@ -38,6 +38,8 @@ NOT_RUN = {
     r"make test\b": "it runs these tests",
     r"pip install ": "it needs a package index",
     r".*\bollama run ": "it needs Ollama's own command",
+    r".*\bollama serve": "it needs Ollama itself",
+    r"ollama-cache-proxy warm /tmp/": "it needs what Ollama has logged; tests/cli/test_warm_folders.py has its like",
     r".*\bclaude ": "it needs Claude Code",
     r"docker ": "it needs a container engine; tests/docker holds its files",
     r"make hit-rates": "it takes a repository, or half a minute; tests/workloads does the same",

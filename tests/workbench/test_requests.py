@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ollama_cache_proxy.workbench.requests import Outcome, Request, embeddings, outcome, read, total
+from ollama_cache_proxy.workbench.requests import Outcome, Request, embeddings, never_stored, outcome, read, total
 
 
 def test_a_line_is_a_request() -> None:
@@ -76,12 +76,53 @@ def test_texts_go_into_lists_and_equal_ones_go_once() -> None:
         ((1, 200, "BYPASS", "ollama-cache-proxy; fwd=bypass; detail=opt-in"), Outcome(unkept=1, why="opt-in")),
         ((2, 200, "", ""), Outcome(unkept=2, why="no Cache-Status")),
         ((2, 502, "MISS", "ollama-cache-proxy; fwd=miss"), Outcome(failed=2, why="status 502")),
+        ((2, 404, "MISS", ""), Outcome(failed=2, why="status 404")),
     ],
 )
 def test_what_became_of_a_request_is_read_off_its_answer(answer: tuple[int, int, str, str], came: Outcome) -> None:
-    assert outcome(*answer) == came
+    weight, *told = answer
+    assert outcome(asked(weight), *told) == came
+
+
+def asked(weight: int, *, recorded: bool = False) -> Request:
+    return Request(origin="", path="/api/embed", body=b"{}", weight=weight, recorded=recorded)
+
+
+@pytest.mark.parametrize(
+    ("status", "came"),
+    [
+        (400, Outcome(skipped=2, why="status 400")),
+        (404, Outcome(skipped=2, why="status 404")),
+        (499, Outcome(skipped=2, why="status 499")),
+        (401, Outcome(failed=2, why="status 401")),
+        (403, Outcome(failed=2, why="status 403")),
+        (429, Outcome(failed=2, why="status 429")),
+        (302, Outcome(failed=2, why="status 302")),
+        (500, Outcome(failed=2, why="status 500")),
+    ],
+)
+def test_what_was_wrong_when_it_was_recorded_is_no_failure_now(status: int, came: Outcome) -> None:
+    assert outcome(asked(2, recorded=True), status, "MISS", "") == came
+
+
+@pytest.mark.parametrize(
+    ("cache_status", "why"),
+    [
+        ("ollama-cache-proxy; detail=only-if-cached", ""),
+        ("ollama-cache-proxy; detail=no-digest", ""),
+        ("ollama-cache-proxy; detail=dated-template", ""),
+        ("ollama-cache-proxy; detail=buffers-full", ""),
+        ("ollama-cache-proxy; detail=opt-in", "opt-in"),
+        ("ollama-cache-proxy; detail=stream", "stream"),
+        ("", ""),
+    ],
+)
+def test_a_504_tells_whether_a_response_would_ever_be_stored(cache_status: str, why: str) -> None:
+    assert never_stored(cache_status) == why
 
 
 def test_outcomes_add_up() -> None:
-    summed = total([Outcome(known=1, asked=2), Outcome(failed=3, why="x"), Outcome(unkept=4), Outcome(asked=1)])
-    assert summed == Outcome(known=1, asked=3, unkept=4, failed=3)
+    summed = total(
+        [Outcome(known=1, asked=2), Outcome(failed=3, why="x"), Outcome(unkept=4), Outcome(asked=1, skipped=5)]
+    )
+    assert summed == Outcome(known=1, asked=3, unkept=4, failed=3, skipped=5)

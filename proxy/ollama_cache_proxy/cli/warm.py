@@ -17,15 +17,19 @@ def add(commands: Any) -> None:
         run,
         help="fill the cache before requests come",
         description="Send requests to the proxy ahead of time: from files of JSON lines, each"
-        ' {"path": "/api/generate", "body": {...}, "headers": {...}}, or from the texts of a directory, cut into chunks'
-        " and embedded. Requests whose responses are stored are not sent to Ollama, so a run that was stopped can be"
-        " continued by running it again.",
+        ' {"path": "/api/generate", "body": {...}, "headers": {...}}; from a folder in which the proxy has recorded'
+        " (serve --record-requests) or Ollama has logged requests (OLLAMA_DEBUG_LOG_REQUESTS); or from the texts of a"
+        " directory, cut into chunks and embedded. Requests whose responses are stored, or never would be, are not sent"
+        " to Ollama, so a run that was stopped can be continued by running it again.",
         examples=(
             "warm requests.jsonl --rate 2",
+            "warm /tmp/ollama-request-logs-*",
             "warm --embed src --model all-minilm --glob '**/*.py' --chunk functions",
         ),
     )
-    parser.add_argument("files", metavar="FILE", nargs="*", help="JSON lines; - is standard input")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", help="JSON lines, or a folder of requests; - is standard input"
+    )
     options.add_url(parser)
     parser.add_argument("--embed", metavar="DIR", help="embed the texts of this directory, without hidden files")
     parser.add_argument("--model", metavar="NAME", help="the model for --embed")

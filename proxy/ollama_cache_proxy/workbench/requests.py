@@ -30,6 +30,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     weight: int = 1
     """The number of its texts, 1 for a completion."""
+    recorded: bool = False
+    """Whether somebody sent it once, and it was logged; it may have been wrong then."""
 
 
 def read(line: bytes, origin: str) -> Request:
@@ -49,10 +51,11 @@ def read(line: bytes, origin: str) -> Request:
         if not _FIELD.fullmatch(name) or not isinstance(value, str) or not value.isprintable():
             raise ValueError(f"{origin}: {name!r} in the headers must be a name and a text without line breaks")
     sent = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    return Request(origin=origin, path=path, body=sent, headers=headers, weight=_weight(body))
+    return Request(origin=origin, path=path, body=sent, headers=headers, weight=weight(body))
 
 
-def _weight(body: dict[str, Any] | str) -> int:
+def weight(body: dict[str, Any] | str) -> int:
+    """Return the number of texts in a body, 1 for a completion."""
     texts = body.get("input") if isinstance(body, dict) else None
     return max(1, len(texts)) if isinstance(texts, list) else 1
 
@@ -78,17 +81,35 @@ class Outcome:
     unkept: int = 0
     """Sent to Ollama, and not stored."""
     failed: int = 0
+    skipped: int = 0
+    """Not sent, since it would never be stored; or recorded, and refused by Ollama."""
     why: str = ""
-    """The reason why something was not stored or failed."""
+    """The reason why something was not stored, was skipped or failed."""
 
 
 _OK: Final = 200
+_LATER: Final = frozenset({"only-if-cached", "no-digest", "dated-template", "buffers-full", "body-timeout"})
+"""What a 504 to `only-if-cached` says of a request whose response may be stored."""
+_OWN: Final = frozenset({401, 403, 429})
+"""Statuses that are no fault of a request."""
 
 
-def outcome(weight: int, status: int, x_cache: str, cache_status: str) -> Outcome:
-    """Return what the cache did, by the status and fields of a response (docs/cache-rules.md)."""
+def never_stored(cache_status: str) -> str:
+    """Return why the response to a request would never be stored, by the Cache-Status of a 504; empty if it may be."""
+    detail = _DETAIL.search(cache_status)
+    return detail[1] if detail and detail[1] not in _LATER else ""
+
+
+def outcome(request: Request, status: int, x_cache: str, cache_status: str) -> Outcome:
+    """Return what the cache did, by the status and fields of a response (docs/cache-rules.md).
+
+    One that was recorded and that Ollama refuses was wrong already when it was recorded, or its model is gone.
+    """
+    weight = request.weight
     if status != _OK:
-        return Outcome(failed=weight, why=f"status {status}")
+        refused = request.recorded and 400 <= status < 500 and status not in _OWN  # noqa: PLR2004 - RFC 9110, 15.5
+        why = f"status {status}"
+        return Outcome(skipped=weight, why=why) if refused else Outcome(failed=weight, why=why)
     if x_cache == "HIT":
         return Outcome(known=weight)
     partly = _KNOWN.search(cache_status)
@@ -106,4 +127,5 @@ def total(outcomes: Sequence[Outcome]) -> Outcome:
         asked=sum(one.asked for one in outcomes),
         unkept=sum(one.unkept for one in outcomes),
         failed=sum(one.failed for one in outcomes),
+        skipped=sum(one.skipped for one in outcomes),
     )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
+from itertools import chain, filterfalse
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +19,12 @@ from ollama_cache_proxy.cli.asking import Response, client
 from ollama_cache_proxy.cli.ending import DONE, FAILED, WRONG, Failed
 from ollama_cache_proxy.cli.jobs.api import Api, proxy
 from ollama_cache_proxy.cli.jobs.progress import Steps, steps
+from ollama_cache_proxy.cli.jobs.request_folders import RequestFolder
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import write_json
 from ollama_cache_proxy.workbench.chunks import chunks
-from ollama_cache_proxy.workbench.requests import Outcome, Request, embeddings, outcome, read, total
+from ollama_cache_proxy.workbench.request_logs import LeftOut
+from ollama_cache_proxy.workbench.requests import Outcome, Request, embeddings, never_stored, outcome, read, total
 
 _MAX_FAILURES: Final = 10
 """Failures in a row after which the run stops."""
@@ -38,21 +41,28 @@ async def warm(arguments: argparse.Namespace) -> int:
             raise Failed(f"--{name}: {value} is not allowed: must be above 0", status=WRONG)
     if bool(arguments.files) == bool(arguments.embed) or bool(arguments.embed) != bool(arguments.model):
         raise Failed("warm needs either FILEs, or --embed DIR together with --model NAME", status=WRONG)
-    requests = list(_from_directory(arguments) if arguments.embed else _from_files(arguments.files))
-    url = options.proxy_url(arguments, options.settings_of(arguments))
+    settings = options.settings_of(arguments)
+    url = options.proxy_url(arguments, settings)
+    found = [RequestFolder(name, settings.max_request_bytes) for name in filter(_is_folder, arguments.files)]
+    listed = list(_from_directory(arguments) if arguments.embed else _from_files(arguments.files))
+    for folder in found:
+        await folder.find()
+    if not listed and not any(folder.weight for folder in found):
+        _say_left_out(found)
+        raise Failed(f"there are no requests in {', '.join(map(repr, arguments.files))}", status=WRONG)
     async with client() as session:
-        warming = _Warming(await proxy(session, url), arguments.rate)
+        warming = _Warming(await proxy(session, url), listed, found, arguments.rate)
         try:
             with steps() as progress:
-                await warming.all(requests, arguments.concurrency, progress)
+                await warming.all(arguments.concurrency, progress)
         finally:
-            warming.show(sum(request.weight for request in requests), as_json=arguments.json)
+            warming.show(as_json=arguments.json)
     return FAILED if warming.failed else DONE
 
 
 def _from_files(names: Sequence[str]) -> Iterator[Request]:
     """Yield the requests of files. Raise Failed for a wrong line."""
-    for name in names:
+    for name in filterfalse(_is_folder, names):
         try:
             data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         except OSError as error:
@@ -63,6 +73,22 @@ def _from_files(names: Sequence[str]) -> Iterator[Request]:
                     yield read(line, f"{name}:{number}")
                 except ValueError as error:
                     raise Failed(str(error), status=WRONG) from None
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).is_dir()
+
+
+def _say_left_out(folders: Sequence[RequestFolder]) -> None:
+    """Print how much of the folders was left out, and why."""
+    for reason, count in _left_out(folders).items():
+        say(f"{count} left out: {reason.meaning}")
+    if any(folder.of_ollama for folder in folders):
+        say("Ollama logs no requests for embeddings; the proxy records them too (serve --record-requests)")
+
+
+def _left_out(folders: Sequence[RequestFolder]) -> Counter[LeftOut]:
+    return sum((folder.left_out for folder in folders), Counter())
 
 
 def _from_directory(arguments: argparse.Namespace) -> Iterator[Request]:
@@ -110,8 +136,12 @@ class _Pace:
 class _Warming:
     """One run: sends requests and counts their outcomes."""
 
-    def __init__(self, api: Api, rate: float | None) -> None:
+    def __init__(
+        self, api: Api, listed: Sequence[Request], folders: Sequence[RequestFolder], rate: float | None
+    ) -> None:
         self._api = api
+        self._listed = listed
+        self._folders = folders
         self._pace = _Pace(rate)
         self._outcomes: list[Outcome] = []
         self._in_a_row = 0
@@ -122,10 +152,14 @@ class _Warming:
         """The number of texts and completions that failed."""
         return total(self._outcomes).failed
 
-    async def all(self, requests: Sequence[Request], concurrency: int, progress: Steps) -> None:
+    def _wanted(self) -> int:
+        """Return the number of texts and completions."""
+        return sum(request.weight for request in self._listed) + sum(folder.weight for folder in self._folders)
+
+    async def all(self, concurrency: int, progress: Steps) -> None:
         """Send all requests. Raise Failed after many failures in a row."""
-        progress.begin("Warming", sum(request.weight for request in requests))
-        waiting = iter(requests)
+        progress.begin("Warming", self._wanted())
+        waiting = chain(self._listed, *self._folders)
 
         async def some() -> None:
             for request in waiting:
@@ -142,9 +176,11 @@ class _Warming:
         """Return the outcome of a request; it is sent with `only-if-cached` first, since a hit needs no turn."""
         known = await self._ask(request, {"Cache-Control": "only-if-cached"})
         if known.status == HTTPStatus.GATEWAY_TIMEOUT:  # RFC 9111, section 5.2.1.7: not stored
+            if why := never_stored(known.cache_status):
+                return Outcome(skipped=request.weight, why=why)
             await self._pace.turn()
             known = await self._ask(request, {})
-        return outcome(request.weight, known.status, known.headers.get("X-Cache", ""), known.cache_status)
+        return outcome(request, known.status, known.headers.get("X-Cache", ""), known.cache_status)
 
     async def _ask(self, request: Request, fields: dict[str, str]) -> Response:
         return (await self._api.timed(request.path, request.body, {**request.headers, **fields}))[1]
@@ -161,21 +197,28 @@ class _Warming:
                 "run `ollama-cache-proxy doctor`",
             )
 
-    def show(self, wanted: int, *, as_json: bool) -> None:
-        """Print the summary: counts, and reasons for what was not stored."""
-        summed, seconds = total(self._outcomes), time.monotonic() - self._begun
-        reasons = Counter({"": 0})
+    def show(self, *, as_json: bool) -> None:
+        """Print the summary: counts, and reasons for what was not stored or not sent."""
+        summed, seconds, wanted = total(self._outcomes), time.monotonic() - self._begun, self._wanted()
+        unkept: Counter[str] = Counter()
+        skipped: Counter[str] = Counter()
         for one in self._outcomes:
-            reasons[one.why] += one.unkept
-        unkept = {why: count for why, count in reasons.items() if count}
+            unkept[one.why] += one.unkept
+            skipped[one.why] += one.skipped
+        unkept, skipped = +unkept, +skipped
         if as_json:
-            counts = asdict(summed) | {"unkept": unkept, "wanted": wanted, "seconds": round(seconds, 3)}
+            left_out = {reason.value: count for reason, count in _left_out(self._folders).items()}
+            counts = asdict(summed) | {"unkept": unkept, "skipped": skipped | Counter(left_out)}
             del counts["why"]
-            write_json(counts, indent=False)
+            write_json(counts | {"wanted": wanted, "seconds": round(seconds, 3)}, indent=False)
             return
         did = f"{summed.asked} sent and stored, {summed.known} already stored, {summed.failed} failed"
         say(f"Of {wanted}: {did}, in {seconds:.1f} s")
         for why, count in unkept.items():
             say(f"{count} sent, but not stored: {why} (see docs/cache-rules.md)")
-        if sum((summed.asked, summed.known, summed.failed, summed.unkept)) < wanted:
+        for why, count in skipped.items():
+            refused = why.startswith("status ")
+            say(f"{count} refused by Ollama: {why}" if refused else f"{count} not sent, since never stored: {why}")
+        _say_left_out(self._folders)
+        if sum((summed.asked, summed.known, summed.failed, summed.unkept, summed.skipped)) < wanted:
             say("Run it again to continue: stored responses are not requested again")
