@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import select
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -364,6 +366,53 @@ async def test_an_idle_connection_leaves_unless_something_has_arrived(
         assert connection.leave()
         assert wire.closed
         assert not connection.leave(), "it has left"
+
+
+@pytest.mark.parametrize("how", ["end", "end of both directions", "reset"])
+async def test_an_idle_connection_whose_client_has_left_makes_room(
+    how: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many clients that leave at once: the next one came before the event loop had seen them go, and was refused."""
+    connection, wire = connect()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    with ours, theirs:
+        monkeypatch.setattr(wire, "get_extra_info", {"socket": ours}.get)
+        if how == "end":
+            theirs.shutdown(socket.SHUT_WR)
+        else:
+            if how == "reset":
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+        assert select.select([ours], [], [], 10)[0]
+        assert connection.leave()
+        assert wire.closed
+
+
+async def test_an_idle_connection_stays_whose_client_has_asked_and_then_ended_its_side(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, wire = connect()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        monkeypatch.setattr(wire, "get_extra_info", {"socket": ours}.get)
+        theirs.send(b"G")
+        theirs.shutdown(socket.SHUT_WR)
+        assert not connection.leave()
+        assert not wire.closed
+
+
+async def test_an_idle_connection_over_tls_stays_while_anything_has_arrived(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is cannot be seen before it is decrypted."""
+    connection, wire = connect()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        monkeypatch.setattr(wire, "get_extra_info", {"socket": ours, "ssl_object": object()}.get)
+        theirs.send(b"G")
+        assert not connection.leave()
 
 
 async def test_an_idle_connection_stays_while_its_client_has_not_read_the_last_response(

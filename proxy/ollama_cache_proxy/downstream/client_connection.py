@@ -7,6 +7,7 @@ tests/project/test_aiohttp.py.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import struct
@@ -383,10 +384,10 @@ def still_open(transport: asyncio.Transport | None) -> asyncio.Transport | None:
 
 
 def _is_used(transport: asyncio.Transport) -> bool:
-    """Return whether something has arrived that the event loop has not read, an end included, or much was not taken.
+    """Return whether anything has arrived that the event loop has not read, or much was not taken by the client.
 
-    A transport that closes sends what it holds first, for as long as the client takes for it; over TLS it does not tell
-    how much that is.
+    A client that has left does not use it. A transport that closes sends what it holds first, for as long as the client
+    takes for it; over TLS it does not tell how much that is.
     """
     sock = transport.get_extra_info("socket")
     if sock is None:
@@ -397,7 +398,20 @@ def _is_used(transport: asyncio.Transport) -> bool:
         return bool(arrived) or not takes
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLOUT)
-    return [event for _, event in poll.poll(0)] != [select.POLLOUT]
+    if [event for _, event in poll.poll(0)] == [select.POLLOUT]:
+        return False
+    return not _has_left(descriptor)
+
+
+def _has_left(descriptor: int) -> bool:
+    """Return whether a connection has ended, with nothing before that which is still to be read."""
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        try:
+            return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # it was reset
+            return True
 
 
 def reset(transport: asyncio.Transport | None) -> None:
