@@ -129,7 +129,7 @@ async def _copied(
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     if sock is not None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it may be closed already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
 

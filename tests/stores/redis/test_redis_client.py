@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from random import Random
+
 import pytest
 import redis
 
+from benchmarks.store_path import Path, Way
 from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from tests.support import canary
 from tests.support.servers import RedisServer
 from tests.support.tls import trusting
+from tests.support.waiting import until
 
 
 async def test_the_lane_and_the_pool_reach_the_same_server(client: RedisClient) -> None:
@@ -66,3 +71,20 @@ async def test_a_server_that_is_too_slow_to_say_goodbye_is_not_waited_for(
 
     monkeypatch.setattr(client.pool, "aclose", late)
     await client.close()
+
+
+@pytest.mark.parametrize("path", [path for path in Path if path not in (Path.THROUGH, Path.SLOW, Path.DROPS)])
+async def test_pooled_connections_that_have_ended_are_replaced(path: Path, redis_server: RedisServer) -> None:
+    """A purge after an outage was a 503: uvloop raises RuntimeError for them, which redis-py does not try again."""
+    way = Way(redis_server.port, Random(1))
+    async with await asyncio.start_server(way.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = RedisClient(redis_address(redis_server.url.replace(f":{redis_server.port}/", f":{port}/")))
+        await asyncio.gather(*(client.pool.ping() for _ in range(3)))
+        transports = [one._writer.transport for one in client.pool.connection_pool._available_connections]
+        assert len(transports) == 3
+        way.be(path)
+        await until(lambda: all(transport.is_closing() for transport in transports))
+        way.be(Path.THROUGH)
+        assert await asyncio.gather(*(client.pool.ping() for _ in range(3))) == [True] * 3
+        await client.close()

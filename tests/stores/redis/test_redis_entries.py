@@ -20,7 +20,7 @@ from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.stores.redis.conftest import Connect
 from tests.support.entries import FULL_ENTRY
 from tests.support.servers import RedisServer
-from tests.support.stores import calls, fill, generation_of, key, keys
+from tests.support.stores import calls, fill, generation_of, key, keys, permit
 from tests.support.waiting import until
 
 STREAM = replace(FULL_ENTRY, pieces=packed([(3, 10), (5, 22)]))
@@ -149,6 +149,28 @@ async def test_a_purge_that_the_server_does_not_see_to_its_end_failed(connect: C
 
     assert await entries.purge(meant) is None
     assert 200 <= len(looked_at) < 500
+
+
+@pytest.mark.parametrize("refused", ["scan", "unlink", "del", "getset", "set"])
+async def test_what_a_server_has_refused_before_holds_up_no_clear_and_no_purge(
+    refused: str, connect: Connect, server: RedisServer
+) -> None:
+    """A purge was a 503 for ten seconds after the permission had been given."""
+    entries = connect(server).entries
+    await fill(entries, {key(1): FULL_ENTRY})
+    generation = (await entries.get(key(1))).generation or ""
+    permit(server, "default", f"-{refused}")
+    await entries.purge(lambda _: False)
+    await entries.delete((key(2),), generation)
+    await entries.clear()
+    permit(server, "default", "+@all")
+    await fill(entries, {key(1): FULL_ENTRY, key(2): FULL_ENTRY})
+    generation = (await entries.get(key(2))).generation or ""
+    assert await entries.purge(lambda about: about.key == key(1)) == 1
+    assert await entries.delete((key(2),), generation) == 1
+    await fill(entries, {key(1): FULL_ENTRY})
+    assert await entries.clear() == 1
+    assert entries.commands.refused(refused.upper()) is None
 
 
 # The write buffer

@@ -6,6 +6,7 @@ each, and nothing else is sent; docs/operations.md shows it. A refusal is an ans
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -220,6 +221,10 @@ class Commands:
         if name not in self._refused:
             self._observe(CommandRefused(command=name, effect=COMMANDS[name].effect))
         self._refused[name] = (self._clock.monotonic() + ASK_AGAIN_AFTER, error)
+
+    def ask_again(self) -> None:
+        """Have refused commands sent again, since somebody waits for what they do, and permissions may have changed."""
+        self._refused = {name: (-math.inf, error) for name, (_, error) in self._refused.items()}
 
     async def run(self, *ways: tuple[str, Callable[[], Awaitable[T]]]) -> T:
         """Return the result of the first way whose command is not refused. Raises what the last one got.

@@ -1,4 +1,4 @@
-"""redis-py's connections, made from an address. After a handshake that did not end well, nothing of one stays open."""
+"""redis-py's connections, made from an address: what goes wrong with one is a RedisError, which redis-py expects."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from redis.exceptions import RedisError
 from ollama_cache_proxy.policy.redis_url import RedisAddress
 
 
-class _Handshake:
-    """Ends a handshake with a RedisError, whatever the server replies.
+class _Expected:
+    """Raises a RedisError, whatever the server replies and whatever the event loop raises.
 
-    redis-py takes a connection for open whose handshake ended with any other: the pool would use it in database 0.
+    redis-py takes a connection for open whose handshake ended with any other error: the pool would use it in
+    database 0. And uvloop raises RuntimeError where a pooled connection has ended, which redis-py would not try again.
     """
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
@@ -27,16 +28,23 @@ class _Handshake:
         except Exception as error:
             raise RedisConnectionError(type(error).__name__) from error
 
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        """See redis-py."""
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc] # of redis-py's class
+        except RuntimeError as error:
+            raise RedisConnectionError(type(error).__name__) from error
 
-class PlainConnection(_Handshake, redis.Connection):
+
+class PlainConnection(_Expected, redis.Connection):
     """A connection over TCP."""
 
 
-class SocketConnection(_Handshake, redis.UnixDomainSocketConnection):
+class SocketConnection(_Expected, redis.UnixDomainSocketConnection):
     """A connection over a Unix socket."""
 
 
-class TlsConnection(_Handshake, redis.SSLConnection):
+class TlsConnection(_Expected, redis.SSLConnection):
     """A connection over TLS, with a context that all of them share: redis-py makes one for each, in 10 to 20 ms."""
 
     def __init__(self, *, tls: ssl.SSLContext, **more: Any) -> None:

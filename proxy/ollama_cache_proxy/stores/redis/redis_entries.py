@@ -138,7 +138,7 @@ class RedisEntries:
 
     async def delete(self, keys: Sequence[str], generation: str) -> int | None:
         """See store_ports.EntryStore."""
-        await self._guard.recovery()
+        await self._recovery()
         await self._flush()
         return await self._unlink([entry_name(generation, key) for key in keys])
 
@@ -151,7 +151,7 @@ class RedisEntries:
 
     async def purge(self, matches: Matches) -> int | None:
         """See store_ports.EntryStore. After a failure, what was deleted before it stays deleted."""
-        await self._guard.recovery()
+        await self._recovery()
         await self._flush()
         generation = await self._guard.read("get", self._generation.current, None)
         if generation is None:
@@ -175,7 +175,7 @@ class RedisEntries:
 
     async def clear(self) -> int | Uncounted | None:
         """See store_ports.EntryStore. The old generation's entries are removed in the background."""
-        await self._guard.recovery()
+        await self._recovery()
         count = await self.count()
         old = await self._guard.delete("clear", self._generation.replace)
         if old is None:
@@ -189,6 +189,11 @@ class RedisEntries:
         """See store_ports.EntryStore."""
         await self._flush()
         return await self._count.read()
+
+    async def _recovery(self) -> None:
+        """Wait a moment for a server that is away. What it has refused is tried again: a person waits for it."""
+        await self._guard.recovery()
+        self.commands.ask_again()
 
     async def _flush(self) -> None:
         """Have the buffer written: a deletion and a count include its entries."""
