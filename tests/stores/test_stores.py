@@ -15,9 +15,11 @@ from ollama_cache_proxy.policy.messages import StoredResponse, described, packed
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.store_choice import tiered_store
+from ollama_cache_proxy.stores.codecs import PlainCodec
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
+from ollama_cache_proxy.stores.sealed_codec import SealedCodec
 from ollama_cache_proxy.stores.tiered import TieredStore
 from tests.support.clocks import Clock
 from tests.support.entries import FULL_ENTRY
@@ -37,7 +39,7 @@ class View:
 Pair: TypeAlias = tuple[View, View]
 
 
-@pytest.fixture(params=["memory", "redis", "tiered"])
+@pytest.fixture(params=["memory", "redis", "sealed", "tiered", "sealed tiered"])
 async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     """Two processes' views of one store, with long deadlines for a busy machine; memory has one only."""
     if request.param == "memory":
@@ -49,10 +51,11 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     clients = [RedisClient(redis_address(server.url)) for _ in range(2)]
 
     def view_of(client: RedisClient) -> View:
-        store = RedisStore(client, name="Redis", clock=Clock(), observe=print, tasks=tasks, longest=10.0)
+        codec = SealedCodec(b"k" * 32) if "sealed" in request.param else PlainCodec()
+        store = RedisStore(client, name="Redis", clock=Clock(), observe=print, tasks=tasks, codec=codec, longest=10.0)
         patient(store)
         view = View(entries=store.entries, values=store.values, gauges=(store.gauges,))
-        if request.param == "redis":
+        if "tiered" not in request.param:
             return view
         hot = MemoryStore(1 << 26, clock=Clock(), name="hot")
         return replace(view, entries=tiered_store(hot, store.entries, client, tasks), gauges=(hot, store.gauges))

@@ -39,13 +39,14 @@ Explain: TypeAlias = Callable[[Request, bytes], Awaitable[dict[str, Any]]]
 
 
 class CacheRoutes:
-    """The handlers of `routes`. `store_name` is shown with the statistics."""
+    """The handlers of `routes`. `store_name` and `sealed` are shown with the statistics."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
         self,
         *,
         store: EntryStore,
         store_name: str,
+        sealed: bool,
         store_state: Callable[[], StoreState],
         purges: Purges,
         statistics: ReadStatistics,
@@ -55,6 +56,7 @@ class CacheRoutes:
     ) -> None:
         self._store = store
         self._store_name = store_name
+        self._sealed = sealed
         self._store_state = store_state
         self._purges = purges
         self._statistics = statistics
@@ -78,7 +80,7 @@ class CacheRoutes:
         state = self._store_state()
         well = "ok" if state.stores else "read-only"
         word = well if state.answers and counted is not None else "degraded"
-        return json(stats | statistics | {"store": {"name": self._store_name, "state": word}})
+        return json(stats | statistics | {"store": {"name": self._store_name, "state": word, "sealed": self._sealed}})
 
     async def _clear(self, _request: Request, body: bytes) -> Reply:
         if len(body) > _MAX_CLEAR:

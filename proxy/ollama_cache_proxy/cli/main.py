@@ -16,11 +16,11 @@ from ollama_cache_proxy import __version__
 from ollama_cache_proxy.cli.ending import INTERRUPTED, STATUSES, UNREAD, Failed
 
 COMMANDS = (
-    *("serve", "stats", "clear", "entries", "explain", "doctor", "config"),
+    *("serve", "stats", "clear", "entries", "explain", "doctor", "config", "seal-key"),
     *("bench", "warm", "quantize"),
     *("simulate", "demo", "gpu", "completion"),
 )
-"""Modules beside this one, with `add` and `run`, in the order of the help."""
+"""Modules beside this one, with `add` and `run`, in the order of the help; a module has `_` for `-`."""
 
 
 def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in names:
-        importlib.import_module(f"ollama_cache_proxy.cli.{name}").add(commands)
+        importlib.import_module(f"ollama_cache_proxy.cli.{name.replace('-', '_')}").add(commands)
     return top
 
 

@@ -146,12 +146,13 @@ class Fault(StrEnum):
 
     FAILED = "failed"
     DAMAGED = "damaged"
+    FOREIGN = "foreign"
     DROPPED = "dropped"
 
 
 @record
 class StoreFault:
-    """An operation of the store failed, an entry was damaged, or one was dropped since too many were waiting."""
+    """An operation failed, an entry was damaged or is of another seal key, or was dropped: too many were waiting."""
 
     kind: Fault
 

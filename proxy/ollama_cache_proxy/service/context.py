@@ -10,10 +10,12 @@ from ollama_cache_proxy.core.facts import Health, Observer, Part, fan_out
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
+from ollama_cache_proxy.service.sealing import codec_of, seal_key
 from ollama_cache_proxy.service.settings import Settings
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 from ollama_cache_proxy.service.sockets import Address, address_of
 from ollama_cache_proxy.service.system_clock import SystemClock
+from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.telemetry.log import Log
 from ollama_cache_proxy.telemetry.metrics import Metrics
 from ollama_cache_proxy.telemetry.recent import Recent
@@ -35,6 +37,8 @@ class Context:
     recent: Recent
     siblings: SiblingProcesses | None
     instance: str
+    codec: Codec
+    """Makes bytes of entries, for a store outside this process."""
 
     def observer(self, *more: Observer) -> Observer:
         """Return an observer that passes facts to metrics, log and recent requests, and to `more`."""
@@ -42,7 +46,11 @@ class Context:
 
 
 def open_context(settings: Settings, sock: socket.socket, stream: TextIO, siblings: SiblingProcesses | None) -> Context:
-    """Return the context of this process; from now on errors of the running event loop go to its log."""
+    """Return the context of this process; raise SettingsError.
+
+    From now on errors of the running event loop go to its log.
+    """
+    codec = codec_of(seal_key(settings) if siblings is None else siblings.seal_key)
     clock = SystemClock()
     log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.logs_start)
     log_loop_errors(log, clock)
@@ -58,6 +66,7 @@ def open_context(settings: Settings, sock: socket.socket, stream: TextIO, siblin
         recent=Recent(clock.now),
         siblings=siblings,
         instance=new_instance() if siblings is None else siblings.instance,
+        codec=codec,
     )
 
 

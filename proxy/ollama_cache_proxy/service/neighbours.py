@@ -98,7 +98,9 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
             observe=observe,
             tasks=context.tasks,
             purges=Purges(),
-            fingerprinting=Fingerprinting(chosen.values, on=context.settings.explain),
+            fingerprinting=Fingerprinting(
+                chosen.values, on=context.settings.explain, secret=context.codec.fingerprint_key
+            ),
             templates=_templates(context, probes, models),
             audit=audit,
         ),

@@ -59,6 +59,7 @@ def _about_entries(context: Context, opened: Opened, statistics: ReadStatistics,
     return CacheRoutes(
         store=opened.chosen.entries,
         store_name=opened.chosen.name,
+        sealed=opened.chosen.sealed,
         store_state=opened.chosen.state,
         purges=opened.neighbours.purges,
         statistics=statistics,

@@ -25,6 +25,7 @@ RESTART: Final = frozenset(
             "keep",
             "store_dir",
             "store_stop_timeout",
+            "seal_key_file",
             "private_redis_bytes",
             "memory_bytes",
             "hot_bytes",

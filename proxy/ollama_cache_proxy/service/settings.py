@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     store_stop_timeout: Seconds = Field(
         10.0, description="Seconds that a private server may take at the end to write what it keeps."
     )
+    seal_key_file: str | None = Field(
+        None,
+        description="File of the key that entries are sealed with before they are stored in a Redis or private server"
+        " (ollama-cache-proxy seal-key FILE makes one); else they are stored in the clear.",
+    )
     private_redis_bytes: Bytes = Field(512 * _MIB, description="Size limit of a private server.")
     memory_bytes: Bytes = Field(256 * _MIB, description="Size limit of the memory store.")
     hot_bytes: Annotated[int, Field(ge=0)] = Field(

@@ -70,6 +70,8 @@ class SiblingProcesses:
         """Whether this worker logs the start on behalf of all."""
         self.instance = ""
         """What tells this proxy from others; the supervisor made it."""
+        self.seal_key: bytes | None = None
+        """What entries are sealed with; the supervisor read it, so that all workers have the same."""
         self._channel = channel
         self._handoff = handoff
         self._tasks = tasks

@@ -41,6 +41,8 @@ class ChosenStore:
     """Its name in log and statistics."""
     state: Callable[[], StoreState]
     """How it is, as far as has been seen; waits for nothing."""
+    sealed: bool
+    """Whether what leaves this process for it is sealed."""
     forget: Callable[[], None]
     """Drops what this process holds of it: the hot tier and the write buffer."""
 
@@ -93,9 +95,17 @@ async def _private(context: Context, stack: AsyncExitStack, server: PrivateServe
 def _memory(context: Context) -> ChosenStore:
     memory = MemoryStore(context.settings.memory_bytes, clock=context.clock)
     size = context.settings.memory_bytes // _MIB
+    if context.codec.sealed:
+        context.log.say("seal_key_file has no effect: entries are in memory alone, where they are not sealed")
     context.log.say(f"Store: this process's memory, {size} MiB, {_ENDS_WITH_PROXY}")
     return ChosenStore(
-        entries=memory, values=MemoryValues(), gauges=(memory,), name="memory", state=_well, forget=_nothing
+        entries=memory,
+        values=MemoryValues(),
+        gauges=(memory,),
+        name="memory",
+        state=_well,
+        sealed=False,
+        forget=_nothing,
     )
 
 
@@ -112,15 +122,19 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
         clock=clock,
         observe=context.observer(StoreTrouble(address, tls, say=context.log.warn, clock=clock, tasks=tasks)),
         tasks=tasks,
+        codec=context.codec,
         longest=settings.store_deadline,
     )
     await store.open()
+    if context.codec.sealed:
+        context.log.say("Entries are sealed before they are stored (seal_key_file)")
     chosen = ChosenStore(
         entries=store.entries,
         values=store.values,
         gauges=(store.gauges,),
         name=public_url(url),
         state=store.state,
+        sealed=context.codec.sealed,
         forget=store.entries.buffer.discard,
     )
     if not settings.hot_bytes:

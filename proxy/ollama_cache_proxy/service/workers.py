@@ -20,6 +20,7 @@ from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.channel import Channel
 from ollama_cache_proxy.service.context import new_instance
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
+from ollama_cache_proxy.service.sealing import seal_key
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 from ollama_cache_proxy.service.sockets import raise_open_files, tls_of
@@ -47,6 +48,7 @@ async def supervising(
     clock = SystemClock()
     log = log_of(settings, stream, clock)
     log_loop_errors(log, clock)
+    secret = seal_key(settings)
     raise_open_files(2 * settings.max_connections)
     async with AsyncExitStack() as stack:
         tasks = Tasks()
@@ -57,6 +59,7 @@ async def supervising(
             count=settings.workers,
             settings={
                 "instance": new_instance(),
+                "seal_key": None if secret is None else secret.hex(),
                 "settings": packed(share(settings)) | {"redis_url": named_redis(settings) or None},
                 "private_server": None if private_server is None else _packed_server(private_server),
             },
@@ -131,6 +134,8 @@ async def working(
         given = await siblings.fetch_settings()
         siblings.logs_start = given["logs_start"]
         siblings.instance = given["settings"]["instance"]
+        secret = given["settings"]["seal_key"]
+        siblings.seal_key = None if secret is None else bytes.fromhex(secret)
         private = given["settings"]["private_server"]
         server = None if private is None else _unpacked_server(private)
         settings = unpacked(given["settings"]["settings"])

@@ -5,6 +5,8 @@ The modules:
     memory        in this process, bounded in bytes
     tiered        the hot tier in front of Redis
     write_buffer  entries that wait a moment to be written together
-    entry_codec   entries as bytes
+    codecs        how entries become bytes in Redis
+    entry_codec   in the clear
+    sealed_codec  sealed with a key that is not in the store
     redis/        Redis or Valkey, and a private server of it
 """

@@ -7,7 +7,7 @@
     JSON, chunks, body
 
 Any other value decodes to None. The checks are against damage, not against an attacker: who can write to the store can
-write entries. A description is read without the body, and so without the CRC.
+write entries, unless they are sealed (sealed_codec.py). A description is read without the body, and so without the CRC.
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ _TYPES: Final = {
 
 def encode(key: str, entry: StoredResponse) -> bytes:
     """Return an entry as bytes; `key` is in hexadecimal digits."""
+    text = metadata(entry)
+    checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.pieces + entry.body
+    return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
+
+
+def metadata(entry: StoredResponse) -> bytes:
+    """Return the JSON of an entry: everything but the chunks of a stream and the body."""
     about: dict[str, Any] = {  # listed for the order of members; a loop over names takes a third longer
         "status": entry.status,
         "reason": entry.reason.encode("utf-8", "surrogateescape").decode("latin-1"),
@@ -55,9 +62,7 @@ def encode(key: str, entry: StoredResponse) -> bytes:
         about["scope"] = entry.scope
     if entry.imported:
         about["imported"] = True
-    text = orjson.dumps(about)
-    checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.pieces + entry.body
-    return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
+    return orjson.dumps(about)
 
 
 def decode(key: str, value: bytes) -> StoredResponse | None:
@@ -67,7 +72,12 @@ def decode(key: str, value: bytes) -> StoredResponse | None:
         return None
     if int.from_bytes(value[4:_CHECKED_FROM], "big") != binascii.crc32(memoryview(value)[_CHECKED_FROM:]):
         return None
-    read = _read(value, start)
+    return entry_in(value[_HEAD.size : start], value, start)
+
+
+def entry_in(text: bytes, value: bytes, start: int) -> StoredResponse | None:
+    """Return the entry of this JSON, None if invalid. Chunks of a stream and the body begin at `start` of `value`."""
+    read = _read(text)
     if read is None:
         return None
     about, chunks = read
@@ -98,12 +108,17 @@ def decode_description(key: str, prefix: bytes, total: int) -> Description | Non
     start = described_by(key, prefix)
     if not 0 < start <= min(len(prefix), total):
         return None
-    read = _read(prefix, start)
+    return description_in(key, prefix[_HEAD.size : start], total - start)
+
+
+def description_in(key: str, text: bytes, rest: int) -> Description | None:
+    """Return the description in this JSON, which `rest` bytes of chunks and body follow; None if invalid."""
+    read = _read(text)
     if read is None:
         return None
     about, chunks = read
     del about["reason"], about["fields"]
-    size = total - start - chunks * PIECE.size
+    size = rest - chunks * PIECE.size
     try:
         description = Description(key=key, size=size, streamed=chunks > 0, **about)
     except TypeError:
@@ -112,10 +127,10 @@ def decode_description(key: str, prefix: bytes, total: int) -> Description | Non
     return description if sound else None
 
 
-def _read(value: bytes, start: int) -> tuple[dict[str, Any], int] | None:
-    """Return the metadata in the JSON that ends at `start`, and how many chunks the entry has; None if invalid."""
+def _read(text: bytes) -> tuple[dict[str, Any], int] | None:
+    """Return the metadata in this JSON, and how many chunks the entry has; None if invalid."""
     try:
-        about: dict[str, Any] = orjson.loads(value[_HEAD.size : start])
+        about: dict[str, Any] = orjson.loads(text)
         about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
         about["fields"] = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about["fields"])
         chunks = about.pop("pieces", 0)

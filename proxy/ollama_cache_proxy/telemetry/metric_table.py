@@ -167,7 +167,10 @@ class Families:
 
     stores: Annotated[Counter, Row("Entries written to the store.", ("endpoint",))]
     stored_bytes: Annotated[Counter, Row("Bytes of bodies written to the store.", ("endpoint",))]
-    store_faults: Annotated[Counter, Row("Failed operations, damaged entries and dropped entries.", ("kind",))]
+    store_faults: Annotated[
+        Counter,
+        Row("Failed operations; entries that are damaged, of another seal key (foreign), or dropped.", ("kind",)),
+    ]
     store_operation_seconds: Annotated[
         Histogram, Row("Time of an operation of Redis, as seen by the proxy.", ("operation",), bounds=STORE_TIMES)
     ]

@@ -857,7 +857,7 @@ async def test_the_configured_redis_comes_before_that_of_the_environment(
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     async with proxy_before(simulator.url, redis_url=redis_server.url, store="auto") as proxy:
-        assert (await stats(proxy))["store"] == {"name": redis_server.name, "state": "ok"}
+        assert (await stats(proxy))["store"] == {"name": redis_server.name, "state": "ok", "sealed": False}
         assert f"Store: {redis_server.name}, shared with every proxy that uses it" in proxy.log.getvalue()
         assert CONNECTED in proxy.log.getvalue()
 
@@ -867,7 +867,7 @@ async def test_the_redis_of_the_environment_comes_before_a_private_one(
 ) -> None:
     monkeypatch.setenv("REDIS_URL", redis_server.url)
     async with proxy_before(simulator.url, store="auto") as proxy:
-        assert (await stats(proxy))["store"] == {"name": redis_server.name, "state": "ok"}
+        assert (await stats(proxy))["store"] == {"name": redis_server.name, "state": "ok", "sealed": False}
 
 
 async def test_a_private_store_is_bounded_forgets_the_oldest_and_keeps_nothing_on_disk(simulator: Simulator) -> None:
@@ -890,7 +890,7 @@ async def test_where_no_server_can_be_had_it_is_memory_and_no_word_of_redis(
     monkeypatch.setattr("ollama_cache_proxy.service.store_choice.find_server", lambda: None)
     async with proxy_before(simulator.url, store="auto") as proxy:
         assert [(await generate(proxy)).field("X-Cache") for _ in range(2)] == ["MISS", "HIT"]
-        assert (await stats(proxy))["store"] == {"name": "memory", "state": "ok"}
+        assert (await stats(proxy))["store"] == {"name": "memory", "state": "ok", "sealed": False}
         assert "memory, 256 MiB, not shared, forgotten when the proxy ends" in proxy.log.getvalue()
         assert CONNECTED not in proxy.log.getvalue()
 

@@ -15,6 +15,7 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.simulator import Simulator
+from ollama_cache_proxy.stores.codecs import PlainCodec
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.e2e.faults.conftest import Measured
@@ -175,7 +176,9 @@ async def test_lookups_that_are_cancelled_leave_nothing_for_the_next(measured: M
     draw = random.Random(11)
     clock, tasks = SystemClock(), Tasks()
     reached = RedisClient(redis_address(server.url))
-    store = RedisStore(reached, name="Redis", clock=clock, observe=lambda _: None, tasks=tasks).entries
+    store = RedisStore(
+        reached, name="Redis", clock=clock, observe=lambda _: None, tasks=tasks, codec=PlainCodec()
+    ).entries
     keys = [f"{number:064x}" for number in range(100)]
     generation = (await store.get(keys[0])).generation or ""
     await store.put([(key, replace(ENTRY, body=key.encode(), stored_at=clock.now())) for key in keys], generation)

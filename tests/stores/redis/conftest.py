@@ -10,13 +10,14 @@ import pytest
 from ollama_cache_proxy.core.facts import Event
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
+from ollama_cache_proxy.stores.codecs import Codec, PlainCodec
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from tests.support.clocks import Clock
 from tests.support.servers import RedisServer
 from tests.support.stores import patient
 
-Connect: TypeAlias = Callable[[RedisServer], RedisStore]
+Connect: TypeAlias = Callable[..., RedisStore]
 
 
 @pytest.fixture
@@ -55,9 +56,17 @@ async def reach() -> AsyncIterator[Callable[[RedisServer], RedisClient]]:
 def connect(reach: Callable[[RedisServer], RedisClient], clock: Clock, tasks: Tasks, told: list[Event]) -> Connect:
     """Return a factory of stores, as several processes would have them, with long deadlines for a busy machine."""
 
-    def connect(server: RedisServer) -> RedisStore:
+    def connect(server: RedisServer, codec: Codec | None = None) -> RedisStore:
         client = reach(server)
-        store = RedisStore(client, name="Redis", clock=clock, observe=told.append, tasks=tasks, longest=10.0)
+        store = RedisStore(
+            client,
+            name="Redis",
+            clock=clock,
+            observe=told.append,
+            tasks=tasks,
+            codec=codec or PlainCodec(),
+            longest=10.0,
+        )
         patient(store)
         return store
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core.facts import Event, Fault, StoreCall, StoreFault
+from ollama_cache_proxy.stores.codecs import PlainCodec
 from ollama_cache_proxy.stores.entry_codec import encode
 from ollama_cache_proxy.stores.redis import entry_writer as module
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
@@ -27,7 +28,7 @@ LARGE = replace(FULL_ENTRY, body=b"x" * 65_536)
 @pytest.fixture
 def writer(client: RedisClient, clock: Clock, told: list[Event]) -> EntryWriter:
     guard = Guard(name="Redis", clock=clock, observe=told.append)
-    return EntryWriter(client, guard, observe=told.append)
+    return EntryWriter(client, guard, codec=PlainCodec(), observe=told.append)
 
 
 def written(told: list[Event]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ollama_cache_proxy.cli.checks import of_machine, of_ollama, of_port, of_proxy, of_redis, of_templates
+from ollama_cache_proxy.cli.checks import of_machine, of_ollama, of_port, of_proxy, of_redis, of_sealing, of_templates
 from ollama_cache_proxy.cli.checks.finding import Finding, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 
@@ -34,6 +34,7 @@ CHECKS: Final = (
     Check(title="Digests", run=of_proxy.digests),
     Check(title="Store", run=of_proxy.store),
     Check(title="Redis", run=of_redis.answers),
+    Check(title="Sealing", run=of_sealing.sealing),
     Check(title="Access", run=of_proxy.access),
     Check(title="Streams", run=of_proxy.intermediaries, within=130.0),
     Check(title="Traffic", run=of_proxy.traffic),

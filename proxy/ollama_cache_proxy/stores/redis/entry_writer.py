@@ -9,7 +9,7 @@ from typing import Final
 from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
 from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy.messages import StoredResponse
-from ollama_cache_proxy.stores.entry_codec import encode
+from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -31,10 +31,11 @@ _MAX_WAITING: Final = 128 * 1024 * 1024
 class EntryWriter:
     """Writes entries, which expire after their lifetimes."""
 
-    def __init__(self, client: RedisClient, guard: Guard, *, observe: Observer) -> None:
+    def __init__(self, client: RedisClient, guard: Guard, *, codec: Codec, observe: Observer) -> None:
         self._pool = client.pool
         self._lane = client.lane
         self._guard = guard
+        self._codec = codec
         self._observe = observe
         self._writers = asyncio.Semaphore(_WRITERS)
         self._waiting = 0
@@ -49,12 +50,15 @@ class EntryWriter:
         try:
             async with self._writers:
                 for some in _commands(entries):
-                    values = [(entry_name(generation, key), encode(key, entry), entry.lifetime) for key, entry in some]
-                    if not await self._set(values):
+                    if not await self._set([self._encoded(generation, key, entry) for key, entry in some]):
                         return False
         finally:
             self._waiting -= size
         return True
+
+    def _encoded(self, generation: str, key: str, entry: StoredResponse) -> tuple[str, bytes, int]:
+        """Return an entry's name, its bytes and its lifetime in seconds."""
+        return entry_name(generation, key), self._codec.encode(generation, key, entry), entry.lifetime
 
     async def _set(self, values: list[tuple[str, bytes, int]]) -> bool:
         """Write some entries in one round trip."""

@@ -14,7 +14,7 @@ from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
 from ollama_cache_proxy.core.store_ports import UNCOUNTED, Entries, KeyCount, Lookup, Lookups, Matches, Page, Uncounted
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.messages import StoredResponse
-from ollama_cache_proxy.stores.entry_codec import decode
+from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
@@ -47,6 +47,7 @@ class RedisEntries:
         scan: Scan,
         count: EntryCount,
         commands: Commands,
+        codec: Codec,
         observe: Observer,
         tasks: Tasks,
     ) -> None:
@@ -54,8 +55,9 @@ class RedisEntries:
         self.commands = commands
         self._pool = client.pool
         self._guard = guard
+        self._codec = codec
         self._generation = generation
-        self._writer = EntryWriter(client, guard, observe=observe)
+        self._writer = EntryWriter(client, guard, codec=codec, observe=observe)
         self._scan = scan
         self._count = count
         self._observe = observe
@@ -106,12 +108,23 @@ class RedisEntries:
         return tuple(entries)
 
     def _decoded(self, keys: Sequence[str], found: tuple[str, list[bytes | None]]) -> tuple[StoredResponse | None, ...]:
-        """Return the entries in a lookup's result; those in the buffer come first, damaged ones are deleted."""
+        """Return the entries in a lookup's result; those in the buffer come first, damaged ones are deleted.
+
+        One of a proxy with another seal key is left to it: where both ask for the same, the later one replaces it.
+        """
         generation, values = found
-        entries = tuple(decode(key, value) if value else None for key, value in zip(keys, values, strict=True))
-        damaged = [
-            key for key, value, entry in zip(keys, values, entries, strict=True) if value is not None and not entry
+        decode = self._codec.decode
+        entries = tuple(
+            decode(generation, key, value) if value else None for key, value in zip(keys, values, strict=True)
+        )
+        unread = [
+            (key, value)
+            for key, value, entry in zip(keys, values, entries, strict=True)
+            if value is not None and not entry
         ]
+        damaged = [key for key, value in unread if not self._codec.foreign(value)]
+        if len(damaged) < len(unread):
+            self._observe(StoreFault(kind=Fault.FOREIGN))
         if damaged:
             self._observe(StoreFault(kind=Fault.DAMAGED))
             self._tasks.spawn(self.delete(damaged, generation), f"remove damaged {damaged[0][:8]}")

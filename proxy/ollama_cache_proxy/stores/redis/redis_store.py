@@ -5,6 +5,7 @@ from __future__ import annotations
 from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.generation import Generation
@@ -21,7 +22,7 @@ class RedisStore:
     """One server as a store: its `entries`, `values` and `gauges`.
 
     `name` is the server's in log and health, without its password. `longest` is how many seconds a request waits for
-    a lookup at most.
+    a lookup at most. `codec` makes bytes of entries.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root names each once
@@ -32,15 +33,24 @@ class RedisStore:
         clock: Clock,
         observe: Observer,
         tasks: Tasks,
+        codec: Codec,
         longest: float = LONGEST_WAIT,
     ) -> None:
         guard = Guard(name=name, clock=clock, observe=observe, longest=longest)
         commands = Commands(clock=clock, observe=observe)
         generation = Generation(client, guard, commands)
-        scan = Scan(client, generation, commands)
+        scan = Scan(client, generation, commands, codec)
         count = EntryCount(guard, generation, scan, clock=clock, tasks=tasks)
         self.entries = RedisEntries(
-            client, guard, generation, scan=scan, count=count, commands=commands, observe=observe, tasks=tasks
+            client,
+            guard,
+            generation,
+            scan=scan,
+            count=count,
+            commands=commands,
+            codec=codec,
+            observe=observe,
+            tasks=tasks,
         )
         self.values = RedisValues(client, guard, commands)
         self.gauges = RedisGauges(client, guard, count, commands=commands, tasks=tasks)

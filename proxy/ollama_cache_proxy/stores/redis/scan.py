@@ -11,7 +11,7 @@ from typing import Final
 
 from ollama_cache_proxy.core.store_ports import Page
 from ollama_cache_proxy.policy.messages import Description
-from ollama_cache_proxy.stores.entry_codec import decode_description, described_by
+from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted, remove
 from ollama_cache_proxy.stores.redis.generation import Generation
 from ollama_cache_proxy.stores.redis.key_layout import ANY, entry_name, keys_of
@@ -38,10 +38,11 @@ def read_cursor(text: str) -> int:
 class Scan:
     """Scans names. A name that exists during all of a scan is found at least once, and may be found twice."""
 
-    def __init__(self, client: RedisClient, generation: Generation, commands: Commands) -> None:
+    def __init__(self, client: RedisClient, generation: Generation, commands: Commands, codec: Codec) -> None:
         self._pool = client.pool
         self._generation = generation
         self._commands = commands
+        self._codec = codec
 
     async def page(self, cursor: int, limit: int) -> Page:
         """Return about `limit` entries of the current generation; among many other names fewer, or none."""
@@ -137,10 +138,12 @@ class Scan:
     async def _described(self, generation: str, keys: list[str]) -> list[Description]:
         """Return descriptions of the entries that exist and have a valid beginning."""
         values = await self._prefixes(generation, dict.fromkeys(keys, _PREFIX_BYTES))
-        needed = {key: described_by(key, prefix) for key, (prefix, _) in values.items()}
+        needed = {key: self._codec.described_by(key, prefix) for key, (prefix, _) in values.items()}
         longer = {key: length for key, length in needed.items() if _PREFIX_BYTES < length <= values[key][1]}
         values |= await self._prefixes(generation, longer)
-        found = (decode_description(key, prefix, total) for key, (prefix, total) in values.items())
+        found = (
+            self._codec.decode_description(generation, key, prefix, total) for key, (prefix, total) in values.items()
+        )
         return [description for description in found if description is not None]
 
     async def _prefixes(self, generation: str, lengths: Mapping[str, int]) -> dict[str, tuple[bytes, int]]:
