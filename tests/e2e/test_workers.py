@@ -17,6 +17,7 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy.service import store_choice
+from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.service.settings import SettingsError, load
 from ollama_cache_proxy.service.siblings import SIBLING_TIMEOUT
 from ollama_cache_proxy.service.sockets import bind
@@ -568,6 +569,33 @@ async def test_a_certificate_that_has_gone_is_why_a_worker_cannot_be_started_ane
             connection.close()
         certificate.write_text(CERTIFICATE_AND_KEY)
         await until(lambda: len(two.pids) == 2)
+
+
+async def test_all_workers_seal_with_the_key_of_the_start_whatever_becomes_of_its_file(
+    simulator: Simulator, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    key, settings = tmp_path / "key", tmp_path / "settings.toml"
+    make_key(str(key))
+    settings.write_text(f'seal_key_file = "{key}"\nhot_bytes = 0\n')
+    async with (
+        workers(simulator, "--config", str(settings), OCP_REDIS_URL=redis_server.url) as two,
+        AsyncExitStack() as stack,
+    ):
+        one, other = await two.pair(stack)
+        await generate(one)
+        await until(lambda: redis_server.client().keys("ocp:1:e:*"))
+        (name,) = redis_server.client().keys("ocp:1:e:*")
+        assert redis_server.client().getrange(name, 0, 3) == b"OCS1"
+        assert (await generate(other)).field("X-Cache") == "HIT"
+        key.unlink()
+        settings.write_text("hot_bytes = 0\n")
+        two.command.process.send_signal(signal.SIGHUP)
+        await two.command.line(lambda line: "Not changed, since that takes a restart: seal_key_file" in line)
+        gone = two.server_of(one)
+        os.kill(gone, signal.SIGKILL)
+        await until(lambda: gone not in two.pids and len(two.pids) == 2)
+        fresh = await two.pair(stack)
+        assert [(await generate(connection)).field("X-Cache") for connection in fresh] == ["HIT", "HIT"]
 
 
 def address(url: str) -> tuple[str, int]:
