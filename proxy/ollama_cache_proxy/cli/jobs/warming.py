@@ -47,7 +47,7 @@ async def warm(arguments: argparse.Namespace) -> int:
     listed = list(_from_directory(arguments) if arguments.embed else _from_files(arguments.files))
     for folder in found:
         await folder.find()
-    if not listed and not any(folder.weight for folder in found):
+    if not listed and not any(folder.weight for folder in found) and _left_out(found):
         _say_left_out(found)
         raise Failed(f"there are no requests in {', '.join(map(repr, arguments.files))}", status=WRONG)
     async with client() as session:
@@ -88,7 +88,7 @@ def _say_left_out(folders: Sequence[RequestFolder]) -> None:
 
 
 def _left_out(folders: Sequence[RequestFolder]) -> Counter[LeftOut]:
-    return sum((folder.left_out for folder in folders), Counter())
+    return +sum((folder.left_out for folder in folders), Counter())
 
 
 def _from_directory(arguments: argparse.Namespace) -> Iterator[Request]:
