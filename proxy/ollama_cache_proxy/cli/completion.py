@@ -82,7 +82,7 @@ def _grammar(parser: argparse.ArgumentParser, help: str) -> Grammar:  # noqa: A0
     words: list[Word] = []
     file = False
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way
-        takes_file = action.metavar == "FILE"
+        takes_file = action.metavar in ("FILE", "DIR")
         if not action.option_strings:
             file = file or takes_file
             words += [Word(name=str(choice), help="") for choice in action.choices or ()]

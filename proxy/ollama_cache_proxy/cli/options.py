@@ -76,6 +76,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="cache streams of cached operations too (OCP_CACHE_STREAMS)",
     )
+    parser.add_argument(
+        "--record-requests",
+        metavar="DIR",
+        help="write requests that may be cached, with their prompts, to this private folder, for warm"
+        " (OCP_RECORD_REQUESTS)",
+    )
     add_config(parser)
     parser.add_argument("--log", choices=("auto", "plain", "colour", "json"), help="log format (OCP_LOG)")
     parser.add_argument(
@@ -110,7 +116,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings on the command line, None for those that are not there. Raise SettingsError."""
-    names = ("listen", "upstream", "workers", "redis_url", "cache_streams", "log", "development")
+    names = ("listen", "upstream", "workers", "redis_url", "cache_streams", "record_requests", "log", "development")
     found = {name: getattr(arguments, name, None) for name in names}
     for name in ("redis_url", "upstream"):
         _refuse_password(name, found[name])

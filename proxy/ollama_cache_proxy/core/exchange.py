@@ -20,13 +20,14 @@ from ollama_cache_proxy.core.fast_path import FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
 from ollama_cache_proxy.core.outcome import Outcome, Visit, exchange_fact
 from ollama_cache_proxy.core.ports import Client
-from ollama_cache_proxy.core.questions import Neighbours
+from ollama_cache_proxy.core.questions import Neighbours, Question, Recorder
 from ollama_cache_proxy.core.relay import Relay
 from ollama_cache_proxy.policy import endpoints, fields
 from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.recordable import recordable
 from ollama_cache_proxy.policy.reuse import Forward, Hit, Refuse
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result, bypass
 
@@ -48,6 +49,7 @@ class Exchanges:
         self._clock = neighbours.clock
         self._observe = neighbours.observe
         self._audit = neighbours.audit
+        self._recorder = neighbours.recorder
         self.categories: Labels = Labels(_MAX_CATEGORIES) if before is None else before.categories
         self._intake = Intake(neighbours, categories=self.categories)
         self._delivery = Delivery(neighbours)
@@ -78,8 +80,17 @@ class Exchanges:
             self.serving -= 1
             exchange = exchange_fact(visit, request, self._clock.monotonic(), ended=ended)
             self._observe(exchange)
-        if ended and visit.outcome.hit is not None and visit.question is not None:
-            self.fast_path.note(client.raw, visit.question, visit.outcome.hit, exchange)
+        if ended and visit.question is not None:
+            if self._recorder is not None and visit.outcome.status == HTTPStatus.OK:
+                self._record(self._recorder, request, visit.question)
+            if visit.outcome.hit is not None:
+                self.fast_path.note(client.raw, visit.question, visit.outcome.hit, exchange)
+
+    def _record(self, recorder: Recorder, request: Request, question: Question) -> None:
+        endpoint = question.candidate.endpoint
+        headers = recordable(endpoint, request.fields, self._rules.credentials)
+        if headers is not None:
+            recorder.record(question.key, endpoint.path, headers, question.body)
 
     async def _answer(self, visit: Visit, request: Request, arrival: Arrival) -> Outcome:
         """Admit the request, read it, and relay or answer it."""

@@ -47,6 +47,15 @@ class Neighbours:
     turns: Turns = field(default_factory=Turns)
     audit: Auditor | None = None
     """None where no hits are audited."""
+    recorder: Recorder | None = None
+    """None where no requests are recorded."""
+
+
+class Recorder(Protocol):
+    """Writes requests to files, for `warm`. No method waits, or raises."""
+
+    def record(self, key: str, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Write the request of a question to a file, unless it was written already."""
 
 
 class Auditor(Protocol):

@@ -22,9 +22,11 @@ from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.recordings import opened_recordings, use_recordings
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.settings import (
     FORMER_LISTEN,
+    Settings,
     chosen_upstream,
     is_loopback,
     ollama_host,
@@ -33,6 +35,7 @@ from ollama_cache_proxy.service.settings import (
 )
 from ollama_cache_proxy.service.store_choice import ChosenStore, PrivateServer, open_store
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
+from ollama_cache_proxy.telemetry.request_recorder import RequestRecorder
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
 from ollama_cache_proxy.upstream.loaded_models import Residents
@@ -62,6 +65,7 @@ class Opened:
     models: OllamaModels
     residents: Residents
     statistics: Statistics
+    recorder: RequestRecorder
 
 
 async def open_neighbours(context: Context, stack: AsyncExitStack, private_server: PrivateServer | None) -> Opened:
@@ -80,6 +84,9 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     models = _models(context, probes, upstream.name, chosen.values, url)
     stack.callback(models.close)
     stack.push_async_callback(context.tasks.close, _TASKS_CLOSE_SECONDS)
+    recorder = RequestRecorder(context.log.warn)
+    stack.push_async_callback(recorder.close)
+    use_recordings(recorder, opened_recordings(context.settings), context.log)
     statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
     await statistics.load()
     stack.push_async_callback(statistics.close)
@@ -103,6 +110,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
             ),
             templates=_templates(context, probes, models),
             audit=audit,
+            recorder=recorder if context.settings.record_requests else None,
         ),
         audit=audit,
         chosen=chosen,
@@ -111,15 +119,21 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         models=models,
         residents=Residents(probes, tasks=context.tasks),
         statistics=statistics,
+        recorder=recorder,
     )
 
 
-def neighbours_by(context: Context, opened: Opened, rules: Rules, *, dated_templates: bool) -> Neighbours:
-    """Return the same neighbours for exchanges with other rules; `dated_templates` is `cache_dated_templates`."""
+def neighbours_by(context: Context, opened: Opened, rules: Rules, settings: Settings) -> Neighbours:
+    """Return the same neighbours for exchanges with other settings, of which these are the rules."""
     templates = opened.neighbours.templates or ModelTemplates(
         opened.probes, opened.models, clock=context.clock, tasks=context.tasks
     )
-    return replace(opened.neighbours, rules=rules, templates=None if dated_templates else templates)
+    return replace(
+        opened.neighbours,
+        rules=rules,
+        templates=None if settings.cache_dated_templates else templates,
+        recorder=opened.recorder if settings.record_requests else None,
+    )
 
 
 def _upstream_url(context: Context) -> str:

@@ -20,11 +20,13 @@ from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.in_service import InService, service_of
 from ollama_cache_proxy.service.neighbours import Opened, neighbours_by
 from ollama_cache_proxy.service.own_routes import OwnRoutes
+from ollama_cache_proxy.service.recordings import opened_recordings, use_recordings
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.scrape import Scrape
 from ollama_cache_proxy.service.settings import Settings, secret
 from ollama_cache_proxy.service.sockets import tls_of
 from ollama_cache_proxy.service.tls import for_servers, renew, tls_from_file
+from ollama_cache_proxy.telemetry.request_recorder import Folder
 
 
 @record
@@ -75,6 +77,7 @@ class _Prepared:
     rules: Rules
     certificate: ssl.SSLContext | None
     authorities: ssl.SSLContext | None
+    recordings: Folder | None
 
 
 async def replace_service(parts: Parts, in_service: InService, listener: Listener, settings: Settings) -> None:
@@ -84,10 +87,10 @@ async def replace_service(parts: Parts, in_service: InService, listener: Listene
     """
     context, opened = parts.context, parts.opened
     prepared = await asyncio.to_thread(_prepare, parts, settings)
-    dated = settings.cache_dated_templates
-    neighbours = neighbours_by(context, opened, prepared.rules, dated_templates=dated)
+    neighbours = neighbours_by(context, opened, prepared.rules, settings)
     service = service_of(neighbours, report_each=context.log.requests, before=in_service.current)
     handler = handler_of(parts, settings, service.exchanges)
+    use_recordings(opened.recorder, prepared.recordings, context.log)
     opened.probes.use(secret(settings.upstream_authorization))
     if prepared.authorities is not None:
         opened.upstream.use_tls(prepared.authorities)
@@ -113,4 +116,5 @@ def _prepare(parts: Parts, settings: Settings) -> _Prepared:
         rules=rules_from(settings, loopback=loopback, instance=instance),
         certificate=tls_of(settings),
         authorities=authorities,
+        recordings=opened_recordings(settings),
     )

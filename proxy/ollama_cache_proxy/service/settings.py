@@ -192,6 +192,14 @@ class Settings(BaseSettings):
         default=False,
         description="Store fingerprints of a request's fields with its entry, so that explain can name what differs.",
     )
+    record_requests: str | None = Field(
+        None,
+        description="Folder to which requests that may be cached are written, prompts included, for warm; those with"
+        " credentials are not. Nobody else may be able to enter it.",
+    )
+    record_requests_bytes: Annotated[int, Field(ge=_MIB, le=1 << 40)] = Field(
+        64 * _MIB, description="Size limit of that folder; beyond it the oldest requests go."
+    )
     audit: str = Field(
         "off",
         description="Ask Ollama again for some of the hits, while it is idle, and compare: 1% of them, 100%, or 4 a"

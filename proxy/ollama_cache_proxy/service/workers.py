@@ -20,6 +20,7 @@ from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.channel import Channel
 from ollama_cache_proxy.service.context import new_instance
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
+from ollama_cache_proxy.service.recordings import opened_recordings
 from ollama_cache_proxy.service.sealing import seal_key
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
@@ -91,6 +92,9 @@ async def _reload(supervisor: Supervisor, settings: Settings) -> None:
 def _check_files(settings: Settings) -> None:
     tls_of(settings)
     tls_from_file("upstream_ca", settings.upstream_ca, for_servers)
+    recordings = opened_recordings(settings)
+    if recordings is not None:
+        recordings.close()
 
 
 async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:
