@@ -162,12 +162,19 @@ async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) 
 def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:
     """Return a hot tier in front of Redis, which sends it invalidations."""
     tiered = TieredStore(hot, entries, tasks=tasks)
+
+    def changed(names: list[bytes] | None) -> None:
+        keys = changed_keys(names)
+        if keys is None:
+            entries.doubt()
+        tiered.invalidate(keys)
+
     watch = RedisWatch(
         client.connection,
         commands=entries.commands,
         prefixes=WATCHED,
         resume=tiered.resume,
-        changed=lambda names: tiered.invalidate(changed_keys(names)),
+        changed=changed,
         suspend=tiered.suspend,
     )
     watch.begin(tasks)

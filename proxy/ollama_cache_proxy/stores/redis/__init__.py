@@ -17,6 +17,8 @@
     invalidation.py    messages of changes in Redis, for the hot tier
     private_server.py  a server of our own
     kept_folder.py     where it keeps its entries
+    deletions.py       how deletions in it survive whatever ends it
+    scrubber.py        how what was deleted leaves its files
 
 Only key_layout knows names, only redis_client opens connections for entries, and no failure passes the guard: a store
 over several servers differs in these three, and in the commands with more than one key.

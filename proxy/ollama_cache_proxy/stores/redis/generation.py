@@ -32,6 +32,11 @@ _TRIES: Final = 3
 """Attempts to read entries under the current generation."""
 
 
+def new_token() -> str:
+    """Return a token that no generation had before."""
+    return secrets.token_hex(_BYTES)
+
+
 class Generation:
     """Reads entries of the current generation, and begins new ones. `seen` is the one that was read last."""
 
@@ -42,7 +47,7 @@ class Generation:
         self._guard = guard
         self._commands = commands
         self._renewing = asyncio.Lock()
-        self.seen = secrets.token_hex(_BYTES)  # equals no token in the store, not even an empty one
+        self.seen = new_token()  # equals no token in the store, not even an empty one
 
     async def lookup(
         self, keys: Sequence[str], within: float | None = None, *, lane: RedisLane | None = None, longest: float = 0.0
@@ -75,7 +80,7 @@ class Generation:
         Without a generation no entry is found, and the next lookup that may write begins one. To end one needs no
         memory, so a full server does it.
         """
-        fresh = secrets.token_hex(_BYTES)
+        fresh = new_token()
         try:
             old = await self._commands.run(
                 ("GETSET", lambda: self._pool.execute_command("GETSET", GENERATION, fresh)),
@@ -180,7 +185,7 @@ class Generation:
                 if current is not None and _TOKEN.fullmatch(current) is not None:
                     return current
                 await self._remove()
-            fresh = secrets.token_hex(_BYTES)
+            fresh = new_token()
             try:
                 begun = await lane.ask("SET", GENERATION, fresh, "NX", within=until - loop.time())
             except ResponseError as error:

@@ -3,6 +3,8 @@
     ocp:1:generation              the current generation: a random token, 32 hexadecimal digits
     ocp:1:e:⟨generation⟩:⟨key⟩    an entry
     ocp:1:⟨name⟩                  a value that is no entry, or a hash of totals
+    ocp:1:deletions               in a store that is kept: how many deletions there were
+    ocp:1:start                   the same: a random token for each start of its server
 
 The generation is part of an entry's name: a lookup finds nothing of an old one, and counting reads no values.
 """
@@ -15,6 +17,8 @@ from typing import Final
 _PREFIX: Final = "ocp:1:"
 _ENTRIES: Final = _PREFIX + "e:"
 GENERATION: Final = _PREFIX + "generation"
+DELETIONS: Final = _PREFIX + "deletions"
+START: Final = _PREFIX + "start"
 PROBED: Final = (GENERATION, _PREFIX + "probe")
 """Two names in different slots of a cluster, for a lookup that finds out whether there can be any."""
 WATCHED: Final = (_ENTRIES, GENERATION)

@@ -18,7 +18,7 @@ from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
-from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generation
+from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generation, new_token
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
@@ -67,6 +67,10 @@ class RedisEntries:
     def writable(self) -> bool:
         """See store_ports.EntryStore."""
         return self._guard.writable
+
+    def doubt(self) -> None:
+        """Take the generation that was read last for an old one, since another process has begun one."""
+        self._generation.seen = new_token()
 
     def held(self, key: str) -> None:
         """See store_ports.EntryStore. Always None: Redis has to be asked."""

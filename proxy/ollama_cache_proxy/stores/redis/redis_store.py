@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.commands import Commands
+from ollama_cache_proxy.stores.redis.deletions import Deletions, KeptEntries
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.generation import Generation
 from ollama_cache_proxy.stores.redis.guard import LONGEST_WAIT, Guard
+from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder
 from ollama_cache_proxy.stores.redis.prober import Prober
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
@@ -22,7 +26,7 @@ class RedisStore:
     """One server as a store: its `entries`, `values` and `gauges`.
 
     `name` is the server's in log and health, without its password. `longest` is how many seconds a request waits for
-    a lookup at most. `codec` makes bytes of entries.
+    a lookup at most. `codec` makes bytes of entries. `folder` is where a private server keeps it, None for any other.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root names each once
@@ -35,13 +39,15 @@ class RedisStore:
         tasks: Tasks,
         codec: Codec,
         longest: float = LONGEST_WAIT,
+        folder: KeptFolder | None = None,
     ) -> None:
         guard = Guard(name=name, clock=clock, observe=observe, longest=longest)
         commands = Commands(clock=clock, observe=observe)
         generation = Generation(client, guard, commands)
         scan = Scan(client, generation, commands, codec)
         count = EntryCount(guard, generation, scan, clock=clock, tasks=tasks)
-        self.entries = RedisEntries(
+        entries = RedisEntries if folder is None else partial(KeptEntries, deletions=Deletions(client.pool, folder))
+        self.entries: RedisEntries = entries(
             client,
             guard,
             generation,
