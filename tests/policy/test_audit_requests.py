@@ -27,7 +27,7 @@ MESSAGES = [{"role": "user", "content": "why"}]
 
 
 def candidate(path: str, body: dict[str, Any]) -> Candidate:
-    found = by_body(find("POST", path)[0], json.dumps(body).encode(), policy=Policy.ALWAYS, streams=True)
+    found = by_body(find("POST", path)[0], json.dumps(body).encode(), policy_of=lambda _: Policy.ALWAYS, streams=True)
     assert isinstance(found, Candidate)
     return found
 

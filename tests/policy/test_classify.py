@@ -38,7 +38,7 @@ def row(path: str, method: str = "POST"):
 
 
 def by_text(path: str, text: bytes, *, policy: Policy | None = Policy.ALWAYS, streams: bool = False):
-    return by_body(row(path), text, policy=policy, streams=streams)
+    return by_body(row(path), text, policy_of=lambda _: policy, streams=streams)
 
 
 def classified(path: str, changes: dict | None = None, *, without: tuple[str, ...] = (), **settings):
@@ -821,7 +821,7 @@ UPLOADED = (content_type(),)
 
 
 def uploaded(sent: bytes, *, policy: Policy = Policy.ALWAYS, fields=UPLOADED):
-    return by_body(TRANSCRIPTIONS, sent, policy=policy, streams=True, fields=fields)
+    return by_body(TRANSCRIPTIONS, sent, policy_of=lambda _: policy, streams=True, fields=fields)
 
 
 @pytest.mark.parametrize("policy", [Policy.ALWAYS, Policy.DETERMINISTIC], ids=str)
@@ -874,7 +874,7 @@ def test_an_upload_is_divided_as_its_content_type_says():
 def test_a_body_is_classified_in_steps_as_it_is_at_once(path):
     for changes in ({}, {"model": ""}, {"stream": 1}, {"tools": [{"type": "web_search"}]}, {"MODEL": "a"}):
         large = json.dumps({**PLAIN[path], **changes, "x": ["a" * 1000] * 1000}).encode()
-        how = {"policy": Policy.ALWAYS, "streams": True}
+        how = {"policy_of": lambda _: Policy.ALWAYS, "streams": True}
         assert finish(by_large_body(row(path), large, reserve=lambda _: True, **how)) == by_body(
             row(path), large, **how
         )

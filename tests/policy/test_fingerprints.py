@@ -20,7 +20,7 @@ GENERATE = {"model": "tiny", "prompt": "canary", "stream": False, "options": {"s
 
 def candidate(body, path="/api/generate") -> Candidate:
     endpoint, _ = endpoints.find("POST", path)
-    found = by_body(endpoint, orjson.dumps(body), policy=Policy.ALWAYS, streams=True)
+    found = by_body(endpoint, orjson.dumps(body), policy_of=lambda _: Policy.ALWAYS, streams=True)
     assert isinstance(found, Candidate)
     return found
 

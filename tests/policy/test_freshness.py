@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_cache_proxy.policy.freshness import LONGEST, Freshness, freshness, http_date, response_directives
+from ollama_cache_proxy.policy.lifetimes import Lifetime
 
 NOW = 1_000_000_000.0
 """Sun, 09 Sep 2001 01:46:40 GMT."""
@@ -23,7 +24,7 @@ def expires(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def found(*fields: tuple[bytes, bytes], limit: int = LIMIT) -> Freshness:
-    return freshness(fields, limit=limit, delay=DELAY, now=NOW)
+    return freshness(fields, limit=Lifetime(seconds=limit), delay=DELAY, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_what_is_left_of_a_lifetime_is_less_by_the_age():
     assert found(*cc(b"max-age=60"), (b"Age", b"58")).ttl == 0
     assert found((b"Age", b"50"), limit=60).ttl == 8
     assert found(limit=0).ttl == 0
-    assert freshness(cc(b"max-age=60"), limit=LIMIT, delay=-1.0, now=NOW).age == 0.0
+    assert freshness(cc(b"max-age=60"), limit=Lifetime(seconds=LIMIT), delay=-1.0, now=NOW).age == 0.0
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ LINES = st.lists(
 
 @given(fields=LINES, limit=st.integers(0, 10_000), delay=st.floats(0, 1e6))
 def test_nothing_that_a_response_tells_makes_it_fresh_for_longer_than_is_allowed_here(fields, limit, delay):
-    fresh = freshness(fields, limit=limit, delay=delay, now=NOW)
+    fresh = freshness(fields, limit=Lifetime(seconds=limit), delay=delay, now=NOW)
     assert 0 <= fresh.ttl <= fresh.lifetime <= limit
     assert fresh.age >= 0
 
@@ -213,3 +214,25 @@ def test_any_other_date_is_invalid(value):
 )
 def test_a_long_time_counts_as_it_is_up_to_two_to_the_31(seconds: bytes, lifetime: int) -> None:
     assert found(*cc(b"max-age=" + seconds), limit=2**40).lifetime == lifetime
+
+
+IDLE = Lifetime(seconds=1000, idle=100)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param((), Freshness(lifetime=1000, idle=100), id="as allowed"),
+        pytest.param(cc(b"max-age=500"), Freshness(lifetime=500, age=DELAY, idle=100), id="no longer than it says"),
+        pytest.param(cc(b"max-age=100"), Freshness(lifetime=100, age=DELAY), id="it would end no sooner without hits"),
+        pytest.param(cc(b"max-age=5"), Freshness(lifetime=5, age=DELAY), id="a short one"),
+    ],
+)
+def test_hits_never_make_a_response_fresh_for_longer_than_it_says(fields, expected):
+    assert freshness(fields, limit=IDLE, delay=DELAY, now=NOW) == expected
+
+
+def test_without_a_hit_an_idle_response_is_fresh_for_its_idle_time():
+    assert Freshness(lifetime=1000, idle=100).ttl == 100
+    assert Freshness(lifetime=1000, age=950.0, idle=100).ttl == 50
+    assert Freshness(lifetime=1000, age=1000.0, idle=100).ttl == 0

@@ -23,7 +23,7 @@ SCHEMA_BA = '{"type":"object","properties":{"b":{"type":"string"},"a":{"type":"s
 
 
 def classified(path: str, body: str) -> Candidate | Bypass:
-    return by_body(find("POST", path)[0], body.encode(), policy=Policy.ALWAYS, streams=True)
+    return by_body(find("POST", path)[0], body.encode(), policy_of=lambda _: Policy.ALWAYS, streams=True)
 
 
 def candidate(path: str, body: str) -> Candidate:
@@ -537,9 +537,9 @@ def test_authorization_and_origin_are_not_taken_for_each_other():
 @pytest.mark.parametrize("name", CREDENTIAL_FIELDS, ids=bytes.decode)
 def test_credentials_are_in_the_key_of_every_endpoint(row, name):
     if row.multipart:
-        read = by_body(row, upload(), policy=Policy.ALWAYS, streams=True, fields=(content_type(),))
+        read = by_body(row, upload(), policy_of=lambda _: Policy.ALWAYS, streams=True, fields=(content_type(),))
     else:
-        read = by_body(row, json.dumps(PLAIN[row.operation]).encode(), policy=Policy.ALWAYS, streams=True)
+        read = by_body(row, json.dumps(PLAIN[row.operation]).encode(), policy_of=lambda _: Policy.ALWAYS, streams=True)
     assert (
         len(
             {
@@ -717,7 +717,7 @@ TRANSCRIPTIONS = find("POST", "/v1/audio/transcriptions")[0]
 
 def upload_key(sent: bytes, boundary: str | None = None) -> str:
     line = content_type() if boundary is None else content_type(boundary)
-    read = by_body(TRANSCRIPTIONS, sent, policy=Policy.ALWAYS, streams=True, fields=(line,))
+    read = by_body(TRANSCRIPTIONS, sent, policy_of=lambda _: Policy.ALWAYS, streams=True, fields=(line,))
     assert isinstance(read, Candidate), read
     return cache_key(read, Scope(**SCOPE), (line,))
 
@@ -765,7 +765,9 @@ def test_a_key_that_is_made_in_steps_is_the_same(row, part, monkeypatch):
         {"x": texts[3] * 5, "y": ["a", 1], "z": [], "options": {"seed": 1, "a": None}},
         {row.prompt: texts},
     ):
-        found = by_body(row, json.dumps({**PLAIN[row.operation], **more}).encode(), policy=Policy.ALWAYS, streams=True)
+        found = by_body(
+            row, json.dumps({**PLAIN[row.operation], **more}).encode(), policy_of=lambda _: Policy.ALWAYS, streams=True
+        )
         if isinstance(found, Candidate):
             assert finish(cache_key_in_steps(found, Scope(**SCOPE), ())) == cache_key(found, Scope(**SCOPE), ())
 

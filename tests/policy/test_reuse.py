@@ -14,6 +14,8 @@ from ollama_cache_proxy.policy.reuse import (
     lasting,
     read_directives,
     reuse,
+    ttl,
+    ttl_at,
     without_no_cache,
 )
 from ollama_cache_proxy.policy.status import FwdReason
@@ -192,3 +194,36 @@ def test_a_no_cache_that_is_not_meant_leaves_every_other_directive():
 )
 def test_a_hit_stays_one_where_no_directive_speaks_of_its_age(directives, stays):
     assert lasting(directives) is stays
+
+
+# Entries that hits renew: what the store has is within its idle time.
+
+
+@pytest.mark.parametrize(
+    ("now", "wishes", "expected"),
+    [
+        pytest.param(1000.0, NO_DIRECTIVES, (0, 20), id="new"),
+        pytest.param(1050.0, NO_DIRECTIVES, (50, 20), id="its age counts from storing"),
+        pytest.param(1090.0, NO_DIRECTIVES, (90, 10), id="no longer than its lifetime"),
+        pytest.param(1100.0, NO_DIRECTIVES, FwdReason.STALE, id="its lifetime is over"),
+        pytest.param(1050.0, Directives(max_age=50), (50, 20), id="max-age"),
+        pytest.param(1051.0, Directives(max_age=50), FwdReason.REQUEST, id="older than max-age"),
+        pytest.param(1050.0, Directives(min_fresh=20), (50, 20), id="min-fresh"),
+        pytest.param(1050.0, Directives(min_fresh=21), FwdReason.REQUEST, id="min-fresh beyond its idle time"),
+        pytest.param(1085.0, Directives(min_fresh=16), FwdReason.REQUEST, id="min-fresh beyond its lifetime"),
+        pytest.param(1050.0, Directives(no_cache=True), FwdReason.REQUEST, id="no-cache"),
+    ],
+)
+def test_directives_hold_for_an_idle_entry(now, wishes, expected):
+    idle = replace(ENTRY, stored_at=1000.0, lifetime=100, idle=20)
+    found = reuse(idle, wishes, now)
+    if isinstance(expected, FwdReason):
+        assert found == Forward(reason=expected)
+    else:
+        assert found == Hit(entry=idle, age=expected[0], ttl=expected[1])
+
+
+@pytest.mark.parametrize(("idle", "expected"), [(None, 60), (20, 20), (80, 60)])
+def test_how_long_an_entry_is_fresh_is_the_shorter_of_its_times(idle, expected):
+    entry = replace(ENTRY, stored_at=1000.0, lifetime=100, idle=idle)
+    assert ttl(entry, 1040.5) == ttl_at(entry, 40) == expected

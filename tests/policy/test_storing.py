@@ -677,7 +677,9 @@ def asked(name: str) -> Candidate | None:
     endpoint, exact = find(request["method"], request["path"])
     if endpoint.policy is None or endpoint.path in (EMBED, EMBEDDINGS, V1) or not exact:
         return None
-    outcome = by_body(endpoint, (request["body"] or "").encode("latin-1"), policy=Policy.ALWAYS, streams=True)
+    outcome = by_body(
+        endpoint, (request["body"] or "").encode("latin-1"), policy_of=lambda _: Policy.ALWAYS, streams=True
+    )
     return outcome if isinstance(outcome, Candidate) else None
 
 

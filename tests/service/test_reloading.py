@@ -23,9 +23,18 @@ def settings(**given: Any) -> Settings:
 BY_RELOAD = {
     *("allowed_hosts", "path_prefix", "upstream_authorization", "upstream_authorization_file", "admin_token"),
     *("tls_cert", "tls_key", "upstream_ca", "credential_fields", "placeholder_credentials", "epoch"),
-    *("ttl_completion", "ttl_embedding", "max_ttl", "max_request_bytes", "max_entry_bytes", "max_list_bytes"),
+    *(
+        "ttl_completion",
+        "ttl_embedding",
+        "max_ttl",
+        "lifetime",
+        "max_lifetime",
+        "max_request_bytes",
+        "max_entry_bytes",
+        "max_list_bytes",
+    ),
+    *("models", "categories", "max_misses", "linger", "head_timeout", "body_timeout", "keep_alive", "estimated_counts"),
     *("record_requests", "record_requests_bytes"),
-    *("max_misses", "linger", "head_timeout", "body_timeout", "keep_alive", "estimated_counts"),
     *(
         "cache_dated_templates",
         "cache_streams",

@@ -7,8 +7,9 @@ import pytest
 from ollama_cache_proxy.policy.callers import Callers, callers
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES, credential_rules
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS, OTHER, REUSABLE, Policy
+from ollama_cache_proxy.policy.lifetimes import LifetimeKind
 from ollama_cache_proxy.policy.replay_pace import Pace
-from ollama_cache_proxy.policy.rules import Rules
+from ollama_cache_proxy.policy.rules import Rules, Terms
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.settings import load, setting_of
 
@@ -48,6 +49,8 @@ def test_the_policy_that_is_set_for_an_endpoint_holds(endpoint, policy):
         ("ttl_completion", 11),
         ("ttl_embedding", 12),
         ("max_ttl", 13),
+        ("lifetime", LifetimeKind.IDLE),
+        ("max_lifetime", 16),
         ("max_request_bytes", 2001),
         ("max_entry_bytes", 2002),
         ("max_list_bytes", 2003),
@@ -62,6 +65,17 @@ def test_rules_have_the_values_of_the_settings(name, value):
     changed, usual = rules(**{name: value}), rules()
     assert getattr(changed, name) == value
     assert {field for field in Rules.__dataclass_fields__ if getattr(changed, field) != getattr(usual, field)} == {name}
+
+
+def test_tables_are_by_the_full_names_of_models_and_by_categories():
+    found = rules(
+        models={"All-MiniLM": {"ttl": "1h"}, "a/b:c": {"cache": "off"}}, categories={"x": {"lifetime": "idle"}}
+    )
+    assert found.models == {
+        "registry.ollama.ai/library/all-minilm:latest": Terms(ttl=3600),
+        "registry.ollama.ai/a/b:c": Terms(policy=Policy.OFF),
+    }
+    assert found.categories == {"x": Terms(kind=LifetimeKind.IDLE)}
 
 
 def test_what_counts_as_a_credential_is_as_set():

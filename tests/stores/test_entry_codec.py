@@ -38,6 +38,7 @@ wholes = st.builds(
     fingerprints=fingerprints,
     scope=texts,
     imported=st.booleans(),
+    idle=st.none() | st.integers(min_value=1, max_value=2**40),
 )
 
 
@@ -147,6 +148,12 @@ FIELDS = b'"fields":[["Content-Type","application/json"],["Vary","Origin"]],'
             b'{"response":"hello","done":true}',
             id="out of a pack",
         ),
+        pytest.param(
+            replace(FULL_ENTRY, idle=60),
+            b"OCP1[\x011\xfa" + b"\xab" * 32 + b'\0\0\x01+{"status":200,"reason":"OK",'
+            + FIELDS + ABOUT_FULL + b'"output_tokens":null,"idle":60}{"response":"hello","done":true}',
+            id="renewed by hits",
+        ),
     ],
 )  # fmt: skip
 def test_the_bytes_are_those_of_stores_that_are_in_use(entry, value):
@@ -155,13 +162,21 @@ def test_the_bytes_are_those_of_stores_that_are_in_use(entry, value):
 
 
 def test_all_of_an_entry_s_metadata_is_stored_and_checked_by_its_annotated_types():
-    full = replace(FULL_ENTRY, body=b"", fingerprints={"prompt": "00ff"}, scope="a.b.c..", imported=True)
+    full = replace(FULL_ENTRY, body=b"", fingerprints={"prompt": "00ff"}, scope="a.b.c..", imported=True, idle=60)
     stored = orjson.loads(encode(KEY, full)[44:])
     members = {field.name for field in fields(EntryMetadata)} - {"fingerprints"} | {"marks"}
     assert set(stored) == members | {"reason", "fields"}
     for name in stored.keys() - {"reason", "fields"}:
         value = sealed(orjson.dumps(stored | {name: [1]}))
         assert decode_description(KEY, value, len(value)) is None, name
+
+
+@pytest.mark.parametrize("idle", [0, -1, True, 1.5, "60", None])
+def test_an_idle_time_that_is_none_is_not_served(idle):
+    stored = orjson.loads(encode(KEY, replace(FULL_ENTRY, body=b"", idle=60))[44:])
+    value = sealed(orjson.dumps(stored | {"idle": idle}))
+    assert decode(KEY, value) is None
+    assert decode_description(KEY, value, len(value)) is None
 
 
 def test_a_change_of_any_single_bit_is_seen():

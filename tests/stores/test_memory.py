@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from ollama_cache_proxy.core.store_ports import KeyCount
+from ollama_cache_proxy.policy.lifetimes import FOREVER, renewals_of
 from ollama_cache_proxy.policy.messages import StoredResponse, packed
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from tests.support.clocks import Clock
@@ -328,3 +329,79 @@ class Namespace(str):
     """A text of which it is told when it is freed."""
 
     __slots__ = ("__weakref__",)
+
+
+# idle entries
+
+
+def idle(stored_at: float = 1000.0) -> StoredResponse:
+    return replace(entry(stored_at=stored_at), idle=20)
+
+
+@pytest.mark.parametrize(("after", "there"), [(19.9, "a"), (20, ""), (50, "")])
+async def test_an_idle_entry_is_there_until_its_idle_time_is_over(clock, after, there):
+    store = room_for(2, clock)
+    await put(store, "a", idle())
+    clock.time += after
+    assert await keys(store, "a") == there
+    assert (await store.page("", 10)).entries == () or there
+    assert (await store.count()).keys == len(there)
+
+
+async def test_a_renewed_entry_stays_for_its_idle_time_and_never_beyond_its_lifetime(clock):
+    store = room_for(2, clock)
+    await put(store, "a", idle())
+    for _ in range(6):
+        clock.time += 16
+        store.renew(renewals_of([("a", idle())]))
+        assert await keys(store, "a") == "a"
+    clock.time = 1099.9
+    assert await keys(store, "a") == "a"
+    clock.time = 1100.0
+    assert await keys(store, "a") == ""
+
+
+async def test_to_look_at_an_idle_entry_renews_nothing(clock):
+    store = room_for(2, clock)
+    await put(store, "a", idle())
+    for _ in range(2):
+        clock.time += 9
+        assert await keys(store, "a") == "a"
+        assert len((await store.page("", 10)).entries) == 1
+    clock.time += 2
+    assert await keys(store, "a") == ""
+
+
+async def test_nothing_but_the_entry_that_was_served_is_renewed(clock):
+    store, served = room_for(4, clock), renewals_of([("a", idle()), ("b", idle()), ("gone", idle())])
+    await put(store, "a", idle(stored_at=1001.0))
+    await put(store, "b", entry(lifetime=30))
+    clock.time += 15
+    store.renew(served)
+    assert await keys(store, ["gone"]) == ""
+    clock.time += 5
+    assert await keys(store, "ab") == "b", "a was stored anew since"
+    clock.time += 10
+    assert await keys(store, "ab") == "", "b has a fixed lifetime"
+
+
+async def test_a_clear_forgets_idle_times_and_counts_what_was_there(clock):
+    store = room_for(4, clock)
+    await put(store, "a", idle())
+    clock.time += 10
+    await put(store, "b", idle())
+    clock.time += 10
+    assert await store.clear() == 1
+    await put(store, "a", entry(stored_at=clock.time))
+    clock.time += 50
+    assert await keys(store, "a") == "a"
+
+
+async def test_what_lives_until_it_is_evicted_goes_when_its_room_is_needed(clock):
+    store = room_for(2, clock)
+    await put(store, "a", entry(lifetime=FOREVER))
+    clock.time += 10 * 365 * 86_400
+    assert await keys(store, "a") == "a"
+    await put(store, "b", entry(stored_at=clock.time))
+    await put(store, "c", entry(stored_at=clock.time))
+    assert await keys(store, "abc") == "bc"

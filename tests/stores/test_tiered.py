@@ -11,6 +11,7 @@ import pytest
 
 from ollama_cache_proxy.core.store_ports import Lookup, Lookups
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.lifetimes import renewals_of
 from ollama_cache_proxy.stores import tiered as module
 from ollama_cache_proxy.stores.memory import MemoryStore
 from ollama_cache_proxy.stores.tiered import TieredStore
@@ -102,6 +103,17 @@ async def test_the_store_is_told_what_is_used(monkeypatch: pytest.MonkeyPatch, t
     tiered.suspend()
     await asyncio.sleep(0.05)
     assert back.touched == [ONE, TWO]
+
+
+async def test_what_is_served_is_renewed_in_the_store_alone(tiered: TieredStore, back: Back) -> None:
+    idle = replace(FULL_ENTRY, idle=20, stored_at=1000.0)
+    back.add(ONE, idle)
+    clock: Any = back._clock
+    await tiered.get(ONE)
+    clock.time += 15
+    tiered.renew(renewals_of([(ONE, idle)]))
+    clock.time += 15
+    assert back.held(ONE) is idle
 
 
 async def test_while_suspended_it_holds_nothing(tiered: TieredStore, back: Back) -> None:

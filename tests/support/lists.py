@@ -26,7 +26,7 @@ WHOLE = ("embed_string", "embed_list", "embed_list_one", "embed_dimensions", "v1
 
 def candidate(path: str, body: str | bytes) -> Candidate:
     raw = body.encode() if isinstance(body, str) else body
-    outcome = by_body(find("POST", path)[0], raw, policy=Policy.ALWAYS, streams=False)
+    outcome = by_body(find("POST", path)[0], raw, policy_of=lambda _: Policy.ALWAYS, streams=False)
     assert isinstance(outcome, Candidate), outcome
     return outcome
 

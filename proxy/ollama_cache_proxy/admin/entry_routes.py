@@ -14,8 +14,9 @@ import orjson
 from ollama_cache_proxy.admin.own_route import Route
 from ollama_cache_proxy.core.ports import Clock, Siblings, Topic
 from ollama_cache_proxy.core.store_ports import UNCOUNTED, EntryStore, Lookup, StoreState, Uncounted
-from ollama_cache_proxy.policy import model_names, purge
+from ollama_cache_proxy.policy import model_names, purge, reuse
 from ollama_cache_proxy.policy.fields import with_host
+from ollama_cache_proxy.policy.lifetimes import kind_of
 from ollama_cache_proxy.policy.messages import Description, Fields, Request, StoredResponse, described, first
 from ollama_cache_proxy.policy.purge import Filter, Purges
 from ollama_cache_proxy.policy.replies import Reply, error, json
@@ -166,8 +167,10 @@ class CacheRoutes:
     def _as_json(self, entry: Description) -> dict[str, Any]:
         """Return an entry as JSON values: times are seconds, `storedAt` is Unix time, `size` the bytes of its body."""
         shown = {name: getattr(entry, name) for name in _SHOWN} | {"model": model_names.short(entry.model)}
-        age = max(0, int(self._clock.now() - entry.stored_at))
-        return {_camel(name): value for name, value in shown.items()} | {"age": age, "ttl": entry.lifetime - age}
+        now = self._clock.now()
+        kind = {"lifetimeKind": kind_of(entry.lifetime, entry.idle).value}
+        left = {"age": reuse.age(entry, now), "ttl": reuse.ttl(entry, now)}
+        return {_camel(name): value for name, value in shown.items()} | kind | left
 
 
 _SHOWN: Final = tuple(field.name for field in fields(Description) if field.name not in {"fingerprints", "scope"})

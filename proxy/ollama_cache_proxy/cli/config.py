@@ -18,6 +18,7 @@ from ollama_cache_proxy.service.settings import (
     public_url,
     sources,
 )
+from ollama_cache_proxy.service.tables import shown
 
 
 def add(commands: Any) -> None:
@@ -71,12 +72,20 @@ def effective(settings: Settings, origins: dict[str, str]) -> dict[str, tuple[An
 
 
 def _public(value: object) -> object:
+    if isinstance(value, dict):
+        return shown(value)
     return "(hidden)" if isinstance(value, SecretStr) else value
 
 
+def _members(table: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in table.items())
+
+
 def _text(value: object) -> str:
-    if value in (None, "", ()):
+    if value in (None, "", (), {}):
         return "–"
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_members(table)}" for name, table in value.items())
     if isinstance(value, tuple):
         return ", ".join(text or '""' for text in value)
     if isinstance(value, bool):

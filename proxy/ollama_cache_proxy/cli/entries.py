@@ -103,7 +103,7 @@ def _show(found: dict[str, Any]) -> None:
             entry["category"],
             size(entry["size"]),
             duration(entry["age"]),
-            duration(max(0, entry["ttl"])),
+            duration(max(0, entry["ttl"])) if entry.get("lifetimeKind") != "until-evicted" else "evicted",
         )
         for entry in found["entries"]
     ]

@@ -126,7 +126,7 @@ def described(request: dict[str, Any], explanation: dict[str, Any]) -> list[tupl
     if "items" in explanation:
         about.append(("Texts", f"{explanation['items']['known']} of {explanation['items']['of']} are stored"))
     if explanation.get("result") == "hit":
-        return [(title, f"a hit, {explanation['age']} s old, fresh for {explanation['ttl']} s more"), *about]
+        return [(title, f"a hit, {explanation['age']} s old, {_left(explanation)}"), *about]
     unavailable = explanation.get("detail") == "store-unavailable"
     if unavailable:
         about.append(("Note", "the store does not answer: run `ollama-cache-proxy doctor`"))
@@ -136,6 +136,13 @@ def described(request: dict[str, Any], explanation: dict[str, Any]) -> list[tupl
         *about,
         _nearest(explanation),
     ]
+
+
+def _left(explanation: dict[str, Any]) -> str:
+    kind = explanation.get("lifetime")  # a proxy of before does not say it
+    if kind == "until-evicted":
+        return "fresh until the store needs its room"
+    return f"fresh for {explanation['ttl']} s more" + (", which each hit renews" if kind == "idle" else "")
 
 
 def _nearest(explanation: dict[str, Any]) -> tuple[str, str]:

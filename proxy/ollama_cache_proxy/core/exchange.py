@@ -9,7 +9,7 @@ Each step returns an `Outcome`; each exchange ends in one `Exchange`, which metr
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Final, assert_never
 
@@ -26,6 +26,7 @@ from ollama_cache_proxy.policy import endpoints, fields
 from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.labels import Labels
+from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.recordable import recordable
 from ollama_cache_proxy.policy.reuse import Forward, Hit, Refuse
@@ -50,6 +51,7 @@ class Exchanges:
         self._observe = neighbours.observe
         self._audit = neighbours.audit
         self._recorder = neighbours.recorder
+        self._store = neighbours.store
         self.categories: Labels = Labels(_MAX_CATEGORIES) if before is None else before.categories
         self._intake = Intake(neighbours, categories=self.categories)
         self._delivery = Delivery(neighbours)
@@ -128,18 +130,26 @@ class Exchanges:
                 return await self._relay.pass_on(visit, arrival, body, full, repeatable=True)
             case Hit() as hit:
                 outcome = await self._delivery.hit(visit, question, hit)
+                self._renew(question.renewals(hit))
                 if self._audit is not None:
                     self._audit.hit(question, hit)
                 return outcome
             case Forward(reason=reason):
                 outcome = await self._collapsing.forward(visit, question, reason)
-                if self._audit is not None and outcome.cache.known:
-                    self._audit.items(question)
+                if outcome.cache.known:
+                    self._renew(question.renewals(None))
+                    if self._audit is not None:
+                        self._audit.items(question)
                 return outcome
             case Refuse():
                 return await self._refuse_to_ask(visit)
             case never:
                 assert_never(never)
+
+    def _renew(self, renewals: Mapping[str, Renewal]) -> None:
+        """Have the store renew what was served."""
+        if renewals:
+            self._store.renew(renewals)
 
     def _pass_on(
         self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass

@@ -16,6 +16,7 @@ from ollama_cache_proxy.policy import embeddings, model_names
 from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.fingerprints import differing
+from ollama_cache_proxy.policy.lifetimes import kind_of
 from ollama_cache_proxy.policy.messages import Description, Request
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Forward, Hit
@@ -67,6 +68,8 @@ class Explainer:
             return about | {"candidate": False, "detail": found.detail.value}
         question = found.question
         about |= {"candidate": True, "model": model_names.short(question.identity.model), "key": question.key}
+        about["policy"] = question.policy.value if question.policy else None
+        about["lifetime"] = kind_of(question.lifetime.seconds, question.lifetime.idle).value
         if question.listing is not None:
             whole = isinstance(found.reuse, Hit)  # of all texts, also where the response was stored as a whole
             known = question.texts if whole else question.listing.known_texts
@@ -75,6 +78,7 @@ class Explainer:
             about["detail"] = Detail.STORE_UNAVAILABLE.value
         match found.reuse:
             case Hit() as hit:
+                about["lifetime"] = kind_of(hit.entry.lifetime, hit.entry.idle).value
                 return about | {"result": "hit", "age": hit.age, "ttl": hit.ttl}
             case Forward(reason=reason):
                 about |= {"result": "miss", "fwd": reason.value}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, TypeAlias
@@ -18,8 +19,9 @@ from typing import Final, TypeAlias
 from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy.fields import hit_fields
+from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, rendered
-from ollama_cache_proxy.policy.reuse import Hit, lasting
+from ollama_cache_proxy.policy.reuse import Hit, lasting, ttl, ttl_at
 from ollama_cache_proxy.policy.status import CacheStatus
 
 CAPACITY: Final = 12 * 1024 * 1024
@@ -50,6 +52,8 @@ class _Note:
     """The fact that was reported for the hit."""
     name: bytes
     """What it is noted under."""
+    renewals: Mapping[str, Renewal]
+    """What it takes to renew the entry, if a hit does."""
     audited: bool
     """Whether hits of this request are drawn for the audit."""
     limit: int = _MAX_UNREPORTED
@@ -101,6 +105,7 @@ class FastHits:
             edition=edition,
             exchange=exchange,
             name=name,
+            renewals=question.renewals(hit),
             audited=self._audit is not None and self._audit.audits(question.candidate),
         )
         if note.audited and not self._draw(note):
@@ -137,7 +142,7 @@ class FastHits:
             return None
         entry = lookup.entry
         still = note.edition == self._models.edition(self._clock.monotonic())
-        if entry is None or not still or entry.stored_at + entry.lifetime <= self._clock.now():
+        if entry is None or not still or ttl(entry, self._clock.now()) <= 0:
             self._drop(name)
             return None
         return self._answer(name, note, entry, begun)
@@ -150,6 +155,8 @@ class FastHits:
         age = max(0, int(self._clock.now() - entry.stored_at))
         if age != note.age:
             note.age, note.head = age, _head(entry, age, note.exchange.cache)
+        if note.renewals:
+            self._store.renew(note.renewals)
         self._count(note, entry, self._clock.monotonic() - begun)
         return note.head + entry.body
 
@@ -190,7 +197,7 @@ class FastHits:
         if self._report_each:
             if note.audited:
                 self._count_down(note)
-            cache = replace(note.exchange.cache, ttl=entry.lifetime - note.age)
+            cache = replace(note.exchange.cache, ttl=ttl_at(entry, note.age))
             self._observe(replace(note.exchange, cache=cache, seconds=seconds, first_byte=seconds))
             return
         if not note.seconds:
@@ -248,7 +255,7 @@ def _version(entry: StoredResponse) -> _Version:
 
 def _head(entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
     """Return the head of a hit, as the ordinary way writes it on a connection that stays open."""
-    fields = hit_fields(entry.fields, len(entry.body), age, replace(cache, ttl=entry.lifetime - age))
+    fields = hit_fields(entry.fields, len(entry.body), age, replace(cache, ttl=ttl_at(entry, age)))
     return rendered(ResponseHead(status=entry.status, reason=entry.reason, fields=fields))
 
 

@@ -186,8 +186,8 @@ class Fetcher:
 
     def freshness(self, question: Question, head: ResponseHead, seconds: float) -> Freshness:
         """Return the freshness of a response to this question that has just arrived, `seconds` after its request."""
-        limit = self._lifetime(question)
-        return freshness.freshness(head.fields, limit=limit, delay=seconds, now=self._clock.now())
+        limit, now = question.lifetime, self._clock.now()
+        return freshness.freshness(head.fields, limit=limit, delay=seconds, now=now)
 
     def _report_work(self, question: Question, head: ResponseHead, excerpt: Excerpt) -> None:
         """Report the work that Ollama did for this response."""
@@ -214,7 +214,7 @@ class Fetcher:
             return Detail.STORE_UNAVAILABLE
         if not question.identity.stability.unchanged():
             return Detail.MODEL_CHANGED
-        if self._lifetime(question) <= 0:
+        if question.lifetime.seconds <= 0:
             return Detail.NO_STORE
         if fresh.ttl <= 0:
             return Detail.EXPIRED
@@ -237,11 +237,6 @@ class Fetcher:
         directives = question.directives
         return any(purge.matches_any(keys, *about, directives.category, directives.namespace) for purge in purges)
 
-    def _lifetime(self, question: Question) -> int:
-        """Return for how many seconds at most a response to this question is fresh."""
-        ttl = question.directives.ttl
-        return self._rules.lifetime(question.candidate.endpoint) if ttl is None else ttl
-
     def entry(  # noqa: PLR0913 - all that is in an entry beside its question
         self,
         question: Question,
@@ -261,6 +256,7 @@ class Fetcher:
             body=body,
             stored_at=self._clock.now() - fresh.age,
             lifetime=fresh.lifetime,
+            idle=fresh.idle,
             took=took,
             operation=question.candidate.endpoint.operation,
             model=question.identity.model,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from ollama_cache_proxy.core.lookup import StoreLookup
@@ -76,8 +77,8 @@ class Intake:
     def arrival(self, request: Request) -> Arrival:
         """Read the head of a request."""
         endpoint, exact = endpoints.find(request.method, request.target)
-        policy = self._rules.policy(endpoint)
         directives = read_directives(request.fields, max_ttl=self._rules.max_ttl)
+        policy = self._rules.policy(endpoint, directives.category)
         forwarded = fields.forwarded_request(request.fields, self._rules.pseudonym)
         if self._rules.authorization:
             forwarded = with_authorization(self._rules.credentials, forwarded, self._rules.authorization)
@@ -91,7 +92,13 @@ class Intake:
                 fields=forwarded,
                 prefix=request.prefix,
             ),
-            bypass=classify.by_head(endpoint, request, directives, policy=policy, exact=exact),
+            bypass=classify.by_head(
+                endpoint,
+                request,
+                directives,
+                policy=None if policy is Policy.OFF and self._rules.model_may_open(directives.category) else policy,
+                exact=exact,
+            ),
         )
 
     def classified(
@@ -106,20 +113,21 @@ class Intake:
         if body is None:
             return Bypass(detail=Detail.BUFFERS_FULL if hold.refused else Detail.TOO_LARGE)
         endpoint = arrival.endpoint
+        policy_of = partial(self._rules.policy, endpoint, arrival.directives.category)
         if not endpoint.multipart:  # of a multipart body little is kept
             counts = outline.quick(body)
             if counts is None:
-                streams, policy = self._rules.streams, arrival.policy
+                streams = self._rules.streams
                 return self._turns.run(
-                    classify.by_large_body(endpoint, body, policy=policy, streams=streams, reserve=hold.grow)
+                    classify.by_large_body(endpoint, body, policy_of=policy_of, streams=streams, reserve=hold.grow)
                 )
             if not hold.grow(counts.weight):
                 return Bypass(detail=Detail.BUFFERS_FULL)
         fields, streams = arrival.request.fields, self._rules.streams
         if endpoint.multipart and len(body) > _LARGE_MULTIPART:
-            steps = classify.by_large_multipart(endpoint, body, policy=arrival.policy, streams=streams, fields=fields)
+            steps = classify.by_large_multipart(endpoint, body, policy_of=policy_of, streams=streams, fields=fields)
             return self._turns.run(steps)
-        return classify.by_body(endpoint, body, policy=arrival.policy, streams=streams, fields=fields)
+        return classify.by_body(endpoint, body, policy_of=policy_of, streams=streams, fields=fields)
 
     async def looked_up(
         self, arrival: Arrival, candidate: Candidate, body: bytes, on_question: Callable[[Question], object]
@@ -130,12 +138,12 @@ class Intake:
         prompt may hold the date.
         """
         begun = self._clock.monotonic()
-        directives = arrival.directives
+        directives, category = arrival.directives, arrival.directives.category
         if directives.no_cache and candidate.stream and self._ignores_no_cache(arrival):
             directives = without_no_cache(directives)
         if directives.category and self._categories is not None:  # bounded here, before it is stored
             directives = replace(directives, category=self._categories.of(directives.category))
-        question = await self._lookup.pose(candidate, arrival.request, body, directives)
+        question = await self._lookup.pose(candidate, arrival.request, body, directives, category)
         if question is None:
             spent = self._clock.monotonic() - begun
             return Bypass(detail=Detail.NO_DIGEST, model=candidate.model, spent=spent)

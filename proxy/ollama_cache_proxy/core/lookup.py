@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,6 +14,7 @@ from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.key import Scope, cache_key, cache_key_in_steps
+from ollama_cache_proxy.policy.lifetimes import Renewal, renewals_of
 from ollama_cache_proxy.policy.listing import any_form, joining, own_form
 from ollama_cache_proxy.policy.listing.items import Item, decode
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
@@ -37,11 +38,12 @@ class StoreLookup:
         self._unanswered = neighbours.unanswered
 
     async def pose(
-        self, candidate: Candidate, request: Request, body: bytes, directives: Directives
+        self, candidate: Candidate, request: Request, body: bytes, directives: Directives, category: str
     ) -> Question | None:
         """Return the question of a candidate; None where the digest of its model is not known.
 
-        The fields of `request` are those for Ollama.
+        The fields of `request` are those for Ollama. `category` is the one that it names, also where it is stored as
+        another since there are too many.
         """
         identity = await self._models.identify(candidate.model)
         if identity is None:
@@ -67,7 +69,8 @@ class StoreLookup:
             identity=identity,
             scope=scope,
             key=key,
-            policy=self._rules.policy(candidate.endpoint),
+            policy=self._rules.policy(candidate.endpoint, category, candidate.model),
+            lifetime=self._rules.lifetime_of(candidate.endpoint, category, candidate.model, asked=directives.ttl),
             purges=self._purges.count,
             listing=listing,
         )
@@ -114,10 +117,10 @@ class StoreLookup:
         """Return the question with what is known of its texts, and whether that may answer it."""
         found = yield from self._outcomes(question, entries)
         outcomes = iter(found)
-        first = yield from self._texts(listing, dict(zip(own, outcomes, strict=False)), other=False)
+        first = yield from self._texts(listing, own, outcomes, other=False)
         texts = first
         if other:
-            second = yield from self._texts(listing, dict(zip(other, outcomes, strict=False)), other=True)
+            second = yield from self._texts(listing, other, outcomes, other=True)
             texts = second if not own or len(second.missing) < len(first.missing) else first
         return (yield from self._reuse(question, texts, next(outcomes, None)))
 
@@ -131,8 +134,11 @@ class StoreLookup:
             yield
         return outcomes
 
-    def _texts(self, listing: Listing, outcomes: Mapping[str, Reuse], *, other: bool) -> Steps[_Texts]:
-        """Return which texts are known, by the outcomes of their keys of one kind."""
+    def _texts(
+        self, listing: Listing, keys: Mapping[str, str], found: Iterator[Reuse], *, other: bool
+    ) -> Steps[_Texts]:
+        """Return which texts are known, by the outcomes of their keys of one kind, which are the next ones."""
+        outcomes = dict(zip(keys, found, strict=False))
         hits = {text: outcome for text, outcome in outcomes.items() if isinstance(outcome, Hit)}
         yield
         items: dict[str, Item] = {}
@@ -148,7 +154,13 @@ class StoreLookup:
         known = {text: item for text, item in items.items() if text not in missing}
         age = max((hits[text].age for text in known), default=None)
         yield
-        listing = replace(listing, known=known, saved=_saved(listing.text_list, known, hits), age=age)
+        renewals: dict[str, Renewal] = {}
+        for texts in batched(known):
+            idle = ((keys[text], hits[text].entry) for text in texts if hits[text].entry.idle is not None)
+            renewals |= renewals_of(idle)
+            yield
+        saved = _saved(listing.text_list, known, hits)
+        listing = replace(listing, known=known, saved=saved, age=age, renewals=renewals)
         return _Texts(listing=listing, outcomes=outcomes, hits=hits, missing=missing)
 
     def _reuse(self, question: Question, texts: _Texts, whole: Reuse | None) -> Steps[tuple[Question, Reuse]]:

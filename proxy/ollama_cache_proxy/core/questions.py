@@ -18,6 +18,7 @@ from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.key import Scope
+from ollama_cache_proxy.policy.lifetimes import Lifetime, Renewal, renewals_of
 from ollama_cache_proxy.policy.listing.items import Item
 from ollama_cache_proxy.policy.listing.list_forms import KnownForms, Source
 from ollama_cache_proxy.policy.messages import Request
@@ -92,6 +93,8 @@ class Listing:
     """What those save Ollama."""
     age: int | None = None
     """The age of the oldest of them, in seconds; None where there is none."""
+    renewals: Mapping[str, Renewal] = field(default_factory=dict)
+    """What it takes to renew those of them that a hit renews, by key."""
 
     @property
     def known_texts(self) -> int:
@@ -112,6 +115,8 @@ class Question:
     scope: Scope
     key: str
     policy: Policy | None
+    lifetime: Lifetime
+    """How long a response to it may live."""
     purges: int
     """How many purges had begun when the store was asked."""
     generation: str | None = None
@@ -138,6 +143,15 @@ class Question:
         own = {} if self.listing is None else self.listing.keys
         items = {key: text for keys in (own, self.other_keys()) for text, key in keys.items()}
         return {self.key: None} | items
+
+    def renewals(self, hit: Hit | None) -> Mapping[str, Renewal]:
+        """Return by key what of the store a served response has used and a hit renews.
+
+        `hit` is what was served; None where the known texts of a list were joined with others.
+        """
+        if self.listing is not None and (self.listing.known or hit is None):
+            return self.listing.renewals
+        return {} if hit is None else renewals_of(((self.key, hit.entry),))
 
     @property
     def texts(self) -> int:

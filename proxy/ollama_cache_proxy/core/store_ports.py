@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol, TypeAlias
 
+from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import Description, StoredResponse
 from ollama_cache_proxy.policy.record import record
 
@@ -99,6 +100,12 @@ class EntryStore(Protocol):
 
     def held(self, key: str) -> StoredResponse | None:
         """Return the entry, which is fresh, where it is in this process's memory; else None."""
+
+    def renew(self, renewals: Mapping[str, Renewal]) -> None:
+        """Note that these entries, by key, were served: each stays for its idle time from now on. Waits for nothing.
+
+        It brings no entry back, and none outlives the lifetime in its own bytes.
+        """
 
     async def get(self, key: str) -> Lookup: ...
     async def get_many(self, keys: Sequence[str]) -> Lookups: ...

@@ -54,6 +54,8 @@ class Bypass:
 
 
 Classification: TypeAlias = Candidate | Bypass
+PolicyOf: TypeAlias = Callable[[str], Policy | None]
+"""Returns the policy for a request that names this model."""
 
 _DURATION: Final = re.compile(
     r"[+-]?(?:0|(?:(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:ns|us|µs|μs|ms|s|m|h)){1,8})"
@@ -108,7 +110,7 @@ def _head_detail(
 
 
 def by_body(
-    endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool, fields: Fields = ()
+    endpoint: Endpoint, body: bytes, *, policy_of: PolicyOf, streams: bool, fields: Fields = ()
 ) -> Classification:
     """Classify a request whose head allows reuse, by its whole body; `streams`: streams may be reused too.
 
@@ -121,11 +123,11 @@ def by_body(
         multi = endpoint.multipart
         read = multipart.read(fields, body, endpoint.known) if multi else document.read(body, endpoint.known)
         found = read if isinstance(read, Detail) else (read, {})
-    return _by_document(endpoint, body, found, policy=policy, streams=streams)
+    return _by_document(endpoint, body, found, policy_of=policy_of, streams=streams)
 
 
 def by_large_body(
-    endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool, reserve: Callable[[int], bool]
+    endpoint: Endpoint, body: bytes, *, policy_of: PolicyOf, streams: bool, reserve: Callable[[int], bool]
 ) -> Steps[Classification]:
     """Return likewise what a body of JSON is that is not read quickly (outline.py), in steps.
 
@@ -133,17 +135,17 @@ def by_large_body(
     """
     found = yield from large_documents.read(body, endpoint.known, endpoint.prompt if endpoint.items else "", reserve)
     yield
-    return _by_document(endpoint, body, found, policy=policy, streams=streams)
+    return _by_document(endpoint, body, found, policy_of=policy_of, streams=streams)
 
 
 def by_large_multipart(
-    endpoint: Endpoint, body: bytes, *, policy: Policy | None, streams: bool, fields: Fields
+    endpoint: Endpoint, body: bytes, *, policy_of: PolicyOf, streams: bool, fields: Fields
 ) -> Steps[Classification]:
     """Return likewise what a large multipart body is, in steps."""
     read = yield from multipart.read_in_steps(fields, body, endpoint.known)
     yield
     found: tuple[dict[str, Any], OddTexts] | Detail = read if isinstance(read, Detail) else (read, {})
-    return _by_document(endpoint, body, found, policy=policy, streams=streams)
+    return _by_document(endpoint, body, found, policy_of=policy_of, streams=streams)
 
 
 def _by_document(
@@ -151,7 +153,7 @@ def _by_document(
     body: bytes,
     found: tuple[dict[str, Any], OddTexts] | Detail,
     *,
-    policy: Policy | None,
+    policy_of: PolicyOf,
     streams: bool,
 ) -> Classification:
     """Classify a request by what was read from its body."""
@@ -163,6 +165,9 @@ def _by_document(
         return Bypass(detail=Detail.NO_MODEL)
     if model_names.is_remote(model):
         return Bypass(detail=Detail.REMOTE_MODEL, model=model)
+    policy = policy_of(model)
+    if policy is Policy.OFF:
+        return Bypass(detail=Detail.OPT_IN, model=model)
     items = _items(endpoint, read)
     if isinstance(items, Detail):
         return Bypass(detail=items, model=model)

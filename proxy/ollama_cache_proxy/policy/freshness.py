@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from ollama_cache_proxy.policy.lifetimes import FOREVER, Lifetime, bounded
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import record
 
-LONGEST: Final = 2**31
+LONGEST: Final = FOREVER
 """Seconds; a longer time counts as this one (section 1.2.2)."""
 
 
@@ -28,15 +29,18 @@ class Freshness:
     """Seconds, counted from when the response was made."""
     age: float = 0.0
     """Seconds since then."""
+    idle: int | None = None
+    """Seconds without a hit after which it is not fresh any more; None where hits do not count."""
 
     @property
     def ttl(self) -> int:
-        """How many whole seconds it is fresh from now on; 0 where it is not."""
-        return max(0, self.lifetime - int(self.age))
+        """How many whole seconds it is fresh from now on without a hit; 0 where it is not."""
+        left = max(0, self.lifetime - int(self.age))
+        return left if self.idle is None else min(left, self.idle)
 
 
-def freshness(fields: Fields, *, limit: int, delay: float, now: float) -> Freshness:
-    """Return the freshness of a response with these fields, for which `limit` seconds of lifetime are allowed here.
+def freshness(fields: Fields, *, limit: Lifetime, delay: float, now: float) -> Freshness:
+    """Return the freshness of a response with these fields, for which the lifetime `limit` is allowed here.
 
     `delay` is how many seconds passed between the request and the end of the response; `now` is Unix time in seconds.
     A response that tells neither a lifetime nor an Age was made for this request: its age is 0, and the delay is the
@@ -47,11 +51,12 @@ def freshness(fields: Fields, *, limit: int, delay: float, now: float) -> Freshn
         if (low := name.lower()) in _TELLING:
             found.setdefault(low, []).append(value)
     if not found:
-        return Freshness(lifetime=limit)
+        return Freshness(lifetime=limit.seconds, idle=limit.idle)
     told = _told_lifetime(fields, found.get(b"expires", ()), now)
     age = _age(found.get(b"age", ()))
-    lifetime = limit if told is None else min(limit, told)
-    return Freshness(lifetime=lifetime, age=0.0 if told is None and age is None else (age or 0) + max(0.0, delay))
+    allowed = bounded(limit.seconds if told is None else min(limit.seconds, told), limit.idle)
+    age_now = 0.0 if told is None and age is None else (age or 0) + max(0.0, delay)
+    return Freshness(lifetime=allowed.seconds, age=age_now, idle=allowed.idle)
 
 
 _TELLING: Final = frozenset({b"cache-control", b"expires", b"age"})

@@ -67,6 +67,8 @@ class EntryMetadata:
     prompt_tokens: int | None
     """None where the response did not tell; likewise `output_tokens`."""
     output_tokens: int | None
+    idle: int | None = None
+    """Seconds without a hit after which it ends before its lifetime does; None where hits do not count."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Those of the request's fields, by name (`policy/fingerprints.py`); empty where they are not stored."""
     scope: str = ""
@@ -126,6 +128,7 @@ def described(key: str, entry: StoredResponse, size: int) -> Description:
         namespace=entry.namespace,
         prompt_tokens=entry.prompt_tokens,
         output_tokens=entry.output_tokens,
+        idle=entry.idle,
         fingerprints=entry.fingerprints,
         scope=entry.scope,
         imported=entry.imported,

@@ -111,7 +111,7 @@ class Hit:
     age: int
     """Whole seconds."""
     ttl: int
-    """What is left of its lifetime, in whole seconds."""
+    """For how many whole seconds it is fresh from now on, if there is no other hit."""
     estimated: bool = False
     """Whether the token count of a joined list is partly apportioned."""
 
@@ -149,15 +149,24 @@ def age(entry: EntryMetadata, now: float) -> int:
 
 
 def ttl(entry: EntryMetadata, now: float) -> int:
-    """Return for how many whole seconds an entry is fresh after Unix time `now`; not above 0 where it is not."""
-    return entry.lifetime - age(entry, now)
+    """Return for how many whole seconds an entry is fresh after Unix time `now`; not above 0 where it is not.
+
+    Of an idle one, which the store has not dropped, that is so if `now` is its last hit.
+    """
+    return ttl_at(entry, age(entry, now))
+
+
+def ttl_at(entry: EntryMetadata, seconds: int) -> int:
+    """Return likewise for how many seconds an entry is fresh when it is so many old."""
+    left = entry.lifetime - seconds
+    return left if entry.idle is None else min(left, entry.idle)
 
 
 def _freshness(entry: StoredResponse | None, directives: Directives, now: float) -> Hit | Forward:
     if entry is None:
         return Forward(reason=FwdReason.REQUEST if directives.no_cache else FwdReason.MISS)
     old = age(entry, now)
-    left = entry.lifetime - old
+    left = ttl_at(entry, old)
     if directives.no_cache:  # section 5.2.1.4
         return Forward(reason=FwdReason.REQUEST)
     if left <= 0:  # section 4.2

@@ -45,7 +45,7 @@ class Detail(StrEnum):
     # bypass: by what the request is
     ENDPOINT = "endpoint", "responses of this endpoint are never reused"
     SPELLING = "target-spelling", "the path is not spelled exactly as Ollama's, or has a query"
-    OPT_IN = "opt-in", "the endpoint's policy is `off`, as that of chats is by default: a setting turns it on"
+    OPT_IN = "opt-in", "the policy is `off`, as that of chats is by default: a setting turns it on"
     STREAM = "stream", "the response would be a stream, and `cache_streams` is off"
     CONTENT_ENCODING = "content-encoding", "the request's body is encoded"
     RANGE = "range", "the request has a `Range`"

@@ -17,6 +17,7 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.target import without_prefix
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.eviction_check import check_eviction
 from ollama_cache_proxy.service.in_service import InService, service_of
 from ollama_cache_proxy.service.neighbours import Opened, neighbours_by
 from ollama_cache_proxy.service.own_routes import OwnRoutes
@@ -86,7 +87,10 @@ async def replace_service(parts: Parts, in_service: InService, listener: Listene
     Settings that take a restart must be those of the current service. Requests in progress go on under their own.
     """
     context, opened = parts.context, parts.opened
+    unknown = await check_eviction(settings)
     prepared = await asyncio.to_thread(_prepare, parts, settings)
+    if unknown:
+        context.log.say(unknown, warning=True)
     neighbours = neighbours_by(context, opened, prepared.rules, settings)
     service = service_of(neighbours, report_each=context.log.requests, before=in_service.current)
     handler = handler_of(parts, settings, service.exchanges)

@@ -9,9 +9,12 @@ from ollama_cache_proxy.policy.credentials import credential_rules
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Policy
 from ollama_cache_proxy.policy.fields import pseudonym
 from ollama_cache_proxy.policy.host_names import host_names
+from ollama_cache_proxy.policy.lifetimes import LifetimeKind
+from ollama_cache_proxy.policy.model_names import canonical
 from ollama_cache_proxy.policy.replay_pace import Pace
-from ollama_cache_proxy.policy.rules import Rules
+from ollama_cache_proxy.policy.rules import Rules, Terms
 from ollama_cache_proxy.service.settings import Settings, secret, setting_of
+from ollama_cache_proxy.service.tables import Table
 
 
 def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
@@ -30,6 +33,10 @@ def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
         ttl_completion=settings.ttl_completion,
         ttl_embedding=settings.ttl_embedding,
         max_ttl=settings.max_ttl,
+        lifetime=LifetimeKind(settings.lifetime),
+        max_lifetime=settings.max_lifetime,
+        models={canonical(name) or name: _terms(table) for name, table in settings.models.items()},
+        categories={name: _terms(table) for name, table in settings.categories.items()},
         max_request_bytes=settings.max_request_bytes,
         max_entry_bytes=settings.max_entry_bytes,
         max_list_bytes=settings.max_list_bytes,
@@ -45,6 +52,14 @@ def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
         hostname=hostname,
         allowed_hosts=host_names(settings.allowed_hosts),
         local_addresses=_own_addresses(hostname),
+    )
+
+
+def _terms(table: Table) -> Terms:
+    return Terms(
+        ttl=table.ttl,
+        kind=None if table.lifetime is None else LifetimeKind(table.lifetime),
+        policy=None if table.cache is None else Policy(table.cache),
     )
 
 

@@ -28,6 +28,8 @@ from ollama_cache_proxy.policy.audit_sampling import read_rate
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
+from ollama_cache_proxy.service.durations import Duration
+from ollama_cache_proxy.service.tables import Caching, CategoryTables, KindOfLifetime, ModelTables, shown
 from ollama_cache_proxy.service.texts import Texts
 from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
 
@@ -41,8 +43,6 @@ _MIB: Final = 1024 * 1024
 _MAX_PORT: Final = 65_535
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-WholeSeconds = Annotated[int, Field(ge=0, le=31_536_000)]
-Caching = Literal["off", "always", "deterministic", "read-only", "write-only"]
 Bytes = Annotated[int, Field(ge=1024, le=1 << 40)]
 
 
@@ -130,9 +130,29 @@ class Settings(BaseSettings):
         64 * _MIB,
         description="Size limit of the hot tier, a copy of Redis' entries in memory; 0: none. Divided among workers.",
     )
-    ttl_completion: WholeSeconds = Field(3600, description="How long completions are fresh.")
-    ttl_embedding: WholeSeconds = Field(86_400, description="How long embeddings are fresh.")
-    max_ttl: WholeSeconds = Field(604_800, description="The largest X-Cache-TTL that a request may ask for.")
+    ttl_completion: Duration = Field(
+        3600, description="How long completions are fresh: seconds, or a text such as 90d, 12h or 30m."
+    )
+    ttl_embedding: Duration = Field(86_400, description="How long embeddings are fresh, likewise.")
+    max_ttl: Duration = Field(604_800, description="The largest X-Cache-TTL that a request may ask for, likewise.")
+    lifetime: KindOfLifetime = Field(
+        "fixed",
+        description="What ends embeddings. fixed: ttl_embedding from storing. idle: so long without a hit, as each one"
+        " renews them. until-evicted: the store, where it needs room. Not where a request says X-Cache-TTL.",
+    )
+    max_lifetime: Duration = Field(
+        7_776_000, description="How long after storing an idle entry ends at last, hits or not: seconds or a text."
+    )
+    models: ModelTables = Field(
+        {},
+        description="What is other for a model: ttl, lifetime and cache, a policy; a table for each, as in"
+        ' [models."all-minilm"]; in the environment JSON.',
+    )
+    categories: CategoryTables = Field(
+        {},
+        description="The same for a category that requests name (X-Cache-Category), as in [categories.docs]. It comes"
+        " before that of the model.",
+    )
     max_request_bytes: Bytes = Field(8 * _MIB, description="Larger requests bypass the cache.")
     max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are not stored.")
     max_list_bytes: Bytes = Field(64 * _MIB, description="Larger embeddings responses are not stored.")
@@ -368,7 +388,13 @@ def _in_file(path: str) -> str:
 
 def packed(settings: Settings) -> dict[str, Any]:
     """Return the settings, secrets included, as JSON values for a worker process."""
-    return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in settings}
+    return {name: _packed(value) for name, value in settings}
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return shown(value) if isinstance(value, dict) else value
 
 
 def unpacked(values: dict[str, Any]) -> Settings:

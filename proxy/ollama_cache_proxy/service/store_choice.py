@@ -12,6 +12,7 @@ from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, StoreSt
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.eviction_check import check_eviction
 from ollama_cache_proxy.service.redis_access import redis_address, tls_for
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
@@ -78,6 +79,9 @@ async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateSer
 
 
 async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
+    unknown = await check_eviction(context.settings)
+    if unknown:
+        context.log.say(unknown, warning=True)
     chosen = await _redis(context, stack, url)
     context.log.say(
         f"Store: {chosen.name}, shared with every proxy that uses it; its own settings decide what survives a restart"
@@ -125,6 +129,7 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
         codec=context.codec,
         longest=settings.store_deadline,
     )
+    stack.push_async_callback(store.entries.renewals.close)
     await store.open()
     if context.codec.sealed:
         context.log.say("Entries are sealed before they are stored (seal_key_file)")

@@ -19,6 +19,7 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.app import running
 from ollama_cache_proxy.service.channel import Channel
 from ollama_cache_proxy.service.context import new_instance
+from ollama_cache_proxy.service.eviction_check import check_eviction
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
 from ollama_cache_proxy.service.recordings import opened_recordings
 from ollama_cache_proxy.service.sealing import seal_key
@@ -83,6 +84,7 @@ async def _reload(supervisor: Supervisor, settings: Settings) -> None:
     What can be wrong with them is looked for here first, so that none has them where one of the files is wrong.
     """
     await asyncio.to_thread(_check_files, settings)
+    await check_eviction(settings)
     try:
         await supervisor.reload(packed(share(settings)) | {"redis_url": named_redis(settings) or None})
     except WorkerError as error:

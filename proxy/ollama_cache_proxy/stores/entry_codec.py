@@ -54,6 +54,8 @@ def metadata(entry: StoredResponse) -> bytes:
         "prompt_tokens": entry.prompt_tokens,
         "output_tokens": entry.output_tokens,
     }
+    if entry.idle is not None:
+        about["idle"] = entry.idle
     if entry.pieces:
         about["pieces"] = len(entry.pieces) // PIECE.size
     if entry.fingerprints:
@@ -134,7 +136,7 @@ def _read(text: bytes) -> tuple[dict[str, Any], int] | None:
         about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
         about["fields"] = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about["fields"])
         chunks = about.pop("pieces", 0)
-        if type(chunks) is not int or chunks < 0:
+        if type(chunks) is not int or chunks < 0 or not _is_idle_time(about.get("idle", 1)):
             return None
         if "marks" in about:
             about["fingerprints"] = about.pop("marks")
@@ -143,3 +145,7 @@ def _read(text: bytes) -> tuple[dict[str, Any], int] | None:
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None
     return about, chunks
+
+
+def _is_idle_time(value: Any) -> bool:
+    return type(value) is int and value > 0

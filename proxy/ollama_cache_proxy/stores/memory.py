@@ -13,6 +13,7 @@ from typing import Final
 
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.store_ports import Entries, KeyCount, Lookup, Lookups, Matches, Page, Tier
+from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import Description, StoredResponse, described
 
 _ENTRY_BYTES: Final = 1024
@@ -36,6 +37,8 @@ class MemoryStore:
         self._name = name
         self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
         self._shelves: dict[str, set[str]] = {}
+        self._idle_until: dict[str, float] = {}
+        """When each idle entry ends unless there is a hit, in Unix time."""
         self._generation = secrets.token_hex(16)
         self.size = 0
         self.evicted = 0
@@ -53,10 +56,18 @@ class MemoryStore:
 
     def _fresh(self, key: str) -> StoredResponse | None:
         entry = self._entries.get(key)
-        if entry is not None and entry.stored_at + entry.lifetime <= self._clock.now():
+        if entry is not None and _is_over(entry, self._idle_until.get(key), self._clock.now()):
             self.drop(key)
             return None
         return entry
+
+    def renew(self, renewals: Mapping[str, Renewal]) -> None:
+        """See store_ports.EntryStore."""
+        now = self._clock.now()
+        for key, renewal in renewals.items():
+            entry = self._entries.get(key)
+            if entry is not None and entry.idle is not None and entry.stored_at == renewal.stored_at:
+                self._idle_until[key] = now + renewal.idle
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. Yields to the event loop now and then; a clear meanwhile is as one after it."""
@@ -87,6 +98,8 @@ class MemoryStore:
         self.drop(key)
         self._entries[key] = entry
         self._shelves.setdefault(key[:_SHELF_LETTERS], set()).add(key)
+        if entry.idle is not None:
+            self._idle_until[key] = self._clock.now() + entry.idle
         self.size += size
         while self.size > self._capacity:
             self.drop(next(iter(self._entries)))
@@ -126,13 +139,13 @@ class MemoryStore:
 
     async def clear(self) -> int:
         """See store_ports.EntryStore. All entries go at once; they are counted and freed in turns of the event loop."""
-        now, cleared = self._clock.now(), 0
+        now, cleared, idle_until = self._clock.now(), 0, self._idle_until
         entries = self._taken()
         self._generation = secrets.token_hex(16)
         while entries:
             for _ in range(min(len(entries), _AT_ONCE)):
-                entry = entries.popitem()[1]
-                cleared += entry.stored_at + entry.lifetime > now
+                key, entry = entries.popitem()
+                cleared += not _is_over(entry, idle_until.get(key), now)
             if entries:
                 await asyncio.sleep(0)
         return cleared
@@ -144,7 +157,7 @@ class MemoryStore:
     def _taken(self) -> OrderedDict[str, StoredResponse]:
         """Return all entries; the store has none of them any more."""
         entries, self._entries = self._entries, OrderedDict()
-        self._shelves = {}
+        self._shelves, self._idle_until = {}, {}
         self.size = 0
         return entries
 
@@ -174,6 +187,8 @@ class MemoryStore:
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
+        if entry.idle is not None:
+            self._idle_until.pop(key, None)
         shelf = self._shelves[key[:_SHELF_LETTERS]]
         shelf.discard(key)
         if not shelf:
@@ -208,6 +223,11 @@ class MemoryValues:
         for field, delta in deltas.items():
             totals[field] = totals.get(field, 0) + delta
         return dict(totals)
+
+
+def _is_over(entry: StoredResponse, idle_until: float | None, now: float) -> bool:
+    """Return whether an entry has ended at `now`; `idle_until` is when its idle time ends, if it has one."""
+    return entry.stored_at + entry.lifetime <= now or (idle_until is not None and idle_until <= now)
 
 
 def _free(entries: OrderedDict[str, StoredResponse]) -> None:

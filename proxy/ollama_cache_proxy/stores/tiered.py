@@ -8,11 +8,12 @@ during the read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from ollama_cache_proxy.core.store_ports import Entries, EntryStore, KeyCount, Lookup, Lookups, Matches, Page, Uncounted
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import StoredResponse
 
 _MAX_KEYS: Final = 4096
@@ -108,6 +109,10 @@ class TieredStore:
         used, self._used = list(self._used), set()
         if self._generation is not None:
             self._tasks.spawn(self._back.touch(used, self._generation), "touch entries", endless=True)
+
+    def renew(self, renewals: Mapping[str, Renewal]) -> None:
+        """See store_ports.EntryStore. Nothing is held beyond its idle time: then it is read again."""
+        self._back.renew(renewals)
 
     async def get(self, key: str) -> Lookup:
         """See store_ports.EntryStore."""

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core.facts import Event, Fault, StoreCall, StoreFault
+from ollama_cache_proxy.policy.lifetimes import FOREVER
 from ollama_cache_proxy.stores.codecs import PlainCodec
 from ollama_cache_proxy.stores.entry_codec import encode
 from ollama_cache_proxy.stores.redis import entry_writer as module
+from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
+from ollama_cache_proxy.stores.redis.eviction import OTHERWISE, Eviction
 from ollama_cache_proxy.stores.redis.guard import Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -28,7 +31,8 @@ LARGE = replace(FULL_ENTRY, body=b"x" * 65_536)
 @pytest.fixture
 def writer(client: RedisClient, clock: Clock, told: list[Event]) -> EntryWriter:
     guard = Guard(name="Redis", clock=clock, observe=told.append)
-    return EntryWriter(client, guard, codec=PlainCodec(), observe=told.append)
+    eviction = Eviction(client, Commands(clock=clock, observe=told.append), clock=clock)
+    return EntryWriter(client, guard, eviction, codec=PlainCodec(), observe=told.append)
 
 
 def written(told: list[Event]) -> int:
@@ -44,6 +48,32 @@ async def test_an_entry_is_written_as_it_is_encoded_for_its_lifetime(
     client = redis_server.client()
     assert client.get(entry_name(OWN, key(1))) == encode(key(1), entry)
     assert 3590 < client.ttl(entry_name(OWN, key(1))) <= 3600
+
+
+@pytest.mark.parametrize("entry", [FULL_ENTRY, LARGE], ids=["small", "large"])
+async def test_an_idle_entry_is_kept_for_a_little_more_than_its_idle_time(
+    entry: Any, writer: EntryWriter, redis_server: RedisServer
+) -> None:
+    assert await writer.write([(key(1), replace(entry, idle=320))], OWN)
+    assert 321 < redis_server.client().ttl(entry_name(OWN, key(1))) <= 331
+
+
+@pytest.mark.parametrize("entry", [FULL_ENTRY, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("evicts", [True, False])
+async def test_an_entry_lives_until_it_is_evicted_where_the_server_evicts(
+    evicts: bool, entry: Any, writer: EntryWriter, redis_server: RedisServer
+) -> None:
+    client = redis_server.client()
+    if evicts:
+        client.config_set("maxmemory", "256mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert await writer.write([(key(1), replace(entry, lifetime=FOREVER))], OWN)
+    finally:
+        client.config_set("maxmemory", "0")
+        client.config_set("maxmemory-policy", "noeviction")
+    ttl = client.ttl(entry_name(OWN, key(1)))
+    assert ttl == -1 if evicts else OTHERWISE - 10 < ttl <= OTHERWISE
 
 
 @pytest.mark.parametrize(

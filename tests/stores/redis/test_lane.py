@@ -76,6 +76,46 @@ async def test_an_error_is_its_own_command_s_and_has_redis_py_s_name(lane: Lane,
     assert lane.opened == 1
 
 
+async def test_the_replies_to_some_commands_come_together_errors_included(lane: Lane) -> None:
+    commands = [("SET", f"key{number}", number) for number in range(500)]
+    assert await lane.ask_all(commands, within=10.0) == [b"OK"] * 500
+    found = await lane.ask_all([("GET", "key1"), ("NONE",), ("GET", "key2"), ("INCR", "zero")], within=10.0)
+    assert (found[0], type(found[1]), found[2:]) == (b"1", ResponseError, [b"2", 1])
+    assert await lane.ask_all([("LPUSH", "key1", "a")], within=10.0) != [], "an error of the last one is a reply, too"
+    assert lane.opened == 1
+
+
+async def test_some_commands_whose_replies_are_late_or_lost_are_given_up_together(
+    lane: Lane, redis_server: RedisServer
+) -> None:
+    await lane.ask("PING")
+    redis_server.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            await lane.ask_all([("PING",)] * 10, within=0.1)
+    finally:
+        redis_server.signal(signal.SIGCONT)
+    assert await lane.ask_all([("PING",)] * 2, within=10.0) == [b"PONG"] * 2
+    assert lane.opened == 2, "what did not answer in time is not asked again"
+    own = await lane.ask("CLIENT", "ID")
+    with pytest.raises(RedisConnectionError):
+        await lane.ask_all(
+            [("PING",), ("CLIENT", "KILL", "ID", own, "SKIPME", "no"), *[("BLPOP", "none", 0)] * 2], within=10
+        )
+    assert await lane.ask("PING") == b"PONG"
+
+
+async def test_some_commands_that_nobody_waits_for_any_more_leave_the_lane_as_it_was(lane: Lane) -> None:
+    await lane.ask("PING")
+    waiting = asyncio.ensure_future(lane.ask_all([("PING",), ("BLPOP", "none", "0.2")], within=10.0))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+    assert await lane.ask("ECHO", "a") == b"a"
+    assert lane.opened == 1
+
+
 async def test_a_command_that_is_given_up_leaves_the_others_their_replies(lane: Lane) -> None:
     await lane.ask("MSET", "a", "1", "b", "2")
     asked = [asyncio.ensure_future(lane.ask("GET", name)) for name in ("a", "b", "a", "b")]

@@ -15,6 +15,7 @@ from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, wa
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
+from ollama_cache_proxy.service.eviction_check import check_eviction
 from ollama_cache_proxy.service.redis_access import (
     Symptom,
     client_of,
@@ -51,13 +52,24 @@ async def answers(scene: Scene) -> list[Finding]:
     except SettingsError as error:
         return [problem(str(error), "set OCP_REDIS_URL, or another store")]
     if url:
-        return await _examined(url, authority, named=True)
+        found = await _examined(url, authority, named=True)
+        return [*found, *await _evicts(scene)]
     used = printable(str(((await scene.stats() or {}).get("store") or {}).get("name", "")))
     if not used.startswith(_URLS):
         return [ok("no URL is set, and none is needed: the proxy starts its own store")]
     if not is_loopback(urlsplit(scene.proxy.url).hostname or ""):
         return [note(f"the proxy uses {used}; the settings here name none", "set OCP_REDIS_URL to check it")]
     return await _examined(used, authority, named=False)
+
+
+async def _evicts(scene: Scene) -> list[Finding]:
+    """Return a problem where entries are to live until they are evicted, and the server would not evict them."""
+    try:
+        unknown = await check_eviction(scene.settings)
+    except SettingsError as error:
+        fix = "set a limit and an allkeys policy: " + _BOUND_FIX + '; or lifetime = "idle"'
+        return [problem(str(error), fix)]
+    return [warning(unknown, "start it")] if unknown else []
 
 
 async def _examined(url: str, authority: str | None, *, named: bool) -> list[Finding]:

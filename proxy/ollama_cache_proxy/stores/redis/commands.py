@@ -135,6 +135,12 @@ COMMANDS: Final = {
             effect="entries that are often served from the hot tier may be evicted",
         ),
         Command(
+            name="EXPIRE",
+            purpose="renewing entries whose lifetime is idle",
+            without=Without.LESS,
+            effect="entries whose lifetime is idle end after their idle time, hits or not",
+        ),
+        Command(
             name="HINCRBY",
             purpose="statistics",
             without=Without.LESS,

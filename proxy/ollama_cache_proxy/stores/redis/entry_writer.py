@@ -8,8 +8,10 @@ from typing import Final
 
 from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
 from ollama_cache_proxy.core.store_ports import Entries
+from ollama_cache_proxy.policy.lifetimes import kept_for
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.codecs import Codec
+from ollama_cache_proxy.stores.redis.eviction import Eviction
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -29,12 +31,15 @@ _MAX_WAITING: Final = 128 * 1024 * 1024
 
 
 class EntryWriter:
-    """Writes entries, which expire after their lifetimes."""
+    """Writes entries, which expire when their time is over, if it ever is."""
 
-    def __init__(self, client: RedisClient, guard: Guard, *, codec: Codec, observe: Observer) -> None:
+    def __init__(
+        self, client: RedisClient, guard: Guard, eviction: Eviction, *, codec: Codec, observe: Observer
+    ) -> None:
         self._pool = client.pool
         self._lane = client.lane
         self._guard = guard
+        self._eviction = eviction
         self._codec = codec
         self._observe = observe
         self._writers = asyncio.Semaphore(_WRITERS)
@@ -56,25 +61,28 @@ class EntryWriter:
             self._waiting -= size
         return True
 
-    def _encoded(self, generation: str, key: str, entry: StoredResponse) -> tuple[str, bytes, int]:
-        """Return an entry's name, its bytes and its lifetime in seconds."""
-        return entry_name(generation, key), self._codec.encode(generation, key, entry), entry.lifetime
+    def _encoded(self, generation: str, key: str, entry: StoredResponse) -> tuple[str, bytes, int | None]:
+        """Return an entry's name, its bytes, and for how many seconds it is kept."""
+        return entry_name(generation, key), self._codec.encode(generation, key, entry), kept_for(entry)
 
-    async def _set(self, values: list[tuple[str, bytes, int]]) -> bool:
+    async def _set(self, values: list[tuple[str, bytes, int | None]]) -> bool:
         """Write some entries in one round trip."""
         if len(values) == 1 and len(values[0][1]) <= _SMALL:
             return bool(await self._guard.write("set", lambda: self._set_small(*values[0]), within=None))
 
         async def write() -> bool:
+            times = [await self._eviction.kept_for(seconds) for _, _, seconds in values]
             async with self._pool.pipeline(transaction=False) as pipeline:
-                for name, value, lifetime in values:
-                    pipeline.set(name, value, ex=lifetime)
+                for (name, value, _), seconds in zip(values, times, strict=True):
+                    pipeline.set(name, value, ex=seconds)
                 return all(await pipeline.execute())
 
         return bool(await self._guard.write("set", write))
 
-    async def _set_small(self, name: str, value: bytes, lifetime: int) -> bool:
-        return bool(await self._lane.ask("SET", name, value, "EX", lifetime, within=WRITE_WITHIN))
+    async def _set_small(self, name: str, value: bytes, seconds: int | None) -> bool:
+        kept = await self._eviction.kept_for(seconds)
+        ends = () if kept is None else ("EX", kept)
+        return bool(await self._lane.ask("SET", name, value, *ends, within=WRITE_WITHIN))
 
 
 def _size(entry: StoredResponse) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -235,6 +235,27 @@ class RedisLane:
             except TimeoutError:
                 self._retire(wire)
                 raise
+
+    async def ask_all(self, commands: Sequence[tuple[bytes | str | int, ...]], within: float) -> list[Any]:
+        """Return the replies to some commands, RedisErrors included; they are sent once. Raises what `ask` does."""
+        until = asyncio.get_running_loop().time() + within
+        wire = self._wire
+        if wire is None or not wire.is_open:
+            wire = await self._connected(within, until)
+        asked = [wire.ask(*command, until=until) for command in commands]
+        try:
+            await asyncio.wait(asked[-1:])  # replies come in the order of their commands
+        except BaseException:
+            for future in asked:
+                future.cancel()
+            raise
+        replies = [future.exception() or future.result() for future in asked]
+        for reply in replies:
+            if isinstance(reply, TimeoutError):
+                self._retire(wire)
+            if isinstance(reply, TimeoutError) or (isinstance(reply, RedisConnectionError) and not wire.is_open):
+                raise reply
+        return replies
 
     async def ready(self) -> None:
         """Wait for a connection to be open, for CONNECT_WITHIN at most; raises what `ask` does."""

@@ -6,22 +6,26 @@ An entry is written under the generation of its request's lookup: what was asked
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
+from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.store_ports import UNCOUNTED, Entries, KeyCount, Lookup, Lookups, Matches, Page, Uncounted
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
+from ollama_cache_proxy.stores.redis.eviction import Eviction
 from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generation, new_token
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.key_layout import entry_name
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
+from ollama_cache_proxy.stores.redis.renewals import Renewals
 from ollama_cache_proxy.stores.redis.scan import Scan, read_cursor
 from ollama_cache_proxy.stores.write_buffer import WriteBuffer
 
@@ -48,16 +52,18 @@ class RedisEntries:
         count: EntryCount,
         commands: Commands,
         codec: Codec,
+        clock: Clock,
         observe: Observer,
         tasks: Tasks,
     ) -> None:
         self.buffer = WriteBuffer()
         self.commands = commands
+        self.renewals = Renewals(client.lists, guard, commands, self._name_of, clock=clock, tasks=tasks)
         self._pool = client.pool
         self._guard = guard
         self._codec = codec
         self._generation = generation
-        self._writer = EntryWriter(client, guard, codec=codec, observe=observe)
+        self._writer = EntryWriter(client, guard, Eviction(client, commands, clock=clock), codec=codec, observe=observe)
         self._scan = scan
         self._count = count
         self._observe = observe
@@ -74,6 +80,14 @@ class RedisEntries:
 
     def held(self, key: str) -> None:
         """See store_ports.EntryStore. Always None: Redis has to be asked."""
+
+    def renew(self, renewals: Mapping[str, Renewal]) -> None:
+        """See store_ports.EntryStore."""
+        self.renewals.note(renewals)
+
+    def _name_of(self, key: str) -> str:
+        """Return the name that an entry has now; a cleared one is renewed under a name that nothing has."""
+        return entry_name(self._generation.seen, key)
 
     async def get(self, key: str) -> Lookup:
         """See store_ports.EntryStore."""
@@ -140,6 +154,7 @@ class RedisEntries:
     async def put(self, entries: Entries, generation: str) -> bool:
         """See store_ports.EntryStore. Waits for its turn; with too many bytes waiting, entries are dropped."""
         named = {entry_name(generation, key): entry for key, entry in entries}
+        self.renewals.forget(key for key, _ in entries)
         try:
             await self.buffer.add(named)
             return await self._writer.write(entries, generation)

@@ -55,6 +55,7 @@ class RedisStore:
             count=count,
             commands=commands,
             codec=codec,
+            clock=clock,
             observe=observe,
             tasks=tasks,
         )

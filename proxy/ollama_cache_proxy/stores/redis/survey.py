@@ -28,6 +28,7 @@ _READING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("STRLEN", (_NAME,)),
     ("DBSIZE", ()),
     ("TOUCH", (_NAME,)),
+    ("EXPIRE", (_NAME, "1")),
     ("UNLINK", (_NAME,)),
     ("DEL", (_NAME,)),
     ("HGETALL", (_NAME,)),
