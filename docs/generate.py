@@ -20,8 +20,9 @@ SETTINGS = """\
 
 The command line wins over the environment, and that over the TOML file (`--config FILE` or `OCP_CONFIG`;
 `config/ollama-cache-proxy.toml` is a commented example).
-Times are seconds, sizes bytes. Times for which something is stored may also be texts such as `"90d"`, `"12h"` or `"30m"`; `models` and
-`categories` are tables ([how long it is kept](cache-rules.md#how-long-it-is-kept)), in the environment as JSON. A wrong value stops the start with one line and exit status 2.
+Times are seconds, sizes bytes. Times for which something is stored may also be texts such as `"90d"`, `"12h"` or
+`"30m"`; `models` and `categories` are tables ([how long it is kept](cache-rules.md#how-long-it-is-kept)), in the
+environment as JSON. A wrong value stops the start with one line and exit status 2.
 `ollama-cache-proxy config` shows those in force, and where each comes from. SIGHUP reads them anew: what changes by a
 [reload](operations.md#reloading) is in force at once, what takes a restart is named in the log and stays.
 
