@@ -62,12 +62,11 @@ class SealedCodec:
 
     def decode(self, generation: str, key: str, value: bytes) -> StoredResponse | None:
         """See codecs.Codec."""
-        text = self._opened_text(generation, key, value, len(value)) if type(value) is bytes else None
-        if text is None:
+        opened = self._opened(generation, key, value, len(value)) if type(value) is bytes else None
+        if opened is None:
             return None
-        start = self.described_by(key, value)
+        text, start, bound = opened
         try:
-            bound = _bound(value[: _HEAD.size], generation, key)
             body = self._of(generation)[1].decrypt(value[_NONCE], memoryview(value)[start:], bound)
         except InvalidTag:
             return None
@@ -81,10 +80,11 @@ class SealedCodec:
 
     def decode_description(self, generation: str, key: str, prefix: bytes, total: int) -> Description | None:
         """See codecs.Codec."""
-        text = self._opened_text(generation, key, prefix, total)
-        if text is None:
+        opened = self._opened(generation, key, prefix, total)
+        if opened is None:
             return None
-        return entry_codec.description_in(key, text, total - self.described_by(key, prefix) - _TAG)
+        text, start, _ = opened
+        return entry_codec.description_in(key, text, total - start - _TAG)
 
     def foreign(self, value: bytes) -> bool:
         """See codecs.Codec."""
@@ -92,14 +92,17 @@ class SealedCodec:
             return False
         return value.startswith((entry_codec.MAGIC, SEALED))
 
-    def _opened_text(self, generation: str, key: str, prefix: bytes, total: int) -> bytes | None:
-        """Return the JSON in the first bytes of a value of `total` bytes; None where it is not authentic."""
-        start = self.described_by(key, prefix)
-        if not 0 < start <= min(len(prefix), total):
+    def _opened(self, generation: str, key: str, prefix: bytes, total: int) -> tuple[bytes, int, bytes] | None:
+        """Return the JSON in the first bytes of a value of `total` bytes, where it ends, and the associated data.
+
+        None where it is not authentic.
+        """
+        end = self.described_by(key, prefix)
+        if not 0 < end <= len(prefix) or end > total:
             return None
         try:
             bound = _bound(prefix[: _HEAD.size], generation, key)
-            return self._of(generation)[0].decrypt(prefix[_NONCE], memoryview(prefix)[_HEAD.size : start], bound)
+            return self._of(generation)[0].decrypt(prefix[_NONCE], prefix[_HEAD.size : end], bound), end, bound
         except (InvalidTag, ValueError):  # a key that is no key, too
             return None
 
