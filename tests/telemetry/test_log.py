@@ -11,11 +11,13 @@ from ollama_cache_proxy.core.facts import (
     Audited,
     CommandRefused,
     Exchange,
+    Fault,
     Health,
     NotStored,
     Part,
     StoreCall,
     Stored,
+    StoreFault,
     Unaudited,
     Worked,
 )
@@ -177,6 +179,14 @@ def test_facts_for_metrics_alone_are_not_logged():
     for style in Style:
         assert written(*silent, style=style, development=True) == ""
         assert written(traced, style=style, development=True) == written(EXCHANGE, style=style, development=True)
+
+
+def test_entries_of_another_seal_key_are_told_of_once_and_other_faults_of_the_store_by_its_health():
+    foreign = StoreFault(kind=Fault.FOREIGN)
+    told = written(StoreFault(kind=Fault.DAMAGED), foreign, foreign, StoreFault(kind=Fault.FAILED), foreign)
+    assert told == (
+        "[AI Cache] ⚠️  The store has entries of another seal key, or of none; here they are misses (seal_key_file)\n"
+    )
 
 
 def test_json_is_one_object_a_line_with_every_member_of_the_fact():

@@ -16,6 +16,7 @@ from ollama_cache_proxy.core.facts import (
     CommandRefused,
     Event,
     Exchange,
+    Fault,
     Health,
     NotStored,
     OwnRefusal,
@@ -34,6 +35,7 @@ TAG: Final = "[AI Cache]"
 _SHORT: Final = 8
 """Characters of a key that are shown."""
 _START_IT: Final = "start it with `ollama serve`, or name another with --upstream"
+_FOREIGN: Final = "The store has entries of another seal key, or of none; here they are misses (seal_key_file)"
 _RED, _GREEN, _YELLOW, _BLUE, _DIM, _PLAIN = ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[34m", "\x1b[2m", "\x1b[0m")
 _SERVER_ERROR: Final = HTTPStatus.INTERNAL_SERVER_ERROR
 _MAX_LETTERS: Final = 80
@@ -71,6 +73,7 @@ class Log:
         self.requests = requests
         self.quiet = quiet
         self._unwell: set[Part] = set()
+        self._told_of_foreign = False
         self._clock = clock
 
     def __call__(self, event: Event) -> None:
@@ -100,6 +103,9 @@ class Log:
                 self._line(_YELLOW, f"🚫 Not cached: {_short(event.key)} ({event.detail.value})", *more)
             case Audited():
                 self._audited(event)
+            case StoreFault(kind=Fault.FOREIGN) if not self._told_of_foreign:
+                self._told_of_foreign = True
+                self._line(_YELLOW, f"⚠️  {_FOREIGN}")
             case StoreFault() | Repeated():
                 pass  # the store's health is logged once; with a line per request, hits are not grouped
             case Health() | CommandRefused():

@@ -104,6 +104,7 @@ async def test_another_proxy_with_the_key_finds_what_was_sealed_and_one_without_
         async with proxy_before(simulator.url, **settings, **sealed) as proxy:
             before = values(redis_server)
             found.append(result(await post(proxy, "/api/generate", body)))
+            assert ("of another seal key" in proxy.log.getvalue()) == (found[-1] != "hit")
             if found[-1] != "hit":
                 await until(lambda before=before: values(redis_server) != before)
     assert found == ["hit", "fwd=miss", "fwd=miss", "hit"]

@@ -16,7 +16,12 @@ async def sealing(scene: Scene) -> list[Finding]:
     try:
         named = seal_key(scene.settings) is not None
     except SettingsError as error:
-        return [problem(str(error), "without it the proxy does not start")]
+        return [
+            problem(
+                str(error),
+                "name another, or make one with `ollama-cache-proxy seal-key FILE`; the proxy does not start with this",
+            )
+        ]
     if store.get("name") == "memory":
         return [ok("entries are in the proxy's memory alone, where they are not sealed")]
     if named and store:
