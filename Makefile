@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-sealing bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -98,6 +98,9 @@ bench: install-dev ## Measure speed, compared with nginx and plain aiohttp (opti
 bench-against: install-dev ## Compare speed with another checkout: make bench-against BEFORE=../before
 	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
 	$(BIN)/python -m benchmarks.against $(BEFORE) $(ARGS)
+
+bench-sealing: install-dev ## Measure what sealed entries cost beside those in the clear
+	$(BIN)/python -m benchmarks.sealing $(ARGS)
 
 bench-admin: install ## Measure statistics and clearing with a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)
