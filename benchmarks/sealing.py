@@ -32,7 +32,7 @@ from benchmarks.speed.load import cpu
 from benchmarks.speed.questions import KIND, TAGS, VERSION, answer, question
 from benchmarks.speed.subjects import LOAD_CORE, Subject, Subjects
 from ollama_cache_proxy.service.seal_key_file import make_key
-from ollama_cache_proxy.stores.codecs import PlainCodec
+from ollama_cache_proxy.stores.codecs import Codec, PlainCodec
 from ollama_cache_proxy.stores.sealed_codec import SealedCodec
 from tests.support.entries import FULL_ENTRY
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
@@ -136,7 +136,8 @@ async def _stub(size: int) -> tuple[web.AppRunner, str]:
 
 def _codecs() -> None:
     """Print what each size of an entry takes to encode and to decode: the least of some turns, in microseconds."""
-    generation, key, codecs = "0" * 32, "ab" * 32, (PlainCodec(), SealedCodec(bytes(range(32))))
+    generation, key = "0" * 32, "ab" * 32
+    codecs: tuple[Codec, ...] = (PlainCodec(), SealedCodec(bytes(range(32))))
     for title, size in _SIZES.items():
         entry = replace(FULL_ENTRY, body=b"x" * size)
         values = [codec.encode(generation, key, entry) for codec in codecs]
