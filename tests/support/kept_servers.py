@@ -14,7 +14,7 @@ from ollama_cache_proxy.core.facts import Event
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.system_clock import SystemClock
-from ollama_cache_proxy.stores.codecs import PlainCodec
+from ollama_cache_proxy.stores.codecs import Codec, PlainCodec
 from ollama_cache_proxy.stores.redis.deletions import settle
 from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
@@ -52,7 +52,7 @@ class KeptServer(RedisServer):
             await client.close()
 
     @asynccontextmanager
-    async def store(self) -> AsyncIterator[RedisStore]:
+    async def store(self, codec: Codec | None = None) -> AsyncIterator[RedisStore]:
         """Open it as a store."""
         client, tasks = RedisClient(redis_address(self.url)), Tasks()
         try:
@@ -62,7 +62,7 @@ class KeptServer(RedisServer):
                 clock=SystemClock(),
                 observe=_ignore,
                 tasks=tasks,
-                codec=PlainCodec(),
+                codec=codec or PlainCodec(),
                 folder=self.folder,
             )
         finally:

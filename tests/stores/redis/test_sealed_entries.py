@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.sealed_codec import SealedCodec
 from tests.stores.redis.conftest import Connect
 from tests.support.entries import FULL_ENTRY
+from tests.support.kept_servers import files, kept_server
 from tests.support.servers import RedisServer
-from tests.support.stores import fill, generation_of, key, keys
+from tests.support.stores import fill, generation_of, key, keys, patient
 from tests.support.waiting import until
 
 SEALED, OTHER, PLAIN = SealedCodec(b"a" * 32), SealedCodec(b"b" * 32), PlainCodec()
@@ -118,6 +120,25 @@ async def test_of_two_keys_the_later_write_is_found_and_a_clear_drops_both(
     assert (await one.get(key(2))).entry == FULL_ENTRY
     await one.clear()
     assert [(await store.get(key(number))).entry for store in (one, two) for number in (1, 2)] == [None] * 4
+
+
+@pytest.mark.parametrize("codec", [SEALED, PLAIN])
+async def test_the_files_of_a_kept_store_show_nothing_of_what_is_sealed(codec: Codec, tmp_path: Path) -> None:
+    planted = replace(FULL_ENTRY, body=b"planted-body" * 9, model="planted-model", category="planted-category")
+    with kept_server(tmp_path / "kept") as server:
+        async with server.store(codec) as store:
+            patient(store)
+            await fill(store.entries, {key(1): planted})
+        server.client().execute_command("BGREWRITEAOF")
+        await until(lambda: not server.client().info("persistence")["aof_rewrite_in_progress"])
+        kept = b"".join(files(server.folder).values())
+        server.kill()
+        server.start()
+        async with server.store(codec) as store:
+            patient(store)
+            assert (await store.entries.get(key(1))).entry == planted
+    assert (b"planted" in kept) is not codec.sealed
+    assert key(1).encode() in kept
 
 
 async def test_a_value_of_another_type_is_no_entry(entries: RedisEntries, redis_server: RedisServer) -> None:
