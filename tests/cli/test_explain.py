@@ -30,7 +30,7 @@ UNKEPT = {
         "read-only",
         "purged",
     ),
-    *("recording", "write-only", "ttl-ignored", "directives-ignored", "items", "estimated-usage"),
+    *("recording", "write-only", "ttl-ignored", "directives-ignored", "items", "imported", "estimated-usage"),
 }
 """Details of misses, which are not reasons for a bypass."""
 

@@ -39,6 +39,7 @@ class Siblings:
 
     logs_start = True
     instance = "1f"
+    seal_key = None
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note

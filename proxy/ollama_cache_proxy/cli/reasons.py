@@ -27,7 +27,7 @@ REASONS: Final = {
         text="the path is spelled otherwise, or has a query", fix="use the path exactly as in Ollama's API"
     ),
     "opt-in": Reason(
-        text="the endpoint's policy is off",
+        text="the policy of the endpoint, the model or the category is off",
         fix="turn it on, as in serve --cache chat=always",
     ),
     "stream": Reason(
