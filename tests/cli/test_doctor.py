@@ -711,6 +711,41 @@ async def test_a_context_that_changed_between_two_looks(simulator: Simulator, tm
     assert "clear --model tiny:latest" in finding.fix
 
 
+CONTEXT = {"length": 512, "first": 512, "before": 512, "since": 1.8e9, "epoch": ""}
+CHANGED = "context length of tiny:latest changed from 2,048 to 512 tokens at 2027-01-15 08:00 UTC, its entries"
+
+
+@pytest.mark.parametrize("release", ["0.24"])
+@pytest.mark.parametrize(
+    ("context", "level", "text"),
+    [
+        (CONTEXT | {"first": 2048, "before": 2048, "epoch": "ctx=512"}, Level.NOTE, CHANGED),
+        (CONTEXT | {"before": 2048}, Level.NOTE, CHANGED),
+        (CONTEXT, Level.OK, "1 loaded"),
+        (CONTEXT | {"length": 2048}, Level.WARNING, "had 2,048 before"),
+        (None, Level.WARNING, "had 2,048 before"),
+    ],
+    ids=["changed", "back at the first", "not changed", "not seen yet", "not known"],
+)
+async def test_a_context_that_the_proxy_has_seen_change_is_no_warning(
+    context: Any, level: Level, text: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    await ask(simulator.url, "POST", "/api/generate", body=GENERATE)
+    told = {"candidate": True, "operation": "generate"} | ({} if context is None else {"context": context})
+    async with serving(lambda _: web.json_response(told)) as url:
+        for _ in range(2):
+            async with scene(url, simulator.url, tmp_path) as made:
+                (finding,) = (await found(made, "Models"))["Models"]
+            seen = read(tmp_path / "doctor.json", simulator.url)
+            write(
+                tmp_path / "doctor.json",
+                simulator.url,
+                {digest: Seen(context=2048, epoch="", since=0, before=2048) for digest in seen},
+            )
+    assert finding.level is level
+    assert text in finding.text
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["gpu", "no-gpu-known"])
 async def test_a_model_that_is_partly_on_the_cpu(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU, Ollama 0.33 counts buffers of a CPU with AMX as VRAM, and nothing is amiss."""

@@ -159,3 +159,13 @@ async def test_what_is_not_text_is_explained_too(proxy: Proxy) -> None:
     assert (done.status, done.err) == (0, "")
     assert "POST /v1/audio/transcriptions" in done.out
     assert "opt-in" in done.out
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_changed_context_length_is_told_with_the_epoch_that_it_makes(changed: bool) -> None:
+    length = 8192 if changed else 4096
+    context = {"length": length, "first": 4096, "before": 4096, "since": 1.8e9, "epoch": "ctx=8192" if changed else ""}
+    about = {"candidate": True, "model": "tiny:latest", "key": "k", "policy": "always", "context": context}
+    _, *rows = described({"path": "/api/generate"}, {**about, "result": "miss", "nearest": None, "note": "x"})
+    told = "ctx=8192: the context length changed from 4,096 to 8,192 tokens at 2027-01-15 08:00 UTC"
+    assert [text for label, text in rows if label == "Epoch"] == ([told] if changed else [])

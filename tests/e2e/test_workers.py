@@ -8,7 +8,8 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,33 @@ async def test_a_model_replaced_through_one_worker_is_never_answered_stale_by_th
             after = await generate(other)
             assert after.field("X-Cache") in ("MISS", "BYPASS")
             assert json.loads(after.body)["response"] != json.loads(before.body)["response"]
+
+
+async def test_a_context_length_that_one_worker_sees_change_makes_other_keys_in_all(
+    simulator: Simulator, redis_server: RedisServer
+) -> None:
+    async with workers(simulator, OCP_REDIS_URL=redis_server.url) as two, AsyncExitStack() as stack:
+        one, other = await two.pair(stack)
+        await until_seen(one, 4096)
+        await until_hit(other)
+        simulator.behaviour = replace(simulator.behaviour, context_length=2048)
+        simulator.residence.unload(simulator.residence.loaded()[0].model)
+        await until_seen(one, 2048)
+        await until(lambda: [line for line in two.command.lines if "from 4,096 to 2,048 tokens" in line])
+        assert (await generate(other)).field("X-Cache") == "MISS"
+        assert len([line for line in two.command.lines if "Context length changed" in line]) == 1
+
+
+async def until_seen(connection: RawConnection, length: int) -> None:
+    """Have Ollama asked until a worker knows with which context length it loads the model."""
+    asked = {"path": "/api/generate", "body": GENERATE}
+    async with asyncio.timeout(30):
+        for number in count():
+            await generate(connection, prompt=f"{length} {number}")
+            told = json.loads((await talk(connection, "POST", "/api/cache/explain", asked)).body)
+            if told.get("context", {}).get("length") == length:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def until_hit(connection: RawConnection) -> RawAnswer:

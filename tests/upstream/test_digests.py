@@ -191,7 +191,9 @@ async def test_a_change_withdraws_what_no_probe_has_confirmed_of_that_model():
     withdrawn = []
 
     def confirm(model):
-        models.confirm(SimpleNamespace(model=model, digest="sha256:0"), lambda: withdrawn.append(model))
+        models.confirm(
+            SimpleNamespace(model=model, digest="sha256:0"), lambda: withdrawn.append(model), keys=1, plain=True
+        )
 
     confirm("one")
     confirm("two")

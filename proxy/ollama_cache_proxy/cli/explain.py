@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from base64 import b64encode
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,13 @@ def described(request: dict[str, Any], explanation: dict[str, Any]) -> list[tupl
         rows += [("Why", f"{reason.text}.")] if reason else []
         return rows + ([("Fix", f"{reason.fix}.")] if reason and reason.fix else [])
     about = [("Model", explanation["model"]), ("Key", explanation["key"])]
+    context = explanation.get("context")
+    if context and context["epoch"]:
+        lengths = f"from {context['before']:,} to {context['length']:,} tokens"
+        since = datetime.fromtimestamp(context["since"], UTC)
+        about.append(
+            ("Epoch", f"{context['epoch']}: the context length changed {lengths} at {since:%Y-%m-%d %H:%M} UTC")
+        )
     if "items" in explanation:
         about.append(("Texts", f"{explanation['items']['known']} of {explanation['items']['of']} are stored"))
     if explanation.get("result") == "hit":

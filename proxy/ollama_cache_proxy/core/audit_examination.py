@@ -15,6 +15,7 @@ from ollama_cache_proxy.core.traffic import Traffic
 from ollama_cache_proxy.policy.audit_causes import Seen, cause
 from ollama_cache_proxy.policy.audit_comparison import Likeness, compare_texts, compare_vectors, said, vectors_in
 from ollama_cache_proxy.policy.classify import is_embedding
+from ollama_cache_proxy.policy.context_lengths import part
 from ollama_cache_proxy.policy.dialects.dialect import Storable, objects
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.steps import finish
@@ -175,9 +176,9 @@ def _fresh(check: Check, body: bytes) -> _Fresh | None:
     return _Fresh(parts=(Part(key="", said=says),), tokens=verdict.prompt_tokens)
 
 
-def _what(identity: Identity) -> tuple[str, str]:
-    """Return what a model's name stands for."""
-    return identity.digest, identity.version
+def _what(identity: Identity) -> tuple[str, str, str]:
+    """Return what a model's name stands for, and with which context length it is loaded."""
+    return identity.digest, identity.version, part(identity.contexts)
 
 
 def _compare(one: Part, other: Part) -> Likeness:

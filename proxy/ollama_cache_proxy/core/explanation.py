@@ -15,6 +15,7 @@ from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.policy import embeddings, model_names
 from ollama_cache_proxy.policy.buffers import Buffers
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
+from ollama_cache_proxy.policy.context_lengths import Contexts, part
 from ollama_cache_proxy.policy.fingerprints import differing
 from ollama_cache_proxy.policy.lifetimes import kind_of
 from ollama_cache_proxy.policy.messages import Description, Request
@@ -70,6 +71,8 @@ class Explainer:
         about |= {"candidate": True, "model": model_names.short(question.identity.model), "key": question.key}
         about["policy"] = question.policy.value if question.policy else None
         about["lifetime"] = kind_of(question.lifetime.seconds, question.lifetime.idle).value
+        if question.identity.contexts.now is not None:
+            about["context"] = _told(question.identity.contexts)
         if question.listing is not None:
             whole = isinstance(found.reuse, Hit)  # of all texts, also where the response was stored as a whole
             known = question.texts if whole else question.listing.known_texts
@@ -126,6 +129,17 @@ class Explainer:
         return _Nearest(
             entry=best[2] if best else None, differs=best[3] if best else (), searched=searched, complete=complete
         )
+
+
+def _told(contexts: Contexts) -> dict[str, Any]:
+    """Return what is known of the context length with which Ollama loads a model."""
+    return {
+        "length": contexts.now,
+        "first": contexts.first,
+        "before": contexts.before,
+        "since": int(contexts.since),
+        "epoch": part(contexts),
+    }
 
 
 def _ignore(_question: Question) -> None:

@@ -227,6 +227,16 @@ class Health:
 
 
 @record
+class ContextChanged:
+    """A model is loaded with another context length than before; told by the process that saw it, once."""
+
+    model: str
+    before: int
+    """Tokens."""
+    now: int
+
+
+@record
 class OwnRefusal:
     """A request for one of the proxy's own routes was refused; nothing of it is told."""
 
@@ -243,6 +253,7 @@ Event: TypeAlias = (
     | StoreFault
     | StoreCall
     | CommandRefused
+    | ContextChanged
     | Health
     | OwnRefusal
 )

@@ -16,7 +16,7 @@ from ollama_cache_proxy.core.flights import Flight, Tail
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
-from ollama_cache_proxy.policy import fields, freshness, reuse, scope_marks, storing, usage
+from ollama_cache_proxy.policy import context_lengths, fields, freshness, reuse, scope_marks, storing, usage
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
@@ -299,7 +299,8 @@ class Fetcher:
             withdrawn = True
             self._tasks.spawn(self._withdraw(keys, generation), name)  # holds no question: it may wait for long
 
-        self._models.confirm(question.identity, withdraw)
+        plain = context_lengths.leaves_loading_to_ollama(question.candidate.document)
+        self._models.confirm(question.identity, withdraw, keys=len(keys), plain=plain)
         entries = await self._with_fingerprints(question, entries)
         stored = await self._store.put(entries, generation)
         if withdrawn or self._is_purged(question):  # meanwhile: the entries were not there yet to be deleted

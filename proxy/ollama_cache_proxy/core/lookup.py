@@ -9,7 +9,7 @@ from typing import Final
 from ollama_cache_proxy.core.facts import Saved
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Lookup
-from ollama_cache_proxy.policy import embeddings
+from ollama_cache_proxy.policy import context_lengths, embeddings
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Policy
@@ -51,7 +51,7 @@ class StoreLookup:
         scope = Scope(
             digest=identity.digest,
             version=identity.version,
-            epoch=self._rules.epoch,
+            epoch=context_lengths.epoch(self._rules.epoch, identity.contexts),
             namespace=directives.namespace,
             credentials=self._rules.credentials,
             width=identity.width,

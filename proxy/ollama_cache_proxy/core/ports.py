@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
+from ollama_cache_proxy.policy.context_lengths import UNKNOWN, Contexts
 from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.policy.record import record
 
@@ -138,6 +139,8 @@ class Identity:
     stability: Stability
     width: int | None = None
     """How many numbers its vectors have; None where Ollama does not tell (`embedding_length`, since 0.30)."""
+    contexts: Contexts = UNKNOWN
+    """With which context length it is loaded."""
 
 
 class Templates(Protocol):
@@ -193,8 +196,12 @@ class Models(Protocol):
 
     def end_change(self, token: object) -> None: ...
 
-    def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
-        """Call `withdraw` if the next probe that starts shows another digest."""
+    def confirm(self, identity: Identity, withdraw: Callable[[], None], *, keys: int, plain: bool) -> None:
+        """Call `withdraw` if the next probe that starts shows another digest, or a later one another context length.
+
+        It withdraws so many keys. `plain` tells that the request left it to Ollama how the model is loaded, and that
+        its response has just ended; what others store shows nothing of that length.
+        """
 
 
 class Topic(StrEnum):
@@ -204,6 +211,8 @@ class Topic(StrEnum):
     """`[token, model]`."""
     CHANGE_ENDS = "change-ends"
     """The token."""
+    CONTEXT = "context"
+    """`[digest, contexts]`: a model has another context length. They are as `context_lengths.packed` writes them."""
     PURGE = "purge"
     """The filter, as JSON."""
     DISCARD = "forget"

@@ -72,6 +72,11 @@ def runner_options(document: dict[str, Any]) -> RunnerOptions:
     return frozenset((name, orjson.dumps(given[name]).decode()) for name in _RUNNER & given.keys())
 
 
+def has_runner_options(options: Any) -> bool:
+    """Return whether a request's `options` have one of those."""
+    return isinstance(options, dict) and not _RUNNER.isdisjoint(options)
+
+
 def options_in(body: bytes) -> tuple[str, RunnerOptions] | None:
     """Return model and options of a request's body; None where it names no model, or is too large to be read here."""
     if len(body) > _SEARCHED:

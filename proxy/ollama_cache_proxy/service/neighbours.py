@@ -38,6 +38,7 @@ from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.request_recorder import RequestRecorder
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
+from ollama_cache_proxy.upstream.loaded_contexts import LoadedContexts
 from ollama_cache_proxy.upstream.loaded_models import Residents
 from ollama_cache_proxy.upstream.model_templates import ModelTemplates
 from ollama_cache_proxy.upstream.ollama_server import Ollama
@@ -63,6 +64,7 @@ class Opened:
     upstream: Ollama
     probes: Probes
     models: OllamaModels
+    contexts: LoadedContexts
     residents: Residents
     statistics: Statistics
     recorder: RequestRecorder
@@ -81,7 +83,17 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     upstream = _ollama(context, url)
     stack.push_async_callback(upstream.close)
     probes = Probes(upstream, authorization=secret(context.settings.upstream_authorization))
-    models = _models(context, probes, upstream.name, chosen.values, url)
+    contexts = LoadedContexts(
+        OllamaRunners(probes),
+        upstream,
+        chosen.values,
+        name=_machine(url) + upstream.name,
+        clock=context.clock,
+        tasks=context.tasks,
+        observe=context.observer(),
+        siblings=context.siblings,
+    )
+    models = _models(context, probes, upstream.name, chosen.values, url, contexts)
     stack.callback(models.close)
     stack.push_async_callback(context.tasks.close, _TASKS_CLOSE_SECONDS)
     recorder = RequestRecorder(context.log.warn)
@@ -117,6 +129,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         upstream=upstream,
         probes=probes,
         models=models,
+        contexts=contexts,
         residents=Residents(probes, tasks=context.tasks),
         statistics=statistics,
         recorder=recorder,
@@ -163,7 +176,9 @@ def _ollama(context: Context, url: str) -> Ollama:
     )
 
 
-def _models(context: Context, probes: Probes, name: str, values: ValueStore, url: str) -> OllamaModels:
+def _models(  # noqa: PLR0913, PLR0917 - what it asks, and where it saves
+    context: Context, probes: Probes, name: str, values: ValueStore, url: str, contexts: LoadedContexts
+) -> OllamaModels:
     settings = context.settings
     return OllamaModels(
         probes,
@@ -174,6 +189,7 @@ def _models(context: Context, probes: Probes, name: str, values: ValueStore, url
         clock=context.clock,
         tasks=context.tasks,
         siblings=context.siblings,
+        contexts=contexts,
     )
 
 

@@ -25,6 +25,7 @@ def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, report: Ca
 
     siblings.subscribe(Topic.CHANGE_BEGINS, opened.models.sibling_change_began)
     siblings.subscribe(Topic.CHANGE_ENDS, opened.models.sibling_change_ended)
+    siblings.subscribe(Topic.CONTEXT, opened.contexts.sibling_saw)
     siblings.subscribe(Topic.PURGE, purge)
     siblings.subscribe(Topic.DISCARD, forget)
     siblings.subscribe(Topic.FLUSH, flush)

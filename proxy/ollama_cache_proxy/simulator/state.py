@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ollama_cache_proxy.simulator.registry import ModelRegistry
 from ollama_cache_proxy.simulator.releases import NEWEST, RELEASES, Release
@@ -20,6 +20,8 @@ class Behaviour:
     a model. `loopback` says whether the Host rule applies. `release` is a key of RELEASES; `version` is what
     /api/version says, if not that of the release.
 
+    `context_length` is OLLAMA_CONTEXT_LENGTH, in tokens; None for the default of the release.
+
     With `prompt_cache` the tokens that a prompt shares with the start of the last one of its model take no time, though
     they are counted; with `tells_cached` responses say how many they are, as Ollama does since 0.33.3.
     """
@@ -34,6 +36,7 @@ class Behaviour:
     loopback: bool = True
     prompt_cache: bool = False
     tells_cached: bool = False
+    context_length: int | None = None
 
 
 class Gate:
@@ -72,7 +75,8 @@ class State:
     @property
     def release(self) -> Release:
         """What differs between releases of Ollama."""
-        return RELEASES[self.behaviour.release]
+        release, length = RELEASES[self.behaviour.release], self.behaviour.context_length
+        return release if length is None else replace(release, context_length=length)
 
     def shared_prompt(self, digest: str, prompt: str) -> str:
         """Return what a prompt shares with the start of the last one of a model; empty without a prompt cache."""

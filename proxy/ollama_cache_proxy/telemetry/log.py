@@ -14,6 +14,7 @@ from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.facts import (
     Audited,
     CommandRefused,
+    ContextChanged,
     Event,
     Exchange,
     Fault,
@@ -106,6 +107,9 @@ class Log:
             case StoreFault(kind=Fault.FOREIGN) if not self._told_of_foreign:
                 self._told_of_foreign = True
                 self._line(_YELLOW, f"⚠️  {_FOREIGN}")
+            case ContextChanged():
+                lengths = f"from {event.before:,} to {event.now:,} tokens"
+                self._line(_YELLOW, f"⚠️  Context length changed {lengths}: older entries are not used", event.model)
             case StoreFault() | Repeated():
                 pass  # the store's health is logged once; with a line per request, hits are not grouped
             case Health() | CommandRefused():

@@ -22,8 +22,10 @@ from ollama_cache_proxy.core.ports import Clock, Identity, Siblings, Topic, Upst
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy.context_lengths import UNKNOWN
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.upstream.loaded_contexts import LoadedContexts
 from ollama_cache_proxy.upstream.probes import read_json
 
 POLL: Final = 5.0
@@ -87,7 +89,8 @@ class OllamaModels:
     """See ports.Models.
 
     The latest table is saved in the store under `name`. A probe may take `deadline` seconds, which is more than opening
-    a connection may take. No request waits longer than `max_wait` seconds for a probe.
+    a connection may take. No request waits longer than `max_wait` seconds for a probe. `contexts` knows how models are
+    loaded; None where that does not matter.
     """
 
     def __init__(  # noqa: PLR0913 - the composition root names each neighbour once
@@ -101,9 +104,13 @@ class OllamaModels:
         clock: Clock,
         tasks: Tasks,
         siblings: Siblings | None = None,
+        contexts: LoadedContexts | None = None,
     ) -> None:
         self._upstream = upstream
         self._store = store
+        self._contexts = contexts
+        if contexts is not None:
+            contexts.on_change, contexts.digest_of = self._context_changed, self._digest_of
         self._siblings = siblings
         self._sibling_changes: dict[str, _Change] = {}
         self._name = f"models:{name}"
@@ -142,8 +149,17 @@ class OllamaModels:
             return None
         stability = _Stability(self, self.current_edition)
         self._stabilities.add(stability)
-        width = table.widths.get(model)
-        return Identity(model=model, digest=digest, version=table.version, stability=stability, width=width)
+        known = UNKNOWN
+        if self._contexts is not None:
+            known = self._contexts.known(digest) or await self._contexts.load(digest)
+        return Identity(
+            model=model,
+            digest=digest,
+            version=table.version,
+            stability=stability,
+            width=table.widths.get(model),
+            contexts=known,
+        )
 
     async def is_current(self, identity: Identity) -> bool:
         """See ports.Models."""
@@ -202,8 +218,10 @@ class OllamaModels:
         if change is not None:
             self.end_change(change)
 
-    def confirm(self, identity: Identity, withdraw: Callable[[], None]) -> None:
+    def confirm(self, identity: Identity, withdraw: Callable[[], None], *, keys: int, plain: bool) -> None:
         """See ports.Models."""
+        if plain and self._contexts is not None:
+            self._contexts.responded(identity, withdraw, keys)
         self._pending.append(_Pending(responded_at=self._clock.monotonic(), identity=identity, withdraw=withdraw))
         self._schedule()
 
@@ -211,6 +229,12 @@ class OllamaModels:
         """Stop probing."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _context_changed(self) -> None:
+        self.current_edition += 1
+
+    def _digest_of(self, model: str) -> str | None:
+        return None if self._table is None else self._table.digests.get(model)
 
     def _changing(self, model: str) -> bool:
         return any(change.model in (model, ANY) for change in self._changes)

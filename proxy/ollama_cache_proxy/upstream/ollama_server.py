@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -165,23 +165,24 @@ class _SentRequest:
 class RequestContext:
     """The context manager of one request; a class, because contextlib's generators are slower."""
 
-    def __init__(self, ollama: Ollama, head: Coroutine[Any, Any, _SentRequest]) -> None:
+    def __init__(self, ollama: Ollama, head: Coroutine[Any, Any, _SentRequest], body: Body) -> None:
         self._ollama = ollama
         self._head = head
         self._sent: _SentRequest | None = None
+        self.body = body
 
     async def __aenter__(self) -> _Response:
-        self._ollama.asking += 1
+        self._ollama.begin(self)
         try:
             self._sent = await self._head
         except BaseException:
-            self._ollama.asking -= 1
+            self._ollama.end(self)
             raise
         assert self._sent.response is not None  # noqa: S101 - for the type checker; `_head` has it
         return self._sent.response
 
     async def __aexit__(self, *_: object) -> None:
-        self._ollama.asking -= 1
+        self._ollama.end(self)
         if self._sent is not None:
             self._ollama.finish(self._sent)
 
@@ -210,7 +211,8 @@ class Ollama:
         self.reachable: bool | None = None
         self.refusal = ""
         """Why it refuses what the proxy itself asks; empty where it does not."""
-        self.asking = 0
+        self._under_way: set[RequestContext] = set()
+        self._watches: list[list[Body]] = []
         self._host = self.name.removesuffix(f":{_PORTS[parts.scheme]}").encode()
         self._prefix = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
@@ -241,7 +243,32 @@ class Ollama:
     ) -> RequestContext:
         """See ports.Upstream."""
         seconds = None if patient or self._deadline is None else max(0.0, self._deadline - spent)
-        return RequestContext(self, self._head(request, body, repeatable=repeatable, seconds=seconds))
+        return RequestContext(self, self._head(request, body, repeatable=repeatable, seconds=seconds), body)
+
+    @property
+    def asking(self) -> int:
+        """How many requests are under way."""
+        return len(self._under_way)
+
+    def begin(self, request: RequestContext) -> None:
+        """Note a request that is about to be sent."""
+        self._under_way.add(request)
+        for bodies in self._watches:
+            bodies.append(request.body)
+
+    def end(self, request: RequestContext) -> None:
+        """Note the end of a request."""
+        self._under_way.discard(request)
+
+    @contextmanager
+    def watching(self) -> Iterator[list[Body]]:
+        """See loaded_contexts.Watched."""
+        bodies = [request.body for request in self._under_way]
+        self._watches.append(bodies)
+        try:
+            yield bodies
+        finally:
+            self._watches = [watch for watch in self._watches if watch is not bodies]
 
     @property
     def is_unresponsive(self) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy.cli import graphics
-from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX
+from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX, EXPLAIN
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
@@ -122,6 +124,30 @@ async def _context_lowered(scene: Scene, model: str, context: int) -> list[Findi
     ]
 
 
+async def _context_known(scene: Scene, model: str) -> dict[str, Any] | None:
+    """Return what the proxy knows of the context length with which Ollama loads a model, None if it knows nothing."""
+    body = {"model": model, "prompt": "x", "stream": False}
+    try:
+        told = await scene.proxy.fetch(EXPLAIN, {"path": "/api/generate", "body": body})
+    except Failed:
+        return None
+    context = told.get("context") if isinstance(told, dict) else None
+    return context if isinstance(context, dict) else None
+
+
+def _context_changed(name: str, told: dict[str, Any]) -> list[Finding]:
+    """Return the finding of a model that the proxy has seen loaded with another context length than before."""
+    if told["length"] == told["before"]:
+        return []
+    since = datetime.fromtimestamp(told["since"], UTC)
+    return [
+        note(
+            f"context length of {name} changed from {told['before']:,} to {told['length']:,} tokens at"
+            f" {since:%Y-%m-%d %H:%M} UTC, its entries of another length are not used"
+        )
+    ]
+
+
 async def loaded(scene: Scene) -> list[Finding]:
     """Check that loaded models fit into GPU memory, and have the same context length as before."""
     found = await scene.fetch(scene.ollama, "/api/ps")
@@ -142,12 +168,16 @@ async def loaded(scene: Scene) -> list[Finding]:
         findings += await _context_lowered(scene, str(row["name"]), context)
         now, stale = observe(seen.get(row["digest"]), context, settings.epoch, time.time(), lifetime)
         seen[row["digest"]] = now
-        if stale:
+        told = await _context_known(scene, str(row["name"]))
+        if told is not None and told["length"] == context:
+            findings += _context_changed(name, told)
+        elif stale:
             findings.append(
                 warning(
                     f"{name} has a context of {context:,} tokens and had {now.before:,} before: no digest shows that,"
-                    " so older entries may still be served (ignore this if a request's own num_ctx changed it; since"
-                    " 0.30 Ollama lowers it by itself where memory does not suffice)",
+                    " so older entries are still served until two misses have shown it to the proxy (ignore this if a"
+                    " request's own num_ctx changed it; since 0.30 Ollama lowers it by itself where memory does not"
+                    " suffice)",
                     f"change the setting epoch, or `ollama-cache-proxy clear --model {name}`",
                 )
             )
