@@ -137,7 +137,6 @@ TABLE: Final = {
     "stores.redis.entry_count": Row("stores/redis/test_entry_count.py", "count", "it counts in a store that is open"),
     "stores.redis.private_server": Row("e2e/test_serve.py", "redis.sock", "it starts and ends a process"),
     "stores.redis.redis_gauges": Row("stores/redis/test_redis_gauges.py", "used_memory", "gauges of an open store"),
-    "upstream.ollama_server": Row("e2e/faults/test_upstream_faults.py", "Ollama", "sockets are what it is about"),
     "workbench.bench_questions": Row("cli/test_bench.py", "Code explanation", JOB),
 }
 """By the module, without the package's name."""

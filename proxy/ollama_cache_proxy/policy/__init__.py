@@ -5,6 +5,8 @@
     classify      whether a request may be served from the cache, or why not
     document      whether its JSON means the same to Ollama
     key           what is in a cache key
+    context_lengths
+                  when another context length of a model makes other keys
     embeddings    lists of texts, item by item
     callers       requests that a setting names
     reuse         request directives, and whether an entry may answer

@@ -166,7 +166,9 @@ class Settings(BaseSettings):
         " Divided among workers.",
     )
     epoch: str = Field(
-        "", description="Part of every key; change it when Ollama's settings, its environment or hardware change."
+        "",
+        description="Part of every key; change it when Ollama's settings, its environment or hardware change."
+        " Another context length of a model is noticed without it.",
     )
     credential_fields: Texts = Field(
         (),

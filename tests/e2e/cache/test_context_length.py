@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.simulator import Simulator
+from ollama_cache_proxy.simulator import Fault, Simulator
 from ollama_cache_proxy.upstream import loaded_contexts
-from tests.support.rawhttp import ask
+from tests.support.rawhttp import RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
 
@@ -110,6 +110,22 @@ async def test_alternating_lengths_are_those_of_the_requests(proxy: Proxy) -> No
         await post(proxy, f"{number}", options={"num_ctx": 64})
     assert [await post(proxy, f"{number}") for number in range(4)] == ["HIT"] * 4
     assert (await context(proxy))["epoch"] == ""
+
+
+async def test_nothing_counts_while_a_request_with_a_context_of_its_own_is_under_way(
+    proxy: Proxy, simulator: Simulator
+) -> None:
+    for text in ("a", "b"):
+        await post(proxy, text)
+    set_length(simulator, 128)
+    simulator.fault = lambda received: Fault.HANG if received.target == "/api/chat" else None
+    async with await RawConnection.open(proxy.url) as connection:
+        chat = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "options": {"num_ctx": 64}}
+        connection.send("POST", "/api/chat", body=json.dumps(chat).encode())
+        await until(lambda: "/api/chat" in [one.target for one in simulator.received])
+        assert [await post(proxy, text) for text in ("c", "d", "e", "a")] == ["MISS", "MISS", "MISS", "HIT"]
+    await until(lambda: not proxy.running.exchanges.serving)
+    assert [await post(proxy, text) for text in ("f", "g", "a", "c")] == ["MISS"] * 4
 
 
 async def test_a_hit_asks_ollama_nothing(proxy: Proxy, simulator: Simulator) -> None:

@@ -360,6 +360,9 @@ async def test_a_row_that_names_another_machine_has_no_digest(member: str, monke
         assert said(await generate(proxy)) == "fwd=bypass; detail=no-digest"
 
 
+# Context length: test_context_length.py
+
+
 # Response
 
 
