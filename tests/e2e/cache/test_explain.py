@@ -50,6 +50,7 @@ async def test_a_miss_and_then_a_hit_with_the_key_of_the_real_request(proxy: Pro
         "candidate": True,
         "model": "tiny:latest",
         "key": missed["key"],
+        "lifetime": "fixed",
         "result": "miss",
         "fwd": "miss",
         "nearest": None,
