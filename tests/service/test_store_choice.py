@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core.store_ports import StoreState
-from ollama_cache_proxy.service import store_choice
+from ollama_cache_proxy.service import private_store
 from ollama_cache_proxy.service.context import Context, open_context
+from ollama_cache_proxy.service.private_store import PrivateServer
 from ollama_cache_proxy.service.settings import SettingsError, load
 from ollama_cache_proxy.service.sockets import bind
-from ollama_cache_proxy.service.store_choice import ChosenStore, PrivateServer, open_store
+from ollama_cache_proxy.service.store_choice import ChosenStore, open_store
 from ollama_cache_proxy.stores.memory import MemoryStore
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.tiered import TieredStore
@@ -48,7 +49,7 @@ WELL = StoreState(answers=True, stores=True)
 
 
 def nothing_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_choice, "find_server", lambda: None)
+    monkeypatch.setattr(private_store, "find_server", lambda: None)
 
 
 async def test_memory(opened: Callable[..., Any]) -> None:
@@ -98,9 +99,9 @@ async def test_one_that_is_lent_is_it_whatever_is_named(
     opened: Callable[..., Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    chosen, log = await opened(PrivateServer(url=redis_server.url, name="a private server"))
+    chosen, log = await opened(PrivateServer(url=redis_server.url, name="a private server", about="so large"))
     assert (chosen.name, chosen.state()) == ("a private server", WELL)
-    assert "Store: a private server, 512 MiB, not shared" in log
+    assert "Store: a private server, so large" in log
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--redis-url", metavar="URL", help="Redis or Valkey (default: start a private one; OCP_REDIS_URL)"
     )
     parser.add_argument(
+        "--keep",
+        action=argparse.BooleanOptionalAction,
+        help="keep what a private Redis holds over a restart (default: yes; OCP_KEEP)",
+    )
+    parser.add_argument(
+        "--store-dir",
+        metavar="FOLDER",
+        help="where it is kept (default: ~/.cache/ollama-cache-proxy; OCP_STORE_DIR)",
+    )
+    parser.add_argument(
         "--cache",
         metavar="OPERATION=POLICY",
         action="append",
@@ -116,7 +126,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings on the command line, None for those that are not there. Raise SettingsError."""
-    names = ("listen", "upstream", "workers", "redis_url", "cache_streams", "record_requests", "log", "development")
+    names = (
+        *("listen", "upstream", "workers", "redis_url", "keep", "store_dir", "cache_streams", "record_requests", "log"),
+        "development",
+    )
     found = {name: getattr(arguments, name, None) for name in names}
     for name in ("redis_url", "upstream"):
         _refuse_password(name, found[name])

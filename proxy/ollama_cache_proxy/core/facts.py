@@ -214,6 +214,10 @@ class Part(StrEnum):
     UPSTREAM = "upstream"
 
 
+LOADING: Final = "LOADING"
+"""The reason why a store is unwell that is still loading what it kept; the word is Redis' own."""
+
+
 @record
 class Health:
     """A neighbour became well or unwell; one fact for each change. `reason` has no secret and nothing of a request."""

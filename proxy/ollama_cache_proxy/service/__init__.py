@@ -7,6 +7,7 @@ The modules:
     context              what all parts share: settings, address, clock, log, metrics, background tasks
     neighbours           opens what exchanges need: store, Ollama, digests of models, statistics
     store_choice         which store: a Redis by URL, a private server, or memory
+    private_store        starts a private server, one that keeps its entries where that can be
     rules_from_settings  the rules of exchanges
     own_routes           the proxy's own routes, put together
     scrape               the metrics of this process, and of all workers

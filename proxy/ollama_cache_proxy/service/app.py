@@ -37,13 +37,13 @@ from ollama_cache_proxy.service.crowd import Crowd
 from ollama_cache_proxy.service.in_service import InService, service_of
 from ollama_cache_proxy.service.neighbours import open_neighbours
 from ollama_cache_proxy.service.own_routes import own_routes
+from ollama_cache_proxy.service.private_store import PrivateServer
 from ollama_cache_proxy.service.replacing import Parts, handler_of, replace_service
 from ollama_cache_proxy.service.scrape import Scrape
 from ollama_cache_proxy.service.settings import Settings
 from ollama_cache_proxy.service.sibling_topics import handle_sibling_topics
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 from ollama_cache_proxy.service.sockets import fitting_connections
-from ollama_cache_proxy.service.store_choice import PrivateServer
 from ollama_cache_proxy.telemetry.log import Log
 from ollama_cache_proxy.telemetry.loop_lag import LoopLag
 from ollama_cache_proxy.telemetry.metrics import Metrics

@@ -22,6 +22,7 @@ from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.private_store import PrivateServer
 from ollama_cache_proxy.service.recordings import opened_recordings, use_recordings
 from ollama_cache_proxy.service.rules_from_settings import rules_from
 from ollama_cache_proxy.service.settings import (
@@ -33,7 +34,7 @@ from ollama_cache_proxy.service.settings import (
     same_listener,
     secret,
 )
-from ollama_cache_proxy.service.store_choice import ChosenStore, PrivateServer, open_store
+from ollama_cache_proxy.service.store_choice import ChosenStore, open_store
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.request_recorder import RequestRecorder
 from ollama_cache_proxy.telemetry.statistics import Statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,21 +14,26 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
 from ollama_cache_proxy.service.eviction_check import check_eviction
+from ollama_cache_proxy.service.private_store import ENDS_WITH_PROXY, MIB, PrivateServer, open_private
 from ollama_cache_proxy.service.redis_access import redis_address, tls_for
-from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
+from ollama_cache_proxy.service.settings import SettingsError, named_redis, public_url
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
 from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
+from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder
 from ollama_cache_proxy.stores.redis.key_layout import WATCHED, changed_keys
-from ollama_cache_proxy.stores.redis.private_server import PrivateRedis, find_server
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
+from ollama_cache_proxy.stores.redis.server_process import until_accepts
 from ollama_cache_proxy.stores.redis.store_trouble import StoreTrouble
 from ollama_cache_proxy.stores.tiered import TieredStore
 
-_MIB: Final = 1024 * 1024
-_ENDS_WITH_PROXY: Final = "not shared, forgotten when the proxy ends (--redis-url)"
+_LOADS_AT_ONCE: Final = 0.05
+"""Seconds to wait for a private server that loads what it kept; then the proxy begins without it."""
+_COUNTED_EVERY: Final = 1.0
+_COUNTED_TRIES: Final = 30
+"""How often, and every how many seconds, what was kept is counted until that succeeds."""
 
 
 @record
@@ -48,16 +54,6 @@ class ChosenStore:
     """Drops what this process holds of it: the hot tier and the write buffer."""
 
 
-@record
-class PrivateServer:
-    """A private server that is running."""
-
-    url: str
-    name: str
-    folder: Path | None = None
-    """The KeptFolder in which it keeps its entries; None where it forgets them."""
-
-
 async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateServer | None) -> ChosenStore:
     """Choose and open a store that the stack closes, and log the choice; raise SettingsError.
 
@@ -69,7 +65,7 @@ async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateSer
     if url:
         return await _named(context, stack, url)
     if settings.store in ("auto", "private"):
-        server = shared or await open_private(settings, stack, context.tasks)
+        server = shared or await open_private(settings, stack, context.tasks, context.log)
         if server is not None:
             return await _private(context, stack, server)
         if settings.store == "private":
@@ -90,18 +86,36 @@ async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
 
 
 async def _private(context: Context, stack: AsyncExitStack, server: PrivateServer) -> ChosenStore:
-    chosen = await _redis(context, stack, server.url)
-    size = context.settings.private_redis_bytes // _MIB
-    context.log.say(f"Store: {server.name}, {size} MiB, {_ENDS_WITH_PROXY}")
+    context.log.say(f"Store: {server.name}, {server.about}")
+    if server.folder is None:
+        return replace(await _redis(context, stack, server.url, private=server), name=server.name)
+    socket = Path(redis_address(server.url).socket)
+    loaded = context.tasks.spawn(until_accepts(socket), "load the store", endless=True)
+    await asyncio.wait((loaded,), timeout=_LOADS_AT_ONCE)
+    chosen = await _redis(context, stack, server.url, private=server, loaded=None if loaded.done() else loaded)
+    context.tasks.spawn(_say_known(context, chosen.entries, loaded), "count what was kept", endless=True)
     return replace(chosen, name=server.name)
+
+
+async def _say_known(context: Context, entries: EntryStore, loaded: asyncio.Task[None]) -> None:
+    """Log how many entries are known from before, when they can be counted."""
+    await asyncio.wait((loaded,))
+    for _ in range(_COUNTED_TRIES):
+        count = await entries.count()
+        if count is not None and count.keys is not None:
+            if count.keys:
+                known = "1 entry from before is" if count.keys == 1 else f"{count.keys:,} entries from before are"
+                context.log.say(f"{known} known")
+            return
+        await asyncio.sleep(_COUNTED_EVERY)
 
 
 def _memory(context: Context) -> ChosenStore:
     memory = MemoryStore(context.settings.memory_bytes, clock=context.clock)
-    size = context.settings.memory_bytes // _MIB
+    size = context.settings.memory_bytes // MIB
     if context.codec.sealed:
         context.log.say("seal_key_file has no effect: entries are in memory alone, where they are not sealed")
-    context.log.say(f"Store: this process's memory, {size} MiB, {_ENDS_WITH_PROXY}")
+    context.log.say(f"Store: this process's memory, {size} MiB, {ENDS_WITH_PROXY} (--redis-url)")
     return ChosenStore(
         entries=memory,
         values=MemoryValues(),
@@ -113,24 +127,39 @@ def _memory(context: Context) -> ChosenStore:
     )
 
 
-async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenStore:
-    """Open a Redis, with a hot tier in front of it unless `hot_bytes` is 0; raise SettingsError."""
+async def _redis(
+    context: Context,
+    stack: AsyncExitStack,
+    url: str,
+    *,
+    private: PrivateServer | None = None,
+    loaded: asyncio.Task[None] | None = None,
+) -> ChosenStore:
+    """Open a Redis, with a hot tier in front of it unless `hot_bytes` is 0; raise SettingsError.
+
+    `private` is the server if it is one of ours, which nobody can mend. `loaded` is that of RedisStore.open.
+    """
     settings, clock, tasks = context.settings, context.clock, context.tasks
     address = redis_address(url)
     tls = tls_for(address, settings.redis_ca)
     client = RedisClient(address, tls=tls)
     stack.push_async_callback(client.close)
+    folder = None if private is None or private.folder is None else KeptFolder(private.folder)
+    trouble = (
+        () if private is not None else (StoreTrouble(address, tls, say=context.log.warn, clock=clock, tasks=tasks),)
+    )
     store = RedisStore(
         client,
         name="Redis",
         clock=clock,
-        observe=context.observer(StoreTrouble(address, tls, say=context.log.warn, clock=clock, tasks=tasks)),
+        observe=context.observer(*trouble),
         tasks=tasks,
         codec=context.codec,
         longest=settings.store_deadline,
+        folder=folder,
     )
     stack.push_async_callback(store.entries.renewals.close)
-    await store.open()
+    await store.open(loaded)
     if context.codec.sealed:
         context.log.say("Entries are sealed before they are stored (seal_key_file)")
     chosen = ChosenStore(
@@ -152,16 +181,6 @@ async def _redis(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
         tiered.invalidate(None)
 
     return replace(chosen, entries=tiered, gauges=(hot, store.gauges), forget=forget)
-
-
-async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:
-    """Start a private server that the stack closes; return None if none can be started."""
-    binary = find_server()
-    if binary is None:
-        return None
-    private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
-    stack.push_async_callback(private.close)
-    return PrivateServer(url=private.url, name=private.name) if await private.start() else None
 
 
 def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:

@@ -21,12 +21,12 @@ from ollama_cache_proxy.service.channel import Channel
 from ollama_cache_proxy.service.context import new_instance
 from ollama_cache_proxy.service.eviction_check import check_eviction
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
+from ollama_cache_proxy.service.private_store import PrivateServer, open_private
 from ollama_cache_proxy.service.recordings import opened_recordings
 from ollama_cache_proxy.service.sealing import seal_key
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, packed, share, unpacked
 from ollama_cache_proxy.service.siblings import SiblingProcesses
 from ollama_cache_proxy.service.sockets import raise_open_files, tls_of
-from ollama_cache_proxy.service.store_choice import PrivateServer, open_private
 from ollama_cache_proxy.service.supervisor import Supervisor, WorkerError
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
@@ -55,7 +55,7 @@ async def supervising(
     async with AsyncExitStack() as stack:
         tasks = Tasks()
         stack.push_async_callback(tasks.close, 0)
-        private_server = await _shared_store(settings, stack, tasks)
+        private_server = await _shared_store(settings, stack, tasks, log)
         supervisor = Supervisor(
             sock,
             count=settings.workers,
@@ -99,7 +99,7 @@ def _check_files(settings: Settings) -> None:
         recordings.close()
 
 
-async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks) -> PrivateServer | None:
+async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks, log: Log) -> PrivateServer | None:
     """Return the private server that workers share, None if a Redis is set; raise SettingsError."""
     several = f"workers: {settings.workers} is not allowed"
     if sys.platform == "win32":
@@ -108,7 +108,7 @@ async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks)
         raise SettingsError(f"{several} with store 'memory', which processes cannot share: choose another, or 1 worker")
     if named_redis(settings):
         return None
-    private_server = await open_private(settings, stack, tasks)
+    private_server = await open_private(settings, stack, tasks, log)
     if private_server is None:
         text = "without a shared Redis: name one with --redis-url, or install valkey-server or redis-server"
         raise SettingsError(f"{several} {text}")
@@ -117,12 +117,13 @@ async def _shared_store(settings: Settings, stack: AsyncExitStack, tasks: Tasks)
 
 def _packed_server(server: PrivateServer) -> list[str | None]:
     """Return a private server as JSON values for a worker process."""
-    return [server.url, server.name, None if server.folder is None else str(server.folder)]
+    return [server.url, server.name, server.about, None if server.folder is None else str(server.folder)]
 
 
 def _unpacked_server(values: list[str | None]) -> PrivateServer:
-    url, name, folder = values
-    return PrivateServer(url=url or "", name=name or "", folder=None if folder is None else Path(folder))
+    url, name, about, folder = values
+    kept = None if folder is None else Path(folder)
+    return PrivateServer(url=url or "", name=name or "", about=about or "", folder=kept)
 
 
 @asynccontextmanager

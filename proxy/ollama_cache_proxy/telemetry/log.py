@@ -12,6 +12,7 @@ import orjson
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.facts import (
+    LOADING,
     Audited,
     CommandRefused,
     ContextChanged,
@@ -163,6 +164,8 @@ class Log:
         what = {Part.STORE: "", Part.STORE_WRITES: " for writing", Part.UPSTREAM: ""}[event.part]
         if event.well:
             self._line(_GREEN, f"✅ Connected to {event.name}{what}")
+        elif event.reason == LOADING:
+            self._line(_YELLOW, f"⏳ {event.name} loads what was kept; until then requests go to Ollama")
         elif event.refused:
             self._line(_RED, f"⚠️  {event.reason}; until then nothing is cached")
         elif event.part is Part.UPSTREAM:

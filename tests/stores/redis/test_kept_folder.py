@@ -21,6 +21,13 @@ from ollama_cache_proxy.stores.redis.kept_folder import (
 )
 
 
+def kept(path: Path) -> KeptFolder:
+    """A folder in which something is kept."""
+    folder = KeptFolder.opened(path)
+    folder.entries.mkdir(exist_ok=True)
+    return folder
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
@@ -36,7 +43,7 @@ def test_a_new_one_is_for_this_person_alone(tmp_path: Path) -> None:
 
 
 def test_one_that_is_there_is_taken_as_it_is(tmp_path: Path) -> None:
-    KeptFolder.opened(tmp_path / "kept").raise_deletions(7)
+    kept(tmp_path / "kept").raise_deletions(7)
     (tmp_path / "kept").chmod(0o755)
     folder = KeptFolder.opened(tmp_path / "kept")
     assert (folder.deletions(), mode(folder.path)) == (7, 0o700)
@@ -84,7 +91,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_one_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
     KeptFolder.opened(tmp_path / "kept")
     (tmp_path / "kept").chmod(0o770)
-    with pytest.raises(FolderError, match="can be written to by others"):
+    with pytest.raises(FolderError, match="others can write to "):
         KeptFolder.opened(tmp_path / "kept")
 
 
@@ -120,21 +127,21 @@ def test_where_it_is_unless_it_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_number_of_deletions_never_falls(tmp_path: Path) -> None:
-    folder = KeptFolder.opened(tmp_path / "kept")
+    folder = kept(tmp_path / "kept")
     for number in (3, 2, 5, 5, 1):
         folder.raise_deletions(number)
     assert KeptFolder(folder.path).deletions() == 5
 
 
 def test_many_may_raise_it_at_once(tmp_path: Path) -> None:
-    folder = KeptFolder.opened(tmp_path / "kept")
+    folder = kept(tmp_path / "kept")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(folder.raise_deletions, [*range(100), *reversed(range(100))]))
     assert folder.deletions() == 99
 
 
 def test_a_process_that_is_killed_leaves_a_number_that_can_be_read(tmp_path: Path) -> None:
-    folder = KeptFolder.opened(tmp_path / "kept")
+    folder = kept(tmp_path / "kept")
     code = (
         "import sys, pathlib; from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder\n"
         "folder = KeptFolder(pathlib.Path(sys.argv[1]))\n"
@@ -170,11 +177,12 @@ def test_a_number_that_cannot_be_read(content: bytes, tmp_path: Path) -> None:
 
 
 def test_dropping_deletes_what_is_kept_and_not_the_number(tmp_path: Path) -> None:
-    folder = KeptFolder.opened(tmp_path / "kept")
+    folder = kept(tmp_path / "kept")
     folder.raise_deletions(4)
-    folder.entries.mkdir()
     (folder.entries / "file").write_bytes(b"kept")
     assert folder.holds_something
     folder.drop()
     assert (folder.deletions(), folder.holds_something) == (4, False)
+    folder.raise_deletions(9)
+    assert folder.deletions() == 4, "nothing is kept that could come back"
     assert json.loads((folder.path / "store.json").read_bytes())["name"] == "ollama-cache-proxy"

@@ -15,8 +15,8 @@
     store_look.py      what is at the other end of a URL, when it is no Redis that can be used
     store_trouble.py   says so in the log, when the store is lost
     invalidation.py    messages of changes in Redis, for the hot tier
-    private_server.py  a server of our own
-    kept_folder.py     where it keeps its entries
+    private_server.py  a server of our own, which forgets its entries; server_process.py: as a process that ends with us
+    kept_server.py     one that keeps them in a folder (kept_folder.py), and that proxies share (runtime_folder.py)
     deletions.py       how deletions in it survive whatever ends it
     scrubber.py        how what was deleted leaves its files
 

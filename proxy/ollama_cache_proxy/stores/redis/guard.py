@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from ollama_cache_proxy.core.facts import Fault, Health, Observer, Part, StoreCall, StoreFault
+from ollama_cache_proxy.core.facts import LOADING, Fault, Health, Observer, Part, StoreCall, StoreFault
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.store_ports import StoreState
 from ollama_cache_proxy.policy.probed_breaker import ProbedBreaker
@@ -165,6 +165,16 @@ class Guard:
             if part is not None:
                 self._report_health(part, well=True)
         return result
+
+    def loading(self) -> None:
+        """Note that the server is still loading what it kept: it is away, and not probed, until `loaded`."""
+        self._open(self.reads, decisive=True)
+        self.reads.next_probe = math.inf
+        self._report_health(Part.STORE, well=False, reason=LOADING)
+
+    def loaded(self) -> None:
+        """Note that the server may have loaded: a probe is due."""
+        self.reads.next_probe = self._clock.monotonic()
 
     # What probes see, too.
 

@@ -2,7 +2,8 @@
 
     CACHEDIR.TAG  tells backups to leave the folder out (https://bford.info/cachedir/)
     store.json    ours: the version of this layout, and the number of deletions that were answered
-    lock          locked (flock) as long as a server, or a child of it, may write here; holds the path of its socket
+    proxy.lock    locked (flock) by the proxy that starts the server; holds the path of the server's socket
+    server.lock   locked by the server and its children, as long as one of them may write here
     entries/      the server's own files
 
 An answered deletion is never undone: its number is here before it is answered, and a store that was loaded with a
@@ -12,6 +13,7 @@ smaller one is dropped.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import stat
@@ -23,16 +25,21 @@ from typing import Any, Final
 
 import orjson
 
+from ollama_cache_proxy.policy.mounts import remote_file_system
+
 if sys.platform != "win32":
     import fcntl
 
 FORMAT: Final = 1
 """The version of the layout."""
 ENTRIES: Final = "entries"
-"""The folder with the server's own files."""
+"""The folder with the server's own files; theirs begin with the same word."""
+_ASIDE: Final = "entries.old"
+"""What could not be loaded, until a server without it has started."""
 _NAME: Final = "ollama-cache-proxy"
 _STORE: Final = "store.json"
-_LOCK: Final = "lock"
+_CLAIM: Final = "proxy.lock"
+_IN_USE: Final = "server.lock"
 _TAG: Final = "CACHEDIR.TAG"
 _TAG_TEXT: Final = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -45,7 +52,7 @@ _MOST: Final = 4096
 
 
 class FolderError(Exception):
-    """Nothing can be kept in this folder; the text says why, and goes on after its path: "is not a folder"."""
+    """Nothing can be kept; the text says where and why."""
 
 
 class UnknownDeletionsError(FolderError):
@@ -59,7 +66,7 @@ def default_folder() -> Path:
         return Path(given) / _NAME
     home = Path("~").expanduser()
     if not home.is_absolute():
-        text = "is not used, since there is no home folder: name one with --store-dir"
+        text = "there is no home folder; --store-dir names another"
         raise FolderError(text)
     return home / ".cache" / _NAME
 
@@ -86,54 +93,68 @@ class KeptFolder:
     def found(cls, path: Path) -> KeptFolder | None:
         """Return the folder if it is one of ours, None else. Nothing is written."""
         folder = cls(path)
-        with suppress(OSError):
+        with suppress(OSError, FolderError):
             return folder if folder._is_ours() else None
         return None
 
     @classmethod
     def opened(cls, path: Path) -> KeptFolder:
         """Return the folder, made if it is not there; raise FolderError. One that is not ours is left as it is."""
+        folder = cls(path)
         try:
             _make(path)
-            folder = cls(path)
-            folder._check_owner()
-            if any(path.iterdir()):
-                if not folder._is_ours():
-                    text = "holds files that are not the proxy's"
-                    raise FolderError(text)
-            else:
-                path.chmod(0o700)
-            mode = stat.S_IMODE(path.stat().st_mode)
-            if mode & _OTHERS_WRITE:
-                text = "can be written to by others"
-                raise FolderError(text)
-            if mode & _OTHERS:
-                path.chmod(mode & ~_OTHERS)
-            _write(path / _TAG, _TAG_TEXT)
-            folder._begin()
+            folder._take()
         except OSError as error:
-            raise FolderError(f"cannot be used: {error.strerror}") from None
+            raise FolderError(f"{path} cannot be used: {error.strerror}") from None
         return folder
+
+    def _take(self) -> None:
+        """See `opened`."""
+        path = self.path
+        kind = _remote_file_system(path)
+        if kind is not None:
+            raise FolderError(f"{path} is on another machine ({kind})")
+        if not path.is_dir():
+            raise FolderError(f"{path} is not a folder")
+        own = os.getuid() if sys.platform != "win32" else 0
+        if any(found.st_uid != own for found in (path.stat(), path.lstat())):
+            raise FolderError(f"{path} belongs to another user")
+        if not any(path.iterdir()):
+            path.chmod(0o700)
+        elif not self._is_ours():
+            raise FolderError(f"{path} holds files that are not the proxy's")
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & _OTHERS_WRITE:
+            raise FolderError(f"others can write to {path}")
+        if mode & _OTHERS:
+            path.chmod(mode & ~_OTHERS)
+        _write(path / _TAG, _TAG_TEXT)
+        with self._updating():
+            if not (path / _STORE).exists() and not self.holds_something:
+                self._store(0)
 
     # Deletions.
 
     def deletions(self) -> int:
         """Return the number of the last deletion that was answered; raise UnknownDeletionsError."""
+        if not self.path.exists():
+            return 0  # it was deleted, with all that was kept
         try:
             number = self._stored()["deletions"]
         except (OSError, ValueError, KeyError, TypeError):
             number = None
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            text = f"has no {_STORE} that can be read"
-            raise UnknownDeletionsError(text)
+            raise UnknownDeletionsError(f"{self.path / _STORE} is damaged")
         return number
 
     def raise_deletions(self, number: int) -> None:
         """Note that this deletion may be answered: on the disk when this returns. Never lowers what is there.
 
-        Several processes may call it at once. Raises OSError and FolderError; it waits for the disk, so call it in a
-        thread.
+        Where nothing is kept any more (`drop`), nothing can come back, and nothing is written. Several processes may
+        call it at once. Raises OSError and FolderError; it waits for the disk, so call it in a thread.
         """
+        if not self.entries.exists():
+            return
         with self._updating():
             if number > self.deletions():
                 self._store(number)
@@ -142,9 +163,7 @@ class KeptFolder:
 
     def drop(self) -> None:
         """Delete what is kept. The number of deletions stays. Raises OSError."""
-        shutil.rmtree(self.entries, ignore_errors=True)
-        if self.entries.exists():
-            shutil.rmtree(self.entries)
+        _remove(self.entries)
         _sync(self.path)
 
     def start_anew(self) -> None:
@@ -152,6 +171,66 @@ class KeptFolder:
         with self._updating():
             self.drop()
             self._store(0)
+
+    # Who uses it.
+
+    def claim(self) -> int | None:
+        """Return a descriptor that is the right to start the server, None if another proxy has it. Raises OSError."""
+        return _locked(self.path / _CLAIM)
+
+    def server_lock(self) -> int | None:
+        """Return a descriptor for the server to inherit, None while another may still write. Raises OSError."""
+        return _locked(self.path / _IN_USE)
+
+    def write_socket(self, claim: int, socket: Path) -> None:
+        """Tell other proxies where the server's socket is. Raises OSError."""
+        os.ftruncate(claim, 0)
+        os.pwrite(claim, os.fsencode(socket), 0)
+
+    def socket(self) -> Path | None:
+        """Return where the proxy that has the claim, or had it last, says that the server's socket is."""
+        with suppress(OSError):
+            path = Path(os.fsdecode(_read(self.path / _CLAIM)))
+            return path if path.is_absolute() else None
+        return None
+
+    # What is kept; only who holds the lock of the server may call these. They raise OSError.
+
+    def tidy(self) -> None:
+        """Delete files that a server, or a proxy, which was killed has left: they may hold what was cleared since."""
+        for path in self.path.iterdir():
+            if path.name.startswith("temp-") or path.name == _ASIDE:
+                _remove(path)
+        with suppress(FileNotFoundError):
+            named = self._named_files()
+            for path in self.entries.iterdir():
+                if path.name not in named:
+                    _remove(path)
+
+    def set_aside(self) -> None:
+        """Have the next server start without what is kept."""
+        self.entries.replace(self.path / _ASIDE)
+
+    def put_back(self) -> None:
+        """Undo `set_aside`."""
+        if (self.path / _ASIDE).exists():
+            self.drop()
+            (self.path / _ASIDE).replace(self.entries)
+
+    def forget_aside(self) -> None:
+        """Delete what was set aside, and count deletions anew: the store is empty."""
+        with self._updating():
+            _remove(self.path / _ASIDE)
+            self._store(0)
+
+    def _named_files(self) -> set[str]:
+        """Return the names of the files that the server will read."""
+        manifest = f"{ENTRIES}.aof.manifest"
+        try:
+            words = _read(self.entries / manifest, most=1 << 20).decode("latin-1").split()
+        except FileNotFoundError:
+            return set()
+        return {manifest, *(name for word, name in itertools.pairwise(words) if word == "file")}
 
     # Its files.
 
@@ -161,28 +240,11 @@ class KeptFolder:
             found = self._stored()
             if found.get("name") == _NAME:
                 if found.get("format") != FORMAT:
-                    text = "is of another version of the proxy"
-                    raise FolderError(text)
+                    raise FolderError(f"{self.path} is of another version of the proxy")
                 return True
         with suppress(OSError):
             return _read(self.path / _TAG) == _TAG_TEXT
         return False
-
-    def _check_owner(self) -> None:
-        """Raise FolderError if it belongs to somebody else."""
-        if not self.path.is_dir():
-            text = "is not a folder"
-            raise FolderError(text)
-        own = os.getuid() if sys.platform != "win32" else 0
-        if any(found.st_uid != own for found in (self.path.stat(), self.path.lstat())):
-            text = "belongs to another user"
-            raise FolderError(text)
-
-    def _begin(self) -> None:
-        """Write store.json if it is not there."""
-        with self._updating():
-            if not (self.path / _STORE).exists() and not self.holds_something:
-                self._store(0)
 
     def _stored(self) -> dict[str, Any]:
         found = orjson.loads(_read(self.path / _STORE))
@@ -216,11 +278,43 @@ def _make(path: Path) -> None:
                 folder.mkdir(mode=0o700)
 
 
-def _read(path: Path) -> bytes:
-    """Return the bytes of a file, of one of more than `_MOST` the first. Raises OSError, also for a link."""
+def _remote_file_system(path: Path) -> str | None:
+    """Return the type of the file system if that is of another machine, None else, or where the system has no list."""
+    try:
+        mountinfo = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    return remote_file_system(mountinfo, str(path.resolve()))
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor of a file that is locked by it, None if it is locked already. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there. Raises OSError."""
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _read(path: Path, most: int = _MOST) -> bytes:
+    """Return the bytes of a file, of one of more than `most` the first. Raises OSError, also for a link."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, _MOST)
+        return os.read(descriptor, most)
     finally:
         os.close(descriptor)
 

@@ -41,13 +41,29 @@ class Prober:
         self._commands = commands
         self._clock = clock
 
-    async def begin(self, tasks: Tasks) -> None:
-        """Probe from now on; returns after the first probe, or when that takes too long: then the server is away."""
+    async def begin(self, tasks: Tasks, loaded: asyncio.Task[None] | None = None) -> None:
+        """Probe from now on; returns after the first probe, or when that takes too long: then the server is away.
+
+        Where the server is still loading, `loaded` is a task that ends when it has: there is no probe before.
+        """
+        if loaded is not None:
+            self._guard.loading()
+            tasks.spawn(
+                self._probe_when_due(tasks.spawn(self._start_after(loaded), "probe the store", endless=True)),
+                "probe the store",
+                endless=True,
+            )
+            return
         first = tasks.spawn(self._start(), "probe the store", endless=True)
         await asyncio.wait({first}, timeout=_START_WITHIN)
         if not first.done():
             self._guard.reads_failed(TimeoutError(), decisive=True)
         tasks.spawn(self._probe_when_due(first), "probe the store", endless=True)
+
+    async def _start_after(self, loaded: asyncio.Task[None]) -> None:
+        await asyncio.wait((loaded,))
+        self._guard.loaded()
+        await self._start()
 
     async def _start(self) -> None:
         """Probe, and open the connection that requests will use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from ollama_cache_proxy.core.facts import Observer
@@ -66,10 +67,10 @@ class RedisStore:
         self._count = count
         self._tasks = tasks
 
-    async def open(self) -> None:
+    async def open(self, loaded: asyncio.Task[None] | None = None) -> None:
         """Probe the server from now on, and start counting: a large store is counted before the first question.
 
-        Raises nothing where no server answers.
+        `loaded` is that of Prober.begin. Raises nothing where no server answers.
         """
-        await self._prober.begin(self._tasks)
+        await self._prober.begin(self._tasks, loaded)
         self._count.recount()
