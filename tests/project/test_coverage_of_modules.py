@@ -140,8 +140,6 @@ TABLE: Final = {
     "stores.redis.kept_server": Row(
         "e2e/test_keeping.py", "could not be loaded", "it starts, shares and ends a process"
     ),
-    "stores.redis.runtime_folder": Row("e2e/test_keeping.py", "XDG_RUNTIME_DIR", "processes meet there"),
-    "stores.redis.server_process": Row("e2e/test_serve.py", "TMPDIR", "it starts and ends a process"),
     "stores.redis.redis_gauges": Row("stores/redis/test_redis_gauges.py", "used_memory", "gauges of an open store"),
     "workbench.bench_questions": Row("cli/test_bench.py", "Code explanation", JOB),
 }
