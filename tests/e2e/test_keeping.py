@@ -20,6 +20,7 @@ from ollama_cache_proxy.simulator import Simulator
 from tests.support import canary
 from tests.support.processes import Command, serve
 from tests.support.rawhttp import ask
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # the proxy is a process of its own
 
@@ -237,7 +238,7 @@ async def test_what_cannot_be_loaded_is_deleted_and_said_once(place: Place) -> N
     async with place.serve() as serving:
         await serving.ask("a", "b")
         await serving.end()
-    (base,) = (place.folder / "entries").glob("*.base.rdb")
+    (base,) = place.folder.glob("entries/*.base.rdb")
     base.write_bytes(b"not a file of the server's")
     async with place.serve() as serving:
         await serving.ask("c")
@@ -267,9 +268,11 @@ async def test_a_damaged_number_of_deletions_costs_what_was_kept(place: Place) -
 
 async def test_the_end_of_a_file_that_was_cut_off_costs_no_more_than_that(place: Place) -> None:
     async with place.serve() as serving:
+        await until(lambda: list(place.folder.glob("entries/*.2.base.rdb")))  # what each start has written anew
         await serving.ask("a", "b", "c")
-        await serving.end()
-    (written,) = (place.folder / "entries").glob("*.incr.aof")
+        await serving.hits("a", "b", "c")
+        await serving.kill_all()
+    (written,) = place.folder.glob("entries/*.incr.aof")
     with written.open("rb+") as file:
         file.truncate(written.stat().st_size - 1)
     async with place.serve() as serving:
