@@ -143,6 +143,15 @@ MATRIX: dict[int, Row] = {
             "token": Figure(1.25, "times", "first token of a chat"),
         },
     ),
+    51: Row(
+        "a kept store is killed, cut off or full",
+        {
+            "wrong": Figure(0, "", "wrong answers"),
+            "revived": Figure(0, "", "cleared entries that came back"),
+            "lost": Figure(0, "", "lost, answered 1 s before"),
+            "in files": Figure(10, "s", "cleared or expired, in files"),
+        },
+    ),
 }
 
 
@@ -155,7 +164,6 @@ LATER: dict[int, str] = {
     39: "failover by Sentinel under load",
     40: "a node of a cluster is lost, or slots move",
     50: "the holder of a shared flight is killed",
-    51: "a private store that is kept",
     52: "one of several Ollamas is lost",
 }
 """Rows of what the proxy does not do yet; they are named, and neither hold nor fail."""

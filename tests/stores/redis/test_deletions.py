@@ -144,6 +144,19 @@ async def test_a_deletion_whose_number_cannot_be_written_is_not_answered(
 
 
 @ways
+async def test_where_nothing_is_kept_any_more_a_deletion_needs_no_number_on_the_disk(
+    way: Delete, server: KeptServer, store: RedisStore
+) -> None:
+    await fill(store.entries, {key(1): FULL_ENTRY})
+    (server.folder.path / "store.json").unlink()
+    server.client().config_set("appendonly", "no")
+    assert await way(store.entries) is None, "what is in the files could still come back"
+    await fill(store.entries, {key(1): FULL_ENTRY})
+    server.folder.drop()
+    assert await way(store.entries) == 1
+
+
+@ways
 async def test_a_deletion_that_the_server_does_not_number_is_not_answered(
     way: Delete, server: KeptServer, store: RedisStore
 ) -> None:
@@ -189,6 +202,15 @@ async def test_deletions_at_once_have_numbers_of_their_own(server: KeptServer, s
     gone = await asyncio.gather(*(store.entries.delete((key(number),), generation) for number in range(20)))
     assert gone == [1] * 20
     assert server.folder.deletions() == 20
+
+
+async def test_without_a_number_on_the_disk_nothing_is_served(server: KeptServer, store: RedisStore) -> None:
+    await store.entries.clear()
+    await fill(store.entries, {key(1): FULL_ENTRY})
+    (server.folder.path / "store.json").unlink()
+    assert await server.settle()
+    assert await known(server) == []
+    assert server.client().get("ocp:1:deletions") == b"1"
 
 
 DRAWS: Final = 200

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from ollama_cache_proxy.core.store_ports import Entries, Matches, Uncounted
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.stores.redis.generation import new_token
-from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder
+from ollama_cache_proxy.stores.redis.kept_folder import FolderError, KeptFolder, UnknownDeletionsError
 from ollama_cache_proxy.stores.redis.key_layout import DELETIONS, GENERATION, START
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 
@@ -44,7 +44,12 @@ class Deletions:
 
     async def begun(self) -> Begun:
         """Return what `survives` has to be given; call it before anything is deleted."""
-        answered = await asyncio.to_thread(self._folder.deletions)
+        try:
+            answered = await asyncio.to_thread(self._folder.deletions)
+        except FolderError:
+            if not await self._forgets():
+                raise
+            answered = 0
         return Begun(start=await self._pool.get(START), answered=answered)
 
     async def survives(self, begun: Begun) -> bool:
@@ -55,8 +60,17 @@ class Deletions:
         number = await self._pool.incr(DELETIONS)
         if number <= begun.answered:  # the store has lost its count, to an eviction
             number = await self._pool.incrby(DELETIONS, begun.answered - number + 1)
-        await asyncio.to_thread(self._folder.raise_deletions, number)
+        try:
+            await asyncio.to_thread(self._folder.raise_deletions, number)
+        except (OSError, FolderError):
+            if not await self._forgets():
+                raise
         return bool(await self._pool.get(START) == begun.start)
+
+    async def _forgets(self) -> bool:
+        """Return whether nothing is kept any more, so that nothing can come back: the disk was full, for example."""
+        appends = (await self._pool.info("persistence"))["aof_enabled"]
+        return not appends and not await asyncio.to_thread(lambda: self._folder.holds_something)
 
 
 class KeptEntries(RedisEntries):
@@ -105,8 +119,12 @@ async def settle(pool: Any, folder: KeptFolder) -> bool:
     Returns whether it had lost answered deletions, and what it had loaded was dropped for that. Raises what commands
     and files may raise.
     """
-    answered = await asyncio.to_thread(folder.deletions)
-    lost = await _number(pool) < answered
+    number = await _number(pool)
+    try:
+        answered = await asyncio.to_thread(folder.deletions)
+    except UnknownDeletionsError:
+        number, answered = -1, max(number, 0)
+    lost = number < answered
     held = bool(await pool.dbsize())
     async with pool.pipeline(transaction=True) as pipeline:
         if lost:

@@ -17,7 +17,7 @@ from redis.exceptions import InvalidResponse, ResponseError
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.commands import ASK_AGAIN_AFTER, Commands
 from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN, Wire, connect
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, is_cancelled
 
 SILENT: Final = 1.0
 """Seconds without a message after which the server is sent a PING, and seconds that it has to respond."""
@@ -101,7 +101,7 @@ class RedisWatch:
         tasks.spawn(self._watch(), "watch Redis", endless=True)
 
     async def _watch(self) -> None:
-        while not _is_cancelled():
+        while not is_cancelled():
             retry_after = _RETRY_AFTER
             try:
                 await self._follow()
@@ -118,7 +118,7 @@ class RedisWatch:
             await connect(connection)
             subscription = _Subscription(connection, self._changed, self._commands)
             try:
-                if _is_cancelled():
+                if is_cancelled():
                     return
                 await subscription.subscribe(self._prefixes)
                 deadline.reschedule(None)
@@ -141,9 +141,3 @@ class RedisWatch:
             asked = not subscription.got_data
             if asked:
                 subscription.write("PING")
-
-
-def _is_cancelled() -> bool:
-    """Return whether this task was cancelled: redis-py swallows a cancellation while it connects."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -6,6 +6,7 @@ This module knows neither commands nor names: Redis behind Sentinel would be ano
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from contextlib import suppress
 from typing import Any, Final
@@ -68,3 +69,9 @@ class RedisClient:
             await lane.close()
         with suppress(*FAILURES):  # a slow close is not waited for
             await self.pool.aclose()
+
+
+def is_cancelled() -> bool:
+    """Return whether this task was cancelled: redis-py swallows a cancellation while it connects."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

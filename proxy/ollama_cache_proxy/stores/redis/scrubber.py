@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.key_layout import ANY, DELETIONS, GENERATION, START, entry_name
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, is_cancelled
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the number of deletions."""
@@ -49,7 +49,7 @@ class Scrubber:
         """Watch no more. What is not scrubbed yet is, for up to `within` seconds; the rest is at the next start."""
         if self._watching is not None:
             self._watching.cancel()
-            await asyncio.wait((self._watching,))
+            await asyncio.wait((self._watching,), timeout=within)
         with suppress(*FAILURES):
             async with asyncio.timeout(within):
                 if await self._seen() != self._scrubbed:
@@ -64,6 +64,8 @@ class Scrubber:
                     await asyncio.sleep(GATHERS)
                     begun = loop.time()
                     await self._scrub()
+            if is_cancelled():
+                return
             await asyncio.sleep(max(LOOK_EVERY, min(_RESTS * (loop.time() - begun), _RESTS_AT_MOST)))
 
     async def _seen(self) -> tuple[bytes | None, bytes | None]:
