@@ -144,11 +144,11 @@ MATRIX: dict[int, Row] = {
         },
     ),
     51: Row(
-        "a kept store is killed, cut off or full",
+        "a kept store is killed, or its files are cut",
         {
             "wrong": Figure(0, "", "wrong answers"),
             "revived": Figure(0, "", "cleared entries that came back"),
-            "lost": Figure(0, "", "lost, answered 1 s before"),
+            "lost": Figure(0, "", "lost, answered 2 s before"),
             "in files": Figure(10, "s", "cleared or expired, in files"),
         },
     ),

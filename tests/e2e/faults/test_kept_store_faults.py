@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_factories=["uvloop"]),  # the proxy is a process of its own
 ]
 
-INTERVAL: Final = 1.0
+INTERVAL: Final = 2.0
 """Seconds: what was written before may be lost by no kill (docs/operations.md)."""
 SOON: Final = 10.0
 """Seconds after which what was cleared is in no file."""
