@@ -6,18 +6,43 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from benchmarks.workloads import chunks, costs, requests
 from benchmarks.workloads.diagnostics import diagnose, version
 from benchmarks.workloads.history import History
 from benchmarks.workloads.languages import language_of
-from benchmarks.workloads.rates import Bounded, Cache, Expiring, Tallies, Tally, count, percent, shared_beginning
+from benchmarks.workloads.rates import (
+    Bounded,
+    Cache,
+    Contents,
+    Expiring,
+    Idle,
+    Tallies,
+    Tally,
+    Versions,
+    count,
+    percent,
+    shared_beginning,
+)
 from benchmarks.workloads.replay import Measured, Row
 from benchmarks.workloads.requests import CATEGORIES, EMBED, EXPLAIN, FIX, Asked
 
 READERS: Final = (1, 2, 3)
 LIFETIMES: Final[dict[str, int | None]] = {"1 h": 3_600, "24 h": 86_400, "7 d": 604_800, "none": None}
+_DAY: Final = 86_400
+KEPT: Final[dict[str, Callable[[], Contents]]] = {
+    "fixed, 24 h": partial(Expiring, _DAY),
+    "fixed, 90 d": partial(Expiring, 90 * _DAY),
+    "idle, 24 h": partial(Idle, _DAY, 90 * _DAY),
+    "idle, 7 d": partial(Idle, 7 * _DAY, 90 * _DAY),
+    "idle, 30 d": partial(Idle, 30 * _DAY, 90 * _DAY),
+    "idle, 90 d, max_lifetime 365 d": partial(Idle, 90 * _DAY, 365 * _DAY),
+    "until-evicted": Expiring,
+    "until-evicted, a new version of Ollama each month": partial(Versions, Expiring, 30 * _DAY),
+}
+"""What ends embeddings, by the settings that say so."""
 ROOMS: Final = {"64 MB": 64 << 20, "256 MB": 256 << 20, "2 GB": 2 << 30}
 """Values of `maxmemory`; an MB of Redis is 1024 × 1024 bytes."""
 
@@ -118,6 +143,15 @@ def derived(history: History, workload: Workload, step: Callable[[], None]) -> F
             name: _all(count(workload.before, workload.asked, Cache(Expiring(lifetime))))
             for name, lifetime in LIFETIMES.items()
         },
+        "kept": kept(workload),
+    }
+
+
+def kept(workload: Workload) -> Figures:
+    """Return the rates of embeddings by what ends them."""
+    return {
+        name: tallied(count(workload.before, workload.asked, Cache(make())).by_category[EMBED])
+        for name, make in KEPT.items()
     }
 
 

@@ -6,7 +6,7 @@ here. The time is an argument, that of the commits.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -36,6 +36,45 @@ class Expiring:
 
     def store(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - nothing is evicted here
         self._stored[key] = now
+
+
+class Idle:
+    """Entries that are fresh for `lifetime` seconds after they were stored or asked for, and `most` after storing."""
+
+    def __init__(self, lifetime: int, most: int) -> None:
+        self._lifetime, self._most = lifetime, most
+        self._stored: dict[Hashable, int] = {}
+        self._used: dict[Hashable, int] = {}
+
+    def knows(self, key: Hashable, now: int) -> bool:
+        stored = self._stored.get(key)
+        known = stored is not None and now - stored < self._most and now - self._used[key] < self._lifetime
+        if known:
+            self._used[key] = now
+        return known
+
+    def store(self, key: Hashable, now: int, size: int) -> None:  # noqa: ARG002 - nothing is evicted here
+        self._stored[key] = self._used[key] = now
+
+
+class Versions:
+    """Entries of the current version of Ollama, which is part of every key; a new one comes every so many seconds."""
+
+    def __init__(self, make: Callable[[], Contents], every: int) -> None:
+        self._make, self._every = make, every
+        self._contents, self._version = make(), -1
+
+    def knows(self, key: Hashable, now: int) -> bool:
+        return self._current(now).knows(key, now)
+
+    def store(self, key: Hashable, now: int, size: int) -> None:
+        self._current(now).store(key, now, size)
+
+    def _current(self, now: int) -> Contents:
+        version = now // self._every
+        if version != self._version:
+            self._contents, self._version = self._make(), version
+        return self._contents
 
 
 class Bounded:

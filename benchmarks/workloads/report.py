@@ -52,6 +52,7 @@ def tables(found: Found) -> list[str]:
         ("How much Ollama need not read again of what it is asked", _beginnings(found)),
         ("Beside a reference", beside_reference(found)),
         ("Lifetime, with the commits' times as the clock", lifetimes(found)),
+        ("Embeddings, by what ends them, in percent of texts", kept(found)),
         ("The store, and `maxmemory` with `allkeys-lru`", rooms(found)),
         ("Through the proxy", replay_table({name: one["replayed"] for name, one in found.items()})),
         ("What Ollama works for the whole history", _work(found)),
@@ -103,6 +104,7 @@ _Way: TypeAlias = tuple[str, ...]
 
 _CUT, _SAID, _ASKED = ("derived", "embed"), ("derived", "explain"), ("derived", "fix")
 _LISTS, _AGES, _ROOMS = ("derived", "usual"), ("derived", "lifetime"), ("stored", "maxmemory")
+_KEPT = ("derived", "kept")
 _TEXTS, _REQUESTS = "by_item", "by_request"
 _ADVICE: Final[tuple[tuple[str, _Way, _Way], ...]] = (
     (
@@ -263,6 +265,21 @@ def lifetimes(found: Found) -> list[str]:
     return _table(("repository", "category", *next(iter(found.values()))["derived"]["lifetime"]), rows)
 
 
+def kept(found: Found) -> list[str]:
+    """Return the table of rates of embeddings by their kind of lifetime."""
+    settings = next(iter(found.values()))["derived"]["kept"]
+    rows = [[name, *(_rate(one["derived"]["kept"][name][_TEXTS]) for one in found.values())] for name in settings]
+    bounds = next(iter(found.values()))["stored"]["maxmemory"]
+    rows += [
+        [
+            f"until-evicted, in {name} with explanations and fixes",
+            *(_rate(one["stored"]["maxmemory"][name][EMBED][_TEXTS]) for one in found.values()),
+        ]
+        for name in bounds
+    ]
+    return _table(("`lifetime`, `ttl_embedding`", *found), rows)
+
+
 def rooms(found: Found) -> list[str]:
     """Return the table of entry sizes, and of rates of texts with a bounded store."""
     rows = []
@@ -355,6 +372,11 @@ def claims(found: Found) -> list[str]:
         ("embeddings of a file that changed, by function", span((*_CUT, chunks.USUAL, _TEXTS)), "the texts"),
         ("… cut every 1,000 characters", span(apart), "the texts"),
         ("… by function, but kept for a day only", span((*_AGES, "24 h", EMBED, _TEXTS)), "the texts"),
+        (
+            "… by function, with a new version of Ollama each month",
+            span((*_KEPT, "until-evicted, a new version of Ollama each month", _TEXTS)),
+            "the texts",
+        ),
         (
             "explanations of a changed function, old and new, one reader",
             span((*usual, EXPLAIN, _REQUESTS)),

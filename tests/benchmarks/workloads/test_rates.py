@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.workloads.rates import Bounded, Cache, Expiring, Tally, count, shared_beginning
+from benchmarks.workloads.rates import Bounded, Cache, Expiring, Idle, Tally, Versions, count, shared_beginning
 from benchmarks.workloads.requests import Asked
+from ollama_cache_proxy.policy.lifetimes import renewals_of
 from ollama_cache_proxy.policy.reuse import NO_DIRECTIVES, Hit, reuse
+from ollama_cache_proxy.stores.memory import MemoryStore
+from tests.support.clocks import Clock
 from tests.support.entries import ENTRY
 
 
@@ -71,6 +74,28 @@ def test_a_lifetime_ends_when_the_proxy_says_so(age: int) -> None:
 def test_a_hit_does_not_lengthen_a_lifetime() -> None:
     cache = Cache(Expiring(60))
     assert [cache.ask(explain("a", at=at)) for at in (0, 50, 70, 100)] == [("a",), (), ("a",), ()]
+
+
+@pytest.mark.parametrize(
+    "gaps", [(19,), (20,), (19, 19, 19), (19, 19, 20), (19,) * 5 + (4,), (19,) * 5 + (5,), (21, 5)]
+)
+def test_a_hit_renews_an_idle_entry_as_the_proxy_does(gaps: tuple[int, ...]) -> None:
+    clock, kept = Clock(), Idle(20, 100)
+    memory = MemoryStore(1 << 20, clock=clock)
+    entry = replace(ENTRY, stored_at=clock.time, lifetime=100, idle=20)
+    kept.store("a", int(clock.time), 1)
+    memory.add("a", entry)
+    for gap in gaps:
+        clock.time += gap
+        known = memory.held("a") is not None
+        assert kept.knows("a", int(clock.time)) == known
+        if known:
+            memory.renew(renewals_of([("a", entry)]))
+
+
+def test_a_new_version_knows_nothing_of_the_one_before() -> None:
+    cache = Cache(Versions(Expiring, 100))
+    assert [cache.ask(explain("a", at=at)) for at in (120, 199, 200, 299, 300)] == [("a",), (), ("a",), (), ("a",)]
 
 
 def test_what_was_asked_for_longest_ago_leaves_first() -> None:
