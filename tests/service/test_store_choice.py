@@ -5,22 +5,30 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ollama_cache_proxy.core.store_ports import StoreState
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service import private_store
 from ollama_cache_proxy.service.context import Context, open_context
 from ollama_cache_proxy.service.private_store import PrivateServer
 from ollama_cache_proxy.service.settings import SettingsError, load
 from ollama_cache_proxy.service.sockets import bind
-from ollama_cache_proxy.service.store_choice import ChosenStore, open_store
+from ollama_cache_proxy.service.store_choice import ChosenStore, open_store, tiered_store
+from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.stores.memory import MemoryStore
+from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.tiered import TieredStore
 from tests.support import canary
+from tests.support.entries import FULL_ENTRY
+from tests.support.kept_servers import kept_server
 from tests.support.servers import RedisServer
+from tests.support.stores import fill, generation_of, key
 from tests.support.tls import AUTHORITY, KEY
 from tests.support.waiting import until
 
@@ -126,3 +134,21 @@ async def test_what_cannot_be_followed(settings: dict[str, str], told: str, open
     with pytest.raises(SettingsError, match=told) as caught:
         await opened(**settings)
     assert "secret" not in str(caught.value)
+
+
+async def test_what_was_asked_before_another_proxys_clear_is_not_kept(tmp_path: Path) -> None:
+    with kept_server(tmp_path / "kept") as server:
+        await server.check_deletions()
+        client, tasks = RedisClient(redis_address(server.url)), Tasks()
+        async with server.store() as own, server.store() as another:
+            hot = MemoryStore(1 << 20, clock=SystemClock(), name="hot")
+            tiered = tiered_store(hot, own.entries, client, tasks)
+            before = await generation_of(tiered)
+            await fill(tiered, {key(1): FULL_ENTRY})
+            await until(lambda: tiered._holding)
+            await another.entries.clear()
+            await until(lambda: own.entries._generation.seen != before)
+            assert await tiered.put([(key(2), FULL_ENTRY)], before)
+            assert not [*server.client().scan_iter(f"ocp:1:e:*:{key(2)}")]
+        await tasks.close(0)
+        await client.close()

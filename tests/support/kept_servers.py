@@ -15,7 +15,7 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.system_clock import SystemClock
 from ollama_cache_proxy.stores.codecs import Codec, PlainCodec
-from ollama_cache_proxy.stores.redis.deletions import settle
+from ollama_cache_proxy.stores.redis.deletions import check_deletions
 from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
@@ -40,13 +40,13 @@ class KeptServer(RedisServer):
             await asyncio.sleep(0.002)
         return False
 
-    async def settle(self) -> bool:
+    async def check_deletions(self) -> bool:
         """Do what the proxy does before anybody sees the server."""
         client = RedisClient(redis_address(self.url))
         try:
             while True:
                 with suppress(BusyLoadingError):
-                    return await settle(client.pool, self.folder)
+                    return await check_deletions(client.pool, self.folder)
                 await asyncio.sleep(0.002)
         finally:
             await client.close()

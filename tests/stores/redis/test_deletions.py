@@ -49,7 +49,7 @@ def server(tmp_path: Path) -> Iterator[KeptServer]:
 
 @pytest.fixture
 async def store(server: KeptServer) -> AsyncIterator[RedisStore]:
-    await server.settle()
+    await server.check_deletions()
     async with server.store() as opened:
         patient(opened)
         yield opened
@@ -84,7 +84,7 @@ async def test_what_was_deleted_does_not_come_back_from_the_files_of_before(
     server.kill()
     shutil.copytree(server.folder.entries, tmp_path / "before")
     server.start()
-    assert not await server.settle()
+    assert not await server.check_deletions()
     assert await known(server) == [1, 2, 3]
     async with server.store() as opened:
         patient(opened)
@@ -93,20 +93,20 @@ async def test_what_was_deleted_does_not_come_back_from_the_files_of_before(
     assert 1 not in left
     server.kill()
     server.start()
-    assert not await server.settle()
+    assert not await server.check_deletions()
     assert await known(server) == left
     server.kill()
     shutil.rmtree(server.folder.entries)
     shutil.copytree(tmp_path / "before", server.folder.entries)
     server.start()
-    assert await server.settle()
+    assert await server.check_deletions()
     assert await known(server) == []
     async with server.store() as opened:
         patient(opened)
         await fill(opened.entries, {key(1): FULL_ENTRY})
     server.kill()
     server.start()
-    assert not await server.settle(), "the count goes on from the number in the folder"
+    assert not await server.check_deletions(), "the count goes on from the number in the folder"
     assert await known(server) == [1]
 
 
@@ -191,7 +191,7 @@ async def test_a_number_that_is_none_is_smaller_than_any(
         client.set("ocp:1:deletions", found)
     elif found is not None:
         client.rpush("ocp:1:deletions", *found)
-    assert await server.settle()
+    assert await server.check_deletions()
     assert await known(server) == []
     assert client.get("ocp:1:deletions") == b"1"
 
@@ -208,7 +208,7 @@ async def test_without_a_number_on_the_disk_nothing_is_served(server: KeptServer
     await store.entries.clear()
     await fill(store.entries, {key(1): FULL_ENTRY})
     (server.folder.path / "store.json").unlink()
-    assert await server.settle()
+    assert await server.check_deletions()
     assert await known(server) == []
     assert server.client().get("ocp:1:deletions") == b"1"
 
@@ -253,7 +253,7 @@ async def _found(server: KeptServer) -> list[int] | None:
     try:
         if await server.listens():
             with suppress(RedisConnectionError):
-                await server.settle()
+                await server.check_deletions()
                 return await known(server)
         return None
     finally:

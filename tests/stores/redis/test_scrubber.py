@@ -31,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[KeptServer]:
 
 @pytest.fixture
 async def store(server: KeptServer) -> AsyncIterator[RedisStore]:
-    await server.settle()
+    await server.check_deletions()
     async with server.store() as opened:
         patient(opened)
         yield opened
@@ -118,7 +118,7 @@ async def test_what_has_expired_before_a_start_is_in_no_file_soon_after(
     server.kill()
     await asyncio.sleep(1.1)
     server.start()
-    await server.settle()
+    await server.check_deletions()
     assert found(server, 1)
     tasks = Tasks()
     Scrubber(pool).begin(tasks)

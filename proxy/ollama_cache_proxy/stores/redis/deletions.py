@@ -113,7 +113,7 @@ class KeptEntries(RedisEntries):
         return deleted if survives else None
 
 
-async def settle(pool: Any, folder: KeptFolder) -> bool:
+async def check_deletions(pool: Any, folder: KeptFolder) -> bool:
     """Make a server fit to be seen that has just loaded its files, and that nobody else can reach yet.
 
     Returns whether it had lost answered deletions, and what it had loaded was dropped for that. Raises what commands

@@ -18,7 +18,7 @@ from redis.exceptions import BusyLoadingError
 
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
-from ollama_cache_proxy.stores.redis.deletions import settle
+from ollama_cache_proxy.stores.redis.deletions import check_deletions
 from ollama_cache_proxy.stores.redis.kept_folder import ENTRIES, FolderError, KeptFolder, UnknownDeletionsError
 from ollama_cache_proxy.stores.redis.private_server import (
     FORGETS,
@@ -272,7 +272,7 @@ class KeptRedis:
             await asyncio.to_thread(self.folder.forget_aside)
             self._aside = False
             self._say(f"What was kept in {self.folder.path} could not be loaded, and is deleted")
-        if await settle(pool, self.folder):
+        if await check_deletions(pool, self.folder):
             self._say(f"What was kept in {self.folder.path} is dropped: it lacks deletions that were answered")
         await asyncio.to_thread(starting.replace, self._socket)
         self._began.set()
