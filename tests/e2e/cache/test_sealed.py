@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.simulator import Simulator
+from tests.support.keeping import place_of_a_person
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
@@ -129,3 +131,24 @@ async def test_a_memory_store_says_that_it_does_not_seal(simulator: Simulator, k
         stats = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)
         assert "seal_key_file has no effect: entries are in memory alone" in proxy.log.getvalue()
     assert stats["store"]["sealed"] is False
+
+
+async def test_a_private_store_that_is_kept_is_known_with_the_key_and_its_files_show_nothing(
+    simulator: Simulator, key_file: str, tmp_path: Path
+) -> None:
+    make_key(str(tmp_path / "other"))
+    body = json.dumps({**GENERATE, "model": "tiny"}).encode()
+    answers = []
+    with place_of_a_person(simulator.url, tmp_path) as place:
+        for key in (key_file, key_file, str(tmp_path / "other")):
+            async with place.serve(OCP_SEAL_KEY_FILE=key) as serving, asyncio.timeout(30):
+                fields = PLANTED | ({"Cache-Control": "only-if-cached"} if len(answers) == 1 else {})
+                answers.append(await ask(serving.url, "POST", "/api/generate", body=body, fields=fields))
+                while answers[-1].status == 504:  # the server is still loading
+                    answers[-1] = await ask(serving.url, "POST", "/api/generate", body=body, fields=fields)
+                await serving.end()
+        kept = b"".join(path.read_bytes() for path in place.folder.rglob("*") if path.is_file())
+    assert [answer.field("X-Cache") for answer in answers] == ["MISS", "HIT", "MISS"]
+    assert answers[1].body == answers[0].body
+    assert b"OCS1" in kept
+    assert not [text for text in ("planted-prompt", "planted-namespace", "response", "OCP1") if text.encode() in kept]
