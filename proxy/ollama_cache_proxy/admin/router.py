@@ -1,7 +1,8 @@
 """The proxy's own routes: access, health and metrics. Those about entries are in entry_routes.py.
 
 Reading follows the Host rule of proxied requests and nothing more. Changing, and listing entries or requests, needs an
-Origin that is absent or our own and, on a listener that others can reach, the admin token.
+Origin that is absent or our own and, on a listener that others can reach, the admin token. Packs need the token
+everywhere: whoever imports chooses what others are served, and whoever exports reads what others have asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final, TypeAlias, assert_never
 from urllib.parse import parse_qs
 
 from ollama_cache_proxy.admin.own_route import Route, Stream
+from ollama_cache_proxy.admin.pack_routes import EXPORT, IMPORT
 from ollama_cache_proxy.admin.token_guard import TokenGuard
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.ports import Client, Clock, Upstream
@@ -30,6 +32,8 @@ _PROBE_TIMEOUT: Final = 1.0
 _READING: Final = frozenset({"GET", "HEAD"})
 _GUARDED: Final = "/api/cache/entries"
 """Keys and namespaces reveal more than figures: a guessed prompt could be confirmed by its key."""
+_WITH_TOKEN: Final = frozenset({EXPORT, IMPORT})
+"""On loopback other users of the machine could ask, too."""
 
 
 @record
@@ -126,7 +130,7 @@ class Admin:
         if route is None:
             allow = ", ".join("GET, HEAD" if name == "GET" else name for name in methods)
             return error(405, "method not allowed", ((b"Allow", allow.encode()),))
-        guarded = method not in _READING or request.target.startswith(_GUARDED)
+        guarded = method not in _READING or request.target.startswith(_GUARDED) or _wants_token(request)
         answered = await self._answered_here(request, client, route, guarded=guarded)
         if answered is not None:
             return answered
@@ -154,8 +158,10 @@ class Admin:
 
     async def _denial(self, request: Request, client: Client) -> Reply | None:
         """Return the error for a request that may neither change nor list the cache; None if it may."""
-        if self._access.loopback:
+        if self._access.loopback and not _wants_token(request):
             return None
+        if not self._access.token and _wants_token(request):
+            return error(403, "packs need an admin token, also on loopback: start the proxy with OCP_ADMIN_TOKEN")
         if not self._access.token:
             return error(403, "set OCP_ADMIN_TOKEN to allow changes on a listener that is not on loopback")
         return await self._guard.denial(request, client, self._access.token)
@@ -207,6 +213,10 @@ class Admin:
         except (TimeoutError, ConnectionError):  # metrics of this process alone would look like a restart
             return error(503, "the metrics of the other workers are not available")
         return Reply(body=body, kind=kind)
+
+
+def _wants_token(request: Request) -> bool:
+    return request.target.partition("?")[0] in _WITH_TOKEN
 
 
 def _any_size(_size: int) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -21,11 +21,18 @@ from ollama_cache_proxy.workbench.cache_status import own_member
 _DEADLINE: Final = 10.0
 """Seconds for a whole response."""
 
+_LONG: Final = 86_400.0
+_STALL: Final = 60.0
+"""Seconds for a whole response of any length, and for each of its pieces."""
+
 _CONNECT_DEADLINE: Final = 3.0
 """Seconds to connect."""
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """Bytes of a response's body."""
+
+_MAX_ERROR: Final = 65_536
+"""Bytes of an error that are read."""
 
 _FIXES: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "set OCP_ADMIN_TOKEN to the proxy's token",
@@ -115,6 +122,18 @@ class Server:
                 ended=time.time(),
             )
 
+    async def pieces_of(
+        self, path: str, headers: Mapping[str, str]
+    ) -> AsyncGenerator[tuple[int, Mapping[str, str], bytes], None]:
+        """Yield the status, the fields and each piece of a response of any length. Raise Failed, also where it stalls.
+
+        Nothing is read ahead: who takes long is waited for.
+        """
+        async with self._responding(path, "GET", headers, None, _LONG, stall=_STALL) as response:
+            yield response.status, response.headers, b""
+            async for chunk in response.content.iter_any():
+                yield response.status, response.headers, chunk
+
     async def stream(self, path: str, body: bytes, *, within: float) -> tuple[int, list[tuple[float, bytes]]]:
         """Return the status of the response to a POST, and its pieces with the monotonic time of their arrival."""
         headers = {"Cache-Control": "no-store"}
@@ -127,10 +146,17 @@ class Server:
         return bool(self._credentials)
 
     @asynccontextmanager
-    async def _responding(
-        self, path: str, method: str, headers: Mapping[str, str] | None, body: bytes | None, within: float
+    async def _responding(  # noqa: PLR0913 - what a request is, and its deadlines
+        self,
+        path: str,
+        method: str,
+        headers: Mapping[str, str] | None,
+        body: bytes | None,
+        within: float,
+        *,
+        stall: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        timeout = aiohttp.ClientTimeout(total=within, sock_connect=_CONNECT_DEADLINE)
+        timeout = aiohttp.ClientTimeout(total=within, sock_connect=_CONNECT_DEADLINE, sock_read=stall)
         name = self.title.split()[-1]
         try:
             async with self._session.request(
@@ -172,20 +198,48 @@ class Proxy(Server):
 
     async def fetch(self, path: str, document: Any = None, query: Mapping[str, str] | None = None) -> Any:
         """Return the JSON of one of the proxy's own routes, by POST if there is a `document`. Raise Failed."""
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         response = await self.ask(
             f"{path}?{urlencode(query)}" if query else path,
             method="GET" if document is None else "POST",
-            headers=headers if path != STATS else None,
+            headers=self._headers if path != STATS else None,
             body=None if document is None else orjson.dumps(document),
             within=60.0,
         )
+        return self._found(path, response)
+
+    async def send(self, path: str, query: Mapping[str, str], body: bytes) -> dict[str, Any]:
+        """Return the JSON of one of the proxy's own routes to a POST of these bytes. Raise Failed."""
+        target, headers = f"{path}?{urlencode(query)}", self._headers | {"Content-Type": "application/octet-stream"}
+        return self._found(path, await self.ask(target, method="POST", headers=headers, body=body, within=60.0))
+
+    async def pieces(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """Yield what one of the proxy's own routes sends, piece by piece. Raise Failed."""
+        wrong = bytearray()
+        status = HTTPStatus.OK.value
+        async with aclosing(self.pieces_of(f"{path}?{urlencode(query)}", self._headers)) as pieces:
+            async for status, fields, piece in pieces:
+                if status == HTTPStatus.OK and fields.get("Content-Type") == "application/octet-stream":
+                    yield piece
+                elif len(wrong) < _MAX_ERROR:
+                    wrong += piece
+                else:
+                    break
+        if status != HTTPStatus.OK or wrong:
+            raise self._refused(Response(status=status, headers={}, body=bytes(wrong), begun=0.0, ended=0.0))
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _found(self, path: str, response: Response) -> dict[str, Any]:
+        """Return the JSON in a response. Raise Failed where it is another than that of this route."""
         found = response.json()
         if response.status == HTTPStatus.OK and isinstance(found, dict) and _SIGNATURES[path] in found:
             return found
-        raise self._refused(response, found)
+        raise self._refused(response)
 
-    def _refused(self, response: Response, found: Any) -> Failed:
+    def _refused(self, response: Response) -> Failed:
+        found = response.json()
         error = found.get("error") if isinstance(found, dict) else None
         if isinstance(error, str):
             return Failed(f"{self.url} says: {printable(error)}", _FIXES.get(response.status, ""))
@@ -200,7 +254,15 @@ STATS: Final = "/api/cache/stats"
 CLEAR: Final = "/api/cache/clear"
 ENTRIES: Final = "/api/cache/entries"
 EXPLAIN: Final = "/api/cache/explain"
-_SIGNATURES: Final = {STATS: "hitRate", CLEAR: "cleared", ENTRIES: "entries", EXPLAIN: "candidate"}
+EXPORT: Final = "/api/cache/export"
+IMPORT: Final = "/api/cache/import"
+_SIGNATURES: Final = {
+    STATS: "hitRate",
+    CLEAR: "cleared",
+    ENTRIES: "entries",
+    EXPLAIN: "candidate",
+    IMPORT: "imported",
+}
 """For each route a member of its response that no other server would send."""
 
 

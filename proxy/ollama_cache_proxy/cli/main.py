@@ -18,9 +18,12 @@ from ollama_cache_proxy.cli.ending import INTERRUPTED, STATUSES, UNREAD, Failed
 COMMANDS = (
     *("serve", "stats", "clear", "entries", "explain", "doctor", "config", "seal-key"),
     *("bench", "warm", "quantize"),
+    *("export", "import", "pack-key"),
     *("simulate", "demo", "gpu", "completion"),
 )
 """Modules beside this one, with `add` and `run`, in the order of the help; a module has `_` for `-`."""
+_MODULES = {"export": "export_pack", "import": "import_pack"}
+"""Those that are called otherwise: `import` can be the name of none."""
 
 
 def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -34,7 +37,8 @@ def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in names:
-        importlib.import_module(f"ollama_cache_proxy.cli.{name.replace('-', '_')}").add(commands)
+        module = _MODULES.get(name, name.replace("-", "_"))
+        importlib.import_module(f"ollama_cache_proxy.cli.{module}").add(commands)
     return top
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from ollama_cache_proxy.core.facts import Saved
+from ollama_cache_proxy.core.ports import Identity
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Lookup
 from ollama_cache_proxy.policy import context_lengths, embeddings
@@ -20,6 +21,7 @@ from ollama_cache_proxy.policy.listing.items import Item, decode
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives, Forward, Hit, Refuse, Reuse, reuse
+from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import FwdReason
 from ollama_cache_proxy.policy.steps import Steps, batched, finish
 
@@ -48,14 +50,7 @@ class StoreLookup:
         identity = await self._models.identify(candidate.model)
         if identity is None:
             return None
-        scope = Scope(
-            digest=identity.digest,
-            version=identity.version,
-            epoch=context_lengths.epoch(self._rules.epoch, identity.contexts),
-            namespace=directives.namespace,
-            credentials=self._rules.credentials,
-            width=identity.width,
-        )
+        scope = scope_of(identity, self._rules, directives.namespace)
         listing: Listing | None
         if _is_large(candidate, body):
             key, listing = await self._turns.run(_keys_in_steps(candidate, scope, request))
@@ -188,6 +183,18 @@ class StoreLookup:
         """Learn from stored items which form the source has written."""
         if listing.known:
             self._forms.note(question.source, own=not next(iter(listing.known.values())).frame)
+
+
+def scope_of(identity: Identity, rules: Rules, namespace: str = "") -> Scope:
+    """Return the scope of a request for a model."""
+    return Scope(
+        digest=identity.digest,
+        version=identity.version,
+        epoch=context_lengths.epoch(rules.epoch, identity.contexts),
+        namespace=namespace,
+        credentials=rules.credentials,
+        width=identity.width,
+    )
 
 
 @record

@@ -20,6 +20,7 @@
     replies       responses of the proxy's own
     usage         what a response tells of Ollama's work
     purge         which entries a purge matches
+    pack_admission  which entries of a pack may be stored
     fingerprints  fingerprints of a request
     scope_marks   what an entry tells of the scope that its key was made of
     breaker, buffers, chunked, labels, model_names, record, sums, target, trace:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.explanation import Explainer
+from ollama_cache_proxy.core.packing import Packing
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.stores.entry_codec import decode, encode
 
 
 @record
@@ -18,6 +20,7 @@ class Service:
 
     exchanges: Exchanges
     explainer: Explainer
+    packing: Packing
 
 
 def service_of(neighbours: Neighbours, *, report_each: bool, before: Service | None = None) -> Service:
@@ -26,7 +29,8 @@ def service_of(neighbours: Neighbours, *, report_each: bool, before: Service | N
     `report_each` is that of fast_path.py.
     """
     exchanges = Exchanges(neighbours, report_each=report_each, before=None if before is None else before.exchanges)
-    return Service(exchanges=exchanges, explainer=Explainer(neighbours))
+    packing = Packing(neighbours, encode=encode, decode=decode)
+    return Service(exchanges=exchanges, explainer=Explainer(neighbours), packing=packing)
 
 
 class InService:

@@ -10,6 +10,7 @@ from ollama_cache_proxy.admin.gpu_cards import Cards
 from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.live_figures import Figures
 from ollama_cache_proxy.admin.live_page import ROUTES as PAGE
+from ollama_cache_proxy.admin.pack_routes import PackRoutes
 from ollama_cache_proxy.admin.router import Routes
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
@@ -33,9 +34,10 @@ def own_routes(context: Context, opened: Opened, in_service: InService, nvml: Ca
         in_service.report()
         return await opened.statistics.totals()
 
+    packs = PackRoutes(lambda: in_service.current.packing)
     figures = _figures(context, opened, statistics, nvml)
     return OwnRoutes(
-        routes={**_about_entries(context, opened, statistics, in_service), **figures.routes, **PAGE},
+        routes={**_about_entries(context, opened, statistics, in_service), **packs.routes, **figures.routes, **PAGE},
         events=Events(figures.state, clock=context.clock, tasks=context.tasks),
     )
 

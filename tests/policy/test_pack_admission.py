@@ -1,0 +1,231 @@
+"""What comes out of a pack is held to what this proxy could have stored itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ollama_cache_proxy.policy import scope_marks
+from ollama_cache_proxy.policy.credentials import credential_rules
+from ollama_cache_proxy.policy.key import Scope
+from ollama_cache_proxy.policy.listing.items import Item, encode
+from ollama_cache_proxy.policy.messages import StoredResponse, packed
+from ollama_cache_proxy.policy.pack_admission import Refusal, admitted
+from ollama_cache_proxy.policy.rules import Rules
+from ollama_cache_proxy.policy.steps import finish
+from ollama_cache_proxy.service.rules_from_settings import rules_from
+from ollama_cache_proxy.service.settings import load
+
+NOW = 1_000_000.0
+MODEL = "registry.ollama.ai/library/all-minilm:latest"
+SCOPE = Scope(digest="4f" * 32, version="0.33.3")
+OWN = scope_marks.read(scope_marks.marked(SCOPE, ()))
+JSON = (b"Content-Type", b"application/json; charset=utf-8")
+ITEM = Item(vector=b"[0.5,-1e-05]", numbers=2, tokens=3, exact=True, total_duration=9, load_duration=1)
+COMPLETION = b'{"model":"tiny","response":"x","done":true,"done_reason":"stop"}'
+STREAM = b'{"response":"x","done":false}\n{"response":"","done":true,"done_reason":"stop"}\n'
+FRAME = (
+    b'{"base64":false,"row":null,"top":{"embeddings":"rows","model":["m"],"prompt_eval_count":"count"},'
+    b'"type":"application/json"}'
+)
+VECTOR = StoredResponse(
+    status=200,
+    reason="OK",
+    fields=(JSON, (b"Date", b"Sun, 29 Nov 2026 12:00:00 GMT")),
+    body=encode(ITEM),
+    stored_at=NOW - 100,
+    lifetime=3600,
+    took=0.25,
+    operation="embed",
+    model=MODEL,
+    category="docs",
+    namespace="team",
+    prompt_tokens=3,
+    output_tokens=None,
+    fingerprints={"prompt": "00ff"},
+    scope=scope_marks.marked(SCOPE, ()),
+)
+WHOLE = replace(VECTOR, operation="generate", body=COMPLETION)
+
+
+def rules(**settings: Any) -> Rules:
+    return rules_from(load(None, settings), loopback=True, instance="x")
+
+
+def of(entry: StoredResponse, **settings: Any) -> StoredResponse | Refusal:
+    assert OWN is not None
+    return finish(admitted(entry, MODEL, OWN, rules(**settings), NOW))
+
+
+def test_an_entry_stays_what_it_is_but_for_its_mark_and_its_fingerprints():
+    """Fingerprints are hashes with a key of the store that it came from."""
+    assert of(VECTOR) == replace(VECTOR, fingerprints={}, imported=True)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(WHOLE, id="completion"),
+        pytest.param(replace(VECTOR, operation="v1-embeddings"), id="item that came by the other endpoint"),
+        pytest.param(replace(VECTOR, body=encode(replace(ITEM, clipped=True))), id="clipped item"),
+        pytest.param(replace(VECTOR, body=encode(replace(ITEM, vector=b'"AACAPwAAgD8="'))), id="base64"),
+        pytest.param(replace(VECTOR, body=encode(replace(ITEM, frame=FRAME))), id="item with a frame"),
+        pytest.param(replace(VECTOR, body=b'{"embeddings":[[1,2],[3,4]]}'), id="list as a whole"),
+        pytest.param(replace(VECTOR, operation="embeddings", body=b'{"embedding":[1,2]}'), id="single vector"),
+        pytest.param(replace(VECTOR, category="", namespace="", prompt_tokens=None), id="with less about it"),
+        pytest.param(replace(VECTOR, namespace="sha256:" + "a" * 64), id="long namespace"),
+        pytest.param(replace(VECTOR, fields=(JSON, (b"Access-Control-Allow-Origin", b"*"))), id="CORS"),
+        pytest.param(replace(VECTOR, fields=(JSON, (b"Vary", b"Origin, Accept-Encoding"))), id="Vary"),
+        pytest.param(replace(VECTOR, stored_at=NOW - 3599), id="a second before its end"),
+    ],
+)
+def test_what_is_stored_here_may_come_from_elsewhere(entry):
+    assert of(entry) == replace(entry, fingerprints={}, imported=True)
+
+
+def test_a_stream_comes_where_streams_are_cached():
+    pieces = packed([(1, 30), (2, len(STREAM) - 30)])
+    entry = replace(WHOLE, body=STREAM, pieces=pieces, fields=((b"Content-Type", b"application/x-ndjson"),))
+    assert of(entry, cache_streams=True) == replace(entry, fingerprints={}, imported=True)
+    assert of(entry) is Refusal.NOT_CACHED
+    assert of(replace(entry, body=STREAM[:30]), cache_streams=True) is Refusal.UNSOUND
+
+
+def test_a_clock_that_is_ahead_makes_nothing_live_longer():
+    admitted = of(replace(VECTOR, stored_at=NOW + 60))
+    assert isinstance(admitted, StoredResponse)
+    assert admitted.stored_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("entry", "refusal"),
+    [
+        (replace(VECTOR, scope=""), Refusal.UNMARKED),
+        (replace(VECTOR, scope="x"), Refusal.UNMARKED),
+        (replace(VECTOR, model="registry.ollama.ai/library/other:latest"), Refusal.OTHER_MODEL),
+        (replace(VECTOR, scope=scope_marks.marked(replace(SCOPE, digest="5a"), ())), Refusal.OTHER_DIGEST),
+        (replace(VECTOR, scope=scope_marks.marked(replace(SCOPE, version="1"), ())), Refusal.OTHER_VERSION),
+        (replace(VECTOR, scope=scope_marks.marked(replace(SCOPE, epoch="e"), ())), Refusal.OTHER_SETTINGS),
+        (
+            replace(VECTOR, scope=scope_marks.marked(replace(SCOPE, credentials=credential_rules(["x"])), ())),
+            Refusal.OTHER_SETTINGS,
+        ),
+        (replace(VECTOR, stored_at=NOW - 3600), Refusal.EXPIRED),
+        (replace(WHOLE, operation="chat", body=b'{"message":{},"done":true,"done_reason":"stop"}'), Refusal.NOT_CACHED),
+    ],
+)
+def test_what_nobody_can_ask_for_here_is_refused(entry, refusal):
+    assert of(entry) is refusal
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings"),
+    [(WHOLE, {"max_entry_bytes": 1024}), (VECTOR, {"max_list_bytes": 1024})],
+)
+def test_what_is_too_large_to_be_stored_is_refused(entry, settings):
+    assert of(
+        replace(entry, body=entry.body.replace(b"x", b"x" * 2000).replace(b"0.5", b"0.5" + b"0" * 2000)), **settings
+    ) is (Refusal.TOO_LARGE)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"status": 201},
+    {"status": True},
+    {"status": "200"},
+    {"lifetime": 0},
+    {"lifetime": -1},
+    {"lifetime": 2**31 + 1},
+    {"lifetime": 60.5},
+    {"lifetime": True},
+    {"stored_at": -1.0},
+    {"stored_at": float("nan")},
+    {"stored_at": float("inf")},
+    {"stored_at": NOW + 90_000},
+    {"stored_at": "0"},
+    {"stored_at": 10**400},
+    {"took": -0.1},
+    {"took": 1e300},
+    {"took": None},
+    {"prompt_tokens": -1},
+    {"prompt_tokens": 2**60},
+    {"prompt_tokens": 1.5},
+    {"output_tokens": "1"},
+    {"operation": "pull"},
+    {"operation": "none"},
+    {"operation": 3},
+    {"operation": None},
+    {"model": None},
+    {"category": "Two Words"},
+    {"category": "x" * 40},
+    {"category": "\udc80"},
+    {"category": None},
+    {"namespace": "x" * 129},
+    {"namespace": []},
+    {"scope": None},
+    {"imported": 1},
+    {"reason": "OK\r\nSet-Cookie: a=b"},
+    {"reason": "\0"},
+    {"reason": "x" * 129},
+    {"reason": b"OK"},
+    {"fields": ()},
+    {"fields": (JSON, (b"Set-Cookie", b"a=b"))},
+    {"fields": (JSON, (b"Content-Length", b"0"))},
+    {"fields": (JSON, (b"Location", b"http://evil.example"))},
+    {"fields": (JSON, (b"Date", b"x\r\nSet-Cookie: a=b"))},
+    {"fields": (JSON, (b"Date", b"x\0"))},
+    {"fields": (JSON, (b"Access-Control-\r\nX", b"y"))},
+    {"fields": (JSON, (b"access-control-", b"x" * 9000))},
+    {"fields": (JSON, *[(b"access-control-a", b"")] * 64)},
+    {"fields": (JSON, (b"Cache-Control", b"no-store"))},
+    {"fields": (JSON, (b"Cache-Control", b"private"))},
+    {"fields": (JSON, (b"Vary", b"*"))},
+    {"fields": ((b"Content-Type", b"text/html"),)},
+    {"body": b""},
+    {"body": b"{}"},
+    {"body": b'{"error":"x"}'},
+    {"body": b"<script>"},
+    {"body": encode(ITEM)[:-1]},
+    {"body": encode(replace(ITEM, vector=b"[1]"))},
+    {"body": encode(replace(ITEM, vector=b"[true,1]"))},
+    {"body": encode(replace(ITEM, vector=b'["a",1]'))},
+    {"body": encode(replace(ITEM, vector=b"[[1],1]"))},
+    {"body": encode(replace(ITEM, vector=b"[1e39,1]"))},
+    {"body": encode(replace(ITEM, vector=b"[1,2],[3]"))},
+    {"body": encode(replace(ITEM, vector=b'"AACAPwAAgD8"'))},
+    {"body": encode(replace(ITEM, frame=b"{}"))},
+    {"body": encode(replace(ITEM, frame=b"[" * 500))},
+    {"body": encode(replace(ITEM, frame=FRAME.replace(b"application/json", b"text/html\\r\\nSet-Cookie: a=b")))},
+    {"body": encode(replace(ITEM, frame=FRAME.replace(b'"rows"', b'"other"')))},
+    {"body": encode(replace(ITEM, frame=FRAME.replace(b'["m"]', b'[{"a":1}]')))},
+    {"pieces": packed([(0, len(VECTOR.body))])},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=repr)
+def test_what_this_proxy_would_not_have_stored_is_refused(change):
+    assert of(replace(VECTOR, **change)) in (Refusal.UNSOUND, Refusal.NOT_CACHED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"response":"x"}',
+        b'{"error":"x"}',
+        COMPLETION[:-1],
+        COMPLETION.replace(b'"stop"', b'"load"'),
+    ],
+)
+def test_a_completion_that_is_none_is_refused(body):
+    assert of(replace(WHOLE, body=body)) is Refusal.UNSOUND
+
+
+def test_each_reason_is_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "packs.md").read_text("utf-8")
+    for refusal in Refusal:
+        assert f"| `{refusal}` | {refusal.meaning} |" in text
