@@ -82,6 +82,7 @@ def store(pair: Pair) -> EntryStore:
         pytest.param(replace(FULL_ENTRY, pieces=packed([(3, 10), (5, 0), (5, 22)])), id="stream"),
         pytest.param(replace(FULL_ENTRY, body=b"x" * 999, pieces=packed([(7, 1)] * 999)), id="stream of many pieces"),
         pytest.param(replace(FULL_ENTRY, fingerprints={"model": "00ff", "prompt": ""}), id="fingerprints"),
+        pytest.param(replace(FULL_ENTRY, scope="00000001.00000002.00000003..", imported=True), id="out of a pack"),
         pytest.param(replace(FULL_ENTRY, fields=((b"Vary", b"x" * 10_000),)), id="long fields"),
         pytest.param(replace(FULL_ENTRY, prompt_tokens=None, output_tokens=0, took=0.0), id="tokens"),
     ],
@@ -90,6 +91,7 @@ async def test_an_entry_comes_back_and_is_described(entry: StoredResponse, store
     await fill(store, {key(1): entry})
     about = described(key(1), entry, len(entry.body))
     assert (await store.get(key(1))).entry == entry
+    assert (await store.peek_many([key(1), key(2)])).entries == (entry, None)
     assert await store.page("", 10) == Page(entries=(about,), cursor=None)
 
 

@@ -88,6 +88,15 @@ async def test_of_a_list_only_what_is_not_held_is_asked_for(tiered: TieredStore,
     assert back.asked == [TWO, ONE, "c" * 64]
 
 
+async def test_a_peek_takes_no_place(tiered: TieredStore, back: Back) -> None:
+    """A pack would push out what clients use."""
+    assert (await tiered.peek_many([ONE])).entries != (None,)
+    assert tiered.held(ONE) is None
+    back.asked.clear()
+    await tiered.get_many([ONE])
+    assert back.asked == [ONE]
+
+
 async def test_the_store_is_told_what_is_used(monkeypatch: pytest.MonkeyPatch, tiered: TieredStore, back: Back) -> None:
     monkeypatch.setattr(module, "TOUCH_EVERY", 0.02)
     await tiered.get_many((ONE, TWO))

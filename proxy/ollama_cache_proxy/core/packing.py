@@ -114,7 +114,7 @@ class Packing:
                 else:
                     left_out[reason.value] += 1
         for some in _in_parts(chosen):
-            found = await self._store.get_many([entry.key for entry in some])
+            found = await self._store.peek_many([entry.key for entry in some])
             if found.generation is None:
                 return
             for entry, stored in zip(some, found.entries, strict=True):
@@ -150,7 +150,7 @@ class Packing:
         purges = self._purges.count
         refused: Counter[str] = Counter()
         entries = await self._turns.run(self._judged(own, data, refused))
-        found = await self._store.get_many([key for key, _ in entries])
+        found = await self._store.peek_many([key for key, _ in entries])
         if found.generation is None or not self._store.writable:
             return None
         now = self._clock.now()

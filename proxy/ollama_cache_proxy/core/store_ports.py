@@ -109,6 +109,9 @@ class EntryStore(Protocol):
 
     async def get(self, key: str) -> Lookup: ...
     async def get_many(self, keys: Sequence[str]) -> Lookups: ...
+    async def peek_many(self, keys: Sequence[str]) -> Lookups:
+        """Do what `get_many` does, but not as a client's request: what is read so takes no place in memory for it."""
+
     async def put(self, entries: Entries, generation: str) -> bool:
         """Store entries for their lifetimes, if the generation is current; return whether all were stored."""
 

@@ -148,6 +148,10 @@ class TieredStore:
         entries = held | dict(zip(missing, found.entries, strict=True))
         return Lookups(entries=tuple(entries[key] for key in keys), generation=found.generation)
 
+    async def peek_many(self, keys: Sequence[str]) -> Lookups:
+        """See store_ports.EntryStore."""
+        return await self._back.peek_many(keys)
+
     async def _read(self, keys: Sequence[str]) -> Lookups:
         """Return entries read from the store, and hold those that did not change meanwhile."""
         unchanged = self._watch(keys)

@@ -110,6 +110,10 @@ class RedisEntries:
             return Lookups(entries=self._decoded(keys, found), generation=found[0])
         return Lookups(entries=await self._decoded_in_turns(keys, found), generation=found[0])
 
+    async def peek_many(self, keys: Sequence[str]) -> Lookups:
+        """See store_ports.EntryStore. To Redis it is a use like any other."""
+        return await self.get_many(keys)
+
     async def _decoded_in_turns(
         self, keys: Sequence[str], found: tuple[str, list[bytes | None]]
     ) -> tuple[StoredResponse | None, ...]:
