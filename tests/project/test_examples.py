@@ -173,6 +173,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         "OCP_URL": f"http://127.0.0.1:{port}",
         "OCP_UPSTREAM": f"http://127.0.0.1:{upstream}",
         "OCP_EXPLAIN": "true",
+        "OCP_ADMIN_TOKEN": "token-of-the-examples",
         "XDG_STATE_HOME": str(folder / "state"),
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
