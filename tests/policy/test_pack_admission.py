@@ -11,6 +11,7 @@ import pytest
 from ollama_cache_proxy.policy import scope_marks
 from ollama_cache_proxy.policy.credentials import credential_rules
 from ollama_cache_proxy.policy.key import Scope
+from ollama_cache_proxy.policy.lifetimes import FOREVER
 from ollama_cache_proxy.policy.listing.items import Item, encode
 from ollama_cache_proxy.policy.messages import StoredResponse, packed
 from ollama_cache_proxy.policy.pack_admission import Refusal, admitted
@@ -80,6 +81,8 @@ def test_an_entry_stays_what_it_is_but_for_its_mark_and_its_fingerprints():
         pytest.param(replace(VECTOR, fields=(JSON, (b"Access-Control-Allow-Origin", b"*"))), id="CORS"),
         pytest.param(replace(VECTOR, fields=(JSON, (b"Vary", b"Origin, Accept-Encoding"))), id="Vary"),
         pytest.param(replace(VECTOR, stored_at=NOW - 3599), id="a second before its end"),
+        pytest.param(replace(VECTOR, lifetime=90 * 86_400, idle=86_400), id="idle"),
+        pytest.param(replace(VECTOR, lifetime=FOREVER), id="until evicted"),
     ],
 )
 def test_what_is_stored_here_may_come_from_elsewhere(entry):
@@ -135,6 +138,13 @@ CHANGES: list[dict[str, Any]] = [
     {"status": 201},
     {"status": True},
     {"status": "200"},
+    {"idle": 0},
+    {"idle": 3600},
+    {"idle": -5},
+    {"idle": True},
+    {"idle": 1.5},
+    {"operation": "generate", "body": COMPLETION, "lifetime": FOREVER},
+    {"operation": "generate", "body": COMPLETION, "idle": 60},
     {"lifetime": 0},
     {"lifetime": -1},
     {"lifetime": 2**31 + 1},

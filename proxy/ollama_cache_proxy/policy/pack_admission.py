@@ -12,10 +12,11 @@ from enum import StrEnum
 from typing import Final, Self, TypeAlias
 
 from ollama_cache_proxy.policy import fields, reuse, scope_marks, storing
-from ollama_cache_proxy.policy.classify import Candidate
+from ollama_cache_proxy.policy.classify import Candidate, is_embedding
 from ollama_cache_proxy.policy.dialects.dialect import Storable, objects
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Endpoint, Policy
 from ollama_cache_proxy.policy.freshness import LONGEST
+from ollama_cache_proxy.policy.lifetimes import LifetimeKind, kind_of
 from ollama_cache_proxy.policy.listing import any_form, items
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
@@ -121,17 +122,25 @@ def _is_sound(entry: StoredResponse, now: float) -> bool:
         and entry.status == storing.OK
         and _is_whole(entry.lifetime, LONGEST)
         and entry.lifetime > 0
+        and (entry.idle is None or (_is_whole(entry.idle, entry.lifetime - 1) and entry.idle > 0))
         and _is_number(entry.stored_at, now + _FUTURE)
         and _is_number(entry.took, _MAX_TOOK)
         and all(
             tokens is None or _is_whole(tokens, _MAX_TOKENS) for tokens in (entry.prompt_tokens, entry.output_tokens)
         )
         and entry.operation in _BY_OPERATION
+        and _lasts_as_it_may(entry)
         and _is_category(entry.category)
         and len(entry.namespace) <= _MAX_NAMESPACE
         and _REASON.fullmatch(entry.reason) is not None
         and _are_fields(entry)
     )
+
+
+def _lasts_as_it_may(entry: StoredResponse) -> bool:
+    """Return whether the kind of lifetime is one that the operation may have: no hit renews a completion."""
+    fixed = kind_of(entry.lifetime, entry.idle) is LifetimeKind.FIXED
+    return fixed or is_embedding(_BY_OPERATION[entry.operation])
 
 
 def _is_whole(value: object, most: int) -> bool:
