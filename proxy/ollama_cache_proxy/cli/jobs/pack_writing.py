@@ -61,6 +61,8 @@ class PackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        if not self._size:
+            self.discard()
         os.close(self._descriptor)
 
     @property
