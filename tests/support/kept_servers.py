@@ -31,6 +31,12 @@ class KeptServer(RedisServer):
         self.folder = folder
         folder.entries.mkdir(exist_ok=True)
 
+    def children(self) -> list[int]:
+        """Give the processes that write its files anew."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     async def listens(self) -> bool:
         """Wait until it listens; return whether it does, or ends because of its files."""
         assert self._process is not None
@@ -84,7 +90,11 @@ def kept_server(path: Path) -> Iterator[KeptServer]:
 def files(folder: KeptFolder) -> dict[str, bytes]:
     """Give the bytes of every file of a folder, by its path in it."""
     found = (path for path in folder.path.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder.path)): path.read_bytes() for path in found}
+    read: dict[str, bytes] = {}
+    for path in found:
+        with suppress(FileNotFoundError):  # the server has just removed it
+            read[str(path.relative_to(folder.path))] = path.read_bytes()
+    return read
 
 
 def restore(folder: KeptFolder, kept: dict[str, bytes]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -166,6 +168,29 @@ async def test_a_server_that_keeps_nothing_any_more_writes_nothing(
     await store.entries.clear()
     await Scrubber(pool).close(10)
     assert calls(server, "bgrewriteaof") == 0
+
+
+async def test_one_that_the_server_could_not_write_is_tried_again_after_a_while(
+    server: KeptServer, store: RedisStore, scrubs: Scrubber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrubber, "_RESTS_AFTER_FAILURE", 0.1)
+    client = server.client()
+    await until(lambda: calls(server, "bgrewriteaof"))
+    await idle(server)
+    await plant(store, 1, 2)
+    client.config_set("rdb-key-save-delay", 10_000_000)
+    generation = await generation_of(store.entries)
+    await store.entries.delete((key(1),), generation)
+    await until(lambda: client.info("persistence")["aof_rewrite_in_progress"])
+    for child in server.children():
+        os.kill(child, signal.SIGKILL)
+    await until(lambda: client.info("persistence")["aof_last_bgrewrite_status"] == "err")
+    assert found(server, 1)
+    client.config_set("rdb-key-save-delay", 0)
+    for child in server.children():
+        os.kill(child, signal.SIGKILL)
+    await until(lambda: not found(server, 1))
+    assert found(server, 2)
 
 
 async def test_a_failed_one_is_tried_again(server: KeptServer, store: RedisStore, scrubs: Scrubber) -> None:

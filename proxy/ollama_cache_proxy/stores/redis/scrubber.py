@@ -10,8 +10,6 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
-
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.key_layout import ANY, DELETIONS, GENERATION, START, entry_name
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES, is_cancelled
@@ -24,6 +22,8 @@ _RESTS: Final = 3.0
 """How many times as long as a scrub took there is none after it."""
 _RESTS_AT_MOST: Final = 4.0
 """Seconds."""
+_RESTS_AFTER_FAILURE: Final = 30.0
+"""Seconds until the next where the server could not write the file, which may have filled the disk."""
 _WITHIN: Final = 5.0
 """Seconds for one command."""
 _WRITES: Final = 0.05
@@ -58,15 +58,16 @@ class Scrubber:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            begun = loop.time()
+            begun, written = loop.time(), True
             with suppress(*FAILURES):  # a server that is away is loaded again, and scrubbed then
                 if await self._seen() != self._scrubbed:
                     await asyncio.sleep(GATHERS)
                     begun = loop.time()
-                    await self._scrub()
+                    written = await self._scrub()
             if is_cancelled():
                 return
-            await asyncio.sleep(max(LOOK_EVERY, min(_RESTS * (loop.time() - begun), _RESTS_AT_MOST)))
+            rest = min(_RESTS * (loop.time() - begun), _RESTS_AT_MOST) if written else _RESTS_AFTER_FAILURE
+            await asyncio.sleep(max(LOOK_EVERY, rest))
 
     async def _seen(self) -> tuple[bytes | None, bytes | None]:
         """Return the start of the server, and how many deletions there were."""
@@ -74,12 +75,15 @@ class Scrubber:
             start, number = await self._pool.mget(START, DELETIONS)
         return start, number
 
-    async def _scrub(self) -> None:
+    async def _scrub(self) -> bool:
+        """Scrub what was deleted so far; return whether the file could be written."""
         seen = await self._seen()
         if await self._appends():
             await self._remove_unreachable()
-            await self._write_anew()
+            if not await self._write_anew():
+                return False
         self._scrubbed = seen
+        return True
 
     async def _remove_unreachable(self) -> None:
         """Remove all entries of other generations than the current one; those that have expired are gone once seen."""
@@ -97,15 +101,12 @@ class Scrubber:
             if not cursor:
                 return
 
-    async def _write_anew(self) -> None:
-        """Have the file written anew from what there is now. Raises ResponseError where that failed."""
+    async def _write_anew(self) -> bool:
+        """Have the file written anew from what there is now; return whether that worked."""
         await self._until_written()  # what has begun before now may hold what is deleted now
         async with asyncio.timeout(_WITHIN):
             await self._pool.bgrewriteaof()
-        found = await self._until_written()
-        if found["aof_last_bgrewrite_status"] != "ok":
-            text = "the file could not be written anew"
-            raise ResponseError(text)
+        return bool((await self._until_written())["aof_last_bgrewrite_status"] == "ok")
 
     async def _until_written(self) -> dict[str, Any]:
         """Wait until no file is being written; return the server's figures of persistence."""
