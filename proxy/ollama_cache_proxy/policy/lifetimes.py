@@ -83,6 +83,14 @@ def kept_for(entry: EntryMetadata) -> int | None:
     return min(entry.lifetime, entry.idle + renewed_every(entry.idle))
 
 
+def kept_from(entry: EntryMetadata, now: float) -> int | None:
+    """Return the same of an entry that is given to the store at Unix time `now`, and may have been stored elsewhere."""
+    kept = kept_for(entry)
+    if kept is None or not entry.imported:
+        return kept
+    return max(1, min(kept, int(entry.stored_at + entry.lifetime - now)))
+
+
 def renewals_of(entries: Iterable[tuple[str, EntryMetadata]]) -> dict[str, Renewal]:
     """Return by key what it takes to renew entries, of those that a hit renews."""
     return {

@@ -32,7 +32,7 @@ LARGE = replace(FULL_ENTRY, body=b"x" * 65_536)
 def writer(client: RedisClient, clock: Clock, told: list[Event]) -> EntryWriter:
     guard = Guard(name="Redis", clock=clock, observe=told.append)
     eviction = Eviction(client, Commands(clock=clock, observe=told.append), clock=clock)
-    return EntryWriter(client, guard, eviction, codec=PlainCodec(), observe=told.append)
+    return EntryWriter(client, guard, eviction, codec=PlainCodec(), observe=told.append, clock=clock)
 
 
 def written(told: list[Event]) -> int:
@@ -48,6 +48,15 @@ async def test_an_entry_is_written_as_it_is_encoded_for_its_lifetime(
     client = redis_server.client()
     assert client.get(entry_name(OWN, key(1))) == encode(key(1), entry)
     assert 3590 < client.ttl(entry_name(OWN, key(1))) <= 3600
+
+
+@pytest.mark.parametrize("entry", [FULL_ENTRY, LARGE], ids=["small", "large"])
+async def test_an_imported_entry_is_kept_for_what_is_left_of_its_lifetime(
+    entry: Any, writer: EntryWriter, redis_server: RedisServer, clock: Clock
+) -> None:
+    stored = replace(entry, imported=True, stored_at=clock.now() - 600)
+    assert await writer.write([(key(1), stored)], OWN)
+    assert 2990 < redis_server.client().ttl(entry_name(OWN, key(1))) <= 3000
 
 
 @pytest.mark.parametrize("entry", [FULL_ENTRY, LARGE], ids=["small", "large"])

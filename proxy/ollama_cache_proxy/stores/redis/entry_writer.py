@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from ollama_cache_proxy.core.facts import Fault, Observer, StoreFault
+from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.store_ports import Entries
-from ollama_cache_proxy.policy.lifetimes import kept_for
+from ollama_cache_proxy.policy.lifetimes import kept_from
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.eviction import Eviction
@@ -33,9 +34,10 @@ _MAX_WAITING: Final = 128 * 1024 * 1024
 class EntryWriter:
     """Writes entries, which expire when their time is over, if it ever is."""
 
-    def __init__(
-        self, client: RedisClient, guard: Guard, eviction: Eviction, *, codec: Codec, observe: Observer
+    def __init__(  # noqa: PLR0913 - RedisEntries makes it once
+        self, client: RedisClient, guard: Guard, eviction: Eviction, *, codec: Codec, observe: Observer, clock: Clock
     ) -> None:
+        self._clock = clock
         self._pool = client.pool
         self._lane = client.lane
         self._guard = guard
@@ -63,7 +65,11 @@ class EntryWriter:
 
     def _encoded(self, generation: str, key: str, entry: StoredResponse) -> tuple[str, bytes, int | None]:
         """Return an entry's name, its bytes, and for how many seconds it is kept."""
-        return entry_name(generation, key), self._codec.encode(generation, key, entry), kept_for(entry)
+        return (
+            entry_name(generation, key),
+            self._codec.encode(generation, key, entry),
+            kept_from(entry, self._clock.now()),
+        )
 
     async def _set(self, values: list[tuple[str, bytes, int | None]]) -> bool:
         """Write some entries in one round trip."""

@@ -63,7 +63,8 @@ class RedisEntries:
         self._guard = guard
         self._codec = codec
         self._generation = generation
-        self._writer = EntryWriter(client, guard, Eviction(client, commands, clock=clock), codec=codec, observe=observe)
+        eviction = Eviction(client, commands, clock=clock)
+        self._writer = EntryWriter(client, guard, eviction, codec=codec, observe=observe, clock=clock)
         self._scan = scan
         self._count = count
         self._observe = observe
