@@ -68,7 +68,7 @@ def test_a_store_keeps_an_entry_as_long_as_it_may_be_served(
     assert kept_for(replace(FULL_ENTRY, lifetime=seconds, idle=idle)) == expected
 
 
-RENEWAL = Renewal(idle=320, stored_at=1000.25, ends_at=1000.25 + 3600)
+RENEWAL: Renewal = (320, 1000.25, 3600)
 
 
 def test_only_what_has_an_idle_time_is_renewed() -> None:
@@ -94,6 +94,6 @@ def test_an_entry_is_renewed_for_its_idle_time_within_its_lifetime(now: float, e
 @pytest.mark.parametrize("idle", [1, 31, 32, 3600, 90 * DAY])
 def test_with_the_next_renewal_put_off_an_entry_lives_for_its_idle_time_after_each_hit(idle: int) -> None:
     """A hit just before the next renewal is due is told to nobody."""
-    kept = renewed_for(Renewal(idle=idle, stored_at=0.0, ends_at=1e12), 1000.0)
+    kept = renewed_for((idle, 0.0, 10**12), 1000.0)
     assert kept - renewed_every(idle) >= idle
     assert renewed_every(idle) <= 1 + idle / 32

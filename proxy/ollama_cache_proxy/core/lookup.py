@@ -15,7 +15,7 @@ from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Policy
 from ollama_cache_proxy.policy.key import Scope, cache_key, cache_key_in_steps
-from ollama_cache_proxy.policy.lifetimes import Renewal, renewals_of
+from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.listing import any_form, joining, own_form
 from ollama_cache_proxy.policy.listing.items import Item, decode
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
@@ -151,8 +151,11 @@ class StoreLookup:
         yield
         renewals: dict[str, Renewal] = {}
         for texts in batched(known):
-            idle = ((keys[text], hits[text].entry) for text in texts if hits[text].entry.idle is not None)
-            renewals |= renewals_of(idle)
+            renewals |= {
+                keys[text]: (entry.idle, entry.stored_at, entry.lifetime)
+                for text in texts
+                if (entry := hits[text].entry).idle is not None
+            }
             yield
         saved = _saved(listing.text_list, known, hits)
         listing = replace(listing, known=known, saved=saved, age=age, renewals=renewals)

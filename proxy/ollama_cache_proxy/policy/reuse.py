@@ -166,7 +166,9 @@ def _freshness(entry: StoredResponse | None, directives: Directives, now: float)
     if entry is None:
         return Forward(reason=FwdReason.REQUEST if directives.no_cache else FwdReason.MISS)
     old = age(entry, now)
-    left = ttl_at(entry, old)
+    left = entry.lifetime - old
+    if entry.idle is not None and entry.idle < left:
+        left = entry.idle
     if directives.no_cache:  # section 5.2.1.4
         return Forward(reason=FwdReason.REQUEST)
     if left <= 0:  # section 4.2

@@ -64,10 +64,10 @@ class MemoryStore:
     def renew(self, renewals: Mapping[str, Renewal]) -> None:
         """See store_ports.EntryStore."""
         now = self._clock.now()
-        for key, renewal in renewals.items():
+        for key, (idle, stored_at, _) in renewals.items():
             entry = self._entries.get(key)
-            if entry is not None and entry.idle is not None and entry.stored_at == renewal.stored_at:
-                self._idle_until[key] = now + renewal.idle
+            if entry is not None and entry.idle is not None and entry.stored_at == stored_at:
+                self._idle_until[key] = now + idle
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. Yields to the event loop now and then; a clear meanwhile is as one after it."""

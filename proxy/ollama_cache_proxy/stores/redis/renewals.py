@@ -95,16 +95,16 @@ class Renewals:
                 "renew", partial(permitted, renew, otherwise=False), fallback=False, within=2 * WRITE_WITHIN
             ):
                 return
-            for key, renewal in due.items():
+            for key, (idle, stored, _) in due.items():
                 self._renewed.pop(key, None)
-                self._renewed[key] = (renewal.stored_at, now + renewed_every(renewal.idle))
+                self._renewed[key] = (stored, now + renewed_every(idle))
             while len(self._renewed) > _KNOWN:
                 del self._renewed[next(iter(self._renewed))]
             await asyncio.sleep(0)
 
     def _is_due(self, key: str, renewal: Renewal, now: float) -> bool:
         stored_at, due = self._renewed.get(key, _NEVER)
-        return now >= due or stored_at != renewal.stored_at
+        return now >= due or stored_at != renewal[1]
 
     async def _expire(self, renewals: Mapping[str, Renewal]) -> bool:
         """Tell the server of these; one that takes no writes refuses it as one that does not permit it."""
