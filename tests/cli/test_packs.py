@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import pytest
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.jobs.exporting import export
 from ollama_cache_proxy.cli.jobs.importing import import_pack
+from ollama_cache_proxy.cli.jobs.pack_writing import PackWriter
 from ollama_cache_proxy.cli.main import parser
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.terminal import Done, piped
+from tests.workbench.test_pack_form import ABOUT
 
 TEXTS = [f"def function_{number}():\n    return {number}" for number in range(2000)]
 LISTS = [TEXTS[begin : begin + 50] for begin in range(0, len(TEXTS), 50)]
@@ -190,6 +193,15 @@ async def test_who_can_ask_for_what_was_imported_is_said(proxy: Proxy, tmp_path:
         assert "1 answer only requests with the same Origin" in done.err
         assert "detail=imported" in said(await embed(elsewhere, ["a"], Authorization="Bearer one"))
         assert "fwd=miss" in said(await embed(elsewhere, ["a"], Authorization="Bearer three"))
+
+
+async def test_what_a_pack_says_of_itself_cannot_control_a_terminal(proxy: Proxy, tmp_path: Path) -> None:
+    with PackWriter(tmp_path / "a.pack") as writer:
+        writer.begin(replace(ABOUT, model="\x1b[2Jmodel", made_by="\x07"))
+        writer.end_page({"cursor": None, "leftOut": {}, "scopes": [["\x1b]0;x\x07", "", "", 1]]})
+        writer.finish(None)
+    done = await work("import", proxy, "--check", tmp_path / "a.pack")
+    assert (done.status, "model" in done.err, "\x1b" in done.err, "\x07" in done.err) == (0, True, False, False)
 
 
 async def test_filters_choose_what_is_exported(proxy: Proxy, tmp_path: Path) -> None:

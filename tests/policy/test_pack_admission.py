@@ -205,6 +205,8 @@ CHANGES: list[dict[str, Any]] = [
     {"body": encode(replace(ITEM, vector=b"[1e39,1]"))},
     {"body": encode(replace(ITEM, vector=b"[1,2],[3]"))},
     {"body": encode(replace(ITEM, vector=b'"AACAPwAAgD8"'))},
+    {"body": encode(replace(ITEM, vector=b"[" + b"0," * (1 << 19) + b"0]", numbers=(1 << 19) + 1))},
+    {"body": b'{"embeddings":[' + b"[1]," * 300_000 + b"[1]]}"},
     {"body": encode(replace(ITEM, frame=b"{}"))},
     {"body": encode(replace(ITEM, frame=b"[" * 500))},
     {"body": encode(replace(ITEM, frame=FRAME.replace(b"application/json", b"text/html\\r\\nSet-Cookie: a=b")))},
@@ -214,7 +216,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=repr)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: repr(change)[:60])
 def test_what_this_proxy_would_not_have_stored_is_refused(change):
     assert of(replace(VECTOR, **change)) in (Refusal.UNSOUND, Refusal.NOT_CACHED)
 

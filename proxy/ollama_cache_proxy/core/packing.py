@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 from ollama_cache_proxy.core.lookup import scope_of
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.store_ports import Page
+from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy import model_names, reuse, scope_marks
 from ollama_cache_proxy.policy.messages import Description, StoredResponse
 from ollama_cache_proxy.policy.pack_admission import Refusal, admitted
@@ -79,7 +80,7 @@ class Packing:
         self._models = neighbours.models
         self._clock = neighbours.clock
         self._purges = neighbours.purges
-        self._turns = neighbours.turns
+        self._turns = Turns()  # beside those of clients, who would wait for all of a request here
         self._encode = encode
         self._decode = decode
 

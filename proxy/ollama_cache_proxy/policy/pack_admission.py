@@ -21,6 +21,7 @@ from ollama_cache_proxy.policy.listing import any_form, items
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, first
+from ollama_cache_proxy.policy.outline import is_read_soon
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.scope_marks import Mark
 from ollama_cache_proxy.policy.steps import Steps
@@ -69,6 +70,8 @@ _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, se
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # section 5.5: no CR, LF or NUL
 _REASON: Final = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]{0,128}")
 _PLAIN: Final = b"text/plain"
+_LONGEST_VECTOR: Final = 1 << 20
+"""Bytes: longer ones are not stored, since reading them holds up others."""
 _NUMBERS: Final = b"0123456789eE+-.,[]"
 """All that a list of numbers is written with."""
 
@@ -182,10 +185,14 @@ def _is_storable(endpoint: Endpoint, entry: StoredResponse) -> Steps[bool]:
     if storing.by_head(candidate, head) is not None:
         return False
     item = items.decode(entry.body) if endpoint.items else None
+    if item is not None and len(item.vector) > _LONGEST_VECTOR:
+        return False
     if item is not None:
         sound = yield from items.sound_in_steps((item.vector,), item.numbers)
         return sound and not entry.pieces and _is_written_as_here(endpoint, item)
     if endpoint.items:
+        if not (yield from is_read_soon(entry.body)):
+            return False
         read = objects((entry.body,))
         found = endpoint.dialect.vectors(read[0], endpoint.vectors).found if read else None
         candidate = replace(candidate, items=len(found) if isinstance(found, list) and found else 1)

@@ -15,7 +15,7 @@ from ollama_cache_proxy.cli.jobs.pack_keys import name_of, public_key, raw
 from ollama_cache_proxy.cli.jobs.pack_reading import Checked, PackFile
 from ollama_cache_proxy.cli.jobs.progress import steps
 from ollama_cache_proxy.cli.jobs.work import say
-from ollama_cache_proxy.cli.screen import write_json
+from ollama_cache_proxy.cli.screen import printable, write_json
 from ollama_cache_proxy.service.settings import secret
 
 _FEW: Final = {
@@ -36,7 +36,7 @@ async def import_pack(arguments: argparse.Namespace) -> int:
         progress.begin("Checking", pack.size)
         checked = pack.check(progress.advance)
         if arguments.check:
-            progress.say(_described(arguments.file, checked))
+            progress.say(printable(_described(arguments.file, checked)))
             return DONE
         _demand_trust(arguments.file, checked, trusted, trust=arguments.trust)
         taking = _Taking(checked)
