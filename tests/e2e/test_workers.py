@@ -674,6 +674,29 @@ async def test_a_port_in_use_stops_the_start_with_one_line(redis_server: RedisSe
         assert "in use" in command.lines[0]
 
 
+async def test_workers_refuse_to_let_entries_live_until_a_redis_evicts_them_that_never_does(
+    redis_server: RedisServer, simulator: Simulator, tmp_path: Path
+) -> None:
+    """At the start, and by a reload, after which all workers serve as before."""
+    file = tmp_path / "proxy.toml"
+    file.write_text('[models."all-minilm"]\nlifetime = "until-evicted"\n', "utf-8")
+    environment = {"OCP_LISTEN": "127.0.0.1:0", "OCP_REDIS_URL": redis_server.url, "OCP_UPSTREAM": simulator.url}
+    environment["OCP_CONFIG"] = str(file)
+    why = f"lifetime: 'until-evicted' is not allowed: {redis_server.name} evicts nothing when it is full (noeviction)"
+    async with serve("--workers", "2", environment=environment) as command:
+        assert await command.end() == 2
+        assert why in command.lines[-1]
+    file.write_text('[models."all-minilm"]\nttl = "1h"\n', "utf-8")
+    body = json.dumps({"model": "all-minilm", "prompt": "a"}).encode()
+    async with serve("--workers", "2", environment=environment) as command:
+        url = await command.url()
+        file.write_text('[models."all-minilm"]\nlifetime = "until-evicted"\n', "utf-8")
+        command.process.send_signal(signal.SIGHUP)
+        await command.line(lambda line: f"Not reloaded, everything stays as it was: {why}" in line)
+        answer = await ask(url, "POST", "/api/embeddings", body=body)
+        assert answer.field("Cache-Status") == "ollama-cache-proxy; fwd=miss; stored; ttl=3600"
+
+
 async def test_without_any_redis_the_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_choice, "find_server", lambda: None)
     settings = load(None, {"listen": "127.0.0.1:0", "workers": "2"})

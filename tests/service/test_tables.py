@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.service.settings import Settings, SettingsError, load, packed, unpacked
+from ollama_cache_proxy.service.settings import Settings, SettingsError, load, longest_lifetime, packed, unpacked
 from ollama_cache_proxy.service.tables import Table, shown
 
 FILE = """
@@ -50,6 +51,22 @@ def test_those_of_the_environment_are_json_and_take_the_place_of_the_file_s(
     found = load(written(tmp_path, FILE), {})
     assert found.models == {"bge-m3": Table(ttl=43_200)}
     assert found.categories == {"docs": Table(ttl=60)}
+
+
+@pytest.mark.parametrize(
+    ("given", "longest"),
+    [
+        ({}, 86_400),
+        ({"ttl_completion": "2d"}, 172_800),
+        ({"lifetime": "idle"}, 7_776_000),
+        ({"lifetime": "idle", "max_lifetime": 5}, 86_400),
+        ({"models": {"a": {"ttl": "3d"}, "b": {}}}, 259_200),
+        ({"categories": {"a": {"lifetime": "idle"}}}, 7_776_000),
+        ({"categories": {"a": {"lifetime": "until-evicted"}}}, 2**31),
+    ],
+)
+def test_the_longest_lifetime_is_that_of_any_table(given: dict[str, Any], longest: int) -> None:
+    assert longest_lifetime(load(None, given)) == longest
 
 
 @pytest.mark.parametrize(

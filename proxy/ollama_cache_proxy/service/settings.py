@@ -28,6 +28,7 @@ from ollama_cache_proxy.policy.audit_sampling import read_rate
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
+from ollama_cache_proxy.policy.lifetimes import FOREVER
 from ollama_cache_proxy.service.durations import Duration
 from ollama_cache_proxy.service.tables import Caching, CategoryTables, KindOfLifetime, ModelTables, shown
 from ollama_cache_proxy.service.texts import Texts
@@ -456,6 +457,16 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
         if not any(same_listener(url, listener) for listener in (own, *former)):
             return url, "OLLAMA_HOST"
     return DEFAULT_UPSTREAM, "default"
+
+
+def longest_lifetime(settings: Settings) -> int:
+    """Return for how many seconds after storing an entry may be served, whatever it is."""
+    tables = (*settings.models.values(), *settings.categories.values())
+    kinds = {settings.lifetime, *(table.lifetime for table in tables)}
+    if "until-evicted" in kinds:
+        return FOREVER
+    times = [settings.ttl_completion, settings.ttl_embedding, *(table.ttl or 0 for table in tables)]
+    return max(*times, settings.max_lifetime if "idle" in kinds else 0)
 
 
 def named_redis(settings: Settings) -> str:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ollama_cache_proxy.cli.checks import of_redis
 from ollama_cache_proxy.cli.checks.finding import Level
+from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.service.store_survey import Refused, Surveyed
+from tests.support.servers import RedisServer
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,19 @@ def test_whether_dragonfly_evicts(mode: str, levels: list[Level], said: str) -> 
     found = of_redis.judged("redis://h", about | {"maxmemory": 1 << 30, "maxmemory_policy": policy}, None)
     assert [finding.level for finding in found] == levels
     assert said in found[0].text
+
+
+@pytest.mark.parametrize("kind", ["fixed", "idle", "until-evicted"])
+async def test_what_lives_until_it_is_evicted_needs_a_redis_that_evicts(kind: str, redis_server: RedisServer) -> None:
+    settings = load(None, {"redis_url": redis_server.url, "categories": {"docs": {"lifetime": kind}}})
+    scene: Any = SimpleNamespace(settings=settings)
+    problems = [one for one in await of_redis.answers(scene) if one.level is Level.PROBLEM]
+    assert [one.text for one in problems] == (
+        [f"lifetime: 'until-evicted' is not allowed: {redis_server.name} evicts nothing when it is full (noeviction)"]
+        if kind == "until-evicted"
+        else []
+    )
+    assert all("maxmemory-policy allkeys-lru" in one.fix for one in problems)
 
 
 SCAN = Refused(name="SCAN", effect="entries are not counted", replaced=False)

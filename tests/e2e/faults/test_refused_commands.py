@@ -184,6 +184,8 @@ async def test_every_command_that_is_sent_has_a_row(server: RedisServer, simulat
         await generate(proxy)
         await until(lambda: store._holding)
         await store._back.touch(["0" * 64], "0" * 32)
+        store.renew({"0" * 64: (60, 0.0, 2**31)})
+        await store._back.renewals.close()
         await until(lambda: "cmdstat_info" in client.info("commandstats"))
     sent = {name.removeprefix("cmdstat_").replace("|", " ").upper() for name in client.info("commandstats")}
     own = {"CONFIG RESETSTAT", "CONFIG", "INFO"}

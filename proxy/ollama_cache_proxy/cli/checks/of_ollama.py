@@ -15,7 +15,7 @@ from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
-from ollama_cache_proxy.service.settings import is_loopback
+from ollama_cache_proxy.service.settings import is_loopback, longest_lifetime
 from ollama_cache_proxy.workbench.shown import own_context
 
 _FOREIGN_ORIGIN = "https://page.invalid"
@@ -157,7 +157,7 @@ async def loaded(scene: Scene) -> list[Finding]:
     findings: list[Finding] = []
     seen = read(scene.state, scene.ollama.url)
     settings = scene.settings
-    lifetime = max(settings.ttl_completion, settings.ttl_embedding)
+    lifetime = longest_lifetime(settings)
     for row in rows:
         name, whole, vram = printable(str(row["name"])), int(row["size"]), int(row["size_vram"])
         if 0 < vram < whole:
