@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--keep",
+        dest="kept_results",  # keep is a setting
         choices=("best", "all", "none"),
         help="which results to keep: the recommended one, all, or none (default: all)",
     )

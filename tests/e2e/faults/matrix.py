@@ -144,7 +144,7 @@ MATRIX: dict[int, Row] = {
         },
     ),
     51: Row(
-        "a kept store is killed, or its files are cut",
+        "a kept store is killed, or its files cut",
         {
             "wrong": Figure(0, "", "wrong answers"),
             "revived": Figure(0, "", "cleared entries that came back"),

@@ -25,7 +25,7 @@ from ollama_cache_proxy.workbench.verdict import recommend
 
 def check_options(arguments: argparse.Namespace) -> None:
     """Raise Failed where options are given together that contradict each other."""
-    if arguments.beside and (arguments.to or arguments.keep or arguments.against is not None):
+    if arguments.beside and (arguments.to or arguments.kept_results or arguments.against is not None):
         why = "--with measures models that exist, so it cannot be used with --to, --keep or --against"
         raise Failed(why, status=WRONG)
     if arguments.against is not None and (arguments.to or arguments.dry_run):

@@ -75,7 +75,7 @@ async def quantize(arguments: argparse.Namespace) -> int:
             await comparing.with_others(api, prompts, arguments)
             return DONE
         plan = await _planned(api, arguments.model, arguments.to or ["q4_K_M"])
-        for line in _summary(plan, arguments.keep or _KEEP):
+        for line in _summary(plan, arguments.kept_results or _KEEP):
             say(line)
         if arguments.dry_run:
             if arguments.json:
@@ -96,7 +96,7 @@ async def _make_and_measure(plan: _Plan, gauge: Gauge, makings: Makings, argumen
             )
             gpu = await graphics.known_at(gauge.api.url)
             verdict = recommend(source, results, gpu=gpu)
-            keep = {"best": {verdict.take}, "all": set(makings.made), "none": set()}[arguments.keep or _KEEP]
+            keep = {"best": {verdict.take}, "all": set(makings.made), "none": set()}[arguments.kept_results or _KEEP]
             for name in makings.made:
                 if name not in keep:
                     await makings.remove(name)
