@@ -117,7 +117,10 @@ class KeptFolder:
         if not path.is_dir():
             raise FolderError(f"{path} is not a folder")
         own = os.getuid() if sys.platform != "win32" else 0
-        if any(found.st_uid != own for found in (path.stat(), path.lstat())):
+        if path.stat().st_uid != own or path.lstat().st_uid not in (
+            own,
+            0,
+        ):  # systemd's CacheDirectory is a link of root
             raise FolderError(f"{path} belongs to another user")
         if not any(path.iterdir()):
             path.chmod(0o700)
