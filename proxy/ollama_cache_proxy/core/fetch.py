@@ -247,8 +247,12 @@ class Fetcher:
         took: float,
         tokens: tuple[int | None, int | None],
         pieces: bytes = b"",
+        mark: str = "",
     ) -> StoredResponse:
-        """Return the entry for a response. `took` is in seconds; `tokens` are those of the prompt and of the output."""
+        """Return the entry for a response. `took` is in seconds; `tokens` are those of the prompt and of the output.
+
+        `mark` is that of the question's scope, where it is made for many entries at once.
+        """
         return StoredResponse(
             status=head.status,
             reason=head.reason,
@@ -265,7 +269,7 @@ class Fetcher:
             prompt_tokens=tokens[0],
             output_tokens=tokens[1],
             pieces=pieces,
-            scope=scope_marks.marked(question.scope, question.request.fields),
+            scope=mark or scope_marks.marked(question.scope, question.request.fields),
         )
 
     async def _with_fingerprints(self, question: Question, entries: Entries) -> Entries:

@@ -17,7 +17,7 @@ from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Whole
 from ollama_cache_proxy.core.flights import Flight
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
-from ollama_cache_proxy.policy import fields, storing
+from ollama_cache_proxy.policy import fields, scope_marks, storing
 from ollama_cache_proxy.policy.dialects.dialect import NotStorable, Storable
 from ollama_cache_proxy.policy.embeddings import (
     may_be_clipped,
@@ -234,12 +234,14 @@ class ListFetcher(Fetcher):
         took, fresh = whole.seconds / len(part.texts), whole.fresh
         if not part.cut.frame and may_be_clipped(question.candidate, part.cut.numbers, question.scope):
             items = {text: replace(item, clipped=True) for text, item in items.items()}
+        mark = scope_marks.marked(question.scope, question.request.fields)
         entries: list[tuple[str, StoredResponse]] = []
         size = 0
         for text, key in keys.items():
             if (item := items.get(text)) is not None:
                 body, tokens = encode(item), (item.tokens, None)
-                entries.append((key, self.entry(question, whole.head, body, fresh=fresh, took=took, tokens=tokens)))
+                entry = self.entry(question, whole.head, body, fresh=fresh, took=took, tokens=tokens, mark=mark)
+                entries.append((key, entry))
                 size += len(body) + _ENTRY
                 if size >= _IN_ONE_STEP:
                     size = 0
