@@ -48,6 +48,7 @@ async def test_siblings_are_told_of_a_purge_before_it_and_forget_after_it(
         store_name="",
         store_state=lambda: StoreState(answers=True, stores=True),
         purges=Purges(),
+        sealed=False,
         statistics=nothing,
         explain=nothing,
         clock=clock,
