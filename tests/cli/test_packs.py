@@ -20,6 +20,7 @@ from ollama_cache_proxy.cli.jobs.exporting import export
 from ollama_cache_proxy.cli.jobs.importing import import_pack
 from ollama_cache_proxy.cli.jobs.pack_writing import PackWriter
 from ollama_cache_proxy.cli.main import parser
+from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
 from tests.support.rawhttp import RawAnswer, ask
@@ -156,6 +157,21 @@ async def test_a_completion_and_its_stream_come_along_and_go_by_the_fast_path(tm
     async with other() as (proxy, _):
         done = await work("import", proxy, "--trust", path)
         assert ("1 imported" in done.err, "1 refused: not-cached" in done.err) == (True, True)
+
+
+async def test_packs_are_opened_and_sealed_where_a_store_is_sealed(redis_server: RedisServer, tmp_path: Path) -> None:
+    keys = [str(tmp_path / name) for name in ("one", "two")]
+    for key in keys:
+        make_key(key)
+    path = tmp_path / "a.pack"
+    async with other(redis_url=redis_server.url, seal_key_file=keys[0]) as (proxy, _):
+        await embed(proxy, ["a", "b"])
+        assert (await work("export", proxy, *MODEL, path)).status == 0
+    redis_server.client().flushall()
+    async with other(redis_url=redis_server.url, seal_key_file=keys[1]) as (proxy, simulator):
+        assert "2 imported" in (await work("import", proxy, "--trust", path)).err
+        assert said(await embed(proxy, ["a", "b"])).endswith("; detail=imported")
+        assert simulator.inferences == 0
 
 
 async def test_what_does_not_fit_is_refused_with_the_reason(pack: Path) -> None:
