@@ -142,7 +142,6 @@ TABLE: Final = {
     "simulator.vectors": Row(SIMULATOR, "embedding", SIMULATED),
     "stores.redis.entry_count": Row("stores/redis/test_entry_count.py", "count", "it counts in a store that is open"),
     "stores.redis.private_server": Row("e2e/test_serve.py", "redis.sock", "it starts and ends a process"),
-    "service.private_store": Row("e2e/test_keeping.py", "kept in ", "it starts processes"),
     "stores.redis.redis_gauges": Row("stores/redis/test_redis_gauges.py", "used_memory", "gauges of an open store"),
     "workbench.bench_questions": Row("cli/test_bench.py", "Code explanation", JOB),
 }

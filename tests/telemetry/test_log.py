@@ -91,6 +91,11 @@ def failed(**changes) -> Exchange:
             id="store takes entries",
         ),
         pytest.param(
+            Health(part=Part.STORE, well=False, name="Redis", reason="LOADING"),
+            "⏳ Redis loads what was kept; until then requests go to Ollama",
+            id="store is loading",
+        ),
+        pytest.param(
             Health(part=Part.STORE_WRITES, well=False, name="Redis", reason="OOM"),
             "⚠️  Lost Redis for writing: OOM",
             id="store is full",

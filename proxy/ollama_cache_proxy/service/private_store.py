@@ -91,7 +91,7 @@ async def _kept(binary: str, settings: Settings, stack: AsyncExitStack, tasks: T
 
 def _path(settings: Settings) -> Path:
     """Return where to keep; raise FolderError."""
-    if settings.store_dir is None:
+    if not settings.store_dir:
         return default_folder()
     try:
         return Path(settings.store_dir).expanduser().absolute()

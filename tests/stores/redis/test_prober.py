@@ -51,6 +51,27 @@ async def test_the_start_waits_for_the_first_probe(connect: Connect, redis_serve
     assert store._prober._used._wire is not None, "the first request finds its connection open"
 
 
+async def test_a_server_that_is_loading_is_not_probed_until_it_has_loaded(
+    connect: Connect, redis_server: RedisServer, tasks: Tasks, clock: Clock
+) -> None:
+    store, loads = connect(redis_server), asyncio.Event()
+    loaded = asyncio.ensure_future(_wait(loads))
+    before = calls(redis_server, "mget")
+    await store._prober.begin(tasks, loaded)
+    clock.time += 100
+    await store._prober.probe()
+    assert store.state() == StoreState(answers=False, stores=False, reason="LOADING")
+    assert (await store.entries.get(key(1))).generation is None
+    assert calls(redis_server, "mget") == before
+    loads.set()
+    await until(lambda: store.state() == WELL)
+    assert (await store.entries.get(key(1))).generation is not None
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
 async def test_at_the_start_a_server_that_does_not_answer_in_time_is_away_until_it_does(
     connect: Connect, server: RedisServer, tasks: Tasks, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

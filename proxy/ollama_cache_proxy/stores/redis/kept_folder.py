@@ -64,11 +64,11 @@ def default_folder() -> Path:
     given = os.environ.get("XDG_CACHE_HOME", "")
     if given and Path(given).is_absolute():
         return Path(given) / _NAME
-    home = Path("~").expanduser()
-    if not home.is_absolute():
+    try:
+        return Path("~").expanduser() / ".cache" / _NAME
+    except RuntimeError:
         text = "there is no home folder; --store-dir names another"
-        raise FolderError(text)
-    return home / ".cache" / _NAME
+        raise FolderError(text) from None
 
 
 class KeptFolder:
