@@ -1,8 +1,8 @@
 """What each way of keeping a private store costs, and what a kill loses: `python -m benchmarks.persistence`.
 
 The private server's own binary runs without persistence, with RDB files, and with an append-only file (AOF). The ways
-take turns; a ratio is of one round. `--publish` writes benchmarks/results/persistence.json, from which the table of
-docs/decisions/0035-a-kept-store-appends.md is made.
+take turns; a ratio is of one round. `--publish` writes benchmarks/results/persistence.json, whose figures are in
+docs/decisions/0035-a-kept-store-appends.md.
 """
 
 from __future__ import annotations
