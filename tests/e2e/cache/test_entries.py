@@ -73,6 +73,8 @@ async def test_an_entry_is_described_without_a_word_of_it(either: Proxy) -> None
         "size": len(answer.body),
         "status": 200,
         "lifetime": 3600,
+        "lifetimeKind": "fixed",
+        "idle": None,
         "operation": "generate",
         "model": "tiny:latest",
         "category": "code",
