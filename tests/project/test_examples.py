@@ -164,6 +164,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         folder / "ollama-cache-proxy",
         f'PYTHONPATH={ROOT / "proxy"}:{ROOT} exec {sys.executable} -m ollama_cache_proxy "$@"',
     )
+    (folder / "home" / ".config").mkdir(parents=True)
     script(folder / "curl", f'exec {shutil.which("curl")} --fail-with-body "$@"')
     ours = {name: value for name, value in os.environ.items() if not name.startswith("OCP_")}
     port, upstream = str(free_port()), str(free_port())
@@ -174,6 +175,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         "OCP_UPSTREAM": f"http://127.0.0.1:{upstream}",
         "OCP_EXPLAIN": "true",
         "OCP_ADMIN_TOKEN": "token-of-the-examples",
+        "HOME": str(folder / "home"),
         "XDG_STATE_HOME": str(folder / "state"),
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
