@@ -56,6 +56,11 @@ def test_who_asked_shows_as_far_as_it_is_in_the_key():
     assert of(scope, (b"Origin", b"app://x")).origin
 
 
+def test_a_mark_confirms_no_guess_of_a_credential():
+    marks = {of(SCOPE, (b"Authorization", b"Basic %d" % guess)).credentials for guess in range(4000)}
+    assert len(marks) == 256, "of so many guesses, some 16 fit each mark"
+
+
 @pytest.mark.parametrize("text", ["", PLAIN[1:], PLAIN + "0", PLAIN.upper(), "....", PLAIN + "\n", "a" * 100])
 def test_another_text_is_no_mark(text):
     assert read(text) is None

@@ -20,7 +20,9 @@ from ollama_cache_proxy.policy.record import record
 
 _DIGITS: Final = 8
 """Hexadecimal digits of one hash: enough to tell scopes apart, and few, since every entry has them."""
-_MARK: Final = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{8})\.([0-9a-f]{8})\.((?:[0-9a-f]{8})?)\.((?:[0-9a-f]{8})?)")
+_DIGITS_OF_CREDENTIALS: Final = 2
+"""Those of credentials: a few clients differ, and of all that somebody may guess one in 256 fits."""
+_MARK: Final = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{8})\.([0-9a-f]{8})\.((?:[0-9a-f]{2})?)\.((?:[0-9a-f]{8})?)")
 
 
 @record
@@ -41,7 +43,8 @@ def marked(scope: Scope, fields: Fields) -> str:
     common = common_mark(scope)
     if not (shown or origins):
         return common + ".."
-    return ".".join((common, _short(shown) if shown else "", _short(b"\n".join(origins)) if origins else ""))
+    who = _short(shown)[:_DIGITS_OF_CREDENTIALS] if shown else ""
+    return ".".join((common, who, _short(b"\n".join(origins)) if origins else ""))
 
 
 def common_mark(scope: Scope) -> str:
