@@ -105,6 +105,21 @@ class Bounded:
             self.evicted += 1
 
 
+class ExpiringBounded(Bounded):
+    """The same, where entries are also fresh for `lifetime` seconds only."""
+
+    def __init__(self, lifetime: int, room: int) -> None:
+        super().__init__(room)
+        self._expiring = Expiring(lifetime)
+
+    def knows(self, key: Hashable, now: int) -> bool:
+        return super().knows(key, now) and self._expiring.knows(key, now)
+
+    def store(self, key: Hashable, now: int, size: int) -> None:
+        super().store(key, now, size)
+        self._expiring.store(key, now, size)
+
+
 @dataclass(slots=True)
 class Tally:
     """Counts of requests and items, and of hits; a request is a hit if all of its items are."""
@@ -146,7 +161,11 @@ class Tallies:
     @property
     def overall(self) -> Tally:
         """The sum of all categories."""
-        every = self.by_category.values()
+        return self.of(CATEGORIES)
+
+    def of(self, categories: Iterable[str]) -> Tally:
+        """Return the sum of some categories."""
+        every = [self.by_category[name] for name in categories]
         return Tally(
             requests=sum(one.requests for one in every),
             request_hits=sum(one.request_hits for one in every),

@@ -201,7 +201,7 @@ class Proxy(Server):
         response = await self.ask(
             f"{path}?{urlencode(query)}" if query else path,
             method="GET" if document is None else "POST",
-            headers=self._headers if path != STATS else None,
+            headers=self._headers if path not in (STATS, FORECAST) else None,
             body=None if document is None else orjson.dumps(document),
             within=60.0,
         )
@@ -256,12 +256,14 @@ ENTRIES: Final = "/api/cache/entries"
 EXPLAIN: Final = "/api/cache/explain"
 EXPORT: Final = "/api/cache/export"
 IMPORT: Final = "/api/cache/import"
+FORECAST: Final = "/api/cache/forecast"
 _SIGNATURES: Final = {
     STATS: "hitRate",
     CLEAR: "cleared",
     ENTRIES: "entries",
     EXPLAIN: "candidate",
     IMPORT: "imported",
+    FORECAST: "whatIf",
 }
 """For each route a member of its response that no other server would send."""
 

@@ -16,7 +16,7 @@ from ollama_cache_proxy import __version__
 from ollama_cache_proxy.cli.ending import INTERRUPTED, STATUSES, UNREAD, Failed
 
 COMMANDS = (
-    *("serve", "stats", "clear", "entries", "explain", "doctor", "config", "seal-key"),
+    *("serve", "stats", "advise", "clear", "entries", "explain", "doctor", "config", "seal-key"),
     *("bench", "warm", "quantize"),
     *("export", "import", "pack-key"),
     *("simulate", "demo", "gpu", "completion"),

@@ -16,11 +16,12 @@ from typing import Any, Final, assert_never
 from ollama_cache_proxy.core.collapsing import Collapsing
 from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError
+from ollama_cache_proxy.core.facts import Exchange
 from ollama_cache_proxy.core.fast_path import FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
 from ollama_cache_proxy.core.outcome import Outcome, Visit, exchange_fact
 from ollama_cache_proxy.core.ports import Client
-from ollama_cache_proxy.core.questions import Neighbours, Question, Recorder
+from ollama_cache_proxy.core.questions import Bypassed, Forecaster, Neighbours, Question, Recorder
 from ollama_cache_proxy.core.relay import Relay
 from ollama_cache_proxy.policy import endpoints, fields
 from ollama_cache_proxy.policy.buffers import Buffers
@@ -30,7 +31,7 @@ from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.recordable import recordable
 from ollama_cache_proxy.policy.reuse import Forward, Hit, Refuse
-from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result, bypass
+from ollama_cache_proxy.policy.status import LET_IN, CacheStatus, Detail, Result, bypass
 
 _MAX_CATEGORIES: Final = 32
 _LOOPED: Final = "the request came back to the proxy: its upstream is the proxy itself"
@@ -52,6 +53,7 @@ class Exchanges:
         self._audit = neighbours.audit
         self._recorder = neighbours.recorder
         self._store = neighbours.store
+        self._forecaster = neighbours.forecaster
         self.categories: Labels = Labels(_MAX_CATEGORIES) if before is None else before.categories
         self._intake = Intake(neighbours, categories=self.categories)
         self._delivery = Delivery(neighbours)
@@ -82,6 +84,8 @@ class Exchanges:
             self.serving -= 1
             exchange = exchange_fact(visit, request, self._clock.monotonic(), ended=ended)
             self._observe(exchange)
+            if self._forecaster is not None:
+                self._forecast(self._forecaster, visit, exchange)
         if ended and visit.question is not None:
             if self._recorder is not None and visit.outcome.status == HTTPStatus.OK:
                 self._record(self._recorder, request, visit.question)
@@ -93,6 +97,13 @@ class Exchanges:
         headers = recordable(endpoint, request.fields, self._rules.credentials)
         if headers is not None:
             recorder.record(question.key, endpoint.path, headers, question.body)
+
+    def _forecast(self, forecaster: Forecaster, visit: Visit, exchange: Exchange) -> None:
+        """Tell the forecaster of an exchange."""
+        if visit.bypassed is not None:
+            forecaster.passed(visit.bypassed, exchange)
+        elif visit.question is not None:
+            forecaster.asked(visit.question, self._rules, exchange)
 
     async def _answer(self, visit: Visit, request: Request, arrival: Arrival) -> Outcome:
         """Admit the request, read it, and relay or answer it."""
@@ -111,7 +122,9 @@ class Exchanges:
             classified = await classified
         visit.model = classified.model
         match classified:
-            case Bypass():
+            case Bypass(detail=detail):
+                if body and self._forecaster is not None and detail in LET_IN:
+                    visit.bypassed = self._bypassed(arrival, body)
                 return await self._pass_on(visit, arrival, body, classified)
             case Candidate():
                 return await self._reuse(visit, arrival, body or b"", classified)
@@ -123,7 +136,7 @@ class Exchanges:
         found = await self._intake.looked_up(arrival, candidate, body, visit.note_question)
         if isinstance(found, Bypass):
             return await self._pass_on(visit, arrival, body, found)
-        question = found.question
+        question = visit.question = found.question
         match found.reuse:
             case Hit(entry=entry) if not (visit.hold.grow(len(entry.body)) or arrival.directives.only_if_cached):
                 full = Bypass(detail=Detail.BUFFERS_FULL, model=candidate.model)
@@ -150,6 +163,16 @@ class Exchanges:
         """Have the store renew what was served."""
         if renewals:
             self._store.renew(renewals)
+
+    def _bypassed(self, arrival: Arrival, body: bytes) -> Bypassed:
+        return Bypassed(
+            endpoint=arrival.endpoint,
+            policy=arrival.policy,
+            request=arrival.request,
+            body=body,
+            namespace=arrival.directives.namespace,
+            rules=self._rules,
+        )
 
     def _pass_on(
         self, visit: Visit, arrival: Arrival, body: bytes | None, found: Bypass

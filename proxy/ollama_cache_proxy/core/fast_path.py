@@ -81,6 +81,7 @@ class FastHits:
         self._observe: Observer = neighbours.observe
         self._unanswered = neighbours.unanswered
         self._audit = neighbours.audit
+        self._forecaster = neighbours.forecaster
         self._report_each = report_each
         self._notes: dict[bytes, _Note] = {}
         self._heads: Counter[bytes] = Counter()
@@ -175,6 +176,8 @@ class FastHits:
             seconds, note.seconds, note.passed = note.seconds, [], 0
             if seconds:
                 self._observe(Repeated(exchange=note.exchange, seconds=seconds))
+                if self._forecaster is not None:
+                    self._forecaster.again(note.exchange, len(seconds))
             if note.audited and self._notes.get(note.name) is note and not self._draw(note):
                 self._drop(note.name)
 
@@ -199,6 +202,8 @@ class FastHits:
                 self._count_down(note)
             cache = replace(note.exchange.cache, ttl=ttl_at(entry, note.age))
             self._observe(replace(note.exchange, cache=cache, seconds=seconds, first_byte=seconds))
+            if self._forecaster is not None:
+                self._forecaster.again(note.exchange, 1)
             return
         if not note.seconds:
             self._report_later(note)

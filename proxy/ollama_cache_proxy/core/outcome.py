@@ -8,7 +8,7 @@ from typing import Final
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.facts import NOTHING, Exchange, Saved
 from ollama_cache_proxy.core.ports import Client
-from ollama_cache_proxy.core.questions import Question
+from ollama_cache_proxy.core.questions import Bypassed, Question
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.endpoints import Endpoint
 from ollama_cache_proxy.policy.messages import Request
@@ -58,6 +58,8 @@ class Visit:
     model: str = ""
     question: Question | None = None
     outcome: Outcome = _UNDECIDED
+    bypassed: Bypassed | None = None
+    """What is known of a bypass that a setting would take away."""
     first_token_at: float | None = None
     """Monotonic time of the first chunk with output of the model, in seconds."""
 

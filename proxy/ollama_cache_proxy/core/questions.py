@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Protocol
 
-from ollama_cache_proxy.core.facts import NOTHING, Observer, Saved
+from ollama_cache_proxy.core.facts import NOTHING, Exchange, Observer, Saved
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Upstream
 from ollama_cache_proxy.core.store_ports import EntryStore
@@ -16,7 +16,7 @@ from ollama_cache_proxy.core.unanswered import Unanswered
 from ollama_cache_proxy.policy import embeddings
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.embeddings import TextList
-from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.key import Scope
 from ollama_cache_proxy.policy.lifetimes import Lifetime, Renewal, renewals_of
 from ollama_cache_proxy.policy.listing.items import Item
@@ -50,6 +50,8 @@ class Neighbours:
     """None where no hits are audited."""
     recorder: Recorder | None = None
     """None where no requests are recorded."""
+    forecaster: Forecaster | None = None
+    """None where nobody asks what other settings would have given."""
 
 
 class Recorder(Protocol):
@@ -76,6 +78,32 @@ class Auditor(Protocol):
 
     def items(self, question: Question) -> None:
         """Take in the known texts of a list of which only some were known."""
+
+
+class Forecaster(Protocol):
+    """Samples what is asked for, for forecasts. No method waits."""
+
+    def asked(self, question: Question, rules: Rules, exchange: Exchange) -> None:
+        """Take in how a question was answered under these rules; its listing, if any, says which texts were known."""
+
+    def again(self, exchange: Exchange, hits: int) -> None:
+        """Take in hits of the fast path that are like this exchange."""
+
+    def passed(self, bypassed: Bypassed, exchange: Exchange) -> None:
+        """Take in a request that bypassed the cache."""
+
+
+@record
+class Bypassed:
+    """A request that bypassed the cache, with what would be in its key."""
+
+    endpoint: Endpoint
+    policy: Policy | None
+    request: Request
+    """Its fields are those for Ollama."""
+    body: bytes
+    namespace: str
+    rules: Rules
 
 
 @record

@@ -145,6 +145,10 @@ class Detail(StrEnum):
     )
 
 
+LET_IN: Final = frozenset({Detail.OPT_IN, Detail.STREAM, Detail.NOT_DETERMINISTIC})
+"""The reasons for a bypass that a setting takes away."""
+
+
 @record
 class CacheStatus:
     """One member of the Cache-Status list."""

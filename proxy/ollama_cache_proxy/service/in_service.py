@@ -11,6 +11,7 @@ from ollama_cache_proxy.core.explanation import Explainer
 from ollama_cache_proxy.core.packing import Packing
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.stores.entry_codec import decode, encode
 
 
@@ -21,6 +22,7 @@ class Service:
     exchanges: Exchanges
     explainer: Explainer
     packing: Packing
+    rules: Rules
 
 
 def service_of(neighbours: Neighbours, *, report_each: bool, before: Service | None = None) -> Service:
@@ -30,7 +32,7 @@ def service_of(neighbours: Neighbours, *, report_each: bool, before: Service | N
     """
     exchanges = Exchanges(neighbours, report_each=report_each, before=None if before is None else before.exchanges)
     packing = Packing(neighbours, encode=encode, decode=decode)
-    return Service(exchanges=exchanges, explainer=Explainer(neighbours), packing=packing)
+    return Service(exchanges=exchanges, explainer=Explainer(neighbours), packing=packing, rules=neighbours.rules)
 
 
 class InService:

@@ -17,6 +17,7 @@ from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.traffic import Traffic
+from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy.audit_sampling import Sampler, read_rate
 from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
@@ -36,6 +37,7 @@ from ollama_cache_proxy.service.settings import (
 )
 from ollama_cache_proxy.service.store_choice import ChosenStore, open_store
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
+from ollama_cache_proxy.telemetry.forecaster import TrafficForecaster
 from ollama_cache_proxy.telemetry.request_recorder import RequestRecorder
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
@@ -69,6 +71,7 @@ class Opened:
     residents: Residents
     statistics: Statistics
     recorder: RequestRecorder
+    forecaster: TrafficForecaster
 
 
 async def open_neighbours(context: Context, stack: AsyncExitStack, private_server: PrivateServer | None) -> Opened:
@@ -105,6 +108,8 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     stack.push_async_callback(statistics.close)
     traffic = Traffic(upstream, context.clock)
     observe = context.observer(statistics)
+    turns = Turns()
+    forecaster = TrafficForecaster(clock=context.clock, tasks=context.tasks, turns=turns)
     audit = _audit(context, chosen, upstream, traffic, models, OllamaRunners(probes), observe)
     if audit is not None:
         await statistics.begin_audit(context.clock.now())
@@ -122,8 +127,10 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
                 chosen.values, on=context.settings.explain, secret=context.codec.fingerprint_key
             ),
             templates=_templates(context, probes, models),
+            turns=turns,
             audit=audit,
             recorder=recorder if context.settings.record_requests else None,
+            forecaster=forecaster,
         ),
         audit=audit,
         chosen=chosen,
@@ -134,6 +141,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         residents=Residents(probes, tasks=context.tasks),
         statistics=statistics,
         recorder=recorder,
+        forecaster=forecaster,
     )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ollama_cache_proxy.admin.entry_routes import CacheRoutes, ReadStatistics
+from ollama_cache_proxy.admin.forecast_route import forecast_routes
 from ollama_cache_proxy.admin.gpu_cards import Cards
 from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.live_figures import Figures
 from ollama_cache_proxy.admin.live_page import ROUTES as PAGE
 from ollama_cache_proxy.admin.pack_routes import PackRoutes
 from ollama_cache_proxy.admin.router import Routes
+from ollama_cache_proxy.policy.forecast.outlook import InForce
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
@@ -37,7 +39,13 @@ def own_routes(context: Context, opened: Opened, in_service: InService, nvml: Ca
     packs = PackRoutes(lambda: in_service.current.packing)
     figures = _figures(context, opened, statistics, nvml)
     return OwnRoutes(
-        routes={**_about_entries(context, opened, statistics, in_service), **packs.routes, **figures.routes, **PAGE},
+        routes={
+            **_about_entries(context, opened, statistics, in_service),
+            **packs.routes,
+            **figures.routes,
+            **_forecast(context, opened, in_service),
+            **PAGE,
+        },
         events=Events(figures.state, clock=context.clock, tasks=context.tasks),
     )
 
@@ -52,6 +60,26 @@ def _figures(context: Context, opened: Opened, statistics: ReadStatistics, nvml:
         cards=Cards(nvml, tasks=context.tasks),
         tasks=context.tasks,
     )
+
+
+def _forecast(context: Context, opened: Opened, in_service: InService) -> Routes:
+    """Return the route that says what other settings would have given."""
+    room = opened.chosen.room
+
+    def outlook() -> dict[str, Any]:
+        in_service.report()
+        rules = in_service.current.rules
+        force = InForce(
+            lifetime="",
+            ttl_embedding=rules.ttl_embedding,
+            ttl_completion=rules.ttl_completion,
+            room=None if room is None else room.size,
+            room_setting="" if room is None else room.setting,
+            workers=context.settings.workers,
+        )
+        return opened.forecaster.outlook(force)
+
+    return forecast_routes(outlook)
 
 
 def _about_entries(context: Context, opened: Opened, statistics: ReadStatistics, in_service: InService) -> Routes:

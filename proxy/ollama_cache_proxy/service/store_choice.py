@@ -37,6 +37,14 @@ _COUNTED_TRIES: Final = 30
 
 
 @record
+class Room:
+    """How many bytes a store may take, and the setting that says so."""
+
+    setting: str
+    size: int
+
+
+@record
 class ChosenStore:
     """The store and what others need of it."""
 
@@ -52,6 +60,8 @@ class ChosenStore:
     """Whether what leaves this process for it is sealed."""
     forget: Callable[[], None]
     """Drops what this process holds of it: the hot tier and the write buffer."""
+    room: Room | None = None
+    """How large it may grow; None where somebody else's settings say so."""
 
 
 async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateServer | None) -> ChosenStore:
@@ -87,14 +97,15 @@ async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
 
 async def _private(context: Context, stack: AsyncExitStack, server: PrivateServer) -> ChosenStore:
     context.log.say(f"Store: {server.name}, {server.about}")
+    room = Room(setting="private_redis_bytes", size=context.settings.private_redis_bytes)
     if server.folder is None:
-        return replace(await _redis(context, stack, server.url, private=server), name=server.name)
+        return replace(await _redis(context, stack, server.url, private=server), name=server.name, room=room)
     socket = Path(redis_address(server.url).socket)
     loaded = context.tasks.spawn(until_accepts(socket), "load the store", endless=True)
     await asyncio.wait((loaded,), timeout=_LOADS_AT_ONCE)
     chosen = await _redis(context, stack, server.url, private=server, loaded=None if loaded.done() else loaded)
     context.tasks.spawn(_say_known(context, chosen.entries, loaded), "count what was kept", endless=True)
-    return replace(chosen, name=server.name)
+    return replace(chosen, name=server.name, room=room)
 
 
 async def _say_known(context: Context, entries: EntryStore, loaded: asyncio.Task[None]) -> None:
@@ -124,6 +135,7 @@ def _memory(context: Context) -> ChosenStore:
         state=_well,
         sealed=False,
         forget=_nothing,
+        room=Room(setting="memory_bytes", size=context.settings.memory_bytes),
     )
 
 

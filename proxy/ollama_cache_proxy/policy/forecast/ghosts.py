@@ -1,0 +1,276 @@
+"""Ghosts: sampled keys without their entries, and under which settings each would be known at a time.
+
+The sample is spatial (SHARDS): a key is in it if a hash of what it is about is below a limit, which halves whenever the
+room is used up. Keys that another setting would take for one have the same hash, so they are in the sample together.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import Final
+
+from ollama_cache_proxy.policy.forecast.distances import Distances
+
+ROOM: Final = 4 * 1024 * 1024
+"""Bytes of memory that a sample takes at most, all of its counts included."""
+CAPACITY: Final = 15_000
+"""Ghosts that fit into that."""
+_REFUSED: Final = 2_000
+"""Keys that are remembered as not in the sample, so that their hashes are not made again and again."""
+_SWEPT: Final = 64
+"""Ghosts that are looked at with each new one, while some have to go."""
+NEAR: Final = 1 << 18
+"""Bytes of traffic, to which distances need not be exact."""
+_FEW: Final = 200
+"""Measured ghosts that a store must hold so that its size is told from others."""
+MEASURED: Final = 8
+"""Of one in so many sampled keys the distance is measured, too: it takes longer than all else."""
+
+HOUR: Final = 3600
+DAY: Final = 24 * HOUR
+FIXED: Final = (HOUR, 6 * HOUR, DAY, 7 * DAY, 30 * DAY, 90 * DAY)
+"""Lifetimes from storing, in seconds."""
+IDLE: Final = FIXED[:-1]
+"""Lifetimes from the last hit; as `MOST` ends these too, one of 90 days would be the same as from storing."""
+MOST: Final = 90 * DAY
+"""Seconds from storing after which every idle entry ends: the default of `max_lifetime`."""
+
+NOW: Final = 1
+"""Whether a key is known under the settings as they are."""
+NEVER: Final = 1 << (1 + len(FIXED) + len(IDLE))
+"""Whether it is known where nothing expires."""
+SHARED: Final = NEVER << 1
+"""… where clients share one Authorization."""
+PLAIN: Final = NEVER << 2
+"""… where texts have no line numbers."""
+ALL: Final = (PLAIN << 1) - 1
+BITS: Final = ALL.bit_length()
+
+_ALWAYS: Final = (1 << 32) - 1
+SCALE: Final = 1 << 32
+"""Hashes are below this."""
+
+
+class Ghosts:
+    """Columns of ghosts by slot. Times are whole Unix seconds; a key is a number of 60 bits."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.limit = SCALE
+        """What hashes of sampled keys are below of."""
+        self.distances = Distances(NEAR // MEASURED)
+        self.slots: dict[int, int] = {}
+        self.dropped = 0
+        """Grows whenever a slot may have become that of another ghost."""
+        self._capacity = capacity
+        self._most = capacity + capacity // _SWEPT + 1
+        self._unswept: list[int] = []
+        self._refused: set[int] = set()
+        self._free: list[int] = []
+        self._hash = array("L" if array("L").itemsize == 4 else "I")  # noqa: PLR2004 - bytes
+        self._size, self._place, self._last, self._until, self._soon = (array("I") for _ in range(5))
+        self._shared, self._plain, self._exact = array("I"), array("I"), array("H")
+        self._fixed = tuple((NOW << 1 + n, seconds, array("I")) for n, seconds in enumerate(FIXED))
+        self._idle = tuple((NOW << 1 + len(FIXED) + n, seconds, array("I")) for n, seconds in enumerate(IDLE))
+        self._stored = tuple((bit, column) for bit, _, column in (*self._fixed, *self._idle))
+        self._columns = (
+            *(self._hash, self._size, self._place, self._last, self._until, self._soon),
+            *(self._shared, self._plain, self._exact, *(column for _, column in self._stored)),
+        )
+
+    @property
+    def rate(self) -> float:
+        """The share of keys that is in the sample."""
+        return self.limit / SCALE
+
+    def admits(self, hashed: int) -> bool:
+        """Return whether a key with this hash is in the sample."""
+        return hashed < self.limit
+
+    def add(self, key: int, hashed: int) -> int | None:
+        """Return the slot of a key, which is new where it was not known; None where the sample has no place for it."""
+        slot = self.slots.get(key)
+        if slot is not None:
+            return slot
+        if self._unswept:
+            self._sweep()
+        elif len(self.slots) >= self._capacity:
+            self._halve()
+        if hashed >= self.limit or len(self.slots) >= self._most:
+            if len(self._refused) >= _REFUSED:
+                self._refused.clear()
+            self._refused.add(key)
+            return None
+        if self._free:
+            slot = self._free.pop()
+            for column in self._columns:
+                column[slot] = 0
+        else:
+            slot = len(self._hash)
+            for column in self._columns:
+                column.append(0)
+        self._hash[slot] = hashed
+        self.slots[key] = slot
+        return slot
+
+    def _halve(self) -> None:
+        """Halve the limit; the ghosts that are not below it any more go with those that come."""
+        self.limit //= 2
+        self.distances.near = int(NEAR * self.rate) // MEASURED
+        self._unswept = list(self.slots)
+
+    def _sweep(self) -> None:
+        """Drop what is over the limit of some ghosts."""
+        for key in self._unswept[-_SWEPT:]:
+            slot = self.slots[key]
+            if self._hash[slot] >= self.limit:
+                del self.slots[key]
+                if self._place[slot]:
+                    self.distances.remove(self._place[slot], self._size[slot])
+                self._free.append(slot)
+        del self._unswept[-_SWEPT:]
+        self.dropped += 1
+
+    def link(self, slot: int, shared: int | None, plain: int | None) -> None:
+        """Note the slots of the ghosts that this one would be, if clients or texts were alike; None: of itself."""
+        self._shared[slot] = 0 if shared is None else shared + 1
+        self._plain[slot] = 0 if plain is None else plain + 1
+
+    def known(self, slot: int) -> bool:
+        """Return whether the ghost stands for an entry that was stored at some time."""
+        return self._last[slot] > 0
+
+    def holds(self, slot: int, now: int) -> bool:
+        """Return whether the ghost is known under all settings, as far as time goes; false where that is not sure."""
+        return now < self._soon[slot]
+
+    def exact(self, slot: int) -> int:
+        """Return under which settings the token count of the entry is its own, as a list of one needs it."""
+        return self._exact[slot]
+
+    def fresh(self, slot: int, now: int) -> int:
+        """Return under which settings the ghost is known now."""
+        if now < self._soon[slot]:
+            return ALL
+        mask = 0
+        if self._last[slot]:
+            mask = NEVER
+            for bit, lifetime, stored in self._fixed:
+                if now - stored[slot] < lifetime:
+                    mask |= bit
+            gap = now - self._last[slot]
+            for bit, lifetime, stored in self._idle:
+                if gap < lifetime and now - stored[slot] < MOST:
+                    mask |= bit
+            if now < self._until[slot]:
+                mask |= NOW
+        for bit, links in ((SHARED, self._shared), (PLAIN, self._plain)):
+            other = links[slot]
+            if (now < self._until[other - 1]) if other else mask & NOW:
+                mask |= bit
+        return mask
+
+    @property
+    def smallest(self) -> float:
+        """The size of a store, in bytes, below which too few ghosts are measured to say what it would have known."""
+        measured = sum(1 for slot in self.slots.values() if self._place[slot])
+        return _FEW * self.distances.total / measured * MEASURED / self.rate if measured else 0.0
+
+    def measures(self, slot: int) -> bool:
+        """Return whether distances of the ghost are measured."""
+        return not self._hash[slot] % MEASURED
+
+    def distance(self, slot: int) -> float:
+        """Return the bytes of all traffic, as the sample tells it, that a store must hold to know the ghost.
+
+        It is 0 where they are few, or not measured.
+        """
+        place = self._place[slot]
+        if not place or place >= self.distances.front:
+            return 0.0
+        return (self.distances.distance(place) + self._size[slot]) * MEASURED / self.rate
+
+    def used(self, keys: Iterable[int], now: int) -> tuple[list[float], list[int]]:
+        """Count uses of those ghosts that are known under all settings.
+
+        Return the distances, where they are not 0, and the places among the keys of all others that may be sampled.
+        """
+        get, soon, last, places, front = self.slots.get, self._soon, self._last, self._place, self.distances.front
+        found: list[float] = []
+        others: list[int] = []
+        for number, key in enumerate(keys):
+            slot = get(key)
+            if slot is None:
+                if key not in self._refused:
+                    others.append(number)
+                continue
+            if now >= soon[slot]:
+                others.append(number)
+                continue
+            last[slot] = now
+            if 0 < places[slot] < front:
+                found.append(self.distance(slot))
+                self._move(slot)
+                front = self.distances.front
+        return found, others
+
+    def _move(self, slot: int) -> None:
+        """Count a ghost as used now, as far as distances go."""
+        if 0 < self._place[slot] < self.distances.front:
+            size = self._size[slot]
+            self.distances.remove(self._place[slot], size)
+            self._place[slot] = self.distances.add(size)
+
+    def touch(self, slot: int, now: int) -> None:
+        """Count a use."""
+        self._last[slot] = now
+        self._move(slot)
+
+    def keep(  # noqa: PLR0913 - what is known of an entry
+        self, slot: int, now: int, mask: int, *, stored: int, until: int | None, size: int
+    ) -> None:
+        """Count a use, and store the ghost at `stored` under the settings where it was not known: those not in `mask`.
+
+        `until` is when it ends under the settings as they are; None where that stays as it is.
+        """
+        if until is None:
+            until = self._until[slot]
+        for bit, column in self._stored:
+            if not mask & bit:
+                column[slot] = stored
+        self._until[slot] = until = min(until, _ALWAYS)
+        self._last[slot] = now
+        place = self._place[slot]
+        if place:
+            self.distances.remove(place, self._size[slot])
+        self._size[slot] = size
+        self._place[slot] = self.distances.add(size) if self.measures(slot) else 0
+        soon = min(now + IDLE[0], until, *[column[slot] + lifetime for _, lifetime, column in self._fixed])
+        soon = min(soon, MOST + min([column[slot] for _, _, column in self._idle]))
+        for bit, links in ((SHARED, self._shared), (PLAIN, self._plain)):
+            other = links[slot]
+            if other:
+                if not mask & bit or self._until[other - 1] < now:
+                    self._until[other - 1] = until
+                soon = min(soon, self._until[other - 1])
+        self._soon[slot] = soon
+
+    def set_exact(self, slot: int, mask: int) -> None:
+        """Note under which settings the token count of the entry is its own."""
+        self._exact[slot] = mask & 0xFFFF
+
+    def put(self, slot: int, until: int) -> None:
+        """Keep a ghost that stands for one setting only, until then."""
+        self._until[slot] = min(until, _ALWAYS)
+
+    def lasts(self, slot: int, now: int) -> bool:
+        """Return whether a ghost that stands for one setting only is known."""
+        return now < self._until[slot]
+
+    def forget(self) -> None:
+        """Drop all ghosts: what was stored has been cleared."""
+        self.slots.clear()
+        self._unswept.clear()
+        self._free = list(range(len(self._hash)))
+        self.distances = Distances(self.distances.near)
+        self.dropped += 1
