@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.watched import run
 from benchmarks.workloads import chunks, costs, figures, report, requests
 from benchmarks.workloads.figures import Workload
+from benchmarks.workloads.forecasts import compared
 from benchmarks.workloads.history import History, opened
 from benchmarks.workloads.rates import Cache, Expiring, count
 from benchmarks.workloads.replay import Measured, replay
@@ -58,6 +59,13 @@ def history_of(given: argparse.Namespace) -> AbstractContextManager[History]:
     return opened(folder, name, last=given.last, revision=given.revision)
 
 
+def say_forecasts(name: str, workload: Workload) -> None:
+    """Print each forecast of the proxy beside what a replay with that setting gives."""
+    for row in compared(workload.before, workload.asked):
+        shown = f"{row.forecast:5.1f} {row.replay:5.1f} {row.points:+5.1f}"
+        sys.stdout.write(f"{name}: forecast, replay, points: {shown}  {row.setting}, {row.of}\n")
+
+
 def repository(given: argparse.Namespace) -> dict[str, Any]:
     """Return all figures of a repository."""
     with history_of(given) as history:
@@ -67,6 +75,7 @@ def repository(given: argparse.Namespace) -> dict[str, Any]:
         rules = len(chunks.RULES) + len(requests.EXPLANATIONS) + len(figures.READERS) + len(requests.FIXES)
         with bar("deriving", rules) as step:
             found = figures.described(history) | {"derived": figures.derived(history, workload, step)}
+    say_forecasts(history.name, workload)
     tail = workload.tail(given.requests)
     measured = measure(tail, given, seconds=given.seconds)
     sizes = figures.entry_sizes(tail, measured)
@@ -97,6 +106,7 @@ def sample(given: argparse.Namespace) -> bool:
     for file in sorted(SAMPLES.glob("*.jsonl")):
         workload = Workload(*requests.read(file.read_bytes().splitlines()))
         measured = figures.replayed(measure(workload, given, seconds=given.seconds))
+        say_forecasts(file.stem, workload)
         tallies = count(workload.before, workload.asked, Cache(Expiring()))
         sys.stdout.write("\n".join(report.replay_table({file.stem: measured})) + "\n")
         unlike += measured["unlike"]

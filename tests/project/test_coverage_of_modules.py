@@ -45,6 +45,8 @@ SIMULATOR = "simulator/test_simulator.py"
 TABLE: Final = {
     "__main__": Row("e2e/test_demo.py", PACKAGE, PROCESS),
     "admin.live_figures": Row("admin/test_live_figures.py", "/api/cache/system", OVER_HTTP),
+    "cli.advise": Row("cli/test_advise.py", "advise", PROCESS),
+    "telemetry.forecaster": Row("telemetry/test_forecaster.py", "embeddings", OVER_HTTP),
     "admin.own_route": Row("admin/test_router.py", "Stream", VALUES),
     "cli.bench": Row("cli/test_bench.py", "--embed-model", PROCESS),
     "cli.checks.finding": Row("cli/test_doctor.py", "Finding", DOCTOR),

@@ -70,7 +70,7 @@ def _forecast(context: Context, opened: Opened, in_service: InService) -> Routes
         in_service.report()
         rules = in_service.current.rules
         force = InForce(
-            lifetime="",
+            lifetime=str(rules.lifetime),
             ttl_embedding=rules.ttl_embedding,
             ttl_completion=rules.ttl_completion,
             room=None if room is None else room.size,

@@ -94,9 +94,10 @@ def _asked(question: Question, rules: Rules, exchange: Exchange, now: int) -> As
     cache, listing = exchange.cache, question.listing
     asked = _of_one(question, exchange, now) if listing is None else _of_list(question, listing, exchange, now)
     asked.exact = listing is not None and not rules.estimated_counts
-    ttl = _ttl(rules, question)
-    asked.until = now + (ttl if cache.ttl is None else cache.ttl)
-    asked.ends = asked.until if cache.ttl is not None and cache.result is Result.HIT else now + ttl - asked.age
+    ttl, told = question.lifetime.idle or question.lifetime.seconds, cache.ttl
+    asked.renewed = question.lifetime.idle is not None
+    asked.until = now + (ttl if told is None or asked.renewed else told)
+    asked.ends = asked.until if told is not None and cache.result is Result.HIT else now + ttl - asked.age
     return asked
 
 
@@ -142,13 +143,6 @@ def _of_list(question: Question, listing: Listing, exchange: Exchange, now: int)
         spent=(exchange.upstream_seconds or 0.0) / max(1, len(texts) - known),
         size=exchange.bytes_sent // len(texts),
     )
-
-
-def _ttl(rules: Rules, question: Question) -> int:
-    """Return the lifetime of a response of which none is told."""
-    if question.directives.ttl is not None:
-        return question.directives.ttl
-    return rules.ttl_embedding if is_embedding(question.candidate.endpoint) else rules.ttl_completion
 
 
 def _is_forced(exchange: Exchange) -> bool:

@@ -21,7 +21,9 @@ NOBODY: Fields = ((b"X-Other", b"1"),)
 
 
 def candidate(path: str, document: dict[str, Any]) -> Candidate:
-    found = by_body(find("POST", path)[0], json.dumps(document).encode(), policy=Policy.ALWAYS, streams=True)
+    found = by_body(
+        find("POST", path)[0], json.dumps(document).encode(), policy_of=lambda _model: Policy.ALWAYS, streams=True
+    )
     assert isinstance(found, Candidate), found
     return found
 

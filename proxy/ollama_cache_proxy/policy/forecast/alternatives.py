@@ -98,7 +98,7 @@ def needed(endpoint: Endpoint, policy: Policy | None, candidate: Candidate, *, s
 
 def let_in(endpoint: Endpoint, body: bytes, fields: Fields) -> Candidate | None:
     """Return a bypassed request as the candidate that it would be; None where nothing would make it one."""
-    found = by_body(endpoint, body, policy=Policy.ALWAYS, streams=True, fields=fields)
+    found = by_body(endpoint, body, policy_of=lambda _model: Policy.ALWAYS, streams=True, fields=fields)
     return found if isinstance(found, Candidate) else None
 
 

@@ -22,7 +22,7 @@ _SWEPT: Final = 64
 """Ghosts that are looked at with each new one, while some have to go."""
 NEAR: Final = 1 << 18
 """Bytes of traffic, to which distances need not be exact."""
-_FEW: Final = 200
+_FEW: Final = 60
 """Measured ghosts that a store must hold so that its size is told from others."""
 MEASURED: Final = 8
 """Of one in so many sampled keys the distance is measured, too: it takes longer than all else."""
