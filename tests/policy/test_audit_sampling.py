@@ -153,10 +153,44 @@ def test_a_rate_a_minute_draws_so_many_whatever_the_number_of_hits() -> None:
     assert min(after - before for before, after in pairwise(drawn)) >= 15
 
 
+@pytest.mark.parametrize("a_minute", [1, 4, 60])
+def test_between_two_hits_of_a_rate_a_minute_is_its_part_of_a_minute(a_minute: int) -> None:
+    sampler = Sampler(Rate(a_minute=a_minute), seed=5)
+    drawn = [second for second in range(601) if sampler.take("one", second)]
+    assert {after - before for before, after in pairwise(drawn)} == {60 // a_minute}
+
+
+def test_each_text_of_a_list_is_as_likely_the_one_that_is_due() -> None:
+    places = []
+    for seed in range(200):
+        sampler = Sampler(Rate(a_minute=1), seed=seed)
+        sampler.take("one", 0)  # from now on its pause is known
+        places += sampler.places(3, 60)
+    assert len(places) == 200
+    assert min(map(places.count, range(3))) > 40
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3])
+def test_the_first_text_of_the_first_list_is_drawn_with_the_probability_of_the_share(share: float) -> None:
+    drawn = sum(Sampler(Rate(share=share), seed=seed).places(1, 0) == [0] for seed in range(SEEDS))
+    assert abs(drawn - share * SEEDS) <= 4 * math.sqrt(SEEDS * share * (1 - share))
+
+
+def test_texts_of_lists_are_counted_from_one_list_to_the_next() -> None:
+    for seed in range(100):
+        sampler = Sampler(Rate(share=0.01), seed=seed)
+        drawn = [7 * turn + place for turn in range(100) for place in sampler.places(7, 0)]
+        assert max(after - before for before, after in pairwise([-1, *drawn])) <= 199
+
+
+def test_never_is_more_hits_than_a_million_a_second_in_a_thousand_years() -> None:
+    assert NEVER > 1_000_000 * 86_400 * 366 * 1000
+
+
 def test_the_hit_that_is_due_is_promised_to_one_path_at_a_time() -> None:
     sampler = Sampler(Rate(a_minute=1), seed=5)
     assert sampler.gap("one", 0) == NEVER
-    assert [sampler.gap("one", now) for now in (60, 60.5, 61.5)] == [1, NEVER, 1]
+    assert [sampler.gap("one", now) for now in (60, 60.5, 61)] == [1, NEVER, 1], "a second later to another"
     sampler.passed("one", 5)
     assert sampler.take("one", 62)
     assert not sampler.take("one", 62)

@@ -60,6 +60,27 @@ def test_the_length_and_the_time_before_a_change_are_known() -> None:
 
 
 @pytest.mark.parametrize(
+    ("contexts", "lengths", "before"),
+    [
+        pytest.param(CHANGED, [2048, 2048], 8192, id="the one that counted, not the first"),
+        pytest.param(Contexts(first=4096), [8192, 8192], 4096, id="the first, where none counted here yet"),
+        pytest.param(UNKNOWN, [8192, 8192], None, id="none"),
+    ],
+)
+def test_what_was_before_a_change_is_what_keys_had(contexts: Contexts, lengths: list[int], before: int | None) -> None:
+    for length in lengths:
+        contexts = observed(contexts, length, 2.0)
+    assert contexts.before == before
+
+
+def test_the_first_length_is_not_before_a_change_that_came_later() -> None:
+    contexts = UNKNOWN
+    for length in (8192, 8192, 2048, 2048):
+        contexts = observed(contexts, length, 2.0)
+    assert begun(contexts, 4096) == Contexts(first=4096, now=2048, before=8192, since=2.0)
+
+
+@pytest.mark.parametrize(
     ("first", "expected"),
     [
         (8192, Contexts(first=8192, now=8192, before=8192, since=2.0)),
@@ -129,6 +150,7 @@ BODIES: list[tuple[object, bool]] = [
     (b'{"model":"tiny","prompt":"x","num_ctx":1}', False),
     (b'{"model":"other","prompt":"%b","options":{"num_ctx":1}}' % (b"x" * 2_000_000), True),
     (body(7, num_ctx=8192), True),
+    (b'{"model":"no such name","num_ctx":1}', True),
     (b'{"model":"tiny","options":{"num_ctx":8192}', True),
     (upload(), True),
 ]

@@ -9,6 +9,7 @@ from ollama_cache_proxy.policy.guesses import (
     MAX_ADDRESSES,
     MAX_WAITING,
     MAX_WAITING_OF_ONE,
+    WAITS,
     Guesses,
     Treatment,
     network,
@@ -19,6 +20,7 @@ AT_ONCE, LATE, REFUSED = Treatment
 
 def test_five_wrong_tokens_are_free_and_one_is_forgotten_in_a_minute() -> None:
     assert (FREE, FREE_OF_ALL, FORGETS_AFTER, MAX_WAITING_OF_ONE, MAX_WAITING) == (5, 50, 60.0, 2, 8)
+    assert WAITS == 1.0
 
 
 def test_an_address_has_some_wrong_tokens_then_late_answers_then_none() -> None:
@@ -51,7 +53,10 @@ def test_many_addresses_are_bounded_together() -> None:
     assert set(given[FREE_OF_ALL + MAX_WAITING :]) == {REFUSED}
     assert len(guesses._of) <= MAX_ADDRESSES
     assert sum(guesses.waiting.values()) == MAX_WAITING, "one that is waited for is not forgotten"
-    for name in tuple(guesses.waiting):
+    first, *others = guesses.waiting
+    guesses.waited(first)
+    assert [guesses.wrong(f"10.1.0.{number}", 0.0) for number in range(3)] == [LATE, REFUSED, REFUSED]
+    for name in (*others, "10.1.0.0"):
         guesses.waited(name)
     assert guesses.waiting == {}
 

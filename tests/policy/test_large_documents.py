@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
-from itertools import islice
+from types import SimpleNamespace
 
+import orjson
 import pytest
 
 from ollama_cache_proxy.policy import large_documents, odd_texts, outline
@@ -15,8 +17,8 @@ from tests.support import hostile
 KNOWN = frozenset({"model", "input", "options", "truncate"})
 
 
-def read(body: bytes, *, prompt: str = "input", room: bool = True) -> Read:
-    return finish(large_documents.read(body, KNOWN, prompt, lambda _: room))
+def read(body: bytes, *, prompt: str = "input", room: bool = True, known: frozenset[str] = KNOWN) -> Read:
+    return finish(large_documents.read(body, known, prompt, lambda _: room))
 
 
 @pytest.fixture(params=["whole", "in parts"])
@@ -168,12 +170,85 @@ def test_a_list_of_more_texts_than_a_response_can_hold_is_slow_to_read(monkeypat
 
 @pytest.mark.parametrize("where", ["top", "options"])
 def test_very_many_names_are_slow_to_read(where: str) -> None:
-    many = {f"k{number}": 1 for number in range(MOST_MEMBERS + 1)}
-    body = {"model": "m", "input": ["a"], **(many if where == "top" else {"options": many})}
-    assert read(json.dumps(body).encode()) is Detail.SLOW_TO_READ
-    few = dict(islice(many.items(), MOST_MEMBERS - 3))
-    body = {"model": "m", "input": ["a"], **(few if where == "top" else {"options": few})}
+    def of(count: int) -> bytes:
+        names = {f"k{number}": 1 for number in range(count)}
+        return json.dumps({"model": "m", **(names if where == "top" else {"options": names})}).encode()
+
+    most = MOST_MEMBERS - (where == "top")
+    assert not isinstance(read(of(most)), Detail)
+    assert read(of(most + 1)) is Detail.SLOW_TO_READ
+
+
+def test_names_in_a_member_that_the_endpoint_does_not_know_are_not_sorted() -> None:
+    body = json.dumps({"model": "m", "options": {f"k{number}": 1 for number in range(MOST_MEMBERS + 1)}}).encode()
+    assert not isinstance(read(body, known=KNOWN - {"options"}), Detail)
+
+
+def test_very_many_values_are_slow_to_read() -> None:
+    assert read(b'{"model":"m","x":[' + b"[]," * 30_000 + b"[]]}") is Detail.SLOW_TO_READ
+
+
+def test_a_body_is_read_at_once_where_that_takes_no_longer_than_a_step_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"model":"m","x":[1,2,3]}'
+    seen = finish(outline.outline(body))
+    assert seen is not None
+    takes = seen.nanoseconds(len(body))
+    monkeypatch.setattr(large_documents, "MOST", takes)
+    assert not isinstance(read(body), Detail)
+    monkeypatch.setattr(large_documents, "MOST", math.nextafter(takes, 0))
+    assert read(body) is Detail.SLOW_TO_READ
+
+
+def test_what_is_around_a_list_is_read_where_that_takes_no_longer_than_a_step_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = b'"a","b"'
+    around = b'{"model":"%b","input":[' % (b"m" * 100), b"]}"
+    body = texts.join(around)
+    seen = finish(outline.outline(body))
+    assert seen is not None
+    takes = seen.of_bytes(sum(map(len, around)))
+    monkeypatch.setattr(large_documents, "MOST", takes)
+    assert read(body) == odd_texts.read(body, KNOWN, "input")
+    monkeypatch.setattr(large_documents, "MOST", math.nextafter(takes, 0))
+    assert read(body) is Detail.SLOW_TO_READ
+
+
+def test_a_long_list_is_read_in_parts_of_about_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outline, "SLICE", 1000)
+    monkeypatch.setattr(large_documents, "MOST", 1000.0)
+    sizes: list[int] = []
+
+    def loads(text: bytes) -> object:
+        sizes.append(len(text))
+        return orjson.loads(text)
+
+    monkeypatch.setattr(large_documents, "orjson", SimpleNamespace(loads=loads, JSONDecodeError=orjson.JSONDecodeError))
+    body = {"model": "m", "options": {"stop": ["x"] * 50}, "input": ["a" * 90] * 200}
     assert not isinstance(read(json.dumps(body).encode()), Detail)
+    assert max(sizes) < 1200
+    assert len(sizes) < 25
+
+
+def test_texts_that_are_read_one_by_one_are_read_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_documents, "_A_STEP", 10)
+    body = b'{"model":"m","input":[%b]}' % b",".join([b'"a"'] * 99 + [b'"\xff"'])
+
+    def steps_of(body: bytes) -> int:
+        return sum(1 for _ in large_documents.read(body, KNOWN, "input", lambda _: True))
+
+    assert 10 <= steps_of(body) < 20
+
+
+def test_for_a_body_whose_last_string_has_no_end_no_memory_is_asked_for() -> None:
+    asked: list[int] = []
+    steps = large_documents.read(b'{"input":["a","b]}', KNOWN, "input", lambda size: not asked.append(size))
+    assert finish(steps) is Detail.NOT_JSON
+    assert asked == []
+
+
+def test_the_documentation_tells_how_many_texts_are_read() -> None:
+    assert f"over {MOST_TEXTS:,} texts" in Detail.SLOW_TO_READ.meaning
 
 
 def test_long_ill_formed_texts_are_not_looked_at() -> None:

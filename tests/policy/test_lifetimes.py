@@ -31,6 +31,7 @@ DAY = 86_400
         pytest.param("idle", 90 * DAY, 90 * DAY, Lifetime(seconds=90 * DAY), id="it cannot end before"),
         pytest.param("idle", 91 * DAY, 90 * DAY, Lifetime(seconds=90 * DAY), id="the longest lifetime bounds it"),
         ("until-evicted", DAY, 90 * DAY, Lifetime(seconds=2**31)),
+        pytest.param("idle", 1, 90 * DAY, Lifetime(seconds=90 * DAY, idle=1), id="a second of idle time is one"),
         pytest.param("fixed", 0, 90 * DAY, Lifetime(seconds=0), id="fixed-0"),
         pytest.param("idle", 0, 90 * DAY, Lifetime(seconds=0), id="idle-0"),
         pytest.param("until-evicted", 0, 90 * DAY, Lifetime(seconds=0), id="until-evicted-0"),

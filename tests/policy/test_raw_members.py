@@ -48,6 +48,12 @@ def test_blanks_between_other_members_stay() -> None:
     assert changed(b'{ "a" : 1 , "input" : 2 , "b" : 3 }', "input", b"[]") == b'{ "a" : 1 , "input" :[] , "b" : 3 }'
 
 
+def test_a_large_member_is_looked_at_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw_members, "_A_STEP", 100)
+    body = b'{"input":[%b]}' % b",".join([b"1"] * 1001)
+    assert 10 <= sum(1 for _ in changed_in_steps(body, "input", b"[]")) < 20
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_any_object_keeps_its_other_members(seed: int) -> None:
     source = random.Random(seed)

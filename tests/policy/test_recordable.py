@@ -18,7 +18,7 @@ RULES = credential_rules(["X-Team-Key"], ["ollama"])
         ((), {}),
         (((b"Host", b"a"), (b"User-Agent", b"x"), (b"Cache-Control", b"no-cache"), (b"Accept", b"*/*")), {}),
         (
-            ((b"origin", b"http://a"), (b"X-CACHE-NAMESPACE", b"n"), (b"x-cache-category", b"c")),
+            ((b"Accept", b"*/*"), (b"origin", b"http://a"), (b"X-CACHE-NAMESPACE", b"n"), (b"x-cache-category", b"c")),
             {"Origin": "http://a", "X-Cache-Namespace": "n", "X-Cache-Category": "c"},
         ),
         (((b"X-Cache-TTL", b"60"),), {"X-Cache-TTL": "60"}),

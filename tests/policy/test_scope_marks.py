@@ -24,6 +24,8 @@ def test_a_mark_is_short_and_stays_what_it_is():
     assert marked(SCOPE, ()) == PLAIN
     assert marked(SCOPE, ((b"Accept", b"*/*"),)) == PLAIN
     assert marked(SCOPE, ((b"Origin", b"app://x"),)) == PLAIN + sha256(b"app://x").hexdigest()[:8]
+    both = marked(SCOPE, ((b"Origin", b"app://x"), (b"Origin", b"app://y")))
+    assert both == PLAIN + sha256(b"app://x\napp://y").hexdigest()[:8]
     assert common_mark(SCOPE) + ".." == PLAIN
 
 

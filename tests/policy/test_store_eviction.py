@@ -30,6 +30,7 @@ from ollama_cache_proxy.policy.store_eviction import unbounded
             "evicts only what expires (volatile-lru)",
             id="only what expires",
         ),
+        pytest.param({"maxmemory_policy": "allkeys-lru"}, "has no memory limit (maxmemory 0)", id="of no limit"),
         pytest.param({"maxmemory": 5, "cache_mode": "cache"}, "", id="Dragonfly as a cache"),
         pytest.param({"maxmemory": 0, "cache_mode": "cache"}, "has no memory limit (maxmemory 0)", id="Dragonfly"),
         pytest.param(

@@ -72,8 +72,7 @@ def epoch(setting: str, contexts: Contexts) -> str:
 
 def leaves_loading_to_ollama(document: dict[str, Any]) -> bool:
     """Return whether a request says nothing of how its model is loaded."""
-    options = document.get(_OPTIONS)
-    return not (options and has_runner_options(options))
+    return not has_runner_options(document.get(_OPTIONS))
 
 
 def may_reload(body: object, digest: str, digest_of: Callable[[str], str | None]) -> bool:

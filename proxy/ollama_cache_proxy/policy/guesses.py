@@ -99,7 +99,7 @@ def network(address: str) -> str:
     if ":" not in address:
         return address
     try:
-        parsed = IPv6Address(address.partition("%")[0])
+        parsed = IPv6Address(address)
     except ValueError:
         return address
     return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))

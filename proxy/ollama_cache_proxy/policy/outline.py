@@ -67,7 +67,7 @@ def quick(body: bytes) -> Counts | None:
     This errs on the side of a look: what is inside of strings counts, too.
     """
     nanoseconds = len(body) * _ALL_STEPS
-    if len(body) > QUICK_BYTES and nanoseconds >= _QUICK:
+    if nanoseconds >= _QUICK:
         return None
     found = counts(body)
     return found if len(body) <= QUICK_BYTES or nanoseconds + found.nanoseconds < _QUICK else None

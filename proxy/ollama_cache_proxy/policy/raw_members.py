@@ -88,7 +88,7 @@ def _members_in_steps(body: bytes) -> Steps[list[_Member]]:
         kind = token[0]
         if kind == b'"':
             last = token.start()
-            if depth == 1 and value == 0:
+            if value == 0:
                 name = strings
             strings += 1
         elif kind in b"{[":
