@@ -42,3 +42,8 @@ def test_nothing_is_named_by_default() -> None:
 def test_what_names_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"must name operations \(generate, chat, .*agent:"):
         callers(("chat", text))
+
+
+def test_a_client_may_have_a_name_that_is_no_text() -> None:
+    """A setting of the environment has such bytes as surrogates (PEP 383)."""
+    assert callers(["agent:\udcff"]).include(BY_NAME["chat"], ((b"User-Agent", b"\xff/1"),))

@@ -28,3 +28,7 @@ def test_the_first_names_stand_for_themselves_and_all_others_are_one(limit, know
 def test_there_are_never_more_labels_than_the_bound_and_the_one_for_the_rest():
     bounded = Labels(32)
     assert len({bounded.of(f"name-{number}") for number in range(1000)}) == 33
+
+
+def test_all_others_are_called_other() -> None:
+    assert Labels(0).of("a") == "other"

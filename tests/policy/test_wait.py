@@ -53,6 +53,12 @@ def test_the_gains_are_those_of_tcp() -> None:
     assert wait.seconds == 2 * 1.125 + 4 * (0.375 + (1 - 0.375) / 4)
 
 
+def test_the_first_answer_is_taken_for_a_change_from_none() -> None:
+    wait = Wait(longest=100.0)
+    wait.note(8.0)
+    assert wait.seconds == 2 * 1.0 + 4 * 2.0
+
+
 def test_to_begin_anew_forgets_what_was_seen() -> None:
     wait = Wait(longest=1.0)
     for _ in range(1000):

@@ -29,9 +29,8 @@ _MEMBERS: Final = {
     "file": _HOLDING,
     "source": _HOLDING | _NESTED,
     "type": _TYPE,
-    **dict.fromkeys(("role", "text", "id", "name", "input", "tool_use_id", "call_id", "tool_calls", "thinking"), 0),
 }
-"""What members mean; of the usual ones that mean nothing here no other spelling has to be looked for."""
+"""What members mean; all others mean nothing here."""
 _NAMES: Final = frozenset({"url", "file_url", "file_id"})
 """The members of an object that name data."""
 _STORED_ITEM: Final = "item_reference"
@@ -73,9 +72,7 @@ def _refers(messages: Any) -> bool:
             waiting += [item for item in node if isinstance(item, dict | list)]
         elif isinstance(node, dict):
             for name, value in node.items():
-                meaning = _MEMBERS.get(name)
-                if meaning is None:
-                    meaning = _MEMBERS.get(name.casefold(), 0)
+                meaning = _MEMBERS.get(name.casefold(), 0)
                 if meaning & _ELSEWHERE and _is_elsewhere(meaning, value):
                     return True
                 if meaning & _NESTED and not isinstance(value, str):
