@@ -197,3 +197,7 @@ def test_what_says_nothing_is_none(body: bytes) -> None:
 
 def test_kinds_have_the_names_that_metrics_show() -> None:
     assert [kind.value for kind in Kind] == ["vector-slightly", "vector-wholly", "vector-length", "text"]
+
+
+def test_kinds_have_the_names_that_the_metric_shows() -> None:
+    assert [kind.value for kind in Kind] == ["vector-slightly", "vector-wholly", "vector-length", "text"]

@@ -49,6 +49,7 @@ def of_block(path: str, block: dict[str, Any]) -> bool:
         (["web_search"], True),
         ({"type": "web_search"}, True),
         ("web_search", True),
+        (7, True),
     ],
     ids=repr,
 )
@@ -87,6 +88,7 @@ def test_elsewhere_such_a_field_says_nothing(path: str) -> None:
         (V1_CHAT, {"type": "image_url", "image_url": PICTURE}, False),
         (V1_CHAT, {"type": "image_url", "image_url": {"url": ADDRESS}}, True),
         (V1_CHAT, {"type": "image_url", "image_url": ADDRESS}, True),
+        (V1_CHAT, {"type": "image_url", "image_url": ""}, False),
         (V1_CHAT, {"type": "image_url", "image_url": {"URL": "HTTP://example.org"}}, True),
         (V1_CHAT, {"type": "image_url", "Image_URL": {"url": "file:///etc/passwd"}}, True),
         (V1_CHAT, {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}, False),

@@ -10,7 +10,7 @@ from ollama_cache_proxy.policy import endpoints
 from ollama_cache_proxy.policy.classify import Candidate, by_body
 from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, credential_rules
 from ollama_cache_proxy.policy.endpoints import Policy
-from ollama_cache_proxy.policy.fingerprints import GROUP, REST, differing, fingerprints
+from ollama_cache_proxy.policy.fingerprints import GROUP, differing, fingerprints
 from ollama_cache_proxy.policy.key import Scope
 
 SCOPE = Scope(digest="d", version="1")
@@ -92,6 +92,24 @@ def test_messages_are_told_apart_one_by_one():
     assert differing(of(one, "/api/chat"), of(other, "/api/chat")) == ("messages[1]",)
 
 
+@pytest.mark.parametrize(
+    ("path", "one", "other", "names"),
+    [
+        pytest.param("/api/chat", {"tools": [{"name": "f"}]}, {"tools": [{"name": "g"}]}, ("tools",), id="tools"),
+        pytest.param("/v1/responses", {"input": "ab"}, {"input": "ac"}, ("input",), id="a prompt that is one text"),
+        pytest.param("/api/embed", {"input": ["a", "b"]}, {"input": ["a", "c"]}, ("input",), id="texts to embed"),
+    ],
+)
+def test_nothing_but_messages_is_told_apart_part_by_part(path, one, other, names):
+    usual = {"model": "tiny", "messages": [{"role": "user", "content": "a"}]} if path == "/api/chat" else {"model": "m"}
+    assert differing(of(usual | one, path), of(usual | other, path)) == names
+
+
+def test_requests_of_two_endpoints_differ_in_the_operation():
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "stream": False}
+    assert differing(of(body, "/api/chat"), of(body, "/v1/chat/completions")) == ("(operation)",)
+
+
 def test_the_text_of_an_item_is_the_same_through_both_routes():
     native = of({"model": "m", "input": ["a", "b"], "truncate": True}, "/api/embed", text="a")
     openai = of({"model": "m:latest", "input": "a", "encoding_format": "base64"}, "/v1/embeddings", text="a")
@@ -104,14 +122,18 @@ def test_a_stream_of_names_is_bounded_and_what_is_beyond_still_differs():
     found = of(many)
     assert len(found) == 66, "64, what is beyond them, and what must be equal"
     assert max(map(len, found)) <= 64
-    assert REST in found
+    assert "(more)" in found
     last = max(name for name in many if name.startswith("f0"))
-    assert differing(found, of(many | {last: -1})) == (REST,)
+    assert differing(found, of(many | {last: -1})) == ("(more)",)
 
 
 def test_long_names_that_begin_alike_are_not_lost():
     one, other = {"x" * 64 + "a": 1, "x" * 64 + "b": 1}, {"x" * 64 + "a": 2, "x" * 64 + "b": 1}
     assert differing(of(GENERATE | one), of(GENERATE | other)) == ("x" * 64,)
+
+
+def test_an_entry_without_fingerprints_is_compared_with_none():
+    assert differing({}, of(GENERATE)) is differing(of(GENERATE), {}) is differing({}, {}) is None
 
 
 @pytest.mark.parametrize("name", ["X", "group", "(group)", "x" * 64])

@@ -8,6 +8,7 @@ import ssl
 
 import pytest
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterCrossSlotError,
@@ -16,6 +17,7 @@ from redis.exceptions import (
     NoPermissionError,
     ReadOnlyError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -82,6 +84,7 @@ def tls(reason: str) -> ssl.SSLError:
         (tls("UNEXPECTED_EOF_WHILE_READING"), Heard.CLOSED),
         (tls("TLSV13_ALERT_CERTIFICATE_REQUIRED"), Heard.WANTS_CERTIFICATE),
         (tls("SSLV3_ALERT_BAD_CERTIFICATE"), Heard.WANTS_CERTIFICATE),
+        (tls("SSLV3_ALERT_CERTIFICATE_UNKNOWN"), Heard.WANTS_CERTIFICATE),
         (tls("SSLV3_ALERT_HANDSHAKE_FAILURE"), Heard.HANDSHAKE),
         (tls("TLSV1_ALERT_PROTOCOL_VERSION"), Heard.HANDSHAKE),
         (tls("UNSUPPORTED_PROTOCOL"), Heard.HANDSHAKE),
@@ -106,7 +109,7 @@ def test_an_exception_says_how_it_failed(error: BaseException, expected: Heard) 
 
 
 def saw(kind: Heard, *, handshake: bool = False) -> Sight:
-    return Sight(heard=kind, handshake=handshake)
+    return Sight(heard=kind, handshake=True) if handshake else Sight(heard=kind)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +209,8 @@ AFTER_HANDSHAKE = (Heard.REDIS, Heard.HTTP, Heard.OTHER, Heard.CLOSED, Heard.SIL
         (ClusterCrossSlotError("Keys in request don't hash to the same slot"), Symptom.CLUSTER),
         (ResponseError("CROSSSLOT Keys in request don't hash to the same slot"), Symptom.CLUSTER),
         (MovedError("3999 127.0.0.1:6381"), Symptom.CLUSTER),
+        (AskError("3999 127.0.0.1:6381"), Symptom.CLUSTER),
+        (TryAgainError("Multiple keys request during rehashing of slot"), Symptom.CLUSTER),
         (ClusterDownError("Hash slot not served"), Symptom.CLUSTER),
         (ReadOnlyError("secret"), None),
         (NoPermissionError("secret"), None),

@@ -59,7 +59,7 @@ def _is_pure(tool: dict[str, Any]) -> bool:
     return all(
         kind in (None, "", *PURE_TOOLS)
         for name, kind in tool.items()
-        if name == "type" or (len(name) == len("type") and name.casefold() == "type")
+        if name.casefold() == "type"
     )
 
 
