@@ -61,6 +61,46 @@ def test_a_flag_is_written_in_any_usual_way(text: str) -> None:
     assert redis_address(f"redis://h?socket_keepalive={text}").options == {"socket_keepalive": is_on}
 
 
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("db", 0, 2**31 - 1), ("max_connections", 1, 1024)], ids=["db", "max_connections"]
+)
+def test_a_number_is_within_its_bounds(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        address = redis_address(f"redis://h?{name}={value}")
+        assert (address.database if name == "db" else address.options[name]) == value
+    for value in (least - 1, most + 1):
+        with pytest.raises(ValueError, match=f"the option {name} must be a number from {least} to {most}"):
+            redis_address(f"redis://h?{name}={value}")
+
+
+def test_a_port_and_a_name_are_within_their_bounds() -> None:
+    assert redis_address("redis://h:65535").port == 65_535
+    assert redis_address(f"redis://h?client_name={'x' * 100}").options == {"client_name": "x" * 100}
+    with pytest.raises(ValueError, match="client_name must be of ASCII"):
+        redis_address(f"redis://h?client_name={'x' * 101}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, "/run/x.pem") for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")),
+        *(("ssl_cert_reqs", value) for value in ("none", "optional", "required")),
+        ("ssl_password", SECRET),
+        ("ssl_ciphers", "ECDHE"),
+    ],
+)
+def test_an_option_of_tls_is_honoured_as_it_is_written(name: str, value: str) -> None:
+    assert redis_address(f"rediss://h?{name}={value}").options == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [("redis://h:1/2", "h:1"), ("redis://[::1]:7", "[::1]:7"), ("unix:///run/a.sock", "/run/a.sock")],
+)
+def test_the_place_is_what_a_person_would_write(url: str, place: str) -> None:
+    assert redis_address(url).place == place
+
+
 OPTIONS = {
     "db": "-1",
     "max_connections": "many",

@@ -227,3 +227,9 @@ def test_directives_hold_for_an_idle_entry(now, wishes, expected):
 def test_how_long_an_entry_is_fresh_is_the_shorter_of_its_times(idle, expected):
     entry = replace(ENTRY, stored_at=1000.0, lifetime=100, idle=idle)
     assert ttl(entry, 1040.5) == ttl_at(entry, 40) == expected
+
+
+def test_a_client_that_asks_for_nothing_has_no_directives() -> None:
+    flags = ("no_store", "no_cache", "only_if_cached", "ttl_ignored", "no_cache_ignored")
+    assert [name for name in flags if getattr(NO_DIRECTIVES, name)] == []
+    assert lasting(NO_DIRECTIVES)

@@ -56,11 +56,7 @@ def _are_pure(tools: Any) -> bool:
 
 
 def _is_pure(tool: dict[str, Any]) -> bool:
-    return all(
-        kind in (None, "", *PURE_TOOLS)
-        for name, kind in tool.items()
-        if name.casefold() == "type"
-    )
+    return all(kind in (None, "", *PURE_TOOLS) for name, kind in tool.items() if name.casefold() == "type")
 
 
 def _refers(messages: Any) -> bool:

@@ -45,8 +45,7 @@ class ProbedBreaker:
 
     def succeeded(self) -> None:
         """Note that an operation has succeeded; one that ends while the breaker is open says nothing."""
-        if self.failures and not self.open:
-            self.failures = max(0.0, self.failures - _FORGIVEN)
+        self.failures = max(0.0, self.failures - _FORGIVEN)
 
     def failed(self, now: float, *, decisive: bool = False) -> bool:
         """Note that an operation has failed; return whether that opened the breaker, as a `decisive` failure does."""
