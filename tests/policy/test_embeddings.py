@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from ollama_cache_proxy.policy.classify import Candidate
@@ -12,16 +14,19 @@ from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, DEFAULT_RUL
 from ollama_cache_proxy.policy.embeddings import (
     TextList,
     item_keys,
+    item_keys_in_steps,
     may_be_clipped,
     missing,
     other_keys,
     other_keys_in_steps,
     text_list,
     upstream_body,
+    upstream_body_in_steps,
 )
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.key import Scope, cache_key
 from ollama_cache_proxy.policy.listing.items import Item
+from ollama_cache_proxy.policy.steps import finish
 from tests.support.lists import (
     EMBED,
     ROUTES,
@@ -510,3 +515,31 @@ KNOWN = {"a": some(), "b": some(exact=False), "c": some()}
 def test_what_is_missing_is_asked_once_and_in_order(path, texts, asked):
     assert missing(asking(path, *texts), KNOWN, estimates=False) == asked
     assert missing(asking(path, *texts), KNOWN, estimates=True) == (() if texts == ("b",) else asked)
+
+
+@pytest.mark.parametrize(
+    ("texts", "steps"),
+    [
+        pytest.param([f"text {number}" for number in range(1000)], 5, id="short texts"),
+        pytest.param([str(number) * 8193 for number in range(3)], 3, id="long texts"),
+        pytest.param([str(number) * 8192 for number in range(3)], 0, id="texts that are not long"),
+    ],
+)
+def test_keys_of_many_texts_are_made_in_steps(texts: list[str], steps: int) -> None:
+    asked = asking(EMBED, *texts)
+    found = item_keys_in_steps(asked, Scope(**SCOPE), ())
+    assert sum(1 for _ in found) == steps
+    assert finish(item_keys_in_steps(asked, Scope(**SCOPE), ())) == item_keys(asked, Scope(**SCOPE), ())
+
+
+def test_a_request_for_large_texts_is_written_in_steps() -> None:
+    asked = asking(EMBED, *(str(number) * 100_000 for number in range(9)))
+    body = orjson.dumps(asked.candidate.document)
+
+    def steps_of(texts: Sequence[str]) -> int:
+        return sum(1 for _ in upstream_body_in_steps(asked, body, texts, numbers=False))
+
+    assert steps_of(asked.texts) - steps_of(asked.texts[:1]) == 3
+    assert finish(upstream_body_in_steps(asked, body, asked.texts[:2], numbers=False)) == upstream_body(
+        asked, body, asked.texts[:2], numbers=False
+    )

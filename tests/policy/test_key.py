@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any
 
+import orjson
 import pytest
 
 from ollama_cache_proxy.policy import key as module
@@ -775,3 +776,21 @@ def test_a_key_that_is_made_in_steps_is_the_same(row, part, monkeypatch):
 def test_odd_texts_are_in_a_key_that_is_made_in_steps():
     found = candidate("/api/embed", '{"model":"m","input":["a","","b",""]}')
     assert finish(cache_key_in_steps(found, Scope(**SCOPE), ())) == cache_key(found, Scope(**SCOPE), ())
+
+
+@pytest.mark.parametrize(
+    ("value", "steps"),
+    [
+        pytest.param("x" * 1000, 10, id="a text"),
+        pytest.param("x" * 1001, 11, id="a text and a character"),
+        pytest.param(["x" * 10] * 100, 10, id="short texts together"),
+        pytest.param(["x" * 250] * 4, 12, id="long texts one by one"),
+        pytest.param(["x" * 60] * 8, 4, id="as many as reach the bound"),
+        pytest.param({"x": ["y" * 1000]}, 0, id="what is not at the top at once"),
+        pytest.param([], 0, id="no texts"),
+    ],
+)
+def test_long_texts_are_written_in_steps(value: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PART", 100)
+    assert sum(1 for _ in module.written_in_steps({"a": value})) == steps + 1, "and one behind the member"
+    assert b"".join(finish(module.written_in_steps({"a": value, "b": 1}))) == orjson.dumps({"a": value, "b": 1})

@@ -36,6 +36,7 @@ def cc(*values: bytes) -> tuple[tuple[bytes, bytes], ...]:
         pytest.param(((b"Host", b"h"), (b"Accept", b"no-store")), NO_DIRECTIVES, id="no field of these"),
         pytest.param(cc(b""), NO_DIRECTIVES, id="empty"),
         pytest.param(cc(b"no-cache"), Directives(no_cache=True), id="no-cache"),
+        pytest.param(cc(b'max-age="5X"'), Directives(max_age=0), id="an age that ends in a letter"),
         pytest.param(((b"Host", b"h"), *cc(b"no-cache")), Directives(no_cache=True), id="among others"),
         pytest.param(cc(b"NO-Cache"), Directives(no_cache=True), id="case does not count"),
         pytest.param(cc(b"no-store"), Directives(no_store=True), id="no-store"),

@@ -96,10 +96,10 @@ def _ttl(value: bytes | None, max_ttl: int) -> tuple[int | None, bool]:
 
 def _argument(given: list[bytes], name: bytes, *, strictest: int) -> int | None:
     for directive in given:
-        key, separator, value = directive.partition(b"=")
+        key, _, value = directive.partition(b"=")
         if key.strip() == name:
             value = value.strip().strip(b'"')
-            return int(value) if separator and _SECONDS.fullmatch(value) else strictest
+            return int(value) if _SECONDS.fullmatch(value) else strictest
     return None
 
 
