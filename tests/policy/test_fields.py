@@ -5,6 +5,7 @@ import pytest
 from ollama_cache_proxy.policy.fields import (
     HOP_BY_HOP,
     about_cache,
+    beside_foreign_host,
     allowed_host,
     authority,
     end_to_end,
@@ -429,3 +430,56 @@ def test_the_authority_is_host_and_port_without_user(url, expected):
 )
 def test_the_authority_of_an_absolute_target_is_the_host(fields, authority, expected):
     assert with_host(fields, authority) == expected
+
+
+def test_a_remark_on_a_miss_is_told_as_one() -> None:
+    status = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.INCOMPLETE)
+    assert about_cache(status) == (
+        (b"Cache-Status", b"ollama-cache-proxy; fwd=miss; detail=incomplete"),
+        (b"X-Cache", b"MISS"),
+    )
+
+
+def test_a_response_without_a_content_type_is_no_stream() -> None:
+    head = ResponseHead(status=200, reason="OK", fields=((b"Content-Length", b"2"),))
+    assert unbuffered(head) is head
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *(b"http://localhost", b"https://localhost:3000", b"http://127.0.0.1:8080", b"https://0.0.0.0"),
+        *(b"app://x", b"file://", b"tauri://localhost", b"vscode-webview://x", b"vscode-file://vscode-app"),
+    ],
+)
+def test_an_origin_that_ollama_always_allows_is_told_so_beside_the_403(origin: bytes) -> None:
+    fields = ((b"Host", b"evil.example"), (b"Origin", origin))
+    assert beside_foreign_host(fields) == ((b"Access-Control-Allow-Origin", origin), (b"Vary", b"Origin"))
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        (),
+        (b"http://evil.example",),
+        (b"http://localhost.evil.example",),
+        (b"http://127.0.0.10",),
+        (b"http://127a0b0c1",),
+        (b"ftp://localhost",),
+        (b"x-app://x",),
+        (b"null",),
+        (b"",),
+    ],
+)
+def test_nothing_is_told_to_another_origin_or_to_none(origins: tuple[bytes, ...]) -> None:
+    assert beside_foreign_host(((b"Host", b"evil.example"), *((b"Origin", origin) for origin in origins))) == ()
+
+
+def test_nothing_is_told_to_a_page_of_the_proxy_itself() -> None:
+    assert beside_foreign_host(((b"Host", b"localhost:1"), (b"Origin", b"http://localhost:1"))) == ()
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(1024, True), (1025, False)])
+def test_a_very_long_host_is_not_looked_at(length: int, allowed: bool) -> None:
+    host = b"a" * (length - len(b".local")) + b".local"
+    assert allowed_host(((b"Host", host),), hostname="", local_addresses=frozenset(), more=NONE) is allowed

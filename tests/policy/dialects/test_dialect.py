@@ -91,3 +91,25 @@ def test_computed_tokens_are_known_only_where_cached_ones_are_told(
 )
 def test_a_dialect_without_embeddings_finds_no_vectors(dialect: Dialect) -> None:
     assert dialect.vectors({"embedding": [1.0]}, "embedding") == Vectors(found=None, prompt_tokens=None)
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "steps"),
+    [
+        pytest.param(999, 65, [65], id="a small one in one step"),
+        pytest.param(999, 200, [66, 66, 66, 2], id="a large one in steps of so many bytes"),
+        pytest.param(99, 2000, [500, 500, 500, 500], id="or of so many parts"),
+    ],
+)
+def test_the_parts_of_a_stream_are_given_step_by_step(size: int, count: int, steps: list[int]) -> None:
+    part = b"x" * size
+    found = list(split((part + b"\n") * count, b"\n"))
+    assert [len(parts) for parts in found] == steps
+    assert {text for parts in found for text in parts} == {part}
+
+
+@pytest.mark.parametrize("count", [65, 200])
+def test_a_torn_stream_ends_with_no_parts(count: int) -> None:
+    whole = (b"x" * 999 + b"\n") * count
+    assert list(split(whole + b"x", b"\n"))[-1] == []
+    assert list(split(whole, b"\n"))[-1] != []

@@ -125,6 +125,24 @@ def test_a_few_counts_teach_nothing_and_wrong_ones_no_nonsense():
     assert learnt.of("zero") == learnt.of("none") == ADDED
 
 
+def test_seventeen_counts_teach_something_and_no_more_than_eight_tokens_are_taken_for_added() -> None:
+    learnt = AddedTokens()
+    for texts, tokens in list(lists(1, 5))[:17]:
+        learnt.learn("m", texts, tokens)
+    for texts, tokens in lists(1, 20):
+        learnt.learn("many", texts, tokens)
+    assert learnt.of("m") == 5
+    assert learnt.of("many") == 8
+
+
+def test_what_a_model_added_before_it_changed_fades() -> None:
+    learnt = AddedTokens()
+    for added, rounds in ((5, 1), (1, 25)):
+        for texts, tokens in [*lists(added, added)] * rounds:
+            learnt.learn("m", texts, tokens)
+    assert learnt.of("m") == 1
+
+
 def test_a_bounded_number_of_models_is_remembered():
     learnt = AddedTokens()
     for texts, tokens in lists(3, 0):
