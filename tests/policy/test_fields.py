@@ -5,9 +5,9 @@ import pytest
 from ollama_cache_proxy.policy.fields import (
     HOP_BY_HOP,
     about_cache,
-    beside_foreign_host,
     allowed_host,
     authority,
+    beside_foreign_host,
     end_to_end,
     for_storing,
     forwarded_head,

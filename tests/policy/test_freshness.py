@@ -135,6 +135,7 @@ def test_what_is_left_of_a_lifetime_is_less_by_the_age():
         pytest.param([b'x="a, no-store'], [(b"x", b"a"), (b"no-store", b"")], id="quotes that are not closed"),
         pytest.param([b'"no-store"'], [(b'"no-store"', b"")], id="a name in quotes is none"),
         pytest.param([b"=5"], [], id="no name"),
+        pytest.param([b"x=X5X"], [(b"x", b"X5X")], id="letters around a number"),
     ],
 )
 def test_response_directives_are_read_with_their_quotes(values, directives):

@@ -80,6 +80,26 @@ def test_every_row_says_where_it_was_read_and_for_which_versions():
         assert set(option.vectors) <= set(option.null), "what changes no vector says nothing as null either"
 
 
+def test_the_options_are_those_of_ollama_with_their_types():
+    """`api.Options` of 0.24 and 0.34, with `Runner` in it."""
+    numbers = (
+        "seed",
+        "num_predict",
+        "num_keep",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repeat_last_n",
+        "temperature",
+    )
+    numbers += ("repeat_penalty", "presence_penalty", "frequency_penalty", "draft_num_predict")
+    numbers += ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread")
+    expected = dict.fromkeys(numbers, OptionType.NUMBER)
+    expected |= {"stop": OptionType.TEXTS, "use_mmap": OptionType.BOOLEAN}
+    assert {option.name: option.type for option in OPTIONS} == expected
+
+
 @pytest.mark.parametrize("embedding", [False, True])
 @pytest.mark.parametrize(
     "options", [None, {}, LANGCHAIN, {"temperature": None}, {"no such option": None}], ids=range(5)
