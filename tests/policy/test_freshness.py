@@ -237,3 +237,9 @@ def test_without_a_hit_an_idle_response_is_fresh_for_its_idle_time():
     assert Freshness(lifetime=1000, idle=100).ttl == 100
     assert Freshness(lifetime=1000, age=950.0, idle=100).ttl == 50
     assert Freshness(lifetime=1000, age=1000.0, idle=100).ttl == 0
+
+
+@pytest.mark.parametrize(("year", "expected"), [(b"70", 0.0), (b"69", 3_124_224_000.0), (b"99", 915_148_800.0)])
+def test_a_year_of_two_digits_is_of_the_century_around_1970(year: bytes, expected: float) -> None:
+    day = {b"70": b"Thursday", b"69": b"Tuesday", b"99": b"Friday"}[year]
+    assert http_date(b"%b, 01-Jan-%b 00:00:00 GMT" % (day, year)) == expected
