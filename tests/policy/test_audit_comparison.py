@@ -44,7 +44,7 @@ def test_equal_numbers_in_another_text_are_equal(text: bytes) -> None:
     assert floats(base64.b64encode(packed([0.1, -2, 3e-5])).decode()) == packed([0.1, -2, 3e-5])
 
 
-@pytest.mark.parametrize("value", [None, [], "", "AAA", "AAAA", [True], ["1"], [None], [1e39], {}, 1, [[1.0]], "****"])
+@pytest.mark.parametrize("value", [None, [], "", "AAA", "AAAA", "AACA!Pw==", "AACAPw==\n", [True], ["1"], [None], [1e39], {}, 1, [[1.0]], "****"])
 def test_what_is_no_vector_is_none(value: Any) -> None:
     assert floats(value) is None
 
@@ -74,6 +74,7 @@ def test_of_several_vectors_the_worst_counts_and_signs_of_zero_do_not() -> None:
     one, far = packed(UNIT), packed([0.8, -0.6])
     assert compare_vectors([one, one], [one, far]).kind is Kind.WHOLLY
     assert compare_vectors([one], [one, one]).kind is Kind.LENGTH
+    assert compare_vectors([one, one], [one, packed([0.6])]).kind is Kind.LENGTH
     assert compare_vectors([packed([0.0, 0.0])], [packed([-0.0, 0.0])]).kind is None
 
 
@@ -193,6 +194,11 @@ def test_a_list_that_is_not_all_of_objects_counts_as_it_is(given: Any, expected:
 @pytest.mark.parametrize("body", [b"", b"no", b"[1]", b"{}"])
 def test_what_says_nothing_is_none(body: bytes) -> None:
     assert said(body, stream=False) is None
+
+
+def test_the_length_of_vectors_does_not_count() -> None:
+    assert compare_vectors([packed([3.0, 4.0])], [packed([6.0, 8.0])]).kind is None
+    assert compare_vectors([packed([0.003, 0.004])], [packed([-0.004, 0.003])]).kind is Kind.WHOLLY
 
 
 def test_kinds_have_the_names_that_metrics_show() -> None:

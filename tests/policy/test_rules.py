@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,24 @@ def test_a_lifetime_is_that_of_the_request_its_category_its_model_or_the_setting
     endpoint: Endpoint, category: str, model: str, asked: int | None, expected: Lifetime
 ) -> None:
     assert TABLES.lifetime_of(endpoint, category, model, asked=asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("tables", "category", "expected"),
+    [
+        pytest.param({"models": TABLES.models}, "", Lifetime(seconds=9, idle=5), id="models alone"),
+        pytest.param({"categories": TABLES.categories}, "docs", Lifetime(seconds=7), id="categories alone"),
+        pytest.param({"models": TABLES.models}, "docs", Lifetime(seconds=9, idle=5), id="a category without a table"),
+    ],
+)
+def test_each_table_holds_without_the_other(
+    tables: dict[str, Mapping[str, Terms]], category: str, expected: Lifetime
+) -> None:
+    assert replace(RULES, **tables).lifetime_of(EMBED, category, "all-minilm", asked=None) == expected
+
+
+def test_without_a_setting_no_authorization_is_added() -> None:
+    assert RULES.authorization == b""
 
 
 @every
