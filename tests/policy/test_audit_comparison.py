@@ -44,7 +44,10 @@ def test_equal_numbers_in_another_text_are_equal(text: bytes) -> None:
     assert floats(base64.b64encode(packed([0.1, -2, 3e-5])).decode()) == packed([0.1, -2, 3e-5])
 
 
-@pytest.mark.parametrize("value", [None, [], "", "AAA", "AAAA", "AACA!Pw==", "AACAPw==\n", [True], ["1"], [None], [1e39], {}, 1, [[1.0]], "****"])
+@pytest.mark.parametrize(
+    "value",
+    [None, [], "", "AAA", "AAAA", "AACA!Pw==", "AACAPw==\n", [True], ["1"], [None], [1e39], {}, 1, [[1.0]], "****"],
+)
 def test_what_is_no_vector_is_none(value: Any) -> None:
     assert floats(value) is None
 

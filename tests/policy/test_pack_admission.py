@@ -241,3 +241,48 @@ def test_each_reason_is_in_the_documentation():
     text = (Path(__file__).parents[2] / "docs" / "packs.md").read_text("utf-8")
     for refusal in Refusal:
         assert f"| `{refusal}` | {refusal.meaning} |" in text
+
+
+def with_field(name: bytes, value: bytes) -> dict[str, Any]:
+    return {"fields": (JSON, (name, value))}
+
+
+ALLOWED, LINE = b"access-control-", sum(map(len, JSON))
+LONG_VECTOR = replace(ITEM, vector=b"[" + b"0," * 524_286 + b"10]", numbers=524_287)
+BOUNDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("clock ahead", {"stored_at": NOW + 86_400}, {"stored_at": NOW + 86_401}),
+    ("the oldest", {"stored_at": 0, "lifetime": FOREVER}, {"stored_at": -0.5, "lifetime": FOREVER}),
+    ("the shortest lifetime", {"stored_at": NOW, "lifetime": 1}, {"stored_at": NOW, "lifetime": 0}),
+    ("lifetime", {"lifetime": FOREVER}, {"lifetime": FOREVER + 1}),
+    ("the shortest idle time", {"idle": 1}, {"idle": 0}),
+    ("idle time", {"idle": 3599}, {"idle": 3600}),
+    ("time taken", {"took": 1e6}, {"took": 1e6 + 1}),
+    ("no time taken", {"took": 0}, {"took": -1}),
+    ("prompt tokens", {"prompt_tokens": 2**53}, {"prompt_tokens": 2**53 + 1}),
+    ("output tokens", {"output_tokens": 2**53}, {"output_tokens": 2**53 + 1}),
+    ("no tokens", {"prompt_tokens": 0, "output_tokens": 0}, {"output_tokens": -1}),
+    ("namespace", {"namespace": "x" * 128}, {"namespace": "x" * 129}),
+    ("reason", {"reason": "x" * 128}, {"reason": "x" * 129}),
+    ("no reason", {"reason": ""}, {"reason": "\x7f"}),
+    ("fields", {"fields": (JSON, *[(ALLOWED, b"")] * 63)}, {"fields": (JSON, *[(ALLOWED, b"")] * 64)}),
+    ("name", with_field(ALLOWED + b"a" * 113, b""), with_field(ALLOWED + b"a" * 114, b"")),
+    ("bytes", with_field(ALLOWED, b"x" * (8177 - LINE)), with_field(ALLOWED, b"x" * (8178 - LINE))),
+    ("characters", with_field(ALLOWED, b"\t \x21~\x80\xff"), with_field(ALLOWED, b"\x7f")),
+    (
+        "vector",
+        {"body": encode(LONG_VECTOR)},
+        {"body": encode(replace(LONG_VECTOR, vector=b"[00" + LONG_VECTOR.vector[2:]))},
+    ),
+]
+
+
+@pytest.mark.parametrize(("inside", "outside"), [row[1:] for row in BOUNDS], ids=[row[0] for row in BOUNDS])
+def test_what_is_beside_the_body_is_within_its_bounds(inside: dict[str, Any], outside: dict[str, Any]) -> None:
+    assert isinstance(of(replace(VECTOR, **inside)), StoredResponse)
+    assert of(replace(VECTOR, **outside)) is Refusal.UNSOUND
+
+
+def test_a_response_is_held_to_the_bounds_of_this_proxy():
+    large = replace(WHOLE, body=COMPLETION.replace(b'"x"', b'"%b"' % (b"x" * (1024 - len(COMPLETION) + 1))))
+    assert isinstance(of(large, max_entry_bytes=1024), StoredResponse)
+    assert of(replace(large, body=large.body.replace(b"xx", b"xxx", 1)), max_entry_bytes=1024) is Refusal.TOO_LARGE

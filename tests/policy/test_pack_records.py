@@ -55,3 +55,16 @@ def test_what_arrives_is_cut_into_whole_records_wherever_it_is_torn():
 def test_a_note_that_is_no_object_is_an_error(text):
     with pytest.raises(ValueError):
         cut(bytearray(bytes(32) + struct.pack(">I", len(text)) + text))
+
+
+def test_an_entry_of_the_largest_size_is_read_and_no_larger_one():
+    largest = record_of(KEY, bytes(MAX_ENTRY))
+    assert [len(value) for _, value in records(largest)] == [MAX_ENTRY]
+    assert cut(bytearray(largest)) == ([(largest, None)], len(largest))
+    for read in (lambda data: list(records(bytes(data))), cut):
+        with pytest.raises(ValueError, match="too large"):
+            read(bytearray(record_of(KEY, bytes(MAX_ENTRY + 1))))
+
+
+def test_the_largest_entry_is_that_of_the_documentation():
+    assert MAX_ENTRY == 8 * 1024 * 1024
