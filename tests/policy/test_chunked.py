@@ -148,3 +148,10 @@ def test_chunks_that_are_split_off_and_chunks_that_are_tracked_end_alike(seed: i
         at += len(came)
         assert chunks.between == (at in begins or at == len(stream))
     assert found > 0
+
+
+def test_tracking_that_has_ended_does_not_begin_anew_with_the_next_chunk() -> None:
+    chunks = after(HEAD, b"1;a\r\nx\r\n1\r\nx\r\n")
+    assert not chunks.between
+    chunks.add(b"1\r\nx\r\n")
+    assert not chunks.between

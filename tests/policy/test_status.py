@@ -68,6 +68,15 @@ def test_cache_status_reads_as_rfc_9211_wants_it(status, text):
     assert status.render() == text.encode()
 
 
+@pytest.mark.parametrize(
+    ("known", "of", "told"),
+    [(0, 0, ""), (0, 5, ""), (1, 5, "; known=1; of=5"), (4, 5, "; known=4; of=5"), (5, 5, ""), (1, 1, "")],
+)
+def test_of_a_list_it_is_told_how_many_texts_were_known_if_some_were_and_not_all(known, of, told):
+    status = CacheStatus(result=Result.MISS, fwd=FwdReason.MISS, detail=Detail.ITEMS, known=known, of=of)
+    assert status.render().decode() == f"ollama-cache-proxy; fwd=miss; detail=items{told}"
+
+
 @pytest.mark.parametrize("detail", list(Detail), ids=lambda detail: detail.name)
 def test_every_detail_is_a_token_and_makes_a_bypass(detail):
     assert TOKEN.fullmatch(detail.value)

@@ -237,6 +237,25 @@ def test_limits_of_large_responses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read('{"data":[' + "[]," * 10_000 + "[]]}", 1) == WholeOnly()
 
 
+@pytest.mark.parametrize("vector", ["[" + "1," * 40 + "1]", '"' + "QUJD" * 28 + "QUJDRA==" + '"'])
+def test_a_vector_may_be_as_long_as_the_limit(vector: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = f'{{"data":[{row(vector)}]}}'
+    monkeypatch.setattr(any_form, "_LONGEST", len(vector))
+    assert isinstance(read(body, 1), Cut)
+    monkeypatch.setattr(any_form, "_LONGEST", len(vector) - 1)
+    assert read(body, 1) == WholeOnly()
+
+
+def test_all_but_numbers_may_be_as_long_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strings, and what is between them, up to the last string."""
+    body = f'{{"model":"m","data":[{row(chr(34) + "QUJDRA==" + chr(34))}]}}'
+    limit = body.rindex('"') + 1
+    monkeypatch.setattr(any_form, "_LARGEST_REST", limit)
+    assert isinstance(read(body, 1), Cut)
+    monkeypatch.setattr(any_form, "_LARGEST_REST", limit - 1)
+    assert read(body, 1) == WholeOnly()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_strings_and_numbers_are_found_wherever_they_stand(seed: int) -> None:
     source = random.Random(seed)
