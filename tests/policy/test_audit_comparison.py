@@ -141,6 +141,11 @@ def test_what_differs_between_equal_completions_says_nothing() -> None:
     assert said(body, stream=False) == {("response",): "yes"}
 
 
+def test_a_whole_completion_says_the_same_over_several_lines() -> None:
+    written = json.dumps(WHOLE, indent=1).encode()
+    assert said(written, stream=False) == said(json.dumps(WHOLE).encode(), stream=False)
+
+
 def lines(*texts: str) -> bytes:
     parts = [{"created_at": f"{at}", "response": text, "done": False} for at, text in enumerate(texts)]
     return b"".join(

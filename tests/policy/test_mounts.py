@@ -25,6 +25,9 @@ MOUNTINFO = """\
 51 27 0:51 / /mnt/ceph rw - fuse.ceph ceph rw
 nonsense
 52 27 0:52
+54 27 0:54 / /home/bob rw ext4 /dev/vde rw
+55 27 - nfs4 server:/x rw
+56 27 0:56 / /mnt/late rw - nfs server:/late rw
 53 27 0:53 / /mnt/dash rw -
 """
 
@@ -48,6 +51,8 @@ nonsense
         ("/mnt/usb/kept", None),
         ("/mnt/ceph/kept", "ceph"),
         ("/mnt/dash/kept", None),
+        pytest.param("/home/bob", "nfs4", id="a line without a type says nothing"),
+        pytest.param("/mnt/late", "nfs", id="a line behind one that cannot be read"),
     ],
 )
 def test_what_a_path_is_on(path: str, kind: str | None) -> None:
@@ -62,3 +67,59 @@ def test_the_lines_of_this_machine_can_be_read() -> None:
     mountinfo = Path("/proc/self/mountinfo")
     if mountinfo.exists():  # Linux
         assert remote_file_system(mountinfo.read_text("utf-8", "surrogateescape"), "/proc/self") is None
+
+
+REMOTE = [
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "coda",
+    "davfs",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "ocfs2",
+    "orangefs",
+    "smb3",
+    "smbfs",
+    "vboxsf",
+]
+BY_FUSE = [
+    "curlftpfs",
+    "gcsfuse",
+    "geesefs",
+    "goofys",
+    "gvfsd-fuse",
+    "juicefs",
+    "mount-s3",
+    "rclone",
+    "s3fs",
+    "seaweedfs",
+    "smbnetfs",
+    "sshfs",
+]
+
+
+def on(kind: str) -> str | None:
+    return remote_file_system(f"1 0 0:1 / / rw - {kind} source rw\n", "/kept")
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_file_system_of_another_machine_is_one_by_fuse_too(kind: str) -> None:
+    assert (on(kind), on(f"fuse.{kind}")) == (kind, kind)
+
+
+@pytest.mark.parametrize("kind", BY_FUSE)
+def test_some_are_by_fuse_alone(kind: str) -> None:
+    assert (on(kind), on(f"fuse.{kind}")) == (None, kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "apfs", "fuseblk", "fuse.ext4"])
+def test_a_file_system_of_this_machine_is_not(kind: str) -> None:
+    assert on(kind) is None
