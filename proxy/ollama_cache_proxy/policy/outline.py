@@ -133,7 +133,7 @@ def outline(body: bytes, *, most: float = MOST) -> Steps[Outline | None]:
         quotes.append(seen)
         outside = b'"'.join(parts[seen % 2 :: 2])
         more = len(parts) - 1
-        if (seen + more) % 2 and (more or not seen % 2):  # the string that begins last ends in another slice
+        if more and (seen + more) % 2:  # the string that begins last ends in another slice
             outside += b'"'
         structure.append(outside)
         spent += counts(outside).nanoseconds

@@ -265,3 +265,28 @@ def test_strings_and_numbers_are_found_wherever_they_stand(seed: int) -> None:
         expected.append(found.span())
         at = found.end()
     assert [found.span() for found in any_form._strings_and_numbers(body)] == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "frame"),
+    [
+        pytest.param(
+            V1,
+            '{"model":"m","data":[{"index":0,"embedding":[1, 2],"object":"e"}],'
+            '"usage":{"prompt_tokens":3,"total_tokens":3}}',
+            b'{"base64":false,"row":{"embedding":"vector","index":"index","object":["e"]},"top":{"data":"rows",'
+            b'"model":["m"],"usage":{"prompt_tokens":"count","total_tokens":"count"}},"type":"application/json"}',
+            id="rows",
+        ),
+        pytest.param(
+            EMBED,
+            '{"embeddings":[[1, 2]],"total_duration":7,"load_duration":2,"prompt_eval_count":3,"model":"m"}',
+            b'{"base64":false,"row":null,"top":{"embeddings":"rows","load_duration":"load","model":["m"],'
+            b'"prompt_eval_count":"count","total_duration":"total"},"type":"application/json"}',
+            id="vectors",
+        ),
+    ],
+)
+def test_a_frame_stays_what_it_is(path: str, body: str, frame: bytes) -> None:
+    """Items that are stored have it, and only those of one frame are joined."""
+    assert cut(body, 1, path).frame == frame
