@@ -179,7 +179,7 @@ async def test_what_was_asked_before_a_clear_is_not_written(server: KeptServer, 
     assert [name.decode()[-1:] for name in server.client().scan_iter("ocp:1:e:*")] == ["3"]
 
 
-@pytest.mark.parametrize("found", [None, b"no number", b"-1", ["a list"]])
+@pytest.mark.parametrize("found", [None, b"no number", b"-1", b"9223372036854775807", ["a list"]])
 async def test_a_number_that_is_none_is_smaller_than_any(
     found: bytes | list[str] | None, server: KeptServer, store: RedisStore
 ) -> None:

@@ -55,6 +55,17 @@ def test_an_empty_one_of_ones_own_is_taken(tmp_path: Path) -> None:
     assert mode(KeptFolder.opened(tmp_path / "kept").path) == 0o700
 
 
+def test_one_in_which_a_full_disk_left_an_empty_tag_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.mkdir()
+    (path / "CACHEDIR.TAG").touch()
+    assert KeptFolder.opened(path).deletions() == 0
+    (path / "CACHEDIR.TAG").write_bytes(b"")
+    (path / "store.json").write_bytes(b"not the proxy's")
+    with pytest.raises(FolderError, match="holds files that are not the proxy's"):
+        KeptFolder.opened(path)
+
+
 def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "kept").symlink_to(tmp_path / "disk")
@@ -160,7 +171,10 @@ def test_a_process_that_is_killed_leaves_a_number_that_can_be_read(tmp_path: Pat
         assert folder.deletions() >= said
 
 
-@pytest.mark.parametrize("content", [b"", b'{"name": "ollama-cache-proxy", "form', b"[]", b'{"deletions": -1}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"name": "ollama-cache-proxy", "form', b"[]", b'{"deletions": -1}', b'{"deletions": 9223372036854775807}'],
+)
 def test_a_number_that_cannot_be_read(content: bytes, tmp_path: Path) -> None:
     """The folder is still known as the proxy's, by its tag; what is in it may have been cleared."""
     KeptFolder.opened(tmp_path / "kept")

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from ollama_cache_proxy.core.store_ports import Entries, Matches, Uncounted
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.stores.redis.generation import new_token
-from ollama_cache_proxy.stores.redis.kept_folder import FolderError, KeptFolder, UnknownDeletionsError
+from ollama_cache_proxy.stores.redis.kept_folder import DELETIONS_BELOW, FolderError, KeptFolder, UnknownDeletionsError
 from ollama_cache_proxy.stores.redis.key_layout import DELETIONS, GENERATION, START
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 
@@ -140,4 +140,4 @@ async def _number(pool: Any) -> int:
     if await pool.type(DELETIONS) == b"none":
         return 0
     found = await pool.get(DELETIONS) if await pool.type(DELETIONS) == b"string" else b""
-    return int(found) if found.isdigit() else -1
+    return int(found) if found.isdigit() and int(found) < DELETIONS_BELOW else -1

@@ -47,6 +47,8 @@ _TAG_TEXT: Final = (
 )
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
+DELETIONS_BELOW: Final = 1 << 62
+"""A number of deletions that is not below is no count, and a server could not count on from it for long."""
 _MOST: Final = 4096
 """Bytes of store.json that are read."""
 
@@ -122,7 +124,7 @@ class KeptFolder:
             0,
         ):  # systemd's CacheDirectory is a link of root
             raise FolderError(f"{path} belongs to another user")
-        if not any(path.iterdir()):
+        if self._is_begun():
             path.chmod(0o700)
         elif not self._is_ours():
             raise FolderError(f"{path} holds files that are not the proxy's")
@@ -146,7 +148,7 @@ class KeptFolder:
             number = self._stored()["deletions"]
         except (OSError, ValueError, KeyError, TypeError):
             number = None
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < DELETIONS_BELOW:
             raise UnknownDeletionsError(f"{self.path / _STORE} is damaged")
         return number
 
@@ -236,6 +238,11 @@ class KeptFolder:
         return {manifest, *(name for word, name in itertools.pairwise(words) if word == "file")}
 
     # Its files.
+
+    def _is_begun(self) -> bool:
+        """Return whether nothing is there, or only a tag that a full disk, or a kill, has left empty."""
+        names = {path.name for path in self.path.iterdir()}
+        return not names or (names == {_TAG} and (self.path / _TAG).lstat().st_size == 0)
 
     def _is_ours(self) -> bool:
         """Return whether the proxy has made it: by either file, since one of them may be damaged. Raise FolderError."""
