@@ -4,12 +4,12 @@
     policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, status, usage
     downstream/    HTTP/1.1 towards clients
     upstream/      Ollama: HTTP/1.1 towards it, the digests of its models, those that are loaded
-    stores/        stored entries: memory, Redis (stores/redis/), and a hot tier in front of it
-    telemetry/     observers of facts: metrics, log, statistics, recent requests
+    stores/        stored entries: memory, Redis and private servers (stores/redis/), a hot tier in front; sealing
+    telemetry/     observers of facts: metrics, log, statistics, recent requests; recordings for warm
     admin/         the proxy's own routes: health, metrics, entries, the live page
     service/       the running proxy: settings, what they open, the composition root, workers
     cli/           the command line, one module a command
-    workbench/     what bench, warm and quantize compute and decide, pure
+    workbench/     what bench, warm and quantize compute and decide, and the form of packs, pure
     gpu/           metrics of NVIDIA cards under the names of dcgm-exporter, a command of its own
     simulator/     an Ollama with the real wire form, for tests and demo
     web/           the live page: HTML, CSS and JavaScript as they are served

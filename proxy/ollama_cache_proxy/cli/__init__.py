@@ -8,7 +8,7 @@
     reasons.py   what to do about a bypass
     loop.py      the event loop, and signals
     checks/      what `doctor` checks
-    jobs/        the work of `bench`, `warm` and `quantize`, around workbench/
+    jobs/        the work of `bench`, `warm`, `quantize` and packs, around workbench/
     worker.py    one process of `serve --workers`, started by nothing else
 
 What only one command needs is imported when it runs.

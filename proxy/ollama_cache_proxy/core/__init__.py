@@ -12,6 +12,7 @@ The modules, in the order in which a request meets them:
     relay.py            requests that bypass the cache
     delivery.py         all that is written to a client
     outcome.py          how it went, and the one fact that it ends in
+    packing.py          entries for packs, and from them
     explanation.py      the same steps without asking Ollama, and the nearest entry
 
     questions.py        what is asked, and the neighbours that everything here is made of

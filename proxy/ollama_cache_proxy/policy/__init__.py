@@ -5,12 +5,13 @@
     classify      whether a request may be served from the cache, or why not
     document      whether its JSON means the same to Ollama
     key           what is in a cache key
-    context_lengths
-                  when another context length of a model makes other keys
+    scope_marks   what an entry tells of its key's scope
+    context_lengths  when another context length of a model makes other keys
     embeddings    lists of texts, item by item
     callers       requests that a setting names
     reuse         request directives, and whether an entry may answer
     storing       whether a response may be stored
+    lifetimes     how long an entry lives, and what a hit renews
     replay_pace   how a recorded stream is replayed
     host_names    Host names that a setting allows
     fields        which fields are forwarded and replayed; the Host rule
@@ -20,9 +21,10 @@
     replies       responses of the proxy's own
     usage         what a response tells of Ollama's work
     purge         which entries a purge matches
-    pack_admission  which entries of a pack may be stored
+    pack_admission  which entries of a pack may be stored; pack_records: how they are sent
+    recordable    which requests may be recorded, and what of them
     fingerprints  fingerprints of a request
-    scope_marks   what an entry tells of the scope that its key was made of
+    mounts, server_versions, store_eviction: what a private or named server can be trusted with
     breaker, buffers, chunked, labels, model_names, record, sums, target, trace:
                   small things of one purpose each
 

@@ -8,6 +8,10 @@ The modules:
     neighbours           opens what exchanges need: store, Ollama, digests of models, statistics
     store_choice         which store: a Redis by URL, a private server, or memory
     private_store        starts a private server, one that keeps its entries where that can be
+    sealing              whether entries are sealed; seal_key_file: the key
+    eviction_check       whether a named Redis evicts, where entries may live until then
+    recordings           opens the folder in which requests are recorded
+    durations, tables    settings that are times; those of one model or category
     rules_from_settings  the rules of exchanges
     own_routes           the proxy's own routes, put together
     scrape               the metrics of this process, and of all workers

@@ -10,4 +10,5 @@ The modules:
     log                log lines
     statistics         totals that live in the store
     recent             the last requests and minutes, for the live page
+    request_recorder   requests in files, for `warm`
 """

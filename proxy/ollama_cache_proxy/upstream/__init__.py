@@ -7,6 +7,5 @@ The modules:
     connections    the pool of connections
     digests        model names to digests, and when an entry is withdrawn
     loaded_models  which models are loaded
-    loaded_contexts
-                   with which context length, seen after responses
+    loaded_contexts  with which context length, seen after responses
 """

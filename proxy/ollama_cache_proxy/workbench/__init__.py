@@ -1,8 +1,10 @@
-"""What the commands `bench`, `warm` and `quantize` compute and decide, pure: no I/O, no clock, no randomness.
+"""What the commands `bench`, `warm`, `quantize`, `export` and `import` decide, pure: no I/O, no clock, no randomness.
 
 - `spread`: median, minimum and maximum; `sheet`: a table as Markdown; `speedup`: the results of `bench`
 - `bench_questions`: the requests that `bench` and `quantize` send
-- `chunks`: texts cut from files; `requests`: the requests that `warm` sends, and their outcomes
+- `chunks`: texts cut from files; `requests`: the requests that `warm` sends, and their outcomes;
+  `request_logs`: those that were logged or recorded
+- `pack_form`: the form of a pack
 - `levels`: quantizations, their names and sizes; `fidelity`: how similar two models are; `verdict`: which to use
 - `related`: whether two models can be quantizations of one; `shown`: what `/api/show` tells of a model
 """

@@ -1,1 +1,1 @@
-"""The work of `bench`, `warm` and `quantize`: I/O around workbench/, imported when one of them runs."""
+"""The work of `bench`, `warm`, `quantize`, `export` and `import`: I/O around workbench/, imported when one runs."""

@@ -19,6 +19,8 @@
     kept_server.py     one that keeps them in a folder (kept_folder.py), and that proxies share (runtime_folder.py)
     deletions.py       how deletions in it survive whatever ends it
     scrubber.py        how what was deleted leaves its files
+    renewals.py        how hits renew idle entries
+    eviction.py        whether the server drops something when it is full
 
 Only key_layout knows names, only redis_client opens connections for entries, and no failure passes the guard: a store
 over several servers differs in these three, and in the commands with more than one key.
