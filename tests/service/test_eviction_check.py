@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.service.eviction_check import check_eviction, until_evicted
-from ollama_cache_proxy.service.settings import Settings, SettingsError, load
+from ollama_cache_proxy.service.eviction_check import check_eviction
+from ollama_cache_proxy.service.settings import Settings, SettingsError, kinds_of_lifetime, load
 from tests.support.servers import RedisServer, free_port
 from tests.support.stores import calls, permit
 
@@ -27,7 +27,7 @@ UNTIL = {"lifetime": "until-evicted"}
     ],
 )
 def test_any_table_may_say_so(given: dict[str, Any], expected: bool) -> None:
-    assert until_evicted(load(None, given)) is expected
+    assert ("until-evicted" in kinds_of_lifetime(load(None, given))) is expected
 
 
 @pytest.fixture(scope="module")

@@ -66,12 +66,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         action=argparse.BooleanOptionalAction,
-        help="keep what a private Redis holds over a restart (default: yes; OCP_KEEP)",
+        help="keep the entries of a private server over restarts (default: yes; OCP_KEEP)",
     )
     parser.add_argument(
         "--store-dir",
-        metavar="FOLDER",
-        help="where it is kept (default: ~/.cache/ollama-cache-proxy; OCP_STORE_DIR)",
+        metavar="DIR",
+        help="where they are kept (default: ~/.cache/ollama-cache-proxy; OCP_STORE_DIR)",
     )
     parser.add_argument(
         "--cache",
@@ -89,7 +89,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record-requests",
         metavar="DIR",
-        help="write requests that may be cached, with their prompts, to this private folder, for warm"
+        help="write requests that may be cached, prompts included, to this folder of your own, for warm"
         " (OCP_RECORD_REQUESTS)",
     )
     add_config(parser)

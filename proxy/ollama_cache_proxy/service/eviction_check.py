@@ -12,16 +12,10 @@ from redis.exceptions import ResponseError
 
 from ollama_cache_proxy.policy.store_eviction import unbounded
 from ollama_cache_proxy.service.redis_access import client_of, redis_address, tls_for
-from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis, public_url
+from ollama_cache_proxy.service.settings import Settings, SettingsError, kinds_of_lifetime, named_redis, public_url
 
 _WITHIN: Final = 2.0
 """Seconds to ask; a Redis that does not answer does not hold up the start."""
-
-
-def until_evicted(settings: Settings) -> bool:
-    """Return whether embeddings may live until they are evicted."""
-    tables = (*settings.models.values(), *settings.categories.values())
-    return "until-evicted" in (settings.lifetime, *(table.lifetime for table in tables))
 
 
 async def check_eviction(settings: Settings) -> str:
@@ -29,7 +23,7 @@ async def check_eviction(settings: Settings) -> str:
 
     Return a line for the log, empty for none.
     """
-    url = named_redis(settings) if until_evicted(settings) else ""
+    url = named_redis(settings) if "until-evicted" in kinds_of_lifetime(settings) else ""
     if not url:
         return ""
     name, address = public_url(url), redis_address(url)

@@ -30,7 +30,7 @@ from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
 from ollama_cache_proxy.policy.lifetimes import FOREVER
 from ollama_cache_proxy.service.durations import Duration
-from ollama_cache_proxy.service.tables import Caching, CategoryTables, KindOfLifetime, ModelTables, shown
+from ollama_cache_proxy.service.tables import Caching, CategoryTables, KindOfLifetime, ModelTables, Table, shown
 from ollama_cache_proxy.service.texts import Texts
 from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
 
@@ -109,21 +109,21 @@ class Settings(BaseSettings):
     )
     keep: bool = Field(
         default=True,
-        description="Keep what a private server holds in store_dir, so that it is known after a restart; false: nothing"
-        " is written.",
+        description="Keep the entries of a private server in store_dir, so that they are known after a restart; false:"
+        " nothing is written.",
     )
     store_dir: str | None = Field(
         None,
-        description="Folder in which a private server keeps its entries; else ollama-cache-proxy in XDG_CACHE_HOME, or"
-        " in ~/.cache.",
+        description="Folder in which a private server keeps its entries; by default ollama-cache-proxy in"
+        " XDG_CACHE_HOME, else in ~/.cache.",
     )
     store_stop_timeout: Seconds = Field(
-        10.0, description="Seconds that a private server may take at the end to write what it keeps."
+        10.0, description="Seconds that a private server may take at the end to write its files."
     )
     seal_key_file: str | None = Field(
         None,
-        description="File of the key that entries are sealed with before they are stored in a Redis or private server"
-        " (ollama-cache-proxy seal-key FILE makes one); else they are stored in the clear.",
+        description="File with the key that seals entries before they are stored in a Redis or private server"
+        " (ollama-cache-proxy seal-key FILE makes one); without it they are stored in the clear.",
     )
     private_redis_bytes: Bytes = Field(512 * _MIB, description="Size limit of a private server.")
     memory_bytes: Bytes = Field(256 * _MIB, description="Size limit of the memory store.")
@@ -132,27 +132,27 @@ class Settings(BaseSettings):
         description="Size limit of the hot tier, a copy of Redis' entries in memory; 0: none. Divided among workers.",
     )
     ttl_completion: Duration = Field(
-        3600, description="How long completions are fresh: seconds, or a text such as 90d, 12h or 30m."
+        3600, description="How long completions are fresh: seconds, or a text such as 12h."
     )
-    ttl_embedding: Duration = Field(86_400, description="How long embeddings are fresh, likewise.")
-    max_ttl: Duration = Field(604_800, description="The largest X-Cache-TTL that a request may ask for, likewise.")
+    ttl_embedding: Duration = Field(86_400, description="How long embeddings are fresh.")
+    max_ttl: Duration = Field(604_800, description="The largest X-Cache-TTL that a request may ask for.")
     lifetime: KindOfLifetime = Field(
         "fixed",
-        description="What ends embeddings. fixed: ttl_embedding from storing. idle: so long without a hit, as each one"
-        " renews them. until-evicted: the store, where it needs room. Not where a request says X-Cache-TTL.",
+        description="What ends stored embeddings. fixed: ttl_embedding, from storing. idle: ttl_embedding without a"
+        " hit, or max_lifetime. until-evicted: the store, when it needs room. One with X-Cache-TTL is fixed.",
     )
     max_lifetime: Duration = Field(
-        7_776_000, description="How long after storing an idle entry ends at last, hits or not: seconds or a text."
+        7_776_000, description="How long after it was stored an idle entry ends, hits or not."
     )
     models: ModelTables = Field(
         {},
-        description="What is other for a model: ttl, lifetime and cache, a policy; a table for each, as in"
-        ' [models."all-minilm"]; in the environment JSON.',
+        description="What differs for a model, a table for each: ttl, lifetime, and cache (a policy), as in"
+        ' [models."all-minilm"]; JSON in the environment.',
     )
     categories: CategoryTables = Field(
         {},
-        description="The same for a category that requests name (X-Cache-Category), as in [categories.docs]. It comes"
-        " before that of the model.",
+        description="The same for a category that requests name (X-Cache-Category), as in [categories.docs]. It takes"
+        " precedence over that of the model.",
     )
     max_request_bytes: Bytes = Field(8 * _MIB, description="Larger requests bypass the cache.")
     max_entry_bytes: Bytes = Field(_MIB, description="Larger completions are not stored.")
@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     epoch: str = Field(
         "",
         description="Part of every key; change it when Ollama's settings, its environment or hardware change."
-        " Another context length of a model is noticed without it.",
+        " When a model gets another context length, the proxy notices.",
     )
     credential_fields: Texts = Field(
         (),
@@ -461,12 +461,20 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
 
 def longest_lifetime(settings: Settings) -> int:
     """Return for how many seconds after storing an entry may be served, whatever it is."""
-    tables = (*settings.models.values(), *settings.categories.values())
-    kinds = {settings.lifetime, *(table.lifetime for table in tables)}
+    kinds = kinds_of_lifetime(settings)
     if "until-evicted" in kinds:
         return FOREVER
-    times = [settings.ttl_completion, settings.ttl_embedding, *(table.ttl or 0 for table in tables)]
+    times = [settings.ttl_completion, settings.ttl_embedding, *(table.ttl or 0 for table in _tables(settings))]
     return max(*times, settings.max_lifetime if "idle" in kinds else 0)
+
+
+def kinds_of_lifetime(settings: Settings) -> set[str | None]:
+    """Return the kinds of lifetime that entries may have; None among them where a table names none."""
+    return {settings.lifetime, *(table.lifetime for table in _tables(settings))}
+
+
+def _tables(settings: Settings) -> tuple[Table, ...]:
+    return (*settings.models.values(), *settings.categories.values())
 
 
 def named_redis(settings: Settings) -> str:
