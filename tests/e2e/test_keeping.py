@@ -141,7 +141,9 @@ async def test_a_foreign_folder_is_left_alone(name: str, content: str, told: str
     async with place.serve() as serving:
         assert await serving.ask("a", "a") == ["MISS", "HIT"]
         (line,) = serving.said("Nothing is kept")
-        assert line.endswith("Nothing is kept over a restart (--no-keep): " + told.format(folder=place.folder))
+        assert line.endswith(
+            "Nothing is kept over restarts (--no-keep silences this): " + told.format(folder=place.folder)
+        )
         assert "forgotten when the proxy ends" in serving.said("Store:")[0]
         await serving.end()
     assert [(path.name, path.read_text()) for path in place.folder.iterdir()] == [(name, content)]

@@ -80,7 +80,7 @@ async def test_where_it_is_kept_is_said(tmp_path: Path) -> None:
 async def test_a_folder_that_cannot_be_used_is_one_line(path: str, told: str) -> None:
     async with opened(path) as (_, server, log):
         assert server.folder is None
-        assert f"Nothing is kept over a restart (--no-keep): {told}" in log.getvalue()
+        assert f"Nothing is kept over restarts (--no-keep silences this): {told}" in log.getvalue()
         assert "forgotten when the proxy ends" in log.getvalue()
 
 
@@ -92,7 +92,7 @@ async def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "expanduser", no_home)
     async with opened("") as (_, server, log):
         assert server.folder is None
-        assert "(--no-keep): there is no home folder; --store-dir names another" in log.getvalue()
+        assert "(--no-keep silences this): there is no home folder; --store-dir names another" in log.getvalue()
 
 
 async def test_an_old_server_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ async def test_an_old_server_keeps_nothing(tmp_path: Path, monkeypatch: pytest.M
     wrapped(monkeypatch, tmp_path / "old", old)
     async with opened(tmp_path / "kept") as (chosen, server, log):
         assert (server.folder, chosen.state()) == (None, WELL)
-        assert f"(--no-keep): {tmp_path / 'old'} is too old for it, or another program" in log.getvalue()
+        assert f"(--no-keep silences this): {tmp_path / 'old'} is too old for it, or another program" in log.getvalue()
     assert not (tmp_path / "kept").exists()
 
 

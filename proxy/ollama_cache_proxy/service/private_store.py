@@ -45,7 +45,7 @@ async def open_private(settings: Settings, stack: AsyncExitStack, tasks: Tasks, 
         try:
             return await _kept(binary, settings, stack, tasks, log)
         except FolderError as error:
-            log.say(f"Nothing is kept over a restart (--no-keep): {error}", warning=True)
+            log.say(f"Nothing is kept over restarts (--no-keep silences this): {error}", warning=True)
     else:
         _say_what_is_left(settings, log)
     private = PrivateRedis(binary, capacity=settings.private_redis_bytes, tasks=tasks)
@@ -106,4 +106,4 @@ def _say_what_is_left(settings: Settings, log: Log) -> None:
     except FolderError:
         return
     if folder is not None and folder.holds_something:
-        log.say(f"What was kept before is still in {folder.path}; it is not used, and not cleared (--no-keep)")
+        log.say(f"What was kept before is still in {folder.path}; it is not used, nor cleared, while keep is off")
