@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.telemetry import request_recorder
-from ollama_cache_proxy.telemetry.request_recorder import Folder, FolderError, Place, RequestRecorder
+from ollama_cache_proxy.telemetry.request_recorder import Place, RecordingsError, RecordingsFolder, RequestRecorder
 from tests.support.waiting import until
 
 MIB = 1 << 20
@@ -61,7 +61,7 @@ def umask() -> Iterator[None]:
 @pytest.mark.usefixtures("umask")
 async def test_each_request_is_one_line_in_a_private_file(recording: Recording, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "recordings"
-    assert recording.recorder.use(Folder(place(folder)))
+    assert recording.recorder.use(RecordingsFolder(place(folder)))
     for number in (1, 2, 1):
         recording.record(number)
     await recording.recorder.close()
@@ -75,7 +75,7 @@ async def test_each_request_is_one_line_in_a_private_file(recording: Recording, 
 
 
 async def test_without_a_request_there_is_no_file(recording: Recording, tmp_path: Path) -> None:
-    recording.recorder.use(Folder(place(tmp_path / "a")))
+    recording.recorder.use(RecordingsFolder(place(tmp_path / "a")))
     await recording.recorder.close()
     assert list((tmp_path / "a").iterdir()) == []
 
@@ -85,15 +85,15 @@ def test_an_empty_folder_of_ones_own_is_made_private_and_another_is_refused(mode
     folder = tmp_path / "a"
     folder.mkdir()
     folder.chmod(mode)
-    Folder(place(folder)).close()
+    RecordingsFolder(place(folder)).close()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     (folder / "file").touch()
     folder.chmod(mode)
-    with pytest.raises(FolderError, match="others can enter it, and it is not empty: chmod 700"):
-        Folder(place(folder))
+    with pytest.raises(RecordingsError, match="others can enter it, and it is not empty: chmod 700"):
+        RecordingsFolder(place(folder))
     assert stat.S_IMODE(folder.stat().st_mode) == mode
     folder.chmod(0o700)
-    Folder(place(folder)).close()
+    RecordingsFolder(place(folder)).close()
 
 
 def test_links_files_and_folders_of_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,13 +102,13 @@ def test_links_files_and_folders_of_others_are_refused(tmp_path: Path, monkeypat
     (tmp_path / "link").symlink_to(real)
     (tmp_path / "file").touch()
     for name in ("link", "file"):
-        with pytest.raises(FolderError, match="it is no folder, or a link"):
-            Folder(place(tmp_path / name))
-    with pytest.raises(FolderError, match="it is no folder, or a link"):
-        Folder(place(tmp_path / "file" / "below"))
+        with pytest.raises(RecordingsError, match="it is no folder, or a link"):
+            RecordingsFolder(place(tmp_path / name))
+    with pytest.raises(RecordingsError, match="it is no folder, or a link"):
+        RecordingsFolder(place(tmp_path / "file" / "below"))
     monkeypatch.setattr(os, "geteuid", lambda: real.stat().st_uid + 1)
-    with pytest.raises(FolderError, match="it is another user's"):
-        Folder(place(real))
+    with pytest.raises(RecordingsError, match="it is another user's"):
+        RecordingsFolder(place(real))
 
 
 async def test_the_oldest_go_and_nothing_else(recording: Recording, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ async def test_the_oldest_go_and_nothing_else(recording: Recording, tmp_path: Pa
     for file in (old, mine):
         file.write_bytes(bytes(MIB))
     (tmp_path / "requests-20200101T000000.000Z-1-2.jsonl").symlink_to(outside)
-    recording.recorder.use(Folder(place(tmp_path)))
+    recording.recorder.use(RecordingsFolder(place(tmp_path)))
     for number in range(300):
         recording.record(number, 10_000)
         await asyncio.sleep(0)
@@ -138,7 +138,7 @@ async def test_the_oldest_go_and_nothing_else(recording: Recording, tmp_path: Pa
 async def test_several_processes_share_the_limit(tmp_path: Path) -> None:
     both = [Recording(), Recording()]
     for one in both:
-        one.recorder.use(Folder(place(tmp_path / "a", writers=2)))
+        one.recorder.use(RecordingsFolder(place(tmp_path / "a", writers=2)))
     for number in range(200):
         both[number % 2].record(number, 10_000)
         await asyncio.sleep(0)
@@ -149,7 +149,7 @@ async def test_several_processes_share_the_limit(tmp_path: Path) -> None:
 
 
 async def test_what_is_larger_than_a_file_and_what_is_no_text_is_left_out(recording: Recording, tmp_path: Path) -> None:
-    recording.recorder.use(Folder(place(tmp_path / "a")))
+    recording.recorder.use(RecordingsFolder(place(tmp_path / "a")))
     recording.record(1, MIB // 8)
     recording.recorder.record("key", "/api/generate", {}, b'{"prompt": "\xff"}')
     recording.record(2)
@@ -168,7 +168,7 @@ async def test_a_full_disk_ends_recording_with_one_line_and_no_torn_one(
         return written(file, bytes(data)[:50])
 
     folder = tmp_path / "a"
-    recording.recorder.use(Folder(place(folder)))
+    recording.recorder.use(RecordingsFolder(place(folder)))
     recording.record(0)
     await until(lambda: lines(folder))
     monkeypatch.setattr(os, "write", full)
@@ -180,7 +180,7 @@ async def test_a_full_disk_ends_recording_with_one_line_and_no_torn_one(
     assert recording.said == [f"Requests are no longer recorded in {folder}: No space left on device"]
     assert 1 <= len(lines(folder)) < 5
     monkeypatch.undo()
-    assert recording.recorder.use(Folder(place(folder))), "a reload tries again"
+    assert recording.recorder.use(RecordingsFolder(place(folder))), "a reload tries again"
     recording.record(50)
     await recording.recorder.close()
     assert json.loads(lines(folder)[-1]["body"])["prompt"].strip() == "50"
@@ -189,7 +189,7 @@ async def test_a_full_disk_ends_recording_with_one_line_and_no_torn_one(
 
 async def test_a_folder_that_goes_ends_recording_with_one_line(recording: Recording, tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    recording.recorder.use(Folder(place(folder)))
+    recording.recorder.use(RecordingsFolder(place(folder)))
     recording.record(1)
     await until(lambda: folder.exists() and lines(folder))
     for file in folder.iterdir():
@@ -218,7 +218,7 @@ async def test_a_disk_that_hangs_holds_up_nobody(
         asyncio.run_coroutine_threadsafe(hanging.wait(), loop).result(20)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    recording.recorder.use(Folder(place(tmp_path / "a")))
+    recording.recorder.use(RecordingsFolder(place(tmp_path / "a")))
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", hang)
         for number in range(1000):
@@ -233,7 +233,7 @@ async def test_of_what_was_recorded_only_so_many_keys_are_remembered(
     recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_recorder, "_MAX_SEEN", 2)
-    recording.recorder.use(Folder(place(tmp_path / "a")))
+    recording.recorder.use(RecordingsFolder(place(tmp_path / "a")))
     for number in (1, 2, 1, 3, 1):
         recording.record(number)
     await recording.recorder.close()
@@ -242,11 +242,11 @@ async def test_of_what_was_recorded_only_so_many_keys_are_remembered(
 
 async def test_another_folder_takes_its_place_and_the_same_one_goes_on(recording: Recording, tmp_path: Path) -> None:
     assert not recording.recorder.use(None), "nothing was recorded before"
-    assert recording.recorder.use(Folder(place(tmp_path / "a")))
+    assert recording.recorder.use(RecordingsFolder(place(tmp_path / "a")))
     recording.record(1)
-    assert not recording.recorder.use(Folder(place(tmp_path / "a")))
+    assert not recording.recorder.use(RecordingsFolder(place(tmp_path / "a")))
     recording.record(1)
-    assert recording.recorder.use(Folder(place(tmp_path / "b")))
+    assert recording.recorder.use(RecordingsFolder(place(tmp_path / "b")))
     recording.record(1)
     assert recording.recorder.use(None)
     recording.record(2)

@@ -6,21 +6,21 @@ from typing import Final
 
 from ollama_cache_proxy.service.settings import Settings, SettingsError
 from ollama_cache_proxy.telemetry.log import Log
-from ollama_cache_proxy.telemetry.request_recorder import Folder, FolderError, Place, RequestRecorder
+from ollama_cache_proxy.telemetry.request_recorder import Place, RecordingsError, RecordingsFolder, RequestRecorder
 
 
-def opened_recordings(settings: Settings) -> Folder | None:
+def opened_recordings(settings: Settings) -> RecordingsFolder | None:
     """Return the folder for recordings, None where none are made; raise SettingsError."""
     folder = settings.record_requests
     if not folder:
         return None
     try:
-        return Folder(Place(folder=folder, limit=settings.record_requests_bytes, writers=settings.workers))
-    except FolderError as error:
+        return RecordingsFolder(Place(folder=folder, limit=settings.record_requests_bytes, writers=settings.workers))
+    except RecordingsError as error:
         raise SettingsError(f"record_requests: {folder!r} is not allowed: {error}") from None
 
 
-def use_recordings(recorder: RequestRecorder, folder: Folder | None, log: Log) -> None:
+def use_recordings(recorder: RequestRecorder, folder: RecordingsFolder | None, log: Log) -> None:
     """Record in this folder from now on, None: nowhere; say so in the log if that changes."""
     if recorder.use(folder) and not log.quiet:
         log.say(_NOT_RECORDING if folder is None else _recording(folder), warning=True)
@@ -29,7 +29,7 @@ def use_recordings(recorder: RequestRecorder, folder: Folder | None, log: Log) -
 _NOT_RECORDING: Final = "Requests are no longer recorded"
 
 
-def _recording(folder: Folder) -> str:
+def _recording(folder: RecordingsFolder) -> str:
     return (
         f"RECORDING: the prompts of requests that may be cached are written to {folder.path}, where this user alone can"
         f" read them, {folder.place.limit >> 20} MiB at most (record_requests); requests with credentials are not"

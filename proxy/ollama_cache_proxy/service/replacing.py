@@ -27,7 +27,7 @@ from ollama_cache_proxy.service.scrape import Scrape
 from ollama_cache_proxy.service.settings import Settings, secret
 from ollama_cache_proxy.service.sockets import tls_of
 from ollama_cache_proxy.service.tls import for_servers, renew, tls_from_file
-from ollama_cache_proxy.telemetry.request_recorder import Folder
+from ollama_cache_proxy.telemetry.request_recorder import RecordingsFolder
 
 
 @record
@@ -78,7 +78,7 @@ class _Prepared:
     rules: Rules
     certificate: ssl.SSLContext | None
     authorities: ssl.SSLContext | None
-    recordings: Folder | None
+    recordings: RecordingsFolder | None
 
 
 async def replace_service(parts: Parts, in_service: InService, listener: Listener, settings: Settings) -> None:

@@ -39,7 +39,7 @@ _PRIVATE: Final = 0o700
 _OTHERS: Final = 0o077
 
 
-class FolderError(Exception):
+class RecordingsError(Exception):
     """A folder is not fit for recordings; the text says why."""
 
 
@@ -52,8 +52,8 @@ class Place:
     writers: int
 
 
-class Folder:
-    """An opened folder, which nobody but this user can enter; made if there is none. Raise FolderError.
+class RecordingsFolder:
+    """An opened folder, which nobody but this user can enter; made if there is none. Raise RecordingsError.
 
     An empty one of the user's own is made private; others are refused, and so is a link.
     """
@@ -62,19 +62,19 @@ class Folder:
         self.place = place
         self.path = Path(place.folder).expanduser().absolute()
         if sys.platform == "win32":
-            raise FolderError("this system has no folders that only their owner can enter by their mode")
+            raise RecordingsError("this system has no folders that only their owner can enter by their mode")
         try:
             with suppress(FileExistsError):
                 self.path.mkdir(mode=_PRIVATE, parents=True)
             self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except NotADirectoryError:
-            raise FolderError("it is no folder, or a link") from None
+            raise RecordingsError("it is no folder, or a link") from None
         except OSError as error:
-            raise FolderError(error.strerror or "it cannot be opened") from None
+            raise RecordingsError(error.strerror or "it cannot be opened") from None
         why = _not_private(self.descriptor)
         if why:
             self.close()
-            raise FolderError(why)
+            raise RecordingsError(why)
 
     def begin_file(self, name: str) -> int:
         """Return the descriptor of a new file. Raise OSError."""
@@ -127,7 +127,7 @@ class _Noted:
 class _Writer:
     """Writes to one folder, in a thread; `failed` is called from there, with a line, when it ends because it cannot."""
 
-    def __init__(self, folder: Folder, failed: Callable[[str], None]) -> None:
+    def __init__(self, folder: RecordingsFolder, failed: Callable[[str], None]) -> None:
         self.folder = folder
         self.ended = False
         self._failed = failed
@@ -222,7 +222,7 @@ class RequestRecorder:
         self._seen: dict[str, None] = {}
         self._dropped = False
 
-    def use(self, folder: Folder | None) -> bool:
+    def use(self, folder: RecordingsFolder | None) -> bool:
         """Record in this folder from now on, None: nowhere; return whether that is another place than before."""
         writer = self._writer
         if folder is not None and writer is not None and not writer.ended and folder.place == writer.folder.place:
