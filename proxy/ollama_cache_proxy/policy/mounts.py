@@ -10,22 +10,8 @@ from typing import Final
 
 _REMOTE: Final = frozenset(
     {
-        *(
-            "9p",
-            "afs",
-            "beegfs",
-            "ceph",
-            "cifs",
-            "coda",
-            "davfs",
-            "gfs2",
-            "glusterfs",
-            "gpfs",
-            "lustre",
-            "ncpfs",
-            "nfs",
-        ),
-        *("nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "vboxsf"),
+        *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs", "vboxsf"),
     }
 )
 """Types of file systems, those of FUSE without `fuse.`."""

@@ -119,10 +119,8 @@ class KeptFolder:
         if not path.is_dir():
             raise FolderError(f"{path} is not a folder")
         own = os.getuid() if sys.platform != "win32" else 0
-        if path.stat().st_uid != own or path.lstat().st_uid not in (
-            own,
-            0,
-        ):  # systemd's CacheDirectory is a link of root
+        linked_by = (own, 0)  # systemd's CacheDirectory is a link of root
+        if path.stat().st_uid != own or path.lstat().st_uid not in linked_by:
             raise FolderError(f"{path} belongs to another user")
         if self._is_begun():
             path.chmod(0o700)
