@@ -1,11 +1,11 @@
 """A transparent caching reverse proxy in front of Ollama. This is the map of the package.
 
     core/          one exchange from top to bottom: start reading at core/exchange.py
-    policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, status, usage
+    policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, status, usage, forecast
     downstream/    HTTP/1.1 towards clients
     upstream/      Ollama: HTTP/1.1 towards it, the digests of its models, those that are loaded
     stores/        stored entries: memory, Redis and private servers (stores/redis/), a hot tier in front; sealing
-    telemetry/     observers of facts: metrics, log, statistics, recent requests; recordings for warm
+    telemetry/     observers: metrics, log, statistics, recent requests; recordings for warm; the sample for forecasts
     admin/         the proxy's own routes: health, metrics, entries, the live page
     service/       the running proxy: settings, what they open, the composition root, workers
     cli/           the command line, one module a command

@@ -24,6 +24,7 @@
     pack_admission  which entries of a pack may be stored; pack_records: how they are sent
     recordable    which requests may be recorded, and what of them
     fingerprints  fingerprints of a request
+    forecast/     what other settings would have given
     mounts, server_versions, store_eviction: what a private or named server can be trusted with
     breaker, buffers, chunked, labels, model_names, record, sums, target, trace:
                   small things of one purpose each

@@ -11,4 +11,5 @@ The modules:
     statistics         totals that live in the store
     recent             the last requests and minutes, for the live page
     request_recorder   requests in files, for `warm`
+    forecaster         the sample of keys that forecasts are made of
 """
