@@ -87,22 +87,11 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     upstream = _ollama(context, url)
     stack.push_async_callback(upstream.close)
     probes = Probes(upstream, authorization=secret(context.settings.upstream_authorization))
-    contexts = LoadedContexts(
-        OllamaRunners(probes),
-        upstream,
-        chosen.values,
-        name=_machine(url) + upstream.name,
-        clock=context.clock,
-        tasks=context.tasks,
-        observe=context.observer(),
-        siblings=context.siblings,
-    )
+    contexts = _contexts(context, probes, upstream, chosen.values, url)
     models = _models(context, probes, upstream.name, chosen.values, url, contexts)
     stack.callback(models.close)
     stack.push_async_callback(context.tasks.close, _TASKS_CLOSE_SECONDS)
-    recorder = RequestRecorder(context.log.warn)
-    stack.push_async_callback(recorder.close)
-    use_recordings(recorder, opened_recordings(context.settings), context.log)
+    recorder = _recorder(context, stack)
     statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
     await statistics.load()
     stack.push_async_callback(statistics.close)
@@ -183,6 +172,27 @@ def _ollama(context: Context, url: str) -> Ollama:
         tasks=context.tasks,
         tls=tls_from_file("upstream_ca", settings.upstream_ca, for_servers),
     )
+
+
+def _contexts(context: Context, probes: Probes, upstream: Ollama, values: ValueStore, url: str) -> LoadedContexts:
+    return LoadedContexts(
+        OllamaRunners(probes),
+        upstream,
+        values,
+        name=_machine(url) + upstream.name,
+        clock=context.clock,
+        tasks=context.tasks,
+        observe=context.observer(),
+        siblings=context.siblings,
+    )
+
+
+def _recorder(context: Context, stack: AsyncExitStack) -> RequestRecorder:
+    """Open what records requests, if the settings say so; raise SettingsError."""
+    recorder = RequestRecorder(context.log.warn)
+    stack.push_async_callback(recorder.close)
+    use_recordings(recorder, opened_recordings(context.settings), context.log)
+    return recorder
 
 
 def _models(  # noqa: PLR0913, PLR0917 - what it asks, and where it saves
