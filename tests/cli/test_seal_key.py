@@ -27,7 +27,7 @@ async def test_it_leaves_a_file_alone_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("precious")
     done = await piped(COMMAND, str(path))
-    assert (done.status, done.out) == (1, "")
+    assert (done.status, done.out) == (2, "")
     assert done.err == f"ollama-cache-proxy: {path} is there already and was left alone; name another file\n"
     assert path.read_text() == "precious"
 
@@ -35,7 +35,7 @@ async def test_it_leaves_a_file_alone_that_is_there(tmp_path: Path) -> None:
 async def test_where_nothing_can_be_written_it_says_why(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "key"
     done = await piped(COMMAND, str(path))
-    assert (done.status, done.out) == (1, "")
+    assert (done.status, done.out) == (2, "")
     assert done.err == f"ollama-cache-proxy: {path} cannot be written: No such file or directory\n"
 
 

@@ -43,16 +43,6 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_key_that_could_not_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        make_key(str(tmp_path / "key"))
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("text", [DIGITS, DIGITS + "\n", DIGITS.upper() + "\r\n", f"  {DIGITS} \n\n"])
 def test_digits_may_be_written_as_editors_and_openssl_do(text: str, tmp_path: Path) -> None:
     assert key_in(holding(tmp_path / "key", text)) == bytes.fromhex(DIGITS)

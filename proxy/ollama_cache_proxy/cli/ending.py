@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 DONE: Final = 0
@@ -29,3 +30,10 @@ class Failed(Exception):  # noqa: N818 - no defect: a command could not do its w
         self.what = what
         self.fix = fix
         self.status = status
+
+
+def unwritten(path: str | Path, error: OSError) -> Failed:
+    """Return how a command fails that was to write a new file."""
+    if isinstance(error, FileExistsError):
+        return Failed(f"{path} is there already and was left alone", "name another file", status=WRONG)
+    return Failed(f"{path} cannot be written: {error.strerror}", status=WRONG)

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ollama_cache_proxy.cli import options
-from ollama_cache_proxy.cli.ending import DONE, Failed
+from ollama_cache_proxy.cli.ending import DONE, unwritten
 
 
 def add(commands: Any) -> None:
@@ -32,9 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.file
     try:
         make_key(path)
-    except FileExistsError:
-        raise Failed(f"{path} is there already and was left alone", "name another file") from None
     except OSError as error:
-        raise Failed(f"{path} cannot be written: {error.strerror}") from None
+        raise unwritten(path, error) from None
     sys.stdout.write(f"A new key is in {path}. Name it to the proxy: seal_key_file, or OCP_SEAL_KEY_FILE\n")
     return DONE

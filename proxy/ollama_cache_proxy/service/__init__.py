@@ -10,6 +10,7 @@ The modules:
     private_store        starts a private server, one that keeps its entries where that can be
     sealing              whether entries are sealed; seal_key_file: the key
     eviction_check       whether a named Redis evicts, where entries may live until then
+    new_file             writes a file that must not be there yet
     recordings           opens the folder in which requests are recorded
     durations, tables    settings that are times; those of one model or category
     rules_from_settings  the rules of exchanges

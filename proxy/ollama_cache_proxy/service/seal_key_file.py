@@ -7,9 +7,9 @@ import re
 import secrets
 import stat
 import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
+
+from ollama_cache_proxy.service.new_file import write_new
 
 _BYTES: Final = 32
 _DIGITS: Final = re.compile(rb"[0-9A-Fa-f]{64}")
@@ -24,16 +24,7 @@ _OPENED: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 def make_key(path: str) -> None:
     """Write a new key to a file that its owner alone can read. Raises OSError, also where there is one already."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_hex(_BYTES).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            Path(path).unlink()
-        raise
+    write_new(path, secrets.token_hex(_BYTES).encode() + b"\n", 0o600)
 
 
 def key_in(path: str) -> bytes:

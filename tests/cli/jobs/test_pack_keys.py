@@ -36,9 +36,16 @@ def test_a_pair_signs_and_checks(tmp_path: Path) -> None:
         assert signer(signature[:at] + bytes([signature[at] ^ 1]) + signature[at + 1 :], DIGEST) is None, at
 
 
+def test_a_key_without_its_public_half_is_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "a.pem.pub").write_text("mine")
+    with pytest.raises(Failed, match=r"a\.pem\.pub is there already"):
+        make_pair(tmp_path / "a.pem")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.pem.pub", "mine")]
+
+
 def test_no_file_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_text("mine")
-    with pytest.raises(Failed, match="exists"):
+    with pytest.raises(Failed, match="is there already and was left alone"):
         make_pair(tmp_path / "a.pem")
     assert (tmp_path / "a.pem").read_text() == "mine"
     with pytest.raises(Failed, match="cannot be written"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -18,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from ollama_cache_proxy.cli.ending import WRONG, Failed
+from ollama_cache_proxy.cli.ending import WRONG, Failed, unwritten
+from ollama_cache_proxy.service.new_file import write_new
 from ollama_cache_proxy.workbench.pack_form import SIGNED
 
 _MAX_BYTES: Final = 65_536
@@ -31,19 +31,19 @@ def make_pair(path: Path) -> str:
     key = Ed25519PrivateKey.generate()
     public = path.with_name(path.name + ".pub")
     _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-    _write_new(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+    try:
+        _write_new(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+    except Failed:
+        path.unlink(missing_ok=True)
+        raise
     return name_of(raw(key.public_key()))
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise Failed(f"{str(path)!r} exists", "name another file", status=WRONG) from None
+        write_new(path, data, mode)
     except OSError as error:
-        raise Failed(f"{str(path)!r} cannot be written: {error.strerror}", status=WRONG) from None
+        raise unwritten(path, error) from None
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:
