@@ -5,30 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import expect
 
 from ollama_cache_proxy.admin import live_events
 from ollama_cache_proxy.admin.live_page import ROUTES
 from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
-from tests.support.leaving_out import leave_out, program
+from tests.support.browser import AXE, PHONE, Browser, chromium
+from tests.support.leaving_out import leave_out
 from tests.support.rawhttp import ask
 from tests.support.servers import Proxy, RedisServer, free_port, proxy_before
 from tests.support.stores import permit
 from tests.support.waiting import until
 
-AXE = Path(__file__).parents[1] / "e2e" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
 GENERATE = {"model": "tiny", "prompt": canary.PROMPT, "stream": False}
-PHONE = {"width": 320, "height": 640}
 
 
 # The files, without a browser.
@@ -72,37 +68,6 @@ async def test_other_paths_beside_the_page_go_to_ollama(proxy: Proxy, simulator:
 
 
 # In a browser.
-
-
-@dataclass(slots=True)
-class Browser:
-    """Opens pages, and records their requests and console messages."""
-
-    open: Callable[..., Any]
-    asked: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-
-@asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    binary = program("chromium", "chromium-browser", "google-chrome")
-    async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=binary)
-
-        async def open_page(url: str, **options: Any) -> Page:
-            page = await running.new_page(**({"color_scheme": "light", "reduced_motion": "reduce"} | options))
-            page.on("request", lambda request: browser.asked.append(request.url))
-            page.on("console", lambda message: browser.complaints.append(message.text))
-            page.on("pageerror", lambda error: browser.complaints.append(str(error)))
-            await page.add_init_script(
-                "addEventListener('securitypolicyviolation', e => console.error('policy', e.violatedDirective))"
-            )
-            await page.goto(f"{url}/cache")
-            return page
-
-        browser = Browser(open_page)
-        yield browser
-        await running.close()
 
 
 @pytest.fixture
