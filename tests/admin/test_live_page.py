@@ -138,7 +138,11 @@ async def test_a_person_sees_what_the_cache_does_and_it_keeps_itself_up_to_date(
 
         shown = await page.content() + await page.inner_text("body")
         canary.check(shown, "the page")
-        assert {url.removeprefix(proxy.url) for url in browser.asked} == {*ROUTES, "/api/cache/events"}
+        assert {url.removeprefix(proxy.url) for url in browser.asked} == {
+            *ROUTES,
+            "/api/cache/events",
+            "/api/cache/forecast",
+        }
         assert browser.complaints == []
 
 

@@ -26,6 +26,8 @@ _FILES: Final = {
     "/cache/page.css": ("page.css", "text/css; charset=utf-8"),
     "/cache/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/cache/chart.js": ("chart.js", "text/javascript; charset=utf-8"),
+    "/cache/forecast.js": ("forecast.js", "text/javascript; charset=utf-8"),
+    "/cache/nodes.js": ("nodes.js", "text/javascript; charset=utf-8"),
     "/cache/words.js": ("words.js", "text/javascript; charset=utf-8"),
     "/cache/icon.svg": ("icon.svg", "image/svg+xml"),
 }

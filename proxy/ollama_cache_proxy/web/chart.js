@@ -1,9 +1,10 @@
 // The requests of the last minutes as stacked bars. A span is [Unix time, hits, misses, bypasses].
 
+import { shape } from "./nodes.js";
+
 const BARS = 120;
 const HEIGHT = 100;
 const RESULTS = ["hit", "miss", "bypass"];
-const SVG = "http://www.w3.org/2000/svg";
 
 /** Draw into an <svg>; return the sums by result, and the most requests in one span. `now` is Unix time. */
 export function draw(svg, history, now, span) {
@@ -29,8 +30,5 @@ export function draw(svg, history, now, span) {
 }
 
 function bar(result, place, top, height) {
-  const rect = document.createElementNS(SVG, "rect");
-  const attributes = { class: result, x: place + 0.1, y: top, width: 0.8, height };
-  for (const [name, value] of Object.entries(attributes)) rect.setAttribute(name, value);
-  return rect;
+  return shape("rect", { class: result, x: place + 0.1, y: top, width: 0.8, height });
 }

@@ -1,14 +1,16 @@
 // The live page: follows the proxy's events and shows the newest. It stores nothing; the token is only in memory.
 
 import { draw } from "./chart.js";
+import { show as showForecast } from "./forecast.js";
+import { $, element, put } from "./nodes.js";
 import { bytes, count, counted, day, duration, percent, rate, time } from "./words.js";
 
 const ANNOUNCE_EVERY = 60_000; // ms between two announcements to screen readers
+const FORECAST_EVERY = 60_000; // ms
 const MAX_SILENCE = 40_000; // ms without an event; a heartbeat comes every 15 s
 const RETRY = { first: 1000, last: 10_000 }; // ms before connecting again
 const RESULTS = { hit: "Hit", miss: "Miss", bypass: "Bypass" };
 
-const $ = (id) => document.getElementById(id);
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 let token = "";
@@ -16,21 +18,11 @@ let trusted = true;
 let newest = null; // the last event
 let ahead = 0; // seconds that the proxy's clock is ahead of ours
 let announcedAt = -Infinity;
+let forecastAt = -Infinity;
 let connection = new AbortController();
 let wake = () => {};
 
 // Show figures.
-
-function put(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text;
-}
-
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-}
 
 function show(event) {
   newest = event;
@@ -225,8 +217,21 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) connection.abort();
   else wake();
 });
-setInterval(history, 5000);
+setInterval(() => {
+  history();
+  forecast();
+}, 5000);
 put("url", location.href.replace(/\/cache([?#].*)?$/, ""));
+
+// Ask for what changes slowly.
+
+async function forecast() {
+  if (document.hidden || Date.now() - forecastAt < FORECAST_EVERY) return;
+  forecastAt = Date.now();
+  const asked = fetch("api/cache/forecast").then((response) => (response.ok ? response.json() : null));
+  const found = await asked.catch(() => null); // the header says that the connection is lost
+  if (found !== null) showForecast(found);
+}
 
 // Actions.
 
@@ -272,3 +277,4 @@ $("confirm").addEventListener("submit", async (submit) => {
 });
 
 follow();
+forecast();

@@ -3,7 +3,7 @@
 const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits });
 
 /** A count and its noun, singular or plural. */
-export const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+export const counted = (value, noun, plural = `${noun}s`) => `${number(value)} ${value === 1 ? noun : plural}`;
 
 /** A count alone; large ones are shortened. */
 export const count = (value) =>
@@ -35,6 +35,16 @@ export const day = (seconds) =>
 /** A share of 100, never rounded up to 100 or down to 0. */
 export function percent(share) {
   return `${number(share, (share > 99 && share < 100) || (share > 0 && share < 1) ? 1 : 0)} %`;
+}
+
+/** A share of 100, to the tenth. */
+export const tenths = (share) => `${share.toFixed(1)} %`;
+
+/** A time, in short. */
+export function brief(seconds) {
+  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const [unit, size] = units.find(([name, length]) => (name === "d" ? seconds > length : seconds >= length)) ?? units.at(-1);
+  return `${number(seconds / size, 1)} ${unit}`;
 }
 
 /** A rate a second. */
