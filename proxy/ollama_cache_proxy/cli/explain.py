@@ -147,7 +147,7 @@ def described(request: dict[str, Any], explanation: dict[str, Any]) -> list[tupl
 
 
 def _left(explanation: dict[str, Any]) -> str:
-    kind = explanation.get("lifetime")  # a proxy of before does not say it
+    kind = explanation.get("lifetime")  # an older proxy does not say it
     if kind == "until-evicted":
         return "fresh until the store needs its room"
     return f"fresh for {explanation['ttl']} s more" + (", which each hit renews" if kind == "idle" else "")
