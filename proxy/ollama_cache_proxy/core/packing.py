@@ -6,6 +6,7 @@ settings in keys. What comes is judged entry by entry (policy/pack_admission.py)
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,20 +18,20 @@ from ollama_cache_proxy.core.store_ports import Page
 from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy import model_names, reuse, scope_marks
 from ollama_cache_proxy.policy.messages import Description, StoredResponse
-from ollama_cache_proxy.policy.pack_admission import Refusal, admitted
+from ollama_cache_proxy.policy.pack_admission import Admission, Refusal, admitted
 from ollama_cache_proxy.policy.pack_records import MAX_ENTRY, note, record_of, records
 from ollama_cache_proxy.policy.purge import Filter
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.scope_marks import Mark
-from ollama_cache_proxy.policy.steps import Steps
+from ollama_cache_proxy.policy.steps import Steps, batched
 
 Encode: TypeAlias = Callable[[str, StoredResponse], bytes]
 Decode: TypeAlias = Callable[[str, bytes], StoredResponse | None]
 
 _PAGE: Final = 500
 """Entries of one page, about."""
-_AT_ONCE: Final = 1 << 20
-"""Bytes of bodies that are looked up at once, unless one has more."""
+_AT_ONCE: Final = 1 << 18
+"""Bytes of entries that are looked up and written in one turn of the event loop, unless one has more."""
 _BESIDE: Final = 1024
 """Bytes of an entry beside its body, at most nearly always."""
 
@@ -115,6 +116,7 @@ class Packing:
                 else:
                     left_out[reason.value] += 1
         for some in _in_parts(chosen):
+            await asyncio.sleep(0)
             found = await self._store.peek_many([entry.key for entry in some])
             if found.generation is None:
                 return
@@ -151,29 +153,33 @@ class Packing:
         purges = self._purges.count
         refused: Counter[str] = Counter()
         entries = await self._turns.run(self._judged(own, data, refused))
-        found = await self._store.peek_many([key for key, _ in entries])
-        if found.generation is None or not self._store.writable:
-            return None
-        now = self._clock.now()
-        new = [
-            (key, entry)
-            for (key, entry), known in zip(entries, found.entries, strict=True)
-            if known is None or reuse.ttl(known, now) <= 0
-        ]
-        if new and not await self._put(new, found.generation, purges):
-            return None
-        few = Counter(few for _, entry in entries for few in _who_can_ask(entry))
-        return Taken(imported=len(new), known=len(entries) - len(new), refused=refused, asked_by_few=few)
+        imported, few, generation = 0, Counter[str](), None
+        for some in batched(entries):
+            found = await self._store.peek_many([key for key, _ in some])
+            generation = generation or found.generation  # none of these comes after a clear that began meanwhile
+            if generation is None or found.generation is None or not self._store.writable:
+                return None
+            now = self._clock.now()
+            new = [
+                (key, entry)
+                for (key, entry), known in zip(some, found.entries, strict=True)
+                if known is None or reuse.ttl(known, now) <= 0
+            ]
+            if new and not await self._put(new, generation, purges):
+                return None
+            imported += len(new)
+            few.update(few for _, entry in some for few in _who_can_ask(entry))
+            await asyncio.sleep(0)
+        return Taken(imported=imported, known=len(entries) - imported, refused=refused, asked_by_few=few)
 
     def _judged(self, own: Own, data: bytes, refused: Counter[str]) -> Steps[list[tuple[str, StoredResponse]]]:
         """Return the entries that are admitted, and count the others."""
         entries: dict[str, StoredResponse] = {}
         for key, value in records(data):
             entry = self._decode(key, value)
-            if entry is None:
-                refused[Refusal.DAMAGED.value] += 1
-                continue
-            admission = yield from admitted(entry, own.model, own.mark, self._rules, self._clock.now())
+            admission: Admission = Refusal.DAMAGED
+            if entry is not None:
+                admission = yield from admitted(entry, own.model, own.mark, self._rules, self._clock.now())
             if isinstance(admission, Refusal):
                 refused[admission.value] += 1
             else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -16,8 +18,14 @@ from typing import Any
 
 import pytest
 
+from ollama_cache_proxy.admin.pack_routes import EXPORT, IMPORT
 from ollama_cache_proxy.policy.listing import go_floats
+from ollama_cache_proxy.policy.pack_records import record_of, records
+from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.stores import entry_codec
 from tests.e2e.faults.conftest import Measured
+from tests.policy.test_pack_admission import VECTOR
+from tests.support import canary
 from tests.support import upstream as upstream_module
 from tests.support.processes import Command
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
@@ -447,6 +455,66 @@ async def test_no_list_holds_the_loop(
                         break  # before, it is collapsed: the entries are being made
                 else:
                     assert name in UNSTORED, name
+
+
+def packed_entry(number: int, mark: str, **changes: Any) -> bytes:
+    key = hashlib.sha256(b"%d" % number).hexdigest()
+    entry = replace(VECTOR, stored_at=time.time() - 1, scope=mark, **changes)
+    return record_of(key, entry_codec.encode(key, entry))
+
+
+def completion(size: int) -> dict[str, Any]:
+    body = b'{"model":"tiny","response":"%b","done":true,"done_reason":"stop"}' % (b"a" * size)
+    return {"operation": "generate", "body": body}
+
+
+PACKS: dict[str, Callable[[str], bytes]] = {
+    "records that are no entries": lambda _: (b"\1" * 32 + bytes(4)) * (8 * MIB // 36),
+    "many small entries": lambda mark: b"".join(packed_entry(number, mark) for number in range(16_000)),
+    "entries with many fields": lambda mark: b"".join(
+        packed_entry(number, mark, fields=tuple((b"X-%d" % line, b"x") for line in range(10_000)))
+        for number in range(30)
+    ),
+    "large completions": lambda mark: b"".join(packed_entry(number, mark, **completion(MIB)) for number in range(8)),
+    "a completion of 8 MB": lambda mark: packed_entry(0, mark, **completion(8 * MIB - 4096)),
+}
+
+
+@pytest.mark.row(42)
+@pytest.mark.parametrize("store", ["memory", "redis"])
+async def test_no_pack_holds_the_loop(
+    store: str, redis_server: RedisServer, tmp_path: Path, measured: Measured
+) -> None:
+    """Entries that come in, those that are known already, and those that leave."""
+    settings = {"store": "memory"} if store == "memory" else {"redis_url": redis_server.url}
+    settings |= {"admin_token": canary.TOKEN, "max_entry_bytes": str(16 * MIB)}
+    token = {"Authorization": f"Bearer {canary.TOKEN}"}
+    async with Simulator(Behaviour(embedding_delay=0.0)) as simulator:
+        arguments = ("--listen", "127.0.0.1:0", "--upstream", simulator.url)
+        async with serve_measured(tmp_path / "turns", *arguments, **settings) as (command, log):
+            measuring = Measuring(await command.url(), log, measured)
+            body = json.dumps({"model": "all-minilm", "input": ["x"]}).encode()
+            await measuring.ask(EMBED, body, "a text")
+            page = await ask(measuring.url, "GET", f"{EXPORT}?model=all-minilm", fields=token)
+            mark = next(
+                entry.scope
+                for key, value in records(page.body)
+                if (entry := entry_codec.decode(key, value)) is not None
+            )
+            for name, make in PACKS.items():
+                data = make(mark)
+                for _ in range(2):
+                    answer = await measuring.ask(f"{IMPORT}?model=all-minilm", data, name, token)
+                    assert answer.status == 200, answer.body
+            cursor: str | None = ""
+            log.since_last()
+            while cursor is not None:
+                page = await ask(measuring.url, "GET", f"{EXPORT}?model=all-minilm&cursor={cursor}", fields=token)
+                cursor = json.loads(page.body[page.body.rindex(b'{"cursor"') :])["cursor"]
+            assert (await ask(measuring.url, "GET", "/healthz")).status == 200
+            turn = log.longest()
+            sys.stdout.write(f"export: {turn.ms:.1f} ms, {turn.longest_ms:.1f} ms of them {turn.ran}\n")
+            measured(42, "turn", turn.ms)
 
 
 BUSY = """
