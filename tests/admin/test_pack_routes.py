@@ -59,7 +59,7 @@ def opened(record: bytes) -> tuple[str, StoredResponse]:
 
 async def test_a_page_says_what_it_is_of_and_what_was_left_out(embedded: Proxy) -> None:
     records, (first, last) = await exported(embedded)
-    assert sorted(first) == ["digest", "epoch", "model", "settings", "version"]
+    assert sorted(first) == ["digest", "epoch", "goesOn", "model", "settings", "version"]
     assert (first["model"], len(first["digest"])) == ("all-minilm:latest", 64)
     assert last == {"cursor": None, "leftOut": {}, "scopes": [["", "", "", 3]]}
     assert len(records) == 3
@@ -84,7 +84,8 @@ async def test_pages_lead_to_each_other(redis_server: RedisServer) -> None:
         keys: set[bytes] = set()
         cursor, pages = "", 0
         while cursor is not None:
-            records, (_, last) = await exported(proxy, cursor=cursor)
+            records, (first, last) = await exported(proxy, cursor=cursor)
+            assert first["goesOn"] is (pages > 0)
             keys |= {record[:32] for record in records}
             cursor, pages = last["cursor"], pages + 1
         assert len(keys) == 1500

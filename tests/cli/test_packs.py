@@ -303,6 +303,47 @@ async def test_an_export_that_breaks_off_is_continued(redis_server: RedisServer,
         assert (done.status, "beginning anew" in done.err) == (1, True)
 
 
+def break_off(path: Path) -> None:
+    """Leave of a pack what an export leaves that breaks off in its second page."""
+    whole = path.read_bytes()
+    path.unlink()
+    path.with_name(f"{path.name}.part").write_bytes(whole[: whole.index(b'"cursor":') + 200])
+
+
+async def test_an_export_that_breaks_off_begins_anew_at_another_store(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """A cursor has a meaning in the store that gave it, and only until that is cleared."""
+    path = tmp_path / "a.pack"
+    redis = {"redis_url": redis_server.url}
+    for first, second, entries in ((redis, {}, "600 entries in"), ({}, redis, "2,000 entries in")):
+        async with other(**first) as (proxy, _):
+            for texts in LISTS:
+                await embed(proxy, texts)
+            assert (await work("export", proxy, *MODEL, path)).status == 0
+        break_off(path)
+        async with other(**second) as (elsewhere, _):
+            for texts in LISTS[:12]:
+                await embed(elsewhere, texts)
+            done = await work("export", elsewhere, *MODEL, path)
+            assert (done.status, "beginning anew" in done.err) == (0, True), done.err
+            assert entries in done.err
+        path.unlink()
+
+
+async def test_what_was_cleared_is_not_in_a_pack_that_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "a.pack"
+    async with other() as (proxy, _):
+        for texts in LISTS:
+            await embed(proxy, texts)
+        assert (await work("export", proxy, *MODEL, path)).status == 0
+        break_off(path)
+        assert (await ask(proxy.url, "POST", "/api/cache/clear", body=b"{}")).status == 200
+        await embed(proxy, ["a", "b"])
+        done = await work("export", proxy, *MODEL, path)
+        assert (done.status, "2 entries in" in done.err) == (0, True), done.err
+
+
 async def test_a_proxy_that_ends_meanwhile_is_one_line(redis_server: RedisServer, tmp_path: Path) -> None:
     path = tmp_path / "a.pack"
     async with other(redis_url=redis_server.url) as (proxy, _):

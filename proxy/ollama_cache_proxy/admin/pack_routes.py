@@ -11,8 +11,7 @@ from typing import Final, Protocol
 from urllib.parse import parse_qs
 
 from ollama_cache_proxy.admin.own_route import Route, Stream
-from ollama_cache_proxy.core.packing import Own, Taken
-from ollama_cache_proxy.core.store_ports import Page
+from ollama_cache_proxy.core.packing import Found, Own, Taken
 from ollama_cache_proxy.policy import purge
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.purge import Filter
@@ -31,8 +30,8 @@ class Packs(Protocol):
     """See core/packing.py."""
 
     async def own(self, model: str) -> Own | None: ...
-    async def page(self, cursor: str) -> Page | None: ...
-    def exported(self, own: Own, wanted: Filter, page: Page) -> AsyncGenerator[bytes, None]: ...
+    async def page(self, cursor: str) -> Found | None: ...
+    def exported(self, own: Own, wanted: Filter, found: Found) -> AsyncGenerator[bytes, None]: ...
     async def take_in(self, own: Own, data: bytes) -> Taken | None: ...
 
 
@@ -47,20 +46,23 @@ class PackRoutes:
         }
 
     async def _export(self, request: Request, _body: bytes) -> Reply | Stream:
-        """Send the entries of a page that match the filters, of which `model` must be one."""
+        """Send the entries of a page that match the filters, of which `model` must be one.
+
+        A cursor of another store, or from before a clear, begins anew; the first note says so.
+        """
         packs, query = self._packs(), _query(request)
         cursor = query.pop("cursor", "")
         try:
             wanted = purge.read(query)
             own = await _own(packs, wanted.model)
-            page = await packs.page(cursor)
+            found = await packs.page(cursor)
         except ValueError as problem:
             return error(400, str(problem))
         if isinstance(own, Reply):
             return own
-        if page is None:
+        if found is None:
             return error(503, _UNAVAILABLE)
-        return Stream(kind=_KIND, pieces=packs.exported(own, wanted, page), write_timeout=_WRITE_TIMEOUT)
+        return Stream(kind=_KIND, pieces=packs.exported(own, wanted, found), write_timeout=_WRITE_TIMEOUT)
 
     async def _import(self, request: Request, body: bytes) -> Reply:
         """Store those of some entries that fit."""

@@ -7,6 +7,7 @@ settings in keys. What comes is judged entry by entry (policy/pack_admission.py)
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ _PAGE: Final = 500
 """Entries of one page, about."""
 _AT_ONCE: Final = 1 << 18
 """Bytes of entries that are looked up and written in one turn of the event loop, unless one has more."""
+_SCAN_DIGITS: Final = 16
+"""Hexadecimal digits."""
 _BESIDE: Final = 1024
 """Bytes of an entry beside its body, at most nearly always."""
 
@@ -57,6 +60,17 @@ class Own:
             "epoch": self.epoch,
             "settings": self.mark.settings,
         }
+
+
+@record
+class Found:
+    """A page, and where it is in the store."""
+
+    page: Page
+    scan: str
+    """Tells the store, and what it held before a clear, from others: with these, its cursors have a meaning."""
+    goes_on: bool
+    """Whether it follows the cursor that was given; else it is the first one."""
 
 
 @record
@@ -95,16 +109,26 @@ class Packing:
         assert mark is not None  # noqa: S101 - for the type checker
         return Own(model=identity.model, digest=identity.digest, version=identity.version, epoch=scope.epoch, mark=mark)
 
-    async def page(self, cursor: str) -> Page | None:
-        """Return some entries after `cursor`; None where the store failed. Raise ValueError for a bad cursor."""
-        return await self._store.page(cursor, _PAGE)
+    async def page(self, cursor: str) -> Found | None:
+        """Return some entries after `cursor`, the first ones where it is of another store, or from before a clear.
 
-    async def exported(self, own: Own, wanted: Filter, page: Page) -> AsyncGenerator[bytes, None]:
+        None where the store failed. Raise ValueError for a bad cursor.
+        """
+        generation = (await self._store.peek_many(())).generation
+        if generation is None:
+            return None
+        scan = hashlib.sha256(generation.encode()).hexdigest()[:_SCAN_DIGITS]
+        of, _, place = cursor.partition(".")
+        page = await self._store.page(place if of == scan else "", _PAGE)
+        return None if page is None else Found(page=page, scan=scan, goes_on=of == scan)
+
+    async def exported(self, own: Own, wanted: Filter, found: Found) -> AsyncGenerator[bytes, None]:
         """Yield a note of what the model is here, the entries of a page that match, and a note of these.
 
         Where the store fails meanwhile, the last note is missing.
         """
-        yield note(own.about())
+        page = found.page
+        yield note(own.about() | {"goesOn": found.goes_on})
         left_out: Counter[str] = Counter()
         scopes: Counter[tuple[str, str, str]] = Counter()
         chosen: list[Description] = []
@@ -117,10 +141,10 @@ class Packing:
                     left_out[reason.value] += 1
         for some in _in_parts(chosen):
             await asyncio.sleep(0)
-            found = await self._store.peek_many([entry.key for entry in some])
-            if found.generation is None:
+            lookups = await self._store.peek_many([entry.key for entry in some])
+            if lookups.generation is None:
                 return
-            for entry, stored in zip(some, found.entries, strict=True):
+            for entry, stored in zip(some, lookups.entries, strict=True):
                 value = b"" if stored is None else self._encode(entry.key, replace(stored, fingerprints={}))
                 if stored is None:
                     continue  # it has expired, or was evicted, since the page was read
@@ -132,7 +156,8 @@ class Packing:
                     scopes[stored.namespace, mark.credentials, mark.origin] += 1
                 yield record_of(entry.key, value)
         counted = [[*scope, count] for scope, count in scopes.items()]
-        yield note({"cursor": page.cursor, "leftOut": left_out, "scopes": counted})
+        cursor = None if page.cursor is None else f"{found.scan}.{page.cursor}"
+        yield note({"cursor": cursor, "leftOut": left_out, "scopes": counted})
 
     def _not_exported(self, entry: Description, own: Own) -> Refusal | None:
         """Return why an entry stays here, or None."""

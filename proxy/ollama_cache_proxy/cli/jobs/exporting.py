@@ -95,14 +95,16 @@ class _Exporting:
         """Return whether a page is of what the pack is of; begin the pack anew where it is not."""
         made = {"filters": self._wanted, "madeBy": f"ollama-cache-proxy {__version__}"}
         found: About = about(note | made)
-        before = self._writer.about
-        if before == found:
+        before, goes_on = self._writer.about, bool(self._writer.cursor) and note.get("goesOn") is True
+        if before == found and (goes_on or not self._writer.cursor):
             return True
         if before is not None:
-            progress.say("What was exported before is of another digest, version, settings or filters: beginning anew")
-        began_at_the_start = not self._writer.cursor
+            progress.say(
+                "What was exported before is of another digest, version, store, settings or filters, or was cleared:"
+                " beginning anew"
+            )
         self._writer.begin(found)
-        return began_at_the_start
+        return not goes_on
 
 
 def check(arguments: argparse.Namespace) -> None:
