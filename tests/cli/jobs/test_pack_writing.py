@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -25,6 +26,35 @@ def test_a_part_has_another_name_and_is_its_owner_s_alone(tmp_path: Path) -> Non
     part.chmod(0o644)
     with PackWriter(tmp_path / "a"):
         assert stat.S_IMODE(part.stat().st_mode) == 0o600
+
+
+def test_a_part_that_another_export_has_finished_meanwhile_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the part and locking it, the other one gives it its name, and lets it go."""
+    whole = written(tmp_path / "whole")
+    (tmp_path / "a.part").write_bytes(whole)
+    lock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        (tmp_path / "a.part").rename(tmp_path / "a")
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(Failed, match="another export is writing"):
+        PackWriter(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == whole
+
+
+def test_names_that_cannot_be_files_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="cannot be written: File name too long"):
+        PackWriter(tmp_path / ("a" * 300))
+    os.mkfifo(tmp_path / "a.part")
+    with pytest.raises(Failed, match="cannot be written: it is not a regular file"):
+        PackWriter(tmp_path / "a")
+    (tmp_path / "b").symlink_to("absent")
+    with pytest.raises(Failed, match="exists"):
+        PackWriter(tmp_path / "b")
 
 
 def test_a_part_goes_on_where_its_last_whole_page_ended(tmp_path: Path) -> None:

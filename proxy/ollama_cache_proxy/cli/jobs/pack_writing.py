@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,7 +29,7 @@ class PackWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._part = path.with_name(path.name + ".part")
-        if path.exists():
+        if os.path.lexists(path):
             raise Failed(f"{str(path)!r} exists", "name another file, or delete it", status=WRONG)
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._entries = bytearray()
@@ -39,11 +41,13 @@ class PackWriter:
         """Where it goes on."""
         self.totals = Totals()
         try:
-            self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._descriptor = os.open(self._part, flags, 0o600)
         except OSError as error:
             raise self._cannot(error) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._demand_part()
             os.fchmod(self._descriptor, 0o600)
             self._continue()
         except BlockingIOError:
@@ -54,6 +58,18 @@ class PackWriter:
         except OSError as error:
             os.close(self._descriptor)
             raise self._cannot(error) from None
+
+    def _demand_part(self) -> None:
+        """Raise BlockingIOError where another export has renamed what was opened, OSError where it is no file."""
+        opened = os.fstat(self._descriptor)
+        if not stat.S_ISREG(opened.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        try:
+            named = self._part.lstat()
+        except FileNotFoundError:
+            raise BlockingIOError from None
+        if not os.path.samestat(opened, named):
+            raise BlockingIOError
 
     def __enter__(self) -> Self:
         return self
