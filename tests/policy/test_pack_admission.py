@@ -97,6 +97,29 @@ def test_a_stream_comes_where_streams_are_cached():
     assert of(replace(entry, body=STREAM[:30]), cache_streams=True) is Refusal.UNSOUND
 
 
+@pytest.mark.parametrize(
+    ("entry", "settings", "lifetime", "idle"),
+    [
+        pytest.param(replace(VECTOR, lifetime=FOREVER - 1, idle=60), {}, 90 * 86_400, 60, id="idle"),
+        pytest.param(replace(VECTOR, lifetime=9000, idle=5000), {"max_lifetime": 4000}, 4000, None, id="idle for less"),
+        pytest.param(replace(WHOLE, lifetime=FOREVER - 1), {}, 604_800, None, id="completion"),
+        pytest.param(replace(WHOLE, lifetime=FOREVER - 1), {"max_ttl": 60}, 3600, None, id="as it is set here"),
+        pytest.param(replace(VECTOR, lifetime=FOREVER - 1), {}, FOREVER - 1, None, id="vector"),
+    ],
+)
+def test_nothing_lives_longer_than_it_could_here(entry, settings, lifetime, idle):
+    found = of(entry, **settings)
+    assert found == replace(entry, lifetime=lifetime, idle=idle, fingerprints={}, imported=True)
+
+
+def test_what_would_have_ended_here_is_not_stored():
+    old = replace(WHOLE, stored_at=NOW - 604_800, lifetime=FOREVER - 1)
+    assert of(old) is Refusal.EXPIRED
+    assert of(replace(old, stored_at=NOW - 604_799)) == replace(
+        old, stored_at=NOW - 604_799, lifetime=604_800, fingerprints={}, imported=True
+    )
+
+
 def test_a_clock_that_is_ahead_makes_nothing_live_longer():
     admitted = of(replace(VECTOR, stored_at=NOW + 60))
     assert isinstance(admitted, StoredResponse)

@@ -16,7 +16,7 @@ from ollama_cache_proxy.policy.classify import Candidate, is_embedding
 from ollama_cache_proxy.policy.dialects.dialect import Storable, objects
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Endpoint, Policy
 from ollama_cache_proxy.policy.freshness import LONGEST
-from ollama_cache_proxy.policy.lifetimes import LifetimeKind, kind_of
+from ollama_cache_proxy.policy.lifetimes import LifetimeKind, bounded, kind_of
 from ollama_cache_proxy.policy.listing import any_form, items
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
@@ -84,6 +84,7 @@ def admitted(entry: StoredResponse, model: str, own: Mark, rules: Rules, now: fl
     """
     if not _is_sound(entry, now):
         return Refusal.UNSOUND
+    entry = _within_bounds(entry, rules)
     refusal = _misfit(entry, model, own, rules, now)
     if refusal is not None:
         return refusal
@@ -94,6 +95,25 @@ def admitted(entry: StoredResponse, model: str, own: Mark, rules: Rules, now: fl
     if not (yield from _is_storable(endpoint, entry)):
         return Refusal.UNSOUND
     return replace(entry, stored_at=min(entry.stored_at, now), fingerprints={}, imported=True)
+
+
+def _within_bounds(entry: StoredResponse, rules: Rules) -> StoredResponse:
+    """Return a sound entry that lives no longer than one that hits renew, or a completion, could be made to live here.
+
+    A vector with a fixed lifetime keeps it: its key has all that it depends on.
+    """
+    endpoint = _BY_OPERATION[entry.operation]
+    if entry.idle is not None:
+        longest = rules.max_lifetime
+    elif is_embedding(endpoint):
+        return entry
+    else:
+        usual = rules.lifetime_of(endpoint, entry.category, entry.model, asked=None)
+        longest = max(rules.max_ttl, usual.seconds)
+    if entry.lifetime <= longest:
+        return entry
+    held = bounded(longest, entry.idle)
+    return replace(entry, lifetime=held.seconds, idle=held.idle)
 
 
 def _misfit(entry: StoredResponse, model: str, own: Mark, rules: Rules, now: float) -> Refusal | None:
