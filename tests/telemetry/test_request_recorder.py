@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ async def test_a_disk_that_hangs_holds_up_nobody(
     recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for it is bounded, and what is over that is told once."""
-    monkeypatch.setattr(request_recorder, "_MAX_WAITING", 1000)
+    monkeypatch.setattr(request_recorder, "_MAX_WAITING", 10_000)
     hanging = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -227,6 +228,30 @@ async def test_a_disk_that_hangs_holds_up_nobody(
         hanging.set()
         await until(lambda: len(recording.said) == 2)
     await recording.recorder.close()
+
+
+async def test_small_requests_that_wait_count_for_what_they_take(
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes about a kilobyte of memory, however short its body is."""
+    monkeypatch.setattr(request_recorder, "_MAX_WAITING", 100_000)
+    hanging, begun, write = threading.Event(), threading.Event(), os.write
+
+    def late(file: int, data: bytes) -> int:
+        begun.set()
+        hanging.wait(20)
+        return write(file, data)
+
+    recording.recorder.use(Folder(place(tmp_path / "a")))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", late)
+        recording.record(0)
+        await until(begun.is_set)
+        for number in range(1, 1000):
+            recording.record(number)
+        hanging.set()
+        await recording.recorder.close()
+    assert 50 < len(lines(tmp_path / "a")) <= 100
 
 
 async def test_of_what_was_recorded_only_so_many_keys_are_remembered(

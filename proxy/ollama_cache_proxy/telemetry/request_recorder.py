@@ -27,7 +27,9 @@ from ollama_cache_proxy.policy.record import record
 _PARTS: Final = 8
 """How many files of each process make up the limit."""
 _MAX_WAITING: Final = 16 * 1024 * 1024
-"""Bytes of bodies that wait to be written; what comes above that is not recorded."""
+"""Bytes of requests that wait to be written; what comes above that is not recorded."""
+_BESIDE: Final = 1024
+"""Bytes that a request takes in memory beside its body: objects, and the fields that are recorded."""
 _MAX_SEEN: Final = 16_384
 """Keys of requests that were recorded already."""
 _CLOSE_SECONDS: Final = 2.0
@@ -144,9 +146,9 @@ class _Writer:
     def add(self, noted: _Noted) -> bool:
         """Have a request written; return False where too much is waiting."""
         with self._lock:
-            if self._bytes + len(noted.body) > _MAX_WAITING:
+            if self._bytes + len(noted.body) + _BESIDE > _MAX_WAITING:
                 return False
-            self._bytes += len(noted.body)
+            self._bytes += len(noted.body) + _BESIDE
         self._waiting.put(noted)
         return True
 
@@ -162,7 +164,7 @@ class _Writer:
         try:
             while (noted := self._waiting.get()) is not None:
                 with self._lock:
-                    self._bytes -= len(noted.body)
+                    self._bytes -= len(noted.body) + _BESIDE
                 self._write(_line(noted))
         except OSError as error:
             self.ended = True
