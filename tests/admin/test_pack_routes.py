@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from ollama_cache_proxy.admin.pack_routes import EXPORT, IMPORT
+from ollama_cache_proxy.core.store_ports import Lookups
 from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.policy.pack_records import MAX_ENTRY, cut, record_of
 from ollama_cache_proxy.simulator import Behaviour, Simulator
@@ -171,3 +172,26 @@ async def test_who_has_no_token_learns_nothing_and_changes_nothing(path: str, em
         answer = await ask(embedded.url, method, f"{path}?model=all-minilm", fields=fields)
         assert (answer.status, b"minilm" in answer.body) == (status, False)
     assert (await ask(embedded.url, "HEAD", f"{EXPORT}?model=all-minilm", fields=TOKEN)).body == b""
+
+
+@pytest.mark.parametrize(("purge", "status"), [(b'{"model": "all-minilm"}', 200), (b"{}", 503)])
+async def test_what_is_purged_while_it_is_imported_is_not_brought_back(
+    purge: bytes, status: int, embedded: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, _ = await exported(embedded)
+    store = embedded.running.store
+    peek = store.peek_many
+
+    async def purged() -> None:
+        assert (await ask(embedded.url, "POST", "/api/cache/clear", body=purge, fields=TOKEN)).status == 200
+
+    async def purged_meanwhile(keys: Sequence[str]) -> Lookups:
+        found = await peek(keys)
+        await purged()
+        return found
+
+    await purged()
+    monkeypatch.setattr(store, "peek_many", purged_meanwhile)
+    assert (await post(embedded, b"".join(records))).status == status
+    entries = await ask(embedded.url, "GET", "/api/cache/entries", fields=TOKEN)
+    assert json.loads(entries.body)["entries"] == []

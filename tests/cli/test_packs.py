@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -365,12 +364,3 @@ async def test_an_import_and_a_store_that_is_gone(pack: Path) -> None:
             assert (done.status, "the store does not answer" in done.err) == (1, True), done.err
     finally:
         server.close()
-
-
-async def test_what_was_purged_is_not_brought_back_by_an_import_that_began_before(pack: Path) -> None:
-    async with other() as (proxy, _):
-        await asyncio.gather(
-            work("import", proxy, "--trust", pack), ask(proxy.url, "POST", "/api/cache/clear", body=b"{}")
-        )
-        assert (await work("import", proxy, "--trust", pack)).status == 0
-        assert "detail=imported" in said(await embed(proxy, ["a", "b", "c"]))

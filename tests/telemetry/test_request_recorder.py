@@ -242,7 +242,7 @@ async def test_small_requests_that_wait_count_for_what_they_take(
         hanging.wait(20)
         return write(file, data)
 
-    recording.recorder.use(Folder(place(tmp_path / "a")))
+    recording.recorder.use(RecordingsFolder(place(tmp_path / "a")))
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", late)
         recording.record(0)
