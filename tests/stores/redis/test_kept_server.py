@@ -9,9 +9,9 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import redis
@@ -25,6 +25,8 @@ from ollama_cache_proxy.stores.redis.kept_server import KeptRedis
 from ollama_cache_proxy.stores.redis.private_server import find_server
 from ollama_cache_proxy.stores.redis.server_process import until_accepts
 from tests.support.waiting import until
+
+GONE: Final = "it was deleted, or another is in its place"
 
 
 class Running:
@@ -121,9 +123,64 @@ async def test_files_that_are_deleted_end_keeping(tmp_path: Path) -> None:
         assert write(server.client, "a")
         shutil.rmtree(tmp_path / "kept")
         await until(lambda: server.said, 20)
-        assert server.said == [f"Nothing more is kept in {tmp_path / 'kept'}: the files were deleted"]
+        assert server.said == [f"Nothing more is kept in {tmp_path / 'kept'}: {GONE}"]
         assert write(server.client, "b")
         assert server.kept.folder.deletions() == 0
+        os.kill(server.server(), signal.SIGKILL)
+        await until(server.answers, 20)
+        assert not server.client.exists("a", "b")
+
+
+async def test_entries_that_are_deleted_end_keeping(tmp_path: Path) -> None:
+    async with running(tmp_path / "kept") as server:
+        shutil.rmtree(tmp_path / "kept" / "entries")
+        await until(lambda: server.said, 20)
+        assert server.said == [f"Nothing more is kept in {tmp_path / 'kept'}: the files were deleted"]
+
+
+async def test_another_folder_in_its_place_is_not_touched(tmp_path: Path) -> None:
+    async with running(tmp_path / "kept") as server:
+        (tmp_path / "kept").rename(tmp_path / "moved")
+        (tmp_path / "kept" / "entries").mkdir(parents=True)
+        (tmp_path / "kept" / "entries" / "letter").write_text("dear")
+        await until(lambda: server.said, 20)
+        assert server.said == [f"Nothing more is kept in {tmp_path / 'kept'}: {GONE}"]
+        os.kill(server.server(), signal.SIGKILL)
+        await until(server.answers, 20)
+    assert [path.name for path in (tmp_path / "kept").rglob("*")] == ["entries", "letter"]
+
+
+async def test_who_shares_takes_over_where_the_folder_was_deleted(tmp_path: Path) -> None:
+    async with AsyncExitStack() as first:
+        before = await first.enter_async_context(running(tmp_path / "kept"))
+        async with running(tmp_path / "kept") as after:
+            assert (after.kept.shared, after.socket) == (True, before.socket)
+            shutil.rmtree(tmp_path / "kept")
+            async with running(tmp_path / "kept") as another:
+                assert another.socket != before.socket, "of another folder, perhaps with the same inode"
+                await first.aclose()
+                await until(after.answers, 20)
+                assert after.said[-1] == f"Nothing more is kept in {tmp_path / 'kept'}: {GONE}"
+                assert another.said == []
+
+
+async def test_a_folder_with_a_copied_claim_has_a_socket_of_its_own(tmp_path: Path) -> None:
+    async with running(tmp_path / "kept") as server:
+        shutil.copytree(tmp_path / "kept", tmp_path / "copied")
+        async with running(tmp_path / "copied") as copied:
+            assert copied.socket != server.socket
+            assert write(copied.client, "a")
+            assert not server.client.exists("a")
+
+
+@pytest.mark.parametrize("name", ["server.lock", "entries"])
+async def test_a_folder_that_cannot_be_used_is_said(name: str, tmp_path: Path) -> None:
+    folder = KeptFolder.opened(tmp_path / "kept")
+    (folder.path / name).symlink_to(tmp_path / "kept" / "proxy.lock")
+    async with running(tmp_path / "kept") as server:
+        (line,) = server.said
+        assert line.startswith(f"Nothing more is kept in {tmp_path / 'kept'}: ")
+        assert write(server.client, "a")
 
 
 async def test_a_server_that_is_killed_is_started_again_with_what_it_knew(tmp_path: Path) -> None:

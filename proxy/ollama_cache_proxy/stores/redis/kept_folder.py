@@ -181,6 +181,19 @@ class KeptFolder:
         """Return a descriptor that is the right to start the server, None if another proxy has it. Raises OSError."""
         return _locked(self.path / _CLAIM)
 
+    def next_claim(self) -> int:
+        """Return a descriptor for `claims`, for a proxy that waits. Raises OSError.
+
+        It stays that of this folder when the folder is deleted, or another takes its place.
+        """
+        return _opened(self.path / _CLAIM)
+
+    def is_claimed_by(self, claim: int) -> bool:
+        """Return whether the claim is to what is at the path now."""
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(claim), (self.path / _CLAIM).lstat())
+        return False
+
     def server_lock(self) -> int | None:
         """Return a descriptor for the server to inherit, None while another may still write. Raises OSError."""
         return _locked(self.path / _IN_USE)
@@ -295,18 +308,30 @@ def _remote_file_system(path: Path) -> str | None:
     return remote_file_system(mountinfo, str(path.resolve()))
 
 
-def _locked(path: Path) -> int | None:
-    """Return a descriptor of a file that is locked by it, None if it is locked already. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def claims(descriptor: int) -> bool:
+    """Return whether the descriptor is the right to start the server now. Raises OSError."""
     try:
         if sys.platform != "win32":
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return descriptor
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor of a file that is locked by it, None if it is locked already. Raises OSError."""
+    descriptor, locked = _opened(path), False
+    try:
+        locked = claims(descriptor)
+    finally:
+        if not locked:
+            os.close(descriptor)
+    return descriptor if locked else None
+
+
+def _opened(path: Path) -> int:
+    """Return a descriptor of a file that is to be locked. Raises OSError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _remove(path: Path) -> None:

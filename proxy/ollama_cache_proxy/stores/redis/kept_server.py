@@ -8,7 +8,9 @@ all use when everything is loaded, and has been checked. Until then the store is
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,7 +21,13 @@ from redis.exceptions import BusyLoadingError
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.stores.redis.deletions import check_deletions
-from ollama_cache_proxy.stores.redis.kept_folder import ENTRIES, FolderError, KeptFolder, UnknownDeletionsError
+from ollama_cache_proxy.stores.redis.kept_folder import (
+    ENTRIES,
+    FolderError,
+    KeptFolder,
+    UnknownDeletionsError,
+    claims,
+)
 from ollama_cache_proxy.stores.redis.private_server import (
     FORGETS,
     RESTART_AFTER,
@@ -50,6 +58,11 @@ _BY_SIGNAL: Final = 128
 """A status that is larger is that of a server that was ended by a signal."""
 _STARTING: Final = ".starting"
 """The end of the first name of the socket."""
+_GONE: Final = "it was deleted, or another is in its place"
+_UNIQUE: Final = 4
+"""Bytes in the name of a socket, so that none is that of a folder that was deleted."""
+_PASSES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT})
+"""Errors that end by themselves."""
 
 
 class KeptRedis:
@@ -82,6 +95,8 @@ class KeptRedis:
         self._tasks = tasks
         self._socket = Path()
         self._claim: int | None = None
+        self._next_claim: int | None = None
+        """What becomes the claim when the other proxy has ended."""
         self._process: ServerProcess | None = None
         self._client: RedisClient | None = None
         self._scrubber: Scrubber | None = None
@@ -104,12 +119,11 @@ class KeptRedis:
             await self._find_shared()
         if self._claim is None:
             self.shared = True
+            self._next_claim = self.folder.next_claim()
             await self._read_capacity()
-            self._tasks.spawn(self._take_over(), "take over the private store", endless=True)
+            self._tasks.spawn(self._take_over(self._next_claim), "take over the private store", endless=True)
         else:
-            device = self.folder.path.stat()
-            place = socket_place(f"{device.st_dev:x}-{device.st_ino:x}.sock")
-            self._socket = place
+            self._socket = self._place()
             running = self._tasks.spawn(self._own(self._claim), "keep the private store alive", endless=True)
             began = asyncio.ensure_future(self._began.wait())
             await asyncio.wait((running, began), timeout=START_WITHIN, return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +139,9 @@ class KeptRedis:
     async def close(self) -> None:
         """End the server, if it is this proxy's. Whoever shares it may take its place then."""
         self._closing = True
+        if self._next_claim is not None:
+            os.close(self._next_claim)
+            self._next_claim = None
         if self._claim is None:
             return
         loop = asyncio.get_running_loop()
@@ -139,6 +156,15 @@ class KeptRedis:
             await self._process.stop(max(_STOPS_AT_LEAST, ends - loop.time()))
         os.close(self._claim)
         self._claim = None
+
+    def _place(self) -> Path:
+        """Return where the socket is to be: where those look that still share this folder, if any do."""
+        found = self.folder.path.stat()
+        own = f"{found.st_dev:x}-{found.st_ino:x}-"
+        before = self.folder.socket()
+        if before is not None and before.name.startswith(own) and is_private(before.parent):
+            return before
+        return socket_place(f"{own}{secrets.token_hex(_UNIQUE)}.sock")
 
     # Another proxy's server.
 
@@ -163,11 +189,13 @@ class KeptRedis:
                     self.capacity = int((await pool.config_get("maxmemory"))["maxmemory"])
                     return
 
-    async def _take_over(self) -> None:
+    async def _take_over(self, claim: int) -> None:
         """Wait for the other proxy to end; then start the server here."""
-        while (claim := self.folder.claim()) is None:  # noqa: ASYNC110 - nothing signals that another process has ended
+        while not claims(claim):  # nothing signals that another process has ended
             await asyncio.sleep(_CLAIM_EVERY)
-        self._claim = claim
+            if self._closing:
+                return
+        self._claim, self._next_claim = claim, None
         self._say(f"The proxy with which {self.folder.path} was shared has ended: this one starts the store now")
         await self._own(claim)
 
@@ -175,7 +203,8 @@ class KeptRedis:
 
     async def _own(self, claim: int) -> None:
         """Run the server, and start it anew whenever it ends, until `close`."""
-        self.folder.write_socket(claim, self._socket)
+        with suppress(OSError):
+            self.folder.write_socket(claim, self._socket)
         with suppress(OSError):
             self._socket.unlink(missing_ok=True)  # a server that is still ending is not to be found there
         self._client = RedisClient(redis_address(socket_url(self._socket)))
@@ -191,24 +220,21 @@ class KeptRedis:
 
     async def _run(self) -> float:
         """Run a server until it ends; return for how many seconds to wait for the next. Raises OSError."""
-        lock = await self._free()
-        if lock is None and self._keeps:
-            self._forget("another server still writes there")
+        lock = await self._ready()
         try:
             if not is_private(self._socket.parent):
                 return RESTART_AFTER
-            if self._keeps:
-                await asyncio.to_thread(self._prepare)
             starting = _starting(self._socket)
+            folder = self.folder.path if self._keeps else self._socket.parent
             self._process = process = await ServerProcess.start(
                 server_command(
                     self._binary,
                     socket=starting,
-                    folder=self.folder.path,
+                    folder=folder,
                     capacity=self._own_capacity,
                     keeps=_KEEPS if self._keeps else FORGETS,
                 ),
-                folder=self.folder.path,
+                folder=folder,
                 lock=lock,
             )
         finally:
@@ -223,10 +249,34 @@ class KeptRedis:
         tending.cancel()
         return RESTART_AFTER
 
-    async def _free(self) -> int | None:
-        """Return the lock for the next server, when the one before has ended; None if it does not, or need not."""
+    async def _ready(self) -> int | None:
+        """Return the lock for the next server, which has files that it may load; None where it is to keep nothing.
+
+        Raises OSError.
+        """
         if not self._keeps:
             return None
+        if not self._is_claimed():
+            self._forget(_GONE)
+            return None
+        lock = None
+        try:
+            lock = await self._free()
+            if lock is None:
+                self._forget("another server still writes there")
+            else:
+                await asyncio.to_thread(self._prepare)
+        except BaseException as error:
+            if lock is not None:
+                os.close(lock)
+            if not isinstance(error, OSError) or error.errno in _PASSES:
+                raise
+            self._forget(f"it cannot be used: {error.strerror}")
+            return None
+        return lock
+
+    async def _free(self) -> int | None:
+        """Return the lock for the next server, when the one before has ended; None if it does not. Raises OSError."""
         ends = asyncio.get_running_loop().time() + self._stop_within
         while (lock := self.folder.server_lock()) is None:
             self._began.set()  # this proxy can begin meanwhile, without its store
@@ -234,6 +284,9 @@ class KeptRedis:
                 return None
             await asyncio.sleep(_LOOK_EVERY)
         return lock
+
+    def _is_claimed(self) -> bool:
+        return self._claim is not None and self.folder.is_claimed_by(self._claim)
 
     def _prepare(self) -> None:
         """Delete what must not be loaded. Raises OSError."""
@@ -313,15 +366,17 @@ class KeptRedis:
 
     async def _check_disk(self, pool: Any) -> None:
         """Where the server cannot write to the disk any more, have it go on without, and delete what is kept."""
-        if not self.folder.entries.exists():
-            why = "the files were deleted"
+        claimed = self._is_claimed()
+        if not claimed or not self.folder.entries.exists():
+            why = "the files were deleted" if claimed else _GONE
         elif (await pool.info("persistence"))["aof_last_write_status"] != "ok":
             why = "the disk is full, or cannot be written to; what was kept is deleted"
         else:
             return
         await pool.config_set("appendonly", "no")
         self._forget(why)
-        await asyncio.to_thread(self.folder.drop)
+        if claimed:
+            await asyncio.to_thread(self.folder.drop)
 
 
 def _starting(socket: Path) -> Path:
