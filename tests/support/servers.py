@@ -45,6 +45,10 @@ def free_port() -> int:
             return int(sock.getsockname()[1])
 
 
+_WATCH = 'cat >/dev/null; kill -9 "$1"'
+"""Ends a server when the tests end in a way in which they cannot: its input is a pipe that only they hold open."""
+
+
 class RedisServer:
     """A redis-server or valkey-server of the tests' own on loopback, that can be stopped, killed and started again."""
 
@@ -63,9 +67,13 @@ class RedisServer:
         self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._command += ["--requirepass", canary.PASSWORD, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> None:
         self._process = subprocess.Popen([*self._command, *self.arguments], cwd=self._folder, stdout=subprocess.DEVNULL)
+        watch = ("/bin/sh", "-c", _WATCH, "watch", str(self._process.pid))
+        self._end_watch()
+        self._watch = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
         deadline = time.monotonic() + STARTS_WITHIN
         while wait and time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -86,12 +94,20 @@ class RedisServer:
     def kill(self) -> None:
         """End it at once, as a crash would."""
         assert self._process is not None
+        self._end_watch()
         self._process.kill()
         self._process.wait()
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.kill()
+            self._watch.communicate()
+            self._watch = None
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.kill()
+        self._end_watch()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
