@@ -99,10 +99,12 @@ def files(folder: KeptFolder) -> dict[str, bytes]:
 
 def restore(folder: KeptFolder, kept: dict[str, bytes]) -> None:
     """Make the files of a folder what they were when `files` gave them."""
-    for name in files(folder).keys() - kept.keys():
+    there = files(folder)
+    for name in there.keys() - kept.keys():
         (folder.path / name).unlink()
     for name, content in kept.items():
-        (folder.path / name).write_bytes(content)
+        if there.get(name) != content:
+            (folder.path / name).write_bytes(content)
 
 
 def _ignore(_: Event) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 from typing import Final, TypeAlias
@@ -215,11 +215,13 @@ async def test_without_a_number_on_the_disk_nothing_is_served(server: KeptServer
 
 DRAWS: Final = 200
 """Places at which each file is cut."""
+AT_ONCE: Final = 4
+"""Servers that load cut files at once."""
 
 
 @pytest.mark.timeout(120)
 async def test_nothing_cleared_is_served_from_files_that_are_cut_anywhere(
-    server: KeptServer, store: RedisStore
+    server: KeptServer, store: RedisStore, tmp_path: Path
 ) -> None:
     """Every file of the folder at DRAWS places each, by seed. Where it does not start, the proxy starts empty."""
     await fill(store.entries, {key(number): FULL_ENTRY for number in (1, 2, 3)})
@@ -230,23 +232,31 @@ async def test_nothing_cleared_is_served_from_files_that_are_cut_anywhere(
     assert await delete(store.entries) == 1
     server.kill()
     whole = files(server.folder)
+    del whole["CACHEDIR.TAG"]  # it is for others than the proxy
     draw = Random(51)
+    cuts = [(name, at) for name in whole for at in {draw.randrange(len(whole[name])) for _ in range(DRAWS)}]
     served = {"as before": 0, "less": 0, "not at all": 0}
-    for name, content in whole.items():
-        if name == "CACHEDIR.TAG":  # it is for others than the proxy
-            continue
-        for at in {draw.randrange(len(content)) for _ in range(DRAWS)}:
-            restore(server.folder, whole | {name: content[:at]})
-            found = await _found(server)
+
+    async def cut(own: KeptServer) -> None:
+        while cuts:
+            name, at = cuts.pop()
+            restore(own.folder, whole | {name: whole[name][:at]})
+            found = await _found(own)
             assert found is None or set(found) <= {2, 3}, (name, at)
             served["not at all" if found is None else "as before" if found == [2, 3] else "less"] += 1
+
+    with ExitStack() as stack:  # a start is mostly waiting
+        others = [stack.enter_context(kept_server(tmp_path / f"{number}")) for number in range(AT_ONCE - 1)]
+        for other in others:
+            other.kill()
+        await asyncio.gather(*map(cut, (server, *others)))
     assert all(served.values()), served
 
 
 async def _found(server: KeptServer) -> list[int] | None:
     """Give what is found after a start on the files of now; None where nothing is loaded."""
     try:
-        KeptFolder.opened(server.folder.path).deletions()
+        server.folder.deletions()
     except UnknownDeletionsError:
         return None
     server.start(wait=False)
