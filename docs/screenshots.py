@@ -1,7 +1,8 @@
 """Take the pictures of the live page: `make screenshots`.
 
 The traffic is always the same, before a simulated Ollama and a recorded graphics card. Ten minutes pass in half a one:
-the clock of the proxy is moved on between requests, and for what Ollama would have taken.
+the clock of the proxy is moved on between requests, and for what Ollama would have taken. The forecast is that of
+another proxy, after some weeks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import math
 import random
 import shutil
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import chain, repeat
 from pathlib import Path
@@ -50,6 +53,9 @@ PICTURES: tuple[tuple[str, Literal["light", "dark"], ViewportSize], ...] = (
     ("cache-dark", "dark", ViewportSize(width=1200, height=1060)),
     ("cache-phone", "light", ViewportSize(width=375, height=812)),
 )
+WEEKS = 8
+LISTS = 6
+"""Lists of texts that are embedded a day, of the parts of a repository that change."""
 _LARGEST = 150_000
 
 
@@ -100,6 +106,19 @@ async def play(proxy: app.Running) -> None:
             proxy.exchanges.fast_path.report()
 
 
+async def play_weeks(proxy: app.Running) -> None:
+    """Embed a repository that grows, of which most was embedded some days ago."""
+    dice = random.Random(4)  # noqa: S311 - always the same
+    async with aiohttp.ClientSession(proxy.url) as session:
+        for day in range(7 * WEEKS):
+            for hour in range(LISTS):
+                Stage.moved = max(Stage.moved, (24 * day + hour + dice.random()) * 3600)
+                texts = [f"part {int(dice.expovariate(1 / 1000)) + 10 * day}" for _ in range(32)]
+                document = {"model": MODELS[1], "input": texts}
+                async with session.post("/api/embed", data=json.dumps(document)) as answer:
+                    await answer.read()
+
+
 async def photograph(url: str) -> None:
     """Take each picture with Debian's Chromium."""
     async with async_playwright() as playwright:
@@ -111,29 +130,57 @@ async def photograph(url: str) -> None:
             await page.goto(f"{url}/cache")
             await page.get_by_role("row").nth(5).wait_for()
             await page.screenshot(path=DOCS / f"{name}.png")
-            size = (DOCS / f"{name}.png").stat().st_size
-            sys.stdout.write(f"docs/{name}.png: {size} bytes\n")
-            if size > _LARGEST:
-                raise SystemExit(f"docs/{name}.png is over {_LARGEST} bytes")
+            check(name)
         await browser.close()
 
 
-async def main() -> None:
-    """Play, and take the pictures."""
+async def photograph_forecast(url: str) -> None:
+    """Take a picture of the forecast alone."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        page = await browser.new_page(viewport=ViewportSize(width=1000, height=1060), color_scheme="light")
+        await page.goto(f"{url}/cache")
+        await page.locator("figure:visible").nth(1).wait_for()
+        await page.locator("#forecast").screenshot(path=DOCS / "cache-forecast.png")
+        await browser.close()
+    check("cache-forecast")
+
+
+def check(name: str) -> None:
+    """Say how large a picture is."""
+    size = (DOCS / f"{name}.png").stat().st_size
+    sys.stdout.write(f"docs/{name}.png: {size} bytes\n")
+    if size > _LARGEST:
+        raise SystemExit(f"docs/{name}.png is over {_LARGEST} bytes")
+
+
+@asynccontextmanager
+async def stage(**more: str) -> AsyncIterator[app.Running]:
+    """Run a proxy with the clock of the play, before a simulated Ollama."""
     ticks = chain([0.0], repeat(25.0))
     card = Replay(recording("rtx4090"), clock=lambda: next(ticks))
+    Stage.moved, Stage.counted = 0.0, 0
     async with Simulator(Behaviour(completion_delay=TAKES_REALLY, embedding_delay=0)) as ollama:
         Stage.ollama = ollama
         for name, embedding in zip(MODELS, (False, True), strict=True):
             ollama.models.add(name, embedding=embedding)
-        settings = load(None, {"upstream": ollama.url, "listen": "127.0.0.1:0"})
+        settings = load(None, {"upstream": ollama.url, "listen": "127.0.0.1:0", "keep": False, **more})
         with bind(settings.listen) as sock:
             clock = patch.object(context, "SystemClock", Stage)
             models = patch.object(loaded_models, "_residents", lambda _: LOADED)  # the simulator has no graphics card
             with clock, models:
                 async with app.running(settings, sock, stream=io.StringIO(), nvml=lambda: card) as proxy:
-                    await play(proxy)
-                    await photograph(proxy.url)
+                    yield proxy
+
+
+async def main() -> None:
+    """Play, and take the pictures."""
+    async with stage() as proxy:
+        await play(proxy)
+        await photograph(proxy.url)
+    async with stage(store="memory") as proxy:
+        await play_weeks(proxy)
+        await photograph_forecast(proxy.url)
 
 
 if __name__ == "__main__":
