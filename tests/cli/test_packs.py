@@ -219,6 +219,18 @@ async def test_what_a_pack_says_of_itself_cannot_control_a_terminal(proxy: Proxy
     assert (done.status, "model" in done.err, "\x1b" in done.err, "\x07" in done.err) == (0, True, False, False)
 
 
+async def test_what_a_pack_says_of_itself_is_not_taken_for_what_was_found(proxy: Proxy, tmp_path: Path) -> None:
+    path = tmp_path / "a.pack"
+    with PackWriter(path) as writer:
+        writer.begin(replace(ABOUT, model=f"x\n{path}: signed with SHA256:00", digest="d" * 100_000))
+        writer.end_page({"cursor": None, "leftOut": {}, "scopes": [["n\nx", "", "", 1]]})
+        writer.finish(None)
+    done = await work("import", proxy, "--check", path)
+    described = done.err.splitlines()[1:]
+    assert described[0].startswith(f"{path}: not signed, ")
+    assert (len(described), max(map(len, described))) == (3, 1000)
+
+
 async def test_filters_choose_what_is_exported(proxy: Proxy, tmp_path: Path) -> None:
     await embed(proxy, ["a", "b"], X_Cache_Category="docs")
     await embed(proxy, ["c"], X_Cache_Namespace="team")
@@ -289,13 +301,13 @@ async def test_an_export_that_breaks_off_is_continued(redis_server: RedisServer,
             assert (done.status, "Going on after" in done.err) == (0, length > first), (length, done.err)
             assert not part.exists()
             checked = await work("import", proxy, "--check", path)
-            assert (checked.status, ": 2,000 entries of" in checked.err) == (0, True), checked.err
+            assert (checked.status, ", 2,000 entries of" in checked.err) == (0, True), checked.err
         path.rename(part)
         with part.open("r+b") as file:
             file.seek(first - 5000)
             file.write(b"damage")
         assert (await work("export", proxy, *MODEL, path)).status == 0
-        assert ": 2,000 entries of" in (await work("import", proxy, "--check", path)).err
+        assert ", 2,000 entries of" in (await work("import", proxy, "--check", path)).err
         assert (await work("export", proxy, *MODEL, path)).status == 2, "a pack is not written over"
         path.rename(part)
         done = await work("export", proxy, *MODEL, "--category", "none", path)

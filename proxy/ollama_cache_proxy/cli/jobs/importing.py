@@ -18,6 +18,8 @@ from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import printable, write_json
 from ollama_cache_proxy.service.settings import secret
 
+_MAX_LINE: Final = 1000
+"""Characters."""
 _FEW: Final = {
     "credentials": "with the same credentials",
     "origin": "with the same Origin",
@@ -36,7 +38,7 @@ async def import_pack(arguments: argparse.Namespace) -> int:
         progress.begin("Checking", pack.size)
         checked = pack.check(progress.advance)
         if arguments.check:
-            progress.say(printable(_described(arguments.file, checked)))
+            progress.say("\n".join(map(_line, _described(arguments.file, checked))))
             return DONE
         _demand_trust(arguments.file, checked, trusted, trust=arguments.trust)
         taking = _Taking(checked)
@@ -70,16 +72,20 @@ def _demand_trust(name: str, checked: Checked, trusted: list[bytes], *, trust: b
         )
 
 
-def _described(name: str, checked: Checked) -> str:
-    """Return what is in a pack, in some lines."""
+def _line(text: str) -> str:
+    """Return a text as one line that is not too long: what a pack says of itself could look like our own words."""
+    return printable(text.replace("\n", "\0"))[:_MAX_LINE]
+
+
+def _described(name: str, checked: Checked) -> list[str]:
+    """Return what is in a pack, in some lines; what this command has found comes before what the pack says."""
     about, totals = checked.about, checked.totals
     signed = "not signed" if checked.signer is None else f"signed with {name_of(checked.signer)}"
     lines = [
-        f"{name}: {options.entries(totals.entries)} of {about.model}, {signed}, made by {about.made_by}",
+        f"{name}: {signed}, {options.entries(totals.entries)} of {about.model}, made by {about.made_by}",
         f"digest {about.digest}, Ollama {about.version}, epoch {about.epoch!r}, settings {about.settings}",
     ]
-    lines += [f"{options.entries(row[-1])}: {_scope(row[:-1])}" for row in totals.document()["scopes"]]
-    return "\n".join(lines)
+    return lines + [f"{options.entries(row[-1])}: {_scope(row[:-1])}" for row in totals.document()["scopes"]]
 
 
 def _scope(row: list[Any]) -> str:
