@@ -25,6 +25,13 @@ async def test_without_traffic_it_says_so(simulator: Simulator) -> None:
     assert done.out.startswith("Too little traffic yet to say, since ")
 
 
+async def test_of_one_request_it_says_so(simulator: Simulator) -> None:
+    async with proxy_before(simulator.url) as proxy:
+        assert (await ask(proxy.url, "POST", "/api/embed", **embed("Bearer anne"))).status == 200
+        done = await piped("advise", "--url", proxy.url)
+    assert "\n1 request, and 0 that a setting would let in, since " in done.out
+
+
 @pytest.mark.parametrize("columns", [60, 120])
 async def test_it_shows_tables_and_the_change_that_is_worth_the_most(simulator: Simulator, columns: int) -> None:
     async with proxy_before(simulator.url) as proxy:

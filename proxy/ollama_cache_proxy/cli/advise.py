@@ -59,7 +59,8 @@ def _shown(screen: Any, found: dict[str, Any]) -> Iterator[Any]:
     from rich.text import Text
 
     since = datetime.fromtimestamp(found["since"], UTC).strftime("%Y-%m-%d %H:%M UTC")
-    counted = f"{found['requests']:,} requests, and {found['bypasses']:,} that a setting would let in, since {since}"
+    requests = "1 request" if found["requests"] == 1 else f"{found['requests']:,} requests"
+    counted = f"{requests}, and {found['bypasses']:,} that a setting would let in, since {since}"
     yield Text(counted + (f"; those of one of {found['workers']} workers." if found["workers"] > 1 else "."))
     for name in ("embeddings", "completions"):
         kind = found[name]
