@@ -20,7 +20,7 @@ class Stand:
 
 def service(exchanges: Any) -> Service:
     nothing: Any = None
-    return Service(exchanges=exchanges, explainer=nothing)
+    return Service(exchanges=exchanges, explainer=nothing, packing=nothing, rules=nothing)
 
 
 def test_requests_of_replaced_services_count_until_they_have_ended() -> None:
