@@ -9,6 +9,7 @@ Each step returns an `Outcome`; each exchange ends in one `Exchange`, which metr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, Final, assert_never
@@ -99,11 +100,15 @@ class Exchanges:
             recorder.record(question.key, endpoint.path, headers, question.body)
 
     def _forecast(self, forecaster: Forecaster, visit: Visit, exchange: Exchange) -> None:
-        """Tell the forecaster of an exchange."""
-        if visit.bypassed is not None:
-            forecaster.passed(visit.bypassed, exchange)
-        elif visit.question is not None:
-            forecaster.asked(visit.question, self._rules, exchange)
+        """Tell the forecaster of an exchange, which is over whatever becomes of that."""
+        try:
+            if visit.bypassed is not None:
+                forecaster.passed(visit.bypassed, exchange)
+            elif visit.question is not None:
+                forecaster.asked(visit.question, self._rules, exchange)
+        except Exception as error:  # noqa: BLE001 - it reads requests that nothing else here reads
+            told = {"message": "a request was not sampled", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(told)
 
     async def _answer(self, visit: Visit, request: Request, arrival: Arrival) -> Outcome:
         """Admit the request, read it, and relay or answer it."""
