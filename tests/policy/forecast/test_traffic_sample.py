@@ -7,9 +7,10 @@ from zlib import crc32
 
 import pytest
 
-from ollama_cache_proxy.policy.forecast.ghosts import ALL, DAY, FIXED, HOUR, NEVER, NOW
+from ollama_cache_proxy.policy.forecast.ghosts import ALL, DAY, FIXED, HOUR, NEVER, NOW, PLAIN
 from ollama_cache_proxy.policy.forecast.outlook import InForce, forecast
 from ollama_cache_proxy.policy.forecast.traffic_sample import SIZES, Asked, Counts, Outcome, TrafficSample, outcome
+from ollama_cache_proxy.policy.steps import A_STEP
 
 BEGIN = 1_700_000_000
 FORCE = InForce(lifetime="idle", ttl_embedding=DAY, ttl_completion=DAY, room=None, room_setting="")
@@ -206,3 +207,12 @@ def test_forecasts_of_a_trace_are_within_two_points_of_a_replay(capacity: int) -
 
 def replayed(requests: list[tuple[int, int]], store: Store) -> float:
     return 100 * sum(store.ask(key, now) for key, now in requests) / len(requests)
+
+
+def test_the_equal_texts_of_a_long_list_are_all_looked_up_before_any_is_stored() -> None:
+    """As by the cache; the sample takes a list in steps."""
+    sample, keys = TrafficSample(BEGIN), range(1, 2 * A_STEP)
+    sample.add(asked(*keys, alike=lambda _: (None, 0)))
+    assert {found.mask & PLAIN for found, _ in counted(sample.embeddings.items)} == {0}
+    sample.add(asked(*keys, known=True, alike=lambda _: (None, 0), at=1))
+    assert all(found.mask & PLAIN for found, _ in counted(sample.embeddings.items) if found.known)

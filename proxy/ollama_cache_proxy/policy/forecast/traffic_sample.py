@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import Final, TypeAlias
 
 from ollama_cache_proxy.policy.forecast.ghosts import (
@@ -26,7 +28,7 @@ from ollama_cache_proxy.policy.forecast.ghosts import (
     Ghosts,
 )
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.steps import A_STEP, Steps, finish
+from ollama_cache_proxy.policy.steps import A_STEP, Steps, batched, finish
 
 SIZES: Final = tuple(1 << power for power in range(20, 37))
 """Sizes of a store that are told apart, in bytes: 1 MiB to 64 GiB."""
@@ -205,11 +207,16 @@ class TrafficSample:
         if places is None:
             kind.totals.add(asked)
             places = range(len(asked.keys))
-        every = ALL
-        for begin in range(0, len(places), A_STEP):
+        masks: list[int] = []
+        for batch in batched(places):
+            if masks:
+                yield
+            masks += self._look_up(asked, batch, kind)
+        every, only = _under_all(masks), self._missing_alone(asked, masks)
+        for begin in range(0, len(masks), A_STEP):  # as the cache does, after all have been looked up
             if begin:
                 yield
-            every &= self._add(asked, places[begin : begin + A_STEP], kind)
+            self._keep(asked, places[begin : begin + A_STEP], masks[begin : begin + A_STEP], only)
         if not asked.embedding:
             return
         if len(asked.keys) == 1:
@@ -220,16 +227,14 @@ class TrafficSample:
             return
         _count(kind.requests, _name(all(asked.known), 0, every), 1 / self.ghosts.rate, 0.0)
 
-    def _add(self, asked: Asked, places: Sequence[int], kind: Kind) -> int:
-        """Count some keys of a request; return under which settings all would have been known."""
+    def _look_up(self, asked: Asked, places: Sequence[int], kind: Kind) -> list[int]:
+        """Count some keys of a request; return of each under which settings it would have been known."""
         ghosts, dropped = self.ghosts, self.ghosts.dropped
         slots = [self._slot(asked, place) for place in places]
         if ghosts.dropped != dropped:
             slots = [ghosts.slots.get(asked.keys[place]) for place in places]
         masks, sizes = self._looked_up(asked, places, slots)
-        every = ALL
         for place, slot, mask, size in zip(places, slots, masks, sizes, strict=True):
-            every &= mask
             if slot is None:
                 continue
             known, weight = asked.known[place], 1 if asked.weights is None else asked.weights[place]
@@ -237,8 +242,7 @@ class TrafficSample:
             _count(kind.items, _name(known, 0, mask), weight / ghosts.rate, seconds)
             if ghosts.measures(slot):
                 _count(kind.sized, _name(known, size, mask), weight * MEASURED / ghosts.rate, seconds)
-        self._keep(asked, places, slots, masks)
-        return every
+        return masks
 
     def _slot(self, asked: Asked, place: int) -> int | None:
         """Return the slot of a key; None where it is not in the sample."""
@@ -277,12 +281,14 @@ class TrafficSample:
             sizes.append(size)
         return masks, sizes
 
-    def _keep(self, asked: Asked, places: Sequence[int], slots: Sequence[int | None], masks: Sequence[int]) -> None:
-        """Store what was not known, under each setting, and count the use of all."""
+    def _keep(self, asked: Asked, places: Sequence[int], masks: Sequence[int], only: int) -> None:
+        """Store what was not known, under each setting, and count the use of all.
+
+        `only` are the settings under which a single text was missing.
+        """
         ghosts, now, size = self.ghosts, asked.now, asked.size + ENTRY
-        only = self._missing_alone(asked, masks)
-        for place, slot, mask in zip(places, slots, masks, strict=True):
-            known = asked.known[place]
+        for place, mask in zip(places, masks, strict=True):
+            known, slot = asked.known[place], ghosts.slots.get(asked.keys[place])
             if slot is None or not (known or asked.stored):
                 continue
             if mask == ALL and ghosts.holds(slot, now):
@@ -331,6 +337,11 @@ def _stored_before(age: int) -> int:
         if age < lifetime:
             mask |= NOW << 1 + place
     return mask
+
+
+def _under_all(masks: Sequence[int]) -> int:
+    """Return the settings under which everything would have been known."""
+    return reduce(and_, masks, ALL)
 
 
 def _size(distance: float) -> int:
