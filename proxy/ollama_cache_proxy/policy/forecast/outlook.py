@@ -148,15 +148,16 @@ def _matters(kind: Kind, place: int) -> bool:
 def _figures(kind: Kind, bit: int, place: int, room: int, *, embedding: bool) -> dict[str, Any]:
     """Return the rates under a setting and in a store of this size, and the seconds that Ollama would work less."""
     totals = kind.totals
-    more, seconds = _difference(kind.items, bit, _UNLIMITED, _UNLIMITED)
-    fewer, less = _difference(kind.sized, bit, place, room)
-    unlimited = _difference(kind.sized, bit, _UNLIMITED, _UNLIMITED)
+    scale, sized_scale = _ratio(totals.stored, kind.stored), _ratio(totals.stored, kind.sized_stored)
+    more, seconds = _difference(kind.items, bit, _UNLIMITED, _UNLIMITED, scale)
+    fewer, less = _difference(kind.sized, bit, place, room, sized_scale)
+    unlimited = _difference(kind.sized, bit, _UNLIMITED, _UNLIMITED, sized_scale)
     more, seconds = more + fewer - unlimited[0], seconds + less - unlimited[1]
     by_request: float | None = None
     if not embedding:
         by_request = percent(totals.item_hits + more, totals.items)
     elif kind.whole and place == room:
-        more_requests, _ = _difference(kind.requests, bit, _UNLIMITED, _UNLIMITED)
+        more_requests, _ = _difference(kind.requests, bit, _UNLIMITED, _UNLIMITED, 1.0)
         by_request = percent(totals.request_hits + more_requests, totals.requests)
     return {
         "texts": percent(totals.item_hits + more, totals.items),
@@ -165,13 +166,22 @@ def _figures(kind: Kind, bit: int, place: int, room: int, *, embedding: bool) ->
     }
 
 
-def _difference(counts: Counts, bit: int, place: int, room: int) -> tuple[float, float]:
-    """Return how many more would have been known than were, and the seconds of Ollama's time."""
+def _ratio(real: float, sampled: float) -> float:
+    """Return by what a count of the sample has to be multiplied, by a count of which the real one is known."""
+    return real / sampled if sampled else 1.0
+
+
+def _difference(counts: Counts, bit: int, place: int, room: int, scale: float) -> tuple[float, float]:
+    """Return how many more would have been known than were, and the seconds of Ollama's time.
+
+    `scale` is for what was not known: a ratio estimate, which sways less than the plain one.
+    """
     more = seconds = 0.0
     for name, (weight, worth) in counts.items():
-        sign = _differs(outcome(name), bit, place, room)
-        more += sign * weight
-        seconds += sign * worth
+        found = outcome(name)
+        factor = _differs(found, bit, place, room) * (1.0 if found.known else scale)
+        more += factor * weight
+        seconds += factor * worth
     return more, seconds
 
 

@@ -94,6 +94,8 @@ class Totals:
     request_hits: int = 0
     items: int = 0
     item_hits: int = 0
+    stored: int = 0
+    """Items that were not known, and were stored then."""
     saved: float = 0.0
     """Seconds."""
     spent: float = 0.0
@@ -108,6 +110,7 @@ class Totals:
         self.request_hits += hits == items
         self.items += items
         self.item_hits += hits
+        self.stored += items - hits if asked.stored else 0
         self.saved += hits * asked.saved
         self.spent += (items - hits) * asked.spent
 
@@ -137,6 +140,10 @@ class Kind:
     """Of texts, or of requests that are no lists; their sizes are 0."""
     sized: Counts = field(default_factory=dict)
     """The same, of those whose distances are measured."""
+    stored: float = 0.0
+    """What `items` say that `totals.stored` is."""
+    sized_stored: float = 0.0
+    """What `sized` say that it is."""
     requests: Counts = field(default_factory=dict)
     """Of requests for embeddings as a whole, whose seconds count as 0. Of lists only those whose texts were all in the
     sample."""
@@ -238,10 +245,12 @@ class TrafficSample:
             if slot is None:
                 continue
             known, weight = asked.known[place], 1 if asked.weights is None else asked.weights[place]
-            seconds = asked.saved if known else asked.spent
-            _count(kind.items, _name(known, 0, mask), weight / ghosts.rate, seconds)
+            seconds, anew = asked.saved if known else asked.spent, asked.stored and not known
+            _count(kind.items, _name(known, 0, mask), weight := weight / ghosts.rate, seconds)
+            kind.stored += weight if anew else 0
             if ghosts.measures(slot):
-                _count(kind.sized, _name(known, size, mask), weight * MEASURED / ghosts.rate, seconds)
+                _count(kind.sized, _name(known, size, mask), weight * MEASURED, seconds)
+                kind.sized_stored += weight * MEASURED if anew else 0
         return masks
 
     def _slot(self, asked: Asked, place: int) -> int | None:
