@@ -13,6 +13,7 @@ from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy.classify import is_embedding
 from ollama_cache_proxy.policy.endpoints import Kind
 from ollama_cache_proxy.policy.forecast import alternatives
+from ollama_cache_proxy.policy.forecast.ghosts import BYPASSED
 from ollama_cache_proxy.policy.forecast.outlook import InForce, forecast
 from ollama_cache_proxy.policy.forecast.traffic_sample import Asked, TrafficSample
 from ollama_cache_proxy.policy.rules import Rules
@@ -74,7 +75,7 @@ class TrafficForecaster:
             return
         endpoint, rules, fields = bypassed.endpoint, bypassed.rules, bypassed.request.fields
         hashed = alternatives.hashed(bypassed.body)
-        if not self._sample.ghosts.admits(hashed) or len(bypassed.body) > alternatives.MOST:
+        if not self._sample.ghosts.admits(BYPASSED, hashed) or len(bypassed.body) > alternatives.MOST:
             return  # before anything is read
         candidate = alternatives.let_in(endpoint, bypassed.body, fields)
         if candidate is None:

@@ -10,6 +10,7 @@ import pytest
 from ollama_cache_proxy.policy.forecast.ghosts import (
     ALL,
     DAY,
+    EMBEDDINGS,
     FIXED,
     HOUR,
     IDLE,
@@ -109,11 +110,11 @@ def test_the_sample_halves_when_the_room_is_used_up_and_what_stays_is_below_the_
     for key in range(20_000):
         ghosts.add(key, crc32(b"%d" % key))
         assert len(ghosts.slots) <= 1100
-    assert ghosts.limit in {SCALE // 16, SCALE // 32}
+    assert ghosts.limits[EMBEDDINGS] in {SCALE // 16, SCALE // 32}
     for _ in range(1000):  # so that all that has to go has gone
         ghosts.add(0, crc32(b"0"))
-    expected = {key for key in range(20_000) if crc32(b"%d" % key) < ghosts.limit}
-    assert {key for key in ghosts.slots if crc32(b"%d" % key) >= ghosts.limit} == set()
+    expected = {key for key in range(20_000) if crc32(b"%d" % key) < ghosts.limits[EMBEDDINGS]}
+    assert {key for key in ghosts.slots if crc32(b"%d" % key) >= ghosts.limits[EMBEDDINGS]} == set()
     assert len(expected - ghosts.slots.keys()) < len(expected) / 4, "some came while room was made"
 
 
@@ -149,5 +150,5 @@ def test_all_of_it_stays_within_its_room() -> None:
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert sample.ghosts.rate < 1
+    assert sample.ghosts.rate(EMBEDDINGS) < 1
     assert most <= ROOM

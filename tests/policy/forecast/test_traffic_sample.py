@@ -7,7 +7,7 @@ from zlib import crc32
 
 import pytest
 
-from ollama_cache_proxy.policy.forecast.ghosts import ALL, DAY, FIXED, HOUR, NEVER, NOW, PLAIN
+from ollama_cache_proxy.policy.forecast.ghosts import ALL, DAY, EMBEDDINGS, FIXED, HOUR, NEVER, NOW, PLAIN
 from ollama_cache_proxy.policy.forecast.outlook import InForce, forecast
 from ollama_cache_proxy.policy.forecast.traffic_sample import SIZES, Asked, Counts, Outcome, TrafficSample, outcome
 from ollama_cache_proxy.policy.steps import A_STEP
@@ -191,7 +191,7 @@ def test_forecasts_of_a_trace_are_within_two_points_of_a_replay(capacity: int) -
 
         known = now_stored.ask(key, now)
         sample.add(asked(key, known=known, at=now - BEGIN, hashed=hashed, size=SIZE - 640))
-    assert sample.ghosts.rate < 1
+    assert sample.ghosts.rate(EMBEDDINGS) < 1
     found = forecast(sample, FORCE, BEGIN + REQUESTS * 20)["embeddings"]
     rows = {(row["lifetime"], row["ttl"]): row["texts"] for row in found["lifetimes"]}
     for lifetime in (HOUR, 6 * HOUR, DAY, 7 * DAY):

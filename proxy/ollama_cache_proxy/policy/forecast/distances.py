@@ -12,6 +12,8 @@ from itertools import accumulate
 from typing import Final
 
 _BUCKETS: Final = 128
+_NEAREST: Final = 4
+"""Buckets of the last `near` bytes, at most."""
 
 
 class Distances:
@@ -26,6 +28,8 @@ class Distances:
         self.near = near
         self.total = 0
         """Bytes of all keys."""
+        self._most = near // _NEAREST
+        """Bytes of the newest bucket."""
         self._last: list[int] = [1]
         """The last place of each bucket, the oldest first."""
         self._bytes: list[int] = [0]
@@ -38,6 +42,17 @@ class Distances:
             return 0
         index = bisect_left(self._last, place)
         return self._behind[index] + self._bytes[-1] + self._bytes[index] // 2
+
+    def use(self, place: int, size: int) -> tuple[int, int]:
+        """Count a key of `size` bytes as used now; return the bytes that were used since, and its new place."""
+        index = bisect_left(self._last, place)
+        distance = self._behind[index] + self._bytes[-1] + self._bytes[index] // 2
+        self._bytes[index] -= size
+        self._bytes[-1] += size
+        place = self._last[-1]
+        if self._bytes[-1] > self._most:
+            self._begin_bucket()
+        return distance, place
 
     def add(self, size: int) -> int:
         """Count a key of `size` bytes as used now; return its place."""
@@ -53,12 +68,8 @@ class Distances:
         self.total -= size
         self._bytes[bisect_left(self._last, place)] -= size
 
-    @property
-    def _most(self) -> int:
-        """Bytes of a bucket."""
-        return max(self.total // _BUCKETS, self.near // 8)
-
     def _begin_bucket(self) -> None:
+        self._most = max(self.total // _BUCKETS, self.near // _NEAREST)
         if len(self._last) > 2 * _BUCKETS:
             self._merge()
         self._last.append(self._last[-1] + 1)

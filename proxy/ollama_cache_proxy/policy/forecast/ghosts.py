@@ -1,13 +1,15 @@
 """Ghosts: sampled keys without their entries, and under which settings each would be known at a time.
 
-The sample is spatial (SHARDS): a key is in it if a hash of what it is about is below a limit, which halves whenever the
-room is used up. Keys that another setting would take for one have the same hash, so they are in the sample together.
+The sample is spatial (SHARDS): a key is in it if a hash of what it is about is below the limit of its kind. Whenever
+the room is used up, the limit of the kind that takes most of it halves, so many texts of lists do not push out few
+completions. Keys that another setting would take for one have the same hash, so they are in the sample together.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 from ollama_cache_proxy.policy.forecast.distances import Distances
@@ -20,7 +22,7 @@ _REFUSED: Final = 2_000
 """Keys that are remembered as not in the sample, so that their hashes are not made again and again."""
 _SWEPT: Final = 64
 """Ghosts that are looked at with each new one, while some have to go."""
-NEAR: Final = 1 << 18
+NEAR: Final = 1 << 19
 """Bytes of traffic, to which distances need not be exact."""
 _FEW: Final = 60
 """Measured ghosts that a store must hold so that its size is told from others."""
@@ -51,13 +53,19 @@ _ALWAYS: Final = (1 << 32) - 1
 SCALE: Final = 1 << 32
 """Hashes are below this."""
 
+EMBEDDINGS, COMPLETIONS, BYPASSED = KINDS = (0, 1, 2)
+"""Kinds of keys."""
+_OUTSIDE: Final = 0
+"""The slot of all keys that are not in the sample."""
+
 
 class Ghosts:
     """Columns of ghosts by slot. Times are whole Unix seconds; a key is a number of 60 bits."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        self.limit = SCALE
-        """What hashes of sampled keys are below of."""
+        self.limits = [SCALE] * len(KINDS)
+        """What hashes of sampled keys are below of, by kind."""
+        self._counts = [0] * len(KINDS)
         self.distances = Distances(NEAR // MEASURED)
         self.slots: dict[int, int] = {}
         self.dropped = 0
@@ -68,26 +76,40 @@ class Ghosts:
         self._refused: set[int] = set()
         self._free: list[int] = []
         self._hash = array("L" if array("L").itemsize == 4 else "I")  # noqa: PLR2004 - bytes
-        self._size, self._place, self._last, self._until, self._soon = (array("I") for _ in range(5))
+        self._kind, self._size, self._until = array("B"), array("I"), array("I")
+        self._place: list[int] = []  # lists where each hit looks: they are four times as fast as arrays
+        self._last: list[int] = []
+        self._soon: list[int] = []
         self._shared, self._plain, self._exact = array("I"), array("I"), array("H")
         self._fixed = tuple((NOW << 1 + n, seconds, array("I")) for n, seconds in enumerate(FIXED))
         self._idle = tuple((NOW << 1 + len(FIXED) + n, seconds, array("I")) for n, seconds in enumerate(IDLE))
         self._stored = tuple((bit, column) for bit, _, column in (*self._fixed, *self._idle))
-        self._columns = (
-            *(self._hash, self._size, self._place, self._last, self._until, self._soon),
+        self._columns: tuple[array[int] | list[int], ...] = (
+            *(self._hash, self._kind, self._size, self._place, self._last, self._until, self._soon),
             *(self._shared, self._plain, self._exact, *(column for _, column in self._stored)),
         )
+        for column in self._columns:
+            column.append(0)  # of `_OUTSIDE`
+
+    def rate(self, kind: int) -> float:
+        """Return the share of the keys of a kind that is in the sample."""
+        return self.limits[kind] / SCALE
 
     @property
-    def rate(self) -> float:
-        """The share of keys that is in the sample."""
-        return self.limit / SCALE
+    def _common(self) -> int:
+        """What hashes of keys with distances are below of, which need one rate for all."""
+        return min(self.limits[EMBEDDINGS], self.limits[COMPLETIONS])
 
-    def admits(self, hashed: int) -> bool:
+    @property
+    def measured_rate(self) -> float:
+        """The share of keys of which distances are measured."""
+        return self._common / SCALE / MEASURED
+
+    def admits(self, kind: int, hashed: int) -> bool:
         """Return whether a key with this hash is in the sample."""
-        return hashed < self.limit
+        return hashed < self.limits[kind]
 
-    def add(self, key: int, hashed: int) -> int | None:
+    def add(self, key: int, hashed: int, kind: int = EMBEDDINGS) -> int | None:
         """Return the slot of a key, which is new where it was not known; None where the sample has no place for it."""
         slot = self.slots.get(key)
         if slot is not None:
@@ -96,7 +118,7 @@ class Ghosts:
             self._sweep()
         elif len(self.slots) >= self._capacity:
             self._halve()
-        if hashed >= self.limit or len(self.slots) >= self._most:
+        if hashed >= self.limits[kind] or len(self.slots) >= self._most:
             if len(self._refused) >= _REFUSED:
                 self._refused.clear()
             self._refused.add(key)
@@ -109,32 +131,36 @@ class Ghosts:
             slot = len(self._hash)
             for column in self._columns:
                 column.append(0)
-        self._hash[slot] = hashed
+        self._hash[slot], self._kind[slot] = hashed, kind
+        self._counts[kind] += 1
         self.slots[key] = slot
         return slot
 
     def _halve(self) -> None:
-        """Halve the limit; the ghosts that are not below it any more go with those that come."""
-        self.limit //= 2
-        self.distances.near = int(NEAR * self.rate) // MEASURED
+        """Halve the limit of the most frequent kind; the ghosts that are not below it go with those that come."""
+        self.limits[self._counts.index(max(self._counts))] //= 2
+        self.distances.near = int(NEAR * self.measured_rate)
         self._unswept = list(self.slots)
 
     def _sweep(self) -> None:
-        """Drop what is over the limit of some ghosts."""
+        """Drop those of some ghosts that are over the limit."""
+        common = self._common
         for key in self._unswept[-_SWEPT:]:
             slot = self.slots[key]
-            if self._hash[slot] >= self.limit:
+            hashed, kind = self._hash[slot], self._kind[slot]
+            if self._place[slot] and hashed >= common:
+                self.distances.remove(self._place[slot], self._size[slot])
+                self._place[slot] = 0
+            if hashed >= self.limits[kind]:
                 del self.slots[key]
-                if self._place[slot]:
-                    self.distances.remove(self._place[slot], self._size[slot])
+                self._counts[kind] -= 1
                 self._free.append(slot)
         del self._unswept[-_SWEPT:]
         self.dropped += 1
 
     def link(self, slot: int, shared: int | None, plain: int | None) -> None:
         """Note the slots of the ghosts that this one would be, if clients or texts were alike; None: of itself."""
-        self._shared[slot] = 0 if shared is None else shared + 1
-        self._plain[slot] = 0 if plain is None else plain + 1
+        self._shared[slot], self._plain[slot] = shared or 0, plain or 0
 
     def known(self, slot: int) -> bool:
         """Return whether the ghost stands for an entry that was stored at some time."""
@@ -166,7 +192,7 @@ class Ghosts:
                 mask |= NOW
         for bit, links in ((SHARED, self._shared), (PLAIN, self._plain)):
             other = links[slot]
-            if (now < self._until[other - 1]) if other else mask & NOW:
+            if (now < self._until[other]) if other else mask & NOW:
                 mask |= bit
         return mask
 
@@ -174,11 +200,11 @@ class Ghosts:
     def smallest(self) -> float:
         """The size of a store, in bytes, below which too few ghosts are measured to say what it would have known."""
         measured = sum(1 for slot in self.slots.values() if self._place[slot])
-        return _FEW * self.distances.total / measured * MEASURED / self.rate if measured else 0.0
+        return _FEW * self.distances.total / measured / self.measured_rate if measured else 0.0
 
     def measures(self, slot: int) -> bool:
         """Return whether distances of the ghost are measured."""
-        return not self._hash[slot] % MEASURED
+        return not self._hash[slot] % MEASURED and self._hash[slot] < self._common
 
     def distance(self, slot: int) -> float:
         """Return the bytes of all traffic, as the sample tells it, that a store must hold to know the ghost.
@@ -188,38 +214,35 @@ class Ghosts:
         place = self._place[slot]
         if not place or place >= self.distances.front:
             return 0.0
-        return (self.distances.distance(place) + self._size[slot]) * MEASURED / self.rate
+        return (self.distances.distance(place) + self._size[slot]) / self.measured_rate
 
-    def used(self, keys: Iterable[int], now: int) -> tuple[list[float], list[int]]:
+    def used(self, keys: Sequence[int], now: int) -> tuple[list[float], list[int]]:
         """Count uses of those ghosts that are known under all settings.
 
         Return the distances, where they are not 0, and the places among the keys of all others that may be sampled.
         """
-        get, soon, last, places, front = self.slots.get, self._soon, self._last, self._place, self.distances.front
-        found: list[float] = []
+        soon, last, places, front = self._soon, self._last, self._place, self.distances.front
+        size, use = self._size, self.distances.use
+        found: list[int] = []
         others: list[int] = []
-        for number, key in enumerate(keys):
-            slot = get(key)
-            if slot is None:
-                if key not in self._refused:
-                    others.append(number)
-                continue
+        slots = [*map(self.slots.get, keys, repeat(_OUTSIDE))]
+        for number, slot in enumerate(slots):
             if now >= soon[slot]:
-                others.append(number)
+                if slot != _OUTSIDE or keys[number] not in self._refused:
+                    others.append(number)
                 continue
             last[slot] = now
             if 0 < places[slot] < front:
-                found.append(self.distance(slot))
-                self._move(slot)
+                distance, places[slot] = use(places[slot], size[slot])
+                found.append(distance + size[slot])
                 front = self.distances.front
-        return found, others
+        rate = self.measured_rate
+        return [distance / rate for distance in found], others
 
     def _move(self, slot: int) -> None:
         """Count a ghost as used now, as far as distances go."""
         if 0 < self._place[slot] < self.distances.front:
-            size = self._size[slot]
-            self.distances.remove(self._place[slot], size)
-            self._place[slot] = self.distances.add(size)
+            _, self._place[slot] = self.distances.use(self._place[slot], self._size[slot])
 
     def touch(self, slot: int, now: int) -> None:
         """Count a use."""
@@ -250,9 +273,9 @@ class Ghosts:
         for bit, links in ((SHARED, self._shared), (PLAIN, self._plain)):
             other = links[slot]
             if other:
-                if not mask & bit or self._until[other - 1] < now:
-                    self._until[other - 1] = until
-                soon = min(soon, self._until[other - 1])
+                if not mask & bit or self._until[other] < now:
+                    self._until[other] = until
+                soon = min(soon, self._until[other])
         self._soon[slot] = soon
 
     def set_exact(self, slot: int, mask: int) -> None:
@@ -271,6 +294,7 @@ class Ghosts:
         """Drop all ghosts: what was stored has been cleared."""
         self.slots.clear()
         self._unswept.clear()
-        self._free = list(range(len(self._hash)))
+        self._counts = [0] * len(KINDS)
+        self._free = list(range(_OUTSIDE + 1, len(self._hash)))
         self.distances = Distances(self.distances.near)
         self.dropped += 1

@@ -10,7 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ollama_cache_proxy.policy.forecast.ghosts import DAY, FIXED, HOUR, IDLE, NEVER, NOW, PLAIN, SHARED
+from ollama_cache_proxy.policy.forecast.ghosts import (
+    COMPLETIONS,
+    DAY,
+    EMBEDDINGS,
+    FIXED,
+    HOUR,
+    IDLE,
+    NEVER,
+    NOW,
+    PLAIN,
+    SHARED,
+)
 from ollama_cache_proxy.policy.forecast.traffic_sample import (
     IN_STORE,
     SIZES,
@@ -72,7 +83,7 @@ def forecast(sample: TrafficSample, force: InForce, now: float) -> dict[str, Any
         "requests": sum(kind.totals.requests for kind in kinds.values()),
         "bypasses": round(sum(one.requests for one in sample.unused.values())),
         "workers": force.workers,
-        "sample": {"rate": sample.ghosts.rate, "keys": len(sample.ghosts.slots)},
+        "sample": {"rate": min(map(sample.ghosts.rate, (EMBEDDINGS, COMPLETIONS))), "keys": len(sample.ghosts.slots)},
         "store": {"bytes": force.room, "setting": force.room_setting or None},
         **shown,
         "whatIf": what_if,

@@ -17,10 +17,12 @@ from typing import Final, TypeAlias
 from ollama_cache_proxy.policy.forecast.ghosts import (
     ALL,
     BITS,
+    BYPASSED,
     CAPACITY,
+    COMPLETIONS,
+    EMBEDDINGS,
     FIXED,
     IDLE,
-    MEASURED,
     NEVER,
     NOW,
     PLAIN,
@@ -84,6 +86,11 @@ class Asked:
     """Those that each other one took."""
     size: int = 0
     """Bytes of the body of one of them."""
+
+    @property
+    def kind(self) -> int:
+        """See `KINDS`."""
+        return EMBEDDINGS if self.embedding else COMPLETIONS
 
 
 @dataclass(slots=True)
@@ -193,9 +200,10 @@ class TrafficSample:
         """
         kind, number = self.embeddings if embedding else self.completions, times * len(keys)
         found, others = self.ghosts.used(keys, now)
-        for distance in found:
-            weight = times * MEASURED / self.ghosts.rate
-            _count(kind.sized, _KNOWN_TO_ALL | _size(distance) << BITS, weight, seconds)
+        if found:
+            sizes, weight = [*map(_size, found)], times / self.ghosts.measured_rate
+            for size in set(sizes):
+                _count(kind.sized, _KNOWN_TO_ALL | size << BITS, weight * sizes.count(size), seconds)
         totals = kind.totals
         totals.requests += times
         totals.request_hits += times
@@ -229,10 +237,10 @@ class TrafficSample:
         if len(asked.keys) == 1:
             if self.ghosts.slots.get(asked.keys[0]) is None:
                 return
-        elif self.ghosts.rate < 1:
+        elif self.ghosts.rate(EMBEDDINGS) < 1:
             kind.whole = False
             return
-        _count(kind.requests, _name(all(asked.known), 0, every), 1 / self.ghosts.rate, 0.0)
+        _count(kind.requests, _name(all(asked.known), 0, every), 1 / self.ghosts.rate(EMBEDDINGS), 0.0)
 
     def _look_up(self, asked: Asked, places: Sequence[int], kind: Kind) -> list[int]:
         """Count some keys of a request; return of each under which settings it would have been known."""
@@ -240,17 +248,18 @@ class TrafficSample:
         slots = [self._slot(asked, place) for place in places]
         if ghosts.dropped != dropped:
             slots = [ghosts.slots.get(asked.keys[place]) for place in places]
+        rate, measured_rate = ghosts.rate(asked.kind), ghosts.measured_rate
         masks, sizes = self._looked_up(asked, places, slots)
         for place, slot, mask, size in zip(places, slots, masks, sizes, strict=True):
             if slot is None:
                 continue
             known, weight = asked.known[place], 1 if asked.weights is None else asked.weights[place]
             seconds, anew = asked.saved if known else asked.spent, asked.stored and not known
-            _count(kind.items, _name(known, 0, mask), weight := weight / ghosts.rate, seconds)
-            kind.stored += weight if anew else 0
+            _count(kind.items, _name(known, 0, mask), weight / rate, seconds)
+            kind.stored += weight / rate if anew else 0
             if ghosts.measures(slot):
-                _count(kind.sized, _name(known, size, mask), weight * MEASURED, seconds)
-                kind.sized_stored += weight * MEASURED if anew else 0
+                _count(kind.sized, _name(known, size, mask), weight / measured_rate, seconds)
+                kind.sized_stored += weight / measured_rate if anew else 0
         return masks
 
     def _slot(self, asked: Asked, place: int) -> int | None:
@@ -262,9 +271,9 @@ class TrafficSample:
         if not asked.known[place] and not asked.stored:
             return None  # nothing is stored under it, so it need not be remembered
         hashed = asked.hashed(place)
-        slot = ghosts.add(key, hashed)
+        slot = ghosts.add(key, hashed, asked.kind)
         if slot is not None:
-            others = [None if other is None else ghosts.add(other, hashed) for other in asked.alike(place)]
+            others = [None if other is None else ghosts.add(other, hashed, asked.kind) for other in asked.alike(place)]
             if ghosts.slots.get(key) is None:  # dropped while room was made
                 return None
             ghosts.link(slot, *others)
@@ -321,15 +330,17 @@ class TrafficSample:
             missing = ALL & ~mask
             twice |= once & missing
             once |= missing
-        if len(asked.keys) > 1 and (self.ghosts.rate < 1 or len(masks) < len(asked.keys)):  # others may be missing
+        if len(asked.keys) > 1 and (
+            self.ghosts.rate(EMBEDDINGS) < 1 or len(masks) < len(asked.keys)
+        ):  # others may be missing
             return ALL if sum(asked.known) == len(asked.known) - 1 else 0
         return once & ~twice
 
     def passed(self, name: Needed, key: int, hashed: int, now: int, *, seconds: float, ttl: int) -> None:  # noqa: PLR0913 - what is known of a bypass
         """Count a request that bypassed the cache, which is in the sample, and what it took Ollama."""
-        counted, weight = self.unused.setdefault(name, Unused()), 1 / self.ghosts.rate
+        counted, weight = self.unused.setdefault(name, Unused()), 1 / self.ghosts.rate(BYPASSED)
         counted.requests += weight
-        slot = self.ghosts.add(key, hashed)
+        slot = self.ghosts.add(key, hashed, BYPASSED)
         if slot is None:
             return
         if self.ghosts.lasts(slot, now):
