@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.watched import run
 from benchmarks.workloads import chunks, costs, figures, report, requests
 from benchmarks.workloads.figures import Workload
-from benchmarks.workloads.forecasts import compared
+from benchmarks.workloads.forecasts import Row, compared
 from benchmarks.workloads.history import History, opened
 from benchmarks.workloads.rates import Cache, Expiring, count
 from benchmarks.workloads.replay import Measured, replay
@@ -59,11 +60,32 @@ def history_of(given: argparse.Namespace) -> AbstractContextManager[History]:
     return opened(folder, name, last=given.last, revision=given.revision)
 
 
-def say_forecasts(name: str, workload: Workload) -> None:
+def say_forecasts(name: str, rows: Iterable[Row]) -> None:
     """Print each forecast of the proxy beside what a replay with that setting gives."""
-    for row in compared(workload.before, workload.asked):
+    for row in rows:
         shown = f"{row.forecast:5.1f} {row.replay:5.1f} {row.points:+5.1f}"
         sys.stdout.write(f"{name}: forecast, replay, points: {shown}  {row.setting}, {row.of}\n")
+
+
+def forecasts_of(history: History, workload: Workload) -> list[dict[str, Any]]:
+    """Return forecasts beside replays, those without line numbers for requests that have them."""
+    lined = figures.lined(history)
+    rows = [row for row in compared(workload.before, workload.asked) if not row.plain]
+    rows += [row for row in compared(lined.before, lined.asked) if row.plain]
+    return [asdict(row) for row in rows]
+
+
+def forecasts(given: argparse.Namespace) -> None:
+    """Measure the forecasts of a repository again, and leave its other published figures as they are."""
+    with history_of(given) as history:
+        file = RESULTS / f"{history.name}.json"
+        found = json.loads(file.read_text("utf-8"))
+        if (found["head"], found["commits"]) != (history.head, len(history.commits)):
+            sys.exit(f"{history.name}: the published figures are of {found['commits']} commits up to {found['head']}")
+        found["forecasts"] = forecasts_of(history, figures.usual(history))
+        sys.stdout.write("\n".join(report.forecasts({history.name: found})) + "\n")
+        replayed = found.pop("replayed")  # as the last one, since it has the rows
+        file.write_text(report.dumped(found | {"replayed": replayed}), "utf-8")
 
 
 def repository(given: argparse.Namespace) -> dict[str, Any]:
@@ -75,7 +97,7 @@ def repository(given: argparse.Namespace) -> dict[str, Any]:
         rules = len(chunks.RULES) + len(requests.EXPLANATIONS) + len(figures.READERS) + len(requests.FIXES)
         with bar("deriving", rules) as step:
             found = figures.described(history) | {"derived": figures.derived(history, workload, step)}
-    say_forecasts(history.name, workload)
+        found |= {"forecasts": forecasts_of(history, workload)}
     tail = workload.tail(given.requests)
     measured = measure(tail, given, seconds=given.seconds)
     sizes = figures.entry_sizes(tail, measured)
@@ -106,7 +128,7 @@ def sample(given: argparse.Namespace) -> bool:
     for file in sorted(SAMPLES.glob("*.jsonl")):
         workload = Workload(*requests.read(file.read_bytes().splitlines()))
         measured = figures.replayed(measure(workload, given, seconds=given.seconds))
-        say_forecasts(file.stem, workload)
+        say_forecasts(file.stem, compared(workload.before, workload.asked))
         tallies = count(workload.before, workload.asked, Cache(Expiring()))
         sys.stdout.write("\n".join(report.replay_table({file.stem: measured})) + "\n")
         unlike += measured["unlike"]
@@ -135,7 +157,9 @@ def main(given: argparse.Namespace) -> bool:
     if given.jsonl:
         write(given)
         return True
-    if given.repository:
+    if given.forecasts:
+        forecasts(given)
+    elif given.repository:
         found = repository(given)
         folder = RESULTS if given.publish else BUILD
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,6 +190,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the times of texts (default 1)")
     made.add_argument("--jsonl", metavar="FILE", help="only write the requests to this file")
     made.add_argument("--sample", action="store_true", help="replay the committed requests")
+    made.add_argument("--forecasts", action="store_true", help="only measure forecasts, and publish these")
     made.add_argument("--publish", action="store_true", help="store the figures for docs/hit-rates.md")
     made.add_argument("--report", action="store_true", help="only write docs/hit-rates.md")
     return made

@@ -60,3 +60,4 @@ RULES: Final[dict[str, Rule]] = {
     "1,000 characters": _thousand_characters,
 }
 USUAL: Final = "by function or class"
+LINED: Final = "by function or class, path and lines on top"

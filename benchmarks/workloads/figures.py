@@ -84,6 +84,12 @@ def usual(history: History) -> Workload:
     return Workload(before, requests.together(lists, readers, fixes))
 
 
+def lined(history: History) -> Workload:
+    """Return lists and explanations that say line numbers."""
+    before, lists = requests.embeds(history, chunks.LINED)
+    return Workload(before, requests.together(lists, requests.explanations(history, requests.LINED_EXPLANATION, 1)))
+
+
 def tallied(tally: Tally) -> Figures:
     """Return counts and rates."""
     return asdict(tally) | {"by_request": tally.by_request, "by_item": tally.by_item}

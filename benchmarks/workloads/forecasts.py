@@ -25,6 +25,7 @@ TTL: Final = 86_400
 """The lifetime of the cache whose traffic is sampled, in seconds."""
 SIZE: Final = 4_096
 """Bytes of the body of an entry."""
+_WITHOUT: Final = "without line numbers"
 _KINDS: Final[Mapping[str, tuple[str, ...]]] = {"embeddings": (EMBED,), "completions": (EXPLAIN, FIX)}
 
 
@@ -36,6 +37,11 @@ class Row:
     of: str
     forecast: float
     replay: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is about texts without their line numbers."""
+        return self.setting.endswith(_WITHOUT)
 
     @property
     def points(self) -> float:
@@ -131,7 +137,7 @@ def compared(before: Iterable[Asked], asked: Iterable[Asked], *, ttl: int = TTL,
             continue
         for row in found[kind]["lifetimes"]:
             replay(_lifetime(row), kind, row, _contents(row))
-        replay("without line numbers", kind, found[kind]["withoutLineNumbers"], Expiring(ttl), _plain)
+        replay(_WITHOUT, kind, found[kind]["withoutLineNumbers"], Expiring(ttl), _plain)
         for row in found[kind]["sizes"]:
             replay(f"a store of {row['bytes'] >> 20} MiB", kind, row, ExpiringBounded(ttl, row["bytes"]))
     return rows

@@ -54,6 +54,7 @@ def tables(found: Found) -> list[str]:
         ("Lifetime, with the commits' times as the clock", lifetimes(found)),
         ("Embeddings, by what ends them, in percent of texts", kept(found)),
         ("The store, and `maxmemory` with `allkeys-lru`", rooms(found)),
+        ("Forecasts beside replays", forecasts(found)),
         ("Through the proxy", replay_table({name: one["replayed"] for name, one in found.items()})),
         ("What Ollama works for the whole history", _work(found)),
     )
@@ -278,6 +279,20 @@ def kept(found: Found) -> list[str]:
         for name in bounds
     ]
     return _table(("`lifetime`, `ttl_embedding`", *found), rows)
+
+
+def forecasts(found: Found) -> list[str]:
+    """Return the table of forecasts, each with the replay in brackets, and of how far off they are."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    off = dict.fromkeys(found, 0.0)
+    for name, one in found.items():
+        for row in one["forecasts"]:
+            shown = f"{_rate(row['forecast'])} ({_rate(row['replay'])})"
+            cells.setdefault((row["setting"], row["of"]), {})[name] = shown
+            off[name] = max(off[name], abs(row["forecast"] - row["replay"]))
+    rows = [[f"{setting}, {of}", *(row.get(name, _NONE) for name in found)] for (setting, of), row in cells.items()]
+    rows.append(["points between both, at most", *(f"{value:.1f}" for value in off.values())])
+    return _table(("forecast (replay)", *found), rows)
 
 
 def rooms(found: Found) -> list[str]:

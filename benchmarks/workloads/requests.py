@@ -112,6 +112,7 @@ EXPLANATIONS: Final[dict[str, Callable[[str, Piece], str]]] = {
     "the question below": lambda _path, piece: f"{piece.text}\n\n{_QUESTION}",
 }
 USUAL_EXPLANATION: Final = "the function alone"
+LINED_EXPLANATION: Final = "its path and line on top"
 
 
 def explanations(history: History, shape: str, readers: int) -> list[Asked]:

@@ -35,10 +35,10 @@ def test_distances_are_those_of_an_exact_count_but_for_a_fiftieth_of_all_bytes()
 
 def test_what_is_near_has_no_distance() -> None:
     distances = Distances(NEAR)
-    places = [distances.add(100) for _ in range(10_000)]
+    places = [distances.add(100) for _ in range(5_000)]
     assert distances.distance(places[-1]) == 0
     assert distances.distance(places[-NEAR // 100 // 2]) == 0
-    assert distances.distance(places[0]) > 900_000
+    assert distances.distance(places[0]) > 400_000
 
 
 def test_buckets_stay_few_whatever_is_used() -> None:
@@ -46,3 +46,15 @@ def test_buckets_stay_few_whatever_is_used() -> None:
     for size in (1, 50_000, 7, 1_000_000) * 5_000:
         distances.add(size)
     assert len(distances._last) <= 300
+
+
+def test_a_use_is_a_look_at_the_distance_and_a_move_to_the_front() -> None:
+    one, other = Distances(NEAR), Distances(NEAR)
+    for both in (one, other):
+        places = [both.add(100) for _ in range(5_000)]
+    distance, place = one.use(places[10], 100)
+    assert distance == other.distance(places[10])
+    other.remove(places[10], 100)
+    assert place == other.add(100)
+    assert one.total == other.total == 500_000
+    assert one.distance(places[0]) == other.distance(places[0])

@@ -9,6 +9,7 @@ import pytest
 
 from ollama_cache_proxy.policy.forecast.ghosts import (
     ALL,
+    COMPLETIONS,
     DAY,
     EMBEDDINGS,
     FIXED,
@@ -152,3 +153,14 @@ def test_all_of_it_stays_within_its_room() -> None:
         tracemalloc.stop()
     assert sample.ghosts.rate(EMBEDDINGS) < 1
     assert most <= ROOM
+
+
+def test_the_limit_halves_of_the_kind_that_takes_the_most_room_and_few_keys_of_another_stay() -> None:
+    ghosts = Ghosts(1000)
+    for key in range(200):
+        ghosts.add(-1 - key, SCALE - 1, COMPLETIONS)
+    for key in range(20_000):
+        ghosts.add(key, crc32(b"%d" % key), EMBEDDINGS)
+    assert ghosts.rate(EMBEDDINGS) < 1 / 8
+    assert ghosts.rate(COMPLETIONS) == 1
+    assert sum(key < 0 for key in ghosts.slots) == 200

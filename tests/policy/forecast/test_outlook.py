@@ -170,3 +170,13 @@ def test_completions_have_fixed_lifetimes_alone() -> None:
 )
 def test_durations_are_said_in_one_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_the_sample_missed_is_scaled_to_what_was_missed() -> None:
+    """Half of what could have been known is in the sample, and a sixteenth of the rest: no forecast is above the misses."""
+    sample = sampled(2 * DAY)
+    sample.embeddings.totals.items += 1000
+    sample.embeddings.totals.stored += 1000
+    found = forecast(sample, force(lifetime="fixed"), BEGIN + 2 * DAY)["embeddings"]
+    rows = {(row["lifetime"], row["ttl"]): row["texts"] for row in found["lifetimes"]}
+    assert rows["until-evicted", None] == 50, "half of the sampled ones, so half of all"

@@ -1,7 +1,7 @@
 """Reuse distances: how many bytes of other keys have been asked for since a key was last.
 
 A store that evicts the least recently used entry first knows a key as long as this distance is below its size. Keys
-stand in the order of their last use, in buckets of about a hundredth of all bytes, so a distance is as exact as half a
+stand in the order of their last use, in buckets of about a sixtieth of all bytes, so a distance is as exact as half a
 bucket.
 """
 
@@ -11,7 +11,7 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import Final
 
-_BUCKETS: Final = 128
+_BUCKETS: Final = 64
 _NEAREST: Final = 4
 """Buckets of the last `near` bytes, at most."""
 

@@ -216,6 +216,14 @@ class Ghosts:
             return 0.0
         return (self.distances.distance(place) + self._size[slot]) / self.measured_rate
 
+    def used_again(self, key: int, now: int) -> bool:
+        """Count a use of a ghost that is known under all settings, in all sizes; return False if more is to be done."""
+        slot = self.slots.get(key, _OUTSIDE)
+        if now >= self._soon[slot] or 0 < self._place[slot] < self.distances.front:
+            return False
+        self._last[slot] = now
+        return True
+
     def used(self, keys: Sequence[int], now: int) -> tuple[list[float], list[int]]:
         """Count uses of those ghosts that are known under all settings.
 

@@ -199,7 +199,10 @@ class TrafficSample:
         every setting would have had them, so nothing but their number, and now and then their distance, counts.
         """
         kind, number = self.embeddings if embedding else self.completions, times * len(keys)
-        found, others = self.ghosts.used(keys, now)
+        found: Sequence[float] = ()
+        others: list[int] = []
+        if number != times or not self.ghosts.used_again(keys[0], now):  # the first is for what is not a list
+            found, others = self.ghosts.used(keys, now)
         if found:
             sizes, weight = [*map(_size, found)], times / self.ghosts.measured_rate
             for size in set(sizes):
