@@ -60,7 +60,7 @@ def opened(record: bytes) -> tuple[str, StoredResponse]:
 
 async def test_a_page_says_what_it_is_of_and_what_was_left_out(embedded: Proxy) -> None:
     records, (first, last) = await exported(embedded)
-    assert sorted(first) == ["digest", "epoch", "goesOn", "model", "settings", "version"]
+    assert sorted(first) == ["context", "digest", "epoch", "goesOn", "model", "settings", "version"]
     assert (first["model"], len(first["digest"])) == ("all-minilm:latest", 64)
     assert last == {"cursor": None, "leftOut": {}, "scopes": [["", "", "", 3]]}
     assert len(records) == 3

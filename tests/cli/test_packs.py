@@ -19,6 +19,7 @@ from ollama_cache_proxy.cli.jobs.exporting import export
 from ollama_cache_proxy.cli.jobs.importing import import_pack
 from ollama_cache_proxy.cli.jobs.pack_writing import PackWriter
 from ollama_cache_proxy.cli.main import parser
+from ollama_cache_proxy.policy.context_lengths import Contexts
 from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import canary
@@ -173,6 +174,43 @@ async def test_packs_are_opened_and_sealed_where_a_store_is_sealed(redis_server:
         assert simulator.inferences == 0
 
 
+@pytest.mark.parametrize(
+    ("made", "here", "options", "said"),
+    [
+        (256, 512, (), "2 refused: other-context, context 256, here 512"),
+        (256, 512, ("--any-context",), "2 imported"),
+        (256, 256, (), "2 imported"),
+        (256, None, (), "2 imported"),
+        (None, 512, (), "2 imported"),
+    ],
+)
+async def test_another_context_length_does_not_fit(  # noqa: PLR0917 - a row, and fixtures
+    made: int | None,
+    here: int | None,
+    options: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def loads_with(proxy: Proxy, length: int | None) -> None:
+        models: Any = proxy.running.exchanges._relay._models
+        identify = models.identify
+
+        async def identified(name: str) -> Any:
+            return replace(await identify(name), contexts=Contexts(first=length, now=length))
+
+        monkeypatch.setattr(models, "identify", identified)
+
+    path = tmp_path / "a.pack"
+    async with other() as (proxy, _):
+        await embed(proxy, ["a", "b"])
+        loads_with(proxy, made)
+        assert (await work("export", proxy, *MODEL, path)).status == 0
+    async with other() as (proxy, _):
+        loads_with(proxy, here)
+        assert said in (await work("import", proxy, "--trust", *options, path)).err
+
+
 async def test_what_does_not_fit_is_refused_with_the_reason(pack: Path) -> None:
     async with (
         Simulator(Behaviour(version="0.33.9")) as simulator,
@@ -181,9 +219,9 @@ async def test_what_does_not_fit_is_refused_with_the_reason(pack: Path) -> None:
         other(credential_fields=["x-user"]) as (with_fields, _),
     ):
         done = await work("import", newer, "--trust", pack)
-        assert "3 refused: other-version, version '0.33.0-rc2' and not '0.33.9'" in done.err
+        assert "3 refused: other-version, version '0.33.0-rc2', here '0.33.9'" in done.err
         done = await work("import", with_epoch, "--trust", pack)
-        assert (done.status, "3 refused: other-settings, epoch '' and not 'another'" in done.err) == (1, True)
+        assert (done.status, "3 refused: other-settings, epoch '', here 'another'" in done.err) == (1, True)
         assert "3 refused: other-settings" in (await work("import", with_fields, "--trust", pack)).err
         await ask(newer.url, "DELETE", "/api/delete", body=b'{"model": "all-minilm"}')
         done = await work("import", newer, "--trust", pack)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
@@ -100,8 +102,15 @@ def test_a_block_of_another_thing_than_an_object_is_damaged(text):
         pack_form.read_text(text)
 
 
-def test_what_a_pack_is_of_comes_back():
-    assert pack_form.about(ABOUT.document()) == ABOUT
+@pytest.mark.parametrize("about", [ABOUT, replace(ABOUT, context=4096)])
+def test_what_a_pack_is_of_comes_back(about):
+    assert pack_form.about(about.document()) == about
+
+
+@pytest.mark.parametrize("value", [0, -1, "4096", 4096.0, True, []])
+def test_a_head_with_another_thing_for_a_length_is_damaged(value):
+    with pytest.raises(BadPackError, match="is damaged"):
+        pack_form.about(ABOUT.document() | {"context": value})
 
 
 @pytest.mark.parametrize("name", ["model", "digest", "version", "epoch", "settings", "madeBy"])

@@ -6,6 +6,7 @@ and compression are the commands' (cli/jobs/): the proxy trusts whoever has the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Final, Protocol
 from urllib.parse import parse_qs
@@ -23,6 +24,7 @@ IMPORT: Final = "/api/cache/import"
 _KIND: Final = "application/octet-stream"
 _WRITE_TIMEOUT: Final = 60.0
 """Seconds that a client may take to read one entry."""
+_LENGTH: Final = re.compile(r"[1-9][0-9]{0,9}")
 _UNAVAILABLE: Final = "the store does not answer, or takes no writes"
 
 
@@ -32,7 +34,7 @@ class Packs(Protocol):
     async def own(self, model: str) -> Own | None: ...
     async def page(self, cursor: str) -> Found | None: ...
     def exported(self, own: Own, wanted: Filter, found: Found) -> AsyncGenerator[bytes, None]: ...
-    async def take_in(self, own: Own, data: bytes) -> Taken | None: ...
+    async def take_in(self, own: Own, data: bytes, context: int | None) -> Taken | None: ...
 
 
 class PackRoutes:
@@ -65,13 +67,14 @@ class PackRoutes:
         return Stream(kind=_KIND, pieces=packs.exported(own, wanted, found), write_timeout=_WRITE_TIMEOUT)
 
     async def _import(self, request: Request, body: bytes) -> Reply:
-        """Store those of some entries that fit."""
-        packs = self._packs()
+        """Store those of some entries that fit; `context` is the context length that they were made with."""
+        packs, query = self._packs(), _query(request)
         try:
-            own = await _own(packs, purge.read(_query(request)).model)
+            context = _length(query.pop("context", ""))
+            own = await _own(packs, purge.read(query).model)
             if isinstance(own, Reply):
                 return own
-            taken = await packs.take_in(own, body)
+            taken = await packs.take_in(own, body, context)
         except ValueError as problem:
             return error(400, str(problem))
         if taken is None:
@@ -83,6 +86,15 @@ class PackRoutes:
 def _query(request: Request) -> dict[str, str]:
     given = parse_qs(request.target.partition("?")[2], keep_blank_values=True)
     return {name: found[-1] for name, found in given.items()}
+
+
+def _length(text: str) -> int | None:
+    """Return a length in tokens, None for an empty text. Raise ValueError for any other."""
+    if not text:
+        return None
+    if _LENGTH.fullmatch(text) is None:
+        raise ValueError("context must be a length in tokens")
+    return int(text)
 
 
 async def _own(packs: Packs, model: str | None) -> Own | Reply:

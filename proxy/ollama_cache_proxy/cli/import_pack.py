@@ -31,6 +31,11 @@ def add(commands: Any) -> None:
         help="a public key: import what is signed with it; repeatable",
     )
     parser.add_argument("--trust", action="store_true", help="import it whoever made it")
+    parser.add_argument(
+        "--any-context",
+        action="store_true",
+        help="import entries also where Ollama loads the model with another context length here",
+    )
     parser.add_argument("--check", action="store_true", help="only say whether it is whole, and what is in it")
     options.add_json(parser)
 

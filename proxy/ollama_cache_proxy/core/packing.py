@@ -50,6 +50,8 @@ class Own:
     epoch: str
     mark: Mark
     """The mark of what a request without credentials and Origin stores."""
+    context: int | None
+    """The context length with which Ollama loads it where nothing else is asked, in tokens; None where not known."""
 
     def about(self) -> dict[str, Any]:
         """Return what is told of it: names and hashes, nothing secret."""
@@ -59,6 +61,7 @@ class Own:
             "version": self.version,
             "epoch": self.epoch,
             "settings": self.mark.settings,
+            "context": self.context,
         }
 
 
@@ -107,7 +110,14 @@ class Packing:
         scope = scope_of(identity, self._rules)
         mark = scope_marks.read(scope_marks.marked(scope, ()))
         assert mark is not None  # noqa: S101 - for the type checker
-        return Own(model=identity.model, digest=identity.digest, version=identity.version, epoch=scope.epoch, mark=mark)
+        return Own(
+            model=identity.model,
+            digest=identity.digest,
+            version=identity.version,
+            epoch=scope.epoch,
+            mark=mark,
+            context=identity.contexts.now,
+        )
 
     async def page(self, cursor: str) -> Found | None:
         """Return some entries after `cursor`, the first ones where it is of another store, or from before a clear.
@@ -173,11 +183,14 @@ class Packing:
         )
         return next((refusal for broken, refusal in refusals if broken), None)
 
-    async def take_in(self, own: Own, data: bytes) -> Taken | None:
-        """Store the entries of these records that fit; None where the store failed. Raise ValueError for no records."""
+    async def take_in(self, own: Own, data: bytes, context: int | None) -> Taken | None:
+        """Store the entries of these records that fit; None where the store failed. Raise ValueError for no records.
+
+        `context` is the context length that they were made with, in tokens; None where it is to make no difference.
+        """
         purges = self._purges.count
         refused: Counter[str] = Counter()
-        entries = await self._turns.run(self._judged(own, data, refused))
+        entries = await self._turns.run(self._judged(own, data, context, refused))
         imported, few, generation = 0, Counter[str](), None
         for some in batched(entries):
             found = await self._store.peek_many([key for key, _ in some])
@@ -197,14 +210,19 @@ class Packing:
             await asyncio.sleep(0)
         return Taken(imported=imported, known=len(entries) - imported, refused=refused, asked_by_few=few)
 
-    def _judged(self, own: Own, data: bytes, refused: Counter[str]) -> Steps[list[tuple[str, StoredResponse]]]:
+    def _judged(
+        self, own: Own, data: bytes, context: int | None, refused: Counter[str]
+    ) -> Steps[list[tuple[str, StoredResponse]]]:
         """Return the entries that are admitted, and count the others."""
         entries: dict[str, StoredResponse] = {}
+        other = None not in (context, own.context) and context != own.context
         for key, value in records(data):
             entry = self._decode(key, value)
             admission: Admission = Refusal.DAMAGED
             if entry is not None:
                 admission = yield from admitted(entry, own.model, own.mark, self._rules, self._clock.now())
+            if other and not isinstance(admission, Refusal):
+                admission = Refusal.OTHER_CONTEXT
             if isinstance(admission, Refusal):
                 refused[admission.value] += 1
             else:

@@ -48,6 +48,10 @@ class Refusal(StrEnum):
         "other-settings",
         "it can never be asked for here: `epoch`, or what counts as a credential, is another",
     )
+    OTHER_CONTEXT = (
+        "other-context",
+        "Ollama loads the model with another context length here, and may cut long texts elsewhere",
+    )
     NOT_CACHED = "not-cached", "it can never be asked for here: its endpoint's policy, or `cache_streams`, is off"
     EXPIRED = "expired", "its lifetime is over"
     TOO_LARGE = "too-large", "it is over `max_entry_bytes` or `max_list_bytes`"

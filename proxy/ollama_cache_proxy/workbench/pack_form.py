@@ -152,18 +152,28 @@ class About:
     """A hash of the epoch and of what counts as a credential."""
     filters: dict[str, str]
     made_by: str
+    context: int | None = None
+    """The context length with which Ollama loaded the model, in tokens; None where it was not known."""
 
     def document(self) -> dict[str, Any]:
         """Return the head as JSON values."""
-        same = {"model": self.model, "digest": self.digest, "version": self.version, "epoch": self.epoch}
-        return same | {"settings": self.settings, "filters": self.filters, "madeBy": self.made_by}
+        same: dict[str, Any] = {
+            "model": self.model,
+            "digest": self.digest,
+            "version": self.version,
+            "epoch": self.epoch,
+        }
+        same |= {"settings": self.settings, "filters": self.filters, "madeBy": self.made_by}
+        return same if self.context is None else same | {"context": self.context}
 
 
 def about(document: dict[str, Any]) -> About:
     """Return what a head says; raise BadPackError where it says something else."""
     filters = document.get("filters", {})
     texts = [document.get(name) for name in ("model", "digest", "version", "epoch", "settings", "madeBy")]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(filters, dict):
+    context = document.get("context")
+    length = context is None or (type(context) is int and context > 0)
+    if not (all(isinstance(text, str) for text in texts) and isinstance(filters, dict) and length):
         raise BadPackError("is damaged: its head does not say what it is of")
     model, digest, version, epoch, settings, made_by = map(str, texts)
     return About(
@@ -174,6 +184,7 @@ def about(document: dict[str, Any]) -> About:
         settings=settings,
         filters={str(name): str(value) for name, value in filters.items()},
         made_by=made_by,
+        context=context,
     )
 
 

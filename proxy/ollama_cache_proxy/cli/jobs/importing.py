@@ -45,8 +45,11 @@ async def import_pack(arguments: argparse.Namespace) -> int:
         try:
             async with proxy_at(url, secret(settings.admin_token)) as proxy:
                 progress.begin("Importing", pack.size)
+                asked = {"model": checked.about.model}
+                if checked.about.context is not None and not arguments.any_context:
+                    asked["context"] = str(checked.about.context)
                 for size, entries in pack.entries():
-                    taking.note(await proxy.send(IMPORT, {"model": checked.about.model}, entries))
+                    taking.note(await proxy.send(IMPORT, asked, entries))
                     progress.advance(size)
         finally:
             taking.show(as_json=arguments.json)
@@ -96,6 +99,15 @@ def _scope(row: list[Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in named if value) or "for everybody"
 
 
+_NAMED: Final = {
+    "other-digest": "digest",
+    "other-version": "version",
+    "other-settings": "epoch",
+    "other-context": "context",
+}
+"""By the reason for which entries are refused: what differs."""
+
+
 class _Taking:
     """Counts what became of the entries."""
 
@@ -138,8 +150,8 @@ class _Taking:
 
     def _more(self, reason: str) -> str:
         """Return what is known of a reason beyond its name: what the pack has, and what is here."""
-        named = {"other-digest": "digest", "other-version": "version", "other-settings": "epoch"}.get(reason)
+        named = _NAMED.get(reason)
         if named is None:
             return ""
         of, here = getattr(self._checked.about, named), self._here.get(named, "")
-        return f", {named} {of!r} and not {here!r}"
+        return f", {named} {of!r}, here {here!r}"
