@@ -48,9 +48,9 @@ class TrafficForecaster:
             self._sample.note_generation(question.generation)
         if cache.result is Result.HIT:
             if listing is None:
-                keys, embedding = [hash(question.key) >> 4], question.candidate.endpoint.kind is Kind.EMBEDDING
+                keys, embedding = [hash(question.key)], question.candidate.endpoint.kind is Kind.EMBEDDING
             else:
-                keys, embedding = [hash(key) >> 4 for key in listing.keys.values()], True
+                keys, embedding = [*map(hash, listing.keys.values())], True
             if keys and (listing is None or len(keys) == question.texts):
                 others = self._sample.again(keys, now, exchange.saved.seconds / len(keys), embedding=embedding)
                 if not others:

@@ -144,7 +144,7 @@ def test_all_of_it_stays_within_its_room() -> None:
             def alike(_place: int) -> tuple[int | None, int | None]:
                 return None, None
 
-            keys, now = [number << 20 | hashed], BEGIN + number
+            keys, now = [number + 1 << 48 | hashed], BEGIN + number  # up to 64 bits
             sample.add(
                 Asked(embedding=True, keys=keys, known=[False], hashed=hash_of, alike=alike, now=now, stored=True)
             )

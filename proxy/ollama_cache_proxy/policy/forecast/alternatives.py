@@ -23,8 +23,8 @@ _SPREAD: Final = 0x9E3779B1
 
 
 def number(key: str) -> int:
-    """Return what a key is known by in this process: a number of 60 bits."""
-    return hash(key) >> 4
+    """Return what a key is known by in this process: a number of 64 bits."""
+    return hash(key)
 
 
 def hashed(data: bytes) -> int:

@@ -60,7 +60,7 @@ _OUTSIDE: Final = 0
 
 
 class Ghosts:
-    """Columns of ghosts by slot. Times are whole Unix seconds; a key is a number of 60 bits."""
+    """Columns of ghosts by slot. Times are whole Unix seconds; a key is a number of 64 bits."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.limits = [SCALE] * len(KINDS)
