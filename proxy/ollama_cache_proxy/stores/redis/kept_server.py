@@ -390,4 +390,4 @@ async def _client(socket: Path) -> AsyncIterator[Any]:
     try:
         yield client.pool
     finally:
-        await client.close()
+        await asyncio.shield(client.close())  # a proxy that ends cancels whoever waits for it
