@@ -26,7 +26,7 @@
     fingerprints  fingerprints of a request
     forecast/     what other settings would have given
     mounts, server_versions, store_eviction: what a private or named server can be trusted with
-    breaker, buffers, chunked, labels, model_names, record, sums, target, trace:
+    breaker, buffers, chunked, labels, model_names, reason, record, sums, target, trace:
                   small things of one purpose each
 
 Nothing in here waits, reads a clock, draws a random number, logs or opens anything. Imports stay within the standard

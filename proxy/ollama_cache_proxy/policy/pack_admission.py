@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from enum import StrEnum
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 from ollama_cache_proxy.policy import fields, reuse, scope_marks, storing
 from ollama_cache_proxy.policy.classify import Candidate, is_embedding
@@ -22,22 +21,14 @@ from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, first
 from ollama_cache_proxy.policy.outline import is_read_soon
+from ollama_cache_proxy.policy.reason import Reason
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.scope_marks import Mark
 from ollama_cache_proxy.policy.steps import Steps
 
 
-class Refusal(StrEnum):
+class Refusal(Reason):
     """Why an entry out of a pack is not stored, with its `meaning`."""
-
-    meaning: str
-
-    def __new__(cls, value: str, meaning: str) -> Self:
-        """Make a member whose value is the text in JSON."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
 
     DAMAGED = "damaged", "its bytes are not those of an entry, or not of this key"
     UNMARKED = "no-scope", "it does not say which digest of the model it is of: an older proxy stored it"

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Self
+from typing import Final
 
+from ollama_cache_proxy.policy.reason import Reason
 from ollama_cache_proxy.policy.record import record
 
 CACHE_NAME: Final = "ollama-cache-proxy"
@@ -30,17 +31,8 @@ class FwdReason(StrEnum):
     STALE = "stale"
 
 
-class Detail(StrEnum):
+class Detail(Reason):
     """The one reason for a bypass, for not storing, or for a field of ours that was ignored, with its `meaning`."""
-
-    meaning: str
-
-    def __new__(cls, value: str, meaning: str) -> Self:
-        """Make a member whose value is the text in header, metric and log."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
 
     # bypass: by what the request is
     ENDPOINT = "endpoint", "responses of this endpoint are never reused"

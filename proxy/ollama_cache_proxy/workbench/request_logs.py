@@ -12,12 +12,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import orjson
 
 from ollama_cache_proxy.policy.endpoints import REUSABLE
+from ollama_cache_proxy.policy.reason import Reason
 from ollama_cache_proxy.workbench.requests import Request, read, weight
 
 _BODY: Final = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{9}Z-[0-9]{6,20}_([A-Za-z0-9_]{1,100})_body\.json")
@@ -29,17 +29,8 @@ _PATHS: Final[Mapping[str, str]] = {
 """The paths of endpoints that can be cached, by what Ollama writes of them into names of files."""
 
 
-class LeftOut(StrEnum):
+class LeftOut(Reason):
     """Why something in a folder is not sent, with its `meaning`."""
-
-    meaning: str
-
-    def __new__(cls, value: str, meaning: str) -> Self:
-        """Make a member whose value is the name for programs."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
 
     DUPLICATE = "duplicate", "the same request again"
     CUT_OFF = "cut-off", "not whole JSON: cut off, empty, or still being written"
