@@ -55,8 +55,8 @@ async def test_a_wrong_setting_ends_with_2_and_one_line(command: str) -> None:
     done = await piped(command, added={"OCP_TTL_COMPLETION": "soon"})
     assert (done.status, done.out) == (2, "")
     assert done.err == (
-        "ollama-cache-proxy: ttl_completion: 'soon' is not allowed: should be a valid integer, unable to parse string as"
-        " an integer\n"
+        "ollama-cache-proxy: ttl_completion: 'soon' is not allowed: must be whole seconds, or a number with s, m,"
+        " h or d, such as 90d, 12h or 30m\n"
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from ollama_cache_proxy.service import store_choice
+from ollama_cache_proxy.service import private_store
 from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.service.settings import SettingsError, load
 from ollama_cache_proxy.service.siblings import SIBLING_TIMEOUT
@@ -698,7 +698,7 @@ async def test_workers_refuse_to_let_entries_live_until_a_redis_evicts_them_that
 
 
 async def test_without_any_redis_the_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_choice, "find_server", lambda: None)
+    monkeypatch.setattr(private_store, "find_server", lambda: None)
     settings = load(None, {"listen": "127.0.0.1:0", "workers": "2"})
     with bind(settings.listen) as sock, pytest.raises(SettingsError, match="--redis-url"):
         async with supervising(settings, sock):

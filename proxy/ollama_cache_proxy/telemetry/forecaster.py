@@ -133,7 +133,7 @@ def _of_list(question: Question, listing: Listing, exchange: Exchange, now: int)
         keys=[alternatives.number(key) for key in listing.keys.values()],
         known=[hit] * len(listing.keys) if hit or not known else [text in listing.known for text in listing.keys],
         weights=weights,
-        hashed=lambda place: alternatives.hashed(unique[place].encode()),
+        hashed=lambda place: alternatives.hashed(unique[place][: alternatives.MOST].encode()),
         alike=alternatives.of_texts(listing.text_list, question.scope, question.request.fields),
         now=now,
         age=listing.age or 0,

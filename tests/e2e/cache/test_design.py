@@ -890,7 +890,7 @@ async def test_a_private_store_is_bounded_forgets_the_oldest_and_keeps_nothing_o
 async def test_where_no_server_can_be_had_it_is_memory_and_no_word_of_redis(
     monkeypatch: pytest.MonkeyPatch, simulator: Simulator
 ) -> None:
-    monkeypatch.setattr("ollama_cache_proxy.service.store_choice.find_server", lambda: None)
+    monkeypatch.setattr("ollama_cache_proxy.service.private_store.find_server", lambda: None)
     async with proxy_before(simulator.url, store="auto") as proxy:
         assert [(await generate(proxy)).field("X-Cache") for _ in range(2)] == ["MISS", "HIT"]
         assert (await stats(proxy))["store"] == {"name": "memory", "state": "ok", "sealed": False}

@@ -17,7 +17,7 @@ from ollama_cache_proxy.policy.key import Scope, cache_key
 from ollama_cache_proxy.policy.messages import Fields
 
 MOST: Final = 1 << 18
-"""Bytes of a body that is compared with others; of a larger one, only its key is known."""
+"""Bytes of a body, or characters of a text, that is compared with others; of a larger one, only its key is known."""
 _DIGITS: Final = b"0123456789"
 _SPREAD: Final = 0x9E3779B1
 
@@ -40,7 +40,10 @@ def of_texts(text_list: TextList, scope: Scope, fields: Fields) -> Alike:
         return number(embeddings.item_keys(replace(text_list, unique=(text,), odd={}), scope, shown)[text])
 
     def alike(place: int) -> tuple[int | None, int | None]:
-        text, anyone = texts[place], _without_credentials(scope.credentials, fields)
+        text = texts[place]
+        if len(text) > MOST:
+            return None, None
+        anyone = _without_credentials(scope.credentials, fields)
         plain = without_line_numbers(text)
         return None if anyone is None else key(text, anyone), None if plain == text else key(plain, fields)
 
