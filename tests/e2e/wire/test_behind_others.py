@@ -86,7 +86,9 @@ async def test_what_goes_to_ollama_has_no_prefix_and_hits_are_shared(simulator: 
         await ask(proxy.url, "GET", "/a/b")
         await ask(proxy.url, "GET", "/a/b?x")
         await ask(proxy.url, "GET", "/a/bc")
-        targets = [one.target for one in simulator.received if one.target not in ("/api/tags", "/api/version", "/api/ps")]
+        targets = [
+            one.target for one in simulator.received if one.target not in ("/api/tags", "/api/version", "/api/ps")
+        ]
         assert targets == ["/api/generate", "/", "/?x", "/a/bc"]
 
 
