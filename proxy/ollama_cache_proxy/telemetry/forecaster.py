@@ -15,10 +15,9 @@ from ollama_cache_proxy.policy.endpoints import Kind
 from ollama_cache_proxy.policy.forecast import alternatives
 from ollama_cache_proxy.policy.forecast.ghosts import BYPASSED
 from ollama_cache_proxy.policy.forecast.outlook import InForce, forecast
-from ollama_cache_proxy.policy.forecast.traffic_sample import Asked, TrafficSample
+from ollama_cache_proxy.policy.forecast.traffic_sample import AT_ONCE, Asked, TrafficSample
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import Detail, FwdReason, Result
-from ollama_cache_proxy.policy.steps import A_STEP
 
 _OK: Final = 200
 
@@ -58,7 +57,7 @@ class TrafficForecaster:
         self._add(_asked(question, rules, exchange, now), others)
 
     def _add(self, asked: Asked, others: list[int] | None) -> None:
-        if len(asked.keys) > A_STEP:
+        if len(asked.keys) > AT_ONCE:
             steps = self._turns.run(self._sample.add_in_steps(asked, others))
             self._tasks.spawn(steps, "sample a list", endless=True)
         elif asked.keys:

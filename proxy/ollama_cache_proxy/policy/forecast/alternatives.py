@@ -17,7 +17,9 @@ from ollama_cache_proxy.policy.key import Scope, cache_key
 from ollama_cache_proxy.policy.messages import Fields
 
 MOST: Final = 1 << 18
-"""Bytes of a body, or characters of a text, that is compared with others; of a larger one, only its key is known."""
+"""Bytes of a body that is compared with others; of a larger one, only its key is known."""
+_MOST_OF_A_TEXT: Final = 16_384
+"""Characters, likewise, of one text of a list, of which many are compared."""
 _DIGITS: Final = b"0123456789"
 _SPREAD: Final = 0x9E3779B1
 
@@ -41,7 +43,7 @@ def of_texts(text_list: TextList, scope: Scope, fields: Fields) -> Alike:
 
     def alike(place: int) -> tuple[int | None, int | None]:
         text = texts[place]
-        if len(text) > MOST:
+        if len(text) > _MOST_OF_A_TEXT:
             return None, None
         anyone = _without_credentials(scope.credentials, fields)
         plain = without_line_numbers(text)
