@@ -28,6 +28,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "in parts":
         monkeypatch.setattr(large_documents, "MOST", -1.0)
         monkeypatch.setattr(outline.Outline, "of_bytes", lambda *_: -2.0)
+        monkeypatch.setattr(outline, "ESCAPE", 0.0)
     return str(request.param)
 
 
@@ -163,7 +164,7 @@ def listed(count: int) -> bytes:
 
 
 def test_a_list_of_more_texts_than_a_response_can_hold_is_slow_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_documents, "MOST", 1000.0)
+    monkeypatch.setattr(large_documents, "MOST", 100_000.0)
     assert not isinstance(read(listed(MOST_TEXTS)), Detail)
     assert read(listed(MOST_TEXTS + 1)) is Detail.SLOW_TO_READ
 
@@ -207,7 +208,7 @@ def test_what_is_around_a_list_is_read_where_that_takes_no_longer_than_a_step_ma
     body = texts.join(around)
     seen = finish(outline.outline(body))
     assert seen is not None
-    takes = seen.of_bytes(sum(map(len, around)))
+    takes = seen.of_bytes(sum(map(len, around)), len(b'{":",":}'))
     monkeypatch.setattr(large_documents, "MOST", takes)
     assert read(body) == odd_texts.read(body, KNOWN, "input")
     monkeypatch.setattr(large_documents, "MOST", math.nextafter(takes, 0))
@@ -216,7 +217,7 @@ def test_what_is_around_a_list_is_read_where_that_takes_no_longer_than_a_step_ma
 
 def test_a_long_list_is_read_in_parts_of_about_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outline, "SLICE", 1000)
-    monkeypatch.setattr(large_documents, "MOST", 1000.0)
+    monkeypatch.setattr(large_documents, "MOST", 1500.0)
     sizes: list[int] = []
 
     def loads(text: bytes) -> object:
@@ -228,6 +229,26 @@ def test_a_long_list_is_read_in_parts_of_about_a_slice(monkeypatch: pytest.Monke
     assert not isinstance(read(json.dumps(body).encode()), Detail)
     assert max(sizes) < 1200
     assert len(sizes) < 25
+
+
+@pytest.mark.parametrize("text", ["\\\\", "\\n", '\\"'])
+def test_a_text_of_nothing_but_escapes_is_read_where_that_takes_no_longer_than_a_step_may(text: str) -> None:
+    def of(count: int) -> bytes:
+        return b'{"model":"m","input":["a","%b"]}' % (text.encode() * count)
+
+    escapes = text.count("\\")
+    most = int(outline.MOST / (2 * outline.BYTE + escapes * outline.ESCAPE))
+    assert not isinstance(read(of(most - 1000)), Detail)
+    assert read(of(most + 1000)) is Detail.SLOW_TO_READ
+
+
+def test_a_body_of_nothing_but_blanks_is_slow_to_read() -> None:
+    def of(count: int) -> bytes:
+        return b'{"model":"m",' + b" " * count + b'"input":["a"]}'
+
+    most = int(outline.MOST / (outline.BYTE + outline.OUTSIDE))
+    assert not isinstance(read(of(most - 1000)), Detail)
+    assert read(of(most + 1000)) is Detail.SLOW_TO_READ
 
 
 def test_texts_that_are_read_one_by_one_are_read_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:

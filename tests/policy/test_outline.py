@@ -132,5 +132,5 @@ def test_a_response_of_very_many_values_is_not_read(part: bytes) -> None:
 
 def test_a_response_is_read_where_orjson_alone_takes_no_longer_than_a_step_may() -> None:
     """That is about half of what all steps of a request take, so twice as much is read."""
-    assert finish(is_read_soon(b"[" * 59_800))
-    assert not finish(is_read_soon(b"[" * 59_900))
+    assert finish(is_read_soon(b"[" * 59_600))
+    assert not finish(is_read_soon(b"[" * 59_700))

@@ -144,7 +144,7 @@ def test_a_value_that_is_cut_off_anywhere_is_none():
         assert CODEC.decode(GENERATION, KEY, VALUE[length:] if length else b"") is None, length
 
 
-@pytest.mark.parametrize("more", [b"\0", b"\n", bytes(16), VALUE])
+@pytest.mark.parametrize("more", [b"\0", b"\n", bytes(16), VALUE], ids=["a zero", "a newline", "zeros", "a value"])
 def test_a_value_with_more_after_it_is_none(more):
     assert CODEC.decode(GENERATION, KEY, VALUE + more) is None
 

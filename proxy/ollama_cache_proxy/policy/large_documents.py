@@ -17,7 +17,7 @@ import orjson
 
 from ollama_cache_proxy.policy import document, odd_texts
 from ollama_cache_proxy.policy.odd_texts import OddTexts
-from ollama_cache_proxy.policy.outline import MOST, SLICE, Outline, counts, masked, outline
+from ollama_cache_proxy.policy.outline import MOST, SLICE, Outline, masked, outline
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.steps import Steps
@@ -49,6 +49,8 @@ class _List:
     """Where in the body its first string begins, in bytes."""
     end: int
     """Where its last string ends."""
+    between: int
+    """How many of its bytes are in no string."""
 
 
 def read(body: bytes, known: frozenset[str], prompt: str, reserve: Callable[[int], bool]) -> Steps[Read]:
@@ -60,7 +62,7 @@ def read(body: bytes, known: frozenset[str], prompt: str, reserve: Callable[[int
     seen = yield from outline(body)
     if seen is None:
         return Detail.SLOW_TO_READ
-    if not (seen.closed and reserve(counts(seen.structure).weight)):
+    if not (seen.closed and reserve(seen.counts.weight)):
         return Detail.BUFFERS_FULL if seen.closed else Detail.NOT_JSON
     yield
     at_once = seen.nanoseconds(len(body)) <= MOST
@@ -98,7 +100,8 @@ def _with_list(body: bytes, seen: Outline, known: frozenset[str], prompt: str, o
     if texts is None:
         return otherwise
     around = body[: texts.begin], body[texts.end :]
-    if texts.count > MOST_TEXTS or seen.of_bytes(sum(map(len, around))) > MOST:
+    takes = seen.of_bytes(sum(map(len, around)), len(seen.structure) - texts.between)
+    if texts.count > MOST_TEXTS or takes > MOST:
         return Detail.SLOW_TO_READ
     yield
     mark = sha256(b"".join(around)).hexdigest()  # no body can spell out what it depends on itself
@@ -121,13 +124,13 @@ def _with_list(body: bytes, seen: Outline, known: frozenset[str], prompt: str, o
 def _longest(body: bytes, seen: Outline) -> _List | None:
     """Return the list of strings that takes most of a body, among those that have most strings; None without one."""
     structure = seen.structure
-    counts = ((match[0].count(b'"'), match.start()) for match in _TEXTS.finditer(structure))
+    counts = ((match[0].count(b'"'), match.start(), len(match[0])) for match in _TEXTS.finditer(structure))
     found: _List | None = None
-    for count, at in heapq.nlargest(_LISTS, counts):
+    for count, at, between in heapq.nlargest(_LISTS, counts):
         first = structure.count(b'"', 0, at)
         begin, end = seen.place(body, 2 * first), seen.place(body, 2 * (first + count) - 1) + 1
         if found is None or end - begin > found.end - found.begin:
-            found = _List(first=first, count=count, begin=begin, end=end)
+            found = _List(first=first, count=count, begin=begin, end=end, between=between)
     return found
 
 
@@ -147,6 +150,8 @@ def _texts(body: bytes, seen: Outline, texts: _List) -> Steps[tuple[list[str], O
         part = body[one:other]
         if other != texts.end:
             part = part.rstrip(b" \t\r\n")[:-1]  # a comma
+        if seen.of_texts(part) > MOST:
+            return Detail.SLOW_TO_READ
         try:
             read += orjson.loads(b"[%b]" % part)
         except orjson.JSONDecodeError:

@@ -34,8 +34,9 @@ _TYPES: Final = {
 def encode(key: str, entry: StoredResponse) -> bytes:
     """Return an entry as bytes; `key` is in hexadecimal digits."""
     text = metadata(entry)
-    checked = bytes.fromhex(key) + struct.pack(">I", len(text)) + text + entry.pieces + entry.body
-    return MAGIC + struct.pack(">I", binascii.crc32(checked)) + checked
+    begin = bytes.fromhex(key) + len(text).to_bytes(4, "big") + text + entry.pieces
+    crc = binascii.crc32(entry.body, binascii.crc32(begin))
+    return b"".join((MAGIC, crc.to_bytes(4, "big"), begin, entry.body))  # a body is copied once: it may be large
 
 
 def metadata(entry: StoredResponse) -> bytes:
