@@ -1,8 +1,9 @@
 """Lint, types and all tests, as many at once as two cores take: `make test`.
 
-The tests of the rooms and those of whole processes (tests/e2e) run beside each other, with lint and types: most of
-tests/e2e waits. What is marked `alone`, because it measures times, runs after all else. Of what passed one line is
-shown, and what it left out; the output of what failed comes last. That every test has run once is counted.
+Each folder of tests is a run of its own, and so are the unit tests on another Python (tests/pythons.py). The longest
+begin first; most of them wait more than they compute. What is marked `alone`, because it measures times, runs after all
+else. Of what passed one line is shown, and what it left out; the output of what failed comes last. That every test has
+run once is counted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ ROOT: Final = Path(__file__).parents[1]
 BIN: Final = Path(sys.executable).parent
 ENDS_WITHIN: Final = 1500.0
 """Seconds; a test that hangs ends its run long before (tests/support/hangs.py)."""
-PROCESSES: Final = "tests/e2e"
+AT_ONCE: Final = 4
+_LONGEST: Final = ("tests/e2e/cache", "tests/stores", "tests/e2e/faults", "tests/cli", "tests/core")
+"""Folders whose tests take longest, in order."""
 NO_TESTS: Final = 5
 """pytest's exit status where it was asked for tests that another run has."""
 OVERDUE: Final = 124
@@ -55,29 +58,43 @@ class Ended:
         return self.status == 0 or (self.status == NO_TESTS and self.job.tally is not None)
 
 
-def rooms() -> list[str]:
-    """Return the folders of tests that are not about whole processes."""
-    folders = {path.parent.relative_to(ROOT).parts[1] for path in (ROOT / "tests").glob("*/**/test_*.py")}
-    return sorted(f"tests/{folder}" for folder in folders if f"tests/{folder}" != PROCESSES)
+def folders() -> list[str]:
+    """Return the folders of tests, none of which is in another, and the files beside them; those that take longest first."""
+    root = ROOT / "tests"
+    files = [path.relative_to(ROOT) for path in root.rglob("test_*.py") if "node_modules" not in path.parts]
+    found = {str(path if len(path.parts) < 4 and path.parts[1] == "e2e" else _folder(path)) for path in files}
+    return sorted(found, key=lambda name: (_LONGEST.index(name) if name in _LONGEST else len(_LONGEST), name))
+
+
+def _folder(path: Path) -> Path:
+    """Return the folder whose tests run together: tests/core, or tests/e2e/cache."""
+    return Path(*path.parts[: 3 if path.parts[1] == "e2e" else 2])
 
 
 def steps(tallies: Path, arguments: Sequence[str]) -> list[list[Job]]:
-    """Return what to run: the jobs of a step run at once, the steps one after the other."""
+    """Return what to run: the jobs of a step run beside each other, the steps one after the other."""
 
-    def tests(name: str, which: str, *paths: str) -> Job:
-        tally = tallies / name
+    def tests(which: str, *paths: str) -> Job:
+        name = paths[0] if which == "not alone" else which
+        tally = tallies / name.replace("/", ".")
         pytest = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, f"--tally={tally}")
         return Job(name, (*pytest, *paths, *arguments), tally)
 
     ruff = str(BIN / "ruff")
+    first, *others = [tests("not alone", path) for path in folders()]
     at_once = [
         Job("ruff check", (ruff, "check", ".")),
         Job("ruff format", (ruff, "format", "--check", ".")),
+        first,
+        *(
+            []
+            if arguments
+            else [Job("another Python", (sys.executable, str(ROOT / "tests" / "pythons.py"), "--others"))]
+        ),
         Job("mypy", (str(BIN / "mypy"),)),
-        tests("rooms", "not alone", *rooms()),
-        tests("processes", "not alone", PROCESSES),
+        *others,
     ]
-    return [at_once, [tests("alone", "alone", "tests")]]
+    return [at_once, [tests("alone", "tests")]]
 
 
 def run(job: Job) -> Ended:
@@ -132,7 +149,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for jobs in steps(Path(folder), arguments):
             say(f"Running {', '.join(job.name for job in jobs)}\n")
-            with ThreadPoolExecutor(len(jobs)) as pool:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
                 for future in as_completed([pool.submit(run, job) for job in jobs]):
                     ended.append(future.result())
                     say(line(ended[-1]))

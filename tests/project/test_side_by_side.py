@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import side_by_side
-from tests.side_by_side import Ended, Job, line, main, not_run_once, rooms, steps
+from tests.side_by_side import Ended, Job, folders, line, main, not_run_once, steps
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,14 +31,25 @@ def given(monkeypatch: pytest.MonkeyPatch, *jobs: list[Job]) -> None:
 def test_every_test_is_in_the_paths_of_one_run(tmp_path: Path) -> None:
     (at_once, last) = steps(tmp_path, ())
     paths = [path for job in at_once if job.tally for path in job.command if path.startswith("tests/")]
-    assert paths == [*rooms(), "tests/e2e"]
+    assert paths == folders()
+    assert {"tests/core", "tests/e2e/cache", "tests/e2e/test_serve.py"} <= set(paths)
     files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
     files = [file for file in files if "node_modules" not in file]
     assert len(files) > 100
-    assert [file for file in files if sum(file.startswith(f"{path}/") for path in paths) != 1] == []
-    chosen = [job.command[job.command.index("-m", 3) + 1] for job in (*at_once, *last) if job.tally]
-    assert chosen == ["not alone", "not alone", "alone"]
+    assert [file for file in files if sum(file == path or file.startswith(f"{path}/") for path in paths) != 1] == []
+    chosen = {job.command[job.command.index("-m", 3) + 1] for job in at_once if job.tally}
+    assert chosen == {"not alone"}
     assert last[0].command[-1] == "tests"
+    assert last[0].command[last[0].command.index("-m", 3) + 1] == "alone"
+    assert len({job.tally for job in (*at_once, *last)}) == len(paths) + 2  # one of them None: of lint and types
+
+
+def test_those_that_take_longest_begin_first(tmp_path: Path) -> None:
+    assert folders()[:2] == ["tests/e2e/cache", "tests/stores"]
+    assert all((ROOT / name).is_dir() for name in side_by_side._LONGEST)
+    names = [job.name for job in steps(tmp_path, ())[0]]
+    assert names.index("another Python") < names.index("tests/stores")
+    assert "another Python" not in [job.name for job in steps(tmp_path, ("-k", "a"))[0]]
 
 
 def test_what_measures_the_time_of_a_fault_runs_alone_and_pytest_notes_what_it_found_and_ran(tmp_path: Path) -> None:
