@@ -26,7 +26,7 @@ BIN: Final = Path(sys.executable).parent
 ENDS_WITHIN: Final = 1500.0
 """Seconds; a test that hangs ends its run long before (tests/support/hangs.py)."""
 AT_ONCE: Final = 4
-_LONGEST: Final = ("tests/e2e/cache", "tests/stores", "tests/e2e/faults", "tests/cli", "tests/core")
+_LONGEST: Final = ("tests/cli", "tests/e2e/faults", "tests/e2e/cache", "tests/stores", "tests/admin")
 """Folders whose tests take longest, in order."""
 NO_TESTS: Final = 5
 """pytest's exit status where it was asked for tests that another run has."""

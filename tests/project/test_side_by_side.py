@@ -45,7 +45,7 @@ def test_every_test_is_in_the_paths_of_one_run(tmp_path: Path) -> None:
 
 
 def test_those_that_take_longest_begin_first(tmp_path: Path) -> None:
-    assert folders()[:2] == ["tests/e2e/cache", "tests/stores"]
+    assert folders()[:2] == ["tests/cli", "tests/e2e/faults"]
     assert all((ROOT / name).is_dir() for name in side_by_side._LONGEST)
     names = [job.name for job in steps(tmp_path, ())[0]]
     assert names.index("another Python") < names.index("tests/stores")

@@ -134,8 +134,8 @@ def _longest(body: bytes, seen: Outline) -> _List | None:
     return found
 
 
-def _texts(body: bytes, seen: Outline, texts: _List) -> Steps[tuple[list[str], OddTexts] | Detail]:
-    """Return the texts of a list, slice by slice, and its ill-formed ones by their places."""
+def _borders(seen: Outline, body: bytes, texts: _List) -> list[int]:
+    """Return where the parts of a list begin, each about as long as a slice, and where the last one ends."""
     last = 2 * (texts.first + texts.count)
     borders = [texts.begin]
     for quotes in seen.quotes:
@@ -143,6 +143,12 @@ def _texts(body: bytes, seen: Outline, texts: _List) -> Steps[tuple[list[str], O
         if 2 * texts.first < number < last and (at := seen.place(body, number)) > borders[-1]:
             borders.append(at)
     borders.append(texts.end)
+    return borders
+
+
+def _texts(body: bytes, seen: Outline, texts: _List) -> Steps[tuple[list[str], OddTexts] | Detail]:
+    """Return the texts of a list, slice by slice, and its ill-formed ones by their places."""
+    borders = _borders(seen, body, texts)
     read: list[str] = []
     odd: OddTexts = {}
     size = 0

@@ -20,9 +20,9 @@ QUICK_BYTES: Final = 1 << 15
 
 BYTE, WIDE_BYTE, OUTSIDE, ESCAPE, VALUE, MEMBER, ARRAY, OBJECT = 1.1, 2.6, 1.3, 6.0, 100.0, 150.0, 400.0, 200.0
 """Nanoseconds that the slowest step of reading takes for each: of a byte of ASCII, of a byte of a body that has others,
-of a byte outside of strings beside that, a backslash, a comma, a colon, an opening bracket and an opening brace. Measured with orjson 3.11 and CPython 3.11 on a
-processor of 2024, with bodies of 8 MiB of nothing else, and rounded up. The steps are orjson's, the survey of
-document.py, and writing for the key."""
+of a byte outside of strings beside that, a backslash, a comma, a colon, an opening bracket and an opening brace.
+Measured with orjson 3.11 and CPython 3.11 on a processor of 2024, with bodies of 8 MiB of nothing else, and rounded up.
+The steps are orjson's, the survey of document.py, and writing for the key."""
 _ALL_STEPS: Final = 8.0
 """All steps together take about so many times as long for a byte of text as the slowest one."""
 MOST: Final = 12e6
