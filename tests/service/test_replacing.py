@@ -203,3 +203,17 @@ async def test_ollama_is_checked_by_the_new_authorities_and_no_idle_connection_i
             assert await status("b") == 502
             await reload(proxy)
             assert await status("c") == 200
+
+
+async def test_no_connection_that_was_in_use_meanwhile_is_used_again(simulator: Simulator) -> None:
+    async with tls_before(simulator.url) as port:
+        async with proxy_before(f"https://localhost:{port}", upstream_ca=AUTHORITY) as proxy:
+            body = json.dumps(STREAM | {"prompt": "a"}).encode()
+            simulator.gate.close()
+            under_way = asyncio.create_task(ask(proxy.url, "POST", "/api/generate", body=body))
+            await simulator.arrived(1)
+            await reload(proxy, upstream_ca=RENEWED)
+            simulator.gate.open()
+            assert (await under_way).status == 200
+            other = json.dumps(GENERATE | {"prompt": "b"}).encode()
+            assert (await ask(proxy.url, "POST", "/api/generate", body=other)).status == 502

@@ -129,6 +129,7 @@ class Connections:
         self._tls = tls
         self._idle: list[tuple[Connection, float]] = []
         self._in_use: set[Connection] = set()
+        self._outdated: set[Connection] = set()  # those of them that were opened with another context
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -137,8 +138,9 @@ class Connections:
         return self._tls is not None
 
     def use_tls(self, tls: ssl.SSLContext) -> None:
-        """Open connections with another context from now on, and close the idle ones."""
+        """Open connections with another context from now on; those that are open are not used again."""
         self._tls = tls
+        self._outdated |= self._in_use
         self.close_idle()
 
     def close_idle(self) -> None:
@@ -161,16 +163,20 @@ class Connections:
         """Return a new connection; raise OSError if it cannot be opened."""
         loop = asyncio.get_running_loop()
         host, port = self._address
+        tls = self._tls
         _, connection = await loop.create_connection(
-            lambda: Connection(loop), host, port, ssl=self._tls, server_hostname=host if self._tls else None
+            lambda: Connection(loop), host, port, ssl=tls, server_hostname=host if tls else None
         )
         self._in_use.add(connection)
+        if tls is not self._tls:
+            self._outdated.add(connection)
         return connection
 
     def release(self, connection: Connection) -> None:
         """Keep a connection for reuse; its last response was read to the end."""
         self._in_use.discard(connection)
-        if connection.should_close or not connection.is_connected():
+        if connection.should_close or not connection.is_connected() or connection in self._outdated:
+            self._outdated.discard(connection)
             connection.close()
             return
         connection.expect_response()
@@ -182,6 +188,7 @@ class Connections:
     def discard(self, connection: Connection) -> None:
         """Close a connection whose response is no longer wanted."""
         self._in_use.discard(connection)
+        self._outdated.discard(connection)
         connection.close()
 
     def close(self) -> None:
