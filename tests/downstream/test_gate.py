@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_cache_proxy.downstream import gate as module
-from ollama_cache_proxy.downstream.gate import MAX_RAW_BYTES, Gate, Hold, Lookup, Pass, Phase, Queue
+from ollama_cache_proxy.downstream.gate import MAX_RAW_BYTES, Gate, Hold, Lookup, Pass, Phase, Queue, Responses
 
 HEAD = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
 KNOWN = HEAD + b"hello"
@@ -46,6 +46,9 @@ class Known:
     def answer(self, raw: bytes) -> Any:
         self.asked.append(raw)
         return {KNOWN: RESPONSE, STORED: PENDING}.get(raw)
+
+    def first_size(self, data: bytes) -> int:
+        return len(KNOWN) if data.startswith((KNOWN[:-5], STORED[:-5])) else 0
 
     def knows_head(self, data: bytes) -> bool:
         return data == HEAD
@@ -102,7 +105,22 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
     "what is held is not held again": [HELD, (came(b"hel"), Pass(data=HEAD + b"hel")), (parsed(1, 5, ended=False), None), (came(b"lo"), Pass(data=b"lo"))],
     "a held head with another body": [HELD, (came(b"other"), Pass(data=HEAD + b"other")), (parsed(1, 5), None), (raw(1), HEAD + b"other")],
     "a held head with a body that the store is asked for": [HELD, (came(b"store"), Lookup(pending=PENDING)), (found(FOUND), (FOUND, b"")), ANSWERED],
-    "a held head with a body and more": [HELD, (came(b"hello" + OTHER), Pass(data=KNOWN + OTHER)), (parsed(2, 5), None)],
+    "a held head with a body and more": [HELD, (came(b"hello" + OTHER), Responses(data=RESPONSE, rest=OTHER)), (PHASE, Phase.BETWEEN), *passes(OTHER)],
+    "several known requests": [(came(KNOWN * 3), Responses(data=RESPONSE * 3, rest=b"")), ANSWERED],
+    "known requests and a part of one": [(came(KNOWN * 2 + HEAD), Responses(data=RESPONSE * 2, rest=HEAD)), HELD, (came(b"hello"), RESPONSE)],
+    "known requests, and one that the store is asked for": [
+        (came(KNOWN + STORED + KNOWN), Lookup(pending=PENDING, before=RESPONSE)),
+        (found(FOUND), (FOUND, KNOWN)),
+        ANSWERED,
+    ],
+    "a known head and a part of its body": [(came(KNOWN[:-1]), Hold()), (came(b"o"), RESPONSE), ANSWERED],
+    "a known head, and its body in many parts": [
+        (came(KNOWN[:-2]), Hold()),
+        (came(b"l"), Pass(data=KNOWN[:-1])),
+        (parsed(1, 5, ended=False), None),
+        *passes(b"o", 0),
+    ],
+    "known requests, and the client reads no more": [(came(KNOWN * 2, ready=False), Pass(data=KNOWN * 2)), (parsed(2, 5), None)],
     "a held head whose body does not come in time": [HELD, (RELEASED, Pass(data=HEAD)), (parsed(1, 5, ended=False), None), (came(b"hello"), Pass(data=b"hello")), (parsed(0), None), (raw(1), KNOWN), (RESPONDED, None), ANSWERED],
     "a held head, and meanwhile the client reads no more": [HELD, (came(b"hello", ready=False), Pass(data=KNOWN))],
     "a held head, and the parser may go on": [HELD, (came(b""), Pass(data=HEAD))],
@@ -206,13 +224,26 @@ class Simulated:
             case bytes(data):
                 assert not self.unanswered
                 self.responses.append(data)
-            case Lookup():
+            case Lookup(before=before):
                 assert not self.looking
+                assert not before or not self.unanswered
+                self.several(before)
                 self.looking = True
             case Hold():
                 assert not self.unanswered
             case Queue():
                 assert self.looking
+            case Responses(data=data, rest=rest):
+                assert not self.unanswered
+                self.several(data)
+                if rest:
+                    self.feed(rest)
+
+    def several(self, data: bytes) -> None:
+        """Take responses that were written at once; each is that of a known request."""
+        count = len(data) // len(RESPONSE)
+        assert data == RESPONSE * count
+        self.responses += [RESPONSE] * count
 
     def parse(self, data: bytes) -> None:
         begun, lengths, chunked = 0, [], False

@@ -21,6 +21,9 @@ class NothingKnown:
     def answer(self, raw: bytes) -> None:
         return None
 
+    def first_size(self, data: bytes) -> int:
+        return 0
+
     def knows_head(self, data: bytes) -> bool:
         return False
 

@@ -1,15 +1,17 @@
-"""The fast path: serves a request that is byte for byte like a recent hit, without parsing it.
+"""The fast path: serves a request that selects the same response as a recent hit, without parsing it.
 
-A hit that was served the ordinary way is noted under the bytes of its request. The note holds while no model's name has
-come to stand for another digest, the store has that very entry, and the entry is fresh; then the response is the one
-that parsing would lead to. It is returned immediately where the entry is in memory, else after asking the store. Every
-other request is parsed, and its hit noted again. Hits are counted here, and reported to the observers as one fact a
-second.
+A hit that was served the ordinary way is noted under the bytes of its request, and under those that select a response:
+the lines of its head that anything reads (policy/selecting_fields.py), and the body. The note holds while no model's
+name has come to stand for another digest, the store has that very entry, and the entry is fresh; then the response is
+the one that parsing would lead to. It is returned immediately where the entry is in memory, else after asking the
+store. Every other request is parsed, and its hit noted again. Hits are counted here, and reported to the observers as
+one fact a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +24,9 @@ from ollama_cache_proxy.policy.fields import hit_fields
 from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, rendered
 from ollama_cache_proxy.policy.reuse import Hit, lasting, ttl, ttl_at
+from ollama_cache_proxy.policy.selecting_fields import SelectingFields
 from ollama_cache_proxy.policy.status import CacheStatus
+from ollama_cache_proxy.policy.trace import trace_id
 
 CAPACITY: Final = 12 * 1024 * 1024
 """Bytes that all notes may take."""
@@ -32,9 +36,12 @@ REPORT_EVERY: Final = 1.0
 """Seconds."""
 _MAX_UNREPORTED: Final = 10_000
 """Hits of one note."""
-_NOTE_BYTES: Final = 1024
-"""Bytes that a note takes, with the heads of its request and response."""
+_NOTE_BYTES: Final = 1280
+"""Bytes that a note takes, with its names and the heads of its request and response."""
+_MOST_NAMES: Final = 8
+"""Names of one note."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,8})[ \t]*(?:\r\n|$)", re.IGNORECASE)
 _Version: TypeAlias = tuple[float, float, int]
 """What tells an entry from others under its key: when it was stored, how long it took, its size in bytes."""
 
@@ -43,15 +50,16 @@ _Version: TypeAlias = tuple[float, float, int]
 class _Note:
     """What is known of a hit that was served the ordinary way."""
 
-    request_head: bytes
     key: str
     version: _Version
     edition: int
     """That of the models when the hit was noted."""
     exchange: Exchange
     """The fact that was reported for the hit."""
-    name: bytes
+    names: list[bytes]
     """What it is noted under."""
+    heads: list[bytes]
+    """The heads that it is known by: as it was sent, and what of it selects a response."""
     renewals: Mapping[str, Renewal]
     """What it takes to renew the entry, if a hit does."""
     audited: bool
@@ -68,10 +76,14 @@ class _Note:
     """How long each hit since then took, of those not yet reported."""
     passed: int = 0
     """How many of those the audit has been told of."""
+    traced: bytes = b""
+    """The `traceparent` line of the last hit, where each has one."""
+    last: bytes = b""
+    """The hash of the last request that was not known by all its bytes."""
 
 
 class FastHits:
-    """Notes, by the hash of a request's bytes. `report_each` makes each hit a fact of its own, as logs want it."""
+    """Notes, by hashes of requests. `report_each` makes each hit a fact of its own, as logs want it."""
 
     def __init__(self, neighbours: Neighbours, *, report_each: bool) -> None:
         self._store = neighbours.store
@@ -83,7 +95,9 @@ class FastHits:
         self._audit = neighbours.audit
         self._forecaster = neighbours.forecaster
         self._report_each = report_each
-        self._notes: dict[bytes, _Note] = {}
+        self._fields = SelectingFields(neighbours.rules.credentials.names)
+        self._notes: dict[bytes, _Note] = {}  # by name
+        self._all: dict[_Note, None] = {}  # the oldest first
         self._heads: Counter[bytes] = Counter()
         self._unreported: set[_Note] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -96,74 +110,127 @@ class FastHits:
         edition = self._models.edition(self._clock.monotonic())
         if edition is None or not question.identity.stability.unchanged() or question.listing is not None:
             return
-        name = _hash(raw)
-        self._drop(name)
-        request_head = _head_of(raw)
+        head, _, body = raw.partition(_END_OF_HEAD)
+        names, heads = [], []
+        read = self._fields.read(head)
+        if read is not None:
+            self._fields.learn(head)
+            heads.append(read[0])
+            names.append(_selected(read[0], body))
+        if read is None or not read[1]:  # a trace has other bytes each time
+            heads.append(head + _END_OF_HEAD)
+            names.append(_hash(raw))
+        for name in names:
+            if (former := self._notes.get(name)) is not None:
+                self._drop(former)
         note = _Note(
-            request_head=request_head,
             key=question.key,
             version=_version(entry),
             edition=edition,
             exchange=exchange,
-            name=name,
+            names=names,
+            heads=heads,
             renewals=question.renewals(hit),
             audited=self._audit is not None and self._audit.audits(question.candidate),
+            traced=b"" if read is None else read[1],
         )
         if note.audited and not self._draw(note):
             return
-        self._notes[name] = note
-        self._heads[request_head] += 1
-        while len(self._notes) * _NOTE_BYTES > CAPACITY:
-            self._drop(next(iter(self._notes)))
+        self._all[note] = None
+        self._notes.update(dict.fromkeys(names, note))
+        self._heads.update(heads)
+        while len(self._all) * _NOTE_BYTES > CAPACITY:
+            self._drop(next(iter(self._all)))
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         """Return the response to a request, head included; None where the request has to be parsed.
 
         It is a future where the store has to be asked.
         """
-        if not self._notes or len(raw) > MAX_BYTES or (note := self._notes.get(name := _hash(raw))) is None:
+        if not self._notes or len(raw) > MAX_BYTES:
+            return None
+        trace = b""
+        note = self._notes.get(name := _hash(raw))
+        if note is None:
+            note, trace = self._selected(raw, name)
+        if note is None:
             return None
         begun = self._clock.monotonic()
         edition = self._models.edition(begun)
         if edition is None:
             return None
         if edition != note.edition:
-            self._drop(name)
+            self._drop(note)
             return None
         entry = self._store.held(note.key)
         if entry is None:
-            return self._tasks.spawn(self._look_up(name, note, begun), "look up a known request", endless=True)
-        return self._answer(name, note, entry, begun)
+            return self._tasks.spawn(self._look_up(note, begun, trace), "look up a known request", endless=True)
+        return self._answer(note, entry, begun, trace)
 
-    async def _look_up(self, name: bytes, note: _Note, begun: float) -> bytes | None:
+    def _selected(self, raw: bytes, name: bytes) -> tuple[_Note | None, bytes]:
+        """Return the note of a request that is not known by all its bytes, whose hash is `name`, and its trace."""
+        head, _, body = raw.partition(_END_OF_HEAD)
+        read = self._fields.read(head)
+        if read is None or read[0] not in self._heads:
+            return None, b""
+        note = self._notes.get(_selected(read[0], body))
+        if note is not None and not read[1]:
+            self._note_also(note, name)
+        return note, read[1]
+
+    def _note_also(self, note: _Note, name: bytes) -> None:
+        """Note a request under all its bytes, too, once they have come twice in a row."""
+        if note.last != name:
+            note.last = name
+        elif len(note.names) < _MOST_NAMES:
+            note.names.append(name)
+            self._notes[name] = note
+
+    async def _look_up(self, note: _Note, begun: float, trace: bytes) -> bytes | None:
         lookup = await self._store.get(note.key)
         if lookup.generation is None:
             self._unanswered.note(note.key, self._clock.monotonic())
-            self._drop(name)
+            self._drop(note)
             return None
         entry = lookup.entry
         still = note.edition == self._models.edition(self._clock.monotonic())
         if entry is None or not still or ttl(entry, self._clock.now()) <= 0:
-            self._drop(name)
+            self._drop(note)
             return None
-        return self._answer(name, note, entry, begun)
+        return self._answer(note, entry, begun, trace)
 
-    def _answer(self, name: bytes, note: _Note, entry: StoredResponse, begun: float) -> bytes | None:
+    def _answer(self, note: _Note, entry: StoredResponse, begun: float, trace: bytes) -> bytes | None:
         """Return the response if this is the entry that was noted, else None."""
         if _version(entry) != note.version:
-            self._drop(name)
+            self._drop(note)
             return None
         age = max(0, int(self._clock.now() - entry.stored_at))
         if age != note.age:
             note.age, note.head = age, _head(entry, age, note.exchange.cache)
         if note.renewals:
             self._store.renew(note.renewals)
+        if trace:
+            note.traced = trace
         self._count(note, entry, self._clock.monotonic() - begun)
         return note.head + entry.body
 
     def knows_head(self, data: bytes) -> bool:
         """See ports.FastPath. The body of such a request is worth waiting for."""
-        return data in self._heads
+        if data in self._heads:
+            return True
+        if not self._heads or not data.endswith(_END_OF_HEAD):
+            return False
+        read = self._fields.read(data[: -len(_END_OF_HEAD)])
+        return read is not None and read[0] in self._heads
+
+    def first_size(self, data: bytes) -> int:
+        """See ports.FastPath."""
+        end = data.find(_END_OF_HEAD)
+        read = self._fields.read(data[:end]) if end > 0 and self._heads else None
+        if read is None or read[0] not in self._heads:
+            return 0
+        length = _LENGTH.search(read[0])
+        return 0 if length is None else end + len(_END_OF_HEAD) + int(length[1])
 
     def report(self) -> None:
         """Report to the observers the hits that are not reported yet."""
@@ -175,11 +242,11 @@ class FastHits:
             self._pass(note)
             seconds, note.seconds, note.passed = note.seconds, [], 0
             if seconds:
-                self._observe(Repeated(exchange=note.exchange, seconds=seconds))
+                self._observe(Repeated(exchange=_traced(note), seconds=seconds))
                 if self._forecaster is not None:
                     self._forecaster.again(note.exchange, len(seconds))
-            if note.audited and self._notes.get(note.name) is note and not self._draw(note):
-                self._drop(note.name)
+            if note.audited and note in self._all and not self._draw(note):
+                self._drop(note)
 
     def _draw(self, note: _Note) -> bool:
         """Set after how many hits the audit draws one; return False where it draws the next.
@@ -201,7 +268,7 @@ class FastHits:
             if note.audited:
                 self._count_down(note)
             cache = replace(note.exchange.cache, ttl=ttl_at(entry, note.age))
-            self._observe(replace(note.exchange, cache=cache, seconds=seconds, first_byte=seconds))
+            self._observe(replace(_traced(note), cache=cache, seconds=seconds, first_byte=seconds))
             if self._forecaster is not None:
                 self._forecaster.again(note.exchange, 1)
             return
@@ -228,11 +295,11 @@ class FastHits:
     def _reach_limit(self, note: _Note) -> None:
         """Let the next hit be the audit's if it has drawn that, else report; where each is reported, draw again."""
         if note.drawn:
-            self._drop(note.name)
+            self._drop(note)
         elif not self._report_each:
             self.report()
         elif not self._draw(note):
-            self._drop(note.name)
+            self._drop(note)
 
     def _pass(self, note: _Note) -> None:
         """Tell the audit of the hits since it was told last."""
@@ -240,14 +307,30 @@ class FastHits:
             self._audit.passed(note.key, len(note.seconds) - note.passed)
             note.passed = len(note.seconds)
 
-    def _drop(self, name: bytes) -> None:
-        note = self._notes.pop(name, None)
-        if note is None:
+    def _drop(self, note: _Note) -> None:
+        if note not in self._all:
             return
+        del self._all[note]
+        for name in note.names:
+            del self._notes[name]
         self._pass(note)
-        self._heads[note.request_head] -= 1
-        if not self._heads[note.request_head]:
-            del self._heads[note.request_head]
+        for head in note.heads:
+            self._heads[head] -= 1
+            if not self._heads[head]:
+                del self._heads[head]
+
+
+def _traced(note: _Note) -> Exchange:
+    """Return the fact to report for a hit: that of the note, with the hit's own trace."""
+    if not note.traced:
+        return note.exchange
+    name, _, value = note.traced.partition(b":")
+    return replace(note.exchange, trace=trace_id(((name, value.strip(b" \t")),)))
+
+
+def _selected(head: bytes, body: bytes) -> bytes:
+    """Return the name of a request by what of its head selects a response, and its body; it is longer than a hash."""
+    return _hash(b"%b\r\n\r\n%b" % (head, body)) + b"s"
 
 
 def _hash(raw: bytes) -> bytes:
@@ -262,7 +345,3 @@ def _head(entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
     """Return the head of a hit, as the ordinary way writes it on a connection that stays open."""
     fields = hit_fields(entry.fields, len(entry.body), age, replace(cache, ttl=ttl_at(entry, age)))
     return rendered(ResponseHead(status=entry.status, reason=entry.reason, fields=fields))
-
-
-def _head_of(raw: bytes) -> bytes:
-    return raw[: raw.index(_END_OF_HEAD) + len(_END_OF_HEAD)]

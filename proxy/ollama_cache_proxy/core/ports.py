@@ -245,3 +245,6 @@ class FastPath(Protocol):
 
     def knows_head(self, data: bytes) -> bool:
         """Return whether these bytes are the head of a known request, whose body is still to arrive."""
+
+    def first_size(self, data: bytes) -> int:
+        """Return how many bytes the first request in `data` has, if its head is that of a known one; else 0."""

@@ -21,7 +21,7 @@ from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE
 
 from ollama_cache_proxy.core.ports import Clock, FastPath
-from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, Queue
+from ollama_cache_proxy.downstream.gate import Gate, Hold, Lookup, Pass, Phase, Queue, Responses, Step
 from ollama_cache_proxy.downstream.places import Occupant
 from ollama_cache_proxy.downstream.refusals import BAD_REQUEST, FULL, TIMEOUT
 from ollama_cache_proxy.downstream.request_reader import MAX_HEAD, RequestReader
@@ -240,16 +240,36 @@ class ClientConnection(web.RequestHandler):
             if self.transport is not None:
                 self.transport.write(step)
             return
+        self._do(step)
+
+    def _do(self, step: Step) -> None:
+        """Carry out a step of the gate, and those that follow from it immediately."""
+        while isinstance(step, Responses):
+            self._respond(step.data)
+            if not step.rest:
+                return
+            step = self.gate.feed(step.rest, ready=not (self.congested or self._ending or self._owner.draining))
         match step:
             case Pass(data=data):
                 self._parse(data)
             case Hold():
+                self._count_as_used()
                 self._release_timer = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._release)
-            case Lookup(pending=pending):
+            case Lookup(pending=pending, before=before):
+                if before:
+                    self._respond(before)
                 self._look_up(pending)
             case Queue():
                 if self.transport is not None:
                     self.transport.pause_reading()
+            case bytes():
+                self._respond(step)
+
+    def _respond(self, response: bytes) -> None:
+        """Write complete responses."""
+        self._count_as_used()
+        if self.transport is not None:
+            self.transport.write(response)
 
     def _count_as_used(self) -> None:
         """Note the time: aiohttp has not seen this request."""

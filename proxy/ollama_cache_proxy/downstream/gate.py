@@ -1,14 +1,15 @@
 """Decides what happens to incoming bytes before they are parsed: a state machine without sockets or timers.
 
     BETWEEN ---> Response                    the request is known by its bytes, and its response is in memory
+       |   `---> Responses -------------> as BETWEEN, with the requests behind those that are known
        |   `---> Lookup (LOOKUP) ---> Response, or Pass if the store has none
        |   `---> Hold (HELD) -------> as BETWEEN, when more has arrived; Pass after a timeout
        v
      PARSED ---> Pass, until the parser has read exactly one request and nothing more: BETWEEN again
 
 A response may only be written when every earlier request has had its own, so the fast path is asked only where a
-request begins. Once that position is uncertain (pipelined requests in one segment, a chunked body with something behind
-it), a connection stays PARSED until it closes.
+request begins. Once that position is uncertain (a request that is not known, or a chunked body, with something behind
+it in one segment), a connection stays PARSED until it closes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ class Lookup:
     """Await `pending`, then call `lookup_done` with its result; continue to `feed` what arrives meanwhile."""
 
     pending: Awaitable[bytes | None]
+    before: bytes = b""
+    """Responses to write immediately, to requests before that one."""
+
+
+@record
+class Responses:
+    """Write these complete responses to pipelined requests, then `feed` what follows those, if anything does."""
+
+    data: bytes
+    rest: bytes
 
 
 @record
@@ -53,7 +64,9 @@ class Pass:
     data: bytes
 
 
-Step: TypeAlias = Response | Lookup | Hold | Queue | Pass
+Step: TypeAlias = Response | Responses | Lookup | Hold | Queue | Pass
+_RESPONSES_BYTES: Final = 65_536
+"""Bytes of responses after which it is seen whether the client reads them."""
 _HOLD: Final = Hold()
 _QUEUE: Final = Queue()
 
@@ -118,19 +131,46 @@ class Gate:
         elif phase is _PARSED or not data:
             return self._pass(data)
         response = None
-        if ready and self._responses == self._requests:
+        asked = ready and self._responses == self._requests
+        if asked:
             if phase is _BETWEEN and self._fast_path.knows_head(data):
                 self.phase, self._pending = _HELD, data
                 return _HOLD
             response = self._fast_path.answer(data)
         if response is None:
-            return self._begin(data)
+            return self._begin_known(data) if asked else self._begin(data)
         if isinstance(response, bytes):
             if phase is _HELD:
                 self.phase, self._pending = _BETWEEN, b""
             return response
         self.phase, self._pending = _LOOKUP, data
         return Lookup(pending=response)
+
+    def _begin_known(self, data: bytes) -> Step:
+        """Return what to do with data that is not one known request as a whole: several of them, a part, or others."""
+        size = self._fast_path.first_size(data)
+        if len(data) < size <= MAX_RAW_BYTES and self.phase is _BETWEEN:
+            self.phase, self._pending = _HELD, data
+            return _HOLD
+        if not 0 < size < len(data):
+            return self._begin(data)
+        written: list[bytes] = []
+        room = _RESPONSES_BYTES
+        while 0 < size <= len(data) and room > 0:
+            response = self._fast_path.answer(data[:size])
+            if response is None:
+                break
+            if not isinstance(response, bytes):
+                self.phase, self._pending, self._behind = _LOOKUP, data[:size], data[size:]
+                return Lookup(pending=response, before=b"".join(written))
+            written.append(response)
+            room -= len(response)
+            data = data[size:]
+            size = self._fast_path.first_size(data)
+        if not written:
+            return self._begin(data)
+        self.phase, self._pending = _BETWEEN, b""
+        return Responses(data=b"".join(written), rest=data)
 
     def release(self) -> Pass:
         """Return what to do with a head that has been held for long enough."""

@@ -82,7 +82,7 @@ def by_head(
     return None if detail is None else Bypass(detail=detail)
 
 
-_BARRED: Final = {
+BARRED: Final = {
     b"content-encoding": Detail.CONTENT_ENCODING,
     b"range": Detail.RANGE,
     b"if-match": Detail.CONDITIONAL,
@@ -103,7 +103,7 @@ def _head_detail(
     if not exact:
         return Detail.SPELLING
     for name, _ in fields:
-        detail = _BARRED.get(name.lower())
+        detail = BARRED.get(name.lower())
         if detail is not None:
             return detail
     return Detail.NO_STORE if directives.no_store else None
