@@ -99,6 +99,10 @@ _MALFORMED: Final = (
 )
 
 
+_MOST_CROSSED: Final = 5
+"""Requests of a run that may cross the close of an idle connection; it is seldom."""
+
+
 class Side(Enum):
     """Where a fault is, and so which failures it explains."""
 
@@ -150,6 +154,8 @@ class Tally(Seen):
     drawn: Counter[str] = field(default_factory=Counter)
     explained: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
+    crossed: int = 0
+    """Requests that crossed the close of an idle connection."""
     told: list[str] = field(default_factory=list)
 
 
@@ -178,6 +184,8 @@ class Judge:
         answer = outcome.answer
         if outcome.why == "timeout":
             self.breaks("a wait past the bound", f"{_short(question)}: {outcome.ended - outcome.sent:.1f} s")
+        elif answer is None and self._crossed(outcome) and self.tally.crossed < _MOST_CROSSED:
+            self.tally.crossed += 1
         elif answer is None:
             self._excuse("a reset", question, outcome)
         elif answer.status == HTTPStatus.OK:
@@ -196,6 +204,16 @@ class Judge:
         return any(
             window.side is Side.UPSTREAM and window.met(outcome) and (not faults or window.fault in faults)
             for window in reversed(self.windows[-20:])
+        )
+
+    def _crossed(self, outcome: Outcome) -> bool:
+        """Return whether a request was lost while others took all places.
+
+        Then the connection that is idle longest is closed, and a request may be on its way just then: its client sends
+        it again (policy/crowding.py).
+        """
+        return outcome.reused and any(
+            window.name == "idle-clients" and window.met(outcome) for window in self.windows[-2:]
         )
 
     def _excuse(self, what: str, question: Question, outcome: Outcome) -> None:
@@ -1016,6 +1034,7 @@ def report(judge: Judge, ending: Ending, arguments: argparse.Namespace) -> bool:
             [
                 *tally.rows(),
                 *((f"{what}, explained by a fault of Ollama's", n) for what, n in sorted(tally.explained.items())),
+                ("requests that crossed the close of an idle connection", tally.crossed),
                 ("wrong bodies", tally.broken["a wrong body"] + tally.broken["a stale body"]),
                 ("500 of the proxy's own", tally.broken["a 500 of the proxy's own"]),
                 ("5xx and resets unexplained", sum(n for what, n in tally.broken.items() if "explains" in what)),

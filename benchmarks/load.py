@@ -324,13 +324,14 @@ def _wrong_events(question: Question, body: bytes, expected: _Completion) -> str
 class Outcome:
     """The outcome of a request: a response that is complete by its framing, or why there is none.
 
-    `sent` and `ended` are monotonic times.
+    `sent` and `ended` are monotonic times; `reused` says that the connection had served another request before.
     """
 
     answer: RawAnswer | None
     why: str
     sent: float
     ended: float
+    reused: bool = False
 
     @property
     def cache(self) -> str:
@@ -358,7 +359,7 @@ class LoadClient:
     async def ask(self, question: Question, *, fields: Mapping[str, str | None] | None = None) -> Outcome:
         """Send a question, and wait for the end of the response, up to the bound."""
         sent = time.monotonic()
-        answer, why = None, ""
+        answer, why, reused = None, "", self._connection is not None
         try:
             async with asyncio.timeout(self._bound):
                 if self._connection is None:
@@ -371,7 +372,7 @@ class LoadClient:
             why = type(error).__name__
         if answer is None or answer.closed or (answer.field("Connection") or "").lower() == "close":
             self.close()
-        return Outcome(answer=answer, why=why, sent=sent, ended=time.monotonic())
+        return Outcome(answer=answer, why=why, sent=sent, ended=time.monotonic(), reused=reused)
 
     def close(self) -> None:
         """Close the connection."""

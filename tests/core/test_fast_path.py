@@ -22,6 +22,7 @@ from ollama_cache_proxy.downstream.gate import Gate
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from ollama_cache_proxy.stores import tiered
 from ollama_cache_proxy.upstream import digests
+from tests.support.fast_paths import Watch
 from tests.support.rawhttp import RawAnswer, RawConnection, ask, request_bytes
 from tests.support.recordings import RECORDINGS
 from tests.support.servers import Proxy, RedisServer, proxy_before
@@ -52,36 +53,6 @@ def fields(answer: RawAnswer) -> list[tuple[str, str]]:
         (name, "" if name in ("Date", "Content-Length", "Age") else re.sub(r"ttl=\d+", "ttl=", value))
         for name, value in answer.fields
     ]
-
-
-class Watch:
-    """Counts the requests on the fast path, and the heads that it was asked about; `off` closes it."""
-
-    def __init__(self, proxy: Proxy, *, off: bool = False) -> None:
-        self.proxy = proxy
-        self.taken = 0
-        self.heads = 0
-        self.real = proxy.running.exchanges.fast_path
-        self._off = off
-        proxy.running.listener.fast_path = self
-
-    def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
-        found = None if self._off else self.real.answer(raw)
-        if isinstance(found, asyncio.Future):
-            found.add_done_callback(self.looked_up)
-        else:
-            self.taken += found is not None
-        return found
-
-    def looked_up(self, found: asyncio.Future[bytes | None]) -> None:
-        self.taken += not found.cancelled() and found.result() is not None
-
-    def first_size(self, data: bytes) -> int:
-        return 0 if self._off else self.real.first_size(data)
-
-    def knows_head(self, data: bytes) -> bool:
-        self.heads += 1
-        return not self._off and self.real.knows_head(data)
 
 
 class Client:
