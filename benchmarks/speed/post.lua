@@ -1,6 +1,7 @@
 -- Requests for wrk: the arguments are the path and a file with one body a line.
 -- With "new" as third argument each body is sent only once, with a unique number in place of the word NUMBER;
--- with "traced" each request has a unique number in a field, like those of a client that traces requests.
+-- with "traced" each request has a unique number in a field, like those of a client that traces requests; with "spaced"
+-- each has a unique number in `keep_alive`, which changes no response, and blanks around that.
 
 local requests, bodies, at, mode = {}, {}, 0, ""
 
@@ -32,6 +33,9 @@ function request()
   at = at + 1
   if mode == "traced" then
     return post(bodies[at % #bodies + 1], at)
+  end
+  if mode == "spaced" then
+    return post('{"keep_alive": "' .. at .. 's",' .. string.sub(bodies[at % #bodies + 1], 2))
   end
   if mode == "new" then
     local body = string.gsub(bodies[1], "NUMBER", tostring(at))

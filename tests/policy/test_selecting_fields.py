@@ -7,7 +7,7 @@ import pytest
 from ollama_cache_proxy.downstream import plain_head
 from ollama_cache_proxy.policy.credentials import CREDENTIAL_FIELDS, credential_rules
 from ollama_cache_proxy.policy.fields import HOP_BY_HOP
-from ollama_cache_proxy.policy.selecting_fields import SELECTING, SelectingFields
+from ollama_cache_proxy.policy.selecting_fields import COUNT, SELECTING, SelectingFields
 
 REQUEST = b"POST /api/generate HTTP/1.1"
 PARENT = b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -27,7 +27,6 @@ def head(*lines: bytes) -> bytes:
     [
         (b"Host: localhost", True),
         (b"hOST:localhost", True),
-        (b"Content-Length: 5", True),
         (b"Authorization: Bearer a", True),
         (b"X-Api-Key: a", True),
         (b"X_Api_Key: a", True),
@@ -57,8 +56,8 @@ def test_what_is_read_selects(line: bytes, selects: bool, again: bool, fields: S
         assert fields.read(head(line)) is not None
         fields.learn(head(line))
     kept = b"\r\n".join((REQUEST, line)) if selects else REQUEST
-    assert fields.read(head(line)) == (kept, b"")
-    assert fields.read(head(b"Accept: a", line, b"Te: trailers")) == (kept + b"\r\nTe: trailers", b"")
+    assert fields.read(head(line)) == (kept, -1, b"")
+    assert fields.read(head(b"Accept: a", line, b"Te: trailers")) == (kept + b"\r\nTe: trailers", -1, b"")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_a_line_that_was_learnt_is_no_request_line(fields: SelectingFields) -> N
     fields.learn(head(b"Accept: a"))
     assert fields.read(b"Accept: a\r\n" + REQUEST) is None
     assert fields.read(b"\r\n" + head(b"Accept: a")) is None
-    assert fields.read(b"Accept: a\r\nAccept: a") == (b"Accept: a", b"")
+    assert fields.read(b"Accept: a\r\nAccept: a") == (b"Accept: a", -1, b"")
     assert fields.read(REQUEST) is None
 
 
@@ -92,15 +91,41 @@ def test_order_and_number_of_those_that_select_are_kept(fields: SelectingFields)
 
 def test_a_trace_is_told_and_only_that_there_is_one_selects(fields: SelectingFields) -> None:
     other = PARENT.replace(b"-01", b"-00").replace(b"traceparent", b"Traceparent")
-    assert fields.read(head(PARENT)) == (REQUEST + b"\r\ntraceparent", PARENT)
-    assert fields.read(head(other)) == (REQUEST + b"\r\ntraceparent", other)
+    assert fields.read(head(PARENT)) == (REQUEST + b"\r\ntraceparent", -1, PARENT)
+    assert fields.read(head(other)) == (REQUEST + b"\r\ntraceparent", -1, other)
     fields.learn(head(PARENT))
-    assert fields.read(head(PARENT)) == (REQUEST + b"\r\ntraceparent", PARENT)
+    assert fields.read(head(PARENT)) == (REQUEST + b"\r\ntraceparent", -1, PARENT)
     assert fields.read(head(PARENT, other)) is None, "of two, which counts is the parser's to say"
 
 
+@pytest.mark.parametrize(
+    ("line", "length"),
+    [(b"Content-Length: 5", 5), (b"content-length:0", 0), (b"CONTENT-LENGTH: \t12345678 ", 12_345_678)],
+)
+def test_the_length_of_a_body_is_told(line: bytes, length: int, fields: SelectingFields) -> None:
+    for _ in range(2):
+        assert fields.read(head(line)) == (REQUEST, length, b"")
+        fields.learn(head(line))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        *((b"Content-Length: " + value,) for value in (b"", b"+5", b"-5", b"5 5", b"0x5", b"5, 5", b"123456789")),
+        (b"Content-Length: 5", b"Content-Length: 5"),
+        (b"Content-Length: 5", b"content-length: 6"),
+    ],
+)
+def test_an_odd_length_or_two_are_left_to_the_parser(lines: tuple[bytes, ...], fields: SelectingFields) -> None:
+    assert fields.read(head(*lines)) is None
+
+
+def test_a_name_that_guards_read_as_that_of_the_length_selects(fields: SelectingFields) -> None:
+    assert fields.read(head(b"Content_Length: 5")) == (head(b"Content_Length: 5"), -1, b"")
+
+
 def test_a_head_of_very_many_lines_is_left_to_the_parser(fields: SelectingFields) -> None:
-    assert fields.read(head(*(b"x-%d: a" % number for number in range(100)))) == (REQUEST, b"")
+    assert fields.read(head(*(b"x-%d: a" % number for number in range(100)))) == (REQUEST, -1, b"")
     assert fields.read(head(*(b"x-%d: a" % number for number in range(101)))) is None
 
 
@@ -111,12 +136,12 @@ def test_what_is_remembered_is_bounded(fields: SelectingFields) -> None:
         fields.learn(one)
     assert sum(map(len, fields._lines)) < 1_100_000
     assert len(fields._names) <= 1024
-    assert fields.read(head(b"x-1999: a", b"Host: a")) == (head(b"Host: a"), b"")
+    assert fields.read(head(b"x-1999: a", b"Host: a")) == (head(b"Host: a"), -1, b"")
 
 
 def test_the_names_are_those_of_what_reads_them() -> None:
     acted_upon = plain_head._ONCE | plain_head._NEVER | {plain_head._LENGTH}
-    assert acted_upon <= SELECTING
+    assert acted_upon <= SELECTING | {COUNT}
     assert HOP_BY_HOP <= SELECTING
     assert not SELECTING & CREDENTIAL_FIELDS.keys(), "those are of the settings"
     assert all(name == name.lower() and b"_" not in name for name in SELECTING)

@@ -118,6 +118,12 @@ class BothWays:
         await self._stack.aclose()
 
     async def differ(self, *parts: bytes) -> list[bytes]:
-        """Return both answers where they are not the same; else nothing."""
-        (short, open_after), (ordinary, stays) = [await way.answer(parts) for way in self.ways]
-        return [] if (short, open_after) == (ordinary, stays) else [short, ordinary]
+        """Return both answers where they are not the same; else nothing.
+
+        A reset may overtake the refusal of a head of which not all was read, so answers that differ are asked again.
+        """
+        for _ in range(3):
+            (short, open_after), (ordinary, stays) = [await way.answer(parts) for way in self.ways]
+            if (short, open_after) == (ordinary, stays):
+                return []
+        return [short, ordinary]

@@ -20,6 +20,7 @@ from ollama_cache_proxy.core.errors import ClientLeft, ProxyError
 from ollama_cache_proxy.core.facts import Exchange
 from ollama_cache_proxy.core.fast_path import FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
+from ollama_cache_proxy.core.known_questions import KnownQuestions
 from ollama_cache_proxy.core.outcome import Outcome, Visit, exchange_fact
 from ollama_cache_proxy.core.ports import Client
 from ollama_cache_proxy.core.questions import Bypassed, Forecaster, Neighbours, Question, Recorder
@@ -46,7 +47,8 @@ class Exchanges:
     """
 
     def __init__(self, neighbours: Neighbours, *, report_each: bool = True, before: Exchanges | None = None) -> None:
-        self.fast_path = FastHits(neighbours, report_each=report_each)
+        questions: KnownQuestions[Any] = KnownQuestions(neighbours.rules)
+        self.fast_path = FastHits(neighbours, report_each=report_each, questions=questions)
         self.serving = 0
         self._rules = neighbours.rules
         self._clock = neighbours.clock
@@ -56,7 +58,7 @@ class Exchanges:
         self._store = neighbours.store
         self._forecaster = neighbours.forecaster
         self.categories: Labels = Labels(_MAX_CATEGORIES) if before is None else before.categories
-        self._intake = Intake(neighbours, categories=self.categories)
+        self._intake = Intake(neighbours, categories=self.categories, classified=questions.take)
         self._delivery = Delivery(neighbours)
         self._relay = Relay(neighbours, self._delivery)
         self._collapsing = Collapsing(neighbours, self._delivery)

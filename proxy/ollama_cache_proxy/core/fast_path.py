@@ -11,7 +11,6 @@ one fact a second.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from hashlib import sha256
 from typing import Final, TypeAlias
 
 from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
+from ollama_cache_proxy.core.known_questions import KnownQuestions
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy.fields import hit_fields
 from ollama_cache_proxy.policy.lifetimes import Renewal
@@ -41,7 +41,6 @@ _NOTE_BYTES: Final = 1280
 _MOST_NAMES: Final = 8
 """Names of one note."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,8})[ \t]*(?:\r\n|$)", re.IGNORECASE)
 _Version: TypeAlias = tuple[float, float, int]
 """What tells an entry from others under its key: when it was stored, how long it took, its size in bytes."""
 
@@ -76,16 +75,20 @@ class _Note:
     """How long each hit since then took, of those not yet reported."""
     passed: int = 0
     """How many of those the audit has been told of."""
+    place: tuple[bytes, str, str] | None = None
+    """Where it is among the known questions."""
     traced: bytes = b""
     """The `traceparent` line of the last hit, where each has one."""
     last: bytes = b""
-    """The hash of the last request that was not known by all its bytes."""
+    """The last name that a request had beside those."""
 
 
 class FastHits:
     """Notes, by hashes of requests. `report_each` makes each hit a fact of its own, as logs want it."""
 
-    def __init__(self, neighbours: Neighbours, *, report_each: bool) -> None:
+    def __init__(
+        self, neighbours: Neighbours, *, report_each: bool, questions: KnownQuestions[_Note] | None = None
+    ) -> None:
         self._store = neighbours.store
         self._models = neighbours.models
         self._clock = neighbours.clock
@@ -95,6 +98,7 @@ class FastHits:
         self._audit = neighbours.audit
         self._forecaster = neighbours.forecaster
         self._report_each = report_each
+        self._questions = KnownQuestions[_Note](neighbours.rules) if questions is None else questions
         self._fields = SelectingFields(neighbours.rules.credentials.names)
         self._notes: dict[bytes, _Note] = {}  # by name
         self._all: dict[_Note, None] = {}  # the oldest first
@@ -113,11 +117,13 @@ class FastHits:
         head, _, body = raw.partition(_END_OF_HEAD)
         names, heads = [], []
         read = self._fields.read(head)
-        if read is not None:
+        if read is not None and read[1] == len(body):
             self._fields.learn(head)
             heads.append(read[0])
             names.append(_selected(read[0], body))
-        if read is None or not read[1]:  # a trace has other bytes each time
+        else:
+            read = None
+        if read is None or not read[2]:  # a trace has other bytes each time
             heads.append(head + _END_OF_HEAD)
             names.append(_hash(raw))
         for name in names:
@@ -132,10 +138,12 @@ class FastHits:
             heads=heads,
             renewals=question.renewals(hit),
             audited=self._audit is not None and self._audit.audits(question.candidate),
-            traced=b"" if read is None else read[1],
+            traced=b"" if read is None else read[2],
         )
         if note.audited and not self._draw(note):
             return
+        if read is not None:
+            note.place = self._questions.learn(read[0], question, note)
         self._all[note] = None
         self._notes.update(dict.fromkeys(names, note))
         self._heads.update(heads)
@@ -171,18 +179,19 @@ class FastHits:
         """Return the note of a request that is not known by all its bytes, whose hash is `name`, and its trace."""
         head, _, body = raw.partition(_END_OF_HEAD)
         read = self._fields.read(head)
-        if read is None or read[0] not in self._heads:
+        if read is None or read[0] not in self._heads or read[1] != len(body):
             return None, b""
-        note = self._notes.get(_selected(read[0], body))
-        if note is not None and not read[1]:
-            self._note_also(note, name)
-        return note, read[1]
+        selected = _selected(read[0], body)
+        note = self._notes.get(selected) or self._questions.find(read[0], body)
+        if note is not None:
+            self._note_also(note, selected if read[2] else name)
+        return note, read[2]
 
     def _note_also(self, note: _Note, name: bytes) -> None:
-        """Note a request under all its bytes, too, once they have come twice in a row."""
+        """Note a request under another name, too, once that has come twice in a row."""
         if note.last != name:
             note.last = name
-        elif len(note.names) < _MOST_NAMES:
+        elif name not in self._notes and len(note.names) < _MOST_NAMES:
             note.names.append(name)
             self._notes[name] = note
 
@@ -221,7 +230,7 @@ class FastHits:
         if not self._heads or not data.endswith(_END_OF_HEAD):
             return False
         read = self._fields.read(data[: -len(_END_OF_HEAD)])
-        return read is not None and read[0] in self._heads
+        return read is not None and read[1] > 0 and read[0] in self._heads
 
     def first_size(self, data: bytes) -> int:
         """See ports.FastPath."""
@@ -229,8 +238,7 @@ class FastHits:
         read = self._fields.read(data[:end]) if end > 0 and self._heads else None
         if read is None or read[0] not in self._heads:
             return 0
-        length = _LENGTH.search(read[0])
-        return 0 if length is None else end + len(_END_OF_HEAD) + int(length[1])
+        return end + len(_END_OF_HEAD) + read[1] if read[1] > 0 else 0
 
     def report(self) -> None:
         """Report to the observers the hits that are not reported yet."""
@@ -313,6 +321,8 @@ class FastHits:
         del self._all[note]
         for name in note.names:
             del self._notes[name]
+        if note.place is not None:
+            self._questions.forget(note.place)
         self._pass(note)
         for head in note.heads:
             self._heads[head] -= 1

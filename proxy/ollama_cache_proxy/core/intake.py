@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ollama_cache_proxy.core.lookup import StoreLookup
 from ollama_cache_proxy.core.ports import Identity, Templates
@@ -25,6 +25,8 @@ from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives, Reuse, read_directives, without_no_cache
 from ollama_cache_proxy.policy.status import Detail
 
+Classified: TypeAlias = Callable[[Endpoint, str, bytes], tuple[Candidate, int] | None]
+"""Takes an endpoint, the category, and a body; see `KnownQuestions.take`."""
 _LARGE_MULTIPART: Final = 1 << 20
 """Bytes of a multipart body; a larger one is read in turns of the event loop."""
 
@@ -53,16 +55,20 @@ class Found:
 class Intake:
     """Decides about requests; writes nothing to a client and asks Ollama for no response.
 
-    `categories` bounds the categories of entries; None where nothing will be stored.
+    `categories` bounds the categories of entries; None where nothing will be stored. `classified` gives what the fast
+    path has classified already.
     """
 
-    def __init__(self, neighbours: Neighbours, *, categories: Labels | None = None) -> None:
+    def __init__(
+        self, neighbours: Neighbours, *, categories: Labels | None = None, classified: Classified | None = None
+    ) -> None:
         self._rules = neighbours.rules
         self._clock = neighbours.clock
         self._lookup = StoreLookup(neighbours)
         self._templates = neighbours.templates
         self._turns = neighbours.turns
         self._categories = categories
+        self._classified = classified
 
     def admits(self, request: Request) -> bool:
         """Return whether Ollama's Host rule, for a listener on loopback, admits the request; own routes included."""
@@ -112,6 +118,16 @@ class Intake:
             return arrival.bypass
         if body is None:
             return Bypass(detail=Detail.BUFFERS_FULL if hold.refused else Detail.TOO_LARGE)
+        known = None
+        if self._classified is not None:
+            known = self._classified(arrival.endpoint, arrival.directives.category, body)
+        if known is not None:
+            return known[0] if hold.grow(known[1]) else Bypass(detail=Detail.BUFFERS_FULL)
+        return self._by_body(arrival, body, hold)
+
+    def _by_body(
+        self, arrival: Arrival, body: bytes, hold: Hold
+    ) -> Bypass | Candidate | Coroutine[Any, Any, Bypass | Candidate]:
         endpoint = arrival.endpoint
         policy_of = partial(self._rules.policy, endpoint, arrival.directives.category)
         if not endpoint.multipart:  # of a multipart body little is kept

@@ -8,7 +8,7 @@ of its name; everything else selects.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, TypeAlias
 
 from ollama_cache_proxy.policy.classify import BARRED
 from ollama_cache_proxy.policy.fields import HOP_BY_HOP
@@ -19,13 +19,15 @@ SELECTING: Final = (
     | OWN_REQUEST_FIELDS
     | BARRED.keys()
     | {
-        *(b"accept-encoding", b"cache-control", b"content-length", b"content-type", b"expect", b"host", b"origin"),
+        *(b"accept-encoding", b"cache-control", b"content-type", b"expect", b"host", b"origin"),
         *(b"pragma", b"user-agent", b"via"),
         # those of which aiohttp's parser refuses a second one, or which it acts upon (downstream/plain_head.py)
         *(b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"sec-websocket-key1"),
     }
 )
 """The names of fields that something reads before a hit is sent, in lower case; credentials are among them, too."""
+COUNT: Final = b"content-length"
+"""It tells where the body ends."""
 TRACE: Final = b"traceparent"
 """It changes no response, and is reported with the exchange."""
 
@@ -41,7 +43,10 @@ _MOST_NAMES: Final = 1024
 _MOST_BYTES: Final = 1 << 20
 """Bytes of the lines that are remembered."""
 _LINE_END: Final = b"\r\n"
-_OTHER, _SELECTS, _TRACES, _INVALID = range(4)
+_OTHER, _SELECTS, _TRACES, _COUNTS, _INVALID = range(1, 6)
+_LENGTH: Final = re.compile(rb"[ \t]*([0-9]{1,8})[ \t]*")
+Read: TypeAlias = tuple[bytes, int, bytes]
+"""What selects, the Content-Length in bytes, -1 where there is none, and the `traceparent` line."""
 
 
 class SelectingFields:
@@ -53,35 +58,37 @@ class SelectingFields:
         self._bytes = 0
         self._names: dict[bytes, int] = {}
 
-    def read(self, head: bytes) -> tuple[bytes, bytes] | None:
-        """Return what selects the response to a request with this head, and its `traceparent` line, empty without one.
+    def read(self, head: bytes) -> Read | None:
+        """Return what of a head, without its empty line, selects the response to a request with this body.
 
-        The head is without its empty line. None is returned where it has a line that is no plain field.
+        None is returned where it has a line that is no plain field, or two of those that count the body's bytes or name
+        the trace.
         """
         request_line, _, rest = head.partition(_LINE_END)
         lines = rest.split(_LINE_END)
-        kept = list(map(self._lines.get, lines))
-        trace = b""
-        while None in kept:
-            at = kept.index(None)
-            line = lines[at]
+        kept = list(map(self._lines.get, lines))  # None for lines that were not learnt
+        length, trace = -1, b""
+        for at, line in enumerate(lines):
+            if kept[at] is not None:
+                continue
             name, colon, value = line.partition(b":")
-            kind = self._names.get(name, _INVALID) if colon else _INVALID
-            if kind == _INVALID:
-                kind = self._kind(name) if colon else _INVALID
+            kind = (self._names.get(name) or self._kind(name)) if colon else _INVALID
             if kind == _SELECTS:
                 kept[at] = line
             elif kind == _INVALID or value.translate(None, _PLAIN) or len(line) > _LONGEST:
                 return None
+            elif kind == _COUNTS:
+                counted = _LENGTH.fullmatch(value)
+                if length >= 0 or counted is None:
+                    return None
+                length = int(counted[1])
             elif kind == _TRACES:
                 if trace:
                     return None
                 trace, kept[at] = line, TRACE
-            else:
-                kept[at] = b""
         if len(lines) > _MOST_LINES:
             return None
-        return _LINE_END.join((request_line, *filter(None, kept))), trace
+        return _LINE_END.join((request_line, *filter(None, kept))), length, trace
 
     def learn(self, head: bytes) -> None:
         """Remember the lines of a head that `read` has taken, so that those that come again are read sooner."""
@@ -101,7 +108,9 @@ class SelectingFields:
         low = name.lower()
         plain = low.replace(b"_", b"-")  # a guard in CGI or WSGI reads both alike
         selects = low in self._selecting or plain in self._selecting or plain.startswith(_OWN)
-        kind = _SELECTS if selects else _TRACES if low == TRACE else _OTHER
+        kind = _SELECTS if selects else {TRACE: _TRACES, COUNT: _COUNTS}.get(low, _OTHER)
+        if plain == COUNT != low:
+            kind = _SELECTS
         if len(self._names) < _MOST_NAMES:
             self._names[name] = kind
         return kind
