@@ -128,7 +128,7 @@ class Against:
         port = free_port()
         command = (str(folder / ".venv" / "bin" / "ollama-cache-proxy"), "serve", "--listen", f"127.0.0.1:{port}")
         environment = {"OCP_UPSTREAM": upstream, "OCP_REDIS_URL": subjects.store, "OCP_LOG": "plain", **settings}
-        running = await subjects.stack.enter_async_context(process(SERVER_CORE, *command, **environment))
+        running = await subjects.stack.enter_async_context(process(SERVER_CORE, *command, environment=environment))
         await listens(port)
         return Subject(folder.name, f"http://127.0.0.1:{port}", running.pid)
 

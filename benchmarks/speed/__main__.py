@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,14 @@ PICTURE: Final = ROOT / "docs" / "hits.svg"
 BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.speed --report` -->"
 _HOT_KEYS: Final = 100
 _ENTRIES: Final = (1_000, 100_000, 1_000_000)
+_FRESH: Final = {
+    "fresh-64": (64, "traced"),
+    "fresh-1": (1, "traced"),
+    "signed-64": (64, "signed"),
+    "pipelined-64": (64, "pipelined"),
+    "spaced-64": (64, "spaced"),
+}
+"""Hits whose bytes were never sent before: connections, and the mode of post.lua."""
 _WIDE: Final = ("miss-1", "streams-8", "lists")
 """Cases with short runs and a large spread: they have three times the rounds."""
 
@@ -95,13 +103,22 @@ class Bench:
         file.write_bytes(b"\n".join(lines))
         return file
 
-    async def requests(self, case: str, subjects: list[Subject], connections: int, bodies: Path, **how: Any) -> None:
-        """Measure with wrk, after a warm-up of every subject that fills its cache."""
+    async def requests(
+        self,
+        case: str,
+        subjects: list[Subject],
+        connections: int,
+        bodies: Path,
+        mode: str | Mapping[str, str] = "",
+    ) -> None:
+        """Measure with wrk, after a warm-up of every subject that fills its cache; `mode` may differ between them."""
+        modes = {subject.name: mode if isinstance(mode, str) else mode[subject.name] for subject in subjects}
         for subject in subjects:
-            await wrk(subject, bodies, connections=16, seconds=2 * self.seconds, **how)
+            await wrk(subject, bodies, connections=16, seconds=2 * self.seconds, mode=modes[subject.name])
 
         def run(subject: Subject) -> Callable[[], Awaitable[Any]]:
-            return lambda: wrk(subject, bodies, connections=connections, seconds=self.seconds, **how)
+            mode = modes[subject.name]
+            return lambda: wrk(subject, bodies, connections=connections, seconds=self.seconds, mode=mode)
 
         await self.alternate(case, {subject.name: run(subject) for subject in subjects})
 
@@ -112,6 +129,13 @@ class Bench:
         for connections in (64, 1):
             if self.wanted(f"hits-{connections}"):
                 await self.requests(f"hits-{connections}", warm, connections, few)
+        for case, (connections, mode) in _FRESH.items():
+            if self.wanted(case):
+                modes = {"nginx": "traced" if mode == "spaced" else mode, "proxy": mode}  # nginx's key is the body
+                await self.requests(case, [warm[0], warm[2]], connections, few, modes)
+        if self.wanted("logged-64"):
+            logged = [await subjects.nginx_cache(logged=True), await subjects.proxy("proxy", OCP_LOG="json")]
+            await self.requests("logged-64", logged, 64, few)
         if self.wanted("redis-64"):
             client = redis.Redis.from_url(subjects.store)
             client.mset({question(number): answer() for number in range(COUNT)})
@@ -230,7 +254,7 @@ async def measure(bench: Bench) -> None:
     """Run the selected cases."""
     os.sched_setaffinity(0, {LOAD_CORE})
     parts = {
-        "hits redis": bench.hits,
+        "hits redis fresh signed pipelined spaced logged": bench.hits,
         "workers": bench.workers,
         "pass miss": bench.misses,
         "streams": bench.streams,

@@ -64,6 +64,51 @@ GOALS: Final = (
         against="aiohttp dict",
         at_least=3.0,
     ),
+    *(
+        goal
+        for case, what in (
+            ("fresh-64", "a field of its own in each request"),
+            ("signed-64", "that and an Authorization"),
+            ("pipelined-64", "that, eight requests at once"),
+        )
+        for goal in (
+            Goal(
+                text=f"hits, 64 connections, {what}: CPU of a request × nginx",
+                case=case,
+                figure="cpu",
+                against="nginx",
+                at_most=1.6,
+            ),
+            Goal(
+                text=f"hits, 64 connections, {what}: requests a second × nginx",
+                case=case,
+                figure="rate",
+                against="nginx",
+                at_least=0.6,
+            ),
+        )
+    ),
+    Goal(
+        text="hits, 1 connection, a field of its own in each request: p50 × nginx",
+        case="fresh-1",
+        figure="p50",
+        against="nginx",
+        at_most=1.3,
+    ),
+    Goal(
+        text="hits, 64 connections, the body in other bytes each time: CPU of a request × nginx, its body as ever",
+        case="spaced-64",
+        figure="cpu",
+        against="nginx",
+        at_most=3.5,
+    ),
+    Goal(
+        text="hits, 64 connections, a line for each as JSON: requests a second × nginx with an access log",
+        case="logged-64",
+        figure="rate",
+        against="nginx",
+        at_least=0.5,
+    ),
     Goal(
         text="hits, 64 connections, no hot tier, 10,000 keys: requests a second × aiohttp + one GET",
         case="redis-64",
@@ -204,8 +249,10 @@ def absolute(results: Results) -> list[str]:
 
 
 _WRK: Final = ("rate", "p50", "p99", "load_busy")
+_FRESH: Final = ("rate", "cpu", "p50", "p99", "load_busy")
 _SHOWN: Final[dict[str, tuple[str, ...]]] = {
     "hits": _WRK,
+    **dict.fromkeys(("fresh", "signed", "pipelined", "spaced", "logged"), _FRESH),
     "redis": _WRK,
     "workers": _WRK,
     "pass": _WRK,

@@ -16,7 +16,10 @@ _SCRIPT: Final = Path(__file__).with_name("post.lua")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run. Percentiles are in milliseconds; `busy` and `load_busy` are cores used by the server and by wrk."""
+    """One run. Percentiles are in milliseconds; `busy` and `load_busy` are cores used by the server and by wrk.
+
+    `cpu` is the server's time for a request in microseconds.
+    """
 
     rate: float
     p50: float
@@ -25,6 +28,7 @@ class Run:
     errors: int
     busy: float
     load_busy: float
+    cpu: float
 
 
 def cpu(pid: int) -> float:
@@ -34,7 +38,7 @@ def cpu(pid: int) -> float:
 
 
 async def wrk(subject: Subject, bodies: Path, *, connections: int, seconds: int, mode: str = "") -> Run:
-    """Send the bodies of a file in turn with wrk; `mode` is "", "new" or "traced" (post.lua)."""
+    """Send the bodies of a file in turn with wrk; `mode` is one of those of post.lua."""
     command = ("taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s")
     arguments = ("-s", str(_SCRIPT), subject.url, "--", "/api/generate", str(bodies), mode)
     begun, before = cpu(subject.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -52,5 +56,6 @@ async def wrk(subject: Subject, bodies: Path, *, connections: int, seconds: int,
         p99=found["p99"] / 1000,
         errors=found["errors"],
         busy=used / wall,
+        cpu=used / found["requests"] * 1e6,
         load_busy=(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / wall,
     )

@@ -1,16 +1,18 @@
 -- Requests for wrk: the arguments are the path and a file with one body a line.
 -- With "new" as third argument each body is sent only once, with a unique number in place of the word NUMBER;
--- with "traced" each request has a unique number in a field, like those of a client that traces requests; with "spaced"
--- each has a unique number in `keep_alive`, which changes no response, and blanks around that.
+-- with "traced" each request has a unique number in a field, like those of a client that traces requests; with "signed"
+-- an Authorization, too; with "pipelined" eight such come at once; with "spaced" the number is in `keep_alive`, which
+-- changes no response, with a blank before it.
 
 local requests, bodies, at, mode = {}, {}, 0, ""
 
 -- Unlike wrk.format, always write the fields in the same order, as clients do.
 local function post(body, number)
+  local token = mode == "signed" and "\r\nAuthorization: Bearer a-token-of-some-length-0123456789" or ""
   return table.concat({
     "POST " .. wrk.path .. " HTTP/1.1",
     "Host: " .. wrk.host .. ":" .. wrk.port,
-    "Content-Type: application/json" .. (number and "\r\nX-Request-Id: " .. number or ""),
+    "Content-Type: application/json" .. token .. (number and "\r\nX-Request-Id: " .. number or ""),
     "Content-Length: " .. #body,
     "",
     body,
@@ -19,7 +21,7 @@ end
 
 function init(arguments)
   local path, file = arguments[1], arguments[2]
-  mode = arguments[3]
+  mode = arguments[3] or ""
   wrk.path = path
   for body in io.lines(file) do
     bodies[#bodies + 1] = body
@@ -31,8 +33,15 @@ end
 
 function request()
   at = at + 1
-  if mode == "traced" then
+  if mode == "traced" or mode == "signed" then
     return post(bodies[at % #bodies + 1], at)
+  end
+  if mode == "pipelined" then
+    local several = {}
+    for number = 1, 8 do
+      several[number] = post(bodies[(at + number) % #bodies + 1], at * 8 + number)
+    end
+    return table.concat(several)
   end
   if mode == "spaced" then
     return post('{"keep_alive": "' .. at .. 's",' .. string.sub(bodies[at % #bodies + 1], 2))

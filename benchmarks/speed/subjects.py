@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,13 +88,18 @@ async def _child(pid: int) -> int:
 
 
 @asynccontextmanager
-async def process(core: int | str, *command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a command on one core, or on some (`0,1`), until the block ends."""
+async def process(
+    core: int | str,
+    *command: str,
+    environment: Mapping[str, str] | None = None,
+    log: int = asyncio.subprocess.DEVNULL,
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command on one core, or on some (`0,1`), until the block ends; its log goes to the file `log`."""
     running = await asyncio.create_subprocess_exec(
         *("taskset", "-c", str(core), *command),
-        env={**os.environ, "OCP_KEEP": "false", **environment},
+        env={**os.environ, "OCP_KEEP": "false", **(environment or {})},
         stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=log,
     )
     try:
         yield running
@@ -164,15 +169,25 @@ class Subjects:
         self.upstream = (await self.nginx("stub", LOAD_CORE, _STUB, **values)).url
         return self.upstream
 
-    async def nginx_cache(self) -> Subject:
-        """Start nginx with a cache keyed on the body."""
+    async def nginx_cache(self, *, logged: bool = False) -> Subject:
+        """Start nginx with a cache keyed on the body; `logged`: with an access log in a file."""
         upstream = self.upstream.removeprefix("http://")
-        return await self.nginx("nginx", SERVER_CORE, _CACHE.replace("{cache}", _CACHED), upstream=upstream)
+        cache = _CACHED + ("access_log {folder}/access.log;" if logged else "")
+        return await self.nginx("nginx", SERVER_CORE, _CACHE.replace("{cache}", cache), upstream=upstream)
 
     async def nginx_pass(self, upstream: str) -> Subject:
         """Start nginx as a plain reverse proxy without buffering."""
         more = _CACHE.replace("{cache}", "proxy_buffering off;")
         return await self.nginx("nginx", SERVER_CORE, more, upstream=upstream.removeprefix("http://"))
+
+    async def _read_pipe(self) -> int:
+        """Return the end of a pipe whose other end is read beside the load."""
+        read, written = os.pipe()
+        self.stack.callback(os.close, written)
+        command = ("taskset", "-c", str(LOAD_CORE), "cat")
+        await asyncio.create_subprocess_exec(*command, stdin=read, stdout=asyncio.subprocess.DEVNULL)
+        os.close(read)
+        return written
 
     async def floor(self, mode: str, upstream: str = "") -> Subject:
         """Start one of the modes of floors.py."""
@@ -187,10 +202,13 @@ class Subjects:
     async def proxy(
         self, name: str, upstream: str = "", *options: str, cores: str = str(SERVER_CORE), **settings: str
     ) -> Subject:
-        """Start the proxy."""
+        """Start the proxy. What it logs is thrown away; as JSON it goes through a pipe that is read."""
         port = free_port()
+        log = await self._read_pipe() if settings.get("OCP_LOG") == "json" else asyncio.subprocess.DEVNULL
         command = (sys.executable, "-m", "ollama_cache_proxy", "serve", "--listen", f"127.0.0.1:{port}")
         environment = {"OCP_UPSTREAM": upstream or self.upstream, "OCP_REDIS_URL": self.store, "OCP_LOG": "plain"}
-        running = await self.stack.enter_async_context(process(cores, *command, *options, **(environment | settings)))
+        running = await self.stack.enter_async_context(
+            process(cores, *command, *options, environment=environment | settings, log=log)
+        )
         await listens(port)
         return Subject(name, f"http://127.0.0.1:{port}", running.pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import signal
 import socket
 import sys
@@ -302,3 +303,45 @@ async def test_a_policy_that_there_is_not_stops_the_start(option: str, told: str
     async with serve("--listen", "127.0.0.1:0", "--cache", option) as command:
         assert await command.end() == 2
         assert told in command.lines[-1]
+
+
+async def test_a_log_that_nobody_reads_stops_nothing(simulator: Simulator) -> None:
+    """A pipe holds 64 KiB; a proxy that waited for its reader would answer nothing more."""
+    read, written = os.pipe()
+    port = free_port()
+    arguments = ("serve", "--listen", f"127.0.0.1:{port}", "--upstream", simulator.url, "--log", "json")
+    environment = {**os.environ, "OCP_STORE": "memory", "OCP_KEEP": "false"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ollama_cache_proxy", *arguments, stderr=written, env=environment
+    )
+    os.close(written)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while True:
+            try:
+                await ask(url, "GET", "/healthz")
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
+        body = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
+        for _ in range(1000):
+            async with asyncio.timeout(10):
+                answer = await ask(url, "POST", "/api/generate", body=body)
+            assert answer.status == 200
+        assert "log_lines_dropped_total 0.0" in (await ask(url, "GET", "/metrics")).body.decode()
+        process.terminate()
+        lines = (await asyncio.to_thread(_all_of, read)).splitlines()
+        assert sum('"event":"exchange"' in line and '"generate"' in line for line in lines) == 1000
+        assert all(json.loads(line) for line in lines)
+    finally:
+        os.close(read)
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def _all_of(descriptor: int) -> str:
+    data = b""
+    while more := os.read(descriptor, 1 << 16):
+        data += more
+    return data.decode()

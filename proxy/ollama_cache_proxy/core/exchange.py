@@ -17,7 +17,7 @@ from typing import Any, Final, assert_never
 from ollama_cache_proxy.core.collapsing import Collapsing
 from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError
-from ollama_cache_proxy.core.facts import Exchange
+from ollama_cache_proxy.core.facts import Exchange, Observer
 from ollama_cache_proxy.core.fast_path import FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
 from ollama_cache_proxy.core.known_questions import KnownQuestions
@@ -41,14 +41,16 @@ _NOTHING_STORED: Final = "nothing fresh is stored, and the request says only-if-
 
 
 class Exchanges:
-    """Serves requests; one instance a process. `report_each` is that of fast_path.py.
+    """Serves requests; one instance a process. `each` is that of fast_path.py.
 
     `before` is the one whose place it takes: both count against the same buffers, and know the same categories.
     """
 
-    def __init__(self, neighbours: Neighbours, *, report_each: bool = True, before: Exchanges | None = None) -> None:
+    def __init__(
+        self, neighbours: Neighbours, *, each: Observer | None = None, before: Exchanges | None = None
+    ) -> None:
         questions: KnownQuestions[Any] = KnownQuestions(neighbours.rules)
-        self.fast_path = FastHits(neighbours, report_each=report_each, questions=questions)
+        self.fast_path = FastHits(neighbours, each=each, questions=questions)
         self.serving = 0
         self._rules = neighbours.rules
         self._clock = neighbours.clock

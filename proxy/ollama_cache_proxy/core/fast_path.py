@@ -55,6 +55,8 @@ class _Note:
     """That of the models when the hit was noted."""
     exchange: Exchange
     """The fact that was reported for the hit."""
+    told: Exchange
+    """The fact to tell of each hit of this age, without its times."""
     names: list[bytes]
     """What it is noted under."""
     heads: list[bytes]
@@ -84,10 +86,10 @@ class _Note:
 
 
 class FastHits:
-    """Notes, by hashes of requests. `report_each` makes each hit a fact of its own, as logs want it."""
+    """Notes, by hashes of requests. `each` is told of each hit, as a log wants it; other observers of groups."""
 
     def __init__(
-        self, neighbours: Neighbours, *, report_each: bool, questions: KnownQuestions[_Note] | None = None
+        self, neighbours: Neighbours, *, each: Observer | None, questions: KnownQuestions[_Note] | None = None
     ) -> None:
         self._store = neighbours.store
         self._models = neighbours.models
@@ -97,7 +99,7 @@ class FastHits:
         self._unanswered = neighbours.unanswered
         self._audit = neighbours.audit
         self._forecaster = neighbours.forecaster
-        self._report_each = report_each
+        self._each = each
         self._questions = KnownQuestions[_Note](neighbours.rules) if questions is None else questions
         self._fields = SelectingFields(neighbours.rules.credentials.names)
         self._notes: dict[bytes, _Note] = {}  # by name
@@ -134,6 +136,7 @@ class FastHits:
             version=_version(entry),
             edition=edition,
             exchange=exchange,
+            told=exchange,
             names=names,
             heads=heads,
             renewals=question.renewals(hit),
@@ -215,12 +218,14 @@ class FastHits:
             return None
         age = max(0, int(self._clock.now() - entry.stored_at))
         if age != note.age:
-            note.age, note.head = age, _head(entry, age, note.exchange.cache)
+            cache = replace(note.exchange.cache, ttl=ttl_at(entry, age))
+            note.age, note.head = age, _head(entry, age, cache)
+            note.told = replace(note.exchange, cache=cache)
         if note.renewals:
             self._store.renew(note.renewals)
         if trace:
             note.traced = trace
-        self._count(note, entry, self._clock.monotonic() - begun)
+        self._count(note, self._clock.monotonic() - begun)
         return note.head + entry.body
 
     def knows_head(self, data: bytes) -> bool:
@@ -271,15 +276,9 @@ class FastHits:
         note.limit = min(gap - 1, _MAX_UNREPORTED)
         return True
 
-    def _count(self, note: _Note, entry: StoredResponse, seconds: float) -> None:
-        if self._report_each:
-            if note.audited:
-                self._count_down(note)
-            cache = replace(note.exchange.cache, ttl=ttl_at(entry, note.age))
-            self._observe(replace(_traced(note), cache=cache, seconds=seconds, first_byte=seconds))
-            if self._forecaster is not None:
-                self._forecaster.again(note.exchange, 1)
-            return
+    def _count(self, note: _Note, seconds: float) -> None:
+        if self._each is not None:
+            self._each(replace(note.told, seconds=seconds, first_byte=seconds))
         if not note.seconds:
             self._report_later(note)
         note.seconds.append(seconds)
@@ -291,23 +290,12 @@ class FastHits:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self.report)
 
-    def _count_down(self, note: _Note) -> None:
-        """Count a hit that was reported by itself, for the audit."""
-        self._report_later(note)
-        if self._audit is not None:
-            self._audit.passed(note.key, 1)
-        note.limit -= 1
-        if note.limit <= 0:
-            self._reach_limit(note)
-
     def _reach_limit(self, note: _Note) -> None:
-        """Let the next hit be the audit's if it has drawn that, else report; where each is reported, draw again."""
+        """Let the next hit be the audit's if it has drawn that, else report."""
         if note.drawn:
             self._drop(note)
-        elif not self._report_each:
+        else:
             self.report()
-        elif not self._draw(note):
-            self._drop(note)
 
     def _pass(self, note: _Note) -> None:
         """Tell the audit of the hits since it was told last."""
@@ -353,5 +341,5 @@ def _version(entry: StoredResponse) -> _Version:
 
 def _head(entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
     """Return the head of a hit, as the ordinary way writes it on a connection that stays open."""
-    fields = hit_fields(entry.fields, len(entry.body), age, replace(cache, ttl=ttl_at(entry, age)))
+    fields = hit_fields(entry.fields, len(entry.body), age, cache)
     return rendered(ResponseHead(status=entry.status, reason=entry.reason, fields=fields))

@@ -84,8 +84,9 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
     """
     context = open_context(settings, sock, stream, siblings)
     async with AsyncExitStack() as stack:
+        stack.callback(context.log.close)
         opened = await open_neighbours(context, stack, private_server)
-        in_service = InService(service_of(opened.neighbours, report_each=context.log.requests))
+        in_service = InService(service_of(opened.neighbours, each=context.log if context.log.requests else None))
         scrape = Scrape(context, opened, in_service, listener=lambda: listener)
         if siblings is not None:
             handle_sibling_topics(siblings, opened, in_service.report)

@@ -52,9 +52,10 @@ def open_context(settings: Settings, sock: socket.socket, stream: TextIO, siblin
     """
     codec = codec_of(seal_key(settings) if siblings is None else siblings.seal_key)
     clock = SystemClock()
-    log = log_of(settings, stream, clock, quiet=siblings is not None and not siblings.logs_start)
-    log_loop_errors(log, clock)
     metrics = Metrics()
+    quiet = siblings is not None and not siblings.logs_start
+    log = log_of(settings, stream, clock, quiet=quiet, dropped=metrics.log_line_dropped)
+    log_loop_errors(log, clock)
     metrics(Health(part=Part.STORE, well=True, name=""))  # until a store reports otherwise; the memory store never does
     return Context(
         settings=settings,

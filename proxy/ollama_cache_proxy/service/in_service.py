@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.explanation import Explainer
+from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.packing import Packing
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy.record import record
@@ -25,12 +26,12 @@ class Service:
     rules: Rules
 
 
-def service_of(neighbours: Neighbours, *, report_each: bool, before: Service | None = None) -> Service:
+def service_of(neighbours: Neighbours, *, each: Observer | None, before: Service | None = None) -> Service:
     """Return what serves requests by the rules of `neighbours`; `before` is the service whose place it takes.
 
-    `report_each` is that of fast_path.py.
+    `each` is that of fast_path.py.
     """
-    exchanges = Exchanges(neighbours, report_each=report_each, before=None if before is None else before.exchanges)
+    exchanges = Exchanges(neighbours, each=each, before=None if before is None else before.exchanges)
     packing = Packing(neighbours, encode=encode, decode=decode)
     return Service(exchanges=exchanges, explainer=Explainer(neighbours), packing=packing, rules=neighbours.rules)
 

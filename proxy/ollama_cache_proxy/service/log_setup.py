@@ -4,19 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any, Final, TextIO
 
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.service.settings import Settings
+from ollama_cache_proxy.telemetry.line_writer import LineWriter
 from ollama_cache_proxy.telemetry.log import Log, Style
 
 
-def log_of(settings: Settings, stream: TextIO, clock: Clock, *, quiet: bool = False) -> Log:
-    """Return the log. `log_requests` auto logs requests on a terminal, as JSON and in development."""
+def log_of(
+    settings: Settings,
+    stream: TextIO,
+    clock: Clock,
+    *,
+    quiet: bool = False,
+    dropped: Callable[[], None] = lambda: None,
+) -> Log:
+    """Return the log. `log_requests` auto logs requests on a terminal, as JSON and in development.
+
+    Where `stream` is a file, lines are written in a thread of their own; `dropped` is called for each that is lost.
+    """
     style = _style(settings, stream)
     wanted = settings.development or style is Style.JSON or stream.isatty()
     requests = wanted if settings.log_requests == "auto" else settings.log_requests == "on"
-    return Log(stream, style=style, development=settings.development, requests=requests, quiet=quiet, clock=clock)
+    log: Log
+    writer = None
+    if (descriptor := _descriptor(stream)) is not None:
+        writer = LineWriter(descriptor, told=lambda lost: f"{log.note(_LOST.format(lost))}\n", dropped=dropped)
+    log = Log(
+        writer or stream,
+        style=style,
+        development=settings.development,
+        requests=requests,
+        quiet=quiet,
+        clock=clock,
+        close=None if writer is None else writer.close,
+    )
+    return log
+
+
+_LOST: Final = "{} lines of the log were dropped: nobody read it"
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """Return the file of a stream; None where it has none."""
+    try:
+        stream.flush()
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 def log_loop_errors(log: Log, clock: Clock) -> None:

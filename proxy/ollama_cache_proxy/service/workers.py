@@ -53,6 +53,7 @@ async def supervising(
     secret = seal_key(settings)
     raise_open_files(2 * settings.max_connections)
     async with AsyncExitStack() as stack:
+        stack.callback(log.close)
         tasks = Tasks()
         stack.push_async_callback(tasks.close, 0)
         private_server = await _shared_store(settings, stack, tasks, log)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final, TextIO
+from typing import Final, Protocol
 
 import orjson
 
@@ -44,6 +45,13 @@ _MAX_LETTERS: Final = 80
 """Characters of a model's name that are shown."""
 
 
+class Stream(Protocol):
+    """What lines are written to."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> None: ...
+
+
 class Style(Enum):
     """The format of lines: plain text, text with colour, or one JSON object per line."""
 
@@ -61,15 +69,17 @@ class Log:
 
     def __init__(  # noqa: PLR0913 - each is a setting
         self,
-        stream: TextIO = sys.stderr,
+        stream: Stream = sys.stderr,
         *,
         style: Style,
         development: bool,
         requests: bool = True,
         quiet: bool = False,
         clock: Clock,
+        close: Callable[[], None] | None = None,
     ) -> None:
         self._stream = stream
+        self._close = close
         self._style = style
         self._development = development
         self.requests = requests
@@ -111,19 +121,26 @@ class Log:
             case ContextChanged():
                 lengths = f"from {event.before:,} to {event.now:,} tokens"
                 self._line(_YELLOW, f"⚠️  Context length changed {lengths}: older entries are not used", event.model)
-            case StoreFault() | Repeated():
-                pass  # the store's health is logged once; with a line per request, hits are not grouped
+            case StoreFault():
+                pass  # the store's health is logged once
             case Health() | CommandRefused():
                 self._health(event)
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """Write a line about the start, the end or the state of the proxy itself."""
-        if self.quiet and not warning:
-            return
+        if not self.quiet or warning:
+            self._write(self.note(text, warning=warning))
+
+    def note(self, text: str, *, warning: bool = True) -> str:
+        """Return the line that `say` writes, without its end."""
         if self._style is Style.JSON:
-            self._write(orjson.dumps({"time": self._clock.now(), "event": "note", "text": text}).decode())
-        else:
-            self._line(_YELLOW if warning else "", text)
+            return orjson.dumps({"time": self._clock.now(), "event": "note", "text": text}).decode()
+        return self._text_line(_YELLOW if warning else "", text)
+
+    def close(self) -> None:
+        """Write what is not yet written, within a bound; later lines may be lost."""
+        if self._close is not None:
+            self._close()
 
     def warn(self, text: str) -> None:
         """Write a line about what a person should change."""
@@ -174,19 +191,21 @@ class Log:
             self._line(_RED, f"⚠️  Lost {event.name}{what}: {event.reason}")
 
     def _line(self, colour: str, text: str, *more: str) -> None:
+        self._write(self._text_line(colour, text, *more))
+
+    def _text_line(self, colour: str, text: str, *more: str) -> str:
         rest = "  ".join(_printable(part) for part in more if part)
         if self._style is Style.COLOUR:
-            self._write(
-                f"{TAG} {colour}{text}{_PLAIN}{_DIM}  {rest}{_PLAIN}" if rest else f"{TAG} {colour}{text}{_PLAIN}"
-            )
-        else:
-            self._write(f"{TAG} {text}  {rest}" if rest else f"{TAG} {text}")
+            rest = f"{_DIM}  {rest}{_PLAIN}" if rest else ""
+            return f"{TAG} {colour}{text}{_PLAIN}{rest}"
+        return f"{TAG} {text}  {rest}" if rest else f"{TAG} {text}"
 
     def _json(self, event: Event) -> None:
-        record: dict[str, Any] = {"time": round(self._clock.now(), 6), "event": type(event).__name__.lower()}
-        record |= asdict(event)
-        record.pop("trace", None)
-        self._write(orjson.dumps(record).decode())
+        begin = orjson.dumps({"time": round(self._clock.now(), 6), "event": type(event).__name__.lower()})[:-1]
+        members = orjson.dumps(event)[1:]
+        if isinstance(event, Exchange):
+            members = _TRACE.sub(b"}", members)
+        self._write(f"{begin.decode()},{members.decode()}")
 
     def _write(self, line: str) -> None:
         try:
@@ -196,8 +215,11 @@ class Log:
             return  # a closed log must not stop a response
 
 
-_UNTOLD: Final = (Worked, StoreCall, OwnRefusal)
-_USUAL: Final = (Repeated, Stored, NotStored)
+_UNTOLD: Final = (Worked, StoreCall, OwnRefusal, Repeated)
+"""Where requests are logged, each of those that a fact stands for was a line already."""
+_USUAL: Final = (Stored, NotStored)
+_TRACE: Final = re.compile(rb',"trace":"[0-9a-f]*"\}$')
+"""The last member of an exchange, which is for metrics alone."""
 
 
 def _is_untold(event: Event) -> bool:

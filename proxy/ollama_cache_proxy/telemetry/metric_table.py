@@ -108,6 +108,7 @@ class Families:
             ("reason",),
         ),
     ]
+    log_lines_dropped: Annotated[Counter, Row("Lines of the log that were dropped, since nobody read the log.")]
     event_loop_lag_seconds: Annotated[
         Histogram,
         Row(

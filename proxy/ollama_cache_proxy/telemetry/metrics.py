@@ -57,6 +57,7 @@ class Metrics:
         self._exchanges = ExchangeMetrics(families, model=self._model, on_defer=self._defer, now=now)
         self._deferred_work: dict[tuple[str, str], list[Usage]] = {}
         self._deferred_count = 0
+        families.log_lines_dropped.inc(by=0)
         self._parts = {
             Part.UPSTREAM: families.upstream_up,
             Part.STORE: families.store_up,
@@ -147,6 +148,10 @@ class Metrics:
     def connection_closed(self, reason: str) -> None:
         """Count a connection that the proxy has closed, or refused."""
         self._families.closed_connections.inc(reason)
+
+    def log_line_dropped(self) -> None:
+        """Count a line of the log that is lost, since nobody reads the log."""
+        self._families.log_lines_dropped.inc()
 
     def loop_lag(self, seconds: float) -> None:
         """Count a look at the event loop: by how much it was late."""
