@@ -145,13 +145,13 @@ class Bench:
             await self.requests("redis-64", cold, 64, many)
 
     async def workers(self, subjects: Subjects) -> None:
-        """Compare one process with two, on all cores, with requests that all differ in their bytes."""
-        few = self.bodies("few", _HOT_KEYS)
+        """Compare one process with two, on all cores, with misses."""
+        new = self.bodies("new", 0)
         servers = [
             await subjects.proxy(f"{count} worker{'s' * (count > 1)}", cores=BOTH_CORES, OCP_WORKERS=f"{count}")
             for count in (1, 2)
         ]
-        await self.requests("workers-64", servers, 64, few, mode="traced")
+        await self.requests("workers-64", servers, 64, new, mode="new")
 
     async def misses(self, subjects: Subjects) -> None:
         """Compare forwarded requests, and misses."""

@@ -117,7 +117,7 @@ GOALS: Final = (
         at_least=1.0,
     ),
     Goal(
-        text="hits, 64 connections, each request with a field of its own: requests a second of 2 workers × 1 worker",
+        text="misses, 64 connections: requests a second of 2 workers × 1 worker",
         case="workers-64",
         figure="rate",
         subject="2 workers",

@@ -17,6 +17,7 @@ from tests.support.servers import Proxy, proxy_before
 _VARYING: Final = re.compile(
     rb"(Date|Age|Content-Length): [^\r]*|ttl=\d+|\"(created_at|\w+_duration)\":(\"[^\"]*\"|\d+)"
 )
+_CHUNK: Final = re.compile(rb"(?:^|\r\n)[0-9a-f]+\r\n|\r\n$")
 _AFTER: Final = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _SILENT: Final = 0.25
 """Seconds without a byte, after which a server is taken to wait for more."""
@@ -63,6 +64,9 @@ async def _read(connection: RawConnection, came: bytes = b"") -> tuple[bytes, by
     while True:
         head, end, body = came.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head) if end else None
+        if end and b"\r\nTransfer-Encoding: chunked" in head and b"\r\n0\r\n\r\n" in b"\r\n" + body:
+            chunks, _, rest = body.partition(b"0\r\n\r\n")
+            return head + end + _CHUNK.sub(b"", chunks), rest, False
         if length is not None and len(body) >= int(length[1]):
             size = len(came) - len(body) + int(length[1])
             return came[:size], came[size:], False

@@ -15,6 +15,7 @@
     replay_pace   how a recorded stream is replayed
     host_names    Host names that a setting allows
     fields        which fields are forwarded and replayed; the Host rule
+    selecting_fields  which lines of a head select a response, read without a parser
     status        Cache-Status, and the reason for everything
     rules         the settings that an exchange depends on
     messages      requests, heads, entries

@@ -1,0 +1,160 @@
+"""The same question in other bytes: known where the ordinary way would answer it by that very hit, and else not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from ollama_cache_proxy.core import known_questions
+from ollama_cache_proxy.core.known_questions import KnownQuestions
+from tests.support import hostile
+from tests.support.both_ways import BothWays
+from tests.support.rawhttp import ask, request_bytes
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ASKED: dict[str, Any] = {"model": "tiny", "prompt": "why", "options": {"seed": 1, "num_ctx": 512}, "stream": False}
+
+
+def sent(body: bytes, path: str = "/api/generate", **fields: str | None) -> bytes:
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    return request_bytes("POST", path, host="localhost", body=body, fields=named)
+
+
+def written(**changes: Any) -> bytes:
+    return json.dumps({name: value for name, value in (ASKED | changes).items() if value is not ...}).encode()
+
+
+KNOWN = sent(written())
+EMBEDDING = sent(b'{"model":"all-minilm","prompt":"why"}', "/api/embeddings")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def both() -> AsyncIterator[BothWays]:
+    opened = await BothWays.open(KNOWN, EMBEDDING)
+    yield opened
+    await opened.close()
+
+
+SAME = {
+    "blanks": b' {"model": "tiny",\t"prompt":"why","options":{"seed":1,"num_ctx":512},\n"stream":false}',
+    "order": b'{"stream":false,"options":{"num_ctx":512,"seed":1},"prompt":"why","model":"tiny"}',
+    "escapes": rb'{"model":"tiny","prompt":"wh\u0079","options":{"seed":1,"num_ctx":512},"stream":false}',
+    "an inert field": written(keep_alive="5m"),
+    "another of it": written(keep_alive=-1),
+    "a number in another form": b'{"model":"tiny","prompt":"why","options":{"seed":1,"num_ctx":512},"stream":false, "keep_alive": 1e3}',
+}
+OTHERS = {
+    "another prompt": written(prompt="why not"),
+    "another option": written(options={"seed": 2, "num_ctx": 512}),
+    "a stream": written(stream=True),
+    "a stream by default": written(stream=...),
+    "an inert field that is refused": written(keep_alive="5 minutes"),
+    "one that unloads": written(keep_alive=0),
+    "another name of the model": written(model="tiny:latest"),
+    "in capitals": written(model="TINY"),
+    "an unknown model": written(model="nobody"),
+    "a remote model": written(model="tiny-cloud"),
+    "no model": written(model=...),
+    "no prompt": written(prompt=...),
+    "a name twice": b'{"model":"tiny","prompt":"why","prompt":"why","options":{"seed":1,"num_ctx":512},"stream":false}',
+    "a name in another case": b'{"model":"tiny","Prompt":"why","options":{"seed":1,"num_ctx":512},"stream":false}',
+    "a format": written(format="json"),
+    "an escaped format": b'{"model":"tiny","prompt":"why","options":{"seed":1,"num_ctx":512},"stream":false,"format":"js\\u006fn"}',
+    "minus zero": b'{"model":"tiny","prompt":"why","options":{"seed":1,"num_ctx":512,"temperature":-0},"stream":false}',
+    "no JSON": b"why",
+    "nothing": b"",
+    "a list": b"[]",
+    "a template": written(template="{{ .Prompt }}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", SAME.values(), ids=SAME.keys())
+async def test_the_same_question_in_other_bytes_is_known(body: bytes, both: BothWays) -> None:
+    taken = both.taken
+    for _ in range(4):
+        assert await both.differ(sent(body)) == []
+    assert both.taken == taken + 4
+
+
+@pytest.mark.parametrize("body", OTHERS.values(), ids=OTHERS.keys())
+async def test_any_other_one_is_asked_the_ordinary_way_first(body: bytes, both: BothWays) -> None:
+    taken = both.taken
+    assert await both.differ(sent(body)) == []
+    assert both.taken == taken
+    for _ in range(3):
+        assert await both.differ(sent(body)) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"Authorization": "Bearer a"},
+        {"Origin": "http://localhost:3000"},
+        {"X_Cache_Namespace": "team"},
+        {"X_Cache_Category": "batch"},
+        {"Cache_Control": "no-cache"},
+        {"Cache_Control": "max-age=5"},
+        {"X_Cache_TTL": "9"},
+        {"Cookie": "a"},
+    ],
+)
+async def test_what_else_selects_a_response_selects_it_here(fields: dict[str, str], both: BothWays) -> None:
+    for body in (SAME["blanks"], SAME["order"], SAME["blanks"], SAME["an inert field"]):
+        assert await both.differ(sent(body, **fields)) == []
+
+
+async def test_a_single_text_to_embed_is_known_too(both: BothWays) -> None:
+    taken = both.taken
+    for body in (b'{"prompt":"why","model":"all-minilm"}', b'{"model":"all-minilm","prompt":"why","keep_alive":"1h"}'):
+        assert await both.differ(sent(body, "/api/embeddings")) == []
+    assert both.taken == taken + 2
+
+
+async def test_no_hostile_body_is_answered_otherwise(both: BothWays) -> None:
+    for index in range(1500):
+        asked = hostile.request(11, index)
+        assert await both.differ(sent(asked.body, asked.target)) == [], asked
+
+
+async def test_a_long_body_is_left_to_the_ordinary_way(both: BothWays) -> None:
+    longest = written()[:-1] + b" " * (known_questions._MOST_BYTES - len(written())) + b"}"
+    for _ in range(3):
+        assert await both.differ(KNOWN) == []
+    for body, known in ((longest, 1), (longest + b" ", 0)):
+        taken = both.taken
+        assert await both.differ(sent(body)) == []
+        assert both.taken == taken + known
+
+
+async def test_both_have_counted_alike(both: BothWays) -> None:
+    """After the other tests of this file."""
+    short, ordinary = await both.counts()
+    assert short == ordinary
+    assert both.taken > 50
+
+
+async def test_a_clear_is_obeyed_at_once(both: BothWays) -> None:
+    for way in both.ways:
+        assert (await ask(way.url, "POST", "/api/cache/clear")).status == 200
+    taken = both.taken
+    assert await both.differ(sent(SAME["order"])) == []
+    assert both.taken == taken
+
+
+async def test_what_is_remembered_goes_with_the_last_note(both: BothWays) -> None:
+    """A head that no note is of is not looked at, and what was classified is bounded."""
+    fast: Any = both.ways[0].watch.real
+    questions: KnownQuestions[Any] = fast._questions
+    for number in range(40):
+        assert await both.differ(sent(written(prompt=f"number {number}"))) == []
+    assert len(questions._classified) <= 40
+    for note in list(fast._all):
+        fast._drop(note)
+    assert (questions._ways, questions._notes) == ({}, {})
+    assert not fast._heads
+    assert not fast._notes
