@@ -1,8 +1,7 @@
 -- Requests for wrk: the arguments are the path and a file with one body a line.
 -- With "new" as third argument each body is sent only once, with a unique number in place of the word NUMBER;
 -- with "traced" each request has a unique number in a field, like those of a client that traces requests; with "signed"
--- an Authorization, too; with "pipelined" eight such come at once; with "spaced" the number is in `keep_alive`, which
--- changes no response, with a blank before it.
+-- an Authorization, too; with "pipelined" eight such come at once; with "spaced" the body has other blanks each time.
 
 local requests, bodies, at, mode = {}, {}, 0, ""
 
@@ -44,7 +43,12 @@ function request()
     return table.concat(several)
   end
   if mode == "spaced" then
-    return post('{"keep_alive": "' .. at .. 's",' .. string.sub(bodies[at % #bodies + 1], 2))
+    local blanks, left = {}, at
+    for bit = 1, 24 do
+      blanks[bit] = left % 2 == 1 and "\t" or " "
+      left = math.floor(left / 2)
+    end
+    return post("{" .. table.concat(blanks) .. string.sub(bodies[at % #bodies + 1], 2))
   end
   if mode == "new" then
     local body = string.gsub(bodies[1], "NUMBER", tostring(at))

@@ -81,6 +81,27 @@ async def test_the_same_question_in_other_bytes_is_known(body: bytes, both: Both
     assert both.taken == taken + 4
 
 
+async def test_a_document_that_was_seen_is_known_however_it_is_written_but_for_what_makes_another(
+    both: BothWays,
+) -> None:
+    """Blanks do not matter; a name that comes twice, an escape or a -0 do."""
+    begin = b'{"options":{"seed":1,"num_ctx":512},"model":"tiny",'
+    for _ in range(3):
+        assert await both.differ(sent(begin + b'"prompt":"why","stream":false}')) == []
+    for end, known in (
+        (b' "prompt" : "why" , "stream" : false }', 1),
+        (b'"prompt":"why","prompt":"why","stream":false}', 0),
+        (b'"prompt":"x","prompt":"why","stream":false}', 0),
+        (b'"prompt":"w\\u0068y","stream":false}', 1),
+        (b'"prompt":"why","stream":false,"keep_alive":-0.0}', 0),
+        (b'"prompt":"why","stream":false}\n', 1),
+        (b'"prompt":"why","stream":false}x', 0),
+    ):
+        taken = both.taken
+        assert await both.differ(sent(begin + end)) == [], end
+        assert both.taken == taken + known, end
+
+
 @pytest.mark.parametrize("body", OTHERS.values(), ids=OTHERS.keys())
 async def test_any_other_one_is_asked_the_ordinary_way_first(body: bytes, both: BothWays) -> None:
     taken = both.taken
@@ -155,6 +176,6 @@ async def test_what_is_remembered_goes_with_the_last_note(both: BothWays) -> Non
     assert len(questions._classified) <= 40
     for note in list(fast._all):
         fast._drop(note)
-    assert (questions._ways, questions._notes) == ({}, {})
+    assert (questions._ways, questions._notes, questions._documents, questions._names) == ({}, {}, {}, {})
     assert not fast._heads
     assert not fast._notes

@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Final, TypeAlias
 
 from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
-from ollama_cache_proxy.core.known_questions import KnownQuestions
+from ollama_cache_proxy.core.known_questions import KnownQuestions, Place
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy.fields import hit_fields
 from ollama_cache_proxy.policy.lifetimes import Renewal
@@ -77,7 +77,7 @@ class _Note:
     """How long each hit since then took, of those not yet reported."""
     passed: int = 0
     """How many of those the audit has been told of."""
-    place: tuple[bytes, str, str] | None = None
+    place: Place | None = None
     """Where it is among the known questions."""
     traced: bytes = b""
     """The `traceparent` line of the last hit, where each has one."""
