@@ -85,8 +85,8 @@ class Owner:
     def answer(self, raw: bytes) -> Any:
         return {KNOWN: RESPONSE, STORED: self.store}.get(raw)
 
-    def first_size(self, data: bytes) -> int:
-        return len(KNOWN) if data.startswith((KNOWN[:-5], STORED[:-5])) else 0
+    def first(self, data: bytes) -> tuple[int, bool]:
+        return (len(KNOWN), True) if data.startswith((KNOWN[:-5], STORED[:-5])) else (0, False)
 
     def knows_head(self, data: bytes) -> bool:
         return data == HEAD
@@ -345,9 +345,19 @@ async def test_a_connection_is_not_idle_while_its_response_is_still_to_be_read(c
     assert connection.idle_since() is not None
 
 
+async def test_several_requests_are_served_one_after_the_other(owner: Owner, connect: Connect) -> None:
+    connection, wire = connect()
+    connection.data_received(NEW + NEW + KNOWN + NEW)
+    await until(lambda: wire.sent == [SERVED, SERVED, RESPONSE, SERVED])
+    await settled(connection)
+    assert len(owner.served) == 3
+    assert connection.gate.phase is Phase.BETWEEN
+    assert connection.idle_since() is not None
+
+
 async def test_where_a_part_of_a_head_may_be_hidden_a_connection_is_idle_later(owner: Owner, connect: Connect) -> None:
     connection, wire = connect()
-    connection.data_received(NEW + NEW)
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
     await until(lambda: wire.sent == [SERVED, SERVED])
     await settled(connection)
     assert connection.gate.phase is Phase.PARSED

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_cache_proxy.downstream import gate as module
-from ollama_cache_proxy.downstream.gate import MAX_RAW_BYTES, Gate, Hold, Lookup, Pass, Phase, Queue, Responses
+from ollama_cache_proxy.downstream.gate import MAX_RAW_BYTES, Gate, Hold, Lookup, Pass, Phase, Queue, Responses, Wait
 
 HEAD = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
 KNOWN = HEAD + b"hello"
@@ -22,6 +22,8 @@ STORED = b"POST /known HTTP/1.1\r\nContent-Length: 5\r\n\r\nstore"
 """A known request whose response has to be looked up in the store."""
 OTHER = b"GET /other HTTP/1.1\r\n\r\n"
 NEW = b"POST /new HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+PLAIN = b"POST /plain HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+"""A request that is not known, of which it is certain where it ends."""
 CHUNKED = b"POST /new HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 FOUND = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
@@ -47,8 +49,10 @@ class Known:
         self.asked.append(raw)
         return {KNOWN: RESPONSE, STORED: PENDING}.get(raw)
 
-    def first_size(self, data: bytes) -> int:
-        return len(KNOWN) if data.startswith((KNOWN[:-5], STORED[:-5])) else 0
+    def first(self, data: bytes) -> tuple[int, bool]:
+        if data.startswith(PLAIN[:-5]):
+            return len(PLAIN), False
+        return (len(KNOWN), True) if data.startswith(HEAD) else (0, False)
 
     def knows_head(self, data: bytes) -> bool:
         return data == HEAD
@@ -80,8 +84,13 @@ def raw(number: int) -> Event:
     return lambda gate: gate.raw(number)
 
 
-RELEASED, RESPONDED = Gate.release, Gate.responded
+RELEASED, RESPONDED, BEHIND = Gate.release, Gate.responded, Gate.behind
 QUEUED, IDLE, SERVING, PHASE, HOLDS = map(attrgetter, ("queued", "is_idle", "serving", "phase", "_parts"))
+GOES_ON = attrgetter("may_go_on")
+
+
+def WENT_ON(gate: Gate) -> Any:  # noqa: N802 - an event like the others
+    return gate.go_on(ready=True)
 
 
 def dropped(number: int) -> Event:
@@ -113,6 +122,25 @@ SCRIPTS: dict[str, list[tuple[Event, Any]]] = {
         (found(FOUND), (FOUND, KNOWN)),
         ANSWERED,
     ],
+    "several requests that are not known, one after the other": [
+        (came(PLAIN * 2 + KNOWN), Pass(data=PLAIN)), (parsed(1, 5), None), (raw(1), PLAIN), (QUEUED, len(PLAIN + KNOWN)),
+        (came(OTHER), Wait()), (GOES_ON, False), (RESPONDED, None), (GOES_ON, True), (IDLE, False),
+        (WENT_ON, Pass(data=PLAIN)), (parsed(1, 5), None), (raw(2), PLAIN), (RESPONDED, None), (GOES_ON, True),
+        (WENT_ON, Responses(data=RESPONSE, rest=OTHER)), (GOES_ON, False), *passes(OTHER),
+    ],
+    "very much behind a request": [
+        (came(PLAIN + OTHER), Pass(data=PLAIN)), (parsed(1, 5), None), (came(b"x" * MAX_RAW_BYTES), Queue()), (came(b""), Pass(data=b"")),
+    ],
+    "several requests, and the parser says something else of the first": [
+        (came(PLAIN + KNOWN), Pass(data=PLAIN)), (parsed(1, 5, ended=False), None), (BEHIND, KNOWN), (BEHIND, b""), (QUEUED, 0),
+        (parsed(1, 5), None), (PHASE, Phase.PARSED),
+    ],
+    "a request that is not known, with a part of another": [
+        (came(PLAIN + HEAD), Pass(data=PLAIN)), (parsed(1, 5), None), (BEHIND, b""), (RESPONDED, None),
+        (WENT_ON, Hold()), (came(b"hello"), RESPONSE), ANSWERED,
+    ],
+    "a request that is not known, and a part of it": passes(PLAIN[:-1], length=5, ended=False),
+    "several requests, and the client reads no more": [(came(PLAIN * 2, ready=False), Pass(data=PLAIN * 2)), (parsed(2, 5), None)],
     "a known head and a part of its body": [(came(KNOWN[:-1]), Hold()), (came(b"o"), RESPONSE), ANSWERED],
     "a known head, and its body in many parts": [
         (came(KNOWN[:-2]), Hold()),
@@ -233,6 +261,8 @@ class Simulated:
                 assert not self.unanswered
             case Queue():
                 assert self.looking
+            case Wait():
+                assert self.unanswered
             case Responses(data=data, rest=rest):
                 assert not self.unanswered
                 self.several(data)
@@ -269,6 +299,8 @@ class Simulated:
             begun += 1
         length = None if chunked or not begun else lengths[0]
         self.gate.parsed(begun, length, ended=not (self.body or self.chunking), chunked=chunked)
+        if behind := self.gate.behind():
+            self.parse(behind)
 
     def chunk(self) -> bool:
         """Read chunks up to the last one; return whether it was there."""
@@ -290,6 +322,8 @@ class Simulated:
             self.responses.append({KNOWN: RESPONSE, STORED: FOUND}.get(whole[0], whole[0]))
             del self.unanswered[0]
             self.gate.responded()
+            if self.gate.may_go_on:
+                self.act(self.gate.go_on(ready=True))
 
     def release(self) -> None:
         if self.gate.phase is Phase.HELD:
@@ -308,7 +342,7 @@ INSIDE = b"POST /new HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(KNOWN), KN
 IN_CHUNKS = b"POST /new HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(
     b"%x\r\n%b\r\n" % (len(part), part) for part in (b"0\r\n\r\n", KNOWN, b"")
 )
-REQUESTS = [KNOWN, STORED, OTHER, NEW, INSIDE, b"\r\n" + OTHER, CHUNKED, IN_CHUNKS]
+REQUESTS = [KNOWN, STORED, OTHER, NEW, PLAIN, INSIDE, b"\r\n" + OTHER, CHUNKED, IN_CHUNKS]
 
 
 @given(

@@ -51,6 +51,9 @@ class Connection:
         self.stopped = True
         self.congested = False
 
+    def responded(self) -> None:
+        self.gate.responded()
+
 
 class Owner:
     draining = False

@@ -21,8 +21,8 @@ class NothingKnown:
     def answer(self, raw: bytes) -> None:
         return None
 
-    def first_size(self, data: bytes) -> int:
-        return 0
+    def first(self, data: bytes) -> tuple[int, bool]:
+        return 0, False
 
     def knows_head(self, data: bytes) -> bool:
         return False

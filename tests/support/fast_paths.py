@@ -29,8 +29,8 @@ class Watch:
     def looked_up(self, found: asyncio.Future[bytes | None]) -> None:
         self.taken += not found.cancelled() and found.result() is not None
 
-    def first_size(self, data: bytes) -> int:
-        return 0 if self._off else self.real.first_size(data)
+    def first(self, data: bytes) -> tuple[int, bool]:
+        return (0, False) if self._off else self.real.first(data)
 
     def knows_head(self, data: bytes) -> bool:
         self.heads += 1

@@ -11,6 +11,7 @@ one fact a second.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,12 @@ _NOTE_BYTES: Final = 1280
 _MOST_NAMES: Final = 8
 """Names of one note."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_FRAMED: Final = re.compile(rb"(?!CONNECT )[A-Z]+ [^ ]+ HTTP/1\.1\r\n")
+"""The beginning of a request that others may follow."""
+_UNFRAMED: Final = re.compile(
+    rb"\r\n(?:transfer[-_]encoding|upgrade|expect|connection[ \t]*:(?![ \t]*keep-alive[ \t]*(?:\r\n|$)))", re.IGNORECASE
+)
+"""What makes it uncertain where a request ends, or ends the connection."""
 _Version: TypeAlias = tuple[float, float, int]
 """What tells an entry from others under its key: when it was stored, how long it took, its size in bytes."""
 
@@ -237,13 +244,16 @@ class FastHits:
         read = self._fields.read(data[: -len(_END_OF_HEAD)])
         return read is not None and read[1] > 0 and read[0] in self._heads
 
-    def first_size(self, data: bytes) -> int:
+    def first(self, data: bytes) -> tuple[int, bool]:
         """See ports.FastPath."""
         end = data.find(_END_OF_HEAD)
-        read = self._fields.read(data[:end]) if end > 0 and self._heads else None
-        if read is None or read[0] not in self._heads:
-            return 0
-        return end + len(_END_OF_HEAD) + read[1] if read[1] > 0 else 0
+        read = self._fields.read(data[:end]) if end > 0 else None
+        if read is None:
+            return 0, False
+        known = read[1] > 0 and read[0] in self._heads
+        if not known and (_FRAMED.match(read[0]) is None or _UNFRAMED.search(read[0]) is not None):
+            return 0, False
+        return end + len(_END_OF_HEAD) + max(0, read[1]), known
 
     def report(self) -> None:
         """Report to the observers the hits that are not reported yet."""

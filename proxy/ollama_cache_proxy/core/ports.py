@@ -246,5 +246,9 @@ class FastPath(Protocol):
     def knows_head(self, data: bytes) -> bool:
         """Return whether these bytes are the head of a known request, whose body is still to arrive."""
 
-    def first_size(self, data: bytes) -> int:
-        """Return how many bytes the first request in `data` has, if its head is that of a known one; else 0."""
+    def first(self, data: bytes) -> tuple[int, bool]:
+        """Return how many bytes the first request in `data` has, and whether its head is that of a known one.
+
+        The size is 0 where it is not certain: the head is not whole, or not plain, or a body of unknown length follows,
+        or nothing that follows is for this server.
+        """

@@ -330,6 +330,21 @@ class ClientConnection(web.RequestHandler):
             self._stop_head_timer()
         elif self._head_timer is None and self.gate.is_idle:
             self._start_head_timer()
+        if behind := self.gate.behind():
+            self._parse(behind)
+
+    def responded(self) -> None:
+        """Note that a response has been written to its end, and go on with what waits behind it."""
+        self.gate.responded()
+        if self.gate.may_go_on:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        transport = self.transport
+        if transport is None or not self.gate.may_go_on:
+            return
+        transport.resume_reading()
+        self._do(self.gate.go_on(ready=not (self.congested or self._ending or self._owner.draining)))
 
     def _count_head(self, size: int) -> None:
         """Count bytes of an unfinished head, and refuse one that is too large."""

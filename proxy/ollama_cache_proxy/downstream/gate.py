@@ -6,10 +6,11 @@
        |   `---> Hold (HELD) -------> as BETWEEN, when more has arrived; Pass after a timeout
        v
      PARSED ---> Pass, until the parser has read exactly one request and nothing more: BETWEEN again
+       `---> Wait                     for the response to the first of several requests, if its end is certain
 
 A response may only be written when every earlier request has had its own, so the fast path is asked only where a
-request begins. Once that position is uncertain (a request that is not known, or a chunked body, with something behind
-it in one segment), a connection stays PARSED until it closes.
+request begins. Once that position is uncertain (a request in an odd form, or a chunked body, with something behind it
+in one segment), a connection stays PARSED until it closes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ class Hold:
 
 @record
 class Queue:
-    """Stop reading: this data waits until a lookup has ended."""
+    """Stop reading: this data waits until a lookup has ended, or a response."""
+
+
+@record
+class Wait:
+    """Do nothing: this data waits for the end of a response. Then call `go_on`."""
 
 
 @record
@@ -64,11 +70,12 @@ class Pass:
     data: bytes
 
 
-Step: TypeAlias = Response | Responses | Lookup | Hold | Queue | Pass
+Step: TypeAlias = Response | Responses | Lookup | Hold | Queue | Wait | Pass
 _RESPONSES_BYTES: Final = 65_536
 """Bytes of responses after which it is seen whether the client reads them."""
 _HOLD: Final = Hold()
 _QUEUE: Final = Queue()
+_WAIT: Final = Wait()
 
 
 class Phase(Enum):
@@ -100,7 +107,7 @@ class Gate:
         self.phase = _BETWEEN
         self._fast_path = fast_path
         self._pending = b""  # the request that is held or looked up
-        self._behind = b""  # what arrived during a lookup
+        self._behind = b""  # what arrived during a lookup, or behind the request that is being answered
         self._requests = 0  # requests that the parser has started
         self._responses = 0  # requests that have had their response
         self._number = 0  # of the request that all bytes since its start belong to; 0 if none
@@ -113,19 +120,24 @@ class Gate:
     @property
     def is_idle(self) -> bool:
         """Whether every parsed request has had its response."""
-        return self._responses == self._requests
+        return self._responses == self._requests and not self._behind
 
     @property
     def queued(self) -> int:
-        """Bytes that wait for the end of a lookup."""
+        """Bytes that wait for the end of a lookup, or of a response."""
         return len(self._behind)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether something waits for a response that has been written."""
+        return bool(self._behind) and self.phase is _BETWEEN and self._responses == self._requests
 
     def feed(self, data: bytes, *, ready: bool) -> Step:
         """Return what to do with incoming `data`; empty data means that the parser may continue."""
         phase = self.phase
-        if phase is _LOOKUP:
+        if phase is _LOOKUP or (self._behind and data):
             self._behind += data
-            return _QUEUE
+            return _QUEUE if phase is _LOOKUP or len(self._behind) > MAX_RAW_BYTES else _WAIT
         if phase is _HELD:
             data = self._pending + data
         elif phase is _PARSED or not data:
@@ -148,15 +160,19 @@ class Gate:
 
     def _begin_known(self, data: bytes) -> Step:
         """Return what to do with data that is not one known request as a whole: several of them, a part, or others."""
-        size = self._fast_path.first_size(data)
-        if len(data) < size <= MAX_RAW_BYTES and self.phase is _BETWEEN:
+        size, known = self._fast_path.first(data)
+        if known and len(data) < size <= MAX_RAW_BYTES and self.phase is _BETWEEN:
             self.phase, self._pending = _HELD, data
             return _HOLD
         if not 0 < size < len(data):
             return self._begin(data)
+        return self._several(data, size, known=known)
+
+    def _several(self, data: bytes, size: int, *, known: bool) -> Step:
+        """Return what to do with several requests, the first of which has so many bytes."""
         written: list[bytes] = []
         room = _RESPONSES_BYTES
-        while 0 < size <= len(data) and room > 0:
+        while known and size <= len(data) and room > 0:
             response = self._fast_path.answer(data[:size])
             if response is None:
                 break
@@ -166,11 +182,26 @@ class Gate:
             written.append(response)
             room -= len(response)
             data = data[size:]
-            size = self._fast_path.first_size(data)
+            size, known = self._fast_path.first(data)
         if not written:
-            return self._begin(data)
+            self._behind = data[size:]
+            return self._begin(data[:size])
         self.phase, self._pending = _BETWEEN, b""
         return Responses(data=b"".join(written), rest=data)
+
+    def go_on(self, *, ready: bool) -> Step:
+        """Return what to do with what has waited for a response."""
+        data, self._behind = self._behind, b""
+        return self.feed(data, ready=ready)
+
+    def behind(self) -> bytes:
+        """Return what waits behind a request of which the parser says something else than was expected, once."""
+        if self.phase is not _PARSED:
+            return b""
+        data, self._behind = self._behind, b""
+        if data:
+            self._pass(data)
+        return data
 
     def release(self) -> Pass:
         """Return what to do with a head that has been held for long enough."""

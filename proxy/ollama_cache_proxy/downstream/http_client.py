@@ -198,7 +198,7 @@ class HttpClient:
         """Mark the response as complete; if the connection stays open, the next one may follow."""
         self.ended = True
         if self.keep_alive:
-            self._connection.gate.responded()
+            self._connection.responded()
 
     def refuse(self, response: bytes) -> None:
         """Send a complete response and close the connection after it."""
