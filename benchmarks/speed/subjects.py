@@ -152,7 +152,8 @@ class Subjects:
 
     async def nginx(self, name: str, core: int, more: str, **values: str) -> Subject:
         """Start an nginx with `more` in its http block."""
-        folder, port = self.folder / name, free_port()
+        port = free_port()
+        folder = self.folder / f"{name}-{port}"
         folder.mkdir(parents=True)
         file = folder / "nginx.conf"
         filled = more.format(folder=folder, port=port, **values)

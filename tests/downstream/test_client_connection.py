@@ -116,7 +116,7 @@ class Owner:
         assert transport is not None
         self.served.append(await request.content.read())
         transport.write(SERVED)
-        connection.gate.responded()
+        connection.responded()
         return KEEP_OPEN
 
 
