@@ -84,7 +84,7 @@ def test_who_writes_does_not_wait_and_what_does_not_fit_is_counted_and_said(
     reader = threading.Thread(target=lambda: taken.append(until_end(pipe.out)))
     reader.start()
     deadline = time.monotonic() + 10
-    while pipe.writer._bytes and time.monotonic() < deadline:
+    while pipe.writer.waiting and time.monotonic() < deadline:
         time.sleep(0.001)
     for text in ("again\n", "more\n", "end\n"):
         pipe.writer.write(text)
@@ -123,7 +123,7 @@ def test_a_log_that_nobody_has_open_is_no_error() -> None:
     pipe.writer.write("b\n")
     pipe.writer.close()
     assert not pipe.writer._lines
-    assert pipe.writer._bytes == 0
+    assert pipe.writer.waiting == 0
     os.close(pipe.into)
 
 

@@ -335,3 +335,33 @@ def test_several_wrong_entries_are_one_line_and_json_has_what_they_look_like() -
         "vector-slightly",
         "hardware-or-kv-cache",
     )
+
+
+@pytest.mark.parametrize("style", [Style.PLAIN, Style.COLOUR, Style.JSON])
+@pytest.mark.parametrize("model", ["tiny:latest", 'a","seconds":1234567.125,"first_byte":7654321.125', "ä"])
+def test_the_line_of_an_exchange_like_another_is_as_if_it_was_told_by_itself(style: Style, model: str) -> None:
+    exchange = replace(EXCHANGE, model=model, trace="ab" * 16)
+    for seconds in (0.25, 1e-05, 3.0, 0.1 + 0.2):
+        stream, again = io.StringIO(), io.StringIO()
+        one, other = (Log(into, style=style, development=False, clock=Clock()) for into in (stream, again))
+        one(replace(exchange, seconds=seconds, first_byte=seconds))
+        for _ in range(2):
+            other.again(exchange, seconds)
+        assert again.getvalue() == 2 * stream.getvalue()
+        assert stream.getvalue()
+
+
+def test_exchanges_like_others_are_not_told_where_requests_are_not() -> None:
+    stream = io.StringIO()
+    log = Log(stream, style=Style.JSON, development=False, requests=False, clock=Clock())
+    log.again(EXCHANGE, 0.5)
+    assert stream.getvalue() == ""
+
+
+def test_what_lines_have_in_common_is_remembered_for_so_many_exchanges() -> None:
+    stream = io.StringIO()
+    log = Log(stream, style=Style.JSON, development=False, clock=Clock())
+    for number in range(3000):
+        log.again(replace(EXCHANGE, bytes_sent=number), 0.5)
+    assert len(log._lines) <= 1024
+    assert [json.loads(line)["bytes_sent"] for line in stream.getvalue().splitlines()] == list(range(3000))

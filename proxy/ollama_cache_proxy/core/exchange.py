@@ -17,8 +17,8 @@ from typing import Any, Final, assert_never
 from ollama_cache_proxy.core.collapsing import Collapsing
 from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError
-from ollama_cache_proxy.core.facts import Exchange, Observer
-from ollama_cache_proxy.core.fast_path import FastHits
+from ollama_cache_proxy.core.facts import Exchange
+from ollama_cache_proxy.core.fast_path import Each, FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
 from ollama_cache_proxy.core.known_questions import KnownQuestions
 from ollama_cache_proxy.core.outcome import Outcome, Visit, exchange_fact
@@ -46,9 +46,7 @@ class Exchanges:
     `before` is the one whose place it takes: both count against the same buffers, and know the same categories.
     """
 
-    def __init__(
-        self, neighbours: Neighbours, *, each: Observer | None = None, before: Exchanges | None = None
-    ) -> None:
+    def __init__(self, neighbours: Neighbours, *, each: Each | None = None, before: Exchanges | None = None) -> None:
         questions: KnownQuestions[Any] = KnownQuestions(neighbours.rules)
         self.fast_path = FastHits(neighbours, each=each, questions=questions)
         self.serving = 0

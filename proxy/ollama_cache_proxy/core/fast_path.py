@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, TypeAlias
@@ -48,6 +48,8 @@ _UNFRAMED: Final = re.compile(
     rb"\r\n(?:transfer[-_]encoding|upgrade|expect|connection[ \t]*:(?![ \t]*keep-alive[ \t]*(?:\r\n|$)))", re.IGNORECASE
 )
 """What makes it uncertain where a request ends, or ends the connection."""
+Each: TypeAlias = Callable[[Exchange, float], None]
+"""Is told of one hit: an exchange, but for its times, and how many seconds it took."""
 _Version: TypeAlias = tuple[float, float, int]
 """What tells an entry from others under its key: when it was stored, how long it took, its size in bytes."""
 
@@ -96,7 +98,7 @@ class FastHits:
     """Notes, by hashes of requests. `each` is told of each hit, as a log wants it; other observers of groups."""
 
     def __init__(
-        self, neighbours: Neighbours, *, each: Observer | None, questions: KnownQuestions[_Note] | None = None
+        self, neighbours: Neighbours, *, each: Each | None, questions: KnownQuestions[_Note] | None = None
     ) -> None:
         self._store = neighbours.store
         self._models = neighbours.models
@@ -288,7 +290,7 @@ class FastHits:
 
     def _count(self, note: _Note, seconds: float) -> None:
         if self._each is not None:
-            self._each(replace(note.told, seconds=seconds, first_byte=seconds))
+            self._each(note.told, seconds)
         if not note.seconds:
             self._report_later(note)
         note.seconds.append(seconds)

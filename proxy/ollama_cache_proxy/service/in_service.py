@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.explanation import Explainer
-from ollama_cache_proxy.core.facts import Observer
+from ollama_cache_proxy.core.fast_path import Each
 from ollama_cache_proxy.core.packing import Packing
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy.record import record
@@ -26,7 +26,7 @@ class Service:
     rules: Rules
 
 
-def service_of(neighbours: Neighbours, *, each: Observer | None, before: Service | None = None) -> Service:
+def service_of(neighbours: Neighbours, *, each: Each | None, before: Service | None = None) -> Service:
     """Return what serves requests by the rules of `neighbours`; `before` is the service whose place it takes.
 
     `each` is that of fast_path.py.

@@ -31,7 +31,12 @@ def log_of(
     log: Log
     writer = None
     if (descriptor := _descriptor(stream)) is not None:
-        writer = LineWriter(descriptor, told=lambda lost: f"{log.note(_LOST.format(lost))}\n", dropped=dropped)
+        writer = LineWriter(
+            descriptor,
+            told=lambda lost: f"{log.note(_LOST.format(lost))}\n",
+            dropped=dropped,
+            shared=settings.workers > 1,
+        )
     log = Log(
         writer or stream,
         style=style,

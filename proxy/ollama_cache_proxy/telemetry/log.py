@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -32,6 +33,7 @@ from ollama_cache_proxy.core.facts import (
 )
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.policy.audit_causes import MEANINGS
+from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail, Result
 
 TAG: Final = "[AI Cache]"
@@ -86,6 +88,7 @@ class Log:
         self.quiet = quiet
         self._unwell: set[Part] = set()
         self._told_of_foreign = False
+        self._lines: dict[int, _Lines] = {}
         self._clock = clock
 
     def __call__(self, event: Event) -> None:
@@ -100,6 +103,33 @@ class Log:
             self._json(event)
         else:
             self._text(event)
+
+    def again(self, exchange: Exchange, seconds: float) -> None:
+        """Write the line of an exchange that is like this one, but took so many seconds.
+
+        The same object is given many times, so that what its lines have in common is made once.
+        """
+        if self._style is not Style.JSON:
+            self(replace(exchange, seconds=seconds, first_byte=seconds))
+            return
+        if not self.requests and _is_usual(exchange):
+            return
+        lines = self._lines.get(id(exchange))
+        if lines is None:
+            lines = self._lines_like(exchange)
+        took = orjson.dumps(seconds).decode()
+        now = orjson.dumps(round(self._clock.now(), 6)).decode()
+        self._write(f'{{"time":{now}{lines.begin}{took},"first_byte":{took}{lines.end}')
+
+    def _lines_like(self, exchange: Exchange) -> _Lines:
+        """Return what the lines of exchanges like this one have in common, and remember it."""
+        members = _members(replace(exchange, seconds=_SECONDS, first_byte=_FIRST_BYTE))
+        begin, _, end = members.partition(f'{_SECONDS},"first_byte":{_FIRST_BYTE}')
+        lines = _Lines(exchange=exchange, begin=f',"event":"exchange",{begin}', end=end)
+        if len(self._lines) >= _MOST_LINES:
+            self._lines.clear()
+        self._lines[id(exchange)] = lines
+        return lines
 
     def _text(self, event: Event) -> None:
         match event:
@@ -202,10 +232,7 @@ class Log:
 
     def _json(self, event: Event) -> None:
         begin = orjson.dumps({"time": round(self._clock.now(), 6), "event": type(event).__name__.lower()})[:-1]
-        members = orjson.dumps(event)[1:]
-        if isinstance(event, Exchange):
-            members = _TRACE.sub(b"}", members)
-        self._write(f"{begin.decode()},{members.decode()}")
+        self._write(f"{begin.decode()},{_members(event)}")
 
     def _write(self, line: str) -> None:
         try:
@@ -213,6 +240,27 @@ class Log:
             self._stream.flush()
         except (OSError, ValueError):
             return  # a closed log must not stop a response
+
+
+@record
+class _Lines:
+    """What the lines of several exchanges have in common: what stands before their times, and after those."""
+
+    exchange: Exchange
+    """Holds on to the object, so that no other one has its id."""
+    begin: str
+    end: str
+
+
+_MOST_LINES: Final = 1024
+_SECONDS, _FIRST_BYTE = 1234567.125, 7654321.125
+"""Times that no exchange takes."""
+
+
+def _members(event: Event) -> str:
+    """Return the members of a fact as JSON, with what ends the object."""
+    members = orjson.dumps(event)[1:]
+    return (_TRACE.sub(b"}", members) if isinstance(event, Exchange) else members).decode()
 
 
 _UNTOLD: Final = (Worked, StoreCall, OwnRefusal, Repeated)
