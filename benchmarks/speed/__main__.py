@@ -40,6 +40,8 @@ PICTURE: Final = ROOT / "docs" / "hits.svg"
 BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.speed --report` -->"
 _HOT_KEYS: Final = 100
 _ENTRIES: Final = (1_000, 100_000, 1_000_000)
+_UNSEEN: Final = 4 * COUNT
+"""Questions: four times as many as the fast path has notes."""
 _FRESH: Final = {
     "fresh-64": (64, "traced"),
     "fresh-1": (1, "traced"),
@@ -143,6 +145,19 @@ class Bench:
             for _ in range(6):  # ten thousand misses take a while
                 await wrk(cold[1], many, connections=16, seconds=2 * self.seconds)
             await self.requests("redis-64", cold, 64, many)
+        if self.wanted("unseen-64"):
+            await self._unseen(subjects)
+
+    async def _unseen(self, subjects: Subjects) -> None:
+        """Compare hits whose questions no note is of: there are more of them than notes, and they are asked in turn."""
+        all_ = self.bodies("all", _UNSEEN)
+        client = redis.Redis.from_url(subjects.store)
+        for begin in range(0, _UNSEEN, COUNT):
+            client.mset({question(number): answer() for number in range(begin, begin + COUNT)})
+        cold = [await subjects.floor("redis"), await subjects.proxy("proxy", OCP_HOT_BYTES="0")]
+        while client.dbsize() < 2 * _UNSEEN:
+            await wrk(cold[1], all_, connections=16, seconds=4, mode="in turn")
+        await self.requests("unseen-64", cold, 64, all_, "in turn")
 
     async def workers(self, subjects: Subjects) -> None:
         """Compare one process with two, on all cores, with misses."""
@@ -254,7 +269,7 @@ async def measure(bench: Bench) -> None:
     """Run the selected cases."""
     os.sched_setaffinity(0, {LOAD_CORE})
     parts = {
-        "hits redis fresh signed pipelined spaced logged": bench.hits,
+        "hits redis unseen fresh signed pipelined spaced logged": bench.hits,
         "workers": bench.workers,
         "pass miss": bench.misses,
         "streams": bench.streams,

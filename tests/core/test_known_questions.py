@@ -11,9 +11,11 @@ import pytest_asyncio
 
 from ollama_cache_proxy.core import known_questions
 from ollama_cache_proxy.core.known_questions import KnownQuestions
+from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support import hostile
-from tests.support.both_ways import BothWays
+from tests.support.both_ways import BothWays, Way
 from tests.support.rawhttp import ask, request_bytes
+from tests.support.servers import RedisServer, proxy_before
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -157,6 +159,41 @@ async def test_both_have_counted_alike(both: BothWays) -> None:
     short, ordinary = await both.counts()
     assert short == ordinary
     assert both.taken > 50
+
+
+_COUNTED = tuple(f"ollama_cache_proxy_{name}_total" for name in ("requests", "hits", "misses", "saved_prompt_tokens"))
+
+
+async def test_what_another_proxy_has_stored_is_served_without_parsing(redis_server: RedisServer) -> None:
+    """As after a restart: no note of it is here. Each is asked once, then others that nobody has stored."""
+    prompts = [f"number {number}" for number in range(60)]
+    requests = [sent(written(prompt=prompt)) for prompt in prompts]
+    told = []
+    async with Simulator(Behaviour(completion_delay=0)) as simulator:
+        async with proxy_before(simulator.url, redis_url=redis_server.url) as proxy:
+            for prompt in prompts:
+                answer = await ask(proxy.url, "POST", "/api/generate", body=written(prompt=prompt))
+                assert answer.status == 200
+            await proxy.kept()
+        assert simulator.inferences == 60
+        for hot in (None, 0):
+            for off in (False, True):
+                more = {} if hot is None else {"hot_bytes": hot}
+                async with proxy_before(simulator.url, redis_url=redis_server.url, **more) as proxy:
+                    way = Way(proxy, off=off)
+                    answers = [await way.answer([request]) for request in requests]
+                    assert all(b"; hit" in came for came, _ in answers)
+                    new = [sent(written(prompt=f"new {hot} {off} {number}")) for number in range(30)]
+                    unknown = [await way.answer([request]) for request in new]
+                    assert all(b"; fwd=miss" in came for came, _ in unknown)
+                    text = (await ask(proxy.url, "GET", "/metrics")).body.decode()
+                    counted = [line for line in text.splitlines() if line.startswith(_COUNTED)]
+                    assert len(counted) > 4
+                    told.append((answers, counted, off or way.watch.taken > 30))
+                    way.close()
+        assert simulator.inferences == 60 + 4 * 30
+    assert [one[1:] for one in told] == [told[0][1:]] * 4
+    assert all(one == told[0] for one in told)
 
 
 async def test_a_clear_is_obeyed_at_once(both: BothWays) -> None:

@@ -44,19 +44,10 @@ class Delivery:
     async def hit(self, visit: Visit, question: Question, hit: Hit) -> Outcome:
         """Send a stored response."""
         entry = hit.entry
-        detail = _hit_detail(question, hit)
-        cache = CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=detail)
+        visit.outcome = hit_outcome(question, hit)
         length = None if entry.pieces else len(entry.body)
-        lines = fields.hit_fields(entry.fields, length, hit.age, cache)
+        lines = fields.hit_fields(entry.fields, length, hit.age, visit.outcome.cache)
         head = self._streamed(ResponseHead(status=entry.status, reason=entry.reason, fields=lines))
-        visit.outcome = Outcome(
-            cache=cache,
-            status=head.status,
-            items=question.texts,
-            items_known=question.texts,
-            saved=saved(entry.took, entry.prompt_tokens, entry.output_tokens),
-            hit=None if entry.pieces else hit,
-        )
         if entry.pieces:
             await self._replay(visit, head, entry, self._rules.pace_for(visit.endpoint, question.request.fields))
         else:
@@ -212,6 +203,19 @@ class Delivery:
         body = b"" if message is None else visit.endpoint.dialect.error(status, message)
         later = ((b"Retry-After", b"1"),) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
         await visit.client.send(*reply(status, body, visit.outcome.cache, self._clock.now(), later))
+
+
+def hit_outcome(question: Question, hit: Hit) -> Outcome:
+    """Return what comes of a hit."""
+    entry = hit.entry
+    return Outcome(
+        cache=CacheStatus(result=Result.HIT, ttl=hit.ttl, detail=_hit_detail(question, hit)),
+        status=entry.status,
+        items=question.texts,
+        items_known=question.texts,
+        saved=saved(entry.took, entry.prompt_tokens, entry.output_tokens),
+        hit=None if entry.pieces else hit,
+    )
 
 
 def _hit_detail(question: Question, hit: Hit) -> Detail | None:

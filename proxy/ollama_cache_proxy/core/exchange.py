@@ -9,21 +9,20 @@ Each step returns an `Outcome`; each exchange ends in one `Exchange`, which metr
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, assert_never
 
 from ollama_cache_proxy.core.collapsing import Collapsing
 from ollama_cache_proxy.core.delivery import Delivery
 from ollama_cache_proxy.core.errors import ClientLeft, ProxyError
-from ollama_cache_proxy.core.facts import Exchange
 from ollama_cache_proxy.core.fast_path import Each, FastHits
 from ollama_cache_proxy.core.intake import Arrival, Intake
 from ollama_cache_proxy.core.known_questions import KnownQuestions
 from ollama_cache_proxy.core.outcome import Outcome, Visit, exchange_fact
 from ollama_cache_proxy.core.ports import Client
-from ollama_cache_proxy.core.questions import Bypassed, Forecaster, Neighbours, Question, Recorder
+from ollama_cache_proxy.core.questions import Bypassed, Neighbours, Question, Recorder, sampled
 from ollama_cache_proxy.core.relay import Relay
 from ollama_cache_proxy.policy import endpoints, fields
 from ollama_cache_proxy.policy.buffers import Buffers
@@ -47,7 +46,7 @@ class Exchanges:
     """
 
     def __init__(self, neighbours: Neighbours, *, each: Each | None = None, before: Exchanges | None = None) -> None:
-        questions: KnownQuestions[Any] = KnownQuestions(neighbours.rules)
+        questions: KnownQuestions[Any] = KnownQuestions(neighbours)
         self.fast_path = FastHits(neighbours, each=each, questions=questions)
         self.serving = 0
         self._rules = neighbours.rules
@@ -87,8 +86,10 @@ class Exchanges:
             self.serving -= 1
             exchange = exchange_fact(visit, request, self._clock.monotonic(), ended=ended)
             self._observe(exchange)
-            if self._forecaster is not None:
-                self._forecast(self._forecaster, visit, exchange)
+            if self._forecaster is not None and visit.bypassed is not None:
+                sampled(partial(self._forecaster.passed, visit.bypassed, exchange))
+            elif self._forecaster is not None and visit.question is not None:
+                sampled(partial(self._forecaster.asked, visit.question, self._rules, exchange))
         if ended and visit.question is not None:
             if self._recorder is not None and visit.outcome.status == HTTPStatus.OK:
                 self._record(self._recorder, request, visit.question)
@@ -100,17 +101,6 @@ class Exchanges:
         headers = recordable(endpoint, request.fields, self._rules.credentials)
         if headers is not None:
             recorder.record(question.key, endpoint.path, headers, question.body)
-
-    def _forecast(self, forecaster: Forecaster, visit: Visit, exchange: Exchange) -> None:
-        """Tell the forecaster of an exchange, which is over whatever becomes of that."""
-        try:
-            if visit.bypassed is not None:
-                forecaster.passed(visit.bypassed, exchange)
-            elif visit.question is not None:
-                forecaster.asked(visit.question, self._rules, exchange)
-        except Exception as error:  # noqa: BLE001 - it reads requests that nothing else here reads
-            told = {"message": "a request was not sampled", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(told)
 
     async def _answer(self, visit: Visit, request: Request, arrival: Arrival) -> Outcome:
         """Admit the request, read it, and relay or answer it."""

@@ -15,16 +15,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from typing import Final, TypeAlias
 
+from ollama_cache_proxy.core.delivery import hit_outcome
 from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
-from ollama_cache_proxy.core.known_questions import KnownQuestions, Place
-from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.core.known_questions import KnownQuestions, Place, Posed
+from ollama_cache_proxy.core.outcome import hit_fact
+from ollama_cache_proxy.core.questions import Neighbours, Question, sampled
 from ollama_cache_proxy.policy.fields import hit_fields
 from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, rendered
-from ollama_cache_proxy.policy.reuse import Hit, lasting, ttl, ttl_at
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.reuse import Hit, lasting, reuse, ttl, ttl_at
 from ollama_cache_proxy.policy.selecting_fields import SelectingFields
 from ollama_cache_proxy.policy.status import CacheStatus
 from ollama_cache_proxy.policy.trace import trace_id
@@ -52,6 +56,17 @@ Each: TypeAlias = Callable[[Exchange, float], None]
 """Is told of one hit: an exchange, but for its times, and how many seconds it took."""
 _Version: TypeAlias = tuple[float, float, int]
 """What tells an entry from others under its key: when it was stored, how long it took, its size in bytes."""
+
+
+@record
+class _Asked:
+    """A request whose question no note is of."""
+
+    raw: bytes
+    trace: bytes
+    """Its `traceparent` line."""
+    begun: float
+    """Monotonic time, in seconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +115,7 @@ class FastHits:
     def __init__(
         self, neighbours: Neighbours, *, each: Each | None, questions: KnownQuestions[_Note] | None = None
     ) -> None:
+        self._rules = neighbours.rules
         self._store = neighbours.store
         self._models = neighbours.models
         self._clock = neighbours.clock
@@ -109,7 +125,7 @@ class FastHits:
         self._audit = neighbours.audit
         self._forecaster = neighbours.forecaster
         self._each = each
-        self._questions = KnownQuestions[_Note](neighbours.rules) if questions is None else questions
+        self._questions = KnownQuestions[_Note](neighbours) if questions is None else questions
         self._fields = SelectingFields(neighbours.rules.credentials.names)
         self._notes: dict[bytes, _Note] = {}  # by name
         self._all: dict[_Note, None] = {}  # the oldest first
@@ -155,7 +171,7 @@ class FastHits:
         if note.audited and not self._draw(note):
             return
         if read is not None:
-            note.place = self._questions.learn(read[0], question, note)
+            note.place = self._questions.learn(read[0], question, note, edition)
         self._all[note] = None
         self._notes.update(dict.fromkeys(names, note))
         self._heads.update(heads)
@@ -170,34 +186,75 @@ class FastHits:
         if not self._notes or len(raw) > MAX_BYTES:
             return None
         trace = b""
-        note = self._notes.get(name := _hash(raw))
+        note: _Note | Posed | None = self._notes.get(name := _hash(raw))
         if note is None:
             note, trace = self._selected(raw, name)
         if note is None:
             return None
         begun = self._clock.monotonic()
+        if isinstance(note, Posed):
+            return self._ask(note, _Asked(raw=raw, trace=trace, begun=begun))
         edition = self._models.edition(begun)
-        if edition is None:
-            return None
         if edition != note.edition:
-            self._drop(note)
+            if edition is not None:
+                self._drop(note)
             return None
         entry = self._store.held(note.key)
         if entry is None:
             return self._tasks.spawn(self._look_up(note, begun, trace), "look up a known request", endless=True)
         return self._answer(note, entry, begun, trace)
 
-    def _selected(self, raw: bytes, name: bytes) -> tuple[_Note | None, bytes]:
-        """Return the note of a request that is not known by all its bytes, whose hash is `name`, and its trace."""
+    def _selected(self, raw: bytes, name: bytes) -> tuple[_Note | Posed | None, bytes]:
+        """Return the note of a request that is not known by all its bytes, or its question, and its trace.
+
+        `name` is the hash of all its bytes.
+        """
         head, _, body = raw.partition(_END_OF_HEAD)
         read = self._fields.read(head)
         if read is None or read[0] not in self._heads or read[1] != len(body):
             return None, b""
         selected = _selected(read[0], body)
         note = self._notes.get(selected) or self._questions.find(read[0], body)
-        if note is not None:
+        if isinstance(note, _Note):
             self._note_also(note, selected if read[2] else name)
         return note, read[2]
+
+    def _ask(self, posed: Posed, asked: _Asked) -> bytes | asyncio.Future[bytes | None] | None:
+        """Return the response to a question that no note is of, where the store has it; see `answer`."""
+        if self._models.edition(asked.begun) != posed.edition:
+            return None
+        question = posed.question
+        entry = self._store.held(question.key)
+        if entry is not None:
+            return self._served(question, entry, asked)
+        return self._tasks.spawn(self._look_up_question(posed, asked), "look up a new question", endless=True)
+
+    async def _look_up_question(self, posed: Posed, asked: _Asked) -> bytes | None:
+        question = posed.question
+        lookup = await self._store.get(question.key)
+        if lookup.generation is None:
+            self._unanswered.note(question.key, self._clock.monotonic())
+            return None
+        if lookup.entry is None or posed.edition != self._models.edition(self._clock.monotonic()):
+            return None
+        return self._served(question, lookup.entry, asked)
+
+    def _served(self, question: Question, entry: StoredResponse, asked: _Asked) -> bytes | None:
+        """Return the response if the entry is one, and do what the ordinary way does after a hit."""
+        hit = reuse(entry, question.directives, self._clock.now())
+        if not isinstance(hit, Hit) or entry.pieces or len(entry.body) > MAX_BYTES:
+            return None
+        outcome = hit_outcome(question, hit)
+        seconds = self._clock.monotonic() - asked.begun
+        trace = _trace(asked.trace)
+        exchange = hit_fact(question, outcome, seconds=seconds, size=len(entry.body), trace=trace)
+        self._observe(exchange)
+        if renewals := question.renewals(hit):
+            self._store.renew(renewals)
+        if self._forecaster is not None:
+            sampled(partial(self._forecaster.asked, question, self._rules, exchange))
+        self.note(asked.raw, question, hit, exchange)
+        return _head(entry, hit.age, outcome.cache) + entry.body
 
     def _note_also(self, note: _Note, name: bytes) -> None:
         """Note a request under another name, too, once that has come twice in a row."""
@@ -332,10 +389,13 @@ class FastHits:
 
 def _traced(note: _Note) -> Exchange:
     """Return the fact to report for a hit: that of the note, with the hit's own trace."""
-    if not note.traced:
-        return note.exchange
-    name, _, value = note.traced.partition(b":")
-    return replace(note.exchange, trace=trace_id(((name, value.strip(b" \t")),)))
+    return replace(note.exchange, trace=_trace(note.traced)) if note.traced else note.exchange
+
+
+def _trace(line: bytes) -> str:
+    """Return the trace id in a `traceparent` line, empty without one."""
+    name, _, value = line.partition(b":")
+    return trace_id(((name, value.strip(b" \t")),))
 
 
 def _selected(head: bytes, body: bytes) -> bytes:

@@ -1,30 +1,35 @@
-"""Which recent hit a request asks for again in other bytes: with its fields in another order, say, or more blanks.
+"""What a request asks for whose bytes were never seen: the question of a recent hit in another form, or a new one.
 
 A head that selects as one that was read before (policy/selecting_fields.py) tells the endpoint, the credentials and all
 else that a key needs beside the body. So a body can be classified, and its key be made, where the parser has not seen
-it. What comes of that is either a hit that was noted, of the same question, or nothing: then the ordinary way decides,
-and takes over what was classified.
+it. What comes of that is a hit that was noted, of the same question; or a question for the store, where those of this
+head are mostly known; or nothing. Then the ordinary way decides, and takes over what was classified.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from ollama_cache_proxy.core.questions import Question
-from ollama_cache_proxy.policy import classify, document, outline
+from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.policy import classify, document, embeddings, outline, template_dates
 from ollama_cache_proxy.policy.classify import Candidate, PolicyOf
-from ollama_cache_proxy.policy.endpoints import Endpoint
-from ollama_cache_proxy.policy.key import Scope, cache_key
+from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
+from ollama_cache_proxy.policy.key import cache_key
 from ollama_cache_proxy.policy.messages import Fields
-from ollama_cache_proxy.policy.rules import Rules
+from ollama_cache_proxy.policy.record import record
 
 Note = TypeVar("Note")
 
-_MOST_SCOPES: Final = 64
+_MOST_MODELS: Final = 64
 """Models of one head."""
+_FEWEST: Final = 8
+_OF_LATE: Final = 64
+_MOSTLY: Final = 0.8
+"""The least share of known requests with which the store is asked before the parser: where it has no entry, it is asked
+twice."""
 _MOST_CLASSIFIED: Final = 256
 """Bodies that were classified and not yet taken over."""
 _MOST_DOCUMENTS: Final = 8
@@ -37,6 +42,14 @@ Place: TypeAlias = tuple[bytes, str, str]
 """What selects, the model as it is named, and the key."""
 
 
+@record
+class Posed:
+    """A question that no parser has read, and the edition of the models that it holds for."""
+
+    question: Question
+    edition: int
+
+
 @dataclass(slots=True)
 class _Way:
     """What the requests of one head have in common, and how many notes there are of them."""
@@ -45,23 +58,41 @@ class _Way:
     fields: Fields
     """Those for Ollama, of one of the requests: in the others the same ones are part of keys."""
     policy_of: PolicyOf
-    scopes: dict[str, Scope] = field(default_factory=dict)
-    """By model, as the requests name it."""
+    questions: dict[str, Posed] = field(default_factory=dict)
+    """The last one by model, as the requests name it."""
     notes: int = 0
+    asked: int = 0
+    """Requests of late whose questions no note was of."""
+    answered: int = 0
+    """Those of them that the store could answer."""
+
+    @property
+    def is_mostly_known(self) -> bool:
+        """Whether the store is likely to know the next one."""
+        return self.asked >= _FEWEST and self.answered >= _MOSTLY * self.asked
+
+    def count(self) -> None:
+        """Count a request whose question no note is of."""
+        if self.asked >= _OF_LATE:
+            self.asked, self.answered = self.asked // 2, self.answered // 2
+        self.asked += 1
 
 
 class KnownQuestions(Generic[Note]):
     """Notes by their questions."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self, neighbours: Neighbours) -> None:
+        self._rules = neighbours.rules
+        self._templates = neighbours.templates
+        self._asks = neighbours.recorder is None  # a request is recorded as it was sent
+        self._audit = neighbours.audit
         self._ways: dict[bytes, _Way] = {}
         self._notes: dict[Place, Note] = {}
         self._documents: dict[bytes, tuple[Note, int]] = {}  # with the number of strings in the body
         self._names: dict[Place, list[bytes]] = {}  # of documents
         self._classified: dict[tuple[str, bytes], tuple[Candidate, int]] = {}
 
-    def learn(self, head: bytes, question: Question, note: Note) -> Place | None:
+    def learn(self, head: bytes, question: Question, note: Note, edition: int) -> Place | None:
         """Note a question with this head; return its place for `forget`, None where it is not noted.
 
         A category may be reported as another than the one that the request names; such requests are left out.
@@ -74,9 +105,10 @@ class KnownQuestions(Generic[Note]):
             policy_of = partial(self._rules.policy, candidate.endpoint, "")
             way = _Way(endpoint=candidate.endpoint, fields=question.request.fields, policy_of=policy_of)
             self._ways[head] = way
-        if len(way.scopes) >= _MOST_SCOPES:
-            way.scopes.clear()
-        way.scopes[candidate.model] = question.scope
+        if len(way.questions) >= _MOST_MODELS:
+            way.questions.clear()
+        way.questions[candidate.model] = Posed(question=replace(question, body=b""), edition=edition)
+        way.answered = min(way.answered + 1, way.asked)
         place = head, candidate.model, question.key
         if place in self._notes:
             return None
@@ -94,8 +126,8 @@ class KnownQuestions(Generic[Note]):
         if not way.notes:
             del self._ways[place[0]]
 
-    def find(self, head: bytes, body: bytes) -> Note | None:
-        """Return the note of a request with this head and this whole body; None where there is none."""
+    def find(self, head: bytes, body: bytes) -> Note | Posed | None:
+        """Return the note of a request with this head and this whole body, or its question for the store, or None."""
         way = self._ways.get(head)
         if way is None or len(body) > _MOST_BYTES:
             return None
@@ -107,16 +139,20 @@ class KnownQuestions(Generic[Note]):
                 return known[0]
         return self._find(way, head, body, name, strings)
 
-    def _find(self, way: _Way, head: bytes, body: bytes, name: bytes, strings: int) -> Note | None:
-        """Return likewise the note of a body whose like was not seen; `name` is that of its document, if it has one."""
+    def _find(self, way: _Way, head: bytes, body: bytes, name: bytes, strings: int) -> Note | Posed | None:
+        """Return likewise what a body asks whose like was not seen; `name` is that of its document, if it has one."""
         streams = self._rules.streams
         found = classify.by_body(way.endpoint, body, policy_of=way.policy_of, streams=streams, fields=way.fields)
         if not isinstance(found, Candidate):
             return None
-        scope = way.scopes.get(found.model)
-        place = head, found.model, "" if scope is None else cache_key(found, scope, way.fields)
+        posed = way.questions.get(found.model)
+        key = "" if posed is None else cache_key(found, posed.question.scope, way.fields)
+        place = head, found.model, key
         note = self._notes.get(place)
         if note is None:
+            way.count()
+            if posed is not None and way.is_mostly_known and self._may_ask(posed.question, found):
+                return replace(posed, question=replace(posed.question, body=body, candidate=found, key=key))
             if len(self._classified) >= _MOST_CLASSIFIED:
                 self._classified.clear()
             self._classified[way.endpoint.operation, body] = found, outline.counts(body).weight
@@ -126,6 +162,18 @@ class KnownQuestions(Generic[Note]):
             names.append(name)
             self._documents[name] = note, strings
         return note
+
+    def _may_ask(self, question: Question, candidate: Candidate) -> bool:
+        """Return whether the store's entry is all that a candidate needs: lists need one for each text, say."""
+        return (
+            self._asks
+            and candidate.items == 1
+            and not candidate.stream
+            and embeddings.text_list(candidate) is None
+            and question.policy is not Policy.WRITE_ONLY
+            and (self._templates is None or not template_dates.renders(candidate))
+            and (self._audit is None or not self._audit.audits(candidate))
+        )
 
     def take(self, endpoint: Endpoint, category: str, body: bytes) -> tuple[Candidate, int] | None:
         """Return what `find` has classified, and how many bytes of memory its values take, about."""

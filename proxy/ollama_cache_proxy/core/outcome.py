@@ -68,6 +68,27 @@ class Visit:
         self.question, self.model = question, question.candidate.model
 
 
+def hit_fact(question: Question, outcome: Outcome, *, seconds: float, size: int, trace: str) -> Exchange:
+    """Return the fact for a hit that was served in one write: a body of `size` bytes, after so many seconds."""
+    candidate = question.candidate
+    return Exchange(
+        method=question.request.method,
+        operation=candidate.endpoint.operation,
+        model=candidate.model[:_MAX_NAME],
+        category=question.directives.category,
+        cache=outcome.cache,
+        status=outcome.status,
+        key=question.key,
+        seconds=seconds,
+        first_byte=seconds,
+        items=outcome.items,
+        items_known=outcome.items_known,
+        bytes_sent=size,
+        saved=outcome.saved,
+        trace=trace,
+    )
+
+
 def exchange_fact(visit: Visit, request: Request, end: float, *, ended: bool) -> Exchange:
     """Return the fact for an exchange that is over at monotonic time `end`; not `ended` means that the client left."""
     outcome, question, at = visit.outcome, visit.question, visit.client.first_byte_at

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Protocol
 
@@ -91,6 +92,15 @@ class Forecaster(Protocol):
 
     def passed(self, bypassed: Bypassed, exchange: Exchange) -> None:
         """Take in a request that bypassed the cache."""
+
+
+def sampled(take_in: Callable[[], None]) -> None:
+    """Have the forecaster take in an exchange, which is over whatever becomes of that."""
+    try:
+        take_in()
+    except Exception as error:  # noqa: BLE001 - it reads requests that nothing else here reads
+        told = {"message": "a request was not sampled", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(told)
 
 
 @record
