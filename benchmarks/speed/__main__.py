@@ -40,8 +40,8 @@ PICTURE: Final = ROOT / "docs" / "hits.svg"
 BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.speed --report` -->"
 _HOT_KEYS: Final = 100
 _ENTRIES: Final = (1_000, 100_000, 1_000_000)
-_UNSEEN: Final = 4 * COUNT
-"""Questions: four times as many as the fast path has notes."""
+_UNSEEN: Final = 10 * COUNT
+"""Questions: ten times as many as the fast path has notes."""
 _FRESH: Final = {
     "fresh-64": (64, "traced"),
     "fresh-1": (1, "traced"),
@@ -156,8 +156,8 @@ class Bench:
             client.mset({question(number): answer() for number in range(begin, begin + COUNT)})
         cold = [await subjects.floor("redis"), await subjects.proxy("proxy", OCP_HOT_BYTES="0")]
         while client.dbsize() < 2 * _UNSEEN:
-            await wrk(cold[1], all_, connections=16, seconds=4, mode="in turn")
-        await self.requests("unseen-64", cold, 64, all_, "in turn")
+            await wrk(cold[1], all_, connections=16, seconds=4)
+        await self.requests("unseen-64", cold, 64, all_)
 
     async def workers(self, subjects: Subjects) -> None:
         """Compare one process with two, on all cores, with misses."""

@@ -1,7 +1,7 @@
 -- Requests for wrk: the arguments are the path and a file with one body a line.
 -- With "new" as third argument each body is sent only once, with a unique number in place of the word NUMBER;
 -- with "traced" each request has a unique number in a field, like those of a client that traces requests; with "signed"
--- an Authorization, too; with "in turn" the bodies come in the order of the file, from any of them on; with "pipelined" eight such come at once; with "spaced" the body has other blanks each time.
+-- an Authorization, too; with "pipelined" eight such come at once; with "spaced" the body has other blanks each time.
 
 local requests, bodies, at, mode = {}, {}, 0, ""
 
