@@ -143,14 +143,14 @@ async def test_a_hit_of_the_fast_path_renews_too(
         connection = await RawConnection.open(proxy.url)
         for count in range(4):
             if count == 3:
-                assert len(fast._notes) == 1
+                assert len(fast._all) == 1
                 await forget(proxy)
                 shorten(redis_server)
             connection.send("POST", SINGLE[0], body=json.dumps(SINGLE[1]).encode())
             answer = await connection.answer()
             await proxy.kept()
         assert said(answer) == f"hit; ttl={IDLE}"
-        assert len(fast._notes) == 1, "a hit of the ordinary way would have made another"
+        assert len(fast._all) == 1, "a hit of the ordinary way would have made another"
         await renewed(redis_server)
         connection.close()
 

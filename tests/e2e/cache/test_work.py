@@ -34,6 +34,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encod
 
 
 def value(proxy: Proxy, name: str, **labels: str) -> float | None:
+    proxy.running.exchanges.fast_path.report()
     return proxy.running.metrics.registry.get_sample_value(PREFIX + name, labels)
 
 

@@ -110,6 +110,7 @@ async def seen(proxy: Proxy) -> Counter[str]:
     """
     await proxy.running.listener._idle.wait()  # an exchange is counted after its last byte
     found: Counter[str] = Counter()
+    proxy.running.exchanges.fast_path.report()
     for family in proxy.running.metrics.registry.collect():
         for sample in family.samples:
             how = COUNTED.get(sample.name.removeprefix("ollama_cache_proxy_").removesuffix("_total"))

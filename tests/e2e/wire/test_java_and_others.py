@@ -72,7 +72,7 @@ async def test_h2c_hits_are_served_by_their_bytes(proxy: Proxy) -> None:
     await answers(proxy, data)
     await proxy.kept()
     await answers(proxy, data, data, data)
-    assert len(proxy.running.exchanges.fast_path._notes) == 1
+    assert len(proxy.running.exchanges.fast_path._all) == 1
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 7])
