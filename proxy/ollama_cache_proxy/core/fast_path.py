@@ -43,6 +43,8 @@ _MAX_UNREPORTED: Final = 10_000
 """Hits of one note."""
 _NOTE_BYTES: Final = 1280
 """Bytes that a note takes, with its names and the heads of its request and response."""
+_MOST_ONCE: Final = 16_384
+"""Keys."""
 _MOST_NAMES: Final = 8
 """Names of one note."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
@@ -129,12 +131,13 @@ class FastHits:
         self._fields = SelectingFields(neighbours.rules.credentials.names)
         self._notes: dict[bytes, _Note] = {}  # by name
         self._all: dict[_Note, None] = {}  # the oldest first
+        self._once: set[str] = set()  # keys that were asked for here, and not noted
         self._heads: Counter[bytes] = Counter()
         self._unreported: set[_Note] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange) -> None:
-        """Note a hit that was served the ordinary way, unless the next such request could get another result."""
+    def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange, *, posed: bool = False) -> None:
+        """Note a hit of the ordinary way, or of a question `posed` here, unless the next could have another result."""
         entry = hit.entry
         if raw is None or max(len(raw), len(entry.body)) > MAX_BYTES or not lasting(question.directives):
             return
@@ -171,7 +174,7 @@ class FastHits:
         if note.audited and not self._draw(note):
             return
         if read is not None:
-            note.place = self._questions.learn(read[0], question, note, edition)
+            note.place = self._questions.learn(read[0], question, note, edition, posed=posed)
         self._all[note] = None
         self._notes.update(dict.fromkeys(names, note))
         self._heads.update(heads)
@@ -235,9 +238,11 @@ class FastHits:
         if lookup.generation is None:
             self._unanswered.note(question.key, self._clock.monotonic())
             return None
-        if lookup.entry is None or posed.edition != self._models.edition(self._clock.monotonic()):
-            return None
-        return self._served(question, lookup.entry, asked)
+        response = None
+        if lookup.entry is not None and posed.edition == self._models.edition(self._clock.monotonic()):
+            response = self._served(question, lookup.entry, asked)
+        self._questions.asked(posed.head, answered=response is not None)
+        return response
 
     def _served(self, question: Question, entry: StoredResponse, asked: _Asked) -> bytes | None:
         """Return the response if the entry is one, and do what the ordinary way does after a hit."""
@@ -253,8 +258,18 @@ class FastHits:
             self._store.renew(renewals)
         if self._forecaster is not None:
             sampled(partial(self._forecaster.asked, question, self._rules, exchange))
-        self.note(asked.raw, question, hit, exchange)
+        if self._comes_again(question.key):
+            self.note(asked.raw, question, hit, exchange, posed=True)
         return _head(entry, hit.age, outcome.cache) + entry.body
+
+    def _comes_again(self, key: str) -> bool:
+        """Return whether this key was asked for lately: most of those that are asked for once never are again."""
+        if key in self._once:
+            return True
+        if len(self._once) >= _MOST_ONCE:
+            self._once.clear()
+        self._once.add(key)
+        return False
 
     def _note_also(self, note: _Note, name: bytes) -> None:
         """Note a request under another name, too, once that has come twice in a row."""

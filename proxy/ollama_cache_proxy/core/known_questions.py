@@ -26,7 +26,8 @@ Note = TypeVar("Note")
 _MOST_MODELS: Final = 64
 """Models of one head."""
 _FEWEST: Final = 8
-_OF_LATE: Final = 64
+_OF_LATE: Final = 4096
+"""More than clients that ask at once: a request of the ordinary way is counted before it is known what comes of it."""
 _MOSTLY: Final = 0.8
 """The least share of known requests with which the store is asked before the parser: where it has no entry, it is asked
 twice."""
@@ -46,6 +47,8 @@ Place: TypeAlias = tuple[bytes, str, str]
 class Posed:
     """A question that no parser has read, and the edition of the models that it holds for."""
 
+    head: bytes
+    """What selects."""
     question: Question
     edition: int
 
@@ -71,11 +74,12 @@ class _Way:
         """Whether the store is likely to know the next one."""
         return self.asked >= _FEWEST and self.answered >= _MOSTLY * self.asked
 
-    def count(self) -> None:
+    def count(self, *, answered: bool = False) -> None:
         """Count a request whose question no note is of."""
         if self.asked >= _OF_LATE:
             self.asked, self.answered = self.asked // 2, self.answered // 2
         self.asked += 1
+        self.answered += answered
 
 
 class KnownQuestions(Generic[Note]):
@@ -92,8 +96,8 @@ class KnownQuestions(Generic[Note]):
         self._names: dict[Place, list[bytes]] = {}  # of documents
         self._classified: dict[tuple[str, bytes], tuple[Candidate, int]] = {}
 
-    def learn(self, head: bytes, question: Question, note: Note, edition: int) -> Place | None:
-        """Note a question with this head; return its place for `forget`, None where it is not noted.
+    def learn(self, head: bytes, question: Question, note: Note, edition: int, *, posed: bool) -> Place | None:
+        """Note a question with this head, or one that was `posed` here; return its place, None where it is not noted.
 
         A category may be reported as another than the one that the request names; such requests are left out.
         """
@@ -107,8 +111,9 @@ class KnownQuestions(Generic[Note]):
             self._ways[head] = way
         if len(way.questions) >= _MOST_MODELS:
             way.questions.clear()
-        way.questions[candidate.model] = Posed(question=replace(question, body=b""), edition=edition)
-        way.answered = min(way.answered + 1, way.asked)
+        way.questions[candidate.model] = Posed(head=head, question=replace(question, body=b""), edition=edition)
+        if not posed:
+            way.answered = min(way.answered + 1, way.asked)
         place = head, candidate.model, question.key
         if place in self._notes:
             return None
@@ -150,9 +155,9 @@ class KnownQuestions(Generic[Note]):
         place = head, found.model, key
         note = self._notes.get(place)
         if note is None:
-            way.count()
             if posed is not None and way.is_mostly_known and self._may_ask(posed.question, found):
                 return replace(posed, question=replace(posed.question, body=body, candidate=found, key=key))
+            way.count()
             if len(self._classified) >= _MOST_CLASSIFIED:
                 self._classified.clear()
             self._classified[way.endpoint.operation, body] = found, outline.counts(body).weight
@@ -174,6 +179,12 @@ class KnownQuestions(Generic[Note]):
             and (self._templates is None or not template_dates.renders(candidate))
             and (self._audit is None or not self._audit.audits(candidate))
         )
+
+    def asked(self, head: bytes, *, answered: bool) -> None:
+        """Note whether the store could answer a question that `find` has returned."""
+        way = self._ways.get(head)
+        if way is not None:
+            way.count(answered=answered)
 
     def take(self, endpoint: Endpoint, category: str, body: bytes) -> tuple[Candidate, int] | None:
         """Return what `find` has classified, and how many bytes of memory its values take, about."""
