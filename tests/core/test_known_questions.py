@@ -196,6 +196,28 @@ async def test_what_another_proxy_has_stored_is_served_without_parsing(redis_ser
     assert all(one == told[0] for one in told)
 
 
+async def test_where_questions_are_mostly_new_few_are_classified_twice(both: BothWays) -> None:
+    fast: Any = both.ways[0].watch.real
+    questions: KnownQuestions[Any] = fast._questions
+    for _ in range(3):
+        assert await both.differ(KNOWN) == []
+    (way,) = [way for head, way in questions._ways.items() if head == heads_of(KNOWN)]
+    way.asked = way.answered = 0
+    for number in range(100):
+        assert await both.differ(sent(written(prompt=f"mostly new {number}"))) == []
+    assert (way.asked, way.answered) == (100, 0)
+    taken = both.taken
+    for blanks in range(1, 17):
+        assert await both.differ(sent(written(options={"num_ctx": 512, "seed": 1})[:-1] + b" " * blanks + b"}")) == []
+    assert both.taken > taken + 8, "what was found once is known by its document"
+
+
+def heads_of(request: bytes) -> bytes:
+    """What of this file's requests selects, beside the length of their bodies."""
+    lines = request.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    return b"\r\n".join(line for line in lines if not line.startswith(b"Content-Length"))
+
+
 async def test_a_clear_is_obeyed_at_once(both: BothWays) -> None:
     for way in both.ways:
         assert (await ask(way.url, "POST", "/api/cache/clear")).status == 200

@@ -26,6 +26,10 @@ Note = TypeVar("Note")
 _MOST_MODELS: Final = 64
 """Models of one head."""
 _FEWEST: Final = 8
+_MANY: Final = 64
+_SELDOM: Final = 0.1
+_TRIED: Final = 8
+"""Of so many requests whose questions are mostly new, one is classified here."""
 _OF_LATE: Final = 4096
 """More than clients that ask at once: a request of the ordinary way is counted before it is known what comes of it."""
 _MOSTLY: Final = 0.8
@@ -73,6 +77,11 @@ class _Way:
     def is_mostly_known(self) -> bool:
         """Whether the store is likely to know the next one."""
         return self.asked >= _FEWEST and self.answered >= _MOSTLY * self.asked
+
+    @property
+    def is_mostly_new(self) -> bool:
+        """Whether the store is not likely to know the next one, so that its key is made for nothing."""
+        return self.asked >= _MANY and self.answered < _SELDOM * self.asked
 
     def count(self, *, answered: bool = False) -> None:
         """Count a request whose question no note is of."""
@@ -142,6 +151,9 @@ class KnownQuestions(Generic[Note]):
             known = self._documents.get(name)
             if known is not None and known[1] == strings:
                 return known[0]
+        if way.is_mostly_new and way.asked % _TRIED:
+            way.count()
+            return None
         return self._find(way, head, body, name, strings)
 
     def _find(self, way: _Way, head: bytes, body: bytes, name: bytes, strings: int) -> Note | Posed | None:
