@@ -88,7 +88,7 @@ async def replay(  # noqa: PLR0913 - the parameters of a run
         process = proxy(upstream, server.url, secrets=Secrets())
         stack.callback(process.close)
         url = await process.wait_for("listens on ")
-        empty = int(store.info("memory")["used_memory"])
+        empty = _used(store)
 
         await ollama.send_line(f"scale {scale}")
         direct = [seconds async for seconds, _ in _ask(upstream, asked, step)]
@@ -98,12 +98,11 @@ async def replay(  # noqa: PLR0913 - the parameters of a run
             pass
         await ollama.send_line(f"scale {scale}")
         cached = [pair async for pair in _ask(url, asked, step, writes)]
-        memory = store.info("memory")
         measured = Measured(
             scale=scale,
             rows=tuple(_rows(before, asked, direct, cached, seed)),
             keys=store.dbsize(),
-            memory=int(memory["used_memory"]),
+            memory=_used(store),
             empty=empty,
             evicted=int(store.info("stats")["evicted_keys"]),
             sizes=await _sizes(url, store),
@@ -186,6 +185,12 @@ def _known(answer: RawAnswer, items: int) -> int:
         return items
     found = _KNOWN.search(answer.field("Cache-Status") or "")
     return int(found[1]) if found else 0
+
+
+def _used(store: redis.Redis) -> int:
+    """Return the memory of a server in bytes, without the buffers of its clients, which come and go."""
+    memory = store.info("memory")
+    return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
 
 
 async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:
