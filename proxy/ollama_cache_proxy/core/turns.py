@@ -14,7 +14,7 @@ from ollama_cache_proxy.policy.steps import Steps
 
 T = TypeVar("T")
 
-_TURN: Final = 0.004
+_TURN: Final = 0.002
 """Seconds of CPU after which no further step is taken in a turn. A step itself may take longer."""
 
 
