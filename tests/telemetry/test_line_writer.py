@@ -46,17 +46,18 @@ class Pipe:
 def pipe() -> Iterator[Pipe]:
     opened = Pipe()
     yield opened
-    threading.Thread(target=drain, args=(opened.out,), daemon=True).start()
+    drains = threading.Thread(target=drain, args=(os.dup(opened.out),), daemon=True)
+    drains.start()
     opened.writer.close()
     opened.close()
+    drains.join(10)
 
 
 def drain(descriptor: int) -> None:
-    try:
-        while os.read(descriptor, 1 << 16):
-            pass
-    except OSError:
+    """Read a pipe to its end, through a file of its own: the number of another one may be used again meanwhile."""
+    while os.read(descriptor, 1 << 16):
         pass
+    os.close(descriptor)
 
 
 def test_lines_come_in_order_as_they_were_written(pipe: Pipe) -> None:
