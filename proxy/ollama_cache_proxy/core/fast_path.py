@@ -114,9 +114,7 @@ class _Note:
 class FastHits:
     """Notes, by hashes of requests. `each` is told of each hit, as a log wants it; other observers of groups."""
 
-    def __init__(
-        self, neighbours: Neighbours, *, each: Each | None, questions: KnownQuestions[_Note] | None = None
-    ) -> None:
+    def __init__(self, neighbours: Neighbours, *, each: Each | None, questions: KnownQuestions[_Note]) -> None:
         self._rules = neighbours.rules
         self._store = neighbours.store
         self._models = neighbours.models
@@ -127,7 +125,7 @@ class FastHits:
         self._audit = neighbours.audit
         self._forecaster = neighbours.forecaster
         self._each = each
-        self._questions = KnownQuestions[_Note](neighbours) if questions is None else questions
+        self._questions = questions
         self._fields = SelectingFields(neighbours.rules.credentials.names)
         self._notes: dict[bytes, _Note] = {}  # by name
         self._all: dict[_Note, None] = {}  # the oldest first

@@ -234,7 +234,7 @@ class ClientConnection(web.RequestHandler):
         if self._release_timer is not None:
             self._release_timer.cancel()
             self._release_timer = None
-        step = self.gate.feed(data, ready=not (self.congested or self._ending or self._owner.draining))
+        step = self.gate.feed(data, ready=self._is_ready)
         if isinstance(step, bytes):  # before `match`, which would cost a hit more time
             self._count_as_used()
             if self.transport is not None:
@@ -242,13 +242,18 @@ class ClientConnection(web.RequestHandler):
             return
         self._do(step)
 
+    @property
+    def _is_ready(self) -> bool:
+        """Whether a response can be written now; see `Gate`."""
+        return not (self.congested or self._ending or self._owner.draining)
+
     def _do(self, step: Step) -> None:
         """Carry out a step of the gate, and those that follow from it immediately."""
         while isinstance(step, Responses):
             self._respond(step.data)
             if not step.rest:
                 return
-            step = self.gate.feed(step.rest, ready=not (self.congested or self._ending or self._owner.draining))
+            step = self.gate.feed(step.rest, ready=self._is_ready)
         match step:
             case Pass(data=data):
                 self._parse(data)
@@ -296,8 +301,7 @@ class ClientConnection(web.RequestHandler):
         if self.transport is None:
             return
         response = None if found.cancelled() or found.exception() is not None else found.result()
-        ready = not (self.congested or self._ending or self._owner.draining)
-        step, behind = self.gate.lookup_done(response, ready=ready)
+        step, behind = self.gate.lookup_done(response, ready=self._is_ready)
         if isinstance(step, Pass):
             self._parse(step.data)
         else:
@@ -344,7 +348,7 @@ class ClientConnection(web.RequestHandler):
         if transport is None or not self.gate.may_go_on:
             return
         transport.resume_reading()
-        self._do(self.gate.go_on(ready=not (self.congested or self._ending or self._owner.draining)))
+        self._do(self.gate.go_on(ready=self._is_ready))
 
     def _count_head(self, size: int) -> None:
         """Count bytes of an unfinished head, and refuse one that is too large."""

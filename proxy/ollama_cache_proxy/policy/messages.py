@@ -6,6 +6,7 @@ it does not understand.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
@@ -18,6 +19,7 @@ Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 STREAM_TYPES: Final = frozenset({b"application/x-ndjson", b"text/event-stream"})
 """The Content-Types of Ollama's streams, without parameters."""
+FIELD_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, section 5.6.2
 MAX_LENGTH: Final = 2**63 - 1
 """Bytes of a body; parsers misread a larger length."""
 

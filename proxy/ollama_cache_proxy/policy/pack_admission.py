@@ -19,7 +19,7 @@ from ollama_cache_proxy.policy.lifetimes import LifetimeKind, bounded, kind_of
 from ollama_cache_proxy.policy.listing import any_form, items
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import Item
-from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, first
+from ollama_cache_proxy.policy.messages import FIELD_NAME, ResponseHead, StoredResponse, first
 from ollama_cache_proxy.policy.outline import is_read_soon
 from ollama_cache_proxy.policy.reason import Reason
 from ollama_cache_proxy.policy.rules import Rules
@@ -61,7 +61,6 @@ _MAX_FIELDS: Final = 64
 _MAX_FIELD_BYTES: Final = 8192
 """Of all field lines together."""
 _MAX_NAMESPACE: Final = 128
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, section 5.6.2
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # section 5.5: no CR, LF or NUL
 _REASON: Final = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]{0,128}")
 _PLAIN: Final = b"text/plain"
@@ -180,7 +179,7 @@ def _are_fields(entry: StoredResponse) -> bool:
     return (
         len(lines) <= _MAX_FIELDS
         and sum(len(name) + len(value) for name, value in lines) <= _MAX_FIELD_BYTES
-        and all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in lines)
+        and all(FIELD_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in lines)
         and fields.replayed(lines) == lines
     )
 

@@ -12,7 +12,9 @@ from typing import Final, TypeAlias
 
 from ollama_cache_proxy.policy.classify import BARRED
 from ollama_cache_proxy.policy.fields import HOP_BY_HOP
+from ollama_cache_proxy.policy.messages import FIELD_NAME
 from ollama_cache_proxy.policy.reuse import OWN_REQUEST_FIELDS
+from ollama_cache_proxy.policy.trace import TRACE
 
 SELECTING: Final = (
     HOP_BY_HOP
@@ -28,12 +30,8 @@ SELECTING: Final = (
 """The names of fields that something reads before a hit is sent, in lower case; credentials are among them, too."""
 COUNT: Final = b"content-length"
 """It tells where the body ends."""
-TRACE: Final = b"traceparent"
-"""It changes no response, and is reported with the exchange."""
-
 _OWN: Final = b"x-cache"
 """Names that begin with this select, whether they are known or not."""
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, section 5.6.2
 _PLAIN: Final = bytes([0x09, *range(0x20, 0x7F)])
 """The bytes of a plain value."""
 _MOST_LINES: Final = 100
@@ -103,7 +101,7 @@ class SelectingFields:
 
     def _kind(self, name: bytes) -> int:
         """Return what a name stands for, and remember it."""
-        if _NAME.fullmatch(name) is None:
+        if FIELD_NAME.fullmatch(name) is None:
             return _INVALID
         low = name.lower()
         plain = low.replace(b"_", b"-")  # a guard in CGI or WSGI reads both alike

@@ -86,7 +86,7 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
     async with AsyncExitStack() as stack:
         stack.callback(context.log.close)
         opened = await open_neighbours(context, stack, private_server)
-        in_service = InService(service_of(opened.neighbours, each=context.log.again if context.log.requests else None))
+        in_service = InService(service_of(opened.neighbours, each=context.each))
         scrape = Scrape(context, opened, in_service, listener=lambda: listener)
         if siblings is not None:
             handle_sibling_topics(siblings, opened, in_service.report)

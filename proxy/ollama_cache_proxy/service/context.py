@@ -7,6 +7,7 @@ import socket
 from typing import TextIO
 
 from ollama_cache_proxy.core.facts import Health, Observer, Part, fan_out
+from ollama_cache_proxy.core.fast_path import Each
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.log_setup import log_loop_errors, log_of
@@ -39,6 +40,11 @@ class Context:
     instance: str
     codec: Codec
     """Makes bytes of entries, for a store outside this process."""
+
+    @property
+    def each(self) -> Each | None:
+        """What is told of each hit of the fast path: the log, where it has a line for each request."""
+        return self.log.again if self.log.requests else None
 
     def observer(self, *more: Observer) -> Observer:
         """Return an observer that passes facts to metrics, log and recent requests, and to `more`."""

@@ -92,9 +92,7 @@ async def replace_service(parts: Parts, in_service: InService, listener: Listene
     if unknown:
         context.log.say(unknown, warning=True)
     neighbours = neighbours_by(context, opened, prepared.rules, settings)
-    service = service_of(
-        neighbours, each=context.log.again if context.log.requests else None, before=in_service.current
-    )
+    service = service_of(neighbours, each=context.each, before=in_service.current)
     handler = handler_of(parts, settings, service.exchanges)
     use_recordings(opened.recorder, prepared.recordings, context.log)
     opened.probes.use(secret(settings.upstream_authorization))
