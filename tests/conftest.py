@@ -51,6 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
     RedisServer.program = config.getoption("--redis-server") or None
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name binary values after their argument: a test whose name holds random bytes has another name in each process."""
+    return argname if isinstance(val, bytes) and not (val.isascii() and val.decode().isprintable()) else None
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Tests run on uvloop, as the command does; what is about sockets runs on asyncio's own loop too."""
     if uvloop is None:

@@ -204,14 +204,14 @@ def test_what_is_no_bytes_is_none(value):
 @pytest.mark.parametrize(
     ("value", "foreign"),
     [
-        (entry_codec.encode(KEY, FULL_ENTRY), True),
-        (SealedCodec(bytes(32)).encode(GENERATION, KEY, FULL_ENTRY), True),
-        (VALUE, False),
-        (VALUE[:50], False),
-        (VALUE[:-1] + b"x", False),
-        (b"OCS2" + VALUE[4:], False),
-        (b"", False),
-        (b"x" * 100, False),
+        pytest.param(entry_codec.encode(KEY, FULL_ENTRY), True, id="in the clear"),
+        pytest.param(SealedCodec(bytes(32)).encode(GENERATION, KEY, FULL_ENTRY), True, id="another seal key"),
+        pytest.param(VALUE, False, id="whole"),
+        pytest.param(VALUE[:50], False, id="cut"),
+        pytest.param(VALUE[:-1] + b"x", False, id="changed"),
+        pytest.param(b"OCS2" + VALUE[4:], False, id="another version"),
+        pytest.param(b"", False, id="empty"),
+        pytest.param(b"x" * 100, False, id="anything"),
     ],
 )
 def test_what_another_proxy_may_read_is_told_from_damage(value, foreign):
