@@ -1,8 +1,8 @@
 """Compare this checkout with another one, each with its own `.venv`: `make bench-against BEFORE=../before`.
 
 The two take turns, a pair in each round, each alone on the first core. The CPU time of a request is compared, so a busy
-machine widens the spread but does not shift it. A row fails if the 90 % interval of the paired ratios lies entirely
-beyond its bound.
+machine widens the spread but does not shift it. Each round has new processes, since two of one checkout differ by some
+percent as well. A row fails if the 90 % interval of the paired ratios lies entirely beyond its bound.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,28 +108,40 @@ class Against:
     async def _alternate(
         self, subjects: Subjects, name: str, upstream: str, measure: Measure, settings: dict[str, str]
     ) -> None:
-        pair = [await self._serve(subjects, folder, upstream, settings) for folder in self._folders]
-        for subject in pair:  # a warm-up, so that caches are filled before measuring
-            await measure(subject)
-        await self._take(name, [partial(measure, subject) for subject in pair])
+        @asynccontextmanager
+        async def pair() -> AsyncIterator[Sequence[Callable[[], Awaitable[float]]]]:
+            async with AsyncExitStack() as stack:
+                both = [await self._serve(stack, subjects, folder, upstream, settings) for folder in self._folders]
+                for subject in both:  # a warm-up, so that caches are filled before measuring
+                    await measure(subject)
+                yield [partial(measure, subject) for subject in both]
 
-    async def _take(self, name: str, pair: Sequence[Callable[[], Awaitable[float]]], bound: float = _BOUND) -> None:
+        await self._take(name, pair)
+
+    async def _take(
+        self,
+        name: str,
+        pair: Callable[[], AbstractAsyncContextManager[Sequence[Callable[[], Awaitable[float]]]]],
+        bound: float = _BOUND,
+    ) -> None:
         """Measure both in turns; which one is first alternates."""
         ratios = []
         for number in range(self._rounds):
-            order = (0, 1) if number % 2 else (1, 0)
-            taken = {which: await pair[which]() for which in order}
+            async with pair() as run:
+                taken = {which: await run[which]() for which in ((0, 1) if number % 2 else (1, 0))}
             ratios.append(taken[1] / taken[0])
             sys.stderr.write(f"{name}: {number + 1} of {self._rounds}\n")
         self.rows.append(Row(name=name, ratios=ratios, bound=bound))
         sys.stdout.write(self.rows[-1].text() + "\n")
         sys.stdout.flush()
 
-    async def _serve(self, subjects: Subjects, folder: Path, upstream: str, settings: dict[str, str]) -> Subject:
+    async def _serve(
+        self, stack: AsyncExitStack, subjects: Subjects, folder: Path, upstream: str, settings: dict[str, str]
+    ) -> Subject:
         port = free_port()
         command = (str(folder / ".venv" / "bin" / "ollama-cache-proxy"), "serve", "--listen", f"127.0.0.1:{port}")
         environment = {"OCP_UPSTREAM": upstream, "OCP_REDIS_URL": subjects.store, "OCP_LOG": "plain", **settings}
-        running = await subjects.stack.enter_async_context(process(SERVER_CORE, *command, environment=environment))
+        running = await stack.enter_async_context(process(SERVER_CORE, *command, environment=environment))
         await listens(port)
         return Subject(folder.name, f"http://127.0.0.1:{port}", running.pid)
 
@@ -181,17 +194,16 @@ class Against:
             await subjects.redis()
             upstream = await subjects.stub()
 
-            def begin(folder: Path) -> Callable[[], Awaitable[float]]:
-                async def run() -> float:
-                    begun = time.perf_counter()
-                    await self._serve(subjects, folder, upstream, {})
-                    return time.perf_counter() - begun
+            async def begin(stack: AsyncExitStack, folder: Path) -> float:
+                begun = time.perf_counter()
+                await self._serve(stack, subjects, folder, upstream, {})
+                return time.perf_counter() - begun
 
-                return run
+            @asynccontextmanager
+            async def pair() -> AsyncIterator[Sequence[Callable[[], Awaitable[float]]]]:
+                async with AsyncExitStack() as stack:
+                    yield [partial(begin, stack, folder) for folder in self._folders]
 
-            pair = [begin(folder) for folder in self._folders]
-            for run in pair:
-                await run()
             await self._take("start", pair, _BOUND_START)
 
     def _bodies(self, name: str, count: int) -> Path:

@@ -84,9 +84,13 @@ def raw(number: int) -> Event:
     return lambda gate: gate.raw(number)
 
 
-RELEASED, RESPONDED, BEHIND = Gate.release, Gate.responded, Gate.behind
+RELEASED, BEHIND = Gate.release, Gate.behind
 QUEUED, IDLE, SERVING, PHASE, HOLDS = map(attrgetter, ("queued", "is_idle", "serving", "phase", "_parts"))
 GOES_ON = attrgetter("may_go_on")
+
+
+def RESPONDED(gate: Gate) -> None:  # noqa: N802 - an event like the others
+    assert gate.responded() == gate.may_go_on
 
 
 def WENT_ON(gate: Gate) -> Any:  # noqa: N802 - an event like the others
@@ -321,8 +325,7 @@ class Simulated:
             assert raw is None or raw.lstrip(b"\r\n") == whole[0]
             self.responses.append({KNOWN: RESPONSE, STORED: FOUND}.get(whole[0], whole[0]))
             del self.unanswered[0]
-            self.gate.responded()
-            if self.gate.may_go_on:
+            if self.gate.responded():
                 self.act(self.gate.go_on(ready=True))
 
     def release(self) -> None:

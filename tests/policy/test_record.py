@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.record import changed, record
 
 
 @record
@@ -25,6 +25,19 @@ def test_records_are_equal_by_what_they_hold() -> None:
     assert len({Point(x=1), Point(x=1), Point(x=2)}) == 2
     assert replace(Point(x=1), y=3) == Point(x=1, y=3)
     assert repr(Point(x=1)) == "Point(x=1, y=0, names=())"
+
+
+@record
+class Spot(Point):
+    colour: str = "red"
+
+
+def test_a_record_changes_into_another() -> None:
+    spot = Spot(x=1, names=("a",))
+    assert changed(spot, y=2, colour="blue") == Spot(x=1, y=2, names=("a",), colour="blue")
+    assert changed(spot) == spot == Spot(x=1, names=("a",))
+    with pytest.raises(AttributeError):
+        changed(spot, z=2)
 
 
 def test_records_are_made_by_name_and_hold_nothing_else() -> None:

@@ -20,6 +20,7 @@ from ollama_cache_proxy.core.streams import StreamFetcher
 from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.record import changed
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result
 
 _ASKED: Final = {reason: Outcome(cache=CacheStatus(result=Result.MISS, fwd=reason)) for reason in FwdReason}
@@ -100,7 +101,7 @@ class Collapsing:
         """Start a flight and wait for it."""
         begun = self._clock.monotonic()
         visit.outcome = _ASKED[reason]
-        question = replace(question, request=fields.for_storing(question.request))
+        question = changed(question, request=fields.for_storing(question.request))
         flight = self._flights.launch(
             name,
             lambda flight: self._work(question, flight),

@@ -10,7 +10,6 @@ Each step returns an `Outcome`; each exchange ends in one `Exchange`, which metr
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, assert_never
 
@@ -87,9 +86,9 @@ class Exchanges:
             exchange = exchange_fact(visit, request, self._clock.monotonic(), ended=ended)
             self._observe(exchange)
             if self._forecaster is not None and visit.bypassed is not None:
-                sampled(partial(self._forecaster.passed, visit.bypassed, exchange))
+                sampled(self._forecaster.passed, visit.bypassed, exchange)
             elif self._forecaster is not None and visit.question is not None:
-                sampled(partial(self._forecaster.asked, visit.question, self._rules, exchange))
+                sampled(self._forecaster.asked, visit.question, self._rules, exchange)
         if ended and visit.question is not None:
             if self._recorder is not None and visit.outcome.status == HTTPStatus.OK:
                 self._record(self._recorder, request, visit.question)

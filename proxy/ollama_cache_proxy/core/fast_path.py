@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from hashlib import sha256
 from typing import Final, TypeAlias
 
@@ -48,12 +47,14 @@ _MOST_ONCE: Final = 16_384
 _MOST_NAMES: Final = 8
 """Names of one note."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_END_OF_JSON: Final = b"}"
 _FRAMED: Final = re.compile(rb"(?!CONNECT )[A-Z]+ [^ ]+ HTTP/1\.1\r\n")
 """The beginning of a request that others may follow."""
 _UNFRAMED: Final = re.compile(
     rb"\r\n(?:transfer[-_]encoding|upgrade|expect|connection[ \t]*:(?![ \t]*keep-alive[ \t]*(?:\r\n|$)))", re.IGNORECASE
 )
 """What makes it uncertain where a request ends, or ends the connection."""
+_COUNT: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength:[ \t]*([0-9]{1,8})[ \t]*\r\n")
 Each: TypeAlias = Callable[[Exchange, float], None]
 """Is told of one hit: an exchange, but for its times, and how many seconds it took."""
 _Version: TypeAlias = tuple[float, float, int]
@@ -187,14 +188,13 @@ class FastHits:
         if not self._notes or len(raw) > MAX_BYTES:
             return None
         trace = b""
-        note: _Note | Posed | None = self._notes.get(name := _hash(raw))
+        note = self._notes.get(name := _hash(raw))
         if note is None:
-            note, trace = self._selected(raw, name)
-        if note is None:
-            return None
+            found, trace = self._selected(raw, name)
+            if not isinstance(found, _Note):
+                return None if found is None else self._ask(found, raw, trace)
+            note = found
         begun = self._clock.monotonic()
-        if isinstance(note, Posed):
-            return self._ask(note, _Asked(raw=raw, trace=trace, begun=begun))
         edition = self._models.edition(begun)
         if edition != note.edition:
             if edition is not None:
@@ -220,8 +220,9 @@ class FastHits:
             self._note_also(note, selected if read[2] else name)
         return note, read[2]
 
-    def _ask(self, posed: Posed, asked: _Asked) -> bytes | asyncio.Future[bytes | None] | None:
+    def _ask(self, posed: Posed, raw: bytes, trace: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         """Return the response to a question that no note is of, where the store has it; see `answer`."""
+        asked = _Asked(raw=raw, trace=trace, begun=self._clock.monotonic())
         if self._models.edition(asked.begun) != posed.edition:
             return None
         question = posed.question
@@ -255,7 +256,7 @@ class FastHits:
         if renewals := question.renewals(hit):
             self._store.renew(renewals)
         if self._forecaster is not None:
-            sampled(partial(self._forecaster.asked, question, self._rules, exchange))
+            sampled(self._forecaster.asked, question, self._rules, exchange)
         if self._comes_again(question.key):
             self.note(asked.raw, question, hit, exchange, posed=True)
         return _head(entry, hit.age, outcome.cache) + entry.body
@@ -309,16 +310,21 @@ class FastHits:
 
     def knows_head(self, data: bytes) -> bool:
         """See ports.FastPath. The body of such a request is worth waiting for."""
-        if data in self._heads:
-            return True
         if not self._heads or not data.endswith(_END_OF_HEAD):
             return False
+        if data in self._heads:
+            return True
         read = self._fields.read(data[: -len(_END_OF_HEAD)])
         return read is not None and read[1] > 0 and read[0] in self._heads
 
     def first(self, data: bytes) -> tuple[int, bool]:
         """See ports.FastPath."""
         end = data.find(_END_OF_HEAD)
+        if not self._heads and data.endswith(_END_OF_JSON) and data.find(_END_OF_HEAD, end + 1) < 0:
+            return len(data), False  # as far as can be seen; the parser will tell
+        counted = _COUNT.search(data, 0, max(0, end) + 2)
+        if counted is not None and end + len(_END_OF_HEAD) + int(counted[1]) == len(data):
+            return len(data), False  # nothing is behind it, and nothing is missing
         read = self._fields.read(data[:end]) if end > 0 else None
         if read is None:
             return 0, False

@@ -19,7 +19,7 @@ from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.listing import any_form, joining, own_form
 from ollama_cache_proxy.policy.listing.items import Item, decode
 from ollama_cache_proxy.policy.messages import Request, StoredResponse
-from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.record import changed, record
 from ollama_cache_proxy.policy.reuse import Directives, Forward, Hit, Refuse, Reuse, reuse
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import FwdReason
@@ -79,7 +79,7 @@ class StoreLookup:
         else:
             lookup = await self._store.get(question.key)
         entry = None if question.policy is Policy.WRITE_ONLY else lookup.entry
-        return replace(question, generation=lookup.generation), reuse(entry, question.directives, self._clock.now())
+        return changed(question, generation=lookup.generation), reuse(entry, question.directives, self._clock.now())
 
     async def _find_list(self, question: Question, listing: Listing) -> tuple[Question, Reuse]:
         """Look up each text of a list. If all are known that is a hit, whose entry is the joined response.

@@ -250,5 +250,5 @@ class FastPath(Protocol):
         """Return how many bytes the first request in `data` has, and whether its head is that of a known one.
 
         The size is 0 where it is not certain: the head is not whole, or not plain, or a body of unknown length follows,
-        or nothing that follows is for this server.
+        or nothing that follows is for this server. It is not said to be known where it is all that there is.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import Protocol
+from typing import ParamSpec, Protocol
 
 from ollama_cache_proxy.core.facts import NOTHING, Exchange, Observer, Saved
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
@@ -27,6 +27,8 @@ from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives, Hit
 from ollama_cache_proxy.policy.rules import Rules
+
+P = ParamSpec("P")
 
 
 @record
@@ -94,10 +96,10 @@ class Forecaster(Protocol):
         """Take in a request that bypassed the cache."""
 
 
-def sampled(take_in: Callable[[], None]) -> None:
+def sampled(take_in: Callable[P, None], *args: P.args, **named: P.kwargs) -> None:
     """Have the forecaster take in an exchange, which is over whatever becomes of that."""
     try:
-        take_in()
+        take_in(*args, **named)
     except Exception as error:  # noqa: BLE001 - it reads requests that nothing else here reads
         told = {"message": "a request was not sampled", "exception": error}
         asyncio.get_running_loop().call_exception_handler(told)

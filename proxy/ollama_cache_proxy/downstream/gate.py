@@ -145,7 +145,7 @@ class Gate:
         response = None
         asked = ready and self._responses == self._requests
         if asked:
-            if phase is _BETWEEN and self._fast_path.knows_head(data):
+            if phase is _BETWEEN and data.endswith(_END_OF_HEAD) and self._fast_path.knows_head(data):
                 self.phase, self._pending = _HELD, data
                 return _HOLD
             response = self._fast_path.answer(data)
@@ -245,9 +245,10 @@ class Gate:
         """The number of the request whose response is next; the first is 1."""
         return self._responses + 1
 
-    def responded(self) -> None:
-        """Count a response that was written to its end on a connection that stays open."""
+    def responded(self) -> bool:
+        """Count a response that was written to its end on a connection that stays open; return `may_go_on`."""
         self._responses += 1
+        return bool(self._behind) and self.may_go_on
 
     def raw(self, number: int) -> bytes | None:
         """Return the bytes of a request by its number; None if they are not known or were dropped."""

@@ -57,6 +57,8 @@ def end_to_end(fields: Fields, dropped: frozenset[bytes] = HOP_BY_HOP) -> Fields
     names = [name.lower() for name, _ in fields]
     if b"connection" in names:
         dropped |= set(members(fields, b"connection")) - _NOT_REMOVABLE
+    elif dropped.isdisjoint(names):
+        return fields
     return tuple([line for line, name in zip(fields, names, strict=True) if name not in dropped])
 
 
@@ -71,11 +73,10 @@ def forwarded_request(fields: Fields, pseudonym: bytes) -> Fields:
     Left out are Host (the upstream has its own), Expect (it was answered here), the request fields of our own and an
     Origin that is the proxy itself.
     """
-    lines = [line for line in without_own_origin(end_to_end(fields)) if line[0].lower() not in _NOT_FORWARDED]
-    return (*lines, (b"Via", b"1.1 " + pseudonym))
+    return (*end_to_end(without_own_origin(fields), _NOT_FORWARDED), (b"Via", b"1.1 " + pseudonym))
 
 
-_NOT_FORWARDED: Final = OWN_REQUEST_FIELDS | {b"host", b"expect"}
+_NOT_FORWARDED: Final = HOP_BY_HOP | OWN_REQUEST_FIELDS | {b"host", b"expect"}
 
 
 def for_storing(request: Request) -> Request:
@@ -147,7 +148,8 @@ def replayed(fields: Fields) -> Fields:
 
     The Cache-Status of another cache is not among them: it tells of the request that was forwarded then.
     """
-    return tuple(line for line in fields if (name := line[0].lower()) in _REPLAYED or name.startswith(_REPLAYED_PREFIX))
+    found = [line for line in fields if (name := line[0].lower()) in _REPLAYED or name.startswith(_REPLAYED_PREFIX)]
+    return tuple(found)
 
 
 def hit_fields(stored: Fields, length: int | None, age: int, status: CacheStatus) -> Fields:
@@ -199,7 +201,8 @@ def with_host(fields: Fields, authority: str) -> Fields:
 
 def looped(fields: Fields, pseudonym: bytes) -> bool:
     """Return whether the request has been through the proxy of this pseudonym before (RFC 9110, section 7.6.3)."""
-    return any(pseudonym in member.split() for member in members(fields, b"via"))
+    via = members(fields, b"via")
+    return bool(via) and any(pseudonym in member.split() for member in via)
 
 
 def without_own_origin(fields: Fields) -> Fields:

@@ -60,7 +60,7 @@ def read_directives(fields: Fields, *, max_ttl: int) -> Directives:
 
     A directive whose argument is not a number is taken in its strictest sense (RFC 9111, section 4.2.1).
     """
-    if not any(name.lower() in _RELEVANT for name, _ in fields):
+    if _RELEVANT.isdisjoint([name.lower() for name, _ in fields]):
         return NO_DIRECTIVES
     given = members(fields, b"cache-control")
     ttl, ttl_ignored = _ttl(first(fields, b"x-cache-ttl"), max_ttl)

@@ -94,7 +94,7 @@ class Rules:
 
     def model_may_open(self, category: str) -> bool:
         """Return whether a model may turn on what is off for the endpoint of a request of this category."""
-        if category in self.categories and self.categories[category].policy is not None:
+        if not self.models or (category in self.categories and self.categories[category].policy is not None):
             return False
         return any(terms.policy not in (None, Policy.OFF) for terms in self.models.values())
 

@@ -37,8 +37,8 @@ class MemoryStore:
         self._name = name
         self._entries: OrderedDict[str, StoredResponse] = OrderedDict()
         self._shelves: dict[str, set[str]] = {}
-        self._idle_until: dict[str, float] = {}
-        """When each idle entry ends unless there is a hit, in Unix time."""
+        self._ends: dict[str, float] = {}
+        """When each entry ends, in Unix time: an idle one if there is no hit."""
         self._generation = secrets.token_hex(16)
         self.size = 0
         self.evicted = 0
@@ -49,14 +49,18 @@ class MemoryStore:
 
     def held(self, key: str) -> StoredResponse | None:
         """See store_ports.EntryStore."""
-        entry = self._fresh(key)
-        if entry is not None:
-            self._entries.move_to_end(key)
+        entry = self._entries.get(key)  # not by `_fresh`, whose call would cost a hit more time
+        if entry is None:
+            return None
+        if self._ends[key] <= self._clock.now():
+            self.drop(key)
+            return None
+        self._entries.move_to_end(key)
         return entry
 
     def _fresh(self, key: str) -> StoredResponse | None:
         entry = self._entries.get(key)
-        if entry is not None and _is_over(entry, self._idle_until.get(key), self._clock.now()):
+        if entry is not None and self._ends[key] <= self._clock.now():
             self.drop(key)
             return None
         return entry
@@ -67,7 +71,7 @@ class MemoryStore:
         for key, (idle, stored_at, _) in renewals.items():
             entry = self._entries.get(key)
             if entry is not None and entry.idle is not None and entry.stored_at == stored_at:
-                self._idle_until[key] = now + idle
+                self._ends[key] = min(entry.stored_at + entry.lifetime, now + idle)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. Yields to the event loop now and then; a clear meanwhile is as one after it."""
@@ -102,8 +106,8 @@ class MemoryStore:
         self.drop(key)
         self._entries[key] = entry
         self._shelves.setdefault(key[:_SHELF_LETTERS], set()).add(key)
-        if entry.idle is not None:
-            self._idle_until[key] = self._clock.now() + entry.idle
+        ends = entry.stored_at + entry.lifetime
+        self._ends[key] = ends if entry.idle is None else min(ends, self._clock.now() + entry.idle)
         self.size += size
         while self.size > self._capacity:
             self.drop(next(iter(self._entries)))
@@ -143,13 +147,12 @@ class MemoryStore:
 
     async def clear(self) -> int:
         """See store_ports.EntryStore. All entries go at once; they are counted and freed in turns of the event loop."""
-        now, cleared, idle_until = self._clock.now(), 0, self._idle_until
+        now, cleared, ends = self._clock.now(), 0, self._ends
         entries = self._taken()
         self._generation = secrets.token_hex(16)
         while entries:
             for _ in range(min(len(entries), _AT_ONCE)):
-                key, entry = entries.popitem()
-                cleared += not _is_over(entry, idle_until.get(key), now)
+                cleared += ends[entries.popitem()[0]] > now
             if entries:
                 await asyncio.sleep(0)
         return cleared
@@ -161,7 +164,7 @@ class MemoryStore:
     def _taken(self) -> OrderedDict[str, StoredResponse]:
         """Return all entries; the store has none of them any more."""
         entries, self._entries = self._entries, OrderedDict()
-        self._shelves, self._idle_until = {}, {}
+        self._shelves, self._ends = {}, {}
         self.size = 0
         return entries
 
@@ -191,8 +194,7 @@ class MemoryStore:
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
-        if entry.idle is not None:
-            self._idle_until.pop(key, None)
+        del self._ends[key]
         shelf = self._shelves[key[:_SHELF_LETTERS]]
         shelf.discard(key)
         if not shelf:
@@ -227,11 +229,6 @@ class MemoryValues:
         for field, delta in deltas.items():
             totals[field] = totals.get(field, 0) + delta
         return dict(totals)
-
-
-def _is_over(entry: StoredResponse, idle_until: float | None, now: float) -> bool:
-    """Return whether an entry has ended at `now`; `idle_until` is when its idle time ends, if it has one."""
-    return entry.stored_at + entry.lifetime <= now or (idle_until is not None and idle_until <= now)
 
 
 def _free(entries: OrderedDict[str, StoredResponse]) -> None:

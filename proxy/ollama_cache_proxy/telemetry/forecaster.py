@@ -54,7 +54,15 @@ class TrafficForecaster:
                 others = self._sample.again(keys, now, exchange.saved.seconds / len(keys), embedding=embedding)
                 if not others:
                     return
+        elif listing is None and not self._is_sampled(question, exchange, now):
+            return
         self._add(_asked(question, rules, exchange, now), others)
+
+    def _is_sampled(self, question: Question, exchange: Exchange, now: int) -> bool:
+        """Return whether a request may be in the sample that was no hit; if not, it is counted here."""
+        embedding = question.candidate.endpoint.kind is Kind.EMBEDDING
+        spent, stored = exchange.upstream_seconds or 0.0, _is_stored(exchange)
+        return self._sample.admits(alternatives.hashed(question.body), now, spent, stored=stored, embedding=embedding)
 
     def _add(self, asked: Asked, others: list[int] | None) -> None:
         if len(asked.keys) > AT_ONCE:
@@ -73,8 +81,8 @@ class TrafficForecaster:
         if exchange.status != _OK or exchange.error is not None:
             return
         endpoint, rules, fields = bypassed.endpoint, bypassed.rules, bypassed.request.fields
-        hashed = alternatives.hashed(bypassed.body)
-        if not self._sample.ghosts.admits(BYPASSED, hashed) or len(bypassed.body) > alternatives.MOST:
+        hashed, now = alternatives.hashed(bypassed.body), int(self._clock.now())
+        if not self._sample.ghosts.admits(BYPASSED, hashed, now) or len(bypassed.body) > alternatives.MOST:
             return  # before anything is read
         candidate = alternatives.let_in(endpoint, bypassed.body, fields)
         if candidate is None:
@@ -83,7 +91,7 @@ class TrafficForecaster:
             alternatives.needed(endpoint, bypassed.policy, candidate, streams=rules.streams),
             alternatives.key_of(candidate, rules.credentials, fields, bypassed.namespace),
             hashed,
-            int(self._clock.now()),
+            now,
             seconds=exchange.seconds,
             ttl=rules.ttl_embedding if is_embedding(endpoint) else rules.ttl_completion,
         )

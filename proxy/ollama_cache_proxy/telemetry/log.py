@@ -14,6 +14,7 @@ import orjson
 
 from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.facts import (
+    KINDS,
     LOADING,
     Audited,
     CommandRefused,
@@ -85,6 +86,7 @@ class Log:
         self._style = style
         self._development = development
         self.requests = requests
+        self.takes = KINDS.difference(_UNTOLD, () if requests else _USUAL)
         self.quiet = quiet
         self._unwell: set[Part] = set()
         self._told_of_foreign = False

@@ -51,6 +51,8 @@ class _Row(NamedTuple):
 class Recent:
     """An observer of recent activity. `now` is Unix time in seconds."""
 
+    takes: Final = frozenset({Exchange, Repeated, Worked, Health})
+
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._begun = now()

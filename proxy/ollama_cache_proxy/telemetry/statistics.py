@@ -72,6 +72,8 @@ class _Tally:
 class Statistics:
     """An observer that adds up exchanges, and returns the totals."""
 
+    takes: Final = frozenset({Repeated, Exchange, Audited})
+
     def __init__(self, store: ValueStore, *, tasks: Tasks, siblings: Siblings | None = None) -> None:
         self._store = store
         self._tasks = tasks

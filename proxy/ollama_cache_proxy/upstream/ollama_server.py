@@ -172,17 +172,20 @@ class RequestContext:
         self.body = body
 
     async def __aenter__(self) -> _Response:
-        self._ollama.begin(self)
+        ollama = self._ollama
+        ollama.under_way.add(self)
+        for bodies in ollama.watches:
+            bodies.append(self.body)
         try:
             self._sent = await self._head
         except BaseException:
-            self._ollama.end(self)
+            ollama.under_way.discard(self)
             raise
         assert self._sent.response is not None  # noqa: S101 - for the type checker; `_head` has it
         return self._sent.response
 
     async def __aexit__(self, *_: object) -> None:
-        self._ollama.end(self)
+        self._ollama.under_way.discard(self)
         if self._sent is not None:
             self._ollama.finish(self._sent)
 
@@ -211,8 +214,10 @@ class Ollama:
         self.reachable: bool | None = None
         self.refusal = ""
         """Why it refuses what the proxy itself asks; empty where it does not."""
-        self._under_way: set[RequestContext] = set()
-        self._watches: list[list[Body]] = []
+        self.under_way: set[RequestContext] = set()
+        """Requests that were sent, and whose response has not ended."""
+        self.watches: list[list[Body]] = []
+        """Lists that get the body of each request; see `watching`."""
         self._host = self.name.removesuffix(f":{_PORTS[parts.scheme]}").encode()
         self._prefix = parts.path.rstrip("/")
         self._connect_timeout = connect_timeout
@@ -248,27 +253,17 @@ class Ollama:
     @property
     def asking(self) -> int:
         """How many requests are under way."""
-        return len(self._under_way)
-
-    def begin(self, request: RequestContext) -> None:
-        """Note a request that is about to be sent."""
-        self._under_way.add(request)
-        for bodies in self._watches:
-            bodies.append(request.body)
-
-    def end(self, request: RequestContext) -> None:
-        """Note the end of a request."""
-        self._under_way.discard(request)
+        return len(self.under_way)
 
     @contextmanager
     def watching(self) -> Iterator[list[Body]]:
         """See loaded_contexts.Watched."""
-        bodies = [request.body for request in self._under_way]
-        self._watches.append(bodies)
+        bodies = [request.body for request in self.under_way]
+        self.watches.append(bodies)
         try:
             yield bodies
         finally:
-            self._watches = [watch for watch in self._watches if watch is not bodies]
+            self.watches = [watch for watch in self.watches if watch is not bodies]
 
     @property
     def is_unresponsive(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from ollama_cache_proxy.policy.forecast.ghosts import (
     ALL,
+    BYPASSED,
     COMPLETIONS,
     DAY,
     EMBEDDINGS,
@@ -164,3 +165,25 @@ def test_the_limit_halves_of_the_kind_that_takes_the_most_room_and_few_keys_of_a
     assert ghosts.rate(EMBEDDINGS) < 1 / 8
     assert ghosts.rate(COMPLETIONS) == 1
     assert sum(key < 0 for key in ghosts.slots) == 200
+
+
+def test_few_keys_of_a_second_are_looked_at_where_they_come_fast() -> None:
+    """A burst is, as a whole; then as many as fit into each second, and less of all of them where they are more."""
+    ghosts = Ghosts()
+    hashes = [crc32(b"%d" % number) for number in range(40_000)]
+    burst = [ghosts.admits(COMPLETIONS, hashed, now=7) for hashed in hashes[:1000]]
+    assert all(burst)
+    assert ghosts.rate(COMPLETIONS) == 1
+    for second in range(8, 20):  # 2,000 of each are more than 100
+        found = [ghosts.admits(COMPLETIONS, hashed, now=second) for hashed in hashes[1000 + second :][:2000]]
+    assert 50 <= sum(found) <= 100
+    assert ghosts.rate(COMPLETIONS) == 1 / 32
+    assert [ghosts.rate(kind) for kind in (EMBEDDINGS, BYPASSED)] == [1, 1]
+
+
+def test_a_hundred_keys_a_second_are_all_looked_at() -> None:
+    ghosts = Ghosts()
+    for second in range(100):
+        for number in range(100):
+            assert ghosts.admits(BYPASSED, crc32(b"%d %d" % (second, number)), now=second)
+    assert ghosts.rate(BYPASSED) == 1

@@ -9,7 +9,15 @@ import pytest
 
 from ollama_cache_proxy.policy.forecast.ghosts import ALL, DAY, EMBEDDINGS, FIXED, HOUR, NEVER, NOW, PLAIN
 from ollama_cache_proxy.policy.forecast.outlook import InForce, forecast
-from ollama_cache_proxy.policy.forecast.traffic_sample import SIZES, Asked, Counts, Outcome, TrafficSample, outcome
+from ollama_cache_proxy.policy.forecast.traffic_sample import (
+    SIZES,
+    Asked,
+    Counts,
+    Outcome,
+    Totals,
+    TrafficSample,
+    outcome,
+)
 from ollama_cache_proxy.policy.steps import A_STEP
 
 BEGIN = 1_700_000_000
@@ -216,3 +224,16 @@ def test_the_equal_texts_of_a_long_list_are_all_looked_up_before_any_is_stored()
     assert {found.mask & PLAIN for found, _ in counted(sample.embeddings.items)} == {0}
     sample.add(asked(*keys, known=True, alike=lambda _: (None, 0), at=1))
     assert all(found.mask & PLAIN for found, _ in counted(sample.embeddings.items) if found.known)
+
+
+@pytest.mark.parametrize("embedding", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_request_outside_of_the_sample_counts_as_in_it(embedding: bool, stored: bool) -> None:
+    inside, outside = TrafficSample(BEGIN), TrafficSample(BEGIN)
+    inside.add(asked(1, embedding=embedding, stored=stored, spent=2.5))
+    kind = outside.embeddings if embedding else outside.completions
+    outside.ghosts.limits = [1] * 3
+    assert outside.admits(0, BEGIN, 2.5, stored=stored, embedding=embedding)
+    assert kind.totals == Totals()
+    assert not outside.admits(1, BEGIN, 2.5, stored=stored, embedding=embedding)
+    assert kind.totals == (inside.embeddings if embedding else inside.completions).totals

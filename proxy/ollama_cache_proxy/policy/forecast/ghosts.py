@@ -2,7 +2,8 @@
 
 The sample is spatial (SHARDS): a key is in it if a hash of what it is about is below the limit of its kind. Whenever
 the room is used up, the limit of the kind that takes most of it halves, so many texts of lists do not push out few
-completions. Keys that another setting would take for one have the same hash, so they are in the sample together.
+completions. It also halves where requests come so fast that sampling would cost them too much. Keys that another
+setting would take for one have the same hash, so they are in the sample together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ CAPACITY: Final = 15_000
 """Ghosts that fit into that."""
 _REFUSED: Final = 2_000
 """Keys that are remembered as not in the sample, so that their hashes are not made again and again."""
+_BURST: Final = 1000
+"""Keys of one kind, asked for alone and no hits, that are looked at however fast they come."""
+_PACE: Final = 100
+"""Those that are in a second, beside them: of more, a part tells as much."""
 _SWEPT: Final = 64
 """Ghosts that are looked at with each new one, while some have to go."""
 NEAR: Final = 1 << 19
@@ -66,6 +71,8 @@ class Ghosts:
         self.limits = [SCALE] * len(KINDS)
         """What hashes of sampled keys are below of, by kind."""
         self._counts = [0] * len(KINDS)
+        self._second = 0
+        self._left = [_BURST] * len(KINDS)  # that may be looked at then
         self.distances = Distances(NEAR // MEASURED)
         self.slots: dict[int, int] = {}
         self.dropped = 0
@@ -105,8 +112,17 @@ class Ghosts:
         """The share of keys of which distances are measured."""
         return self._common / SCALE / MEASURED
 
-    def admits(self, kind: int, hashed: int) -> bool:
-        """Return whether a key with this hash is in the sample."""
+    def admits(self, kind: int, hashed: int, now: int) -> bool:
+        """Return whether a key with this hash, asked for alone, is in the sample: the next step is to add it."""
+        if hashed >= self.limits[kind]:
+            return False
+        if now != self._second:
+            more = _PACE * max(0, now - self._second)
+            self._second, self._left = now, [min(_BURST, left + more) for left in self._left]
+        self._left[kind] -= 1
+        if self._left[kind] < 0 and not self._unswept:
+            self._left[kind] = _PACE
+            self._halve(kind)
         return hashed < self.limits[kind]
 
     def add(self, key: int, hashed: int, kind: int = EMBEDDINGS) -> int | None:
@@ -117,7 +133,7 @@ class Ghosts:
         if self._unswept:
             self._sweep()
         elif len(self.slots) >= self._capacity:
-            self._halve()
+            self._halve(self._counts.index(max(self._counts)))
         if hashed >= self.limits[kind] or len(self.slots) >= self._most:
             if len(self._refused) >= _REFUSED:
                 self._refused.clear()
@@ -136,9 +152,9 @@ class Ghosts:
         self.slots[key] = slot
         return slot
 
-    def _halve(self) -> None:
-        """Halve the limit of the most frequent kind; the ghosts that are not below it go with those that come."""
-        self.limits[self._counts.index(max(self._counts))] //= 2
+    def _halve(self, kind: int) -> None:
+        """Halve the limit of a kind; the ghosts that are not below it go with those that come."""
+        self.limits[kind] //= 2
         self.distances.near = int(NEAR * self.measured_rate)
         self._unswept = list(self.slots)
 

@@ -218,6 +218,21 @@ class TrafficSample:
         totals.saved += number * seconds
         return others
 
+    def admits(self, hashed: int, now: int, spent: float, *, stored: bool, embedding: bool) -> bool:
+        """Return whether a request for one key that was no hit may be in the sample; if not, count it.
+
+        `hashed` is of what it is about, `spent` what it took Ollama, in seconds.
+        """
+        kind, counted = (EMBEDDINGS, self.embeddings) if embedding else (COMPLETIONS, self.completions)
+        if self.ghosts.admits(kind, hashed, now):
+            return True
+        totals = counted.totals
+        totals.requests += 1
+        totals.items += 1
+        totals.stored += stored
+        totals.spent += spent
+        return False
+
     def add(self, asked: Asked, places: Sequence[int] | None = None) -> None:
         """Count a request; with `places`, those of its keys alone, after `again` has counted the others."""
         finish(self.add_in_steps(asked, places))
