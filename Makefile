@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-sealing bench-admin system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-sealing bench-admin bench-peers system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -102,6 +102,10 @@ bench-against: install-dev ## Compare speed with another checkout: make bench-ag
 bench-sealing: install-dev ## Measure what sealed entries cost beside those in the clear
 	$(BIN)/python -m benchmarks.sealing $(ARGS)
 
+bench-peers: install-dev ## Compare with nginx, Varnish and LiteLLM: speed, and which cases each answers wrongly
+	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 bench-admin: install ## Measure statistics and clearing with a million entries (goal: 50 ms)
 	$(BIN)/python benchmarks/admin.py $(ARGS)
 
@@ -117,7 +121,7 @@ SYSTEM_TOOLS = $(BIN)/python tests/system_tools.py
 system-tools: $(VENV)/.python ## List missing system packages for tests (Chromium, zsh, fish …), and install them; needs root
 	@$(SYSTEM_TOOLS) system-tools --install
 
-bench-tools: $(VENV)/.python ## List missing system packages for `make bench` (nginx, wrk), and install them; needs root
+bench-tools: $(VENV)/.python ## List missing system packages for `make bench` (nginx, wrk, Varnish), and install them; needs root
 	@$(SYSTEM_TOOLS) bench-tools --install
 
 image-tools: $(VENV)/.python ## List missing system packages for `make image` (buildah, debootstrap), and install them; needs root

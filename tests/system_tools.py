@@ -55,6 +55,7 @@ TOOLS: Final = {
     "bench-tools": (
         Tool(names=("nginx",), packages=("nginx-light",), use="make bench"),
         Tool(names=("wrk",), packages=("wrk",), use="make bench"),
+        Tool(names=("varnishd",), packages=("varnish", "varnish-modules"), use="make bench-peers"),
     ),
 }
 """By the target of the Makefile that installs them."""

@@ -40,7 +40,7 @@ def cpu(pid: int) -> float:
 async def wrk(subject: Subject, bodies: Path, *, connections: int, seconds: int, mode: str = "") -> Run:
     """Send the bodies of a file in turn with wrk; `mode` is one of those of post.lua."""
     command = ("taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s")
-    arguments = ("-s", str(_SCRIPT), subject.url, "--", "/api/generate", str(bodies), mode)
+    arguments = ("-s", str(_SCRIPT), subject.url, "--", subject.path, str(bodies), mode)
     begun, before = cpu(subject.pid), resource.getrusage(resource.RUSAGE_CHILDREN)
     running = await asyncio.create_subprocess_exec(*command, *arguments, stdout=asyncio.subprocess.PIPE)
     assert running.stdout is not None

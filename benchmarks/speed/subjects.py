@@ -69,18 +69,19 @@ _CACHED: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A running server; `pid` is the process that serves."""
+    """A running server; `pid` is the process that serves, `path` what wrk asks for."""
 
     name: str
     url: str
     pid: int
+    path: str = "/api/generate"
 
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def _child(pid: int) -> int:
+async def child(pid: int) -> int:
     """Return the first child of a process: of nginx, which taskset execs, that is its worker."""
     while not (found := _children(pid)):  # noqa: ASYNC110 - nginx listens before it starts its worker
         await asyncio.sleep(0.01)
@@ -162,7 +163,7 @@ class Subjects:
         binary = shutil.which("nginx") or "/usr/sbin/nginx"
         running = await self.stack.enter_async_context(process(core, binary, "-p", str(folder), "-c", str(file)))
         await listens(port)
-        return Subject(name, f"http://127.0.0.1:{port}", await _child(running.pid))
+        return Subject(name, f"http://127.0.0.1:{port}", await child(running.pid))
 
     async def stub(self) -> str:
         """Start an upstream that responds immediately, and return its URL."""

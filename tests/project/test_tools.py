@@ -77,7 +77,7 @@ def test_where_everything_is_there_nothing_is_installed(
     monkeypatch.setattr(system_tools.shutil, "which", lambda name, **_: name)
     assert system_tools.main(["bench-tools", "--install"]) == 0
     assert system_tools.main(["bench-tools", "--need", "nginx", "wrk"]) == 0
-    assert capsys.readouterr().out == "Nothing to install: nginx, wrk are here\n"
+    assert capsys.readouterr().out == "Nothing to install: nginx, wrk, varnishd are here\n"
     assert not machine.exists()
 
 
