@@ -122,7 +122,7 @@ class Comparison:
                         subject,
                         self._bodies(subject.path, count),
                         connections=_CONNECTIONS,
-                        seconds=self._seconds * (1 if number >= 0 else 2),
+                        seconds=self._seconds * (1 if number >= 0 else 3),
                         mode=mode,
                     )
                     taken[name] += [run] if number >= 0 else []

@@ -177,6 +177,7 @@ def _litellm(subjects: Subjects, program: Path) -> Start:
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
             "PYTHONPATH": "",
+            "PYTHONDONTWRITEBYTECODE": "",  # it imports modules in the middle of requests
         }
         running = await subjects.stack.enter_async_context(
             process(SERVER_CORE, *command, "--telemetry", "False", environment=environment)
