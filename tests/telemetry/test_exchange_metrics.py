@@ -77,8 +77,23 @@ def test_similar_exchanges_are_deferred_and_grouped_by_their_labels():
     assert counted.metrics.hits == 3, "deferred exchanges are counted once"
 
 
-@pytest.mark.parametrize("own", [{"items": 1}, {"trace": "ab"}, {"first_token": 0.1}, {"saved": SAVED}], ids=str)
-def test_an_exchange_with_more_than_its_times_is_not_deferred(own: dict[str, object]):
+@pytest.mark.parametrize("own", [{"items": 3, "items_known": 1}, {"saved": SAVED}], ids=str)
+def test_what_can_be_added_up_counts_the_same_deferred_or_one_by_one(own: dict[str, object]):
+    one_by_one, deferred = Counted(), Counted()
+    for seconds in (1.0, 2.0):
+        exchange = replace(EXCHANGE, seconds=seconds, **own)
+        one_by_one.metrics.add(exchange)
+        one_by_one.metrics.count_deferred()
+        deferred.metrics.add(exchange)
+    deferred.metrics.count_deferred()
+    for name in ("requests", "items", "saved_seconds", "saved_prompt_tokens", "saved_output_tokens", "hits"):
+        rows = [list(getattr(counted.families, name).rows()) for counted in (one_by_one, deferred)]
+        assert rows[0] == rows[1], name
+    assert next(iter(deferred.families.requests.rows())).value == 2
+
+
+@pytest.mark.parametrize("own", [{"trace": "ab"}, {"first_token": 0.1}], ids=str)
+def test_an_exchange_with_a_time_of_its_own_is_not_deferred(own: dict[str, object]):
     counted = Counted()
     counted.metrics.add(replace(EXCHANGE, **own))
     assert counted.deferred == 0

@@ -8,7 +8,7 @@ head are mostly known; or nothing. Then the ordinary way decides, and takes over
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Final, Generic, TypeAlias, TypeVar
@@ -19,7 +19,7 @@ from ollama_cache_proxy.policy.classify import Candidate, PolicyOf
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.key import cache_key
 from ollama_cache_proxy.policy.messages import Fields
-from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.record import changed, record
 
 Note = TypeVar("Note")
 
@@ -120,7 +120,7 @@ class KnownQuestions(Generic[Note]):
             self._ways[head] = way
         if len(way.questions) >= _MOST_MODELS:
             way.questions.clear()
-        way.questions[candidate.model] = Posed(head=head, question=replace(question, body=b""), edition=edition)
+        way.questions[candidate.model] = Posed(head=head, question=changed(question, body=b""), edition=edition)
         if not posed:
             way.answered = min(way.answered + 1, way.asked)
         place = head, candidate.model, question.key
@@ -145,19 +145,18 @@ class KnownQuestions(Generic[Note]):
         way = self._ways.get(head)
         if way is None or len(body) > _MOST_BYTES:
             return None
-        name, strings = b"", 0
-        if (written := document.rewritten(body)) is not None:
-            name, strings = sha256(b"%b\r\n\r\n%b" % (head, written[0])).digest(), written[1]
+        if self._documents:
+            name, strings = _document(head, body)
             known = self._documents.get(name)
             if known is not None and known[1] == strings:
                 return known[0]
         if way.is_mostly_new and way.asked % _TRIED:
             way.count()
             return None
-        return self._find(way, head, body, name, strings)
+        return self._find(way, head, body)
 
-    def _find(self, way: _Way, head: bytes, body: bytes, name: bytes, strings: int) -> Note | Posed | None:
-        """Return likewise what a body asks whose like was not seen; `name` is that of its document, if it has one."""
+    def _find(self, way: _Way, head: bytes, body: bytes) -> Note | Posed | None:
+        """Return likewise what a body asks whose like was not seen."""
         streams = self._rules.streams
         found = classify.by_body(way.endpoint, body, policy_of=way.policy_of, streams=streams, fields=way.fields)
         if not isinstance(found, Candidate):
@@ -168,13 +167,14 @@ class KnownQuestions(Generic[Note]):
         note = self._notes.get(place)
         if note is None:
             if posed is not None and way.is_mostly_known and self._may_ask(posed.question, found):
-                return replace(posed, question=replace(posed.question, body=body, candidate=found, key=key))
+                question = changed(posed.question, body=body, candidate=found, key=key)
+                return Posed(head=head, question=question, edition=posed.edition)
             way.count()
             if len(self._classified) >= _MOST_CLASSIFIED:
                 self._classified.clear()
             self._classified[way.endpoint.operation, body] = found, outline.counts(body).weight
             return None
-        names = self._names.setdefault(place, [])
+        names, (name, strings) = self._names.setdefault(place, []), _document(head, body)
         if name and name not in self._documents and len(names) < _MOST_DOCUMENTS:
             names.append(name)
             self._documents[name] = note, strings
@@ -201,3 +201,12 @@ class KnownQuestions(Generic[Note]):
     def take(self, endpoint: Endpoint, category: str, body: bytes) -> tuple[Candidate, int] | None:
         """Return what `find` has classified, and how many bytes of memory its values take, about."""
         return None if category or not self._classified else self._classified.pop((endpoint.operation, body), None)
+
+
+def _document(head: bytes, body: bytes) -> tuple[bytes, int]:
+    """Return the name of a request by its head and what its body says, and how many strings that has.
+
+    The name is empty where that is not simple to tell.
+    """
+    written = document.rewritten(body)
+    return (b"", 0) if written is None else (sha256(b"%b\r\n\r\n%b" % (head, written[0])).digest(), written[1])

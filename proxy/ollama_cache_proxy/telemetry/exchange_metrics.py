@@ -81,8 +81,8 @@ class ExchangeMetrics:
         self._deferred: dict[tuple[Any, ...], _Amounts] = {}
 
     def add(self, event: Exchange) -> None:
-        """Count an exchange: now if it has items, a trace, a first token or savings; others are deferred."""
-        if event.items or event.trace or event.first_token is not None or event.saved is not NOTHING:
+        """Count an exchange: now if it has a trace or a first token; others are deferred."""
+        if event.trace or event.first_token is not None:
             self._count_now(event, _Amounts([event.seconds], [event.first_byte]))
             return
         alike = _alike(event)

@@ -54,15 +54,20 @@ class TrafficForecaster:
                 others = self._sample.again(keys, now, exchange.saved.seconds / len(keys), embedding=embedding)
                 if not others:
                     return
-        elif listing is None and not self._is_sampled(question, exchange, now):
+        if listing is None and not self._is_sampled(question, exchange, now):
             return
         self._add(_asked(question, rules, exchange, now), others)
 
     def _is_sampled(self, question: Question, exchange: Exchange, now: int) -> bool:
-        """Return whether a request may be in the sample that was no hit; if not, it is counted here."""
+        """Return whether a request that is no list may be in the sample. If not, it is counted here, unless it was."""
         embedding = question.candidate.endpoint.kind is Kind.EMBEDDING
-        spent, stored = exchange.upstream_seconds or 0.0, _is_stored(exchange)
-        return self._sample.admits(alternatives.hashed(question.body), now, spent, stored=stored, embedding=embedding)
+        if self._sample.admits(
+            alternatives.number(question.key), alternatives.hashed(question.body), now, embedding=embedding
+        ):
+            return True
+        if exchange.cache.result is not Result.HIT:
+            self._sample.missed(exchange.upstream_seconds or 0.0, stored=_is_stored(exchange), embedding=embedding)
+        return False
 
     def _add(self, asked: Asked, others: list[int] | None) -> None:
         if len(asked.keys) > AT_ONCE:

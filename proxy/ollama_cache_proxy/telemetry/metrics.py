@@ -56,6 +56,7 @@ class Metrics:
         self._models = Labels(_MAX_MODELS)
         self._exchanges = ExchangeMetrics(families, model=self._model, on_defer=self._defer, now=now)
         self._deferred_work: dict[tuple[str, str], list[Usage]] = {}
+        self._deferred_calls: dict[str, list[float]] = {}
         self._deferred_count = 0
         families.log_lines_dropped.inc(by=0)
         self._parts = {
@@ -95,9 +96,10 @@ class Metrics:
         families = self._families
         match event:
             case StoreCall():
-                families.store_operation_seconds.observe((event.operation,), (event.seconds,))
+                self._deferred_calls.setdefault(event.operation, []).append(event.seconds)
                 if event.failed:
                     families.store_errors.inc(event.operation)
+                self._defer()
             case Stored():
                 families.stores.inc(event.operation, by=event.entries)
                 families.stored_bytes.inc(event.operation, by=event.size)
@@ -178,6 +180,9 @@ class Metrics:
         """Count the deferred facts."""
         self._deferred_count = 0
         self._exchanges.count_deferred()
+        calls, self._deferred_calls = self._deferred_calls, {}
+        for name, seconds in calls.items():
+            self._families.store_operation_seconds.observe((name,), seconds)
         work, self._deferred_work = self._deferred_work, {}
         for (operation, model), usages in work.items():
             self._work((operation, self._model(model)), usages)

@@ -232,8 +232,16 @@ def test_a_request_outside_of_the_sample_counts_as_in_it(embedding: bool, stored
     inside, outside = TrafficSample(BEGIN), TrafficSample(BEGIN)
     inside.add(asked(1, embedding=embedding, stored=stored, spent=2.5))
     kind = outside.embeddings if embedding else outside.completions
-    outside.ghosts.limits = [1] * 3
-    assert outside.admits(0, BEGIN, 2.5, stored=stored, embedding=embedding)
+    outside.ghosts.limits = [5] * 3
+    assert outside.admits(1, 4, BEGIN, embedding=embedding)
+    assert not outside.admits(2, 5, BEGIN, embedding=embedding)
     assert kind.totals == Totals()
-    assert not outside.admits(1, BEGIN, 2.5, stored=stored, embedding=embedding)
+    outside.missed(2.5, stored=stored, embedding=embedding)
     assert kind.totals == (inside.embeddings if embedding else inside.completions).totals
+
+
+def test_a_key_in_the_sample_stays_however_fast_others_come() -> None:
+    sample = TrafficSample(BEGIN)
+    sample.add(asked(1, embedding=False))
+    sample.ghosts.limits = [0] * 3
+    assert sample.admits(1, 7, BEGIN, embedding=False)

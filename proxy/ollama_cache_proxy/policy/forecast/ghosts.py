@@ -135,9 +135,7 @@ class Ghosts:
         elif len(self.slots) >= self._capacity:
             self._halve(self._counts.index(max(self._counts)))
         if hashed >= self.limits[kind] or len(self.slots) >= self._most:
-            if len(self._refused) >= _REFUSED:
-                self._refused.clear()
-            self._refused.add(key)
+            self.refuse(key)
             return None
         if self._free:
             slot = self._free.pop()
@@ -151,6 +149,12 @@ class Ghosts:
         self._counts[kind] += 1
         self.slots[key] = slot
         return slot
+
+    def refuse(self, key: int) -> None:
+        """Remember that a key is not in the sample."""
+        if len(self._refused) >= _REFUSED:
+            self._refused.clear()
+        self._refused.add(key)
 
     def _halve(self, kind: int) -> None:
         """Halve the limit of a kind; the ghosts that are not below it go with those that come."""
@@ -231,6 +235,10 @@ class Ghosts:
         if not place or place >= self.distances.front:
             return 0.0
         return (self.distances.distance(place) + self._size[slot]) / self.measured_rate
+
+    def is_new(self, key: int) -> bool:
+        """Return whether a key is neither in the sample nor remembered as outside of it."""
+        return key not in self.slots and key not in self._refused
 
     def used_again(self, key: int, now: int) -> bool:
         """Count a use of a ghost that is known under all settings, in all sizes; return False if more is to be done."""

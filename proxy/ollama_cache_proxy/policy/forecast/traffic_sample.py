@@ -204,7 +204,9 @@ class TrafficSample:
         kind, number = self.embeddings if embedding else self.completions, times * len(keys)
         found: Sequence[float] = ()
         others: list[int] = []
-        if number != times or not self.ghosts.used_again(keys[0], now):  # the first is for what is not a list
+        if number == times and self.ghosts.is_new(keys[0]):  # what is not a list has one key
+            others = [0]
+        elif number != times or not self.ghosts.used_again(keys[0], now):
             found, others = self.ghosts.used(keys, now)
         if found:
             sizes, weight = [*map(_size, found)], times / self.ghosts.measured_rate
@@ -218,20 +220,21 @@ class TrafficSample:
         totals.saved += number * seconds
         return others
 
-    def admits(self, hashed: int, now: int, spent: float, *, stored: bool, embedding: bool) -> bool:
-        """Return whether a request for one key that was no hit may be in the sample; if not, count it.
-
-        `hashed` is of what it is about, `spent` what it took Ollama, in seconds.
-        """
-        kind, counted = (EMBEDDINGS, self.embeddings) if embedding else (COMPLETIONS, self.completions)
-        if self.ghosts.admits(kind, hashed, now):
+    def admits(self, key: int, hashed: int, now: int, *, embedding: bool) -> bool:
+        """Return whether a request for one key may be in the sample: it is, or is new; `hashed` is of what it says."""
+        ghosts = self.ghosts
+        if key in ghosts.slots or ghosts.admits(EMBEDDINGS if embedding else COMPLETIONS, hashed, now):
             return True
-        totals = counted.totals
+        ghosts.refuse(key)
+        return False
+
+    def missed(self, spent: float, *, stored: bool, embedding: bool) -> None:
+        """Count a request for one key outside of the sample, which the cache did not have and which took `spent` s."""
+        totals = (self.embeddings if embedding else self.completions).totals
         totals.requests += 1
         totals.items += 1
         totals.stored += stored
         totals.spent += spent
-        return False
 
     def add(self, asked: Asked, places: Sequence[int] | None = None) -> None:
         """Count a request; with `places`, those of its keys alone, after `again` has counted the others."""

@@ -98,6 +98,10 @@ class RedisEntries:
         generation, (value,) = found
         if value is None:
             return Lookup(entry=self.buffer.get(entry_name(generation, key)), generation=generation)
+        if not self.buffer:
+            entry = self._codec.decode(generation, key, value)
+            if entry is not None:  # most of them
+                return Lookup(entry=entry, generation=generation)
         return Lookup(entry=self._decoded((key,), found)[0], generation=generation)
 
     async def get_many(self, keys: Sequence[str]) -> Lookups:
