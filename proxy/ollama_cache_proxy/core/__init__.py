@@ -5,6 +5,7 @@ The modules, in the order in which a request meets them:
     exchange.py         the order of things; start reading here
     fast_path.py        hits that are known by what of their requests is read, before anything is parsed
     known_questions.py  hits of the same question, asked in other bytes
+    lookup_batches.py   lookups that begin together, as one
     intake.py           from a request to a decision: bypass it, or what the store has of it
     lookup.py           from a candidate to a question, from a question to its entry or its items
     collapsing.py       joins the request that is in flight for the same key, or starts one

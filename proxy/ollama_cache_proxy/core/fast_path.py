@@ -15,14 +15,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from typing import Final, TypeAlias
 
 from ollama_cache_proxy.core.delivery import hit_outcome
 from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
 from ollama_cache_proxy.core.known_questions import KnownQuestions, Place, Posed
+from ollama_cache_proxy.core.lookup_batches import LookupBatches
 from ollama_cache_proxy.core.outcome import hit_fact
 from ollama_cache_proxy.core.questions import Neighbours, Question, sampled
+from ollama_cache_proxy.core.store_ports import Lookup
 from ollama_cache_proxy.policy.fields import hit_fields
 from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, rendered
@@ -120,7 +123,7 @@ class FastHits:
         self._store = neighbours.store
         self._models = neighbours.models
         self._clock = neighbours.clock
-        self._tasks = neighbours.tasks
+        self._lookups = LookupBatches(neighbours.store, neighbours.tasks)
         self._observe: Observer = neighbours.observe
         self._unanswered = neighbours.unanswered
         self._audit = neighbours.audit
@@ -202,7 +205,7 @@ class FastHits:
             return None
         entry = self._store.held(note.key)
         if entry is None:
-            return self._tasks.spawn(self._look_up(note, begun, trace), "look up a known request", endless=True)
+            return self._lookups.ask(note.key, partial(self._found, note, begun, trace))
         return self._answer(note, entry, begun, trace)
 
     def _selected(self, raw: bytes, name: bytes) -> tuple[_Note | Posed | None, bytes]:
@@ -229,11 +232,11 @@ class FastHits:
         entry = self._store.held(question.key)
         if entry is not None:
             return self._served(question, entry, asked)
-        return self._tasks.spawn(self._look_up_question(posed, asked), "look up a new question", endless=True)
+        return self._lookups.ask(question.key, partial(self._found_for, posed, asked))
 
-    async def _look_up_question(self, posed: Posed, asked: _Asked) -> bytes | None:
+    def _found_for(self, posed: Posed, asked: _Asked, lookup: Lookup) -> bytes | None:
+        """Return the response to a question that no note is of, if the store has one."""
         question = posed.question
-        lookup = await self._store.get(question.key)
         if lookup.generation is None:
             self._unanswered.note(question.key, self._clock.monotonic())
             return None
@@ -278,8 +281,8 @@ class FastHits:
             note.names.append(name)
             self._notes[name] = note
 
-    async def _look_up(self, note: _Note, begun: float, trace: bytes) -> bytes | None:
-        lookup = await self._store.get(note.key)
+    def _found(self, note: _Note, begun: float, trace: bytes, lookup: Lookup) -> bytes | None:
+        """Return the response of a note, if the store still has it."""
         if lookup.generation is None:
             self._unanswered.note(note.key, self._clock.monotonic())
             self._drop(note)
