@@ -17,7 +17,7 @@ from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import classify, document, embeddings, outline, template_dates
 from ollama_cache_proxy.policy.classify import Candidate, PolicyOf
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
-from ollama_cache_proxy.policy.key import cache_key
+from ollama_cache_proxy.policy.key import begin_of, cache_key_within
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import changed, record
 
@@ -55,6 +55,15 @@ class Posed:
     """What selects."""
     question: Question
     edition: int
+    begins: dict[bool, bytes] = field(default_factory=dict, compare=False)
+    """What keys begin with, of streams and of whole responses."""
+
+    def key(self, candidate: Candidate, fields: Fields) -> str:
+        """Return the key of another candidate with the same head, whose fields for Ollama are these."""
+        begin, scope = self.begins.get(candidate.stream), self.question.scope
+        if begin is None:
+            begin = self.begins[candidate.stream] = begin_of(candidate, scope, fields)
+        return cache_key_within(begin, candidate, scope.version)
 
 
 @dataclass(slots=True)
@@ -120,7 +129,10 @@ class KnownQuestions(Generic[Note]):
             self._ways[head] = way
         if len(way.questions) >= _MOST_MODELS:
             way.questions.clear()
-        way.questions[candidate.model] = Posed(head=head, question=changed(question, body=b""), edition=edition)
+        before = way.questions.get(candidate.model)
+        begins = before.begins if before is not None and before.question.scope == question.scope else {}
+        posed_so = changed(question, body=b"")
+        way.questions[candidate.model] = Posed(head=head, question=posed_so, edition=edition, begins=begins)
         if not posed:
             way.answered = min(way.answered + 1, way.asked)
         place = head, candidate.model, question.key
@@ -162,13 +174,13 @@ class KnownQuestions(Generic[Note]):
         if not isinstance(found, Candidate):
             return None
         posed = way.questions.get(found.model)
-        key = "" if posed is None else cache_key(found, posed.question.scope, way.fields)
+        key = "" if posed is None else posed.key(found, way.fields)
         place = head, found.model, key
         note = self._notes.get(place)
         if note is None:
             if posed is not None and way.is_mostly_known and self._may_ask(posed.question, found):
                 question = changed(posed.question, body=body, candidate=found, key=key)
-                return Posed(head=head, question=question, edition=posed.edition)
+                return Posed(head=head, question=question, edition=posed.edition, begins=posed.begins)
             way.count()
             if len(self._classified) >= _MOST_CLASSIFIED:
                 self._classified.clear()
