@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.core import fast_path
+from ollama_cache_proxy.core.facts import Event, Repeated
 from ollama_cache_proxy.core.store_ports import Lookup, Lookups
 from ollama_cache_proxy.downstream import client_connection
 from ollama_cache_proxy.downstream.client_connection import ClientConnection
@@ -683,3 +684,36 @@ async def test_a_store_that_does_not_answer_is_asked_once_for_a_request(
                 assert len(asked) == number
         assert (await client.generate()).field("X-Cache") == "HIT"
         client.close()
+
+
+async def test_many_hits_are_reported_in_several_turns_and_each_once(
+    monkeypatch: pytest.MonkeyPatch, simulator: Simulator
+) -> None:
+    monkeypatch.setattr(fast_path, "_REPORTED_AT_ONCE", 3)
+    async with proxy_before(simulator.url) as proxy:
+        client, notes = Client(proxy.url), proxy.running.exchanges.fast_path
+        told: list[int] = []
+        observe = notes._observe
+        turn = 0
+
+        def note(event: Event) -> None:
+            if isinstance(event, Repeated):
+                told.append(turn)
+            observe(event)
+
+        monkeypatch.setattr(notes, "_observe", note)
+        for number in range(6):
+            for _ in range(4):
+                await client.generate(f"question {number}")
+                await proxy.kept()
+        notes._timer.cancel()
+        notes._report_some()
+        while notes._due:
+            turn += 1
+            await asyncio.sleep(0)
+        before = [*told]
+        notes.report()
+        client.close()
+        hits = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["hits"]
+    assert [before.count(one) for one in sorted(set(before))] == [2, 2, 2]
+    assert (len(told), hits) == (6, 18)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
@@ -65,6 +67,17 @@ def test_a_bucket_holds_what_is_not_above_its_bound() -> None:
         ("_count", ""): 4,
         ("_sum", ""): pytest.approx(11.65),
     }
+
+
+@given(values=st.lists(st.floats(0, 20) | st.sampled_from((0.1, 1.0, 10.0)), min_size=1, max_size=60))
+def test_many_values_are_counted_as_one_by_one(values: list[float]) -> None:
+    together, one_by_one = histogram(), histogram()
+    together.observe(("c",), values)
+    for value in values:
+        one_by_one.observe(("c",), [value])
+    rows = [[(row.suffix, row.labels, row.bound) for row in one.rows()] for one in (together, one_by_one)]
+    assert rows[0] == rows[1]
+    assert [row.value for row in together.rows()] == pytest.approx([row.value for row in one_by_one.rows()])
 
 
 def test_an_exemplar_stands_in_its_bucket_and_only_in_openmetrics() -> None:

@@ -11,6 +11,7 @@ one fact a second.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -41,6 +42,8 @@ MAX_BYTES: Final = 64 * 1024
 """Bytes of a request, and of a response's body, that are worth a note."""
 REPORT_EVERY: Final = 1.0
 """Seconds."""
+_REPORTED_AT_ONCE: Final = 2000
+"""Hits that are reported in one turn of the event loop."""
 _MAX_UNREPORTED: Final = 10_000
 """Hits of one note."""
 _NOTE_BYTES: Final = 1280
@@ -136,7 +139,8 @@ class FastHits:
         self._once: set[str] = set()  # keys that were asked for here, and not noted
         self._heads: Counter[bytes] = Counter()
         self._unreported: set[_Note] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._due: list[_Note] = []  # of those that are being reported, the ones that are not yet
+        self._timer: asyncio.Handle | None = None
 
     def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange, *, posed: bool = False) -> None:
         """Note a hit of the ordinary way, or of a question `posed` here, unless the next could have another result."""
@@ -340,17 +344,32 @@ class FastHits:
         """Report to the observers the hits that are not reported yet."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        unreported, self._unreported = self._unreported, set()
-        for note in unreported:
-            self._pass(note)
-            seconds, note.seconds, note.passed = note.seconds, [], 0
-            if seconds:
-                self._observe(Repeated(exchange=_traced(note), seconds=seconds))
-                if self._forecaster is not None:
-                    self._forecaster.again(note.exchange, len(seconds))
-            if note.audited and note in self._all and not self._draw(note):
-                self._drop(note)
+        self._report_up_to(math.inf)
+
+    def _report_some(self) -> None:
+        """Report some hits, and the others in the next turns of the event loop, so that no request waits for all."""
+        self._report_up_to(_REPORTED_AT_ONCE)
+
+    def _report_up_to(self, most: float) -> None:
+        self._timer = None
+        self._due += self._unreported
+        self._unreported.clear()
+        while self._due and most > 0:
+            note = self._due.pop()
+            most -= len(note.seconds)
+            self._report(note)
+        if self._due:
+            self._timer = asyncio.get_running_loop().call_soon(self._report_some)
+
+    def _report(self, note: _Note) -> None:
+        self._pass(note)
+        seconds, note.seconds, note.passed = note.seconds, [], 0
+        if seconds:
+            self._observe(Repeated(exchange=_traced(note), seconds=seconds))
+            if self._forecaster is not None:
+                self._forecaster.again(note.exchange, len(seconds))
+        if note.audited and note in self._all and not self._draw(note):
+            self._drop(note)
 
     def _draw(self, note: _Note) -> bool:
         """Set after how many hits the audit draws one; return False where it draws the next.
@@ -379,7 +398,7 @@ class FastHits:
     def _report_later(self, note: _Note) -> None:
         self._unreported.add(note)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self.report)
+            self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report_some)
 
     def _reach_limit(self, note: _Note) -> None:
         """Let the next hit be the audit's if it has drawn that, else report."""

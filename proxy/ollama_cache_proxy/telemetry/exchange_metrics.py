@@ -41,7 +41,8 @@ class _Amounts:
     """The totals of exchanges that are counted together: the times of each in seconds, and sums of all else."""
 
     seconds: list[float]
-    first_bytes: list[float | None]
+    first_bytes: list[float]
+    """Fewer than `seconds` where some had none."""
     first_tokens: tuple[float, ...] = ()
     items: int = 0
     items_known: int = 0
@@ -83,20 +84,22 @@ class ExchangeMetrics:
     def add(self, event: Exchange) -> None:
         """Count an exchange: now if it has a trace or a first token; others are deferred."""
         if event.trace or event.first_token is not None:
-            self._count_now(event, _Amounts([event.seconds], [event.first_byte]))
+            self._count_now(event, _Amounts([event.seconds], [] if event.first_byte is None else [event.first_byte]))
             return
         alike = _alike(event)
         amounts = self._deferred.get(alike)
         if amounts is None:
             amounts = self._deferred[alike] = _Amounts([], [])
         amounts.seconds.append(event.seconds)
-        amounts.first_bytes.append(event.first_byte)
+        if event.first_byte is not None:
+            amounts.first_bytes.append(event.first_byte)
         amounts.add(event, 1)
         self._on_defer()
 
     def add_repeated(self, event: Repeated) -> None:
         """Count hits of the fast path; the first byte of each was sent together with the last."""
-        self._count_now(event.exchange, _Amounts([*event.seconds], [*event.seconds]))
+        seconds = [*event.seconds]
+        self._count_now(event.exchange, _Amounts(seconds, seconds))
 
     def count_deferred(self) -> None:
         """Count the deferred exchanges."""
@@ -121,7 +124,7 @@ class ExchangeMetrics:
         model = "" if alike.result is _BYPASS else self._model(alike.model)  # a bypass may name anything
         families.requests.inc(operation, model, word, str(alike.status), by=times)
         families.request_duration_seconds.observe(how, amounts.seconds)
-        families.first_byte_seconds.observe(how, [at for at in amounts.first_bytes if at is not None])
+        families.first_byte_seconds.observe(how, amounts.first_bytes)
         if amounts.first_tokens:
             families.time_to_first_token_seconds.observe(how, amounts.first_tokens)
         if amounts.items:

@@ -6,7 +6,7 @@ all requests wait. `collect` yields prometheus-client's types, so that these fam
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeAlias
@@ -133,6 +133,10 @@ class Gauge(Plain):
         self._values[labels] = value
 
 
+_MANY: Final = 16
+"""Values that are counted together."""
+
+
 class Histogram(Family):
     """Counts of values by size; `bounds` are the upper bounds of the buckets, ascending."""
 
@@ -154,9 +158,22 @@ class Histogram(Family):
         if counts is None:
             self._add_labels(labels)
             counts = self._counts[labels] = [0] * len(self._names)
-        for value in values:
-            counts[bisect_left(self._bounds, value)] += 1
+        if len(values) < _MANY:
+            for value in values:
+                counts[bisect_left(self._bounds, value)] += 1
+        else:
+            self._count_many(counts, values)
         self._sums[labels] = self._sums.get(labels, 0.0) + sum(values)
+
+    def _count_many(self, counts: list[int], values: Sequence[float]) -> None:
+        """Count values, of which most are near each other: the hits of a second."""
+        first, last = bisect_left(self._bounds, min(values)), bisect_left(self._bounds, max(values))
+        before, ordered = 0, sorted(values) if first < last else values
+        for place in range(first, last):
+            up_to = bisect_right(ordered, self._bounds[place])
+            counts[place] += up_to - before
+            before = up_to
+        counts[last] += len(values) - before
 
     def set_exemplar(self, labels: Labels, value: float, trace: str, now: float) -> None:
         """Set the exemplar of a value's bucket to its trace id; `now` is Unix time in seconds."""
