@@ -707,7 +707,7 @@ async def test_many_hits_are_reported_in_several_turns_and_each_once(
                 await client.generate(f"question {number}")
                 await proxy.kept()
         notes._timer.cancel()
-        notes._report_some()
+        notes._report_in_turns()
         while notes._due:
             turn += 1
             await asyncio.sleep(0)

@@ -11,7 +11,6 @@ one fact a second.
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -140,7 +139,7 @@ class FastHits:
         self._heads: Counter[bytes] = Counter()
         self._unreported: set[_Note] = set()
         self._due: list[_Note] = []  # of those that are being reported, the ones that are not yet
-        self._timer: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange, *, posed: bool = False) -> None:
         """Note a hit of the ordinary way, or of a question `posed` here, unless the next could have another result."""
@@ -344,22 +343,28 @@ class FastHits:
         """Report to the observers the hits that are not reported yet."""
         if self._timer is not None:
             self._timer.cancel()
-        self._report_up_to(math.inf)
+        self._begin_reporting()
+        while self._due:
+            self._report(self._due.pop())
 
-    def _report_some(self) -> None:
-        """Report some hits, and the others in the next turns of the event loop, so that no request waits for all."""
-        self._report_up_to(_REPORTED_AT_ONCE)
-
-    def _report_up_to(self, most: float) -> None:
+    def _begin_reporting(self) -> None:
         self._timer = None
         self._due += self._unreported
         self._unreported.clear()
-        while self._due and most > 0:
+
+    def _report_in_turns(self) -> None:
+        """Report some hits in each turn of the event loop, so that no request waits for all of them."""
+        self._begin_reporting()
+        self._report_some()
+
+    def _report_some(self) -> None:
+        hits = 0
+        while self._due and hits < _REPORTED_AT_ONCE:
             note = self._due.pop()
-            most -= len(note.seconds)
+            hits += len(note.seconds)
             self._report(note)
         if self._due:
-            self._timer = asyncio.get_running_loop().call_soon(self._report_some)
+            asyncio.get_running_loop().call_soon(self._report_some)
 
     def _report(self, note: _Note) -> None:
         self._pass(note)
@@ -398,7 +403,7 @@ class FastHits:
     def _report_later(self, note: _Note) -> None:
         self._unreported.add(note)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report_some)
+            self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report_in_turns)
 
     def _reach_limit(self, note: _Note) -> None:
         """Let the next hit be the audit's if it has drawn that, else report."""
