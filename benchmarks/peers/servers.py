@@ -21,7 +21,7 @@ from ollama_cache_proxy import __version__
 from tests.support.servers import free_port
 
 PINS: Final = ("litellm[proxy]==1.108.7", "redis==8.1.0")
-"""The newest LiteLLM that can be installed with its proxy: 1.110.2 asks for a package that was never published."""
+"""The newest LiteLLM that can be installed with its proxy: 1.110.2 asks for a package that pip does not find."""
 
 _STARTS_WITHIN: Final = 90.0
 """Seconds for a peer to answer."""

@@ -47,6 +47,8 @@ class Stub:
             return web.json_response({"models": [{"name": "tiny:latest", "model": "tiny:latest", "digest": "d1"}]})
         if request.path == "/api/version":
             return web.json_response({"version": "0.24.0"})
+        if request.path == "/api/ps":
+            return web.json_response({"models": []})
         texts = orjson.loads(await request.read())["input"]
         await asyncio.sleep(EMBED_SECONDS * len(texts))
         rows = b",".join(self.vectors[len(text) * 7 % 100] for text in texts)
