@@ -24,6 +24,10 @@ from benchmarks.workloads.requests import CATEGORIES, Asked
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import RedisServer, free_port
 
+_LOOKS: Final = 20
+"""At the memory of a server, at most."""
+_BETWEEN_LOOKS: Final = 0.25
+"""Seconds."""
 _KNOWN: Final = re.compile(r"known=(\d+)")
 _MEASURED_ENTRIES: Final = 300
 _WRITE_DEADLINE: Final = 0.5
@@ -88,7 +92,7 @@ async def replay(  # noqa: PLR0913 - the parameters of a run
         process = proxy(upstream, server.url, secrets=Secrets())
         stack.callback(process.close)
         url = await process.wait_for("listens on ")
-        empty = _used(store)
+        empty = await _used(store)
 
         await ollama.send_line(f"scale {scale}")
         direct = [seconds async for seconds, _ in _ask(upstream, asked, step)]
@@ -102,7 +106,7 @@ async def replay(  # noqa: PLR0913 - the parameters of a run
             scale=scale,
             rows=tuple(_rows(before, asked, direct, cached, seed)),
             keys=store.dbsize(),
-            memory=_used(store),
+            memory=await _used(store),
             empty=empty,
             evicted=int(store.info("stats")["evicted_keys"]),
             sizes=await _sizes(url, store),
@@ -187,10 +191,20 @@ def _known(answer: RawAnswer, items: int) -> int:
     return int(found[1]) if found else 0
 
 
-def _used(store: redis.Redis) -> int:
-    """Return the memory of a server in bytes, without the buffers of its clients, which come and go."""
-    memory = store.info("memory")
-    return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
+async def _used(store: redis.Redis) -> int:
+    """Return the memory of a server in bytes, without the buffers of its clients, which come and go.
+
+    The server counts those a few times a second, so the figure is taken when it stays the same.
+    """
+    before, used = -1, 0
+    for _ in range(_LOOKS):
+        memory = store.info("memory")
+        used = int(memory["used_memory"]) - int(memory["mem_clients_normal"])
+        if used == before:
+            break
+        before = used
+        await asyncio.sleep(_BETWEEN_LOOKS)
+    return used
 
 
 async def _sizes(url: str, store: redis.Redis) -> dict[str, int]:

@@ -717,3 +717,22 @@ async def test_many_hits_are_reported_in_several_turns_and_each_once(
         hits = json.loads((await ask(proxy.url, "GET", "/api/cache/stats")).body)["hits"]
     assert [before.count(one) for one in sorted(set(before))] == [2, 2, 2]
     assert (len(told), hits) == (6, 18)
+
+
+@pytest.mark.parametrize("before", [0, 15, 16, 17, 63, 64, 65])
+async def test_what_is_known_stays_so_after_many_that_are_known_otherwise(before: int, simulator: Simulator) -> None:
+    """After some that were known by what selects, all bytes are seldom looked at; no request is missed for that."""
+    async with proxy_before(simulator.url) as proxy:
+        watch, client = Watch(proxy), Client(proxy.url)
+        odd = {"X-Odd": "\x80"}  # a head that is known by all its bytes alone
+        for named in (odd, {}):
+            for _ in range(3):
+                await client.generate(**named)
+                await proxy.kept()
+        for number in range(before):
+            await client.generate(X_Request_Id=str(number))
+        taken = watch.taken
+        for named in (odd, {}, odd, {"X-Request-Id": "new"}, {}):
+            assert (await client.generate(**named)).field("X-Cache") == HIT
+        assert watch.taken == taken + 5
+        client.close()

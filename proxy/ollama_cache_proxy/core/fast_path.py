@@ -51,6 +51,10 @@ _MOST_ONCE: Final = 16_384
 """Keys."""
 _MOST_NAMES: Final = 8
 """Names of one note."""
+_OTHERS: Final = 16
+"""Requests in a row that are known, but not by all their bytes, after which all bytes are seldom looked at."""
+_LOOK_EVERY: Final = 64
+"""Of so many such requests, one is looked at as a whole."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _END_OF_JSON: Final = b"}"
 _FRAMED: Final = re.compile(rb"(?!CONNECT )[A-Z]+ [^ ]+ HTTP/1\.1\r\n")
@@ -137,6 +141,7 @@ class FastHits:
         self._all: dict[_Note, None] = {}  # the oldest first
         self._once: set[str] = set()  # keys that were asked for here, and not noted
         self._heads: Counter[bytes] = Counter()
+        self._others = 0  # requests in a row that were known by what selects, not by all their bytes
         self._unreported: set[_Note] = set()
         self._due: list[_Note] = []  # of those that are being reported, the ones that are not yet
         self._timer: asyncio.TimerHandle | None = None
@@ -193,13 +198,20 @@ class FastHits:
         """
         if not self._notes or len(raw) > MAX_BYTES:
             return None
-        trace = b""
-        note = self._notes.get(name := _hash(raw))
+        trace = name = b""
+        note = None
+        if self._others < _OTHERS or not self._others % _LOOK_EVERY:
+            note = self._notes.get(name := _hash(raw))
         if note is None:
             found, trace = self._selected(raw, name)
+            self._others += found is not None
+            if found is None and not name:
+                found = self._notes.get(_hash(raw))
             if not isinstance(found, _Note):
                 return None if found is None else self._ask(found, raw, trace)
             note = found
+        elif self._others:
+            self._others = 0
         begun = self._clock.monotonic()
         edition = self._models.edition(begun)
         if edition != note.edition:
@@ -214,7 +226,7 @@ class FastHits:
     def _selected(self, raw: bytes, name: bytes) -> tuple[_Note | Posed | None, bytes]:
         """Return the note of a request that is not known by all its bytes, or its question, and its trace.
 
-        `name` is the hash of all its bytes.
+        `name` is the hash of all its bytes; empty where that was not made.
         """
         head, _, body = raw.partition(_END_OF_HEAD)
         read = self._fields.read(head)
@@ -223,7 +235,7 @@ class FastHits:
         selected = _selected(read[0], body)
         note = self._notes.get(selected) or self._questions.find(read[0], body)
         if isinstance(note, _Note):
-            self._note_also(note, selected if read[2] else name)
+            self._note_also(note, selected if read[2] or not name else name)
         return note, read[2]
 
     def _ask(self, posed: Posed, raw: bytes, trace: bytes) -> bytes | asyncio.Future[bytes | None] | None:
