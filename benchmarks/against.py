@@ -42,6 +42,8 @@ _BOUND_START: Final = 1.05
 
 
 Measure = Callable[[Subject], Awaitable[float]]
+Runs = Sequence[Callable[[], Awaitable[float]]]
+"""Each measures one of the two, `before` first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ class Against:
         self, subjects: Subjects, name: str, upstream: str, measure: Measure, settings: dict[str, str]
     ) -> None:
         @asynccontextmanager
-        async def pair() -> AsyncIterator[Sequence[Callable[[], Awaitable[float]]]]:
+        async def pair() -> AsyncIterator[Runs]:
             async with AsyncExitStack() as stack:
                 both = [await self._serve(stack, subjects, folder, upstream, settings) for folder in self._folders]
                 for subject in both:  # a warm-up, so that caches are filled before measuring
@@ -121,7 +123,7 @@ class Against:
     async def _take(
         self,
         name: str,
-        pair: Callable[[], AbstractAsyncContextManager[Sequence[Callable[[], Awaitable[float]]]]],
+        pair: Callable[[], AbstractAsyncContextManager[Runs]],
         bound: float = _BOUND,
     ) -> None:
         """Measure both in turns; which one is first alternates."""
@@ -200,7 +202,7 @@ class Against:
                 return time.perf_counter() - begun
 
             @asynccontextmanager
-            async def pair() -> AsyncIterator[Sequence[Callable[[], Awaitable[float]]]]:
+            async def pair() -> AsyncIterator[Runs]:
                 async with AsyncExitStack() as stack:
                     yield [partial(begin, stack, folder) for folder in self._folders]
 

@@ -8,16 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from benchmarks.speed.questions import TAGS, VERSION, answer
-from benchmarks.speed.subjects import LOAD_CORE, SERVER_CORE, Subject, Subjects, child, process
+from benchmarks.speed.questions import answer
+from benchmarks.speed.subjects import SERVER_CORE, Subject, Subjects, child, nginx_version, process
 from ollama_cache_proxy import __version__
+from tests.support.rawhttp import ask
 from tests.support.servers import free_port
 
 PINS: Final = ("litellm[proxy]==1.108.7", "redis==8.1.0")
@@ -25,6 +26,8 @@ PINS: Final = ("litellm[proxy]==1.108.7", "redis==8.1.0")
 
 _STARTS_WITHIN: Final = 90.0
 """Seconds for a peer to answer."""
+_LOOKS_FOR: Final = 5.0
+"""Seconds of one look."""
 
 _NGINX: Final = """
   proxy_cache_path {folder}/cache levels=1:2 keys_zone=kept:64m max_size=1g inactive=60m;
@@ -86,17 +89,6 @@ litellm_settings:
   cache: true
   cache_params: {{type: redis, host: 127.0.0.1, port: {redis}, ttl: 3600}}
 """
-_STUB: Final = """
-  default_type "application/json; charset=utf-8";
-  server {{
-    listen 127.0.0.1:{port} backlog=1024;
-    location /api/tags {{ return 200 '{tags}'; }}
-    location /api/version {{ return 200 '{version}'; }}
-    location /api/show {{ return 200 '{{}}'; }}
-    location /api/chat {{ return 200 '{chat}'; }}
-    location / {{ return 200 '{answer}'; }}
-  }}
-"""
 _OURS: Final = {
     f"OCP_CACHE_{name}": "always"
     for name in ("CHAT", "V1_CHAT", "V1_COMPLETIONS", "GENERATE", "EMBED", "V1_EMBEDDINGS")
@@ -121,15 +113,7 @@ async def stub(subjects: Subjects) -> str:
     """Start an upstream that responds at once, also to chats."""
     plain = answer().decode()
     chat = re.sub(r'"response":("[^"]*")', r'"message":{"role":"assistant","content":\1}', plain)
-    values = {"tags": TAGS.decode(), "version": VERSION.decode(), "answer": plain, "chat": chat}
-    subjects.upstream = (await subjects.nginx("stub", LOAD_CORE, _STUB, **values)).url
-    return subjects.upstream
-
-
-def _nginx_version() -> str:
-    binary = shutil.which("nginx") or "/usr/sbin/nginx"
-    said = subprocess.run([binary, "-v"], capture_output=True, text=True, check=False)  # noqa: S603
-    return said.stderr.rpartition("/")[2].strip()
+    return await subjects.stub({"/api/show": "{}", "/api/chat": chat})
 
 
 def _varnishd() -> str | None:
@@ -191,14 +175,15 @@ def _litellm(subjects: Subjects, program: Path) -> Start:
 async def _answers(running: asyncio.subprocess.Process, url: str) -> None:
     """Wait until a server answers."""
     async with asyncio.timeout(_STARTS_WITHIN):
-        while not await asyncio.to_thread(_alive, url):
+        while not await _alive(url):
             assert running.returncode is None, f"it ended with {running.returncode}"
             await asyncio.sleep(0.2)
 
 
-def _alive(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(url, timeout=5) as said:  # noqa: S310 - on loopback
-        return bool(said.status == 200)  # noqa: PLR2004
+async def _alive(url: str) -> bool:
+    with suppress(OSError, EOFError):  # it does not listen yet, or closes at once
+        async with asyncio.timeout(_LOOKS_FOR):
+            return (await ask(url, "GET", "/" + url.split("/", 3)[3])).status == HTTPStatus.OK
     return False
 
 
@@ -215,10 +200,10 @@ def peers(subjects: Subjects, litellm: Path | str) -> tuple[list[Peer], dict[str
 
     found = [
         Peer(name="ollama-cache-proxy", version=__version__, start=proxy),
-        Peer(name="nginx proxy_cache", version=_nginx_version(), start=nginx),
+        Peer(name="nginx proxy_cache", version=nginx_version(), start=nginx),
     ]
     if binary := _varnishd():
-        said = subprocess.run([binary, "-V"], capture_output=True, text=True, check=False)  # noqa: S603
+        said = subprocess.run([binary, "-V"], capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
         told = re.search(r"varnish-([\d.]+)", said.stderr + said.stdout)
         found.append(Peer(name="Varnish", version=told[1] if told else "", start=_varnish(subjects, binary)))
     else:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ from benchmarks.speed import lists, streams
 from benchmarks.speed.goals import MISSED, Results, absolute, plot, table
 from benchmarks.speed.load import wrk
 from benchmarks.speed.questions import COUNT, answer, question
-from benchmarks.speed.subjects import BOTH_CORES, LOAD_CORE, SERVER_CORE, Subject, Subjects
+from benchmarks.speed.subjects import BOTH_CORES, LOAD_CORE, SERVER_CORE, Subject, Subjects, nginx_version
 from tests.support.servers import free_port
 
 ROOT: Final = Path(__file__).parents[2]
@@ -290,13 +289,12 @@ async def measure(bench: Bench) -> None:
 def machine() -> dict[str, str]:
     """Return a description of the machine."""
     model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    nginx = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr  # noqa: S607
     return {
         "processor": model.partition(": ")[2],
         "cores": f"{os.cpu_count()}: {SERVER_CORE} for the server, {LOAD_CORE} for load, upstream and Redis",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "nginx": nginx.rpartition("/")[2].strip(),
+        "nginx": nginx_version(),
         "aiohttp": aiohttp.__version__,
         "uvloop": version("uvloop"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,6 +45,7 @@ _STUB: Final = """
     listen 127.0.0.1:{port} backlog=1024;
     location /api/tags {{ return 200 '{tags}'; }}
     location /api/version {{ return 200 '{version}'; }}
+    {others}
     location / {{ return 200 '{answer}'; }}
   }}
 """
@@ -86,6 +88,17 @@ async def child(pid: int) -> int:
     while not (found := _children(pid)):  # noqa: ASYNC110 - nginx listens before it starts its worker
         await asyncio.sleep(0.01)
     return found[0]
+
+
+def nginx_program() -> str:
+    """Return the path of nginx, which Debian keeps out of the PATH of users."""
+    return shutil.which("nginx") or "/usr/sbin/nginx"
+
+
+def nginx_version() -> str:
+    """Return the version of nginx."""
+    said = subprocess.run([nginx_program(), "-v"], capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    return said.stderr.rpartition("/")[2].strip()
 
 
 @asynccontextmanager
@@ -160,14 +173,15 @@ class Subjects:
         filled = more.format(folder=folder, port=port, **values)
         user = "user root;" if os.geteuid() == 0 else ""  # its default user may not write here
         file.write_text(_COMMON.format(folder=folder, more=filled, user=user))
-        binary = shutil.which("nginx") or "/usr/sbin/nginx"
+        binary = nginx_program()
         running = await self.stack.enter_async_context(process(core, binary, "-p", str(folder), "-c", str(file)))
         await listens(port)
         return Subject(name, f"http://127.0.0.1:{port}", await child(running.pid))
 
-    async def stub(self) -> str:
-        """Start an upstream that responds immediately, and return its URL."""
-        values = {"tags": TAGS.decode(), "version": VERSION.decode(), "answer": answer().decode()}
+    async def stub(self, others: Mapping[str, str] | None = None) -> str:
+        """Start an upstream that responds immediately, and return its URL; `others` are responses by path."""
+        more = "\n    ".join(f"location {path} {{ return 200 '{body}'; }}" for path, body in (others or {}).items())
+        values = {"tags": TAGS.decode(), "version": VERSION.decode(), "answer": answer().decode(), "others": more}
         self.upstream = (await self.nginx("stub", LOAD_CORE, _STUB, **values)).url
         return self.upstream
 
