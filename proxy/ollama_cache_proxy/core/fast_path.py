@@ -56,7 +56,6 @@ _OTHERS: Final = 16
 _LOOK_EVERY: Final = 64
 """Of so many such requests, one is looked at as a whole."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
-_END_OF_JSON: Final = b"}"
 _FRAMED: Final = re.compile(rb"(?!CONNECT )[A-Z]+ [^ ]+ HTTP/1\.1\r\n")
 """The beginning of a request that others may follow."""
 _UNFRAMED: Final = re.compile(
@@ -338,8 +337,6 @@ class FastHits:
     def first(self, data: bytes) -> tuple[int, bool]:
         """See ports.FastPath."""
         end = data.find(_END_OF_HEAD)
-        if not self._heads and data.endswith(_END_OF_JSON) and data.find(_END_OF_HEAD, end + 1) < 0:
-            return len(data), False  # as far as can be seen; the parser will tell
         counted = _COUNT.search(data, 0, max(0, end) + 2)
         if counted is not None and end + len(_END_OF_HEAD) + int(counted[1]) == len(data):
             return len(data), False  # nothing is behind it, and nothing is missing

@@ -131,8 +131,8 @@ class KnownQuestions(Generic[Note]):
             way.questions.clear()
         before = way.questions.get(candidate.model)
         begins = before.begins if before is not None and before.question.scope == question.scope else {}
-        posed_so = changed(question, body=b"")
-        way.questions[candidate.model] = Posed(head=head, question=posed_so, edition=edition, begins=begins)
+        last = Posed(head=head, question=changed(question, body=b""), edition=edition, begins=begins)
+        way.questions[candidate.model] = last
         if not posed:
             way.answered = min(way.answered + 1, way.asked)
         place = head, candidate.model, question.key
@@ -157,18 +157,18 @@ class KnownQuestions(Generic[Note]):
         way = self._ways.get(head)
         if way is None or len(body) > _MOST_BYTES:
             return None
-        if self._documents:
-            name, strings = _document(head, body)
-            known = self._documents.get(name)
-            if known is not None and known[1] == strings:
+        named = _document(head, body) if self._documents else None  # else it is made where it is needed
+        if named is not None:
+            known = self._documents.get(named[0])
+            if known is not None and known[1] == named[1]:
                 return known[0]
         if way.is_mostly_new and way.asked % _TRIED:
             way.count()
             return None
-        return self._find(way, head, body)
+        return self._find(way, head, body, named)
 
-    def _find(self, way: _Way, head: bytes, body: bytes) -> Note | Posed | None:
-        """Return likewise what a body asks whose like was not seen."""
+    def _find(self, way: _Way, head: bytes, body: bytes, named: tuple[bytes, int] | None) -> Note | Posed | None:
+        """Return likewise what a body asks whose like was not seen; `named` is its `_document`, if that was made."""
         streams = self._rules.streams
         found = classify.by_body(way.endpoint, body, policy_of=way.policy_of, streams=streams, fields=way.fields)
         if not isinstance(found, Candidate):
@@ -186,7 +186,7 @@ class KnownQuestions(Generic[Note]):
                 self._classified.clear()
             self._classified[way.endpoint.operation, body] = found, outline.counts(body).weight
             return None
-        names, (name, strings) = self._names.setdefault(place, []), _document(head, body)
+        names, (name, strings) = self._names.setdefault(place, []), named or _document(head, body)
         if name and name not in self._documents and len(names) < _MOST_DOCUMENTS:
             names.append(name)
             self._documents[name] = note, strings

@@ -248,7 +248,7 @@ class Gate:
     def responded(self) -> bool:
         """Count a response that was written to its end on a connection that stays open; return `may_go_on`."""
         self._responses += 1
-        return bool(self._behind) and self.may_go_on
+        return self.may_go_on
 
     def raw(self, number: int) -> bytes | None:
         """Return the bytes of a request by its number; None if they are not known or were dropped."""

@@ -201,8 +201,7 @@ def with_host(fields: Fields, authority: str) -> Fields:
 
 def looped(fields: Fields, pseudonym: bytes) -> bool:
     """Return whether the request has been through the proxy of this pseudonym before (RFC 9110, section 7.6.3)."""
-    via = members(fields, b"via")
-    return bool(via) and any(pseudonym in member.split() for member in via)
+    return any(pseudonym in member.split() for member in members(fields, b"via"))
 
 
 def without_own_origin(fields: Fields) -> Fields:

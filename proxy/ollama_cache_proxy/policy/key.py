@@ -44,31 +44,25 @@ def cache_key(candidate: Candidate, scope: Scope, fields: Fields) -> str:
 
     A stream and a whole response to the same request have two keys.
     """
-    return cache_key_within(scoped(_kind(candidate), scope, fields), candidate, scope.version)
+    return cache_key_within(begin_of(candidate, scope, fields), candidate, scope.version)
 
 
 def cache_key_within(begin: bytes, candidate: Candidate, version: str) -> str:
     """Return the key of a candidate; `begin` is `begin_of` its like, `version` that of Ollama in its scope."""
     body = normalised(candidate.endpoint, candidate.document, version)
-    if not candidate.odd:
-        return framed(body, begin=begin)
     odd = (part for place, (_, raw) in sorted(candidate.odd.items()) for part in (b"%d" % place, raw))
     return framed(body, *odd, begin=begin)
 
 
 def begin_of(candidate: Candidate, scope: Scope, fields: Fields) -> bytes:
     """Return what the keys have in common of all candidates of an endpoint that are as this one: streams, or not."""
-    return scoped(_kind(candidate), scope, fields)
-
-
-def _kind(candidate: Candidate) -> str:
-    return candidate.endpoint.operation + ("/stream" if candidate.stream else "")
+    return scoped(candidate.endpoint.operation + ("/stream" if candidate.stream else ""), scope, fields)
 
 
 def cache_key_in_steps(candidate: Candidate, scope: Scope, fields: Fields) -> Steps[str]:
     """Return likewise the key of a candidate whose body is large, in steps."""
     parts = yield from written_in_steps(told(candidate.endpoint, candidate.document, scope.version))
-    digest = hashlib.sha256(scoped(_kind(candidate), scope, fields) + length(sum(map(len, parts))))
+    digest = hashlib.sha256(begin_of(candidate, scope, fields) + length(sum(map(len, parts))))
     for part in parts:
         digest.update(part)
         yield
