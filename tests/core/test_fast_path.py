@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import signal
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -634,15 +636,46 @@ def kept(gate: Gate) -> int:
 drop_raw = Gate.drop_raw
 
 
+async def test_a_note_takes_about_as_many_bytes_as_it_is_counted_with(client: Client, watch: Watch) -> None:
+    async def ask(numbers: range, times: int) -> None:
+        for number in numbers:
+            for _ in range(times):
+                await client.generate(f"question {number:04}")
+
+    await ask(range(100), 3)
+    await ask(range(100, 400), 1)  # stored, and not noted yet
+    noted = len(watch.real._all)
+    own = [tracemalloc.Filter(inclusive=True, filename_pattern=f"*/{room}/*.py") for room in ("core", "policy")]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        await ask(range(100, 400), 3)
+        gc.collect()
+        lines = tracemalloc.take_snapshot().filter_traces(own).statistics("lineno")
+    finally:
+        tracemalloc.stop()
+    each = sum(line.size for line in lines) / (len(watch.real._all) - noted)
+    assert 0.5 * fast_path._NOTE_BYTES < each < 1.25 * fast_path._NOTE_BYTES
+
+
+async def test_heads_that_are_equal_are_held_once(client: Client, watch: Watch) -> None:
+    for number in range(5):
+        for _ in range(3):
+            await client.generate(f"question {number}")
+    notes = list(watch.real._all)
+    assert len({id(note.heads[0]) for note in notes}) == 1
+    assert all(note.place[0] is note.heads[0].text for note in notes)
+
+
 async def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch, client: Client, watch: Watch) -> None:
-    monkeypatch.setattr(fast_path, "CAPACITY", 10_000)
+    monkeypatch.setattr(fast_path, "CAPACITY", 14_000)
     for number in range(30):
         for _ in range(3):
             await client.generate(f"question {number}")
     real = watch.real
     assert len(real._all) == 7
     assert set(real._notes.values()) == set(real._all)
-    assert set(real._heads) == {head for note in real._all for head in note.heads}
+    assert set(real._heads) == {head.text for note in real._all for head in note.heads}
     names = set(real._notes)
     long = "x" * (fast_path.MAX_BYTES + 1)
     for _ in range(3):

@@ -90,6 +90,12 @@ def test_what_an_entry_has_not_takes_no_room():
     assert decode(KEY, encode(KEY, FULL_ENTRY)) == replace(FULL_ENTRY, pieces=b"", fingerprints={})
 
 
+def test_entries_share_what_is_equal_in_them():
+    one, other = (decode(key, encode(key, replace(ENTRY, body=body))) for key, body in ((KEY, b"a"), ("b" * 64, b"b")))
+    for name in ("fields", "operation", "model", "category", "namespace", "reason", "fingerprints"):
+        assert getattr(one, name) is getattr(other, name), name
+
+
 def test_a_body_of_any_bytes_comes_back():
     entry = replace(FULL_ENTRY, body=bytes(range(256)) * 4096)
     assert decode(KEY, encode(KEY, entry)) == entry

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -35,7 +34,7 @@ from ollama_cache_proxy.policy.selecting_fields import SelectingFields
 from ollama_cache_proxy.policy.status import CacheStatus
 from ollama_cache_proxy.policy.trace import trace_id
 
-CAPACITY: Final = 12 * 1024 * 1024
+CAPACITY: Final = 16 * 1024 * 1024
 """Bytes that all notes may take."""
 MAX_BYTES: Final = 64 * 1024
 """Bytes of a request, and of a response's body, that are worth a note."""
@@ -45,7 +44,7 @@ _REPORTED_AT_ONCE: Final = 2000
 """Hits that are reported in one turn of the event loop."""
 _MAX_UNREPORTED: Final = 10_000
 """Hits of one note."""
-_NOTE_BYTES: Final = 1280
+_NOTE_BYTES: Final = 1792
 """Bytes that a note takes, with its names and the heads of its request and response."""
 _MOST_ONCE: Final = 16_384
 """Keys."""
@@ -81,6 +80,14 @@ class _Asked:
 
 
 @dataclass(slots=True, eq=False)
+class _Head:
+    """A head that requests are known by, and how many notes there are of those."""
+
+    text: bytes
+    notes: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class _Note:
     """What is known of a hit that was served the ordinary way."""
 
@@ -91,10 +98,10 @@ class _Note:
     exchange: Exchange
     """The fact that was reported for the hit."""
     told: Exchange
-    """The fact to tell of each hit of this age, without its times."""
+    """The fact to tell of each hit of this age, without its times, where each is told."""
     names: list[bytes]
     """What it is noted under."""
-    heads: list[bytes]
+    heads: list[_Head]
     """The heads that it is known by: as it was sent, and what of it selects a response."""
     renewals: Mapping[str, Renewal]
     """What it takes to renew the entry, if a hit does."""
@@ -138,8 +145,8 @@ class FastHits:
         self._fields = SelectingFields(neighbours.rules.credentials.names)
         self._notes: dict[bytes, _Note] = {}  # by name
         self._all: dict[_Note, None] = {}  # the oldest first
-        self._once: set[str] = set()  # keys that were asked for here, and not noted
-        self._heads: Counter[bytes] = Counter()
+        self._once: set[int] = set()  # hashes of keys that were asked for here, and not noted
+        self._heads: dict[bytes, _Head] = {}
         self._others = 0  # requests in a row that were known by what selects, not by all their bytes
         self._unreported: set[_Note] = set()
         self._due: list[_Note] = []  # of those that are being reported, the ones that are not yet
@@ -175,20 +182,26 @@ class FastHits:
             exchange=exchange,
             told=exchange,
             names=names,
-            heads=heads,
+            heads=[],
             renewals=question.renewals(hit),
             audited=self._audit is not None and self._audit.audits(question.candidate),
             traced=b"" if read is None else read[2],
         )
         if note.audited and not self._draw(note):
             return
+        note.heads += map(self._known, heads)
         if read is not None:
-            note.place = self._questions.learn(read[0], question, note, edition, posed=posed)
+            note.place = self._questions.learn(note.heads[0].text, question, note, edition, posed=posed)
         self._all[note] = None
         self._notes.update(dict.fromkeys(names, note))
-        self._heads.update(heads)
         while len(self._all) * _NOTE_BYTES > CAPACITY:
             self._drop(next(iter(self._all)))
+
+    def _known(self, text: bytes) -> _Head:
+        """Return the head with this text, of one note more."""
+        head = self._heads.setdefault(text, _Head(text))
+        head.notes += 1
+        return head
 
     def answer(self, raw: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         """Return the response to a request, head included; None where the request has to be parsed.
@@ -280,11 +293,12 @@ class FastHits:
 
     def _comes_again(self, key: str) -> bool:
         """Return whether this key was asked for lately: most of those that are asked for once never are again."""
-        if key in self._once:
+        short = hash(key)
+        if short in self._once:
             return True
         if len(self._once) >= _MOST_ONCE:
             self._once.clear()
-        self._once.add(key)
+        self._once.add(short)
         return False
 
     def _note_also(self, note: _Note, name: bytes) -> None:
@@ -317,7 +331,8 @@ class FastHits:
         if age != note.age:
             cache = replace(note.exchange.cache, ttl=ttl_at(entry, age))
             note.age, note.head = age, _head(entry, age, cache)
-            note.told = replace(note.exchange, cache=cache)
+            if self._each is not None:
+                note.told = replace(note.exchange, cache=cache)
         if note.renewals:
             self._store.renew(note.renewals)
         if trace:
@@ -437,9 +452,9 @@ class FastHits:
             self._questions.forget(note.place)
         self._pass(note)
         for head in note.heads:
-            self._heads[head] -= 1
-            if not self._heads[head]:
-                del self._heads[head]
+            head.notes -= 1
+            if not head.notes:
+                del self._heads[head.text]
 
 
 def _traced(note: _Note) -> Exchange:

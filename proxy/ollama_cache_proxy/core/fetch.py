@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, TypeVar
 
 from ollama_cache_proxy.core.facts import NotStored, Stored, Worked
@@ -295,21 +295,14 @@ class Fetcher:
         if not entries:
             return
         generation = question.generation or ""
-        keys, name = [key for key, _ in entries], f"withdraw {question.key[:8]}"
-        withdrawn = False
-
-        def withdraw() -> None:
-            nonlocal withdrawn
-            withdrawn = True
-            self._tasks.spawn(self._withdraw(keys, generation), name)  # holds no question: it may wait for long
-
+        written = _Written(self, tuple([key for key, _ in entries]), generation)
         plain = context_lengths.leaves_loading_to_ollama(question.candidate.document)
-        self._models.confirm(question.identity, withdraw, keys=len(keys), plain=plain)
+        self._models.confirm(question.identity, written, keys=len(entries), plain=plain)
         entries = await self._with_fingerprints(question, entries)
         stored = await self._store.put(entries, generation)
-        if withdrawn or self._is_purged(question):  # meanwhile: the entries were not there yet to be deleted
-            if await self._store.delete(keys, generation) is None:
-                withdraw()
+        if written.withdrawn or self._is_purged(question):  # meanwhile: the entries were not there yet to be deleted
+            if await self._store.delete(written.keys, generation) is None:
+                written()
         elif stored:
             self._observe(
                 Stored(
@@ -324,12 +317,30 @@ class Fetcher:
         else:
             self.report_not_stored(question, Detail.STORE_UNAVAILABLE)
 
+    def withdraw(self, keys: Sequence[str], generation: str) -> None:
+        """Delete what must not be served, in a task of its own."""
+        self._tasks.spawn(self._withdraw(keys, generation), f"withdraw {keys[0][:8]}")
+
     async def _withdraw(self, keys: Sequence[str], generation: str) -> None:
         """Delete what must not be served, and try again while the store does not."""
         for _ in range(_WITHDRAWALS):
             if await self._store.delete(keys, generation) is not None:
                 return
             await self._clock.sleep(_WITHDRAW_AFTER)
+
+
+@dataclass(slots=True, eq=False)
+class _Written:
+    """Entries that may have to be withdrawn, which a call does. Thousands of them are held, and for long."""
+
+    fetcher: Fetcher
+    keys: tuple[str, ...]
+    generation: str
+    withdrawn: bool = False
+
+    def __call__(self) -> None:
+        self.withdrawn = True
+        self.fetcher.withdraw(self.keys, self.generation)
 
 
 async def _collected(

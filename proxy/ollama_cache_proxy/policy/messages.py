@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from ollama_cache_proxy.policy.record import record
@@ -51,6 +52,9 @@ def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> byt
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
 @record
 class EntryMetadata:
     """What is stored of a cache entry beside the response itself."""
@@ -71,7 +75,7 @@ class EntryMetadata:
     output_tokens: int | None
     idle: int | None = None
     """Seconds without a hit after which it ends before its lifetime does; None where hits do not count."""
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=lambda: _NONE)
     """Those of the request's fields, by name (`policy/fingerprints.py`); empty where they are not stored."""
     scope: str = ""
     """The mark of its scope (`policy/scope_marks.py`); empty where it was stored before there were marks."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import binascii
 import struct
+from functools import lru_cache
 from typing import Any, Final, get_args, get_type_hints
 
 import orjson
@@ -23,6 +24,10 @@ from ollama_cache_proxy.policy.messages import PIECE, Description, EntryMetadata
 MAGIC: Final = b"OCP1"
 _HEAD: Final = struct.Struct(">4sI32sI")
 _CHECKED_FROM: Final = 8
+_SHARED: Final = ("operation", "model", "category", "namespace", "scope")
+"""Members whose values many entries have in common."""
+_MOST_SHARED: Final = 256
+"""Values."""
 _TYPES: Final = {
     name: (int, float) if kind is float else get_args(kind) or (kind,)
     for name, kind in get_type_hints(EntryMetadata).items()
@@ -134,8 +139,11 @@ def _read(text: bytes) -> tuple[dict[str, Any], int] | None:
     """Return the metadata in this JSON, and how many chunks the entry has; None if invalid."""
     try:
         about: dict[str, Any] = orjson.loads(text)
-        about["reason"] = about["reason"].encode("latin-1").decode("utf-8", "surrogateescape")
-        about["fields"] = tuple((name.encode("latin-1"), text.encode("latin-1")) for name, text in about["fields"])
+        about["reason"] = _reason(about["reason"])
+        about["fields"] = _shared(tuple([_line(name, text) for name, text in about["fields"]]))
+        for name in _SHARED:
+            if name in about:
+                about[name] = _shared(about[name])
         chunks = about.pop("pieces", 0)
         if type(chunks) is not int or chunks < 0 or not _is_idle_time(about.get("idle", 1)):
             return None
@@ -146,6 +154,23 @@ def _read(text: bytes) -> tuple[dict[str, Any], int] | None:
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return None
     return about, chunks
+
+
+@lru_cache(maxsize=_MOST_SHARED)
+def _line(name: str, text: str) -> tuple[bytes, bytes]:
+    """Return a field line; entries share those that are equal, so that many in memory take less."""
+    return name.encode("latin-1"), text.encode("latin-1")
+
+
+@lru_cache(maxsize=_MOST_SHARED)
+def _reason(text: str) -> str:
+    return text.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+@lru_cache(maxsize=_MOST_SHARED, typed=True)
+def _shared(value: Any) -> Any:
+    """Return an equal value that was seen before."""
+    return value
 
 
 def _is_idle_time(value: Any) -> bool:
