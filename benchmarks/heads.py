@@ -14,7 +14,7 @@ import uvloop
 
 from tests.support import heads
 from tests.support.both_ways import BothWays
-from tests.support.known_requests import KNOWN, TRACED
+from tests.support.known_requests import ALL, SETTINGS
 
 _SHOWN = 5
 _SPLIT = 10
@@ -23,10 +23,10 @@ _SPLIT = 10
 
 async def compare(count: int, seed: int) -> int:
     """Ask for so many, and print what came of it; returns the exit status."""
-    both, source, begun = await BothWays.open(KNOWN, TRACED), Random(seed), time.monotonic()  # noqa: S311 - drawn by seed
+    both, source, begun = await BothWays.open(*ALL, **SETTINGS), Random(seed), time.monotonic()  # noqa: S311 - drawn by seed
     differing = 0
     for number in range(1, count + 1):
-        request = heads.drawn(source.choice((KNOWN, TRACED)), source)
+        request = heads.drawn(source.choice(ALL), source)
         at = source.randrange(1, len(request)) if number % _SPLIT == 0 else len(request)
         found = await both.differ(*filter(None, (request[:at], request[at:])))
         if found:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from aiohttp import web
 
 from benchmarks.speed import lists, streams
 from benchmarks.speed.goals import MISSED, Results, absolute, plot, table
-from benchmarks.speed.load import wrk
+from benchmarks.speed.load import cpu, wrk
 from benchmarks.speed.questions import COUNT, answer, question
 from benchmarks.speed.subjects import BOTH_CORES, LOAD_CORE, SERVER_CORE, Subject, Subjects, nginx_version
 from tests.support.servers import free_port
@@ -38,6 +38,7 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 PICTURE: Final = ROOT / "docs" / "hits.svg"
 BEGIN: Final = "<!-- what follows is made by `python -m benchmarks.speed --report` -->"
 _HOT_KEYS: Final = 100
+_CHATS: Final = 10
 _ENTRIES: Final = (1_000, 100_000, 1_000_000)
 _UNSEEN: Final = 10 * COUNT
 """Questions: ten times as many as the fast path has notes."""
@@ -49,7 +50,7 @@ _FRESH: Final = {
     "spaced-64": (64, "spaced"),
 }
 """Hits whose bytes were never sent before: connections, and the mode of post.lua."""
-_WIDE: Final = ("miss-1", "streams-8", "lists")
+_WIDE: Final = ("miss-1", "streams-8", "lists", "workers-64")
 """Cases with short runs and a large spread: they have three times the rounds."""
 
 _HELD_ENTRIES: Final = 36_000
@@ -75,6 +76,18 @@ class Started:
 
     seconds: float
     memory: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """One run on cores that server, load, upstream and store share: how many of them all used together.
+
+    `rate` is in requests a second, `cpu` the server's time for a request in microseconds.
+    """
+
+    rate: float
+    cpu: float
+    cores: float
 
 
 class Bench:
@@ -147,6 +160,17 @@ class Bench:
         if self.wanted("unseen-64"):
             await self._unseen(subjects)
 
+    async def recorded(self, subjects: Subjects) -> None:
+        """Compare hits of recorded streams with nginx's copy of the same bytes."""
+        server = await asyncio.get_running_loop().create_server(streams.Stub, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        kept = {"OCP_CACHE_STREAMS": "true", "OCP_CACHE_CHAT": "always"}
+        servers = [await subjects.nginx_cache(url), await subjects.proxy("proxy", url, **kept)]
+        bodies = self.folder / "chats"
+        bodies.write_bytes(b"\n".join(streams.chat(number) for number in range(_CHATS)))
+        await self.requests("recorded-64", [replace(one, path="/api/chat") for one in servers], 64, bodies)
+        server.close()
+
     async def _unseen(self, subjects: Subjects) -> None:
         """Compare hits whose questions no note is of: there are more of them than notes, and they are asked in turn."""
         all_ = self.bodies("all", _UNSEEN)
@@ -165,7 +189,19 @@ class Bench:
             await subjects.proxy(f"{count} worker{'s' * (count > 1)}", cores=BOTH_CORES, OCP_WORKERS=f"{count}")
             for count in (1, 2)
         ]
-        await self.requests("workers-64", servers, 64, new, mode="new")
+        for server in servers:
+            await wrk(server, new, connections=16, seconds=2 * self.seconds, mode="new")
+
+        def run(server: Subject) -> Callable[[], Awaitable[Any]]:
+            async def measured() -> Any:
+                before = sum(map(cpu, subjects.helpers))
+                found = await wrk(server, new, connections=64, seconds=self.seconds, mode="new")
+                helped = (sum(map(cpu, subjects.helpers)) - before) / self.seconds
+                return Shared(rate=found.rate, cpu=found.cpu, cores=found.busy + found.load_busy + helped)
+
+            return measured
+
+        await self.alternate("workers-64", {server.name: run(server) for server in servers})
 
     async def misses(self, subjects: Subjects) -> None:
         """Compare forwarded requests, and misses."""
@@ -272,6 +308,7 @@ async def measure(bench: Bench) -> None:
         "workers": bench.workers,
         "pass miss": bench.misses,
         "streams": bench.streams,
+        "recorded": bench.recorded,
         "lists": bench.lists,
         "entries": bench.entries,
         "held": bench.held,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.speed.subjects import LOAD_CORE, Subject
+from benchmarks.speed.subjects import LOAD_CORE, Subject, children
 
 _SCRIPT: Final = Path(__file__).with_name("post.lua")
 
@@ -32,9 +32,10 @@ class Run:
 
 
 def cpu(pid: int) -> float:
-    """Return the CPU seconds of all threads of a process."""
+    """Return the CPU seconds of all threads of a process, and of its children that run."""
     threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    own = sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    return own + sum(map(cpu, children(pid)))
 
 
 async def wrk(subject: Subject, bodies: Path, *, connections: int, seconds: int, mode: str = "") -> Run:

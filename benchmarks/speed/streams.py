@@ -20,10 +20,17 @@ INTERVAL: Final = 0.005
 """Seconds between two chunks."""
 
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
-_LINE: Final = b'{"model":"tiny","created_at":"2026-01-01T00:00:00Z","response":" word","at":%019d,"done":false}\n'
+_BEGIN: Final = b'{"model":"tiny","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":'
+_LINE: Final = _BEGIN + b'" word"},"at":"%019d","done":false}\n'
+_LAST: Final = _BEGIN + b'""},"done":true,"done_reason":"stop","prompt_eval_count":8,"eval_count":200}\n'
 _BODY: Final = b'{"model":"tiny","messages":[{"role":"user","content":"hello"}]}'
 _TAGS: Final = b'{"models":[{"name":"tiny:latest","model":"tiny:latest","digest":"d1"}]}'
 _VERSION: Final = b'{"version":"0.24.0"}'
+
+
+def chat(number: int) -> bytes:
+    """Return the body of a chat whose answer is a stream."""
+    return _BODY.replace(b"hello", b"hello %d" % number)
 
 
 class Stub(asyncio.Protocol):
@@ -49,7 +56,7 @@ class Stub(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not left:
-            self.transport.write(b"0\r\n\r\n")
+            self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(_LAST), _LAST))
             return
         line = _LINE % time.perf_counter_ns()
         self.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
@@ -74,7 +81,7 @@ class Reader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read the times of the chunks."""
         now = time.perf_counter_ns()
-        stamps = data.split(b'"at":')[1:]
+        stamps = data.split(b'"at":"')[1:]
         self.times += [(now - int(stamp[:19])) / 1e6 for stamp in stamps]
         if stamps:
             self.reads.append(len(stamps))

@@ -79,13 +79,14 @@ class Subject:
     path: str = "/api/generate"
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def child(pid: int) -> int:
     """Return the first child of a process: of nginx, which taskset execs, that is its worker."""
-    while not (found := _children(pid)):  # noqa: ASYNC110 - nginx listens before it starts its worker
+    while not (found := children(pid)):  # noqa: ASYNC110 - nginx listens before it starts its worker
         await asyncio.sleep(0.01)
     return found[0]
 
@@ -144,6 +145,8 @@ class Subjects:
         self.stack = AsyncExitStack()
         self.store = ""
         self.upstream = ""
+        self.helpers: list[int] = []
+        """The processes of store and upstream."""
 
     async def __aenter__(self) -> Self:
         """Return self; no server runs yet."""
@@ -159,8 +162,9 @@ class Subjects:
         assert binary is not None
         port = free_port()
         command = (binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *options)
-        await self.stack.enter_async_context(process(LOAD_CORE, *command))
+        running = await self.stack.enter_async_context(process(LOAD_CORE, *command))
         await listens(port)
+        self.helpers.append(running.pid)
         self.store = f"redis://127.0.0.1:{port}/0"
         return self.store
 
@@ -182,12 +186,14 @@ class Subjects:
         """Start an upstream that responds immediately, and return its URL; `others` are responses by path."""
         more = "\n    ".join(f"location {path} {{ return 200 '{body}'; }}" for path, body in (others or {}).items())
         values = {"tags": TAGS.decode(), "version": VERSION.decode(), "answer": answer().decode(), "others": more}
-        self.upstream = (await self.nginx("stub", LOAD_CORE, _STUB, **values)).url
+        subject = await self.nginx("stub", LOAD_CORE, _STUB, **values)
+        self.helpers.append(subject.pid)
+        self.upstream = subject.url
         return self.upstream
 
-    async def nginx_cache(self, *, logged: bool = False) -> Subject:
+    async def nginx_cache(self, upstream: str = "", *, logged: bool = False) -> Subject:
         """Start nginx with a cache keyed on the body; `logged`: with an access log in a file."""
-        upstream = self.upstream.removeprefix("http://")
+        upstream = (upstream or self.upstream).removeprefix("http://")
         cache = _CACHED + ("access_log {folder}/access.log;" if logged else "")
         return await self.nginx("nginx", SERVER_CORE, _CACHE.replace("{cache}", cache), upstream=upstream)
 

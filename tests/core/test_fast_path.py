@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core import fast_path
+from ollama_cache_proxy.core import fast_notes, fast_path
 from ollama_cache_proxy.core.facts import Event, Repeated
 from ollama_cache_proxy.core.store_ports import Lookup, Lookups
 from ollama_cache_proxy.downstream import client_connection
@@ -655,7 +655,7 @@ async def test_a_note_takes_about_as_many_bytes_as_it_is_counted_with(client: Cl
     finally:
         tracemalloc.stop()
     each = sum(line.size for line in lines) / (len(watch.real._all) - noted)
-    assert 0.5 * fast_path._NOTE_BYTES < each < 1.25 * fast_path._NOTE_BYTES
+    assert 0.5 * fast_notes.NOTE_BYTES < each < 1.25 * fast_notes.NOTE_BYTES
 
 
 async def test_heads_that_are_equal_are_held_once(client: Client, watch: Watch) -> None:

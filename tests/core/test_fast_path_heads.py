@@ -10,14 +10,14 @@ import pytest_asyncio
 
 from tests.support import heads
 from tests.support.both_ways import BothWays
-from tests.support.known_requests import KNOWN, TRACED
+from tests.support.known_requests import ALL, KNOWN, SETTINGS, STREAMED
 
 VALUES = (b"1", b"a", b"no-cache", b"close", b"gzip", b"Bearer b")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def both() -> AsyncIterator[BothWays]:
-    opened = await BothWays.open(KNOWN, TRACED)
+    opened = await BothWays.open(*ALL, **SETTINGS)
     yield opened
     await opened.close()
 
@@ -50,7 +50,7 @@ async def test_no_head_is_answered_otherwise(seed: int, both: BothWays) -> None:
     """`python -m benchmarks.heads` draws 100,000."""
     source = Random(seed)
     for _ in range(250):
-        request = heads.drawn(source.choice((KNOWN, TRACED)), source)
+        request = heads.drawn(source.choice(ALL), source)
         assert await both.differ(request) == [], request[:2000]
 
 
@@ -60,6 +60,13 @@ async def test_wherever_a_request_is_cut(both: BothWays) -> None:
         assert await both.differ(request[:at], request[at:]) == [], at
     for at in range(1, len(request) - 40, 7):
         assert await both.differ(request[:at], request[at : at + 30], request[at + 30 :]) == [], at
+
+
+async def test_a_recorded_stream_is_cut_likewise(both: BothWays) -> None:
+    taken = both.taken
+    for at in range(1, len(STREAMED), 5):
+        assert await both.differ(STREAMED[:at], STREAMED[at:]) == [], at
+    assert both.taken > taken
 
 
 async def test_both_have_counted_alike_and_much_was_served_without_parsing(both: BothWays) -> None:

@@ -90,13 +90,13 @@ class BothWays:
         self._stack = stack
 
     @classmethod
-    async def open(cls, *known: bytes) -> Self:
-        """Return two that know these requests, each of which is a hit by now."""
+    async def open(cls, *known: bytes, **settings: Any) -> Self:
+        """Return two with these settings that know these requests, each of which is a hit by now."""
         async with AsyncExitStack() as stack:
             ways = []
             for off in (False, True):
                 behind = await stack.enter_async_context(Simulator(Behaviour(completion_delay=0, embedding_delay=0)))
-                proxy = await stack.enter_async_context(proxy_before(behind.url))
+                proxy = await stack.enter_async_context(proxy_before(behind.url, **settings))
                 way = Way(proxy, off=off)
                 stack.callback(way.close)
                 for request in known:

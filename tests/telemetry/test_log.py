@@ -338,13 +338,16 @@ def test_several_wrong_entries_are_one_line_and_json_has_what_they_look_like() -
 
 
 @pytest.mark.parametrize("style", [Style.PLAIN, Style.COLOUR, Style.JSON])
-@pytest.mark.parametrize("model", ["tiny:latest", 'a","seconds":1234567.125,"first_byte":7654321.125', "ä"])
-def test_the_line_of_an_exchange_like_another_is_as_if_it_was_told_by_itself(style: Style, model: str) -> None:
-    exchange = replace(EXCHANGE, model=model, trace="ab" * 16)
+@pytest.mark.parametrize("model", ["tiny:latest", 'a","seconds":1234567.125,"first_byte":1234567.125', "ä"])
+@pytest.mark.parametrize("token", [None, 0.5])
+def test_the_line_of_an_exchange_like_another_is_as_if_it_was_told_by_itself(
+    style: Style, model: str, token: float | None
+) -> None:
+    exchange = replace(EXCHANGE, model=model, trace="ab" * 16, first_token=token)
     for seconds in (0.25, 1e-05, 3.0, 0.1 + 0.2):
         stream, again = io.StringIO(), io.StringIO()
         one, other = (Log(into, style=style, development=False, clock=Clock()) for into in (stream, again))
-        one(replace(exchange, seconds=seconds, first_byte=seconds))
+        one(replace(exchange, seconds=seconds, first_byte=seconds, first_token=None if token is None else seconds))
         for _ in range(2):
             other.again(exchange, seconds)
         assert again.getvalue() == 2 * stream.getvalue()

@@ -4,6 +4,7 @@ The modules, in the order in which a request meets them:
 
     exchange.py         the order of things; start reading here
     fast_path.py        hits that are known by what of their requests is read, before anything is parsed
+    fast_notes.py       what is noted of each
     known_questions.py  hits of the same question, asked in other bytes
     lookup_batches.py   lookups that begin together, as one
     intake.py           from a request to a decision: bypass it, or what the store has of it

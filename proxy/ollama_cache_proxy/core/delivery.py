@@ -16,11 +16,12 @@ from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.policy import endpoints, fields, usage
-from ollama_cache_proxy.policy.endpoints import Policy
+from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.messages import Request, ResponseHead, StoredResponse, unpacked
 from ollama_cache_proxy.policy.replay_pace import Pace, lines
 from ollama_cache_proxy.policy.replies import reply
 from ollama_cache_proxy.policy.reuse import Hit
+from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, Result, bypass
 from ollama_cache_proxy.policy.usage import Excerpt
 
@@ -45,9 +46,7 @@ class Delivery:
         """Send a stored response."""
         entry = hit.entry
         visit.outcome = hit_outcome(question, hit)
-        length = None if entry.pieces else len(entry.body)
-        lines = fields.hit_fields(entry.fields, length, hit.age, visit.outcome.cache)
-        head = self._streamed(ResponseHead(status=entry.status, reason=entry.reason, fields=lines))
+        head = hit_head(self._rules, entry, hit.age, visit.outcome.cache)
         if entry.pieces:
             await self._replay(visit, head, entry, self._rules.pace_for(visit.endpoint, question.request.fields))
         else:
@@ -73,7 +72,7 @@ class Delivery:
 
     def _streamed(self, head: ResponseHead) -> ResponseHead:
         """Return a head that tells nginx not to hold the response back, if it is a stream and the setting is on."""
-        return fields.unbuffered(head) if self._rules.unbuffered_streams else head
+        return streamed(self._rules, head)
 
     async def fetched(
         self, visit: Visit, question: Question, response: Fetched, seat: Seat, cache: CacheStatus
@@ -214,8 +213,32 @@ def hit_outcome(question: Question, hit: Hit) -> Outcome:
         items=question.texts,
         items_known=question.texts,
         saved=saved(entry.took, entry.prompt_tokens, entry.output_tokens),
-        hit=None if entry.pieces else hit,
+        hit=hit,
     )
+
+
+def hit_head(rules: Rules, entry: StoredResponse, age: int, cache: CacheStatus) -> ResponseHead:
+    """Return the head of a hit that is so many seconds old."""
+    lines = fields.hit_fields(entry.fields, None if entry.pieces else len(entry.body), age, cache)
+    return streamed(rules, ResponseHead(status=entry.status, reason=entry.reason, fields=lines))
+
+
+def streamed(rules: Rules, head: ResponseHead) -> ResponseHead:
+    """Return a head that tells nginx not to hold the response back, if it is a stream and the setting is on."""
+    return fields.unbuffered(head) if rules.unbuffered_streams else head
+
+
+def tells_first_token(endpoint: Endpoint, head: ResponseHead, entry: StoredResponse) -> bool:
+    """Return whether a stored stream has a first output of the model, whose time is reported."""
+    return usage.streams_text(endpoint, head) and any(usage.has_output(chunk) for _, chunk in recorded_chunks(entry))
+
+
+def recorded_chunks(entry: StoredResponse) -> Iterator[tuple[int, bytes]]:
+    """Yield the chunks of a stored stream, and when each was recorded: milliseconds after the request."""
+    begin = 0
+    for at, size in unpacked(entry.pieces):
+        yield at, entry.body[begin : begin + size]
+        begin += size
 
 
 def _hit_detail(question: Question, hit: Hit) -> Detail | None:
@@ -240,10 +263,7 @@ def _pieces(visit: Visit, entry: StoredResponse, pace: Pace) -> Iterator[tuple[i
         for line in lines(entry.body, visit.endpoint.dialect.STREAM_TYPE):
             yield 0, line
         return
-    begin = 0
-    for at, size in unpacked(entry.pieces):
-        yield at, entry.body[begin : begin + size]
-        begin += size
+    yield from recorded_chunks(entry)
 
 
 def saved(seconds: float, prompt_tokens: int | None, output_tokens: int | None) -> Saved:

@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import Final, TypeAlias
 
-from ollama_cache_proxy.core.delivery import hit_outcome
+from ollama_cache_proxy.core.delivery import hit_head, hit_outcome, tells_first_token
 from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
-from ollama_cache_proxy.core.known_questions import KnownQuestions, Place, Posed
+from ollama_cache_proxy.core.fast_notes import MAX_UNREPORTED, Asked, Head, Note, framed, version_of
+from ollama_cache_proxy.core.known_questions import KnownQuestions, Posed
 from ollama_cache_proxy.core.lookup_batches import LookupBatches
 from ollama_cache_proxy.core.outcome import hit_fact
 from ollama_cache_proxy.core.questions import Neighbours, Question, sampled
 from ollama_cache_proxy.core.store_ports import Lookup
-from ollama_cache_proxy.policy.fields import hit_fields
-from ollama_cache_proxy.policy.lifetimes import Renewal
-from ollama_cache_proxy.policy.messages import ResponseHead, StoredResponse, rendered
-from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy import chunked
+from ollama_cache_proxy.policy.messages import PIECE, StoredResponse, rendered
+from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.reuse import Hit, lasting, reuse, ttl, ttl_at
-from ollama_cache_proxy.policy.selecting_fields import SelectingFields
+from ollama_cache_proxy.policy.selecting_fields import Read, SelectingFields
 from ollama_cache_proxy.policy.status import CacheStatus
 from ollama_cache_proxy.policy.trace import trace_id
 
@@ -38,14 +38,12 @@ CAPACITY: Final = 16 * 1024 * 1024
 """Bytes that all notes may take."""
 MAX_BYTES: Final = 64 * 1024
 """Bytes of a request, and of a response's body, that are worth a note."""
+_MOST_CHUNKS: Final = 1024
+"""Chunks of a recorded stream that are framed at once."""
 REPORT_EVERY: Final = 1.0
 """Seconds."""
 _REPORTED_AT_ONCE: Final = 2000
 """Hits that are reported in one turn of the event loop."""
-_MAX_UNREPORTED: Final = 10_000
-"""Hits of one note."""
-_NOTE_BYTES: Final = 1792
-"""Bytes that a note takes, with its names and the heads of its request and response."""
 _MOST_ONCE: Final = 16_384
 """Keys."""
 _MOST_NAMES: Final = 8
@@ -64,73 +62,12 @@ _UNFRAMED: Final = re.compile(
 _COUNT: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength:[ \t]*([0-9]{1,8})[ \t]*\r\n")
 Each: TypeAlias = Callable[[Exchange, float], None]
 """Is told of one hit: an exchange, but for its times, and how many seconds it took."""
-_Version: TypeAlias = tuple[float, float, int]
-"""What tells an entry from others under its key: when it was stored, how long it took, its size in bytes."""
-
-
-@record
-class _Asked:
-    """A request whose question no note is of."""
-
-    raw: bytes
-    trace: bytes
-    """Its `traceparent` line."""
-    begun: float
-    """Monotonic time, in seconds."""
-
-
-@dataclass(slots=True, eq=False)
-class _Head:
-    """A head that requests are known by, and how many notes there are of those."""
-
-    text: bytes
-    notes: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Note:
-    """What is known of a hit that was served the ordinary way."""
-
-    key: str
-    version: _Version
-    edition: int
-    """That of the models when the hit was noted."""
-    exchange: Exchange
-    """The fact that was reported for the hit."""
-    told: Exchange
-    """The fact to tell of each hit of this age, without its times, where each is told."""
-    names: list[bytes]
-    """What it is noted under."""
-    heads: list[_Head]
-    """The heads that it is known by: as it was sent, and what of it selects a response."""
-    renewals: Mapping[str, Renewal]
-    """What it takes to renew the entry, if a hit does."""
-    audited: bool
-    """Whether hits of this request are drawn for the audit."""
-    limit: int = _MAX_UNREPORTED
-    """How many hits are served until they are reported, or until the next one is the one that the audit has drawn."""
-    drawn: bool = False
-    """Whether that limit is the audit's."""
-    age: int = -1
-    """Seconds; the Age that `head` tells."""
-    head: bytes = b""
-    """The head of the response."""
-    seconds: list[float] = field(default_factory=list)
-    """How long each hit since then took, of those not yet reported."""
-    passed: int = 0
-    """How many of those the audit has been told of."""
-    place: Place | None = None
-    """Where it is among the known questions."""
-    traced: bytes = b""
-    """The `traceparent` line of the last hit, where each has one."""
-    last: bytes = b""
-    """The last name that a request had beside those."""
 
 
 class FastHits:
     """Notes, by hashes of requests. `each` is told of each hit, as a log wants it; other observers of groups."""
 
-    def __init__(self, neighbours: Neighbours, *, each: Each | None, questions: KnownQuestions[_Note]) -> None:
+    def __init__(self, neighbours: Neighbours, *, each: Each | None, questions: KnownQuestions[Note]) -> None:
         self._rules = neighbours.rules
         self._store = neighbours.store
         self._models = neighbours.models
@@ -143,41 +80,33 @@ class FastHits:
         self._each = each
         self._questions = questions
         self._fields = SelectingFields(neighbours.rules.credentials.names)
-        self._notes: dict[bytes, _Note] = {}  # by name
-        self._all: dict[_Note, None] = {}  # the oldest first
+        self._notes: dict[bytes, Note] = {}  # by name
+        self._all: dict[Note, None] = {}  # the oldest first
+        self._size = 0  # of all notes, in bytes
         self._once: set[int] = set()  # hashes of keys that were asked for here, and not noted
-        self._heads: dict[bytes, _Head] = {}
+        self._heads: dict[bytes, Head] = {}
         self._others = 0  # requests in a row that were known by what selects, not by all their bytes
-        self._unreported: set[_Note] = set()
-        self._due: list[_Note] = []  # of those that are being reported, the ones that are not yet
+        self._unreported: set[Note] = set()
+        self._due: list[Note] = []  # of those that are being reported, the ones that are not yet
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, raw: bytes | None, question: Question, hit: Hit, exchange: Exchange, *, posed: bool = False) -> None:
         """Note a hit of the ordinary way, or of a question `posed` here, unless the next could have another result."""
         entry = hit.entry
-        if raw is None or max(len(raw), len(entry.body)) > MAX_BYTES or not lasting(question.directives):
+        if raw is None or len(raw) > MAX_BYTES or not lasting(question.directives):
+            return
+        if not self._is_sent_at_once(question, entry):
             return
         edition = self._models.edition(self._clock.monotonic())
         if edition is None or not question.identity.stability.unchanged() or question.listing is not None:
             return
-        head, _, body = raw.partition(_END_OF_HEAD)
-        names, heads = [], []
-        read = self._fields.read(head)
-        if read is not None and read[1] == len(body):
-            self._fields.learn(head)
-            heads.append(read[0])
-            names.append(_selected(read[0], body))
-        else:
-            read = None
-        if read is None or not read[2]:  # a trace has other bytes each time
-            heads.append(head + _END_OF_HEAD)
-            names.append(_hash(raw))
+        heads, names, read = self._known_by(raw)
         for name in names:
             if (former := self._notes.get(name)) is not None:
                 self._drop(former)
-        note = _Note(
+        note = Note(
             key=question.key,
-            version=_version(entry),
+            version=version_of(entry),
             edition=edition,
             exchange=exchange,
             told=exchange,
@@ -186,6 +115,7 @@ class FastHits:
             renewals=question.renewals(hit),
             audited=self._audit is not None and self._audit.audits(question.candidate),
             traced=b"" if read is None else read[2],
+            body=framed(entry) if entry.pieces else b"",
         )
         if note.audited and not self._draw(note):
             return
@@ -194,12 +124,26 @@ class FastHits:
             note.place = self._questions.learn(note.heads[0].text, question, note, edition, posed=posed)
         self._all[note] = None
         self._notes.update(dict.fromkeys(names, note))
-        while len(self._all) * _NOTE_BYTES > CAPACITY:
+        self._size += note.size
+        while self._size > CAPACITY:
             self._drop(next(iter(self._all)))
 
-    def _known(self, text: bytes) -> _Head:
+    def _known_by(self, raw: bytes) -> tuple[list[bytes], list[bytes], Read | None]:
+        """Return the heads and names that a request is known by, and what of its head selects, if that can be told."""
+        head, _, body = raw.partition(_END_OF_HEAD)
+        whole, name = head + _END_OF_HEAD, _hash(raw)
+        read = self._fields.read(head)
+        if read is None or read[1] != len(body):
+            return [whole], [name], None
+        self._fields.learn(head)
+        selecting, selected = read[0], _selected(read[0], body)
+        if read[2]:  # a trace has other bytes each time
+            return [selecting], [selected], read
+        return [selecting, whole], [selected, name], read
+
+    def _known(self, text: bytes) -> Head:
         """Return the head with this text, of one note more."""
-        head = self._heads.setdefault(text, _Head(text))
+        head = self._heads.setdefault(text, Head(text))
         head.notes += 1
         return head
 
@@ -219,7 +163,7 @@ class FastHits:
             self._others += found is not None
             if found is None and not name:
                 found = self._notes.get(_hash(raw))
-            if not isinstance(found, _Note):
+            if not isinstance(found, Note):
                 return None if found is None else self._ask(found, raw, trace)
             note = found
         elif self._others:
@@ -235,7 +179,7 @@ class FastHits:
             return self._lookups.ask(note.key, partial(self._found, note, begun, trace))
         return self._answer(note, entry, begun, trace)
 
-    def _selected(self, raw: bytes, name: bytes) -> tuple[_Note | Posed | None, bytes]:
+    def _selected(self, raw: bytes, name: bytes) -> tuple[Note | Posed | None, bytes]:
         """Return the note of a request that is not known by all its bytes, or its question, and its trace.
 
         `name` is the hash of all its bytes; empty where that was not made.
@@ -246,13 +190,13 @@ class FastHits:
             return None, b""
         selected = _selected(read[0], body)
         note = self._notes.get(selected) or self._questions.find(read[0], body)
-        if isinstance(note, _Note):
+        if isinstance(note, Note):
             self._note_also(note, selected if read[2] or not name else name)
         return note, read[2]
 
     def _ask(self, posed: Posed, raw: bytes, trace: bytes) -> bytes | asyncio.Future[bytes | None] | None:
         """Return the response to a question that no note is of, where the store has it; see `answer`."""
-        asked = _Asked(raw=raw, trace=trace, begun=self._clock.monotonic())
+        asked = Asked(raw=raw, trace=trace, begun=self._clock.monotonic())
         if self._models.edition(asked.begun) != posed.edition:
             return None
         question = posed.question
@@ -261,7 +205,7 @@ class FastHits:
             return self._served(question, entry, asked)
         return self._lookups.ask(question.key, partial(self._found_for, posed, asked))
 
-    def _found_for(self, posed: Posed, asked: _Asked, lookup: Lookup) -> bytes | None:
+    def _found_for(self, posed: Posed, asked: Asked, lookup: Lookup) -> bytes | None:
         """Return the response to a question that no note is of, if the store has one."""
         question = posed.question
         if lookup.generation is None:
@@ -273,15 +217,17 @@ class FastHits:
         self._questions.asked(posed.head, answered=response is not None)
         return response
 
-    def _served(self, question: Question, entry: StoredResponse, asked: _Asked) -> bytes | None:
+    def _served(self, question: Question, entry: StoredResponse, asked: Asked) -> bytes | None:
         """Return the response if the entry is one, and do what the ordinary way does after a hit."""
         hit = reuse(entry, question.directives, self._clock.now())
-        if not isinstance(hit, Hit) or entry.pieces or len(entry.body) > MAX_BYTES:
+        if not isinstance(hit, Hit) or not self._is_sent_at_once(question, entry):
             return None
         outcome = hit_outcome(question, hit)
-        seconds = self._clock.monotonic() - asked.begun
-        trace = _trace(asked.trace)
-        exchange = hit_fact(question, outcome, seconds=seconds, size=len(entry.body), trace=trace)
+        head = hit_head(self._rules, entry, hit.age, outcome.cache)
+        seconds, size = self._clock.monotonic() - asked.begun, len(entry.body)
+        exchange = hit_fact(question, outcome, seconds=seconds, size=size, trace=_trace(asked.trace))
+        if entry.pieces and tells_first_token(question.candidate.endpoint, head, entry):
+            exchange = replace(exchange, first_token=seconds)
         self._observe(exchange)
         if renewals := question.renewals(hit):
             self._store.renew(renewals)
@@ -289,7 +235,17 @@ class FastHits:
             sampled(self._forecaster.asked, question, self._rules, exchange)
         if self._comes_again(question.key):
             self.note(asked.raw, question, hit, exchange, posed=True)
-        return _head(entry, hit.age, outcome.cache) + entry.body
+        if entry.pieces:
+            return rendered(head, chunked.FRAMING) + framed(entry)
+        return rendered(head) + entry.body
+
+    def _is_sent_at_once(self, question: Question, entry: StoredResponse) -> bool:
+        """Return whether a response is small enough, and is whole or a stream that is replayed without pauses."""
+        if not entry.pieces or len(entry.body) > MAX_BYTES:
+            return len(entry.body) <= MAX_BYTES
+        if len(entry.pieces) > _MOST_CHUNKS * PIECE.size:
+            return False
+        return self._rules.pace_for(question.candidate.endpoint, question.request.fields) is Pace.AT_ONCE
 
     def _comes_again(self, key: str) -> bool:
         """Return whether this key was asked for lately: most of those that are asked for once never are again."""
@@ -301,7 +257,7 @@ class FastHits:
         self._once.add(short)
         return False
 
-    def _note_also(self, note: _Note, name: bytes) -> None:
+    def _note_also(self, note: Note, name: bytes) -> None:
         """Note a request under another name, too, once that has come twice in a row."""
         if note.last != name:
             note.last = name
@@ -309,7 +265,7 @@ class FastHits:
             note.names.append(name)
             self._notes[name] = note
 
-    def _found(self, note: _Note, begun: float, trace: bytes, lookup: Lookup) -> bytes | None:
+    def _found(self, note: Note, begun: float, trace: bytes, lookup: Lookup) -> bytes | None:
         """Return the response of a note, if the store still has it."""
         if lookup.generation is None:
             self._unanswered.note(note.key, self._clock.monotonic())
@@ -322,15 +278,15 @@ class FastHits:
             return None
         return self._answer(note, entry, begun, trace)
 
-    def _answer(self, note: _Note, entry: StoredResponse, begun: float, trace: bytes) -> bytes | None:
+    def _answer(self, note: Note, entry: StoredResponse, begun: float, trace: bytes) -> bytes | None:
         """Return the response if this is the entry that was noted, else None."""
-        if _version(entry) != note.version:
+        if version_of(entry) != note.version:
             self._drop(note)
             return None
         age = max(0, int(self._clock.now() - entry.stored_at))
         if age != note.age:
             cache = replace(note.exchange.cache, ttl=ttl_at(entry, age))
-            note.age, note.head = age, _head(entry, age, cache)
+            note.age, note.head = age, self._head(entry, age, cache)
             if self._each is not None:
                 note.told = replace(note.exchange, cache=cache)
         if note.renewals:
@@ -338,7 +294,11 @@ class FastHits:
         if trace:
             note.traced = trace
         self._count(note, self._clock.monotonic() - begun)
-        return note.head + entry.body
+        return note.head + (note.body or entry.body)
+
+    def _head(self, entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
+        """Return the head of a hit, as the ordinary way writes it on a connection that stays open."""
+        return rendered(hit_head(self._rules, entry, age, cache), chunked.FRAMING if entry.pieces else ())
 
     def knows_head(self, data: bytes) -> bool:
         """See ports.FastPath. The body of such a request is worth waiting for."""
@@ -390,7 +350,7 @@ class FastHits:
         if self._due:
             asyncio.get_running_loop().call_soon(self._report_some)
 
-    def _report(self, note: _Note) -> None:
+    def _report(self, note: Note) -> None:
         self._pass(note)
         seconds, note.seconds, note.passed = note.seconds, [], 0
         if seconds:
@@ -400,7 +360,7 @@ class FastHits:
         if note.audited and note in self._all and not self._draw(note):
             self._drop(note)
 
-    def _draw(self, note: _Note) -> bool:
+    def _draw(self, note: Note) -> bool:
         """Set after how many hits the audit draws one; return False where it draws the next.
 
         A drawn hit goes the ordinary way, where the audit takes it in. Until then a hit costs nothing more than without
@@ -411,11 +371,11 @@ class FastHits:
         gap = self._audit.gap(note.key)
         if gap == 1:
             return False
-        note.drawn = gap <= _MAX_UNREPORTED
-        note.limit = min(gap - 1, _MAX_UNREPORTED)
+        note.drawn = gap <= MAX_UNREPORTED
+        note.limit = min(gap - 1, MAX_UNREPORTED)
         return True
 
-    def _count(self, note: _Note, seconds: float) -> None:
+    def _count(self, note: Note, seconds: float) -> None:
         if self._each is not None:
             self._each(note.told, seconds)
         if not note.seconds:
@@ -424,28 +384,29 @@ class FastHits:
         if len(note.seconds) >= note.limit:
             self._reach_limit(note)
 
-    def _report_later(self, note: _Note) -> None:
+    def _report_later(self, note: Note) -> None:
         self._unreported.add(note)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(REPORT_EVERY, self._report_in_turns)
 
-    def _reach_limit(self, note: _Note) -> None:
+    def _reach_limit(self, note: Note) -> None:
         """Let the next hit be the audit's if it has drawn that, else report."""
         if note.drawn:
             self._drop(note)
         else:
             self.report()
 
-    def _pass(self, note: _Note) -> None:
+    def _pass(self, note: Note) -> None:
         """Tell the audit of the hits since it was told last."""
         if note.audited and self._audit is not None and len(note.seconds) > note.passed:
             self._audit.passed(note.key, len(note.seconds) - note.passed)
             note.passed = len(note.seconds)
 
-    def _drop(self, note: _Note) -> None:
+    def _drop(self, note: Note) -> None:
         if note not in self._all:
             return
         del self._all[note]
+        self._size -= note.size
         for name in note.names:
             del self._notes[name]
         if note.place is not None:
@@ -457,7 +418,7 @@ class FastHits:
                 del self._heads[head.text]
 
 
-def _traced(note: _Note) -> Exchange:
+def _traced(note: Note) -> Exchange:
     """Return the fact to report for a hit: that of the note, with the hit's own trace."""
     return replace(note.exchange, trace=_trace(note.traced)) if note.traced else note.exchange
 
@@ -475,13 +436,3 @@ def _selected(head: bytes, body: bytes) -> bytes:
 
 def _hash(raw: bytes) -> bytes:
     return sha256(raw).digest()
-
-
-def _version(entry: StoredResponse) -> _Version:
-    return entry.stored_at, entry.took, len(entry.body)
-
-
-def _head(entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
-    """Return the head of a hit, as the ordinary way writes it on a connection that stays open."""
-    fields = hit_fields(entry.fields, len(entry.body), age, cache)
-    return rendered(ResponseHead(status=entry.status, reason=entry.reason, fields=fields))

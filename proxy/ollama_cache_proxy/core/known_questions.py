@@ -20,6 +20,7 @@ from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.key import begin_of, cache_key_within
 from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import changed, record
+from ollama_cache_proxy.policy.replay_pace import Pace
 
 Note = TypeVar("Note")
 
@@ -178,7 +179,7 @@ class KnownQuestions(Generic[Note]):
         place = head, found.model, key
         note = self._notes.get(place)
         if note is None:
-            if posed is not None and way.is_mostly_known and self._may_ask(posed.question, found):
+            if posed is not None and way.is_mostly_known and self._may_ask(posed.question, found, way.fields):
                 question = changed(posed.question, body=body, candidate=found, key=key)
                 return Posed(head=head, question=question, edition=posed.edition, begins=posed.begins)
             way.count()
@@ -192,12 +193,12 @@ class KnownQuestions(Generic[Note]):
             self._documents[name] = note, strings
         return note
 
-    def _may_ask(self, question: Question, candidate: Candidate) -> bool:
+    def _may_ask(self, question: Question, candidate: Candidate, fields: Fields) -> bool:
         """Return whether the store's entry is all that a candidate needs: lists need one for each text, say."""
         return (
             self._asks
             and candidate.items == 1
-            and not candidate.stream
+            and (not candidate.stream or self._rules.pace_for(candidate.endpoint, fields) is Pace.AT_ONCE)
             and embeddings.text_list(candidate) is None
             and question.policy is not Policy.WRITE_ONLY
             and (self._templates is None or not template_dates.renders(candidate))

@@ -225,7 +225,7 @@ class HttpClient:
         self._chunked = length is None and not self._bodyless and not self._http10
         if self._owner.draining or not self._request.content.is_eof() or (self._http10 and length is None):
             self.keep_alive = False
-        framing: Fields = ((b"Transfer-Encoding", b"chunked"),) if self._chunked else ()
+        framing: Fields = chunked.FRAMING if self._chunked else ()
         if not self.keep_alive:
             framing += ((b"Connection", b"close"),)
         elif self._http10:

@@ -14,6 +14,8 @@ END: Final = b"\r\n"
 """The end of a chunk."""
 LAST: Final = b"0\r\n\r\n"
 """The last chunk, without trailers."""
+FRAMING: Final = ((b"Transfer-Encoding", b"chunked"),)
+"""The field of a head whose body is in chunks."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,8}")
 _SIZE_LINE: Final = 9

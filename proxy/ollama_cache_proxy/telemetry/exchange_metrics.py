@@ -6,7 +6,7 @@ something of exchanges, such as bytes, is a sum in `_Amounts`; its `add` is told
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -43,7 +43,7 @@ class _Amounts:
     seconds: list[float]
     first_bytes: list[float]
     """Fewer than `seconds` where some had none."""
-    first_tokens: tuple[float, ...] = ()
+    first_tokens: Sequence[float] = ()
     items: int = 0
     items_known: int = 0
     saved_seconds: float = 0.0
@@ -51,9 +51,7 @@ class _Amounts:
     saved_output_tokens: int = 0
 
     def add(self, exchange: Exchange, times: int) -> None:
-        """Add as many exchanges as `times` that equal this one except for their `seconds` and `first_bytes`."""
-        if exchange.first_token is not None:
-            self.first_tokens += (exchange.first_token,) * times
+        """Add as many exchanges as `times` that equal this one except for their times, which are added elsewhere."""
         if exchange.items:
             self.items += times * exchange.items
             self.items_known += times * exchange.items_known
@@ -84,7 +82,8 @@ class ExchangeMetrics:
     def add(self, event: Exchange) -> None:
         """Count an exchange: now if it has a trace or a first token; others are deferred."""
         if event.trace or event.first_token is not None:
-            self._count_now(event, _Amounts([event.seconds], [] if event.first_byte is None else [event.first_byte]))
+            bytes_, tokens = ([] if at is None else [at] for at in (event.first_byte, event.first_token))
+            self._count_now(event, _Amounts([event.seconds], bytes_, tokens))
             return
         alike = _alike(event)
         amounts = self._deferred.get(alike)
@@ -97,9 +96,11 @@ class ExchangeMetrics:
         self._on_defer()
 
     def add_repeated(self, event: Repeated) -> None:
-        """Count hits of the fast path; the first byte of each was sent together with the last."""
+        """Count hits of the fast path; the first byte and token of each were sent together with the last."""
         seconds = [*event.seconds]
-        self._count_now(event.exchange, _Amounts(seconds, seconds))
+        self._count_now(
+            event.exchange, _Amounts(seconds, seconds, () if event.exchange.first_token is None else seconds)
+        )
 
     def count_deferred(self) -> None:
         """Count the deferred exchanges."""

@@ -112,7 +112,7 @@ class Log:
         The same object is given many times, so that what its lines have in common is made once.
         """
         if self._style is not Style.JSON:
-            self(replace(exchange, seconds=seconds, first_byte=seconds))
+            self(_at_once(exchange, seconds))
             return
         if not self.requests and _is_usual(exchange):
             return
@@ -121,13 +121,12 @@ class Log:
             lines = self._lines_like(exchange)
         took = orjson.dumps(seconds).decode()
         now = orjson.dumps(round(self._clock.now(), 6)).decode()
-        self._write(f'{{"time":{now}{lines.begin}{took},"first_byte":{took}{lines.end}')
+        self._write(f'{{"time":{now}{took.join(lines.parts)}')
 
     def _lines_like(self, exchange: Exchange) -> _Lines:
         """Return what the lines of exchanges like this one have in common, and remember it."""
-        members = _members(replace(exchange, seconds=_SECONDS, first_byte=_FIRST_BYTE))
-        begin, _, end = members.partition(f'{_SECONDS},"first_byte":{_FIRST_BYTE}')
-        lines = _Lines(exchange=exchange, begin=f',"event":"exchange",{begin}', end=end)
+        members = _members(_at_once(exchange, _SECONDS))
+        lines = _Lines(exchange=exchange, parts=_TIMES.split(f',"event":"exchange",{members}'))
         if len(self._lines) >= _MOST_LINES:
             self._lines.clear()
         self._lines[id(exchange)] = lines
@@ -246,17 +245,24 @@ class Log:
 
 @record
 class _Lines:
-    """What the lines of several exchanges have in common: what stands before their times, and after those."""
+    """What the lines of several exchanges have in common: what stands before, between and after their times."""
 
     exchange: Exchange
     """Holds on to the object, so that no other one has its id."""
-    begin: str
-    end: str
+    parts: list[str]
 
 
 _MOST_LINES: Final = 1024
-_SECONDS, _FIRST_BYTE = 1234567.125, 7654321.125
-"""Times that no exchange takes."""
+_SECONDS: Final = 1234567.125
+"""A time that no exchange takes."""
+_TIMES: Final = re.compile("|".join(f'(?<="{name}":){_SECONDS}' for name in ("seconds", "first_byte", "first_token")))
+"""The times of an exchange in JSON; inside of a text, quotes are escaped."""
+
+
+def _at_once(exchange: Exchange, seconds: float) -> Exchange:
+    """Return an exchange like this one whose response was sent in one write, after so many seconds."""
+    token = None if exchange.first_token is None else seconds
+    return replace(exchange, seconds=seconds, first_byte=seconds, first_token=token)
 
 
 def _members(event: Event) -> str:
