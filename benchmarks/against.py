@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Final
 import uvloop
 from aiohttp import web
 
+from benchmarks.interval import interval
 from benchmarks.speed import lists, streams
 from benchmarks.speed.load import cpu, wrk
 from benchmarks.speed.questions import question
@@ -33,7 +33,6 @@ from tests.support.servers import free_port
 
 ROOT: Final = Path(__file__).parents[1]
 _QUESTIONS: Final = 100
-_SAMPLES: Final = 2000
 _BOUND: Final = 1 / 0.97
 """The highest ratio of CPU time, after by before: 0.97 times the requests of a core."""
 
@@ -54,15 +53,9 @@ class Row:
     ratios: Sequence[float]
     bound: float = _BOUND
 
-    def interval(self) -> tuple[float, float]:
-        """Return the 90 % interval of the median ratio, by resampling with a fixed seed."""
-        source = random.Random(1)  # noqa: S311 - resampling, not secret
-        medians = sorted(statistics.median(source.choices(self.ratios, k=len(self.ratios))) for _ in range(_SAMPLES))
-        return medians[_SAMPLES * 5 // 100], medians[_SAMPLES * 95 // 100]
-
     def text(self) -> str:
         """Return the row as text."""
-        low, high = self.interval()
+        low, high = interval(self.ratios)
         verdict = "worse" if low > self.bound else "better" if high < 1 else "holds"
         spread = f"{low:.3f} to {high:.3f}"
         return f"{self.name:<14} {statistics.median(self.ratios):6.3f}  {spread:<16} <= {self.bound:.3f}  {verdict}"
@@ -70,7 +63,7 @@ class Row:
     @property
     def failed(self) -> bool:
         """Whether the interval lies entirely beyond the bound."""
-        return self.interval()[0] > self.bound
+        return interval(self.ratios)[0] > self.bound
 
 
 class Against:

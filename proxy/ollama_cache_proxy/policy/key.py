@@ -17,7 +17,7 @@ import orjson
 from ollama_cache_proxy.policy.classify import Candidate
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES, CredentialRules, given
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
-from ollama_cache_proxy.policy.framing import frames, length
+from ollama_cache_proxy.policy.framing import frame, frames, length
 from ollama_cache_proxy.policy.messages import Fields, values
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.silent_options import without_silent
@@ -170,5 +170,6 @@ class Frame:
     def key(self, *more: bytes) -> str:
         """Return the key of these parts and `more`."""
         digest = self._digest.copy()
-        digest.update(frames(*more))
+        for part in more:
+            digest.update(frame(part))
         return digest.hexdigest()

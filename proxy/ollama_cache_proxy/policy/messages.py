@@ -10,7 +10,6 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
-from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from ollama_cache_proxy.policy.record import record
@@ -52,7 +51,7 @@ def rendered(head: ResponseHead, framing: Fields = (), *, minor: int = 1) -> byt
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_NONE: Final[Mapping[str, str]] = {}
 
 
 @record

@@ -137,10 +137,24 @@ def reuse(entry: StoredResponse | None, directives: Directives, now: float) -> R
 
     Where the clock has gone back, the age is 0.
     """
-    outcome = _freshness(entry, directives, now)
-    if directives.only_if_cached and isinstance(outcome, Forward):
-        return Refuse.ONLY_IF_CACHED
-    return outcome
+    if entry is None:
+        reason = FwdReason.REQUEST if directives.no_cache else FwdReason.MISS
+    else:
+        old = max(0, int(now - entry.stored_at))  # not by `age` and `ttl_at`: this runs for each text of a list
+        left = entry.lifetime - old
+        if entry.idle is not None and entry.idle < left:
+            left = entry.idle
+        if left <= 0 and not directives.no_cache:  # section 4.2
+            reason = FwdReason.STALE
+        elif (
+            directives.no_cache  # section 5.2.1.4
+            or (directives.max_age is not None and old > directives.max_age)  # section 5.2.1.1
+            or left < directives.min_fresh  # section 5.2.1.3
+        ):
+            reason = FwdReason.REQUEST
+        else:
+            return Hit(entry=entry, age=old, ttl=left)
+    return Refuse.ONLY_IF_CACHED if directives.only_if_cached else Forward(reason=reason)
 
 
 def age(entry: EntryMetadata, now: float) -> int:
@@ -160,21 +174,3 @@ def ttl_at(entry: EntryMetadata, seconds: int) -> int:
     """Return likewise for how many seconds an entry is fresh when it is so many old."""
     left = entry.lifetime - seconds
     return left if entry.idle is None else min(left, entry.idle)
-
-
-def _freshness(entry: StoredResponse | None, directives: Directives, now: float) -> Hit | Forward:
-    if entry is None:
-        return Forward(reason=FwdReason.REQUEST if directives.no_cache else FwdReason.MISS)
-    old = age(entry, now)
-    left = entry.lifetime - old
-    if entry.idle is not None and entry.idle < left:
-        left = entry.idle
-    if directives.no_cache:  # section 5.2.1.4
-        return Forward(reason=FwdReason.REQUEST)
-    if left <= 0:  # section 4.2
-        return Forward(reason=FwdReason.STALE)
-    if directives.max_age is not None and old > directives.max_age:  # section 5.2.1.1
-        return Forward(reason=FwdReason.REQUEST)
-    if left < directives.min_fresh:  # section 5.2.1.3
-        return Forward(reason=FwdReason.REQUEST)
-    return Hit(entry=entry, age=old, ttl=left)

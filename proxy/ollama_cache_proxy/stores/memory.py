@@ -58,6 +58,17 @@ class MemoryStore:
         self._entries.move_to_end(key)
         return entry
 
+    def held_many(self, keys: Sequence[str]) -> dict[str, StoredResponse]:
+        """Return what `held` does for each of the keys that has an entry."""
+        now, ends = self._clock.now(), self._ends
+        found = {key: entry for key in keys if (entry := self._entries.get(key)) is not None}
+        for key in [key for key in found if ends[key] <= now]:
+            self.drop(key)
+            del found[key]
+        for key in found:
+            self._entries.move_to_end(key)
+        return found
+
     def _fresh(self, key: str) -> StoredResponse | None:
         entry = self._entries.get(key)
         if entry is not None and self._ends[key] <= self._clock.now():
@@ -76,10 +87,11 @@ class MemoryStore:
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. Yields to the event loop now and then; a clear meanwhile is as one after it."""
         generation = self._generation
-        entries = list(map(self.held, keys[:_AT_ONCE]))
+        entries = list(map(self.held_many(keys[:_AT_ONCE]).get, keys[:_AT_ONCE]))
         for begin in range(_AT_ONCE, len(keys), _AT_ONCE):
             await asyncio.sleep(0)
-            entries += map(self.held, keys[begin : begin + _AT_ONCE])
+            part = keys[begin : begin + _AT_ONCE]
+            entries += map(self.held_many(part).get, part)
         return Lookups(entries=tuple(entries), generation=generation)
 
     async def peek_many(self, keys: Sequence[str]) -> Lookups:

@@ -17,7 +17,7 @@ from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import StoredResponse
 
 _MAX_KEYS: Final = 4096
-"""Keys. A longer list of changes empties the tier; entries used beyond so many are not touched."""
+"""Keys. A longer list of changes empties the tier; entries used beyond about so many are not touched."""
 _AT_ONCE: Final = 2048
 """Keys that are looked up in one turn of the event loop."""
 TOUCH_EVERY: Final = 1.0
@@ -30,6 +30,7 @@ class Front(Protocol):
     """The fast store, in this process."""
 
     def held(self, key: str) -> StoredResponse | None: ...
+    def held_many(self, keys: Sequence[str]) -> dict[str, StoredResponse]: ...
     def add(self, key: str, entry: StoredResponse) -> bool: ...
     def drop(self, key: str) -> bool: ...
     def empty(self) -> None: ...
@@ -103,6 +104,14 @@ class TieredStore:
                 self._timer = asyncio.get_running_loop().call_later(TOUCH_EVERY, self._touch)
         return entry
 
+    def _held_many(self, keys: Sequence[str]) -> dict[str, StoredResponse]:
+        found = self._front.held_many(keys) if self._generation is not None else {}
+        if found and len(self._used) < _MAX_KEYS:
+            self._used.update(found)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(TOUCH_EVERY, self._touch)
+        return found
+
     def _touch(self) -> None:
         """Tell the store which entries were used since the last time."""
         self._timer = None
@@ -134,7 +143,7 @@ class TieredStore:
         for begin in range(0, len(keys), _AT_ONCE):
             if begin:
                 await asyncio.sleep(0)
-            held |= {key: entry for key in keys[begin : begin + _AT_ONCE] if (entry := self.held(key)) is not None}
+            held |= self._held_many(keys[begin : begin + _AT_ONCE])
         missing = [key for key in keys if key not in held]
         if not missing:
             return Lookups(entries=tuple(held[key] for key in keys), generation=generation)

@@ -12,6 +12,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -99,6 +100,7 @@ _HEAD: Final = re.compile(
 )
 _ENDS: Final = {tuple(b"[]"), tuple(b'""')}
 """The first and the last byte of a vector."""
+_MOST_HEADS: Final = 1024
 
 
 def encode(item: Item) -> bytes:
@@ -118,21 +120,33 @@ def decode(data: bytes) -> Item | None:
     found = _HEAD.match(data)
     if found is None:
         return None
-    clipped, written, counted, share, first, second, framed = found.groups()
-    total, load, size = int(first), int(second), int(framed)
-    tokens = None if counted == b"-" else int(counted)
+    read = _read(found.group())
+    if read is None:
+        return None
+    numbers, tokens, exact, total, load, size, clipped = read
     begin = found.end() + size
     if len(data) < begin + 2 or (data[begin], data[-1]) not in _ENDS:
         return None
-    if (tokens or 0) >= INT64 or total >= INT64 or load >= INT64 or (tokens is None and not size):
-        return None
     return Item(
         vector=memoryview(data)[begin:],
-        numbers=int(written),
+        numbers=numbers,
         tokens=tokens,
-        exact=share == b"exact",
+        exact=exact,
         total_duration=total,
         load_duration=load,
         frame=data[begin - size : begin],
-        clipped=clipped is not None,
+        clipped=clipped,
     )
+
+
+@lru_cache(maxsize=_MOST_HEADS)
+def _read(head: bytes) -> tuple[int, int | None, bool, int, int, int, bool] | None:
+    """Return what the head of an item says, the size of its frame in bytes included; items of one list share heads."""
+    found = _HEAD.fullmatch(head)
+    assert found is not None  # noqa: S101 - for the type checker; it is what has matched
+    clipped, written, counted, share, first, second, framed = found.groups()
+    total, load, size = int(first), int(second), int(framed)
+    tokens = None if counted == b"-" else int(counted)
+    if (tokens or 0) >= INT64 or total >= INT64 or load >= INT64 or (tokens is None and not size):
+        return None
+    return int(written), tokens, share == b"exact", total, load, size, clipped is not None
