@@ -50,7 +50,7 @@ _FRESH: Final = {
     "spaced-64": (64, "spaced"),
 }
 """Hits whose bytes were never sent before: connections, and the mode of post.lua."""
-_WIDE: Final = ("miss-1", "streams-8", "lists", "workers-64")
+_WIDE: Final = ("miss-1", "streams-8", "lists", "workers-64", "unseen-64")
 """Cases with short runs and a large spread: they have three times the rounds."""
 
 _HELD_ENTRIES: Final = 36_000

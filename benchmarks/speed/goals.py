@@ -319,7 +319,7 @@ _SHOWN: Final[dict[str, tuple[str, ...]]] = {
     "hits": _WRK,
     **dict.fromkeys(("fresh", "signed", "pipelined", "spaced", "unseen", "logged", "recorded"), _FRESH),
     "redis": _WRK,
-    "workers": _WRK,
+    "workers": ("rate", "cpu", "cores"),
     "pass": _WRK,
     "miss": _WRK,
     "streams": ("p50", "p99", "cpu"),
