@@ -57,6 +57,24 @@ def test_what_a_url_says(url: str, expected: dict[str, object]) -> None:
     assert redis_address(url) == RedisAddress(**{"options": {}, **expected})
 
 
+def test_sentinels_are_named_with_the_primary_that_they_watch() -> None:
+    url = "REDISS+Sentinel://u:p@One,two:7,[::1]/my-master.1/3?sentinel_username=a&sentinel_password=b&client_name=c"
+    assert redis_address(url) == RedisAddress(
+        tls=True,
+        port=6379,
+        sentinels=(("one", 26379), ("two", 7), ("::1", 26379)),
+        primary="my-master.1",
+        sentinel_username="a",
+        sentinel_password="b",
+        database=3,
+        username="u",
+        password="p",
+        options={"client_name": "c"},
+    )
+    assert redis_address("redis+sentinel://h/m").database == redis_address("redis+sentinel://h/m?db=0").database == 0
+    assert public_url(url) == "rediss+sentinel://One,two:7,[::1]/my-master.1/3"
+
+
 @pytest.mark.parametrize("text", ["1", "true", "yes", "t", "y", "YES", "0", "false", "no", "f", "n", "False"])
 def test_a_flag_is_written_in_any_usual_way(text: str) -> None:
     is_on = text.lower()[0] in "1ty"
@@ -97,7 +115,12 @@ def test_an_option_of_tls_is_honoured_as_it_is_written(name: str, value: str) ->
 
 @pytest.mark.parametrize(
     ("url", "place"),
-    [("redis://h:1/2", "h:1"), ("redis://[::1]:7", "[::1]:7"), ("unix:///run/a.sock", "/run/a.sock")],
+    [
+        ("redis://h:1/2", "h:1"),
+        ("redis://[::1]:7", "[::1]:7"),
+        ("unix:///run/a.sock", "/run/a.sock"),
+        ("redis+sentinel://h,[::1]:7/m", "h:26379,[::1]:7"),
+    ],
 )
 def test_the_place_is_what_a_person_would_write(url: str, place: str) -> None:
     assert redis_address(url).place == place
@@ -149,7 +172,19 @@ def test_an_option_that_is_not_honoured_is_named(name: str, value: str) -> None:
         ("redis", "must begin with redis://"),
         ("redis:/h", "must begin with redis://"),
         ("http://h", "must begin with redis://"),
-        ("redis+sentinel://h", "must begin with redis://"),
+        ("redis+sentinel://h", "must have the name"),
+        ("redis+sentinel://h/", "must have the name"),
+        ("redis+sentinel://h/my%20master", "must have the name"),
+        ("redis+sentinel://h/mymaster/x", "the database"),
+        ("redis+sentinel://h/mymaster/0/1", "the database"),
+        ("redis+sentinel://h/mymaster/1?db=1", "the database once"),
+        ("redis+sentinel:///mymaster", "must have hosts"),
+        ("redis+sentinel://h,/mymaster", "must have hosts"),
+        ("redis+sentinel://h,h:0/mymaster", "must have hosts"),
+        ("redis+sentinel://h/m?ssl_ciphers=x", "is for TLS"),
+        ("redis://h?sentinel_password=x", "is for Sentinels"),
+        ("rediss://h?sentinel_username=x", "is for Sentinels"),
+        ("unix+sentinel://h/m", "must begin with redis://"),
         ("redis-sentinel://h", "must begin with redis://"),
         ("redis://h/mydb", "the database"),
         ("redis://h/-1", "the database"),
@@ -272,7 +307,7 @@ def test_every_option_that_is_honoured_is_documented() -> None:
     with pytest.raises(ValueError, match="it knows") as caught:
         redis_address("rediss://h?unknown=1")
     known = str(caught.value).partition("it knows ")[2].split(", ")
-    assert len(known) == 16
+    assert len(known) == 18
     assert [name for name in known if f"`{name}`" not in OPERATIONS.read_text("utf-8")] == []
 
 

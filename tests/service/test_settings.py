@@ -301,7 +301,10 @@ def test_a_wrong_redis_url_is_refused_without_being_shown(monkeypatch, toml, sou
             text = problem()
         case _:
             text = problem(toml(f'redis_url = "{url}"\n'))
-    assert text == "redis_url: (hidden) is not allowed: must begin with redis://, rediss:// or unix://"
+    assert (
+        text
+        == "redis_url: (hidden) is not allowed: must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+    )
 
 
 @pytest.mark.parametrize("name", ["redis_url", "admin_token", "upstream_authorization"])

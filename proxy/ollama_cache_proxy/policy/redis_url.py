@@ -14,16 +14,20 @@ from urllib.parse import unquote_to_bytes
 
 from ollama_cache_proxy.policy.record import record
 
-_SCHEMES: Final = ("redis", "rediss", "unix")
+_SENTINEL: Final = "+sentinel"
+_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 _DEFAULT_HOST: Final = "localhost"
 _DEFAULT_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26_379
 _MAX_PORT: Final = 65_535
 _MAX_DATABASE: Final = 2**31 - 1
 _MAX_CONNECTIONS: Final = 1024
 
-_URL: Final = re.compile(r"([A-Za-z]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?")
+_URL: Final = re.compile(r"([A-Za-z+]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[^\[\]:,%]*)(?::([0-9]{1,5}))?")
 _DATABASE: Final = re.compile(r"[0-9]{1,10}")
+_PRIMARY: Final = re.compile(r"[A-Za-z0-9._-]{1,256}")
+"""What a Sentinel takes as the name of a primary (its source: sentinel.c)."""
 _CLIENT_NAME: Final = re.compile(r"[!-~]{1,100}")
 """Redis takes no blanks and no control characters in it (CLIENT SETNAME)."""
 _FLAGS: Final[Mapping[str, bool]] = {
@@ -34,6 +38,8 @@ _TLS_VERSIONS: Final[Mapping[str, int]] = {"771": 771, "772": 772, "1.2": 771, "
 """TLS 1.2 and 1.3 by their numbers on the wire (RFC 8446, 4.2.1), as redis-py takes them, and by their names."""
 
 Value: TypeAlias = str | int | bool
+Place: TypeAlias = tuple[str, int]
+"""A host and its port."""
 
 
 @record
@@ -42,8 +48,14 @@ class RedisAddress:
 
     tls: bool = False
     host: str = ""
-    """Empty for a Unix socket."""
+    """Empty for a Unix socket, and behind Sentinels."""
     port: int = _DEFAULT_PORT
+    sentinels: tuple[Place, ...] = ()
+    """The Sentinels to ask where the primary is; none where that is known."""
+    primary: str = ""
+    """The name by which they know it."""
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
     socket: str = ""
     """The path of a Unix socket."""
     database: int = 0
@@ -58,8 +70,13 @@ class RedisAddress:
 
     @property
     def place(self) -> str:
-        """Host and port, or the path of the socket."""
-        return self.socket or f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        """Host and port, those of all Sentinels, or the path of the socket."""
+        return self.socket or ",".join(map(_written, self.sentinels or ((self.host, self.port),)))
+
+
+def _written(place: Place) -> str:
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def public_url(url: str) -> str:
@@ -77,7 +94,7 @@ def redis_address(url: str) -> RedisAddress:
     """Return what a URL says. Raise ValueError, whose text names the part that is wrong, and what is right."""
     scheme, found, rest = url.partition("://")
     if not found or scheme.lower() not in _SCHEMES:
-        _refuse("must begin with redis://, rediss:// or unix://")
+        _refuse("must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
     if any(letter.isspace() or not letter.isprintable() for letter in rest):
         _refuse("must have blanks and control characters percent-encoded (a blank is %20)")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
@@ -87,25 +104,35 @@ def redis_address(url: str) -> RedisAddress:
     if match is None:
         _refuse("must have no #, or have it percent-encoded as %23")
     user, _, place = authority.rpartition("@")
-    options = _options(match[4] or "", tls=scheme.lower() == "rediss")
+    scheme, path = scheme.lower(), match[3]
+    tls, behind = scheme.startswith("rediss"), scheme.endswith(_SENTINEL)
+    options = _options(match[4] or "", tls=tls, sentinel=behind)
     username, password = _login(user, options)
-    if scheme.lower() == "unix":
-        host, port, socket = "", _DEFAULT_PORT, _socket(place, match[3])
-        database = None
+    host, port, socket, primary = "", _DEFAULT_PORT, "", ""
+    sentinels: tuple[Place, ...] = ()
+    if scheme == "unix":
+        socket, path = _socket(place, path), ""
+    elif behind:
+        sentinels = tuple([_host_and_port(each, _SENTINEL_PORT) for each in place.split(",")])
+        primary, path = _primary(path)
     else:
-        (host, port), socket = _host_and_port(place), ""
-        database = _database(match[3])
+        host, port = _host_and_port(place, _DEFAULT_PORT)
+    database = _database(path)
     if database is not None and "db" in options:
         _refuse("must have the database once, as the path or as the option db")
+    own = {name: str(options.pop(name)) for name in ("sentinel_username", "sentinel_password") if name in options}
     return RedisAddress(
-        tls=scheme.lower() == "rediss",
+        tls=tls,
         host=host,
         port=port,
+        sentinels=sentinels,
+        primary=primary,
         socket=socket,
         database=int(options.pop("db", database or 0)),
         username=username,
         password=password,
         options=options,
+        **own,
     )
 
 
@@ -136,11 +163,24 @@ def _socket(place: str, path: str) -> str:
     return _decoded("the path", path)
 
 
-def _host_and_port(place: str) -> tuple[str, int]:
+def _host_and_port(place: str, usual: int) -> Place:
     match = _HOST.fullmatch(place)
-    if match is None or not 0 < int(match[2] or _DEFAULT_PORT) <= _MAX_PORT:
-        _refuse("must have one host and a port from 1 to 65535, such as redis://127.0.0.1:6379/0")
-    return match[1].strip("[]").lower() or _DEFAULT_HOST, int(match[2] or _DEFAULT_PORT)
+    if match is None or (not match[1] and usual != _DEFAULT_PORT) or not 0 < int(match[2] or usual) <= _MAX_PORT:
+        hosts = "one host" if usual == _DEFAULT_PORT else "hosts"
+        scheme = "redis" if usual == _DEFAULT_PORT else f"redis{_SENTINEL}"
+        path = "/0" if usual == _DEFAULT_PORT else "/mymaster/0"
+        _refuse(f"must have {hosts} and a port from 1 to 65535, such as {scheme}://127.0.0.1:{usual}{path}")
+    return match[1].strip("[]").lower() or _DEFAULT_HOST, int(match[2] or usual)
+
+
+def _primary(path: str) -> tuple[str, str]:
+    """Return the name of the primary that a path begins with, and the rest of the path."""
+    name, _, rest = path.removeprefix("/").partition("/")
+    if _PRIMARY.fullmatch(name) is None:
+        _refuse(
+            "must have the name that the Sentinels know the primary by, such as redis+sentinel://h1,h2,h3/mymaster/0"
+        )
+    return name, rest
 
 
 def _database(path: str) -> int | None:
@@ -153,7 +193,7 @@ def _database(path: str) -> int | None:
     return int(text)
 
 
-def _options(query: str, *, tls: bool) -> dict[str, Value]:
+def _options(query: str, *, tls: bool, sentinel: bool) -> dict[str, Value]:
     """Return the options of a query as redis-py takes them."""
     found: dict[str, Value] = {}
     for part in query.split("&") if query else ():
@@ -170,6 +210,8 @@ def _options(query: str, *, tls: bool) -> dict[str, Value]:
             _refuse(f"the option {name} must have + percent-encoded as %2B (a blank is %20)")
         if name.startswith("ssl_") and not tls:
             _refuse(f"the option {name} is for TLS: write rediss://")
+        if name.startswith("sentinel_") and not sentinel:
+            _refuse(f"the option {name} is for Sentinels: write redis{_SENTINEL}://")
         value = option.read(_decoded(f"the option {name}", text))
         if value is None:
             _refuse(f"the option {name} must be {option.allowed}")
@@ -207,6 +249,8 @@ _OPTIONS: Final[Mapping[str, _Option | str]] = {
     "db": _whole(0, _MAX_DATABASE),
     "username": _TEXT,
     "password": _TEXT,
+    "sentinel_username": _TEXT,
+    "sentinel_password": _TEXT,
     "client_name": _Option(
         read=lambda text: text if _CLIENT_NAME.fullmatch(text) else None, allowed="of ASCII, without blanks"
     ),
@@ -241,4 +285,5 @@ _OPTIONS: Final[Mapping[str, _Option | str]] = {
     "ssl_include_verify_flags": "it verifies certificates by Python's defaults",
     "ssl_exclude_verify_flags": "it verifies certificates by Python's defaults",
 }
-"""What is honoured, and what is refused with its reason: redis-py 8 takes each of these options."""
+"""What is honoured, and what is refused with its reason: redis-py 8 takes each of these options, but for those of
+Sentinels, which are ours."""

@@ -91,7 +91,15 @@ class Symptom(Enum):
     )
     SENTINEL = (
         "{place} is a Sentinel, in which nothing can be stored",
-        "write the URL of the primary that it watches (SENTINEL GET-MASTER-ADDR-BY-NAME)",
+        "write redis+sentinel:// and the name of the primary that it watches, such as /mymaster",
+    )
+    NO_SENTINEL = (
+        "no Sentinel answers at {place}",
+        "start one, or write where they are; a password of theirs is ?sentinel_password=",
+    )
+    NO_SUCH_PRIMARY = (
+        "the Sentinels at {place} know no primary of that name",
+        "write the name that they know it by, such as /mymaster (redis-cli -p 26379 SENTINEL MASTERS)",
     )
 
     def __init__(self, looks: str, fix: str) -> None:

@@ -213,6 +213,7 @@ def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, t
         changed=changed,
         suspend=tiered.suspend,
     )
+    client.on_leave.append(watch.renew)
     watch.begin(tasks)
     return tiered
 

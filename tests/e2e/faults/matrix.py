@@ -81,6 +81,10 @@ MATRIX: dict[int, Row] = {
             "back": Figure(2, "s", "until the hot tier works again"),
         },
     ),
+    39: Row(
+        "Sentinels make another server the primary",
+        {"errors": Figure(0, "", "errors"), "back": Figure(5, "s", "hits back, after down-after")},
+    ),
     38: Row("a node of a cluster, a Sentinel", {"errors": Figure(0, "", "errors"), "lines": Figure(1, "", "lines")}),
     32: Row("Redis is stopped, the breaker open", {"waiting": Figure(0, "", "lookups")}),
     33: Row(
@@ -161,7 +165,6 @@ def measures_time(number: int) -> bool:
 
 
 LATER: dict[int, str] = {
-    39: "failover by Sentinel under load",
     40: "a node of a cluster is lost, or slots move",
     50: "the holder of a shared flight is killed",
     52: "one of several Ollamas is lost",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from ollama_cache_proxy.stores.redis import generation as module
 from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.generation import Generation
-from ollama_cache_proxy.stores.redis.guard import Guard
+from ollama_cache_proxy.stores.redis.guard import Guard, WriteRefused
 from ollama_cache_proxy.stores.redis.key_layout import GENERATION, entry_name
 from ollama_cache_proxy.stores.redis.redis_client import RedisClient
 from tests.support.clocks import Clock
@@ -146,3 +147,81 @@ async def test_of_many_lookups_at_once_under_an_invalid_one_all_find_the_same_ne
         redis_server.client().set(GENERATION, "x")
         found = await asyncio.gather(*(generation.current() for _ in range(8)))
         assert set(found) == {redis_server.client().get(GENERATION).decode()}
+
+
+async def test_one_that_has_ended_and_comes_back_is_replaced_by_the_newest(
+    generation: Generation, redis_server: RedisServer
+) -> None:
+    """As where a replica becomes the primary that has not heard of a clear."""
+    old = await generation.current()
+    redis_server.client().set(entry_name(old, key(1)), "cleared")
+    await generation.replace()
+    newest = await generation.current()
+    redis_server.client().set(GENERATION, old)
+    assert await generation.lookup([key(1)]) == (newest, [None])
+    assert redis_server.client().get(GENERATION) == newest.encode()
+
+
+async def test_what_ended_elsewhere_is_known_to_whoever_has_read_both(
+    generation: Generation, reach: Reach, redis_server: RedisServer
+) -> None:
+    old, other = await generation.current(), of(reach(redis_server))
+    await other.replace()
+    newest = await generation.current()
+    assert newest != old
+    redis_server.client().set(GENERATION, old)
+    assert await generation.current() == newest
+    assert await other.current() == newest
+
+
+async def test_one_that_was_begun_while_another_was_restored_ends_with_it(
+    generation: Generation, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await generation.current()
+    await generation.replace()
+    newest, third = await generation.current(), "c" * 32
+    redis_server.client().set(GENERATION, old)
+    run = generation._commands.run
+
+    async def late(*ways: Any) -> Any:
+        redis_server.client().set(GENERATION, third)
+        return await run(*ways)
+
+    monkeypatch.setattr(generation._commands, "run", late)
+    current = await generation.current()
+    assert is_token(current)
+    assert current not in (old, newest, third)
+    assert redis_server.client().get(GENERATION) == current.encode()
+
+
+async def test_without_the_right_to_write_one_that_comes_back_is_not_used(
+    generation: Generation, redis_server: RedisServer
+) -> None:
+    old = await generation.current()
+    redis_server.client().set(entry_name(old, key(1)), "cleared")
+    await generation.replace()
+    redis_server.client().set(GENERATION, old)
+    generation._guard.writes.failed(0.0, decisive=True)
+    with pytest.raises(WriteRefused):
+        await generation.lookup([key(1)])
+
+
+async def test_a_clear_elsewhere_is_not_taken_for_older_than_ones_own(
+    generation: Generation, reach: Reach, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its generation is read between this one's command and its reply."""
+    await generation.current()
+    run = generation._commands.run
+
+    async def slow(*ways: Any) -> Any:
+        old = await run(*ways)
+        await of(reach(redis_server)).replace()
+        await generation.current()
+        return old
+
+    monkeypatch.setattr(generation._commands, "run", slow)
+    await generation.replace()
+    monkeypatch.undo()
+    stored = redis_server.client().get(GENERATION)
+    assert (await generation.current()).encode() == stored
+    assert redis_server.client().get(GENERATION) == stored

@@ -27,7 +27,7 @@ from ollama_cache_proxy.service.redis_access import (
 from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis, public_url
 from ollama_cache_proxy.service.store_survey import Surveyed, product, survey_store
 
-_URLS = ("redis://", "rediss://", "unix://")
+_URLS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
 _DEADLINE = 3.0
 """Seconds for one command."""
 

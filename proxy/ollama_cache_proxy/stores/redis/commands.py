@@ -165,6 +165,12 @@ COMMANDS: Final = {
             effect="the metrics of the store's size are missing",
         ),
         Command(
+            name="ROLE",
+            purpose="behind Sentinels, whether a server is the primary",
+            without=Without.LESS,
+            effect="a server that a Sentinel names is taken for the primary, whatever it is",
+        ),
+        Command(
             name="PING",
             purpose="whether the connection of the hot tier still answers",
             without=Without.REPLACED,

@@ -2,7 +2,8 @@
 
 A lookup reads the generation and the entries in one command, under the generation that this process read last; if that
 is not the current one, it reads again. A generation that is absent (a new Redis, an eviction) or not a valid token is
-replaced: that costs misses, and never brings an old entry back.
+replaced: that costs misses, and never brings an old entry back. One that was replaced comes back with a replica that
+had not heard of that before it became the primary, or with an old snapshot: then it is replaced again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _BYTES: Final = 16
 """Bytes of a token."""
 _KEYS_PER_COMMAND: Final = 64
 """Entries that one command reads."""
+_MOST_ENDED: Final = 1024
+"""Generations that are remembered as ended."""
 _TRIES: Final = 3
 """Attempts to read entries under the current generation."""
 
@@ -48,6 +51,8 @@ class Generation:
         self._commands = commands
         self._renewing = asyncio.Lock()
         self.seen = new_token()  # equals no token in the store, not even an empty one
+        self._newest = ""  # the newest one that the store was seen to have, or that was begun here
+        self._ended: dict[str, None] = {}  # those that it has replaced, the oldest first
 
     async def lookup(
         self, keys: Sequence[str], within: float | None = None, *, lane: RedisLane | None = None, longest: float = 0.0
@@ -80,7 +85,7 @@ class Generation:
         Without a generation no entry is found, and the next lookup that may write begins one. To end one needs no
         memory, so a full server does it.
         """
-        fresh = new_token()
+        fresh, newest = new_token(), self._newest
         try:
             old = await self._commands.run(
                 ("GETSET", lambda: self._pool.execute_command("GETSET", GENERATION, fresh)),
@@ -90,8 +95,20 @@ class Generation:
             old = await self._end(error)
             if _is_of_another_type(error):
                 await self._pool.set(GENERATION, fresh)
-        self.seen = fresh
+        if self._newest == newest:
+            self._note(fresh)
+        else:  # another was read meanwhile; which one came later is read with the next lookup
+            self.seen = new_token()
         return "" if old is None else old.decode("latin-1")
+
+    def _note(self, token: str) -> None:
+        """Note the current generation: those before it have ended."""
+        self.seen = token
+        if self._newest not in ("", token):
+            self._ended[self._newest] = None
+            if len(self._ended) > _MOST_ENDED:
+                del self._ended[next(iter(self._ended))]
+        self._newest = token
 
     async def _end(self, error: ResponseError) -> bytes | None:
         """Delete the generation, which could not be replaced because of `error`; return it."""
@@ -117,6 +134,9 @@ class Generation:
             if current is None or _TOKEN.fullmatch(current) is None:  # absent or invalid: it could come back
                 current = await self._begun(current, lane, until)
             token = seen if current is None else current.decode("latin-1")
+            if token in self._ended:
+                current = await self._restored(token, lane, until)
+                token = current.decode("latin-1")
             names = [entry_name(token, key) for key in keys]
             if current is not None and token == seen:
                 rest = range(_KEYS_PER_COMMAND, len(names), _KEYS_PER_COMMAND)
@@ -125,7 +145,8 @@ class Generation:
                 if len(values) != len(keys):
                     raise InvalidResponse
                 return token, values
-            self.seen = seen = token
+            self._note(token)
+            seen = token
             names = [GENERATION, *names[:_KEYS_PER_COMMAND]]
             current, *values = await self._read(lane, names, until - loop.time())
         return self.seen, [None] * len(keys)
@@ -196,6 +217,29 @@ class Generation:
             if current is None:  # of another type, or gone again
                 await self._remove()
             return current if current is not None and _TOKEN.fullmatch(current) else None
+
+    async def _restored(self, ended: str, lane: RedisLane, until: float) -> bytes:
+        """Replace a generation that has ended, and has come back, by the newest one; return what is current then.
+
+        Raises WriteRefused where the server takes no writes: then nothing of that generation is found. One that
+        somebody has begun meanwhile is ended, too, by another new one: which of the two is newer is not known.
+        """
+        if self._guard.writes.open:
+            raise WriteRefused
+        loop = asyncio.get_running_loop()
+        async with self._renewing:
+            newest = self._newest
+            try:
+                old = await self._commands.run(
+                    ("GETSET", lambda: lane.ask("GETSET", GENERATION, newest, within=until - loop.time())),
+                    ("SET", lambda: lane.ask("SET", GENERATION, newest, "GET", within=until - loop.time())),
+                )
+                if old is not None and old.decode("latin-1") not in (ended, newest):
+                    newest = new_token()
+                    await lane.ask("SET", GENERATION, newest, within=until - loop.time())
+            except ResponseError as error:
+                raise WriteRefused(error) from None
+        return newest.encode()
 
     async def _remove(self) -> None:
         await remove(self._pool, self._commands, GENERATION)

@@ -176,6 +176,13 @@ class Guard:
         """Note that the server may have loaded: a probe is due."""
         self.reads.next_probe = self._clock.monotonic()
 
+    def look_again(self) -> None:
+        """Have the server probed immediately: it may be another one."""
+        self._answered_at = -math.inf
+        if self.reads.open:
+            self.reads.next_probe = self._clock.monotonic()
+        self.opened.set()
+
     # What probes see, too.
 
     def reads_failed(self, error: Exception, *, decisive: bool = False) -> None:

@@ -95,6 +95,12 @@ class RedisWatch:
         self._resume = resume
         self._changed = changed
         self._suspend = suspend
+        self._subscription: _Subscription | None = None
+
+    def renew(self) -> None:
+        """Follow over a new connection: this one leads to a server that is not the right one any more."""
+        if self._subscription is not None:
+            self._subscription.transport.abort()
 
     def begin(self, tasks: Tasks) -> None:
         """Start watching, until the tasks are closed."""
@@ -116,7 +122,7 @@ class RedisWatch:
         async with asyncio.timeout(CONNECT_WITHIN) as deadline:
             connection = self._make()
             await connect(connection)
-            subscription = _Subscription(connection, self._changed, self._commands)
+            self._subscription = subscription = _Subscription(connection, self._changed, self._commands)
             try:
                 if is_cancelled():
                     return

@@ -266,6 +266,11 @@ class RedisLane:
         if self._wire is not None:
             self._retire(self._wire)
 
+    def leave(self) -> None:
+        """Use new connections alone from now on: the open ones lead to a server that is not the right one any more."""
+        for wire in list(self._open_wires):
+            self._retire(wire)
+
     async def close(self) -> None:
         """Close every connection, without waiting for replies."""
         self._closed = True

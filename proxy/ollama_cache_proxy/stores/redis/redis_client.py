@@ -1,13 +1,13 @@
-"""The connections to one server: redis-py's pool, and the lane for small commands.
+"""The connections to one server, which Sentinels may name: redis-py's pool, and the lane for small commands.
 
-This module knows neither commands nor names: Redis behind Sentinel would be another client with the same pool, lane and
-`connection`.
+This module knows neither commands nor names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -16,9 +16,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ollama_cache_proxy.policy.redis_url import RedisAddress
+from ollama_cache_proxy.policy.redis_url import Place, RedisAddress
 from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN, RedisLane
-from ollama_cache_proxy.stores.redis.redis_connections import connecting
+from ollama_cache_proxy.stores.redis.redis_connections import connecting, sentinels_of
 
 FAILURES: Final = (Exception,)
 """What a command may raise, over the pool or the lane: any exception, of which a cancellation is none.
@@ -31,6 +31,8 @@ _READ: Final = 5.0
 _PLACE_WITHIN: Final = 1.0
 """Seconds to wait for a connection that no other command uses."""
 _CONNECTIONS: Final = 64
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at what Sentinels name."""
 
 
 class RedisClient:
@@ -38,7 +40,8 @@ class RedisClient:
 
     Lookups of long lists have a lane of their own, `lists`, and so have `probes`.
 
-    `tls` is the context for a `rediss://` address.
+    `tls` is the context for a `rediss://` address. Functions in `on_leave` are called when another server is the
+    primary.
     """
 
     def __init__(self, address: RedisAddress, *, tls: ssl.SSLContext | None = None) -> None:
@@ -51,6 +54,8 @@ class RedisClient:
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             health_check_interval=0,
         )
+        self.sentinels = sentinels_of(address, tls) if address.sentinels else None
+        self.on_leave: list[Callable[[], None]] = []
         self.pool: Any = redis.Redis.from_pool(pool)
         self.lane = RedisLane(self.connection, spare=True)
         self.lists = RedisLane(self.connection)
@@ -62,6 +67,24 @@ class RedisClient:
         once = {"retry": Retry(NoBackoff(), 0)}
         made: redis.Connection = pool.connection_class(**pool.connection_kwargs | once)
         return made
+
+    async def follow(self) -> None:
+        """Leave a server when Sentinels name another one, until cancelled. Without Sentinels there is nothing to do."""
+        known: Place | None = None
+        while self.sentinels is not None and not is_cancelled():
+            with suppress(*FAILURES):  # none that answers: the store's own health reports what comes of it
+                found = await self.sentinels.primary()
+                if found != known and known is not None:
+                    await self._leave()
+                known = found
+            await asyncio.sleep(_LOOK_EVERY)
+
+    async def _leave(self) -> None:
+        for lane in (self.lane, self.lists, self.probes):
+            lane.leave()
+        for left in self.on_leave:
+            left()
+        await self.pool.connection_pool.disconnect(inuse_connections=True)
 
     async def close(self) -> None:
         """Close every connection."""

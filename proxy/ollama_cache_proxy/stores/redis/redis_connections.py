@@ -7,9 +7,11 @@ from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ollama_cache_proxy.policy.redis_url import RedisAddress
+from ollama_cache_proxy.stores.redis.commands import is_refusal
+from ollama_cache_proxy.stores.redis.sentinels import Sentinels
 
 
 class _Expected:
@@ -36,6 +38,36 @@ class _Expected:
             raise RedisConnectionError(type(error).__name__) from error
 
 
+class _ToPrimary:
+    """Leads to the primary that the Sentinels know at the moment, and to no server that says that it is another."""
+
+    host: str
+    port: int
+
+    def __init__(self, *, sentinels: Sentinels, **more: Any) -> None:
+        super().__init__(**more)
+        self._sentinels = sentinels
+
+    async def _connect(self) -> None:
+        """See redis-py."""
+        self.host, self.port = await self._sentinels.primary()
+        await super()._connect()  # type: ignore[misc] # of redis-py's class
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's
+        """See redis-py. A server that does not permit the question is taken at the Sentinels' word."""
+        await super().on_connect_check_health(check_health)  # type: ignore[misc] # of redis-py's class
+        connection: Any = self
+        await connection.send_command("ROLE")
+        try:
+            role = await connection.read_response()
+        except ResponseError as error:
+            if not is_refusal(error):
+                raise
+            return
+        if not isinstance(role, list) or not role or role[0] not in (b"master", "master"):
+            raise RedisConnectionError("not the primary")
+
+
 class PlainConnection(_Expected, redis.Connection):
     """A connection over TCP."""
 
@@ -51,6 +83,14 @@ class TlsConnection(_Expected, redis.SSLConnection):
         super().__init__(**more)
         context: Any = _Context(tls)
         self.ssl_context = context
+
+
+class PrimaryConnection(_ToPrimary, PlainConnection):
+    """A connection to the primary over TCP."""
+
+
+class PrimaryTlsConnection(_ToPrimary, TlsConnection):
+    """A connection to the primary over TLS."""
 
 
 class _Context:
@@ -77,9 +117,17 @@ def connecting(address: RedisAddress, tls: ssl.SSLContext | None) -> dict[str, A
     }
     if address.socket:
         return arguments | {"connection_class": SocketConnection, "path": address.socket}
-    arguments |= {"host": address.host, "port": address.port}
     if "socket_keepalive" in address.options:
         arguments["socket_keepalive"] = address.options["socket_keepalive"]
-    if not address.tls:
-        return arguments | {"connection_class": PlainConnection}
-    return arguments | {"connection_class": TlsConnection, "tls": tls}
+    if address.tls:
+        arguments["tls"] = tls
+    if not address.sentinels:
+        arguments["connection_class"] = TlsConnection if address.tls else PlainConnection
+        return arguments | {"host": address.host, "port": address.port}
+    arguments["connection_class"] = PrimaryTlsConnection if address.tls else PrimaryConnection
+    return arguments | {"sentinels": sentinels_of(address, tls)}
+
+
+def sentinels_of(address: RedisAddress, tls: ssl.SSLContext | None) -> Sentinels:
+    """Return the Sentinels of an address that has some."""
+    return Sentinels(address, tls, TlsConnection if address.tls else PlainConnection)

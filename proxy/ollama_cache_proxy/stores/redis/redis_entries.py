@@ -69,6 +69,7 @@ class RedisEntries:
         self._count = count
         self._observe = observe
         self._tasks = tasks
+        self._reading = False
 
     @property
     def writable(self) -> bool:
@@ -78,6 +79,13 @@ class RedisEntries:
     def doubt(self) -> None:
         """Take the generation that was read last for an old one, since another process has begun one."""
         self._generation.seen = new_token()
+        if not self._reading:  # now, so that this process knows which one ended, should that come back
+            self._reading = True
+            self._tasks.spawn(self._read_generation(), "read the generation")
+
+    async def _read_generation(self) -> None:
+        self._reading = False
+        await self._guard.read("get", self._generation.current, None)
 
     def held(self, key: str) -> None:
         """See store_ports.EntryStore. Always None: Redis has to be asked."""

@@ -63,6 +63,8 @@ class RedisStore:
         self.values = RedisValues(client, guard, commands)
         self.gauges = RedisGauges(client, guard, count, commands=commands, tasks=tasks)
         self.state = guard.state
+        client.on_leave.append(guard.look_again)
+        self._client = client
         self._prober = Prober(client, guard, generation, commands, clock=clock)
         self._count = count
         self._tasks = tasks
@@ -73,4 +75,5 @@ class RedisStore:
         `loaded` is that of Prober.begin. Raises nothing where no server answers.
         """
         await self._prober.begin(self._tasks, loaded)
+        self._tasks.spawn(self._client.follow(), "follow the primary", endless=True)
         self._count.recount()

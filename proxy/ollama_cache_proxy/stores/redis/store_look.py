@@ -17,7 +17,8 @@ from ollama_cache_proxy.policy.redis_url import RedisAddress
 from ollama_cache_proxy.policy.store_symptoms import Heard, Sight, Symptom, heard, heard_in, of_mode, refused, symptom
 from ollama_cache_proxy.stores.redis.commands import is_refusal
 from ollama_cache_proxy.stores.redis.key_layout import PROBED
-from ollama_cache_proxy.stores.redis.redis_connections import connecting
+from ollama_cache_proxy.stores.redis.redis_connections import connecting, sentinels_of
+from ollama_cache_proxy.stores.redis.sentinels import UnknownPrimaryError
 
 WITHIN: Final = 1.0
 """Seconds for each step: to connect, and to reply. There are six at most."""
@@ -28,6 +29,14 @@ _FIRST: Final = 64
 
 async def look(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | None:
     """Return what is wrong there, None where it is a Redis that answers a lookup, or for what nobody can change."""
+    if address.sentinels:
+        try:
+            host, port = await sentinels_of(address, tls).primary()
+        except UnknownPrimaryError:
+            return Symptom.NO_SUCH_PRIMARY
+        except Exception:  # noqa: BLE001 - whatever it is, none of them answers as a Sentinel
+            return Symptom.NO_SENTINEL
+        address = replace(address, host=host, port=port, sentinels=())
     plain = await _sight(address, None)
     secure = None
     if tls is not None:

@@ -41,7 +41,7 @@ _WRITING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("HSETNX", (_NAME, "total", "1")),
 )
 _HOT_TIER: Final = ("CLIENT ID", "CLIENT TRACKING", "SUBSCRIBE")
-_OF_THE_CONNECTION: Final = ("AUTH", "SELECT", "CLIENT SETINFO")
+_OF_THE_CONNECTION: Final = ("AUTH", "SELECT", "CLIENT SETINFO", "ROLE")
 """Sent, or not needed, when the connection was opened."""
 
 
