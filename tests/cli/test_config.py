@@ -25,12 +25,14 @@ async def test_a_file_of_credentials_is_named_and_not_shown(tmp_path: Path) -> N
 async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(f'listen = "127.0.0.1:1"\nlinger = 5\nepoch = "a"\nadmin_token = "{canary.TOKEN}"\n')
-    arguments = ("config", "--config", str(file), "--listen", "127.0.0.1:3", "--cache", "chat=always", "--json")
+    given = ("--listen", "127.0.0.1:3", "--cache", "chat=always", "--redis-ca", "ca.pem")
+    arguments = ("config", "--config", str(file), *given, "--json")
     added = {"OCP_LISTEN": "127.0.0.1:2", "OCP_EPOCH": "b", "OCP_LOG": ""}
     told = json.loads((await piped(*arguments, added=added)).out)
     assert list(told) == list(Settings.model_fields)
     assert told["listen"] == {"value": "127.0.0.1:3", "source": "command line"}
     assert told["cache_chat"] == {"value": "always", "source": "command line"}
+    assert told["redis_ca"] == {"value": "ca.pem", "source": "command line"}
     assert told["epoch"] == {"value": "b", "source": "environment"}
     assert told["linger"] == {"value": 5.0, "source": "file"}
     assert told["log"] == {"value": "auto", "source": "default"}
@@ -50,6 +52,12 @@ async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
         ({"REDIS_URL": "redis://u:1:a@canary-of-a-password@h:1"}, "redis_url", "redis://h:1", "REDIS_URL"),
         ({"OCP_REDIS_URL": "redis://h?password=canary-of-a-password"}, "redis_url", "redis://h", "environment"),
         ({"REDIS_URL": "redis://h:1", "OCP_STORE": "memory"}, "redis_url", None, "default"),
+        (
+            {"OCP_REDIS_URL": "redis+sentinel://:canary-of-a-password@h,i/m/1"},
+            "redis_url",
+            "redis+sentinel://h,i/m/1",
+            "environment",
+        ),
         ({"OCP_REDIS_URL": "unix://u:canary-of-a-password@/s?db=1"}, "redis_url", "unix:///s", "environment"),
         ({"ocp_linger": "7"}, "linger", 7.0, "environment"),
         ({"OCP_PLACEHOLDER_CREDENTIALS": "a, b"}, "placeholder_credentials", ["a", "b"], "environment"),
@@ -91,6 +99,10 @@ async def test_on_a_terminal_it_is_a_table(columns: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (
+            ["--redis-url", "redis+sentinel://h/m?sentinel_password=canary-of-a-password"],
+            "redis_url: (hidden) is not allowed on the command line",
+        ),
         (["--redis-url", "redis://:canary-of-a-password@h"], "redis_url: (hidden) is not allowed on the command line"),
         (["--upstream", "https://u:canary-of-a-credential@h"], "upstream: (hidden) is not allowed on the command line"),
         (["--upstream", "http://127.0.0.1:11494"], "it is the proxy's own address"),

@@ -64,6 +64,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--redis-url", metavar="URL", help="Redis or Valkey (default: start a private one; OCP_REDIS_URL)"
     )
     parser.add_argument(
+        "--redis-ca",
+        metavar="FILE",
+        help="authorities that may sign its certificate, in PEM (default: the system's; OCP_REDIS_CA)",
+    )
+    parser.add_argument(
         "--keep",
         action=argparse.BooleanOptionalAction,
         help="keep the entries of a private server over restarts (default: yes; OCP_KEEP)",
@@ -127,8 +132,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings on the command line, None for those that are not there. Raise SettingsError."""
     names = (
-        *("listen", "upstream", "workers", "redis_url", "keep", "store_dir", "cache_streams", "record_requests", "log"),
-        "development",
+        *("listen", "upstream", "workers", "redis_url", "redis_ca", "keep", "store_dir", "cache_streams"),
+        *("record_requests", "log", "development"),
     )
     found = {name: getattr(arguments, name, None) for name in names}
     for name in ("redis_url", "upstream"):

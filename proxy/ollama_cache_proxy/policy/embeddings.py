@@ -75,15 +75,16 @@ def item_keys(text_list: TextList, scope: Scope, fields: Fields) -> dict[str, st
 
     The digest stands for the model, however its name is spelled.
     """
-    return _of_texts(text_list, _own_frame(text_list, scope, fields))
+    return _of_texts(text_list, item_frame(text_list, scope, fields))
 
 
 def item_keys_in_steps(text_list: TextList, scope: Scope, fields: Fields) -> Steps[dict[str, str]]:
     """Return likewise the keys of a large list, in steps."""
-    return (yield from _of_texts_in_steps(text_list, _own_frame(text_list, scope, fields)))
+    return (yield from _of_texts_in_steps(text_list, item_frame(text_list, scope, fields)))
 
 
-def _own_frame(text_list: TextList, scope: Scope, fields: Fields) -> Frame:
+def item_frame(text_list: TextList, scope: Scope, fields: Fields) -> Frame:
+    """Return what the keys of all texts of a list have in common."""
     return Frame(scoped("embed-item", scope, fields), orjson.dumps(item_document(text_list.candidate, scope)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 from zlib import crc32
 
@@ -13,7 +14,7 @@ from ollama_cache_proxy.policy.embeddings import TextList
 from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.forecast.line_numbers import without_line_numbers
 from ollama_cache_proxy.policy.forecast.traffic_sample import Alike, Needed
-from ollama_cache_proxy.policy.key import Scope, cache_key
+from ollama_cache_proxy.policy.key import Frame, Scope, cache_key
 from ollama_cache_proxy.policy.messages import Fields
 
 MOST: Final = 1 << 18
@@ -38,16 +39,23 @@ def of_texts(text_list: TextList, scope: Scope, fields: Fields) -> Alike:
     """Return what each ordinary text of a list would be alike with; `fields` are those that Ollama will get."""
     texts = text_list.ordinary
 
-    def key(text: str, shown: Fields) -> int:
-        return number(embeddings.item_keys(replace(text_list, unique=(text,), odd={}), scope, shown)[text])
+    @cache
+    def frames() -> tuple[Frame | None, Frame]:
+        """Return what the keys have in common without credentials, None where there are none, and as they are."""
+        anyone = _without_credentials(scope.credentials, fields)
+        shared = None if anyone is None else embeddings.item_frame(text_list, scope, anyone)
+        return shared, embeddings.item_frame(text_list, scope, fields)
 
     def alike(place: int) -> tuple[int | None, int | None]:
         text = texts[place]
         if len(text) > _MOST_OF_A_TEXT:
             return None, None
-        anyone = _without_credentials(scope.credentials, fields)
         plain = without_line_numbers(text)
-        return None if anyone is None else key(text, anyone), None if plain == text else key(plain, fields)
+        shared, own = frames()
+        return (
+            None if shared is None else number(shared.key(text.encode())),
+            None if plain == text else number(own.key(plain.encode())),
+        )
 
     return alike
 
