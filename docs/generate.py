@@ -1,4 +1,4 @@
-"""Write docs/settings.md, docs/metrics.md and tables in cache-rules.md and operations.md: `python docs/generate.py`.
+"""Write docs/settings.md, docs/metrics.md and tables in other pages: `python docs/generate.py`.
 
 tests/project/test_docs.py holds the files against what this would write.
 """
@@ -14,6 +14,7 @@ from ollama_cache_proxy.stores.redis.commands import COMMANDS
 from ollama_cache_proxy.telemetry.metrics import Metrics
 
 HERE = Path(__file__).parent
+CHART_VALUES = HERE.parent / "docker" / "helm" / "values.yaml"
 
 SETTINGS = """\
 # Settings
@@ -59,6 +60,8 @@ Ollama lists them (`tiny:latest`), then `other`. A bypass may name anything, so 
 
 REASONS = "## Every reason\n\n| reason | what it means |\n|---|---|\n"
 
+VALUES = "| value | default | what it is |\n|---|---|---|\n"
+
 COMMANDS_OF_REDIS = "| command | what it is for | without it |\n|---|---|---|\n"
 
 
@@ -100,8 +103,32 @@ def operations() -> str:
     return before + title + "".join(rows) + "\n" + after.partition("\n\n" if after[0] == "|" else "\n")[2]
 
 
+def kubernetes() -> str:
+    """Return docs/kubernetes.md with its table of the chart's values, which ends it."""
+    before, title, _ = (HERE / "kubernetes.md").read_text("utf-8").partition(VALUES)
+    return before + title + "".join(_values())
+
+
+def _values() -> list[str]:
+    """Return a row for each value of the chart that has no others below it."""
+    rows: list[str] = []
+    above: list[str] = []
+    comment = ""
+    for line in CHART_VALUES.read_text("utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("#"):
+            comment = text.removeprefix("#").strip()
+            continue
+        name, _, default = text.partition(": ")
+        above = [*above[: (len(line) - len(text)) // 2], name.removesuffix(":")]
+        if default:
+            rows.append(f"| `{'.'.join(above)}` | `{default}` | {comment} |\n")
+    return rows
+
+
 if __name__ == "__main__":
     (HERE / "operations.md").write_text(operations(), "utf-8")
     (HERE / "cache-rules.md").write_text(cache_rules(), "utf-8")
+    (HERE / "kubernetes.md").write_text(kubernetes(), "utf-8")
     (HERE / "settings.md").write_text(settings(), "utf-8")
     (HERE / "metrics.md").write_text(metrics(), "utf-8")

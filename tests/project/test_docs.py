@@ -30,7 +30,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["settings", "metrics", "cache-rules", "operations"])
+@pytest.mark.parametrize("page", ["settings", "metrics", "cache-rules", "operations", "kubernetes"])
 def test_generated_pages_are_fresh(page: str, generate: ModuleType) -> None:
     assert (ROOT / "docs" / f"{page}.md").read_text("utf-8") == getattr(generate, page.replace("-", "_"))(), (
         "make generate"
