@@ -192,4 +192,6 @@ async def test_every_command_that_is_sent_has_a_row(server: RedisServer, simulat
     containers = {name.split()[0] for name in COMMANDS if " " in name}  # what is counted before 7.0
     assert sent - own <= set(COMMANDS) | containers
     seen = {name for name in COMMANDS if {name, name.split()[0]} & sent}
-    assert set(COMMANDS) - seen <= {"DEL", "HSETNX", "GET", "PING", "CLIENT SETINFO", "ROLE"}, "a row for what is not sent"
+    assert set(COMMANDS) - seen <= {"DEL", "HSETNX", "GET", "PING", "CLIENT SETINFO", "ROLE"}, (
+        "a row for what is not sent"
+    )
