@@ -8,7 +8,6 @@ percent as well. A row fails if the 90 % interval of the paired ratios lies enti
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import statistics
 import sys
@@ -150,8 +149,7 @@ class Against:
         return measure
 
     async def _streams(self) -> None:
-        server = await asyncio.get_running_loop().create_server(streams.Stub, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server, url = await streams.serve()
         for count in (8, 64):
 
             async def measure(subject: Subject, count: int = count) -> float:

@@ -7,7 +7,6 @@ of the machine affects all of them. Results go to benchmarks/results/speed.json;
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import platform
@@ -162,8 +161,7 @@ class Bench:
 
     async def recorded(self, subjects: Subjects) -> None:
         """Compare hits of recorded streams with nginx's copy of the same bytes."""
-        server = await asyncio.get_running_loop().create_server(streams.Stub, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server, url = await streams.serve()
         kept = {"OCP_CACHE_STREAMS": "true", "OCP_CACHE_CHAT": "always"}
         servers = [await subjects.nginx_cache(url), await subjects.proxy("proxy", url, **kept)]
         bodies = self.folder / "chats"
@@ -216,8 +214,7 @@ class Bench:
 
     async def streams(self, subjects: Subjects) -> None:
         """Compare streams."""
-        server = await asyncio.get_running_loop().create_server(streams.Stub, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server, url = await streams.serve()
         servers = [
             await subjects.nginx_pass(url),
             await subjects.floor("relay", url),

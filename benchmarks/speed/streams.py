@@ -63,6 +63,12 @@ class Stub(asyncio.Protocol):
         asyncio.get_running_loop().call_later(INTERVAL, self.token, left - 1)
 
 
+async def serve() -> tuple[asyncio.Server, str]:
+    """Start the stub in this process; return it and its URL."""
+    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0)
+    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
 class Reader(asyncio.Protocol):
     """Sends one request, and records the delay of each chunk in milliseconds."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ollama_cache_proxy.core.fast_notes import framed, version_of
+from ollama_cache_proxy.core.fast_notes import version_of, written
 from ollama_cache_proxy.policy.messages import packed
 from tests.support.entries import ENTRY
 
@@ -20,7 +20,7 @@ from tests.support.entries import ENTRY
 )
 def test_a_recorded_stream_is_framed_chunk_for_chunk(pieces: tuple[bytes, ...], expected: bytes) -> None:
     chunks = packed((number, len(piece)) for number, piece in enumerate(pieces))
-    assert framed(replace(ENTRY, body=b"".join(pieces), pieces=chunks)) == expected
+    assert written(replace(ENTRY, body=b"".join(pieces), pieces=chunks)) == expected
 
 
 @pytest.mark.parametrize("change", [{"stored_at": 1.0}, {"took": 77.0}, {"body": b"another"}])

@@ -70,10 +70,6 @@ class Delivery:
             awaiting_token = awaiting_token and self._note_first_token(visit, chunk)
             await (client.write(chunk) if sent < len(entry.body) else client.finish(chunk))
 
-    def _streamed(self, head: ResponseHead) -> ResponseHead:
-        """Return a head that tells nginx not to hold the response back, if it is a stream and the setting is on."""
-        return streamed(self._rules, head)
-
     async def fetched(
         self, visit: Visit, question: Question, response: Fetched, seat: Seat, cache: CacheStatus
     ) -> Outcome:
@@ -81,7 +77,7 @@ class Delivery:
 
         For those it is a hit, but for a failure, which is a miss and saves nothing.
         """
-        head = self._streamed(fields.forwarded_head(response.head, cache))
+        head = streamed(self._rules, fields.forwarded_head(response.head, cache))
         items_known = question.texts if cache.result is Result.HIT else cache.known
         visit.outcome = Outcome(cache=cache, status=head.status, items=question.texts, items_known=items_known)
         match response:
@@ -144,7 +140,7 @@ class Delivery:
         `prefix` is that of the request's target.
         """
         cache = visit.outcome.cache
-        head = self._streamed(fields.forwarded_head(response.head, cache))
+        head = streamed(self._rules, fields.forwarded_head(response.head, cache))
         if prefix:
             head = fields.under_prefix(head, prefix)
         visit.outcome = Outcome(cache=cache, status=head.status)

@@ -93,6 +93,8 @@ def version_of(entry: StoredResponse) -> Version:
     return entry.stored_at, entry.took, len(entry.body)
 
 
-def framed(entry: StoredResponse) -> bytes:
-    """Return the body of a recorded stream, chunk for chunk, with the last chunk."""
+def written(entry: StoredResponse) -> bytes:
+    """Return a body as it is written: that of a recorded stream chunk for chunk, with the last chunk."""
+    if not entry.pieces:
+        return entry.body
     return b"".join([chunked.framed(chunk) for _, chunk in recorded_chunks(entry)]) + chunked.LAST

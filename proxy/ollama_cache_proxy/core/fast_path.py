@@ -20,14 +20,14 @@ from typing import Final, TypeAlias
 
 from ollama_cache_proxy.core.delivery import hit_head, hit_outcome, tells_first_token
 from ollama_cache_proxy.core.facts import Exchange, Observer, Repeated
-from ollama_cache_proxy.core.fast_notes import MAX_UNREPORTED, Asked, Head, Note, framed, version_of
+from ollama_cache_proxy.core.fast_notes import MAX_UNREPORTED, Asked, Head, Note, version_of, written
 from ollama_cache_proxy.core.known_questions import KnownQuestions, Posed
 from ollama_cache_proxy.core.lookup_batches import LookupBatches
 from ollama_cache_proxy.core.outcome import hit_fact
 from ollama_cache_proxy.core.questions import Neighbours, Question, sampled
 from ollama_cache_proxy.core.store_ports import Lookup
 from ollama_cache_proxy.policy import chunked
-from ollama_cache_proxy.policy.messages import PIECE, StoredResponse, rendered
+from ollama_cache_proxy.policy.messages import PIECE, ResponseHead, StoredResponse, rendered
 from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.reuse import Hit, lasting, reuse, ttl, ttl_at
 from ollama_cache_proxy.policy.selecting_fields import Read, SelectingFields
@@ -115,7 +115,7 @@ class FastHits:
             renewals=question.renewals(hit),
             audited=self._audit is not None and self._audit.audits(question.candidate),
             traced=b"" if read is None else read[2],
-            body=framed(entry) if entry.pieces else b"",
+            body=written(entry) if entry.pieces else b"",
         )
         if note.audited and not self._draw(note):
             return
@@ -235,9 +235,7 @@ class FastHits:
             sampled(self._forecaster.asked, question, self._rules, exchange)
         if self._comes_again(question.key):
             self.note(asked.raw, question, hit, exchange, posed=True)
-        if entry.pieces:
-            return rendered(head, chunked.FRAMING) + framed(entry)
-        return rendered(head) + entry.body
+        return _rendered(head, entry) + written(entry)
 
     def _is_sent_at_once(self, question: Question, entry: StoredResponse) -> bool:
         """Return whether a response is small enough, and is whole or a stream that is replayed without pauses."""
@@ -298,7 +296,7 @@ class FastHits:
 
     def _head(self, entry: StoredResponse, age: int, cache: CacheStatus) -> bytes:
         """Return the head of a hit, as the ordinary way writes it on a connection that stays open."""
-        return rendered(hit_head(self._rules, entry, age, cache), chunked.FRAMING if entry.pieces else ())
+        return _rendered(hit_head(self._rules, entry, age, cache), entry)
 
     def knows_head(self, data: bytes) -> bool:
         """See ports.FastPath. The body of such a request is worth waiting for."""
@@ -416,6 +414,10 @@ class FastHits:
             head.notes -= 1
             if not head.notes:
                 del self._heads[head.text]
+
+
+def _rendered(head: ResponseHead, entry: StoredResponse) -> bytes:
+    return rendered(head, chunked.FRAMING if entry.pieces else ())
 
 
 def _traced(note: Note) -> Exchange:

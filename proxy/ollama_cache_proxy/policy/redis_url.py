@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from ollama_cache_proxy.policy.record import record
 
 _SENTINEL: Final = "+sentinel"
-_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 _DEFAULT_HOST: Final = "localhost"
 _DEFAULT_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26_379
@@ -85,7 +85,7 @@ def public_url(url: str) -> str:
     What is before the last `@` is left out, and of the rest all from the first `?` or `#` on.
     """
     scheme, found, rest = url.partition("://")
-    if not found or scheme.lower() not in _SCHEMES:
+    if not found or scheme.lower() not in SCHEMES:
         return "(hidden)"
     return f"{scheme.lower()}://{re.split('[?#]', rest.rpartition('@')[2], maxsplit=1)[0]}"
 
@@ -93,7 +93,7 @@ def public_url(url: str) -> str:
 def redis_address(url: str) -> RedisAddress:
     """Return what a URL says. Raise ValueError, whose text names the part that is wrong, and what is right."""
     scheme, found, rest = url.partition("://")
-    if not found or scheme.lower() not in _SCHEMES:
+    if not found or scheme.lower() not in SCHEMES:
         _refuse("must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
     if any(letter.isspace() or not letter.isprintable() for letter in rest):
         _refuse("must have blanks and control characters percent-encoded (a blank is %20)")
@@ -113,10 +113,10 @@ def redis_address(url: str) -> RedisAddress:
     if scheme == "unix":
         socket, path = _socket(place, path), ""
     elif behind:
-        sentinels = tuple([_host_and_port(each, _SENTINEL_PORT) for each in place.split(",")])
+        sentinels = _sentinels(place)
         primary, path = _primary(path)
     else:
-        host, port = _host_and_port(place, _DEFAULT_PORT)
+        host, port = _server(place)
     database = _database(path)
     if database is not None and "db" in options:
         _refuse("must have the database once, as the path or as the option db")
@@ -163,14 +163,26 @@ def _socket(place: str, path: str) -> str:
     return _decoded("the path", path)
 
 
-def _host_and_port(place: str, usual: int) -> Place:
-    match = _HOST.fullmatch(place)
-    if match is None or (not match[1] and usual != _DEFAULT_PORT) or not 0 < int(match[2] or usual) <= _MAX_PORT:
-        hosts = "one host" if usual == _DEFAULT_PORT else "hosts"
-        scheme = "redis" if usual == _DEFAULT_PORT else f"redis{_SENTINEL}"
-        path = "/0" if usual == _DEFAULT_PORT else "/mymaster/0"
-        _refuse(f"must have {hosts} and a port from 1 to 65535, such as {scheme}://127.0.0.1:{usual}{path}")
-    return match[1].strip("[]").lower() or _DEFAULT_HOST, int(match[2] or usual)
+def _server(text: str) -> Place:
+    place = _place(text, _DEFAULT_PORT)
+    if place is None:
+        _refuse("must have one host and a port from 1 to 65535, such as redis://127.0.0.1:6379/0")
+    return place[0] or _DEFAULT_HOST, place[1]
+
+
+def _sentinels(text: str) -> tuple[Place, ...]:
+    places = [place for each in text.split(",") if (place := _place(each, _SENTINEL_PORT)) is not None and place[0]]
+    if len(places) <= text.count(","):
+        _refuse("must have hosts and a port from 1 to 65535, such as redis+sentinel://127.0.0.1:26379/mymaster/0")
+    return tuple(places)
+
+
+def _place(text: str, usual: int) -> Place | None:
+    """Return host and port, with the usual port where there is none; None for what is neither."""
+    match = _HOST.fullmatch(text)
+    if match is None or not 0 < int(match[2] or usual) <= _MAX_PORT:
+        return None
+    return match[1].strip("[]").lower(), int(match[2] or usual)
 
 
 def _primary(path: str) -> tuple[str, str]:

@@ -7,13 +7,14 @@ from typing import Final
 
 import redis.asyncio as redis
 
-from ollama_cache_proxy.policy.redis_url import RedisAddress, redis_address
+from ollama_cache_proxy.policy.redis_url import SCHEMES, RedisAddress, redis_address
 from ollama_cache_proxy.policy.store_symptoms import Symptom, of_mode
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis
 from ollama_cache_proxy.stores.redis.redis_connections import connecting
 from ollama_cache_proxy.stores.redis.store_look import look
 
 __all__ = [
+    "SCHEMES",
     "RedisAddress",
     "Symptom",
     "client_of",

@@ -87,9 +87,10 @@ class MemoryStore:
     async def get_many(self, keys: Sequence[str]) -> Lookups:
         """See store_ports.EntryStore. Yields to the event loop now and then; a clear meanwhile is as one after it."""
         generation = self._generation
-        entries = list(map(self.held_many(keys[:_AT_ONCE]).get, keys[:_AT_ONCE]))
-        for begin in range(_AT_ONCE, len(keys), _AT_ONCE):
-            await asyncio.sleep(0)
+        entries: list[StoredResponse | None] = []
+        for begin in range(0, len(keys), _AT_ONCE):
+            if begin:
+                await asyncio.sleep(0)
             part = keys[begin : begin + _AT_ONCE]
             entries += map(self.held_many(part).get, part)
         return Lookups(entries=tuple(entries), generation=generation)

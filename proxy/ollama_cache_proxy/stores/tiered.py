@@ -101,7 +101,7 @@ class TieredStore:
         if entry is not None and len(self._used) < _MAX_KEYS:
             self._used.add(key)
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(TOUCH_EVERY, self._touch)
+                self._touch_later()
         return entry
 
     def _held_many(self, keys: Sequence[str]) -> dict[str, StoredResponse]:
@@ -109,8 +109,11 @@ class TieredStore:
         if found and len(self._used) < _MAX_KEYS:
             self._used.update(found)
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(TOUCH_EVERY, self._touch)
+                self._touch_later()
         return found
+
+    def _touch_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TOUCH_EVERY, self._touch)
 
     def _touch(self) -> None:
         """Tell the store which entries were used since the last time."""

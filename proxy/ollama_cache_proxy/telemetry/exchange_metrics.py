@@ -82,8 +82,8 @@ class ExchangeMetrics:
     def add(self, event: Exchange) -> None:
         """Count an exchange: now if it has a trace or a first token; others are deferred."""
         if event.trace or event.first_token is not None:
-            bytes_, tokens = ([] if at is None else [at] for at in (event.first_byte, event.first_token))
-            self._count_now(event, _Amounts([event.seconds], bytes_, tokens))
+            first_bytes, first_tokens = ([] if at is None else [at] for at in (event.first_byte, event.first_token))
+            self._count_now(event, _Amounts([event.seconds], first_bytes, first_tokens))
             return
         alike = _alike(event)
         amounts = self._deferred.get(alike)

@@ -17,6 +17,7 @@ from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
 from ollama_cache_proxy.service.eviction_check import check_eviction
 from ollama_cache_proxy.service.redis_access import (
+    SCHEMES,
     Symptom,
     client_of,
     of_mode,
@@ -27,7 +28,7 @@ from ollama_cache_proxy.service.redis_access import (
 from ollama_cache_proxy.service.settings import SettingsError, is_loopback, named_redis, public_url
 from ollama_cache_proxy.service.store_survey import Surveyed, product, survey_store
 
-_URLS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+_URLS = tuple(f"{scheme}://" for scheme in SCHEMES)
 _DEADLINE = 3.0
 """Seconds for one command."""
 

@@ -18,7 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ollama_cache_proxy.policy.redis_url import Place, RedisAddress
 from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN, RedisLane
-from ollama_cache_proxy.stores.redis.redis_connections import connecting, sentinels_of
+from ollama_cache_proxy.stores.redis.redis_connections import connecting
+from ollama_cache_proxy.stores.redis.sentinels import Sentinels
 
 FAILURES: Final = (Exception,)
 """What a command may raise, over the pool or the lane: any exception, of which a cancellation is none.
@@ -45,8 +46,9 @@ class RedisClient:
     """
 
     def __init__(self, address: RedisAddress, *, tls: ssl.SSLContext | None = None) -> None:
+        arguments = connecting(address, tls)
         pool = redis.BlockingConnectionPool(
-            **connecting(address, tls),
+            **arguments,
             timeout=_PLACE_WITHIN,
             max_connections=int(address.options.get("max_connections", _CONNECTIONS)),
             socket_connect_timeout=CONNECT_WITHIN,
@@ -54,7 +56,7 @@ class RedisClient:
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             health_check_interval=0,
         )
-        self.sentinels = sentinels_of(address, tls) if address.sentinels else None
+        self.sentinels: Sentinels | None = arguments.get("sentinels")
         self.on_leave: list[Callable[[], None]] = []
         self.pool: Any = redis.Redis.from_pool(pool)
         self.lane = RedisLane(self.connection, spare=True)

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import redis.asyncio as redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -47,9 +47,6 @@ class Sentinels:
             "socket_timeout": _WITHIN,
             "retry": None,
         } | ({} if tls is None else {"tls": tls})
-
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self
 
     async def primary(self) -> Place:
         """Return where the primary is.
