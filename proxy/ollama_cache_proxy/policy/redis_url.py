@@ -15,7 +15,16 @@ from urllib.parse import unquote_to_bytes
 from ollama_cache_proxy.policy.record import record
 
 _SENTINEL: Final = "+sentinel"
-SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_CLUSTER: Final = "+cluster"
+SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 _DEFAULT_HOST: Final = "localhost"
 _DEFAULT_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26_379
@@ -48,7 +57,7 @@ class RedisAddress:
 
     tls: bool = False
     host: str = ""
-    """Empty for a Unix socket, and behind Sentinels."""
+    """Empty for a Unix socket, behind Sentinels, and in a cluster."""
     port: int = _DEFAULT_PORT
     sentinels: tuple[Place, ...] = ()
     """The Sentinels to ask where the primary is; none where that is known."""
@@ -56,6 +65,8 @@ class RedisAddress:
     """The name by which they know it."""
     sentinel_username: str | None = None
     sentinel_password: str | None = None
+    nodes: tuple[Place, ...] = ()
+    """Some nodes of a cluster, which know the others; none where it is no cluster."""
     socket: str = ""
     """The path of a Unix socket."""
     database: int = 0
@@ -71,7 +82,7 @@ class RedisAddress:
     @property
     def place(self) -> str:
         """Host and port, those of all Sentinels, or the path of the socket."""
-        return self.socket or ",".join(map(_written, self.sentinels or ((self.host, self.port),)))
+        return self.socket or ",".join(map(_written, self.sentinels or self.nodes or ((self.host, self.port),)))
 
 
 def _written(place: Place) -> str:
@@ -94,7 +105,9 @@ def redis_address(url: str) -> RedisAddress:
     """Return what a URL says. Raise ValueError, whose text names the part that is wrong, and what is right."""
     scheme, found, rest = url.partition("://")
     if not found or scheme.lower() not in SCHEMES:
-        _refuse("must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
+        _refuse(
+            "must begin with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (with TLS: rediss+…)"
+        )
     if any(letter.isspace() or not letter.isprintable() for letter in rest):
         _refuse("must have blanks and control characters percent-encoded (a blank is %20)")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
@@ -110,14 +123,19 @@ def redis_address(url: str) -> RedisAddress:
     username, password = _login(user, options)
     host, port, socket, primary = "", _DEFAULT_PORT, "", ""
     sentinels: tuple[Place, ...] = ()
+    nodes: tuple[Place, ...] = ()
     if scheme == "unix":
         socket, path = _socket(place, path), ""
     elif behind:
-        sentinels = _sentinels(place)
+        sentinels = _places(place, _SENTINEL_PORT, "redis+sentinel://127.0.0.1:26379/mymaster/0")
         primary, path = _primary(path)
+    elif scheme.endswith(_CLUSTER):
+        nodes = _places(place, _DEFAULT_PORT, "redis+cluster://127.0.0.1:7000,127.0.0.1:7001")
     else:
         host, port = _server(place)
     database = _database(path)
+    if nodes and (database or options.get("db")):
+        _refuse("must have no database but 0: a cluster has no other")
     if database is not None and "db" in options:
         _refuse("must have the database once, as the path or as the option db")
     own = {name: str(options.pop(name)) for name in ("sentinel_username", "sentinel_password") if name in options}
@@ -126,6 +144,7 @@ def redis_address(url: str) -> RedisAddress:
         host=host,
         port=port,
         sentinels=sentinels,
+        nodes=nodes,
         primary=primary,
         socket=socket,
         database=int(options.pop("db", database or 0)),
@@ -170,10 +189,10 @@ def _server(text: str) -> Place:
     return place[0] or _DEFAULT_HOST, place[1]
 
 
-def _sentinels(text: str) -> tuple[Place, ...]:
-    places = [place for each in text.split(",") if (place := _place(each, _SENTINEL_PORT)) is not None and place[0]]
+def _places(text: str, usual: int, such_as: str) -> tuple[Place, ...]:
+    places = [place for each in text.split(",") if (place := _place(each, usual)) is not None and place[0]]
     if len(places) <= text.count(","):
-        _refuse("must have hosts and a port from 1 to 65535, such as redis+sentinel://127.0.0.1:26379/mymaster/0")
+        _refuse(f"must have hosts and a port from 1 to 65535, such as {such_as}")
     return tuple(places)
 
 

@@ -87,7 +87,12 @@ class Symptom(Enum):
     FULL = ("{place} takes no more clients", "raise its maxclients, or close some")
     CLUSTER = (
         "{place} is one node of a cluster, in which nothing can be stored",
-        "write the URL of a Redis without cluster-enabled",
+        "write redis+cluster://, and where some of its nodes are",
+    )
+    NO_CLUSTER = ("{place} is no node of a cluster", "write redis://, or start it with cluster-enabled yes")
+    CLUSTER_FAILS = (
+        "the cluster at {place} is not in order: some slots have no primary",
+        "see which (redis-cli --cluster check), and start or add what is missing (redis-cli --cluster fix)",
     )
     SENTINEL = (
         "{place} is a Sentinel, in which nothing can be stored",

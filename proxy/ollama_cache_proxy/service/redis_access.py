@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from typing import Final
 
 import redis.asyncio as redis
@@ -10,6 +11,7 @@ import redis.asyncio as redis
 from ollama_cache_proxy.policy.redis_url import SCHEMES, RedisAddress, redis_address
 from ollama_cache_proxy.policy.store_symptoms import Symptom, of_mode
 from ollama_cache_proxy.service.settings import Settings, SettingsError, named_redis
+from ollama_cache_proxy.stores.redis.cluster_topology import read_view
 from ollama_cache_proxy.stores.redis.redis_connections import connecting
 from ollama_cache_proxy.stores.redis.store_look import look
 
@@ -20,6 +22,7 @@ __all__ = [
     "client_of",
     "named_address",
     "of_mode",
+    "primaries_of",
     "redis_address",
     "tls_for",
     "trouble_at",
@@ -71,6 +74,22 @@ def tls_for(address: RedisAddress, authority: str | None) -> ssl.SSLContext | No
 async def trouble_at(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | None:
     """Return what is wrong with what is there, None for a Redis that can be used. Takes up to six seconds."""
     return await look(address, tls)
+
+
+async def primaries_of(address: RedisAddress, tls: ssl.SSLContext | None, *, within: float) -> list[RedisAddress]:
+    """Return the address of each primary of a cluster. Raises what redis-py may raise."""
+    arguments = connecting(address, tls)
+    connection = arguments.pop("connection_class")(**arguments, socket_timeout=within, socket_connect_timeout=within)
+    try:
+        await connection.connect()
+        told = []
+        for question in ("INFO", "SLOTS"):
+            await connection.send_command("CLUSTER", question)
+            told.append(await connection.read_response())
+        places = read_view((connection.host, connection.port), *told).primaries
+    finally:
+        await connection.disconnect(nowait=True)
+    return [replace(address, host=host, port=port, nodes=()) for host, port in places]
 
 
 def client_of(address: RedisAddress, tls: ssl.SSLContext | None, *, within: float) -> redis.Redis:

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(
         None,
-        description="Redis or Valkey, as a redis://, rediss://, unix:// or redis+sentinel:// URL (docs/operations.md).",
+        description="Redis or Valkey, by a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL.",
     )
     redis_ca: str | None = Field(
         None, description="PEM file of the authorities that may sign Redis' certificate (rediss://); else the system's."

@@ -19,10 +19,10 @@ from ollama_cache_proxy.service.redis_access import redis_address, tls_for
 from ollama_cache_proxy.service.settings import SettingsError, named_redis, public_url
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
-from ollama_cache_proxy.stores.redis.invalidation import RedisWatch
+from ollama_cache_proxy.stores.redis.cluster_client import ClusterClient
+from ollama_cache_proxy.stores.redis.invalidation import RedisWatches
 from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder
-from ollama_cache_proxy.stores.redis.key_layout import WATCHED, changed_keys
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import Client, RedisClient
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.redis.server_process import until_accepts
@@ -154,7 +154,7 @@ async def _redis(
     settings, clock, tasks = context.settings, context.clock, context.tasks
     address = redis_address(url)
     tls = tls_for(address, settings.redis_ca)
-    client = RedisClient(address, tls=tls)
+    client: Client = (ClusterClient if address.nodes else RedisClient)(address, tls=tls)
     stack.push_async_callback(client.close)
     folder = None if private is None or private.folder is None else KeptFolder(private.folder)
     trouble = (
@@ -195,26 +195,20 @@ async def _redis(
     return replace(chosen, entries=tiered, gauges=(hot, store.gauges), forget=forget)
 
 
-def tiered_store(hot: MemoryStore, entries: RedisEntries, client: RedisClient, tasks: Tasks) -> TieredStore:
+def tiered_store(hot: MemoryStore, entries: RedisEntries, client: Client, tasks: Tasks) -> TieredStore:
     """Return a hot tier in front of Redis, which sends it invalidations."""
     tiered = TieredStore(hot, entries, tasks=tasks)
 
     def changed(names: list[bytes] | None) -> None:
-        keys = changed_keys(names)
+        keys = client.layout.changed_keys(names)
         if keys is None:
             entries.doubt()
         tiered.invalidate(keys)
 
-    watch = RedisWatch(
-        client.connection,
-        commands=entries.commands,
-        prefixes=WATCHED,
-        resume=tiered.resume,
-        changed=changed,
-        suspend=tiered.suspend,
+    watches = RedisWatches(
+        client, commands=entries.commands, resume=tiered.resume, changed=changed, suspend=tiered.suspend
     )
-    client.on_leave.append(watch.renew)
-    watch.begin(tasks)
+    watches.begin(tasks)
     return tiered
 
 

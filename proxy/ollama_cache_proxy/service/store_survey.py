@@ -33,12 +33,12 @@ class Surveyed:
     """Whether nothing can be looked up, or nothing stored."""
 
 
-async def survey_store(connection: redis.Connection) -> Surveyed:
+async def survey_store(connection: redis.Connection, *, cluster: bool = False) -> Surveyed:
     """Ask the server over an open connection, which is of no use afterwards.
 
     Raises any exception where it does not answer as a Redis does.
     """
-    found = await survey(connection)
+    found = await survey(connection, cluster=cluster)
     refused = tuple(
         Refused(name=command.name, effect=command.effect, replaced=command.without is Without.REPLACED)
         for command in found.refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from contextlib import suppress
 from typing import Any
@@ -18,9 +19,11 @@ from ollama_cache_proxy.cli.screen import printable, size
 from ollama_cache_proxy.service.eviction_check import check_eviction
 from ollama_cache_proxy.service.redis_access import (
     SCHEMES,
+    RedisAddress,
     Symptom,
     client_of,
     of_mode,
+    primaries_of,
     redis_address,
     tls_for,
     trouble_at,
@@ -77,16 +80,46 @@ async def _examined(url: str, authority: str | None, *, named: bool) -> list[Fin
     """Check one server: `named` by the settings here, or used by the proxy, whose password may be unknown here."""
     name = public_url(url)
     try:
-        about, save = await _info(url, authority)
+        address = redis_address(url)
+        tls = tls_for(address, authority)
+        if address.nodes:
+            return await _cluster(name, address, tls)
+        return await _server(name, address, tls)
+    except ValueError as error:
+        return [problem(str(error), "set OCP_REDIS_URL again")]
+    except SettingsError as error:
+        return [problem(str(error), "change the setting")]
     except Failed as failed:
         if isinstance(failed, _AccessDenied) and not named:
             return [note(f"the proxy uses {name}, which needs a password", "set OCP_REDIS_URL here to check it")]
         return [problem(failed.what, failed.fix)]
-    if of_mode(about) is not None and (found := await _trouble(url, authority)) is not None:
-        return [problem(found.what(name), found.fix)]
+
+
+async def _cluster(name: str, address: RedisAddress, tls: ssl.SSLContext | None) -> list[Finding]:
+    """Check each primary of a cluster. Raises Failed."""
+    if (found := await trouble_at(address, tls)) is not None:
+        raise Failed(found.what(name), found.fix)
+    try:
+        async with asyncio.timeout(_DEADLINE):
+            primaries = await primaries_of(address, tls, within=_DEADLINE)
+    except Exception:  # noqa: BLE001 - redis-py raises anything
+        raise Failed(f"{name} does not say which node has what", _ACCESS_FIX) from None
+    findings = [ok(f"{name} is a cluster, and {len(primaries)} primaries have all slots")]
+    for primary in primaries:
+        findings += await _server(primary.place, primary, tls, of_cluster=True)
+    return list({finding.text: finding for finding in findings}.values())
+
+
+async def _server(
+    name: str, address: RedisAddress, tls: ssl.SSLContext | None, *, of_cluster: bool = False
+) -> list[Finding]:
+    """Check one server. Raises Failed."""
+    about, save = await _info(name, address, tls)
+    if not of_cluster and of_mode(about) is not None and (found := await trouble_at(address, tls)) is not None:
+        raise Failed(found.what(name), found.fix)
     findings = judged(name, about, save) if about else [note(f"{name} answers, but this user may not run INFO (+info)")]
     try:
-        surveyed = await _surveyed(url, authority)
+        surveyed = await _surveyed(address, tls, of_cluster=of_cluster)
     except Exception:  # noqa: BLE001 - redis-py raises anything; what was found before is said anyway
         return findings
     return findings + refusals(name, surveyed, product(about) or surveyed.product)
@@ -109,12 +142,12 @@ def refusals(name: str, found: Surveyed, version: str) -> list[Finding]:
     return findings
 
 
-async def _surveyed(url: str, authority: str | None) -> Surveyed:
-    async with _client(url, authority) as client, asyncio.timeout(2 * _DEADLINE):
+async def _surveyed(address: RedisAddress, tls: ssl.SSLContext | None, *, of_cluster: bool) -> Surveyed:
+    async with client_of(address, tls, within=_DEADLINE) as client, asyncio.timeout(2 * _DEADLINE):
         connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # redis-py says no type
         try:
             await connection.connect()
-            return await survey_store(connection)
+            return await survey_store(connection, cluster=of_cluster)
         finally:
             await connection.disconnect(nowait=True)
 
@@ -143,16 +176,10 @@ def _client(url: str, authority: str | None) -> redis.asyncio.Redis:
     return client_of(address, tls_for(address, authority), within=_DEADLINE)
 
 
-async def _trouble(url: str, authority: str | None) -> Symptom | None:
-    address = redis_address(url)
-    return await trouble_at(address, tls_for(address, authority))
-
-
-async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | None]:
+async def _info(name: str, address: RedisAddress, tls: ssl.SSLContext | None) -> tuple[dict[str, Any], str | None]:
     """Return INFO and the setting `save`, empty or None if this user may not read them. Raise Failed."""
-    name = public_url(url)
     try:
-        async with _client(url, authority) as client, asyncio.timeout(2 * _DEADLINE):
+        async with client_of(address, tls, within=_DEADLINE) as client, asyncio.timeout(2 * _DEADLINE):
             with suppress(NoPermissionError):  # an answer, too
                 await client.ping()
             try:
@@ -172,7 +199,7 @@ async def _info(url: str, authority: str | None) -> tuple[dict[str, Any], str | 
     except SettingsError as error:
         raise Failed(str(error), "change the setting") from None
     except Exception:  # noqa: BLE001 - redis-py raises anything for a server that is no Redis
-        found = await _trouble(url, authority)
+        found = await trouble_at(address, tls)
         if found is not None and found is not Symptom.REFUSES:
             raise Failed(found.what(name), found.fix) from None
         raise Failed(

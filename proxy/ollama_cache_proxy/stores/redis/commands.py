@@ -171,6 +171,30 @@ COMMANDS: Final = {
             effect="a server that a Sentinel names is taken for the primary, whatever it is",
         ),
         Command(
+            name="CLUSTER SLOTS",
+            purpose="in a cluster, which node has what",
+            without=Without.UNUSABLE,
+            effect="a cluster is not used",
+        ),
+        Command(
+            name="CLUSTER INFO",
+            purpose="in a cluster, which node knows the latest",
+            without=Without.UNUSABLE,
+            effect="a cluster is not used",
+        ),
+        Command(
+            name="ASKING",
+            purpose="in a cluster, what is at another node already while its slot moves",
+            without=Without.LESS,
+            effect="entries whose slot moves at the moment are not found",
+        ),
+        Command(
+            name="WATCH",
+            purpose="in a cluster, replacing a generation only by a later one (with MULTI, EXEC and UNWATCH)",
+            without=Without.NO_WRITES,
+            effect="in a cluster nothing can be cleared, and nothing is stored in a new one",
+        ),
+        Command(
             name="PING",
             purpose="whether the connection of the hot tier still answers",
             without=Without.REPLACED,

@@ -13,7 +13,7 @@ from ollama_cache_proxy.core.store_ports import KeyCount
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.stores.redis.commands import permitted
-from ollama_cache_proxy.stores.redis.generation import Generation
+from ollama_cache_proxy.stores.redis.generation import Generations
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
 from ollama_cache_proxy.stores.redis.redis_client import FAILURES
 from ollama_cache_proxy.stores.redis.scan import Scan
@@ -50,7 +50,7 @@ class _Count:
 class EntryCount:
     """Counts the entries of the current generation."""
 
-    def __init__(self, guard: Guard, generation: Generation, scan: Scan, *, clock: Clock, tasks: Tasks) -> None:
+    def __init__(self, guard: Guard, generation: Generations, scan: Scan, *, clock: Clock, tasks: Tasks) -> None:
         self._guard = guard
         self._generation = generation
         self._scan = scan

@@ -14,8 +14,7 @@ from ollama_cache_proxy.policy.messages import StoredResponse
 from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.eviction import Eviction
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
-from ollama_cache_proxy.stores.redis.key_layout import entry_name
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import Client
 
 _SMALL: Final = 65_536
 """Bytes up to which an entry is written over the lane."""
@@ -35,11 +34,12 @@ class EntryWriter:
     """Writes entries, which expire when their time is over, if it ever is."""
 
     def __init__(  # noqa: PLR0913 - RedisEntries makes it once
-        self, client: RedisClient, guard: Guard, eviction: Eviction, *, codec: Codec, observe: Observer, clock: Clock
+        self, client: Client, guard: Guard, eviction: Eviction, *, codec: Codec, observe: Observer, clock: Clock
     ) -> None:
         self._clock = clock
         self._pool = client.pool
         self._lane = client.lane
+        self._layout = client.layout
         self._guard = guard
         self._eviction = eviction
         self._codec = codec
@@ -66,7 +66,7 @@ class EntryWriter:
     def _encoded(self, generation: str, key: str, entry: StoredResponse) -> tuple[str, bytes, int | None]:
         """Return an entry's name, its bytes, and for how many seconds it is kept."""
         return (
-            entry_name(generation, key),
+            self._layout.entry_name(generation, key),
             self._codec.encode(generation, key, entry),
             kept_from(entry, self._clock.now()),
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -16,7 +17,7 @@ from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.policy.store_eviction import unbounded
 from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import Client
 
 OTHERWISE: Final = 90 * 86_400
 """Seconds for which an entry is kept that the server would never drop by itself."""
@@ -27,8 +28,8 @@ _ASK_EVERY: Final = 60.0
 class Eviction:
     """What the server said last."""
 
-    def __init__(self, client: RedisClient, commands: Commands, *, clock: Clock) -> None:
-        self._pool = client.pool
+    def __init__(self, client: Client, commands: Commands, *, clock: Clock) -> None:
+        self._client = client
         self._commands = commands
         self._clock = clock
         self._asked_at = -math.inf
@@ -47,6 +48,11 @@ class Eviction:
     async def _ask(self) -> bool:
         try:
             async with asyncio.timeout(WRITE_WITHIN):
-                return not unbounded(await self._commands.run(("INFO", lambda: self._pool.info("memory"))))
+                about = await self._commands.run(("INFO", self._about))
+                return not any(map(unbounded, about))
         except ResponseError:
             return False
+
+    async def _about(self) -> list[Mapping[str, Any]]:
+        """Return the section "memory" of INFO, of every server."""
+        return [await server.info("memory") for server in self._client.servers()]

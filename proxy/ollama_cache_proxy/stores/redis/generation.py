@@ -12,27 +12,30 @@ import asyncio
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from redis.exceptions import InvalidResponse, ResponseError
 
 from ollama_cache_proxy.stores.redis.commands import Commands, remove
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard, WriteRefused
 from ollama_cache_proxy.stores.redis.key_layout import GENERATION, entry_name
-from ollama_cache_proxy.stores.redis.lane import RedisLane
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.lane import Lane
+from ollama_cache_proxy.stores.redis.redis_client import Client
 
 LONGEST_LOOKUP: Final = 1.0
 """Seconds for a lookup of several commands."""
 _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
 _BYTES: Final = 16
 """Bytes of a token."""
-_KEYS_PER_COMMAND: Final = 64
+KEYS_PER_COMMAND: Final = 64
 """Entries that one command reads."""
 _MOST_ENDED: Final = 1024
 """Generations that are remembered as ended."""
-_TRIES: Final = 3
+TRIES: Final = 3
 """Attempts to read entries under the current generation."""
+
+
+PROBE: Final = "probe"
 
 
 def new_token() -> str:
@@ -40,10 +43,40 @@ def new_token() -> str:
     return secrets.token_hex(_BYTES)
 
 
+class Generations(Protocol):
+    """Reads entries of the current generation, and begins new ones."""
+
+    seen: str
+    """The generation that was read last."""
+
+    @property
+    def probe_key(self) -> str:
+        """The key to look up to see whether lookups work."""
+
+    def doubt(self) -> None:
+        """Take what was seen for an old one, since another process has begun one."""
+
+    async def lookup(
+        self, keys: Sequence[str], within: float | None = None, *, lane: Lane | None = None, longest: float = 0.0
+    ) -> tuple[str, list[bytes | None]]:
+        """Return the current generation and the values of its entries.
+
+        The first command has `within` seconds, by default as many as requests wait now; several have as many as they
+        wait at most, LONGEST_LOOKUP for a long list, and `longest` where that is more. Raises WriteRefused where no
+        generation can be begun.
+        """
+
+    async def current(self) -> str:
+        """Return the current generation."""
+
+    async def replace(self) -> str:
+        """Begin a new generation; return the old one, empty where there was no valid one."""
+
+
 class Generation:
     """Reads entries of the current generation, and begins new ones. `seen` is the one that was read last."""
 
-    def __init__(self, client: RedisClient, guard: Guard, commands: Commands) -> None:
+    def __init__(self, client: Client, guard: Guard, commands: Commands) -> None:
         self._pool = client.pool
         self._lane = client.lane
         self._lists = client.lists
@@ -55,28 +88,32 @@ class Generation:
         self._ended: dict[str, None] = {}  # those that it has replaced, the oldest first
 
     async def lookup(
-        self, keys: Sequence[str], within: float | None = None, *, lane: RedisLane | None = None, longest: float = 0.0
+        self, keys: Sequence[str], within: float | None = None, *, lane: Lane | None = None, longest: float = 0.0
     ) -> tuple[str, list[bytes | None]]:
-        """Return the current generation and the values of its entries; one command, unless it has changed.
-
-        The first command has `within` seconds, by default as many as requests wait now; several have as many as they
-        wait at most, LONGEST_LOOKUP for a long list, and `longest` where that is more. Raises WriteRefused where no
-        generation can be begun.
-        """
+        """See Generations. One command, unless the generation has changed."""
         seen, within = self.seen, within or self._guard.wait.seconds
-        lane = lane or (self._lane if len(keys) <= _KEYS_PER_COMMAND else self._lists)
+        lane = lane or (self._lane if len(keys) <= KEYS_PER_COMMAND else self._lists)
         begun = asyncio.get_running_loop().time()
-        names = [entry_name(seen, key) for key in keys[:_KEYS_PER_COMMAND]]
+        names = [entry_name(seen, key) for key in keys[:KEYS_PER_COMMAND]]
         current, *values = await self._read(lane, (GENERATION, *names), within, urgent=True)
-        if len(keys) <= _KEYS_PER_COMMAND and current == seen.encode() and len(values) == len(keys):
+        if len(keys) <= KEYS_PER_COMMAND and current == seen.encode() and len(values) == len(keys):
             return seen, values
-        several = LONGEST_LOOKUP if len(keys) > _KEYS_PER_COMMAND else longest
+        several = LONGEST_LOOKUP if len(keys) > KEYS_PER_COMMAND else longest
         until = begun + max(within, self._guard.wait.longest, several)
         async with asyncio.timeout_at(until):
             return await self._lookup_in_steps(keys, lane, until, seen, current, values)
 
+    @property
+    def probe_key(self) -> str:
+        """See Generations."""
+        return PROBE
+
+    def doubt(self) -> None:
+        """See Generations. What was seen equals no token then."""
+        self.seen = new_token()
+
     async def current(self) -> str:
-        """Return the current generation."""
+        """See Generations."""
         return (await self.lookup((), WRITE_WITHIN))[0]
 
     async def replace(self) -> str:
@@ -119,7 +156,7 @@ class Generation:
     async def _lookup_in_steps(  # noqa: PLR0913, PLR0917 - what the first command told
         self,
         keys: Sequence[str],
-        lane: RedisLane,
+        lane: Lane,
         until: float,
         seen: str,
         current: bytes | None,
@@ -130,7 +167,7 @@ class Generation:
         `current` and `values` were read under the generation `seen`.
         """
         loop = asyncio.get_running_loop()
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             if current is None or _TOKEN.fullmatch(current) is None:  # absent or invalid: it could come back
                 current = await self._begun(current, lane, until)
             token = seen if current is None else current.decode("latin-1")
@@ -139,20 +176,20 @@ class Generation:
                 token = current.decode("latin-1")
             names = [entry_name(token, key) for key in keys]
             if current is not None and token == seen:
-                rest = range(_KEYS_PER_COMMAND, len(names), _KEYS_PER_COMMAND)
-                reading = (self._read(lane, names[at : at + _KEYS_PER_COMMAND], until - loop.time()) for at in rest)
+                rest = range(KEYS_PER_COMMAND, len(names), KEYS_PER_COMMAND)
+                reading = (self._read(lane, names[at : at + KEYS_PER_COMMAND], until - loop.time()) for at in rest)
                 values = [*values, *(value for found in await asyncio.gather(*reading) for value in found)]
                 if len(values) != len(keys):
                     raise InvalidResponse
                 return token, values
             self._note(token)
             seen = token
-            names = [GENERATION, *names[:_KEYS_PER_COMMAND]]
+            names = [GENERATION, *names[:KEYS_PER_COMMAND]]
             current, *values = await self._read(lane, names, until - loop.time())
         return self.seen, [None] * len(keys)
 
     async def _read(
-        self, lane: RedisLane, names: Sequence[str], within: float, *, urgent: bool = False
+        self, lane: Lane, names: Sequence[str], within: float, *, urgent: bool = False
     ) -> list[bytes | None]:
         """Return the values of these names over the lane.
 
@@ -168,7 +205,7 @@ class Generation:
                 return found
         return await self._read_each(lane, names, within)
 
-    async def _read_each(self, lane: RedisLane, names: Sequence[str], within: float) -> list[bytes | None]:
+    async def _read_each(self, lane: Lane, names: Sequence[str], within: float) -> list[bytes | None]:
         """Return the values of these names, one command each, all sent at once; None for one of another type."""
         asked = (lane.ask("GET", name, within=within) for name in names)
         found = await asyncio.gather(*asked, return_exceptions=True)
@@ -190,7 +227,7 @@ class Generation:
         await self._pool.set(GENERATION, fresh)
         return old
 
-    async def _begun(self, seen: bytes | None, lane: RedisLane, until: float) -> bytes | None:
+    async def _begun(self, seen: bytes | None, lane: Lane, until: float) -> bytes | None:
         """Begin a generation unless another process just has; return the current one, None after a race.
 
         `seen` is what was there a moment ago: nothing, or no valid token. An absent one is begun once, whoever tries.
@@ -218,7 +255,7 @@ class Generation:
                 await self._remove()
             return current if current is not None and _TOKEN.fullmatch(current) else None
 
-    async def _restored(self, ended: str, lane: RedisLane, until: float) -> bytes:
+    async def _restored(self, ended: str, lane: Lane, until: float) -> bytes:
         """Replace a generation that has ended, and has come back, by the newest one; return what is current then.
 
         Raises WriteRefused where the server takes no writes: then nothing of that generation is found. One that

@@ -20,7 +20,7 @@ from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.store_ports import StoreState
 from ollama_cache_proxy.policy.probed_breaker import ProbedBreaker
 from ollama_cache_proxy.policy.wait import Wait
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, NodeAwayError
 
 WRITE_WITHIN: Final = 2.0
 """Seconds; also for large reads that no request waits for."""
@@ -82,6 +82,9 @@ class Guard:
         except WriteRefused as refusal:
             self.refused_while_looking_up(refusal)
             result = fallback
+        except NodeAwayError:
+            self._observe_failure(name, begun)
+            return fallback
         except FAILURES as error:
             self._observe_failure(name, begun)
             self.reads_failed(error)
@@ -151,6 +154,9 @@ class Guard:
             result = await (operation() if within is None else _limited(within, operation))
         except WriteRefused as refusal:
             self.refused_while_looking_up(refusal)
+            return fallback
+        except NodeAwayError:
+            self._observe_failure(name, begun)
             return fallback
         except FAILURES as error:
             self._observe_failure(name, begun)

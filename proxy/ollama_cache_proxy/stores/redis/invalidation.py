@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import redis.asyncio as redis
 from redis.exceptions import InvalidResponse, ResponseError
 
 from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.policy.redis_url import Place
 from ollama_cache_proxy.stores.redis.commands import ASK_AGAIN_AFTER, Commands
 from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN, Wire, connect
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES, is_cancelled
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, Client, is_cancelled
 
 SILENT: Final = 1.0
 """Seconds without a message after which the server is sent a PING, and seconds that it has to respond."""
@@ -102,9 +104,9 @@ class RedisWatch:
         if self._subscription is not None:
             self._subscription.transport.abort()
 
-    def begin(self, tasks: Tasks) -> None:
-        """Start watching, until the tasks are closed."""
-        tasks.spawn(self._watch(), "watch Redis", endless=True)
+    def begin(self, tasks: Tasks) -> asyncio.Task[None]:
+        """Start watching, until the returned task is cancelled."""
+        return tasks.spawn(self._watch(), "watch Redis", endless=True)
 
     async def _watch(self) -> None:
         while not is_cancelled():
@@ -147,3 +149,67 @@ class RedisWatch:
             asked = not subscription.got_data
             if asked:
                 subscription.write("PING")
+
+
+class RedisWatches:
+    """Watches every primary. What each of them does is RedisWatch's; `resume` is called when all are watched."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        commands: Commands,
+        resume: Callable[[], None],
+        changed: Changed,
+        suspend: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._commands = commands
+        self._resume = resume
+        self._changed = changed
+        self._suspend = suspend
+        self._watches: dict[Place, tuple[RedisWatch, asyncio.Task[None]]] = {}
+        self._watched: set[Place] = set()
+
+    def begin(self, tasks: Tasks) -> None:
+        """Start watching, until the tasks are closed."""
+        follow = partial(self._follow, tasks)
+        self._client.on_change.append(follow)
+        follow()
+
+    def _follow(self, tasks: Tasks) -> None:
+        """Watch the primaries of now, and no others."""
+        sources = self._client.sources()
+        gone, new = self._watches.keys() - sources.keys(), sources.keys() - self._watches.keys()
+        if not gone and not new:  # what has one name leads to another server now
+            for watch, _ in self._watches.values():
+                watch.renew()
+        for place in gone:
+            _, task = self._watches.pop(place)
+            task.cancel()
+            self._watched.discard(place)
+        for place in new:
+            watch = RedisWatch(
+                sources[place],
+                commands=self._commands,
+                prefixes=self._client.layout.watched,
+                resume=partial(self._resumed, place),
+                changed=self._changed,
+                suspend=partial(self._suspended, place),
+            )
+            self._watches[place] = watch, watch.begin(tasks)
+        if gone or new:
+            self._suspend()
+        self._resume_if_all_are_watched()
+
+    def _resumed(self, place: Place) -> None:
+        self._watched.add(place)
+        self._resume_if_all_are_watched()
+
+    def _resume_if_all_are_watched(self) -> None:
+        if self._watches and self._watched == self._watches.keys():
+            self._resume()
+
+    def _suspended(self, place: Place) -> None:
+        self._watched.discard(place)
+        self._suspend()

@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
 import redis.asyncio as redis
@@ -41,6 +41,18 @@ _FILL_AFTER: Final = 0.005
 """Seconds until one is opened in the place of any other: what was lost with it is asked again first."""
 _FORGOTTEN: Final = 5.0
 """Seconds after which the gaps begin anew."""
+
+
+Command: TypeAlias = tuple[bytes | str | int, ...]
+
+
+class Lane(Protocol):
+    """Sends small commands without waiting for a connection of their own; see RedisLane."""
+
+    async def ask(self, *command: bytes | str | int, within: float, urgent: bool = False) -> Any: ...
+    async def ask_all(self, commands: Sequence[Command], within: float) -> list[Any]: ...
+    async def ready(self) -> None: ...
+    def renew(self) -> None: ...
 
 
 async def connect(connection: redis.Connection) -> None:
@@ -236,7 +248,7 @@ class RedisLane:
                 self._retire(wire)
                 raise
 
-    async def ask_all(self, commands: Sequence[tuple[bytes | str | int, ...]], within: float) -> list[Any]:
+    async def ask_all(self, commands: Sequence[Command], within: float) -> list[Any]:
         """Return the replies to some commands, RedisErrors included; they are sent once. Raises what `ask` does."""
         until = asyncio.get_running_loop().time() + within
         wire = self._wire

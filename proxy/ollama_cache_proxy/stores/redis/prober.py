@@ -14,14 +14,11 @@ from typing import Final
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.commands import Commands
-from ollama_cache_proxy.stores.redis.generation import Generation
+from ollama_cache_proxy.stores.redis.generation import Generations
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard, WriteRefused
-from ollama_cache_proxy.stores.redis.key_layout import value_name
 from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, Client
 
-_KEY: Final = "probe"
-_NAME: Final = value_name("probe")
 _LASTS: Final = 60
 """Seconds until the key expires."""
 _START_WITHIN: Final = 1.0
@@ -32,9 +29,10 @@ class Prober:
     """Probes over a connection of its own, and tells the guard."""
 
     def __init__(
-        self, client: RedisClient, guard: Guard, generation: Generation, commands: Commands, *, clock: Clock
+        self, client: Client, guard: Guard, generation: Generations, commands: Commands, *, clock: Clock
     ) -> None:
         self._lane = client.probes
+        self._layout = client.layout
         self._used = client.lane
         self._guard = guard
         self._generation = generation
@@ -89,14 +87,14 @@ class Prober:
             await self._probe_reads()
         if guard.reads.open:
             return
-        now = self._clock.monotonic()
+        now, name = self._clock.monotonic(), self._layout.probe_name(self._generation.probe_key)
         if guard.writes.next_probe <= now:
-            asked = self._lane.ask("SET", _NAME, b"1", "EX", _LASTS, within=WRITE_WITHIN)
+            asked = self._lane.ask("SET", name, b"1", "EX", _LASTS, within=WRITE_WITHIN)
             guard.writes_probed(await _failure(asked))
         if guard.deletes.next_probe <= now:
             asked = self._commands.run(
-                ("UNLINK", lambda: self._lane.ask("UNLINK", _NAME, within=WRITE_WITHIN)),
-                ("DEL", lambda: self._lane.ask("DEL", _NAME, within=WRITE_WITHIN)),
+                ("UNLINK", lambda: self._lane.ask("UNLINK", name, within=WRITE_WITHIN)),
+                ("DEL", lambda: self._lane.ask("DEL", name, within=WRITE_WITHIN)),
             )
             guard.deletes_probed(await _failure(asked))
 
@@ -116,12 +114,12 @@ class Prober:
     async def _look_up(self) -> float:
         """Return how many seconds a lookup takes, of one command as it usually is."""
         generation, within = self._generation, self._guard.wait.longest
-        begun, seen = self._clock.monotonic(), generation.seen
+        begun, seen, key = self._clock.monotonic(), generation.seen, generation.probe_key
         try:
-            await generation.lookup((_KEY,), within, lane=self._lane, longest=CONNECT_WITHIN)
+            await generation.lookup((key,), within, lane=self._lane, longest=CONNECT_WITHIN)
             if generation.seen != seen:
                 begun = self._clock.monotonic()
-                await generation.lookup((_KEY,), within, lane=self._lane)
+                await generation.lookup((key,), within, lane=self._lane)
         except WriteRefused as refusal:
             self._guard.refused_while_looking_up(refusal)
         return self._clock.monotonic() - begun

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from ollama_cache_proxy.policy.redis_url import RedisAddress
+from ollama_cache_proxy.policy.redis_url import Place, RedisAddress
 from ollama_cache_proxy.stores.redis.commands import is_refusal
 from ollama_cache_proxy.stores.redis.sentinels import Sentinels
 
@@ -68,6 +69,29 @@ class _ToPrimary:
             raise RedisConnectionError("not the primary")
 
 
+class _ToSomeNode:
+    """Leads to the first of some nodes that takes a connection: for questions that any node can answer."""
+
+    host: str
+    port: int
+
+    def __init__(self, *, nodes: Sequence[Place], **more: Any) -> None:
+        super().__init__(**more)
+        self._nodes = nodes
+
+    async def _connect(self) -> None:
+        """See redis-py."""
+        for place in self._nodes:
+            self.host, self.port = place
+            try:
+                await super()._connect()  # type: ignore[misc] # of redis-py's class
+            except OSError:
+                if place == self._nodes[-1]:
+                    raise
+            else:
+                return
+
+
 class PlainConnection(_Expected, redis.Connection):
     """A connection over TCP."""
 
@@ -91,6 +115,14 @@ class PrimaryConnection(_ToPrimary, PlainConnection):
 
 class PrimaryTlsConnection(_ToPrimary, TlsConnection):
     """A connection to the primary over TLS."""
+
+
+class NodeConnection(_ToSomeNode, PlainConnection):
+    """A connection to a node of a cluster over TCP."""
+
+
+class NodeTlsConnection(_ToSomeNode, TlsConnection):
+    """A connection to a node of a cluster over TLS."""
 
 
 class _Context:
@@ -121,6 +153,9 @@ def connecting(address: RedisAddress, tls: ssl.SSLContext | None) -> dict[str, A
         arguments["socket_keepalive"] = address.options["socket_keepalive"]
     if address.tls:
         arguments["tls"] = tls
+    if address.nodes:
+        arguments["connection_class"] = NodeTlsConnection if address.tls else NodeConnection
+        return arguments | {"nodes": address.nodes}
     if not address.sentinels:
         arguments["connection_class"] = TlsConnection if address.tls else PlainConnection
         return arguments | {"host": address.host, "port": address.port}

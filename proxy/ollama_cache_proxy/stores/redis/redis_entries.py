@@ -21,10 +21,9 @@ from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.entry_writer import EntryWriter
 from ollama_cache_proxy.stores.redis.eviction import Eviction
-from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generation, new_token
+from ollama_cache_proxy.stores.redis.generation import LONGEST_LOOKUP, Generations
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
-from ollama_cache_proxy.stores.redis.key_layout import entry_name
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, Client
 from ollama_cache_proxy.stores.redis.renewals import Renewals
 from ollama_cache_proxy.stores.redis.scan import Scan, read_cursor
 from ollama_cache_proxy.stores.write_buffer import WriteBuffer
@@ -35,6 +34,8 @@ _AT_ONCE: Final = 1 << 20
 """Bytes of entries that are decoded in one turn of the event loop."""
 _BESIDE: Final = 4096
 """Bytes that take as long to check as it takes to decode what is in an entry beside its body."""
+_SCANS: Final = 5
+"""Scans for one purge at most."""
 _TOUCHES_PER_COMMAND: Final = 1000
 """Entries that one command touches."""
 
@@ -44,9 +45,9 @@ class RedisEntries:
 
     def __init__(  # noqa: PLR0913 - RedisStore makes each part once
         self,
-        client: RedisClient,
+        client: Client,
         guard: Guard,
-        generation: Generation,
+        generation: Generations,
         *,
         scan: Scan,
         count: EntryCount,
@@ -59,7 +60,9 @@ class RedisEntries:
         self.buffer = WriteBuffer()
         self.commands = commands
         self.renewals = Renewals(client.lists, guard, commands, self._name_of, clock=clock, tasks=tasks)
+        self._client = client
         self._pool = client.pool
+        self._layout = client.layout
         self._guard = guard
         self._codec = codec
         self._generation = generation
@@ -78,7 +81,7 @@ class RedisEntries:
 
     def doubt(self) -> None:
         """Take the generation that was read last for an old one, since another process has begun one."""
-        self._generation.seen = new_token()
+        self._generation.doubt()
         if not self._reading:  # now, so that this process knows which one ended, should that come back
             self._reading = True
             self._tasks.spawn(self._read_generation(), "read the generation")
@@ -96,7 +99,7 @@ class RedisEntries:
 
     def _name_of(self, key: str) -> str:
         """Return the name that an entry has now; a cleared one is renewed under a name that nothing has."""
-        return entry_name(self._generation.seen, key)
+        return self._layout.entry_name(self._generation.seen, key)
 
     async def get(self, key: str) -> Lookup:
         """See store_ports.EntryStore."""
@@ -105,7 +108,7 @@ class RedisEntries:
             return Lookup(entry=None, generation=None)
         generation, (value,) = found
         if value is None:
-            return Lookup(entry=self.buffer.get(entry_name(generation, key)), generation=generation)
+            return Lookup(entry=self.buffer.get(self._layout.entry_name(generation, key)), generation=generation)
         if not self.buffer:
             entry = self._codec.decode(generation, key, value)
             if entry is not None:  # most of them
@@ -164,13 +167,13 @@ class RedisEntries:
             self._observe(StoreFault(kind=Fault.DAMAGED))
             self._tasks.spawn(self.delete(damaged, generation), f"remove damaged {damaged[0][:8]}")
         if self.buffer:
-            newer = (self.buffer.get(entry_name(generation, key)) for key in keys)
+            newer = (self.buffer.get(self._layout.entry_name(generation, key)) for key in keys)
             entries = tuple(new or entry for new, entry in zip(newer, entries, strict=True))
         return entries
 
     async def put(self, entries: Entries, generation: str) -> bool:
         """See store_ports.EntryStore. Waits for its turn; with too many bytes waiting, entries are dropped."""
-        named = {entry_name(generation, key): entry for key, entry in entries}
+        named = {self._layout.entry_name(generation, key): entry for key, entry in entries}
         self.renewals.forget(key for key, _ in entries)
         try:
             await self.buffer.add(named)
@@ -181,7 +184,7 @@ class RedisEntries:
     async def touch(self, keys: Sequence[str], generation: str) -> None:
         """Mark these entries as used just now, so that others are evicted first."""
         for start in range(0, len(keys), _TOUCHES_PER_COMMAND):
-            names = [entry_name(generation, key) for key in keys[start : start + _TOUCHES_PER_COMMAND]]
+            names = [self._layout.entry_name(generation, key) for key in keys[start : start + _TOUCHES_PER_COMMAND]]
             touch = partial(self.commands.run, ("TOUCH", partial(self._pool.touch, *names)))
             await self._guard.read("touch", partial(permitted, touch, None), None)
 
@@ -189,19 +192,35 @@ class RedisEntries:
         """See store_ports.EntryStore."""
         await self._recovery()
         await self._flush()
-        return await self._unlink([entry_name(generation, key) for key in keys])
+        return await self._unlink([self._layout.entry_name(generation, key) for key in keys])
 
     async def page(self, cursor: str, limit: int) -> Page | None:
         """See store_ports.EntryStore. The cursor is SCAN's; among many other names a page may have few entries."""
-        start = read_cursor(cursor)
+        start = read_cursor(cursor, len(self._client.servers()))
         await self._flush()
         page = partial(permitted, lambda: self._scan.page(start, limit), None)
         return await self._guard.read("page", page, None)
 
     async def purge(self, matches: Matches) -> int | None:
-        """See store_ports.EntryStore. After a failure, what was deleted before it stays deleted."""
+        """See store_ports.EntryStore. After a failure, what was deleted before it stays deleted.
+
+        Where names have moved to another server meanwhile, it begins again: it may have missed some.
+        """
         await self._recovery()
         await self._flush()
+        purged = 0
+        for _ in range(_SCANS):
+            shape = await self._client.shape()
+            gone = await self._purge(matches)
+            if gone is None:
+                return None
+            purged += gone
+            if await self._client.shape() == shape:
+                return purged
+        return None
+
+    async def _purge(self, matches: Matches) -> int | None:
+        """Delete what matches, in one scan; return how many there were, None when the server failed."""
         generation = await self._guard.read("get", self._generation.current, None)
         if generation is None:
             return None
@@ -215,7 +234,9 @@ class RedisEntries:
                 return None
             cursor, found = seen
             sparse = not found
-            gone = await self._unlink([entry_name(generation, entry.key) for entry in found if matches(entry)])
+            gone = await self._unlink(
+                [self._layout.entry_name(generation, entry.key) for entry in found if matches(entry)]
+            )
             if gone is None:
                 return None
             purged += gone

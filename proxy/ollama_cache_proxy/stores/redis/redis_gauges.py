@@ -11,16 +11,15 @@ from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES, RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, Client
+from ollama_cache_proxy.stores.redis.scan import database_size
 
 
 class RedisGauges:
     """See store_ports.StoreGauges."""
 
-    def __init__(
-        self, client: RedisClient, guard: Guard, count: EntryCount, *, commands: Commands, tasks: Tasks
-    ) -> None:
-        self._pool = client.pool
+    def __init__(self, client: Client, guard: Guard, count: EntryCount, *, commands: Commands, tasks: Tasks) -> None:
+        self._client = client
         self._guard = guard
         self._count = count
         self._commands = commands
@@ -45,15 +44,20 @@ class RedisGauges:
         with suppress(*FAILURES):
             if not self._guard.reads.open:
                 async with asyncio.timeout(WRITE_WITHIN):
-                    memory, stats = await self._commands.run(("INFO", self._info))
-                    size = await permitted(lambda: self._commands.run(("DBSIZE", self._pool.dbsize)), None)
-                used, evicted = memory["used_memory"], stats["evicted_keys"]
+                    used, evicted = await self._commands.run(("INFO", self._info))
+                    size = await permitted(
+                        lambda: self._commands.run(("DBSIZE", lambda: database_size(self._client))), None
+                    )
                 tier = Tier(name="redis", entries=self._count.estimate(size), size=used, evicted=evicted)
         self._tier = tier
 
-    async def _info(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Return the sections "memory" and "stats" of INFO."""
-        async with self._pool.pipeline(transaction=False) as pipeline:
-            pipeline.info("memory").info("stats")
-            memory, stats = await pipeline.execute()
-        return memory, stats
+    async def _info(self) -> tuple[int, int]:
+        """Return how many bytes are used, and how many names were evicted, in all servers."""
+        used = evicted = 0
+        for server in self._client.servers():
+            async with server.pipeline(transaction=False) as pipeline:
+                pipeline.info("memory").info("stats")
+                memory, stats = await pipeline.execute()
+            used += memory["used_memory"]
+            evicted += stats["evicted_keys"]
+        return used, evicted

@@ -1,4 +1,4 @@
-"""One server as a store, composed of its parts."""
+"""A server or a cluster as a store, composed of its parts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.codecs import Codec
+from ollama_cache_proxy.stores.redis.cluster_client import ClusterClient
+from ollama_cache_proxy.stores.redis.cluster_generation import ClusterGeneration
 from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.deletions import Deletions, KeptEntries
 from ollama_cache_proxy.stores.redis.entry_count import EntryCount
-from ollama_cache_proxy.stores.redis.generation import Generation
+from ollama_cache_proxy.stores.redis.generation import Generation, Generations
 from ollama_cache_proxy.stores.redis.guard import LONGEST_WAIT, Guard
 from ollama_cache_proxy.stores.redis.kept_folder import KeptFolder
 from ollama_cache_proxy.stores.redis.prober import Prober
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import Client
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_gauges import RedisGauges
 from ollama_cache_proxy.stores.redis.redis_values import RedisValues
@@ -24,7 +26,7 @@ from ollama_cache_proxy.stores.redis.scan import Scan
 
 
 class RedisStore:
-    """One server as a store: its `entries`, `values` and `gauges`.
+    """A server or a cluster as a store: its `entries`, `values` and `gauges`.
 
     `name` is the server's in log and health, without its password. `longest` is how many seconds a request waits for
     a lookup at most. `codec` makes bytes of entries. `folder` is where a private server keeps it, None for any other.
@@ -32,7 +34,7 @@ class RedisStore:
 
     def __init__(  # noqa: PLR0913 - the composition root names each once
         self,
-        client: RedisClient,
+        client: Client,
         *,
         name: str,
         clock: Clock,
@@ -44,7 +46,11 @@ class RedisStore:
     ) -> None:
         guard = Guard(name=name, clock=clock, observe=observe, longest=longest)
         commands = Commands(clock=clock, observe=observe)
-        generation = Generation(client, guard, commands)
+        generation: Generations
+        if isinstance(client, ClusterClient):
+            generation = ClusterGeneration(client, guard, commands, clock=clock, tasks=tasks)
+        else:
+            generation = Generation(client, guard, commands)
         scan = Scan(client, generation, commands, codec)
         count = EntryCount(guard, generation, scan, clock=clock, tasks=tasks)
         entries = RedisEntries if folder is None else partial(KeptEntries, deletions=Deletions(client.pool, folder))
@@ -63,7 +69,7 @@ class RedisStore:
         self.values = RedisValues(client, guard, commands)
         self.gauges = RedisGauges(client, guard, count, commands=commands, tasks=tasks)
         self.state = guard.state
-        client.on_leave.append(guard.look_again)
+        client.on_change.append(guard.look_again)
         self._client = client
         self._prober = Prober(client, guard, generation, commands, clock=clock)
         self._count = count

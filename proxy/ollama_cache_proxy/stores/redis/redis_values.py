@@ -11,13 +11,13 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from ollama_cache_proxy.stores.redis.commands import Commands, is_refusal, permitted, remove
 from ollama_cache_proxy.stores.redis.guard import Guard
 from ollama_cache_proxy.stores.redis.key_layout import value_name
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.redis_client import Client
 
 
 class RedisValues:
     """See store_ports.ValueStore."""
 
-    def __init__(self, client: RedisClient, guard: Guard, commands: Commands) -> None:
+    def __init__(self, client: Client, guard: Guard, commands: Commands) -> None:
         self._pool = client.pool
         self._lane = client.lane
         self._guard = guard

@@ -22,7 +22,7 @@ from ollama_cache_proxy.policy.lifetimes import Renewal, renewed_every, renewed_
 from ollama_cache_proxy.policy.steps import batched
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard
-from ollama_cache_proxy.stores.redis.lane import RedisLane
+from ollama_cache_proxy.stores.redis.lane import Lane
 
 RENEW_EVERY: Final = 1.0
 """Seconds."""
@@ -38,7 +38,7 @@ class Renewals:
 
     def __init__(  # noqa: PLR0913 - RedisEntries makes it once
         self,
-        lane: RedisLane,
+        lane: Lane,
         guard: Guard,
         commands: Commands,
         name_of: Callable[[str], str],

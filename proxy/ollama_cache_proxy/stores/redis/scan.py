@@ -13,9 +13,9 @@ from ollama_cache_proxy.core.store_ports import Page
 from ollama_cache_proxy.policy.messages import Description
 from ollama_cache_proxy.stores.codecs import Codec
 from ollama_cache_proxy.stores.redis.commands import Commands, permitted, remove
-from ollama_cache_proxy.stores.redis.generation import Generation
-from ollama_cache_proxy.stores.redis.key_layout import ANY, entry_name, keys_of
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.generation import Generations
+from ollama_cache_proxy.stores.redis.key_layout import ANY
+from ollama_cache_proxy.stores.redis.redis_client import Client
 
 _NAMES_TO_READ: Final = 64
 """Names in one command where the entries among them are described."""
@@ -26,20 +26,32 @@ _TURNS: Final = 60
 _PREFIX_BYTES: Final = 2048
 """First bytes of a value; enough to describe most entries."""
 _CURSORS: Final = 2**64
+_MOST_DIGITS: Final = 24
 
 
-def read_cursor(text: str) -> int:
-    """Return SCAN's cursor, 0 for an empty text. Raises ValueError for an invalid one."""
-    if text and not (text.isascii() and text.isdigit() and int(text) < _CURSORS):
+def read_cursor(text: str, servers: int = 1) -> int:
+    """Return SCAN's cursor, 0 for an empty text. Raises ValueError for one that none of so many servers can have given.
+
+    A cursor of the second server is one of its own plus 2^64, and so on.
+    """
+    valid = len(text) <= _MOST_DIGITS and text.isascii() and text.isdigit() and int(text) < max(1, servers) * _CURSORS
+    if text and not valid:
         raise ValueError(f"{text[:32]!r} is not a valid cursor")
     return int(text or "0")
+
+
+async def database_size(client: Client) -> int:
+    """Return how many names there are, in all servers."""
+    return sum([await server.dbsize() for server in client.servers()])
 
 
 class Scan:
     """Scans names. A name that exists during all of a scan is found at least once, and may be found twice."""
 
-    def __init__(self, client: RedisClient, generation: Generation, commands: Commands, codec: Codec) -> None:
+    def __init__(self, client: Client, generation: Generations, commands: Commands, codec: Codec) -> None:
+        self._client = client
         self._pool = client.pool
+        self._layout = client.layout
         self._generation = generation
         self._commands = commands
         self._codec = codec
@@ -64,7 +76,7 @@ class Scan:
         """
         count = _NAMES if sparse else _NAMES_TO_READ
         cursor, names = await self._scan(cursor, generation, count)
-        return cursor, await self._described(generation, keys_of(generation, names))
+        return cursor, await self._described(generation, self._layout.keys_of(generation, names))
 
     async def remove(self, generation: str) -> None:
         """Remove every entry of a generation."""
@@ -99,7 +111,7 @@ class Scan:
 
     async def _size(self) -> int | None:
         """Return the size of the database in names, None where the server refuses to tell it."""
-        return await permitted(lambda: self._commands.run(("DBSIZE", self._pool.dbsize)), None)
+        return await permitted(lambda: self._commands.run(("DBSIZE", lambda: database_size(self._client))), None)
 
     async def count_all(self) -> tuple[str, int, int | None]:
         """Return the current generation, how many entries it has, and how many names there are that are no entries.
@@ -109,10 +121,9 @@ class Scan:
         """
         keys = old = 0
         generation = await self._generation.current()
-        own = entry_name(generation, "").encode()
         async with aclosing(self._names(ANY)) as turns:
             async for names in turns:
-                mine = sum(name.startswith(own) for name in names)
+                mine = len(self._layout.own(generation, names))
                 keys += mine
                 old += len(names) - mine
         size = None if old else await self._size()
@@ -129,11 +140,16 @@ class Scan:
 
     async def _scan(self, cursor: int, generation: str, count: int) -> tuple[int, list[bytes]]:
         """Scan about `count` names; return the next cursor, and those of the generation's entries among them."""
-        pattern = entry_name(generation, ANY)
-        found: tuple[int, list[bytes]] = await self._commands.run(
-            ("SCAN", lambda: self._pool.scan(cursor, match=pattern, count=count))
+        pattern, servers = self._layout.entries_of(generation), self._client.servers()
+        number, own = divmod(cursor, _CURSORS)
+        if number >= len(servers):
+            return 0, []
+        own, names = await self._commands.run(
+            ("SCAN", lambda: servers[number].scan(own, match=pattern, count=count)),
         )
-        return found
+        if not own and number + 1 < len(servers):
+            return (number + 1) * _CURSORS, names
+        return number * _CURSORS + own if own else 0, names
 
     async def _described(self, generation: str, keys: list[str]) -> list[Description]:
         """Return descriptions of the entries that exist and have a valid beginning."""
@@ -150,8 +166,8 @@ class Scan:
         """Return so many first bytes of each key's value, and the value's length; other types are left out."""
         async with self._pool.pipeline(transaction=False) as pipeline:
             for key, length in lengths.items():
-                pipeline.getrange(entry_name(generation, key), 0, length - 1)
-                pipeline.strlen(entry_name(generation, key))
+                pipeline.getrange(self._layout.entry_name(generation, key), 0, length - 1)
+                pipeline.strlen(self._layout.entry_name(generation, key))
             replies = await pipeline.execute(raise_on_error=False)
         for name, reply in zip(("GETRANGE", "STRLEN"), replies, strict=False):
             self._commands.checked(name, reply)

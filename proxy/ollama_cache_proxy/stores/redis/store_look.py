@@ -21,8 +21,10 @@ from ollama_cache_proxy.stores.redis.redis_connections import connecting, sentin
 from ollama_cache_proxy.stores.redis.sentinels import UnknownPrimaryError
 
 WITHIN: Final = 1.0
-"""Seconds for each step: to connect, and to reply. There are six at most."""
+"""Seconds for each step: to connect, and to reply. There are six at most, for each server that is looked at."""
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
+_MOST_NODES: Final = 3
+"""Nodes of a cluster that are looked at."""
 _FIRST: Final = 64
 """Bytes of a reply that are looked at."""
 
@@ -37,14 +39,31 @@ async def look(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | N
         except Exception:  # noqa: BLE001 - whatever it is, none of them answers as a Sentinel
             return Symptom.NO_SENTINEL
         address = replace(address, host=host, port=port, sentinels=())
+    elif address.nodes:
+        return await _cluster(address, tls)
+    return await _seen(address, tls) or await _refusal(address, tls)
+
+
+async def _cluster(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | None:
+    """Return what is wrong with the first node that can be spoken to, or with the last of those that cannot."""
+    found: Symptom | None = None
+    for host, port in address.nodes[:_MOST_NODES]:
+        node = replace(address, host=host, port=port, nodes=())
+        found = await _seen(node, tls)
+        if found is None:
+            return await _state(node, tls)
+    return found
+
+
+async def _seen(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | None:
+    """Return what a server looks like to two connections, None for a Redis."""
     plain = await _sight(address, None)
     secure = None
     if tls is not None:
         secure = await _sight(address, tls)
     elif not address.socket and plain.heard in (Heard.CLOSED, Heard.SILENT, Heard.OTHER):
         secure = await _sight(address, _any_certificate())
-    found = symptom(tls=address.tls, plain=plain, secure=secure)
-    return found or await _refusal(address, tls)
+    return symptom(tls=address.tls, plain=plain, secure=secure)
 
 
 def _any_certificate() -> ssl.SSLContext:
@@ -90,6 +109,16 @@ async def _refusal(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom
     except Exception as error:  # noqa: BLE001 - it says what the server is, or nothing
         return await _mode(address, tls) if is_refusal(error) else refused(error)
     return None
+
+
+async def _state(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | None:
+    """Log in, and return what a node says of its cluster."""
+    try:
+        async with _client(address, tls) as client, asyncio.timeout(WITHIN):
+            told: bytes = await client.execute_command("CLUSTER", "INFO")
+    except Exception as error:  # noqa: BLE001 - it says what the server is, or nothing
+        return Symptom.NO_CLUSTER if "cluster support disabled" in str(error) else refused(error)
+    return None if b"cluster_state:ok" in told else Symptom.CLUSTER_FAILS
 
 
 async def _mode(address: RedisAddress, tls: ssl.SSLContext | None) -> Symptom | None:

@@ -40,8 +40,13 @@ _WRITING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("HINCRBY", (_NAME, "total", "1")),
     ("HSETNX", (_NAME, "total", "1")),
 )
+_OF_A_CLUSTER: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("CLUSTER SLOTS", ()),
+    ("CLUSTER INFO", ()),
+    ("WATCH", (_NAME,)),
+)
 _HOT_TIER: Final = ("CLIENT ID", "CLIENT TRACKING", "SUBSCRIBE")
-_OF_THE_CONNECTION: Final = ("AUTH", "SELECT", "CLIENT SETINFO", "ROLE")
+_OF_THE_CONNECTION: Final = ("AUTH", "SELECT", "CLIENT SETINFO", "ROLE", "ASKING")
 """Sent, or not needed, when the connection was opened."""
 
 
@@ -57,12 +62,18 @@ class Survey:
     def unusable(self) -> bool:
         """Whether the store is of no use: nothing can be looked up, or nothing stored."""
         names = {command.name for command in self.refused}
-        return {"MGET", "GET"} <= names or any(command.without is Without.NO_WRITES for command in self.refused)
+        return (
+            {"MGET", "GET"} <= names
+            or any(command.without is Without.NO_WRITES for command in self.refused)
+            or any(name.startswith("CLUSTER") for name in names)
+        )
 
 
-async def survey(connection: redis.Connection) -> Survey:
+async def survey(connection: redis.Connection, *, cluster: bool = False) -> Survey:
     """Ask a server over a connection of its own, which is of no use afterwards. Raises what a command may raise."""
     refused = {name for name, arguments in _READING if await _is_refused(connection, name, *arguments)}
+    if cluster:
+        refused |= {name for name, arguments in _OF_A_CLUSTER if await _is_refused(connection, name, *arguments)}
     if not await _is_refused(connection, "MULTI"):
         refused |= {name for name, arguments in _WRITING if await _is_refused(connection, name, *arguments)}
         await _is_refused(connection, "DISCARD")
@@ -113,7 +124,7 @@ async def _refused_of_hot_tier(connection: redis.Connection) -> set[str]:
 
 async def _is_refused(connection: redis.Connection, name: str, *arguments: str) -> bool:
     try:
-        await _ask(connection, name, *arguments)
+        await _ask(connection, *name.split(), *arguments)
     except ResponseError as error:
         return is_refusal(error)
     return False

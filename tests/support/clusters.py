@@ -1,0 +1,149 @@
+"""A cluster: three primaries with a replica each, real servers on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Self
+
+import redis
+
+from tests.support import canary
+from tests.support.servers import RedisServer, free_port
+
+NODE_TIMEOUT: Final = 1.0
+"""Seconds after which the nodes take one for gone."""
+SLOTS: Final = 16_384
+_WITHIN: Final = 60.0
+
+
+def _node(*arguments: str) -> RedisServer:
+    return RedisServer(
+        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+        *("--cluster-node-timeout", str(int(1000 * NODE_TIMEOUT))),
+        *("--masterauth", canary.PASSWORD, "--repl-diskless-sync-delay", "0", *arguments),
+    )
+
+
+class Cluster:
+    """Servers; `url` names three of them, of which each knows the others."""
+
+    def __init__(self, primaries: int = 3, *, replicas: bool = True, arguments: tuple[str, ...] = ()) -> None:
+        self.primaries = [_node(*arguments) for _ in range(primaries)]
+        self.replicas = [_node(*arguments) for _ in range(primaries)] if replicas else []
+
+    @property
+    def servers(self) -> list[RedisServer]:
+        return [*self.primaries, *self.replicas]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:3])
+        return f"redis+cluster://:{canary.PASSWORD}@{hosts}"
+
+    def start(self) -> Self:
+        """Start all of them, and have them be a cluster."""
+        for server in self.servers:
+            server.start()
+        first: Any = self.primaries[0].client()
+        for number, server in enumerate(self.servers, 1):
+            client: Any = server.client()
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number)
+            if server is not self.primaries[0]:
+                bus = server._command[server._command.index("--cluster-port") + 1]
+                first.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+        for number, primary in enumerate(self.primaries):
+            share = SLOTS // len(self.primaries)
+            last = SLOTS if number + 1 == len(self.primaries) else (number + 1) * share
+            client = primary.client()
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last - 1)
+        return self
+
+    async def ready(self) -> None:
+        """Wait until every node knows all others, and every replica has the data of its primary."""
+        everybody = len(self.servers)
+        await until_true(lambda: all(_info(server).get("cluster_known_nodes") == everybody for server in self.servers))
+        for primary, replica in zip(self.primaries, self.replicas, strict=False):
+            await until_true(lambda primary=primary, replica=replica: _replicates(primary, replica))  # type: ignore[misc]
+        await until_true(lambda: all(_info(server).get("cluster_state") == "ok" for server in self.servers))
+        await until_true(lambda: all(len(owners(server)) == SLOTS for server in self.servers))
+        await until_true(lambda: all(_replicas(server) == len(self.replicas) for server in self.servers))
+
+    def owner(self, slot: int) -> RedisServer:
+        """Return the primary of a slot, as the first node that answers says."""
+        for server in self.servers:
+            with suppress(redis.RedisError, KeyError):
+                port = owners(server)[slot]
+                return next(each for each in self.servers if each.port == port)
+        raise AssertionError("no node answers")
+
+    def move(self, first: int, last: int, to: RedisServer) -> None:
+        """Move slots with all that is in them, as `redis-cli --cluster reshard` does."""
+        target: Any = to.client()
+        for slot in range(first, last + 1):
+            origin = self.owner(slot)
+            source: Any = origin.client()
+            own, other = node_id(origin), node_id(to)
+            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", own)
+            source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", other)
+            while names := source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                address = ("127.0.0.1", to.port, "", 0, 5000, "AUTH", canary.PASSWORD, "KEYS")
+                source.execute_command("MIGRATE", *address, *names)
+            for server in (to, origin):
+                client: Any = server.client()
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", other)
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+
+
+def node_id(server: RedisServer) -> str:
+    client: Any = server.client()
+    told = client.execute_command("CLUSTER", "MYID")
+    return str(told.decode())
+
+
+def owners(server: RedisServer) -> dict[int, int]:
+    """Return the port of each slot's primary, as a node says."""
+    client: Any = server.client()
+    told = client.execute_command("CLUSTER", "SLOTS")
+    return {slot: int(row[2][1]) for row in told for slot in range(int(row[0]), int(row[1]) + 1)}
+
+
+def _replicas(server: RedisServer) -> int:
+    """Return how many replicas a node knows."""
+    client: Any = server.client()
+    return len({row[3][1] for row in client.execute_command("CLUSTER", "SLOTS") if len(row) > 3})
+
+
+def _info(server: RedisServer) -> dict[str, Any]:
+    with suppress(redis.RedisError):
+        client: Any = server.client()
+        told = client.execute_command("CLUSTER", "INFO")
+        return _read(told)
+    return {}
+
+
+def _read(told: bytes) -> dict[str, Any]:
+    pairs = (line.split(":", 1) for line in told.decode().split() if ":" in line)
+    return {name: int(value) if value.isdigit() else value for name, value in pairs}
+
+
+def _replicates(primary: RedisServer, replica: RedisServer) -> bool:
+    with suppress(redis.RedisError):
+        client: Any = replica.client()
+        about = client.info("replication")
+        if about["role"] == "master":
+            client.execute_command("CLUSTER", "REPLICATE", node_id(primary))
+            return False
+        return bool(about["master_link_status"] == "up")
+    return False
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    """Wait, with the questions in a thread: the proxy under test runs in this loop."""
+    async with asyncio.timeout(_WITHIN):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - other processes
+            await asyncio.sleep(0.05)
