@@ -18,6 +18,7 @@ except ImportError:  # Windows
 
 from ollama_cache_proxy.simulator import NEWEST, Behaviour, Simulator
 from tests.e2e.faults.matrix import measures_time
+from tests.support.clusters import Cluster
 from tests.support.hangs import ends_after
 from tests.support.servers import Proxy, RedisServer, proxy_before
 
@@ -124,6 +125,24 @@ def redis_server(redis_process: RedisServer) -> RedisServer:
     """A real server, empty."""
     redis_process.client().flushall()
     return redis_process
+
+
+@pytest.fixture(scope="session")
+def cluster_process() -> Iterator[Cluster]:
+    own = Cluster(replicas=False)
+    try:
+        own.start().wait()
+        yield own
+    finally:
+        own.close()
+
+
+@pytest.fixture
+def cluster(cluster_process: Cluster) -> Cluster:
+    """Three primaries of a real cluster, empty."""
+    for server in cluster_process.primaries:
+        server.client().flushall()
+    return cluster_process
 
 
 @pytest.fixture

@@ -571,7 +571,7 @@ async def test_what_is_no_redis_that_can_be_used_is_named(redis_server: RedisSer
             cases = {
                 f"rediss://127.0.0.1:{redis_server.port}": ("seems to speak no TLS", "write redis://"),
                 f"redis://127.0.0.1:{port}": ("speaks HTTP and is no Redis", "write the host and port of a Redis"),
-                node.url: ("is one node of a cluster", "write the URL of a Redis without cluster-enabled"),
+                node.url: ("is one node of a cluster", "write redis+cluster://, and where some of its nodes are"),
                 redis_server.url[:-1] + "99": ("has no database of that number", "write a smaller one"),
             }
             for url, (what, fix) in cases.items():

@@ -57,6 +57,19 @@ def test_what_a_url_says(url: str, expected: dict[str, object]) -> None:
     assert redis_address(url) == RedisAddress(**{"options": {}, **expected})
 
 
+def test_some_nodes_of_a_cluster_are_named() -> None:
+    url = "REDISS+Cluster://u:p@One,two:7,[::1]/0?ssl_min_version=1.3"
+    assert redis_address(url) == RedisAddress(
+        tls=True,
+        nodes=(("one", 6379), ("two", 7), ("::1", 6379)),
+        username="u",
+        password="p",
+        options={"ssl_min_version": 772},
+    )
+    assert public_url(url) == "rediss+cluster://One,two:7,[::1]/0"
+    assert redis_address("redis+cluster://h").nodes == (("h", 6379),)
+
+
 def test_sentinels_are_named_with_the_primary_that_they_watch() -> None:
     url = "REDISS+Sentinel://u:p@One,two:7,[::1]/my-master.1/3?sentinel_username=a&sentinel_password=b&client_name=c"
     assert redis_address(url) == RedisAddress(
@@ -120,6 +133,7 @@ def test_an_option_of_tls_is_honoured_as_it_is_written(name: str, value: str) ->
         ("redis://[::1]:7", "[::1]:7"),
         ("unix:///run/a.sock", "/run/a.sock"),
         ("redis+sentinel://h,[::1]:7/m", "h:26379,[::1]:7"),
+        ("redis+cluster://h,[::1]:7", "h:6379,[::1]:7"),
     ],
 )
 def test_the_place_is_what_a_person_would_write(url: str, place: str) -> None:
@@ -179,6 +193,13 @@ def test_an_option_that_is_not_honoured_is_named(name: str, value: str) -> None:
         ("redis+sentinel://h/mymaster/0/1", "the database"),
         ("redis+sentinel://h/mymaster/1?db=1", "the database once"),
         ("redis+sentinel:///mymaster", "must have hosts"),
+        ("redis+cluster://", "must have hosts"),
+        ("redis+cluster://h,", "must have hosts"),
+        ("redis+cluster://h:0", "must have hosts"),
+        ("redis+cluster://h/1", "no database but 0"),
+        ("redis+cluster://h?db=1", "no database but 0"),
+        ("redis+cluster://h?sentinel_password=x", "is for Sentinels"),
+        ("redis+cluster://h?ssl_ciphers=x", "is for TLS"),
         ("redis+sentinel://h,/mymaster", "must have hosts"),
         ("redis+sentinel://h,h:0/mymaster", "must have hosts"),
         ("redis+sentinel://h/m?ssl_ciphers=x", "is for TLS"),

@@ -1,4 +1,4 @@
-"""What all stores do: the one in memory, and the one in a real Redis or Valkey, as two processes see it."""
+"""What all stores do: the one in memory, and those in a real Redis or Valkey or a cluster, as two processes see them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ollama_cache_proxy.policy.redis_url import redis_address
 from ollama_cache_proxy.service.store_choice import tiered_store
 from ollama_cache_proxy.stores.codecs import PlainCodec
 from ollama_cache_proxy.stores.memory import MemoryStore, MemoryValues
-from ollama_cache_proxy.stores.redis.redis_client import RedisClient
+from ollama_cache_proxy.stores.redis.cluster_client import ClusterClient
+from ollama_cache_proxy.stores.redis.redis_client import Client, RedisClient
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.sealed_codec import SealedCodec
 from ollama_cache_proxy.stores.tiered import TieredStore
@@ -39,7 +40,7 @@ class View:
 Pair: TypeAlias = tuple[View, View]
 
 
-@pytest.fixture(params=["memory", "redis", "sealed", "tiered", "sealed tiered"])
+@pytest.fixture(params=["memory", "redis", "sealed", "tiered", "sealed tiered", "cluster", "sealed tiered cluster"])
 async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     """Two processes' views of one store, with long deadlines for a busy machine; memory has one only."""
     if request.param == "memory":
@@ -47,10 +48,19 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
         view = View(entries=memory, values=MemoryValues(), gauges=(memory,))
         yield view, view
         return
-    server, tasks = request.getfixturevalue("redis_server"), Tasks()
-    clients = [RedisClient(redis_address(server.url)) for _ in range(2)]
+    tasks = Tasks()
+    clients: list[Client]
+    if "cluster" in request.param:
+        address = redis_address(request.getfixturevalue("cluster").url)
+        clients = [ClusterClient(address) for _ in range(2)]
+        for own in clients:
+            tasks.spawn(own.follow(), "follow", endless=True)
+            await own.shape()
+    else:
+        address = redis_address(request.getfixturevalue("redis_server").url)
+        clients = [RedisClient(address) for _ in range(2)]
 
-    def view_of(client: RedisClient) -> View:
+    def view_of(client: Client) -> View:
         codec = SealedCodec(b"k" * 32) if "sealed" in request.param else PlainCodec()
         store = RedisStore(client, name="Redis", clock=Clock(), observe=print, tasks=tasks, codec=codec, longest=10.0)
         patient(store)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Self
 
 import redis
+from redis.crc import key_slot
 
 from tests.support import canary
 from tests.support.servers import RedisServer, free_port
@@ -61,38 +64,67 @@ class Cluster:
         return self
 
     async def ready(self) -> None:
+        """See `wait`, which is done in a thread: a proxy under test may run in this loop."""
+        await asyncio.to_thread(self.wait)
+
+    def wait(self) -> None:
         """Wait until every node knows all others, and every replica has the data of its primary."""
         everybody = len(self.servers)
-        await until_true(lambda: all(_info(server).get("cluster_known_nodes") == everybody for server in self.servers))
+        _until(lambda: all(_info(server).get("cluster_known_nodes") == everybody for server in self.servers))
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
-            await until_true(lambda primary=primary, replica=replica: _replicates(primary, replica))  # type: ignore[misc]
-        await until_true(lambda: all(_info(server).get("cluster_state") == "ok" for server in self.servers))
-        await until_true(lambda: all(len(owners(server)) == SLOTS for server in self.servers))
-        await until_true(lambda: all(_replicas(server) == len(self.replicas) for server in self.servers))
+            _until(partial(_replicates, primary, replica))
+        _until(lambda: all(_info(server).get("cluster_state") == "ok" for server in self.servers))
+        _until(lambda: all(len(owners(server)) == SLOTS for server in self.servers))
+        _until(lambda: all(_replicas(server) == len(self.replicas) for server in self.servers))
 
-    def owner(self, slot: int) -> RedisServer:
+    def owner(self, slot: int, asked: Sequence[RedisServer] | None = None) -> RedisServer:
         """Return the primary of a slot, as the first node that answers says."""
-        for server in self.servers:
+        for server in asked or self.servers:
             with suppress(redis.RedisError, KeyError):
                 port = owners(server)[slot]
                 return next(each for each in self.servers if each.port == port)
         raise AssertionError("no node answers")
 
-    def move(self, first: int, last: int, to: RedisServer) -> None:
-        """Move slots with all that is in them, as `redis-cli --cluster reshard` does."""
+    def move(self, slot: int, to: RedisServer) -> None:
+        """Move a slot with all that is in it, as `redis-cli --cluster reshard` does."""
+        origin = self.owner(slot)
+        if origin is to:
+            return
+        self.begin_move(slot, to)
+        source: Any = origin.client()
+        other = node_id(to)
+        while names := source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            address = ("127.0.0.1", to.port, "", 0, 5000, "AUTH", canary.PASSWORD, "KEYS")
+            source.execute_command("MIGRATE", *address, *names)
+        for server in (to, origin):
+            client: Any = server.client()
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", other)
+
+    def begin_move(self, slot: int, to: RedisServer) -> None:
+        """Begin to move a slot, with nothing of what is in it."""
+        origin = self.owner(slot)
+        source: Any = origin.client()
         target: Any = to.client()
-        for slot in range(first, last + 1):
-            origin = self.owner(slot)
-            source: Any = origin.client()
-            own, other = node_id(origin), node_id(to)
-            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", own)
-            source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", other)
-            while names := source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-                address = ("127.0.0.1", to.port, "", 0, 5000, "AUTH", canary.PASSWORD, "KEYS")
-                source.execute_command("MIGRATE", *address, *names)
-            for server in (to, origin):
-                client: Any = server.client()
-                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", other)
+        target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", node_id(origin))
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", node_id(to))
+
+    def part(self, number: int) -> None:
+        """Let the replica of this primary have nothing that is written from now on."""
+        replica: Any = self.replicas[number].client()
+        replica.config_set("masterauth", "another")
+        primary: Any = self.primaries[number].client()
+        primary.client_kill_filter(_type="replica")
+
+    def values(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return the values of names, each from the primary that has it; None where that one is just being replaced."""
+        found: list[bytes | None] = []
+        for name in names:
+            client: Any = self.owner(key_slot(name.encode())).client()
+            try:
+                found.append(client.get(name))
+            except redis.RedisError:
+                found.append(None)
+        return found
 
     def close(self) -> None:
         for server in self.servers:
@@ -142,8 +174,8 @@ def _replicates(primary: RedisServer, replica: RedisServer) -> bool:
     return False
 
 
-async def until_true(condition: Callable[[], bool]) -> None:
-    """Wait, with the questions in a thread: the proxy under test runs in this loop."""
-    async with asyncio.timeout(_WITHIN):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - other processes
-            await asyncio.sleep(0.05)
+def _until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + _WITHIN
+    while not condition():
+        assert time.monotonic() < ends, "the cluster did not form"
+        time.sleep(0.05)

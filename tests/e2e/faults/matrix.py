@@ -85,6 +85,15 @@ MATRIX: dict[int, Row] = {
         "Sentinels make another server the primary",
         {"errors": Figure(0, "", "errors"), "back": Figure(5, "s", "hits back, after down-after")},
     ),
+    40: Row(
+        "a cluster loses a node, or slots move",
+        {
+            "errors": Figure(0, "", "errors"),
+            "back": Figure(2, "s", "hits back, after node timeout"),
+            "misses": Figure(0.05, "", "known requests missed, by moves"),
+            "revived": Figure(0, "", "cleared entries that came back"),
+        },
+    ),
     38: Row("a node of a cluster, a Sentinel", {"errors": Figure(0, "", "errors"), "lines": Figure(1, "", "lines")}),
     32: Row("Redis is stopped, the breaker open", {"waiting": Figure(0, "", "lookups")}),
     33: Row(
@@ -165,7 +174,6 @@ def measures_time(number: int) -> bool:
 
 
 LATER: dict[int, str] = {
-    40: "a node of a cluster is lost, or slots move",
     50: "the holder of a shared flight is killed",
     52: "one of several Ollamas is lost",
 }

@@ -98,20 +98,16 @@ class ClusterClient:
         """Note that a node has answered in time."""
         node.timeouts = 0
 
-    def failed(self, node: Node, error: BaseException) -> BaseException:
-        """Note that a node has not answered; return what to raise.
-
-        That is a NodeAwayError where other nodes are there, which says nothing of the store as a whole.
-        """
+    def failed(self, node: Node, error: BaseException) -> RedisConnectionError:
+        """Note that a node has not answered, or not in time; return what to raise (see `_gone`)."""
         node.timeouts += 1
-        if isinstance(error, TimeoutError) and node.timeouts < _TIMEOUTS:
-            return error
-        node.away = True
-        self.doubt()
+        if not isinstance(error, TimeoutError) or node.timeouts >= _TIMEOUTS:
+            node.away = True
+            self.doubt()
         return self._gone()
 
     def _gone(self) -> RedisConnectionError:
-        """Return the error for a node that is away: only where no other is there, it is one of the store."""
+        """Return the error for a node that does not answer: one of the store as a whole, where no other is there."""
         if any(not self._node(place).away for place in self._primaries()):
             return NodeAwayError("a node of the cluster is away")
         return RedisConnectionError("no node of the cluster answers")

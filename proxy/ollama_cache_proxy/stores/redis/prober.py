@@ -17,10 +17,12 @@ from ollama_cache_proxy.stores.redis.commands import Commands
 from ollama_cache_proxy.stores.redis.generation import Generations
 from ollama_cache_proxy.stores.redis.guard import WRITE_WITHIN, Guard, WriteRefused
 from ollama_cache_proxy.stores.redis.lane import CONNECT_WITHIN
-from ollama_cache_proxy.stores.redis.redis_client import FAILURES, Client
+from ollama_cache_proxy.stores.redis.redis_client import FAILURES, Client, NodeAwayError
 
 _LASTS: Final = 60
 """Seconds until the key expires."""
+_NODES: Final = 5
+"""Nodes of a cluster that one probe asks at most."""
 _START_WITHIN: Final = 1.0
 """Seconds that the start of the proxy waits for the first probe."""
 
@@ -103,13 +105,20 @@ class Prober:
         guard = self._guard
         try:
             await self._lane.ready()
-            seconds = await self._look_up()
+            seconds = await self._look_up_somewhere()
             if guard.reads.open:
                 await self._used.ready()
         except FAILURES as error:
             guard.reads_not_probed(error)
         else:
             guard.reads_probed(seconds)
+
+    async def _look_up_somewhere(self) -> float:
+        """Return how many seconds a lookup takes. One node of a cluster that does not answer says nothing of others."""
+        for _ in range(_NODES - 1):
+            with suppress(NodeAwayError):
+                return await self._look_up()
+        return await self._look_up()
 
     async def _look_up(self) -> float:
         """Return how many seconds a lookup takes, of one command as it usually is."""
