@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-sealing bench-admin bench-peers system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test test-distributed check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-sealing bench-admin bench-peers system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -60,6 +60,9 @@ gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-export
 test: missing-tools install-dev clients metrics-tools ## Run lint, types and all tests, side by side; installs nothing on the system
 	@$(BIN)/python tests/side_by_side.py $(ARGS)
 
+test-distributed: install-dev ## Run the tests with clusters, Sentinels and several proxies, which take minutes
+	$(BIN)/pytest tests/e2e -m distributed --distributed -p no:cacheprovider $(ARGS)
+
 check: lint types ## Run lint and types only
 
 lint: install-dev
@@ -76,7 +79,7 @@ pythons: install-dev ## Run the unit tests on the oldest and the newest installe
 	@$(BIN)/python tests/pythons.py $(ARGS)
 
 faults: install-dev ## Run the fault matrix and print what each fault costs
-	$(BIN)/pytest tests/e2e/faults --table -p no:cacheprovider $(ARGS)
+	$(BIN)/pytest tests/e2e/faults --table --distributed -p no:cacheprovider $(ARGS)
 
 stores: install-dev ## Run the tests of the store on a server program: make stores SERVER=/usr/bin/redis-server
 	$(BIN)/pytest tests/stores tests/e2e/faults/test_refused_commands.py tests/e2e/cache/test_entries.py \

@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--other-ollama", metavar="URL", help="with --ollama: one with the same models, and another environment"
     )
+    parser.addoption("--distributed", action="store_true", help="also what takes several servers, and minutes")
     parser.addoption("--table", action="store_true", help="print the fault matrix; every row of it has to hold")
     parser.addoption("--tally", metavar="FILE", help="note the tests that were found, and those that ran, as JSON")
 
@@ -63,20 +64,25 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
         return {"asyncio": asyncio.new_event_loop}
     both = item.path.parent.name in ("wire", "faults") or item.path.name == "test_live_events.py"
     both = both and item.path.name != "test_loop_faults.py"  # what it measures runs in a process of its own
+    both = both and item.get_closest_marker("distributed") is None
     return {"uvloop": uvloop.new_event_loop} | ({"asyncio": asyncio.new_event_loop} if both else {})
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a real Ollama, where none was named. What measures the time that a fault costs runs alone."""
+    """Leave out what needs a real Ollama, or takes long, where that was not asked for. What measures the time that a fault costs runs alone."""
     for item in items:
         if any(measures_time(row) for marker in item.iter_markers("row") for row in marker.args):
             item.add_marker("alone")
-    for option, marker in (("--ollama", "real_ollama"), ("--other-ollama", "other_ollama")):
+    for option, marker in (
+        ("--ollama", "real_ollama"),
+        ("--other-ollama", "other_ollama"),
+        ("--distributed", "distributed"),
+    ):
         if not config.getoption(option):
-            real = [item for item in items if marker in item.keywords]
-            config.hook.pytest_deselected(items=real)
-            items[:] = [item for item in items if item not in real]
+            others = [item for item in items if marker in item.keywords]
+            config.hook.pytest_deselected(items=others)
+            items[:] = [item for item in items if item not in others]
     config.stash[TALLY] = {"found": [item.nodeid for item in items], "ran": []}
 
 

@@ -113,7 +113,7 @@ def test_a_target_installs_nothing_on_the_system(target: str) -> None:
 def test_ci_installs_them_by_name_and_first() -> None:
     lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
     made = [line.removeprefix("exec ").removeprefix("make ") for line in lines if re.match("(exec )?make ", line)]
-    assert made == ["system-tools", "test"]
+    assert made == ["system-tools", "test", "test-distributed"]
     assert any("system_tools.py system-tools --install" in command for command in recipe("system-tools"))
 
 

@@ -26,6 +26,7 @@ ASKED_FOR = 8.0
 MOVED = 6
 """Copies of the generation whose slots move, with the entries beside them."""
 row = pytest.mark.row
+pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture

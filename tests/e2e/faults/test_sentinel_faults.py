@@ -22,6 +22,7 @@ from tests.support.servers import proxy_before
 ASKED_FOR = 8.0
 """Seconds after a clear for which what was cleared is asked for."""
 row = pytest.mark.row
+pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ollama_cache_proxy.policy.redis_url import redis_address
@@ -10,8 +12,9 @@ from ollama_cache_proxy.service.redis_access import tls_for
 from ollama_cache_proxy.stores.redis import store_look
 from ollama_cache_proxy.stores.redis.store_look import look
 from tests.support import canary, odd_servers
+from tests.support.clusters import Cluster
 from tests.support.odd_servers import Behaviour, odd_server
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, free_port
 from tests.support.tls import AUTHORITY, EXPIRED, OTHER_HOST, tls_before
 
 
@@ -48,6 +51,29 @@ async def test_it_writes_nothing_and_leaves_no_connection(redis_server: RedisSer
 async def test_a_redis_that_refuses_or_is_not_there(url: str, expected: Symptom, redis_server: RedisServer) -> None:
     place = f"127.0.0.1:{redis_server.port}"
     assert await seen(url.format(place=place, password=canary.PASSWORD)) is expected
+
+
+async def test_a_cluster(cluster: Cluster, redis_server: RedisServer) -> None:
+    assert await seen(cluster.url) is None
+    first = cluster.primaries[0].port
+    assert await seen(f"redis://:{canary.PASSWORD}@127.0.0.1:{first}") is Symptom.CLUSTER
+    assert await seen(f"redis+cluster://127.0.0.1:{first}") is Symptom.PASSWORD
+    assert await seen(f"rediss+cluster://127.0.0.1:{first}") is Symptom.SPEAKS_PLAIN
+    assert await seen(f"redis+cluster://:{canary.PASSWORD}@127.0.0.1:{redis_server.port}") is Symptom.NO_CLUSTER
+    nobody = free_port()
+    assert await seen(f"redis+cluster://127.0.0.1:{nobody}") is Symptom.REFUSES
+    assert await seen(f"redis+cluster://:{canary.PASSWORD}@127.0.0.1:{nobody},127.0.0.1:{first}") is None
+
+
+async def test_a_cluster_without_some_of_its_slots() -> None:
+    node = Cluster(1, replicas=False)
+    try:
+        node.start().wait()
+        client: Any = node.primaries[0].client()
+        client.execute_command("CLUSTER", "DELSLOTS", 7)
+        assert await seen(node.url) is Symptom.CLUSTER_FAILS
+    finally:
+        node.close()
 
 
 async def test_tls_at_a_plain_port_and_the_reverse(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ from ollama_cache_proxy.stores.redis.survey import Survey, product_of, survey
 from tests.support.servers import RedisServer
 from tests.support.stores import connected, permit
 
+OF_A_CLUSTER = {name for name, _ in module._OF_A_CLUSTER}
 
-async def surveyed(server: RedisServer) -> Survey:
+
+async def surveyed(server: RedisServer, *, cluster: bool = False) -> Survey:
     async with connected(server) as connection:
-        return await survey(connection)
+        return await survey(connection, cluster=cluster)
 
 
 def names(found: Survey) -> list[str]:
@@ -23,7 +25,7 @@ def names(found: Survey) -> list[str]:
 
 
 def test_every_command_is_tried() -> None:
-    tried = {name for name, _ in (*module._READING, *module._WRITING)} | set(module._HOT_TIER)
+    tried = {name for name, _ in (*module._READING, *module._WRITING, *module._OF_A_CLUSTER)} | set(module._HOT_TIER)
     assert tried | set(module._OF_THE_CONNECTION) == set(COMMANDS)
 
 
@@ -38,10 +40,10 @@ async def test_a_server_that_refuses_nothing(redis_server: RedisServer) -> None:
 async def test_what_the_access_list_refuses_is_found_and_nothing_is_written(name: str, server: RedisServer) -> None:
     client = server.client()
     permit(server, "default", "-" + name.lower().replace(" ", "|"))
-    found = await surveyed(server)
+    found = await surveyed(server, cluster=name in OF_A_CLUSTER)
     permit(server, "default", "+@all")
     assert name in names(found) or (name == "CLIENT TRACKING" and "CLIENT ID" in names(found))  # before 7.0
-    assert found.unusable == (name == "SET")
+    assert found.unusable == (name == "SET" or name in OF_A_CLUSTER)
     assert client.execute_command("KEYS", "*") == []
 
 
