@@ -51,7 +51,7 @@ $(VENV)/.installed-gpu: $(VENV)/.installed requirements-gpu.lock
 image: $(VENV)/.python ## Build the image with buildah and say what is how large in it; needs root (options: make image ARGS="--base IMAGE")
 	@$(BIN)/python docker/image.py $(ARGS)
 
-stack: install metrics-tools ## Run compose.yml's components without containers (options: make stack ARGS="--simulate")
+stack: $(if $(findstring --cluster,$(ARGS)),install-dev,install) metrics-tools ## Run compose.yml's components without containers (options: make stack ARGS="--simulate")
 	@PYTHONPATH=. exec $(BIN)/python docker/stack.py $(ARGS)
 
 gpu: $(VENV)/.installed-gpu ## Export metrics of NVIDIA cards, where dcgm-exporter cannot run

@@ -4,6 +4,11 @@ Redis or Valkey with the same limits, the proxy in front of your Ollama, the GPU
 each as a process that ends with this one. When one ends, all end. `--simulate` uses a simulated Ollama and a recorded
 GPU instead of yours; `--any-port` uses free ports instead of the usual ones. Grafana is not in Debian: import
 dashboards/ollama-cache-proxy.json into yours.
+
+`--cluster` is the same past one machine: three simulated Ollamas, two proxies with two workers each, three nodes of a
+Redis Cluster, and Prometheus, on free ports. With `--chaos MINUTES` it ends after so long, in which its parts are
+killed and stopped under load (benchmarks/distributed_chaos.py); it fails if a response is wrong or an error is the
+proxies' own.
 """
 
 from __future__ import annotations
@@ -72,6 +77,17 @@ def _prometheus(folder: Path, ports: dict[str, int]) -> Sequence[str]:
     return (_program("prometheus"), f"--config.file={file}", storage, listen, "--log.level=warn")
 
 
+def _cluster_prometheus(folder: Path, port: int, proxies: Sequence[int]) -> Sequence[str]:
+    """Return the command of a Prometheus at `port` that scrapes proxies at these ports."""
+    ports = _USUAL | {"prometheus": port, "proxy": proxies[0]}
+    command = _prometheus(folder, ports)
+    file = folder / "prometheus.yml"
+    own = f"127.0.0.1:{proxies[0]}"
+    others = ", ".join(f'"127.0.0.1:{number}"' for number in proxies)
+    file.write_text(file.read_text("utf-8").replace(f'"{own}"', others), "utf-8")
+    return command
+
+
 def _redis(folder: Path, port: int) -> Sequence[str]:
     server = find_server()
     if server is None:
@@ -134,8 +150,17 @@ def main() -> int:
     """Run the stack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulate", action="store_true", help="use a simulated Ollama and a recorded GPU")
+    parser.add_argument("--cluster", action="store_true", help="use three Ollamas, two proxies and a Redis Cluster")
+    parser.add_argument("--chaos", type=float, default=0.0, metavar="MINUTES", help="break its parts, for so long")
+    parser.add_argument("--seed", type=int, default=1, help="what is broken, and when")
     parser.add_argument("--any-port", action="store_true", help="use free ports instead of the usual ones")
     given = parser.parse_args()
+    if given.chaos and not given.cluster:
+        parser.error("--chaos needs --cluster")
+    if given.cluster:
+        from benchmarks.distributed_chaos import run as run_cluster  # noqa: PLC0415 - it takes what tests need
+
+        return asyncio.run(run_cluster(minutes=given.chaos, seed=given.seed, prometheus=_cluster_prometheus))
     with tempfile.TemporaryDirectory(prefix="ollama-cache-proxy-") as folder:
         try:
             ports = _ports(anywhere=given.any_port)

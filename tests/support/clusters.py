@@ -19,22 +19,35 @@ NODE_TIMEOUT: Final = 1.0
 """Seconds after which the nodes take one for gone."""
 SLOTS: Final = 16_384
 _WITHIN: Final = 60.0
+_STARTS: Final = 5
 
 
-def _node(*arguments: str) -> RedisServer:
-    return RedisServer(
-        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
-        *("--cluster-node-timeout", str(int(1000 * NODE_TIMEOUT))),
-        *("--masterauth", canary.PASSWORD, "--repl-diskless-sync-delay", "0", *arguments),
-    )
+def _started(*arguments: str) -> RedisServer:
+    """Start a node. Somebody else may have taken one of its ports: then others are tried."""
+    for _ in range(_STARTS):
+        node = RedisServer(
+            *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+            *("--cluster-node-timeout", str(int(1000 * NODE_TIMEOUT))),
+            *("--masterauth", canary.PASSWORD, "--repl-diskless-sync-delay", "0", *arguments),
+        )
+        try:
+            node.start()
+        except AssertionError:
+            node.close()
+        else:
+            return node
+    raise AssertionError("no node could be started")
 
 
 class Cluster:
     """Servers; `url` names three of them, of which each knows the others."""
 
     def __init__(self, primaries: int = 3, *, replicas: bool = True, arguments: tuple[str, ...] = ()) -> None:
-        self.primaries = [_node(*arguments) for _ in range(primaries)]
-        self.replicas = [_node(*arguments) for _ in range(primaries)] if replicas else []
+        self.primaries: list[RedisServer] = []
+        self.replicas: list[RedisServer] = []
+        self._size = primaries
+        self._replicated = replicas
+        self._arguments = arguments
 
     @property
     def servers(self) -> list[RedisServer]:
@@ -47,8 +60,9 @@ class Cluster:
 
     def start(self) -> Self:
         """Start all of them, and have them be a cluster."""
-        for server in self.servers:
-            server.start()
+        for group in (self.primaries, self.replicas)[: 1 + self._replicated]:
+            for _ in range(self._size):
+                group.append(_started(*self._arguments))
         first: Any = self.primaries[0].client()
         for number, server in enumerate(self.servers, 1):
             client: Any = server.client()

@@ -53,9 +53,9 @@ async def test_a_connection_survives_more_moves_than_redis_py_s_own_client(clust
 
 async def test_one_node_that_is_away_is_not_the_whole_store_and_all_of_them_are() -> None:
     cluster = Cluster(replicas=False)
-    client = ClusterClient(redis_address(cluster.url))
     try:
         await cluster.start().ready()
+        client = ClusterClient(redis_address(cluster.url))
         await client.known()
         by_node: dict[int, str] = {}
         for name in NAMES:
@@ -71,8 +71,8 @@ async def test_one_node_that_is_away_is_not_the_whole_store_and_all_of_them_are(
         assert not isinstance(caught.value, NodeAwayError)
         with pytest.raises(RedisConnectionError):
             await client.pool.set(by_node[1], "x")
-    finally:
         await client.close()
+    finally:
         cluster.close()
 
 
