@@ -2,8 +2,8 @@
 
 Three simulated Ollamas, two proxies with two workers each, three nodes of a Redis Cluster, and Prometheus. Under load,
 parts are killed, stopped, emptied and cleared, and slots move, one after the other, drawn from a seed. Responses are
-checked as `make chaos` checks them (benchmarks/chaos.py): never a wrong body, never one from before a clear, never an error of
-the proxies' own, and none that no fault of an Ollama explains. Without a time it only runs, until Ctrl-C.
+checked as `make chaos` checks them (benchmarks/chaos.py): never a wrong body, never one from before a clear, never an
+error of the proxies' own, and none that no fault of an Ollama explains. Without a time it only runs, until Ctrl-C.
 """
 
 from __future__ import annotations

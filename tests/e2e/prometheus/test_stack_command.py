@@ -89,6 +89,15 @@ async def test_all_of_it_runs_is_scraped_and_ends_together() -> None:
     assert not [line for line in lines if "Traceback" in line]
 
 
+@pytest.mark.distributed
+async def test_past_one_machine_it_is_never_wrong_whatever_breaks() -> None:
+    async with stack("--cluster", "--chaos", "0.5") as (process, lines):
+        assert await asyncio.wait_for(process.wait(), 240) == 0, lines[-20:]
+    shown = {text: int(number.replace(",", "")) for text, number in re.findall(r"(.+?)  +([\d,]+)", "\n".join(lines))}
+    assert (shown["wrong bodies"], shown["own errors"], shown["proxies that Prometheus sees"]) == (0, 0, 2)
+    assert shown["asked as hits"] > 100
+
+
 async def test_when_one_ends_all_do() -> None:
     async with stack("--simulate", "--any-port") as (process, lines):
         await urls(lines)
