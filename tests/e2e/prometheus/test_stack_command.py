@@ -28,13 +28,14 @@ async def stack(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Proce
         *(sys.executable, "docker/stack.py", *arguments),
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "proxy")))},
-        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     lines: list[str] = []
 
     async def read() -> None:
-        assert process.stderr is not None
-        async for line in process.stderr:
+        assert process.stdout is not None
+        async for line in process.stdout:
             lines.append(line.decode())  # noqa: PERF401 - they are looked at meanwhile
 
     reading = asyncio.create_task(read())

@@ -1,7 +1,7 @@
 """The connections to a cluster: those to each node are as to a single server (redis_client.py).
 
-redis-py's own cluster client is not used: after some errors it closes itself and goes on with the slots that it knew,
-and it has no lanes (docs/decisions/0043).
+redis-py's own cluster client is not used: it believes the first node that answers, and has no lanes
+(docs/decisions/0043).
 
 A node that cannot be reached is `away`: commands for it fail at once, until it answers a look. The others are used.
 """
