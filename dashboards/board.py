@@ -691,6 +691,41 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         ),
     ),
     (
+        "Several Ollamas",
+        (
+            Panel(
+                title="Hosts",
+                text="Of several Ollamas, whether each takes requests: the worst of all proxies. Empty where there is"
+                " one.",
+                unit="none",
+                queries=(Query(f"min by (upstream) ({_name('upstream_host_up')})", "{{upstream}}"),),
+                kind="stat",
+                width=6,
+                height=7,
+                defaults=_STATES,
+                options={"graphMode": "none", "colorMode": "background"},
+            ),
+            Panel(
+                title="In flight by host",
+                text="Requests that each of several Ollamas is serving.",
+                unit="short",
+                queries=(Query(f"sum by (upstream) ({_name('upstream_host_requests_in_flight')})", "{{upstream}}"),),
+                width=9,
+                height=7,
+            ),
+            Panel(
+                title="Requests by host",
+                text="Requests a second that were sent to each of several Ollamas, answered with any status or failed.",
+                unit="reqps",
+                queries=(
+                    Query(_rate("upstream_host_requests_total", "upstream", "outcome"), "{{upstream}}, {{outcome}}"),
+                ),
+                width=9,
+                height=7,
+            ),
+        ),
+    ),
+    (
         "Proxy",
         (
             Panel(

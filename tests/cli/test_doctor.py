@@ -26,6 +26,7 @@ from ollama_cache_proxy.cli.checks.seen import Seen, read, write
 from ollama_cache_proxy.cli.checks.table import CHECKS, examine
 from ollama_cache_proxy.service.settings import load
 from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.upstream.fleet import Fleet
 from tests.support import canary
 from tests.support.neighbours import Reply, gateway, listening, look_alike, ollama
 from tests.support.odd_servers import HTTP, odd_server, says
@@ -36,6 +37,7 @@ from tests.support.stores import permit
 from tests.support.terminal import piped, terminal, widest
 from tests.support.tls import AUTHORITY, tls_before
 from tests.support.upstream import answering, byte_upstream
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
@@ -792,3 +794,26 @@ async def test_a_problem_is_status_1(simulator: Simulator, tmp_path: Path) -> No
     assert done.status == 1
     assert done.out.endswith("\n1 problem: see docs/troubleshooting.md.\n")
     assert "Fix: start one with `ollama-cache-proxy serve`" in done.out
+
+
+async def test_each_of_several_ollamas_has_a_line(tmp_path: Path) -> None:
+    async with Simulator() as one, Simulator(Behaviour(release="0.24")) as other, Simulator() as third:
+        other.models.replace("tiny")
+        rows = [{"url": each.url, "name": name} for name, each in (("a", one), ("b", other), ("c", third))]
+        async with proxy_before(one.url, upstreams=rows) as proxy:
+            await third.stop()
+            await ask(proxy.url, "POST", "/api/cache/upstreams/b/drain", body=b"")
+            fleet = proxy.running.exchanges._relay._upstream
+            assert isinstance(fleet, Fleet)
+            await until(lambda: fleet.hosts[2].health.ejected)
+            async with scene(proxy.url, one.url, tmp_path, upstreams=rows) as made:
+                findings = (await found(made, "Upstream"))["Upstream"]
+        levels = [finding.level for finding in findings]
+        assert levels == [Level.OK, Level.NOTE, Level.PROBLEM, Level.NOTE, Level.NOTE]
+        assert [text in finding.text for text, finding in zip(SAID, findings, strict=True)] == [True] * 5
+        async with proxy_before(one.url) as proxy, scene(proxy.url, one.url, tmp_path, upstreams=rows) as made:
+            (finding,) = (await found(made, "Upstream"))["Upstream"]
+            assert "does not run before several Ollamas" in finding.text
+
+
+SAID = ("a: ", "it is drained", "c takes no requests: ", "not the same on all of them: ", "several versions of Ollama")

@@ -38,6 +38,7 @@ WORKERS = "several processes are what it is about"
 JOINED = "it joins parts: whether they fit shows when all are open"
 PROTOCOLS = "Protocols, which say what others have to do"
 VALUES = "values, which others make and take"
+SEVERAL = "what several servers do together shows where they are asked"
 DOCTOR = "a check looks at real servers"
 
 SIMULATOR = "simulator/test_simulator.py"
@@ -45,6 +46,7 @@ SIMULATOR = "simulator/test_simulator.py"
 TABLE: Final = {
     "__main__": Row("e2e/test_demo.py", PACKAGE, PROCESS),
     "admin.live_figures": Row("admin/test_live_figures.py", "/api/cache/system", OVER_HTTP),
+    "admin.upstream_routes": Row("e2e/test_several_upstreams.py", "/api/cache/upstreams", OVER_HTTP),
     "cli.advise": Row("cli/test_advise.py", "advise", PROCESS),
     "telemetry.forecaster": Row("telemetry/test_forecaster.py", "embeddings", OVER_HTTP),
     "admin.own_route": Row("admin/test_router.py", "Stream", VALUES),
@@ -111,6 +113,7 @@ TABLE: Final = {
     "policy.listing.cut": Row("policy/listing/test_any_form.py", "Cut", VALUES),
     "service.context": Row("service/test_store_choice.py", "Context", VALUES),
     "service.neighbours": Row("e2e/test_serve.py", "OLLAMA_HOST names this proxy", JOINED),
+    "service.several_upstreams": Row("upstream/test_fleet_models.py", "FleetModels", JOINED),
     "service.own_routes": Row("service/test_app.py", "Events", JOINED),
     "service.replacing": Row("service/test_replacing.py", "path_prefix", JOINED),
     "service.sibling_topics": Row("service/test_app.py", "Topic", JOINED),
@@ -145,6 +148,11 @@ TABLE: Final = {
     "stores.redis.entry_count": Row("stores/redis/test_entry_count.py", "count", "it counts in a store that is open"),
     "stores.redis.private_server": Row("e2e/test_serve.py", "redis.sock", "it starts and ends a process"),
     "stores.redis.redis_gauges": Row("stores/redis/test_redis_gauges.py", "used_memory", "gauges of an open store"),
+    "upstream.fleet": Row("e2e/test_several_upstreams.py", "Fleet", SEVERAL),
+    "upstream.fleet_host": Row("e2e/faults/test_lost_upstreams.py", "ejected", SEVERAL),
+    "upstream.fleet_looks": Row("e2e/test_several_upstreams.py", "see_tags", SEVERAL),
+    "upstream.fleet_probes": Row("upstream/test_fleet_models.py", "FleetProbes", SEVERAL),
+    "upstream.fleet_responses": Row("e2e/test_several_upstreams.py", "error", SEVERAL),
     "workbench.bench_questions": Row("cli/test_bench.py", "Code explanation", JOB),
 }
 """By the module, without the package's name."""

@@ -110,4 +110,14 @@ async def test_a_worker_subscribes_to_every_topic(simulator: Simulator) -> None:
     siblings: Any = Siblings(lambda _: None)
     with bind(settings.listen) as sock:
         async with running(settings, sock, stream=io.StringIO(), siblings=siblings):
-            assert sorted(siblings.topics) == sorted(Topic)
+            assert sorted(siblings.topics) == sorted({*Topic} - {Topic.DRAIN})
+
+
+async def test_a_worker_before_several_ollamas_hears_of_one_that_is_drained(simulator: Simulator) -> None:
+    async with Simulator() as another:
+        upstreams = (simulator.url, another.url)
+        settings = load(None, {"upstreams": upstreams, "listen": "127.0.0.1:0", "store": "memory"})
+        siblings: Any = Siblings(lambda _: None)
+        with bind(settings.listen) as sock:
+            async with running(settings, sock, stream=io.StringIO(), siblings=siblings):
+                assert {*Topic} - {*siblings.topics} == {Topic.AUDIT_BEGINS, Topic.AUDIT_STOPS}

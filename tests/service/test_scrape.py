@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.facts import Levels, Repeated, Resident
+from ollama_cache_proxy.core.facts import Levels, Repeated, Resident, UpstreamLevel
 from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.policy.sums import Snapshot, added
 from ollama_cache_proxy.service.scrape import Scrape
@@ -31,6 +31,7 @@ class Gauges:
         return {self.name: True}
 
 
+UPSTREAM = UpstreamLevel(name="gpu1", up=True, in_flight=2, answered=5, failed=1)
 LISTENER: Any = SimpleNamespace(connections=4, idle=3, places=9)
 
 
@@ -51,6 +52,7 @@ class Around:
             chosen=SimpleNamespace(gauges=self.gauges),
             upstream=SimpleNamespace(asking=2),
             residents=SimpleNamespace(latest=self._found),
+            fleet=SimpleNamespace(levels=lambda: [UPSTREAM]),
         )
         in_service: Any = SimpleNamespace(
             report=lambda: self.metrics(Repeated(exchange=EXCHANGE, seconds=[0.1])), serving=3
@@ -84,6 +86,10 @@ async def test_a_scrape_asks_everybody_and_counts_what_was_put_off(siblings: Sib
     assert value(text, 'store_bytes{tier="redis"}') == 10, "all processes tell the same of it"
     assert [value(text, f'store_breaker_open{{breaker="{name}"}}') for name in ("hot", "redis")] == [1, 1]
     assert value(text, 'model_loaded{model="tiny:latest"}') == 1
+    assert value(text, 'upstream_host_up{upstream="gpu1"}') == 1
+    assert value(text, 'upstream_host_requests_in_flight{upstream="gpu1"}') == 2 * processes
+    assert value(text, 'upstream_host_requests_total{outcome="answered",upstream="gpu1"}') == 5 * processes
+    assert value(text, 'upstream_host_requests_total{outcome="failed",upstream="gpu1"}') == processes
 
 
 def test_a_snapshot_for_siblings_asks_nobody() -> None:
@@ -104,4 +110,5 @@ def test_levels_have_no_field_that_a_scrape_leaves_out() -> None:
         "tiers",
         "broken",
         "residents",
+        "upstreams",
     }

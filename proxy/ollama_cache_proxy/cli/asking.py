@@ -257,6 +257,7 @@ EXPLAIN: Final = "/api/cache/explain"
 EXPORT: Final = "/api/cache/export"
 IMPORT: Final = "/api/cache/import"
 FORECAST: Final = "/api/cache/forecast"
+UPSTREAMS: Final = "/api/cache/upstreams"
 _SIGNATURES: Final = {
     STATS: "hitRate",
     CLEAR: "cleared",

@@ -19,6 +19,7 @@ from ollama_cache_proxy.service.settings import (
     sources,
 )
 from ollama_cache_proxy.service.tables import shown
+from ollama_cache_proxy.service.upstream_tables import UpstreamTable, as_values
 
 
 def add(commands: Any) -> None:
@@ -72,6 +73,8 @@ def effective(settings: Settings, origins: dict[str, str]) -> dict[str, tuple[An
 
 
 def _public(value: object) -> object:
+    if isinstance(value, tuple) and value and isinstance(value[0], UpstreamTable):
+        return as_values(value)
     if isinstance(value, dict):
         return shown(value)
     return "(hidden)" if isinstance(value, SecretStr) else value
@@ -84,6 +87,8 @@ def _members(table: dict[str, Any]) -> str:
 def _text(value: object) -> str:
     if value in (None, "", (), {}):
         return "–"
+    if isinstance(value, list):
+        return "; ".join(_members(table) for table in value)
     if isinstance(value, dict):
         return "; ".join(f"{name}: {_members(table)}" for name, table in value.items())
     if isinstance(value, tuple):

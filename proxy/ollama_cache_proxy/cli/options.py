@@ -112,7 +112,10 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_upstream(parser: argparse.ArgumentParser) -> None:
     """Add the option for the URL of Ollama."""
     parser.add_argument(
-        "--upstream", metavar="URL", help="Ollama (default OLLAMA_HOST, else port 11434 of this machine; OCP_UPSTREAM)"
+        "--upstream",
+        metavar="URL",
+        action="append",
+        help="Ollama (default OLLAMA_HOST, else port 11434 of this machine; OCP_UPSTREAM); repeatable, for several",
     )
 
 
@@ -136,8 +139,13 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
         *("record_requests", "log", "development"),
     )
     found = {name: getattr(arguments, name, None) for name in names}
-    for name in ("redis_url", "upstream"):
-        _refuse_password(name, found[name])
+    upstreams = found.pop("upstream") or []
+    for name, url in (("redis_url", found["redis_url"]), *(("upstream", url) for url in upstreams)):
+        _refuse_password(name, url)
+    if len(upstreams) == 1:  # also where a file has tables of several
+        found |= {"upstream": upstreams[0], "upstreams": ()}
+    elif upstreams:
+        found["upstreams"] = tuple(upstreams)
     return found | dict(getattr(arguments, "cache", None) or ())
 
 

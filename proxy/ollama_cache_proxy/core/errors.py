@@ -16,12 +16,14 @@ class Source(StrEnum):
 class ProxyError(Exception):
     """There is no response of Ollama's. The client gets 502, 504 or 408 with `message` as JSON, or a reset.
 
-    The message never contains anything of a request. `asks` is how often the request was sent.
+    The message never contains anything of a request. `asks` is how often the request was sent; `unanswered` tells that
+    the connection was refused, or lost before any byte of a response.
     """
 
-    def __init__(self, source: Source, status: int, message: str, *, asks: int = 1) -> None:
+    def __init__(self, source: Source, status: int, message: str, *, asks: int = 1, unanswered: bool = False) -> None:
         super().__init__(message)
         self.asks = asks
+        self.unanswered = unanswered
         self.source = source
         self.status = status
         self.message = message
@@ -36,9 +38,9 @@ def stalled(seconds: float) -> ProxyError:
     return ProxyError(Source.CLIENT, 408, f"no more of the request came within {seconds:g} s (body_timeout)")
 
 
-def unreachable(message: str, *, asks: int = 1) -> ProxyError:
+def unreachable(message: str, *, asks: int = 1, unanswered: bool = False) -> ProxyError:
     """Return the error for an upstream that refuses, breaks off or sends no HTTP: 502 (RFC 9110, section 15.6.3)."""
-    return ProxyError(Source.UPSTREAM, 502, message, asks=asks)
+    return ProxyError(Source.UPSTREAM, 502, message, asks=asks, unanswered=unanswered)
 
 
 def too_late(seconds: float) -> ProxyError:

@@ -187,6 +187,19 @@ class Resident:
 
 
 @record
+class UpstreamLevel:
+    """One of several Ollamas. Requests are counted since the start."""
+
+    name: str
+    up: bool
+    """Whether it takes requests."""
+    in_flight: int
+    answered: int
+    failed: int
+    """Those that it refused, lost, or gave no response to."""
+
+
+@record
 class Levels:
     """What gauges show, at this moment. What is polled in the background is as it last was, empty after a failure."""
 
@@ -204,6 +217,8 @@ class Levels:
     broken: Mapping[str, bool]
     """Whether each breaker of the store is open, by name."""
     residents: Sequence[Resident]
+    upstreams: Sequence[UpstreamLevel] = ()
+    """Empty where there is one Ollama."""
 
 
 class Part(StrEnum):
@@ -228,6 +243,24 @@ class Health:
     reason: str = ""
     refused: bool = False
     """Whether it answers, but refuses the proxy's own requests."""
+
+
+class UpstreamState(StrEnum):
+    """What has become of one of several Ollamas."""
+
+    EJECTED = "ejected"
+    BACK = "back"
+    DRAINED = "drained"
+    RESUMED = "resumed"
+
+
+@record
+class UpstreamChanged:
+    """One of several Ollamas takes no more requests, or does again. `reason` has nothing of a request."""
+
+    name: str
+    state: UpstreamState
+    reason: str = ""
 
 
 @record
@@ -258,6 +291,7 @@ Event: TypeAlias = (
     | StoreCall
     | CommandRefused
     | ContextChanged
+    | UpstreamChanged
     | Health
     | OwnRefusal
 )

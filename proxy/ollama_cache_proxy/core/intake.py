@@ -22,7 +22,7 @@ from ollama_cache_proxy.policy.endpoints import Endpoint, Policy
 from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
-from ollama_cache_proxy.policy.reuse import Directives, Reuse, read_directives, without_no_cache
+from ollama_cache_proxy.policy.reuse import Directives, Hit, Reuse, read_directives, without_no_cache
 from ollama_cache_proxy.policy.status import Detail
 
 Classified: TypeAlias = Callable[[Endpoint, str, bytes], tuple[Candidate, int] | None]
@@ -168,6 +168,16 @@ class Intake:
             return Bypass(detail=Detail.DATED_TEMPLATE, model=candidate.model, spent=spent)
         on_question(question)
         question, reuse = await self._lookup.find(question)
+        if isinstance(reuse, Hit):
+            return Found(question=question, reuse=reuse)
+        for identity in question.identity.others:
+            if self._templates is not None and self._may_hold_date(candidate, identity, self._templates):
+                continue
+            posed = await self._lookup.posed(candidate, arrival.request, body, directives, category, identity)
+            other, found = await self._lookup.find(posed)
+            if isinstance(found, Hit):
+                on_question(other)
+                return Found(question=other, reuse=found)
         return Found(question=question, reuse=reuse)
 
     def _may_hold_date(self, candidate: Candidate, identity: Identity, templates: Templates) -> bool:

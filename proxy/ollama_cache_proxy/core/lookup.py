@@ -50,6 +50,20 @@ class StoreLookup:
         identity = await self._models.identify(candidate.model)
         if identity is None:
             return None
+        return await self.posed(candidate, request, body, directives, category, identity)
+
+    async def posed(  # noqa: PLR0913, PLR0917 - what a question is made of
+        self,
+        candidate: Candidate,
+        request: Request,
+        body: bytes,
+        directives: Directives,
+        category: str,
+        identity: Identity,
+    ) -> Question:
+        """Return the question of a candidate whose model has this identity."""
+        if identity.hosts is not None:
+            request = changed(request, hosts=identity.hosts)
         scope = scope_of(identity, self._rules, directives.namespace)
         listing: Listing | None
         if _is_large(candidate, body):
@@ -193,7 +207,7 @@ def scope_of(identity: Identity, rules: Rules, namespace: str = "") -> Scope:
     return Scope(
         digest=identity.digest,
         version=identity.version,
-        epoch=context_lengths.epoch(rules.epoch, identity.contexts),
+        epoch=context_lengths.epoch(rules.epoch if identity.epoch is None else identity.epoch, identity.contexts),
         namespace=namespace,
         credentials=rules.credentials,
         width=identity.width,

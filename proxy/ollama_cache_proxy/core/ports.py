@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
 from ollama_cache_proxy.policy.context_lengths import UNKNOWN, Contexts
+from ollama_cache_proxy.policy.hosts import Hosts
 from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.policy.record import record
 
@@ -141,6 +142,12 @@ class Identity:
     """How many numbers its vectors have; None where Ollama does not tell (`embedding_length`, since 0.30)."""
     contexts: Contexts = UNKNOWN
     """With which context length it is loaded."""
+    epoch: str | None = None
+    """In place of the setting of that name; None where the setting holds."""
+    hosts: Hosts | None = None
+    """Which of several Ollamas have it; None where there is one."""
+    others: tuple[Identity, ...] = ()
+    """What the name stands for on other hosts, which could answer too."""
 
 
 class Templates(Protocol):
@@ -221,6 +228,8 @@ class Topic(StrEnum):
     """Nothing. The sender is about to ask Ollama for the audit."""
     AUDIT_STOPS = "audit-stops"
     """Nothing. Clients' requests come first: who audits is to stop."""
+    DRAIN = "drain-upstream"
+    """`[name, draining]`: one of several Ollamas gets no more requests, or does again."""
     FLUSH = "flush"
     """Nothing. Counts that are not yet written are to be."""
     TOTALS = "totals"

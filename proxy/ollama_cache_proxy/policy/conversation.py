@@ -34,6 +34,8 @@ class Wanted:
     """Its canonical name; empty where it has none that can be read."""
     conversation: bytes = b""
     """Stands for how its prompt begins; empty where that does not matter."""
+    origin: str = ""
+    """Likewise of the model that it is to be made from."""
     files: bool = False
     """Whether it names files that were uploaded before it."""
 
@@ -56,8 +58,10 @@ def wanted(endpoint: Endpoint, fields: Fields, body: bytes) -> Steps[Wanted]:
 def _wanted(endpoint: Endpoint, read: dict[str, Any]) -> Wanted:
     named = (read.get(name) for name in _NAMES)
     name = next((name for name in named if isinstance(name, str) and name), "")
+    origin = read.get("from")
     return Wanted(
         model=model_names.canonical(name) or "",
+        origin=(model_names.canonical(origin) or "") if isinstance(origin, str) else "",
         conversation=_conversation(endpoint, read),
         files=bool(read.get("files") or read.get("adapters")),
     )

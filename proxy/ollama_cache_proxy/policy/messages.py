@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Final, TypeAlias
 
+from ollama_cache_proxy.policy.hosts import Hosts
 from ollama_cache_proxy.policy.record import record
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -33,6 +34,8 @@ class Request:
     fields: Fields
     prefix: str = ""
     """The path prefix that was removed from the target (setting `path_prefix`)."""
+    hosts: Hosts | None = None
+    """Which of several Ollamas it is for; None where any may be chosen, and where there is one."""
 
 
 @record

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
-from urllib.parse import urlsplit
 
 from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.audit import Audit
@@ -30,17 +28,20 @@ from ollama_cache_proxy.service.settings import (
     FORMER_LISTEN,
     Settings,
     chosen_upstream,
-    is_loopback,
+    chosen_upstreams,
     ollama_host,
     same_listener,
     secret,
 )
+from ollama_cache_proxy.service.several_upstreams import OpenedFleet, machine, open_fleet
 from ollama_cache_proxy.service.store_choice import ChosenStore, open_store
 from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.forecaster import TrafficForecaster
 from ollama_cache_proxy.telemetry.request_recorder import RequestRecorder
 from ollama_cache_proxy.telemetry.statistics import Statistics
 from ollama_cache_proxy.upstream.digests import OllamaModels
+from ollama_cache_proxy.upstream.fleet import Fleet
+from ollama_cache_proxy.upstream.fleet_models import FleetContexts, FleetModels
 from ollama_cache_proxy.upstream.loaded_contexts import LoadedContexts
 from ollama_cache_proxy.upstream.loaded_models import Residents
 from ollama_cache_proxy.upstream.model_templates import ModelTemplates
@@ -64,10 +65,12 @@ class Opened:
     neighbours: Neighbours
     audit: Audit | None
     chosen: ChosenStore
-    upstream: Ollama
+    upstream: Ollama | Fleet
+    fleet: Fleet | None
+    """The same where it is several."""
     probes: Probes
-    models: OllamaModels
-    contexts: LoadedContexts
+    models: OllamaModels | FleetModels
+    contexts: LoadedContexts | FleetContexts
     residents: Residents
     statistics: Statistics
     recorder: RequestRecorder
@@ -79,16 +82,19 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
 
     The stack closes them in this order: statistics, background tasks, digests, Ollama, store.
     """
-    url = _upstream_url(context)
+    tables = chosen_upstreams(context.settings, context.address.url.partition("://")[2])
+    url = ", ".join(table.url for table in tables) or _upstream_url(context)
     context.log.say(f"ollama-cache-proxy {__version__} listens on {context.address.url}, in front of Ollama at {url}")
     if context.settings.upstream_authorization_for == "all" and not context.address.loopback:
         context.log.say(_ONLY_GUARD, warning=True)
     chosen = await open_store(context, stack, private_server)
-    upstream = _ollama(context, url)
-    stack.push_async_callback(upstream.close)
-    probes = Probes(upstream, authorization=secret(context.settings.upstream_authorization))
-    contexts = _contexts(context, probes, upstream, chosen.values, url)
-    models = _models(context, probes, upstream.name, chosen.values, url, contexts)
+    turns = Turns()
+    ollamas: OpenedFleet | _OpenedOllama
+    if tables:
+        ollamas = await open_fleet(context, tables, chosen.values, turns, stack)
+    else:
+        ollamas = _opened_ollama(context, url, chosen.values, stack)
+    upstream, probes, models = ollamas.upstream, ollamas.probes, ollamas.models
     stack.callback(models.close)
     stack.push_async_callback(context.tasks.close, _TASKS_CLOSE_SECONDS)
     recorder = _recorder(context, stack)
@@ -97,7 +103,6 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     stack.push_async_callback(statistics.close)
     traffic = Traffic(upstream, context.clock)
     observe = context.observer(statistics)
-    turns = Turns()
     forecaster = TrafficForecaster(clock=context.clock, tasks=context.tasks, turns=turns)
     audit = _audit(context, chosen, upstream, traffic, models, OllamaRunners(probes), observe)
     if audit is not None:
@@ -124,9 +129,10 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         audit=audit,
         chosen=chosen,
         upstream=upstream,
+        fleet=upstream if isinstance(upstream, Fleet) else None,
         probes=probes,
         models=models,
-        contexts=contexts,
+        contexts=ollamas.contexts,
         residents=Residents(probes, tasks=context.tasks),
         statistics=statistics,
         recorder=recorder,
@@ -161,6 +167,25 @@ def _upstream_url(context: Context) -> str:
     return url
 
 
+@record
+class _OpenedOllama:
+    """One Ollama, and what is known of it."""
+
+    upstream: Ollama
+    probes: Probes
+    models: OllamaModels
+    contexts: LoadedContexts
+
+
+def _opened_ollama(context: Context, url: str, values: ValueStore, stack: AsyncExitStack) -> _OpenedOllama:
+    upstream = _ollama(context, url)
+    stack.push_async_callback(upstream.close)
+    probes = Probes(upstream, authorization=secret(context.settings.upstream_authorization))
+    contexts = _contexts(context, probes, upstream, values, url)
+    models = _models(context, probes, upstream.name, values, url, contexts)
+    return _OpenedOllama(upstream=upstream, probes=probes, models=models, contexts=contexts)
+
+
 def _ollama(context: Context, url: str) -> Ollama:
     settings = context.settings
     return Ollama(
@@ -179,7 +204,7 @@ def _contexts(context: Context, probes: Probes, upstream: Ollama, values: ValueS
         OllamaRunners(probes),
         upstream,
         values,
-        name=_machine(url) + upstream.name,
+        name=machine(url) + upstream.name,
         clock=context.clock,
         tasks=context.tasks,
         observe=context.observer(),
@@ -202,7 +227,7 @@ def _models(  # noqa: PLR0913, PLR0917 - what it asks, and where it saves
     return OllamaModels(
         probes,
         values,
-        name=_machine(url) + name,
+        name=machine(url) + name,
         deadline=settings.connect_timeout + 5,
         max_wait=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
         clock=context.clock,
@@ -215,9 +240,9 @@ def _models(  # noqa: PLR0913, PLR0917 - what it asks, and where it saves
 def _audit(  # noqa: PLR0913, PLR0917 - the parts that it watches
     context: Context,
     chosen: ChosenStore,
-    upstream: Ollama,
+    upstream: Ollama | Fleet,
     traffic: Traffic,
-    models: OllamaModels,
+    models: OllamaModels | FleetModels,
     runners: OllamaRunners,
     observe: Observer,
 ) -> Audit | None:
@@ -241,13 +266,7 @@ def _audit(  # noqa: PLR0913, PLR0917 - the parts that it watches
     )
 
 
-def _templates(context: Context, probes: Probes, models: OllamaModels) -> ModelTemplates | None:
+def _templates(context: Context, probes: Probes, models: OllamaModels | FleetModels) -> ModelTemplates | None:
     if context.settings.cache_dated_templates:
         return None
     return ModelTemplates(probes, models, clock=context.clock, tasks=context.tasks)
-
-
-def _machine(url: str) -> str:
-    """Return this machine's name if the URL is loopback, else "": proxies on several machines may share a Redis."""
-    host = urlsplit(url).hostname or ""
-    return f"{socket.gethostname()}/" if is_loopback(host) else ""

@@ -13,6 +13,7 @@ from ollama_cache_proxy.admin.live_figures import Figures
 from ollama_cache_proxy.admin.live_page import ROUTES as PAGE
 from ollama_cache_proxy.admin.pack_routes import PackRoutes
 from ollama_cache_proxy.admin.router import Routes
+from ollama_cache_proxy.admin.upstream_routes import upstream_routes
 from ollama_cache_proxy.policy.forecast.outlook import InForce
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
@@ -44,6 +45,7 @@ def own_routes(context: Context, opened: Opened, in_service: InService, nvml: Ca
             **packs.routes,
             **figures.routes,
             **_forecast(context, opened, in_service),
+            **({} if opened.fleet is None else upstream_routes(opened.fleet, context.siblings)),
             **PAGE,
         },
         events=Events(figures.state, clock=context.clock, tasks=context.tasks),

@@ -16,7 +16,7 @@ from ollama_cache_proxy.service.settings import Settings, SettingsError
 RESTART: Final = frozenset(
     {
         *("listen", "workers", "max_connections", "drain_timeout"),
-        *("upstream", "upstream_authorization_for", "connect_timeout", "upstream_timeout"),
+        *("upstream", "upstreams", "changes_to", "upstream_authorization_for", "connect_timeout", "upstream_timeout"),
         *(
             "store",
             "store_deadline",

@@ -49,5 +49,6 @@ class Scrape:
                 tiers=[tier for part in gauges for tier in part.tiers(asking=asking)],
                 broken={name: is_open for part in gauges for name, is_open in part.breakers().items()},
                 residents=self._opened.residents.latest() if asking else (),
+                upstreams=() if self._opened.fleet is None else self._opened.fleet.levels(),
             )
         )

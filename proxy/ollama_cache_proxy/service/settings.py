@@ -33,6 +33,7 @@ from ollama_cache_proxy.service.durations import Duration
 from ollama_cache_proxy.service.tables import Caching, CategoryTables, KindOfLifetime, ModelTables, Table, shown
 from ollama_cache_proxy.service.texts import Texts
 from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
+from ollama_cache_proxy.service.upstream_tables import UpstreamTable, UpstreamTables, as_values, checked
 
 DEFAULT_PORT: Final = 11494
 """Free on machines with Ollama: docs/decisions/0028-default-port.md."""
@@ -69,6 +70,16 @@ class Settings(BaseSettings):
         None,
         description="Ollama's URL; else OLLAMA_HOST, else http://127.0.0.1:11434. A user and password in it are"
         " upstream_authorization.",
+    )
+    upstreams: UpstreamTables = Field(
+        (),
+        description="Several Ollamas, in place of upstream: a table for each, [[upstreams]], with its url, and name,"
+        " weight, models, labels and epoch (docs/operations.md); in the environment URLs with commas between, or JSON.",
+    )
+    changes_to: Literal["home", "all"] = Field(
+        "home",
+        description="Which of several Ollamas a pull, create, copy or delete goes to, without X-Upstream. home: the one"
+        " that has the model, else the first. all: every one.",
     )
     upstream_authorization: SecretStr | None = Field(
         None,
@@ -305,6 +316,11 @@ class Settings(BaseSettings):
         url = http_url(plain)
         return value if given else url  # `load` takes the credentials out
 
+    @field_validator("upstreams")
+    @classmethod
+    def _upstreams(cls, tables: tuple[UpstreamTable, ...]) -> tuple[UpstreamTable, ...]:
+        return checked(tuple(table.model_copy(update={"url": http_url(table.url)}) for table in tables))
+
     @field_validator("upstream_authorization")
     @classmethod
     def _upstream_authorization(cls, value: SecretStr | None) -> SecretStr | None:
@@ -352,7 +368,8 @@ def load(config: str | None, overrides: dict[str, Any]) -> Settings:
         text = f"config: {path} is not a file"
         raise SettingsError(text)
     try:
-        return _with_credentials(Settings(**{name: value for name, value in overrides.items() if value is not None}))
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return _with_credentials(_with_one_upstream(settings))
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -361,6 +378,18 @@ def load(config: str | None, overrides: dict[str, Any]) -> Settings:
         raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
     finally:
         _config_file = None
+
+
+def _with_one_upstream(settings: Settings) -> Settings:
+    """Return the settings with a single table of `upstreams` as `upstream`, and check what goes with several."""
+    if len(settings.upstreams) > 1 and read_rate(settings.audit) is not None:
+        text = f"audit: {settings.audit!r} is not allowed with several upstreams"
+        raise SettingsError(text)
+    if len(settings.upstreams) != 1:
+        return settings
+    (table,) = settings.upstreams
+    epoch = settings.epoch if table.epoch is None else table.epoch
+    return settings.model_copy(update={"upstream": table.url, "epoch": epoch, "upstreams": ()})
 
 
 def _with_credentials(settings: Settings) -> Settings:
@@ -397,6 +426,8 @@ def packed(settings: Settings) -> dict[str, Any]:
 def _packed(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, tuple) and value and isinstance(value[0], UpstreamTable):
+        return as_values(value)
     return shown(value) if isinstance(value, dict) else value
 
 
@@ -438,6 +469,8 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
     `own` is the HOST:PORT of the proxy itself, which is never chosen. With the default `listen`, OLLAMA_HOST may still
     name the former default: it was set so for clients of the proxy, and is not chosen either.
     """
+    if settings.upstreams:
+        return chosen_upstreams(settings, own)[0].url, "upstream"
     if settings.upstream is not None:
         if same_listener(settings.upstream, own):
             text = f"upstream: {settings.upstream!r} is not allowed: it is the proxy's own address"
@@ -457,6 +490,15 @@ def chosen_upstream(settings: Settings, own: str) -> tuple[str, str]:
         if not any(same_listener(url, listener) for listener in (own, *former)):
             return url, "OLLAMA_HOST"
     return DEFAULT_UPSTREAM, "default"
+
+
+def chosen_upstreams(settings: Settings, own: str) -> tuple[UpstreamTable, ...]:
+    """Return the tables of several Ollamas, empty where there is one; raise SettingsError. `own` is as above."""
+    looped = next((table.url for table in settings.upstreams if same_listener(table.url, own)), None)
+    if looped is not None:
+        text = f"upstreams: {looped!r} is not allowed: it is the proxy's own address"
+        raise SettingsError(text)
+    return settings.upstreams
 
 
 def longest_lifetime(settings: Settings) -> int:
@@ -517,7 +559,7 @@ def _one_line(error: ValidationError) -> str:
         return f"{name}: there is no such setting; config/ollama-cache-proxy.toml lists them"
     given = problem["input"]
     hidden = name in _SECRETS or not isinstance(given, str | int | float) or "@" in str(given)
-    hidden = hidden or (name == "upstream" and "?" in str(given))  # a query may hold a token
+    hidden = hidden or (name.startswith("upstream") and "?" in str(given))  # a query may hold a token
     value = "(hidden)" if hidden else repr(given)
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{name}: {value} is not allowed: {allowed}"

@@ -30,6 +30,8 @@ from ollama_cache_proxy.core.facts import (
     StoreCall,
     Stored,
     StoreFault,
+    UpstreamChanged,
+    UpstreamState,
     Worked,
 )
 from ollama_cache_proxy.core.ports import Clock
@@ -152,6 +154,8 @@ class Log:
             case ContextChanged():
                 lengths = f"from {event.before:,} to {event.now:,} tokens"
                 self._line(_YELLOW, f"⚠️  Context length changed {lengths}: older entries are not used", event.model)
+            case UpstreamChanged():
+                self._upstream(event)
             case StoreFault():
                 pass  # the store's health is logged once
             case Health() | CommandRefused():
@@ -220,6 +224,18 @@ class Log:
             self._line(_RED, f"⚠️  {event.reason}; requests that need it get a 502 until it responds ({_START_IT})")
         else:
             self._line(_RED, f"⚠️  Lost {event.name}{what}: {event.reason}")
+
+    def _upstream(self, event: UpstreamChanged) -> None:
+        """Write what has become of one of several Ollamas."""
+        match event.state:
+            case UpstreamState.EJECTED:
+                self._line(_RED, f"⚠️  {event.name} takes no requests for now: {event.reason}")
+            case UpstreamState.BACK:
+                self._line(_GREEN, f"✅ {event.name} takes requests again")
+            case UpstreamState.DRAINED:
+                self._line(_YELLOW, f"⏳ {event.name} is drained: no new requests go there")
+            case UpstreamState.RESUMED:
+                self._line(_GREEN, f"✅ {event.name} is no longer drained")
 
     def _line(self, colour: str, text: str, *more: str) -> None:
         self._write(self._text_line(colour, text, *more))

@@ -197,6 +197,24 @@ class Families:
     store_up: Annotated[Gauge, Row("Whether the store responded last time (1) or not (0).", across=Across.LEAST)]
     store_writes_up: Annotated[Gauge, Row("Whether the store took the last write (1) or not (0).", across=Across.LEAST)]
     upstream_requests_in_flight: Annotated[Gauge, Row("Requests that Ollama is serving, including the proxy's own.")]
+    upstream_host_up: Annotated[
+        Gauge,
+        Row(
+            "Of several Ollamas, by name: whether it takes requests (1), or is ejected or drained (0).",
+            ("upstream",),
+            across=Across.LEAST,
+        ),
+    ]
+    upstream_host_requests_in_flight: Annotated[
+        Gauge, Row("Of several Ollamas: requests that it is serving, without looks.", ("upstream",))
+    ]
+    upstream_host_requests: Annotated[
+        Counter,
+        Row(
+            "Of several Ollamas: requests that were sent to it, by outcome: `answered` with any status, or `failed`.",
+            ("upstream", "outcome"),
+        ),
+    ]
     model_loaded: Annotated[Gauge, Row("1 for each model that Ollama has loaded.", ("model",), across=Across.MOST)]
     model_size_bytes: Annotated[Gauge, Row("Total bytes of a loaded model.", ("model",), across=Across.MOST)]
     model_vram_bytes: Annotated[

@@ -24,6 +24,7 @@ from ollama_cache_proxy.core.facts import (
     StoreCall,
     Stored,
     StoreFault,
+    UpstreamLevel,
     Worked,
 )
 from ollama_cache_proxy.policy import model_names
@@ -142,10 +143,20 @@ class Metrics:
         families.store_entries.replace({(tier.name,): tier.entries for tier in tiers if tier.entries is not None})
         families.store_bytes.replace({(tier.name,): tier.size for tier in tiers})
         families.store_evictions.replace({(tier.name,): tier.evicted for tier in tiers})
+        self._upstreams(levels.upstreams)
         residents = [(self._model(resident.model), resident) for resident in levels.residents]
         families.model_loaded.replace(_sums((model, 1) for model, _ in residents))
         families.model_size_bytes.replace(_sums((model, resident.size) for model, resident in residents))
         families.model_vram_bytes.replace(_sums((model, resident.vram) for model, resident in residents))
+
+    def _upstreams(self, upstreams: Sequence[UpstreamLevel]) -> None:
+        """Set what is told of each of several Ollamas."""
+        families = self._families
+        families.upstream_host_up.replace({(one.name,): one.up for one in upstreams})
+        families.upstream_host_requests_in_flight.replace({(one.name,): one.in_flight for one in upstreams})
+        counts: dict[tuple[str, ...], float] = {(one.name, "answered"): one.answered for one in upstreams}
+        counts |= {(one.name, "failed"): one.failed for one in upstreams}
+        families.upstream_host_requests.replace(counts)
 
     def connection_closed(self, reason: str) -> None:
         """Count a connection that the proxy has closed, or refused."""

@@ -65,7 +65,7 @@ class ModelTemplates:
         found: bool | None = None
         try:
             async with asyncio.timeout(_DEADLINE):
-                dated = bool(writes_date(await self._shown(identity.model)))
+                dated = bool(writes_date(await self._shown(identity)))
                 found = dated if await self._models.is_current(identity) else None
         except (ProxyError, TimeoutError, ValueError):
             pass  # ollama_server.py reports Ollama's health
@@ -77,10 +77,11 @@ class ModelTemplates:
             self._failed.pop(key, None)
             _remember(self._known, key, found)
 
-    async def _shown(self, model: str) -> dict[str, Any]:
+    async def _shown(self, identity: Identity) -> dict[str, Any]:
         """Return the response of `/api/show`. Raises ProxyError, and ValueError for anything but Ollama's response."""
-        request = Request(method="POST", target="/api/show", fields=_FIELDS)
-        found = await read_json(self._upstream, request, orjson.dumps({"model": model}), limit=_MAX_BYTES)
+        hosts = None if identity.hosts is None else identity.hosts.again()
+        request = Request(method="POST", target="/api/show", fields=_FIELDS, hosts=hosts)
+        found = await read_json(self._upstream, request, orjson.dumps({"model": identity.model}), limit=_MAX_BYTES)
         if not isinstance(found, dict) or "details" not in found:
             raise ValueError("not Ollama's response")
         return found

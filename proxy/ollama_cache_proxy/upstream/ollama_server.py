@@ -283,7 +283,7 @@ class Ollama:
         """Send the request, and return it with its response; raise ProxyError if there is no head in `seconds`."""
         now = self._clock.monotonic()
         if not self._connect_breaker.allows(now):
-            raise unreachable(f"Ollama at {self.name} does not answer")
+            raise unreachable(f"Ollama at {self.name} does not answer", unanswered=True)
         source = body if body is None or isinstance(body, bytes) else _Upload(body)
         try:
             if seconds is None:
@@ -344,11 +344,12 @@ class Ollama:
                 return await self._connections.open()
         except TimeoutError as error:
             self._connect_breaker.failed(self._clock.monotonic())
-            failure = unreachable(f"Ollama at {self.name} does not answer")
+            failure = unreachable(f"Ollama at {self.name} does not answer", unanswered=True)
             self._report_health(well=False, reason=failure.message)
             raise failure from error
         except OSError as error:
-            failure = unreachable(f"Ollama at {self.name} cannot be reached: {error.strerror or 'no address'}")
+            text = f"Ollama at {self.name} cannot be reached: {error.strerror or 'no address'}"
+            failure = unreachable(text, unanswered=True)
             self._report_health(well=False, reason=failure.message)
             raise failure from error
 
@@ -426,7 +427,8 @@ class Ollama:
         """Return the error to raise; its text contains nothing that was sent or received."""
         if not isinstance(error, aiohttp.ServerDisconnectedError | OSError):
             return unreachable(_NOT_HTTP, asks=asks)
-        failure = unreachable("Ollama closed the connection before it responded", asks=asks)
+        unanswered = _closed_unanswered(error, repeatable=True)
+        failure = unreachable("Ollama closed the connection before it responded", asks=asks, unanswered=unanswered)
         self._report_health(well=False, reason=failure.message)
         return failure
 

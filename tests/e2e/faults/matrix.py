@@ -165,6 +165,14 @@ MATRIX: dict[int, Row] = {
             "in files": Figure(10, "s", "cleared or expired, in files"),
         },
     ),
+    52: Row(
+        "one of several Ollamas is lost",
+        {
+            "errors": Figure(0, "", "errors before the first byte"),
+            "ejected": Figure(2, "s", "until it is ejected"),
+            "back": Figure(10, "s", "until it is back"),
+        },
+    ),
 }
 
 
@@ -175,7 +183,6 @@ def measures_time(number: int) -> bool:
 
 LATER: dict[int, str] = {
     50: "the holder of a shared flight is killed",
-    52: "one of several Ollamas is lost",
 }
 """Rows of what the proxy does not do yet; they are named, and neither hold nor fail."""
 

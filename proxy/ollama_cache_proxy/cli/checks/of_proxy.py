@@ -11,7 +11,7 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.cli.asking import EXPLAIN, Response
+from ollama_cache_proxy.cli.asking import EXPLAIN, UPSTREAMS, Response
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
@@ -103,6 +103,8 @@ async def same_ollama(scene: Scene) -> list[Finding]:
     obstacle = _obstacle(through, ready)
     if obstacle is not None:
         return [obstacle]
+    if scene.settings.upstreams:
+        return await _upstreams(scene)
     direct, seen = [
         {row["name"]: row["digest"] for row in await scene.models(server)} for server in (scene.ollama, scene.proxy)
     ]
@@ -114,6 +116,40 @@ async def same_ollama(scene: Scene) -> list[Finding]:
             )
         ]
     return [ok("the proxy reaches its Ollama")]
+
+
+async def _upstreams(scene: Scene) -> list[Finding]:
+    """Return a finding for each of several Ollamas, and one for models that they have in other versions."""
+    told = await scene.fetch(scene.proxy, UPSTREAMS)
+    if told is None:
+        return [warning("the proxy does not run before several Ollamas, as the settings here say", _SAME_UPSTREAMS)]
+    hosts = told["upstreams"]
+    findings = [_upstream(host) for host in hosts]
+    digests: dict[str, set[str]] = {}
+    for host in hosts:
+        for model in host["models"]:
+            digests.setdefault(str(model["name"]), set()).add(str(model["digest"]))
+    differ = sorted(printable(name) for name, found in digests.items() if len(found) > 1)
+    versions = {host["version"] for host in hosts if host["version"]}
+    if differ:
+        fix = "pull them again with changes_to = all, so that what one has answered is a hit for all"
+        findings.append(note(f"not the same on all of them: {', '.join(differ)}", fix))
+    if len(versions) > 1:
+        shown = ", ".join(sorted(map(printable, versions)))
+        findings.append(
+            note(f"they are of several versions of Ollama ({shown}), which share no entries", _SAME_VERSION)
+        )
+    return findings
+
+
+def _upstream(host: dict[str, Any]) -> Finding:
+    name, loaded = printable(str(host["name"])), sum(bool(model["loaded"]) for model in host["models"])
+    if host["state"] == "ejected":
+        return problem(f"{name} takes no requests: {printable(str(host['reason']))}", "start it, or see its log")
+    text = f"{name}: {len(host['models'])} models, {loaded} loaded, {host['inFlight']} requests in flight"
+    if host["state"] == "draining":
+        return note(f"{text}; it is drained", "when it is to serve again: POST to its resume")
+    return ok(text)
 
 
 def _obstacle(through: Response, ready: Any) -> Finding | None:
@@ -134,6 +170,8 @@ def _obstacle(through: Response, ready: Any) -> Finding | None:
     return None
 
 
+_SAME_UPSTREAMS = "run doctor with the settings of the proxy"
+_SAME_VERSION = "install the same one on all"
 _REFUSED_FIX = "until then nothing is cached; credentials are read when the proxy starts"
 
 
