@@ -13,7 +13,7 @@ import orjson
 
 from ollama_cache_proxy.admin.own_route import Route
 from ollama_cache_proxy.core.ports import Clock, Siblings, Topic
-from ollama_cache_proxy.core.store_ports import UNCOUNTED, EntryStore, Lookup, StoreState, Uncounted
+from ollama_cache_proxy.core.store_ports import UNCOUNTED, EntryStore, Lookup, SharedFlights, StoreState, Uncounted
 from ollama_cache_proxy.policy import model_names, purge, reuse
 from ollama_cache_proxy.policy.fields import with_host
 from ollama_cache_proxy.policy.lifetimes import kind_of
@@ -54,12 +54,14 @@ class CacheRoutes:
         explain: Explain,
         clock: Clock,
         siblings: Siblings | None = None,
+        flights: SharedFlights | None = None,
     ) -> None:
         self._store = store
         self._store_name = store_name
         self._sealed = sealed
         self._store_state = store_state
         self._purges = purges
+        self._flights = flights
         self._statistics = statistics
         self._explain_request = explain
         self._clock = clock
@@ -106,6 +108,8 @@ class CacheRoutes:
     async def _purge(self, wanted: Filter) -> int | None:
         """Delete matching entries, those still being stored included; return how many, None if the store failed."""
         self._purges.add(wanted)
+        if self._flights is not None:
+            await self._flights.purge_begins()
         if self._siblings is None:
             return await self._delete_matching(wanted)
         await self._siblings.send_and_wait(Topic.PURGE, asdict(wanted))

@@ -1,6 +1,7 @@
 """Collapsed forwarding: joins the request that is in flight for the same key, or starts one (RFC 9111, section 4).
 
-What a flight does is in fetch.py, lists.py and streams.py; how it is shared is in flights.py.
+What a flight does is in fetch.py, lists.py and streams.py; how it is shared is in flights.py, and how between processes
+in sharing.py.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Final
 
 from ollama_cache_proxy.core.delivery import Delivery, standing_detail
 from ollama_cache_proxy.core.errors import ProxyError
-from ollama_cache_proxy.core.fetch import Fetched, Flowing
+from ollama_cache_proxy.core.fetch import Fetched, Flowing, failed
 from ollama_cache_proxy.core.flights import MOST_ASKS, Flight, Flights, Seat
 from ollama_cache_proxy.core.lists import ListFetcher
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.questions import Neighbours, Question
+from ollama_cache_proxy.core.sharing import Sharing
 from ollama_cache_proxy.core.streams import StreamFetcher
 from ollama_cache_proxy.policy import fields, storing
 from ollama_cache_proxy.policy.buffers import Hold
@@ -36,6 +38,8 @@ class Collapsing:
         self._lists = ListFetcher(neighbours)
         self._streams = StreamFetcher(neighbours)
         self._flights: Flights[Fetched] = Flights(neighbours.tasks)
+        shared = neighbours.shared_flights
+        self._sharing = None if shared is None else Sharing(neighbours, shared, self._fetch, self._lists.withdraw)
 
     @property
     def waiting(self) -> int:
@@ -56,7 +60,7 @@ class Collapsing:
             with joined.seat() as seat:
                 found = await _found(joined)
                 asks = found.asks if isinstance(found, ProxyError) else 1
-                failures = max(failures, joined.attempt - 1) + asks if _failed(found) else 0
+                failures = max(failures, joined.attempt - 1) + asks if failed(found) else 0
                 if not 0 < failures < MOST_ASKS:
                     shared = await self._share(visit, question, reason, seat, found)
                     if shared is not None:
@@ -87,12 +91,12 @@ class Collapsing:
         """Send what a flight has come to, to a client that only waited; return None where it is not for that client."""
         if isinstance(found, ProxyError):
             return await self._delivery.failure(visit, found, _shared(question, reason, Result.MISS))
-        failed = _failed(found)
+        is_failure = failed(found)
         if storing.for_one_client(question.candidate, found.head):
             return None
-        if not ((failed or _suits(found, question)) and _fits(found, visit.hold)):
+        if not ((is_failure or _suits(found, question)) and _fits(found, visit.hold)):
             return None
-        result = Result.MISS if failed else Result.HIT
+        result = Result.MISS if is_failure else Result.HIT
         return await self._delivery.fetched(visit, question, found, seat, _shared(question, reason, result))
 
     async def _ask(  # noqa: PLR0913 - what `forward` has found
@@ -102,9 +106,12 @@ class Collapsing:
         begun = self._clock.monotonic()
         visit.outcome = _ASKED[reason]
         question = changed(question, request=fields.for_storing(question.request))
+        work = self._fetch
+        if self._sharing is not None and not alone and _joins(question):
+            work = self._sharing.work
         flight = self._flights.launch(
             name,
-            lambda flight: self._work(question, flight),
+            lambda flight: work(question, flight),
             group=question.identity.model,
             hold=visit.hold,
             linger=self._rules.linger_seconds(question.candidate.endpoint),
@@ -116,12 +123,15 @@ class Collapsing:
                 response = await flight.response()
             except ProxyError as error:
                 return await self._delivery.failure(visit, error, _ASKED[reason].cache)
+            if flight.followed:
+                cache = _shared(question, reason, Result.HIT)
+                return await self._delivery.fetched(visit, question, response, seat, cache)
             outcome = await self._delivery.fetched(visit, question, response, seat, _missed(question, response, reason))
             if isinstance(response, Flowing):
                 return replace(outcome, upstream_seconds=self._clock.monotonic() - begun)
             return outcome
 
-    async def _work(self, question: Question, flight: Flight[Fetched]) -> None:
+    async def _fetch(self, question: Question, flight: Flight[Fetched]) -> None:
         """Do the work of a flight, by the kind of its question."""
         if question.listing is not None:
             await self._lists.fetch_list(question, question.listing, flight)
@@ -137,11 +147,6 @@ async def _found(flight: Flight[Fetched]) -> Fetched | ProxyError:
         return await flight.response()
     except ProxyError as error:
         return error
-
-
-def _failed(found: Fetched | ProxyError) -> bool:
-    """Return whether this is a failure, of which the next request may know nothing."""
-    return isinstance(found, ProxyError) or found.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _shared(question: Question, reason: FwdReason, result: Result) -> CacheStatus:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final, TypeAlias, TypeVar
 
+from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.facts import NotStored, Stored, Worked
 from ollama_cache_proxy.core.flights import Flight, Tail
 from ollama_cache_proxy.core.ports import UpstreamResponse
@@ -78,6 +80,11 @@ class Flowing:
 
 
 Fetched: TypeAlias = Whole | Flowing
+
+
+def failed(found: Fetched | ProxyError) -> bool:
+    """Return whether this is a failure, of which the next request may know nothing."""
+    return isinstance(found, ProxyError) or found.head.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 _LARGE: Final = 1 << 18
@@ -160,7 +167,7 @@ class Fetcher:
         await asyncio.sleep(0)
         try:
             if entries is not None:
-                await self.store_unless_changed(question, whole.fresh, await entries())
+                flight.stored = await self.store_unless_changed(question, whole.fresh, await entries())
         finally:
             self._report_work(question, whole.head, _excerpt(whole.chunks))
 
@@ -282,18 +289,21 @@ class Fetcher:
             for key, entry in entries
         ]
 
-    async def store_unless_changed(self, question: Question, fresh: Freshness, entries: Entries) -> None:
-        """Store entries, unless something that forbids it has happened while they were made."""
+    async def store_unless_changed(self, question: Question, fresh: Freshness, entries: Entries) -> bool:
+        """Store entries, unless something that forbids it has happened meanwhile; return whether they are stored."""
         detail = self.reason_not_to_store(question, fresh)
         if detail is None:
-            await self.store(question, entries)
-        else:
-            self.report_not_stored(question, detail)
+            return await self.store(question, entries)
+        self.report_not_stored(question, detail)
+        return False
 
-    async def store(self, question: Question, entries: Entries) -> None:
-        """Put entries into the store, and delete them again if the model turns out to have changed."""
+    async def store(self, question: Question, entries: Entries) -> bool:
+        """Put entries into the store, and delete them again if the model turns out to have changed.
+
+        Return whether they are stored.
+        """
         if not entries:
-            return
+            return False
         generation = question.generation or ""
         written = _Written(self, tuple([key for key, _ in entries]), generation)
         plain = context_lengths.leaves_loading_to_ollama(question.candidate.document)
@@ -303,7 +313,8 @@ class Fetcher:
         if written.withdrawn or self._is_purged(question):  # meanwhile: the entries were not there yet to be deleted
             if await self._store.delete(written.keys, generation) is None:
                 written()
-        elif stored:
+            return False
+        if stored:
             self._observe(
                 Stored(
                     key=question.key,
@@ -316,6 +327,7 @@ class Fetcher:
             )
         else:
             self.report_not_stored(question, Detail.STORE_UNAVAILABLE)
+        return stored
 
     def withdraw(self, keys: Sequence[str], generation: str) -> None:
         """Delete what must not be served, in a task of its own."""

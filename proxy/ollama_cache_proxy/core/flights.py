@@ -64,13 +64,19 @@ class Seat:
 class Flight(Generic[T]):
     """One upstream request and the clients that wait for it; `hold` counts the bytes that it has in memory.
 
-    `attempt` is 1, or one more than that of the failed flight whose clients wait for this one.
+    `attempt` is 1, or one more than that of the failed flight whose clients wait for this one. `on_response` is called
+    with the response, before those who wait get it.
     """
 
     def __init__(self, linger: float, hold: Hold, attempt: int = 1) -> None:
         self.joinable = True
         self.hold = hold
         self.attempt = attempt
+        self.followed = False
+        """Whether another process asked, and the response is from the store."""
+        self.stored = False
+        """Whether what Ollama sent is stored."""
+        self.on_response: Callable[[T], None] | None = None
         self._linger = linger
         self._seats: set[Seat] = set()
         self._outcome: T | ProxyError | None = None
@@ -113,6 +119,8 @@ class Flight(Generic[T]):
 
     def publish(self, response: T) -> None:
         """Hand the response to all who wait: they go on in the event loop's next turn."""
+        if self.on_response is not None:
+            self.on_response(response)
         self._resolve(response)
 
     def fail(self, error: ProxyError) -> None:

@@ -152,7 +152,7 @@ class ListFetcher(Fetcher):
         checked = coded or bool(reading.frame)
         if checked or await self.computed(sound_in_steps(reading.vectors, reading.numbers), response.size):
             entries = await self._entries(question, listing, response, part)  # the client did not wait for this
-            await self.store_unless_changed(question, response.fresh, entries)
+            flight.stored = await self.store_unless_changed(question, response.fresh, entries)
         else:
             self.report_not_stored(question, self._reason_unsound(question, response, texts))
 

@@ -10,7 +10,7 @@ from typing import ParamSpec, Protocol
 from ollama_cache_proxy.core.facts import NOTHING, Exchange, Observer, Saved
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Upstream
-from ollama_cache_proxy.core.store_ports import EntryStore
+from ollama_cache_proxy.core.store_ports import EntryStore, SharedFlights
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.core.unanswered import Unanswered
@@ -44,6 +44,8 @@ class Neighbours:
     tasks: Tasks
     purges: Purges
     fingerprinting: Fingerprinting
+    shared_flights: SharedFlights | None = None
+    """None where flights are those of this process alone."""
     templates: Templates | None = None
     """None where models whose templates write the date are cached like others."""
     forms: KnownForms = field(default_factory=KnownForms)

@@ -1,10 +1,10 @@
-"""The Protocols of the store: entries, values that are no entries, and gauges."""
+"""The Protocols of the store: entries, values that are no entries, flights that proxies share, and gauges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
-from typing import Final, Protocol, TypeAlias
+from enum import Enum, StrEnum
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import Description, StoredResponse
@@ -146,6 +146,57 @@ class ValueStore(Protocol):
 
         `known` are the totals as the caller last read them: where the store has lost one, it is added to that.
         """
+
+
+class Ending(StrEnum):
+    """How a flight that proxies share has ended."""
+
+    STORED = "stored"
+    FAILED = "failed"
+    UNSHARED = "unshared"
+    """With a response that is not in the store."""
+    LEFT = "left"
+    """Without a response: its clients, or its proxy, have left."""
+
+
+@record
+class Ended:
+    """The end of a flight that proxies share."""
+
+    ending: Ending
+    asks: int
+    """How often Ollama was asked in vain, by this flight and those whose failures led to it."""
+
+
+class Lease(Protocol):
+    """The right to ask for all proxies, held until `end`, or until its proxy is gone."""
+
+    async def purged_elsewhere(self) -> bool:
+        """Return whether another process has begun a purge since the lease was taken, as far as the store tells."""
+
+    def end(self, ended: Ended) -> None:
+        """Tell all who wait for it how it ended, and give it up. Waits for nothing; only the first call counts."""
+
+
+@runtime_checkable
+class Held(Protocol):
+    """A lease that another process holds. Whoever gets one has to wait for its end."""
+
+    async def ended(self) -> Ended | None:
+        """Wait for its end. Return None where that was not told: the lease, or the store, is gone."""
+
+
+class SharedFlights(Protocol):
+    """Flights that the processes with one store share. No method raises for a fault of the store."""
+
+    async def begin(self, name: str) -> Lease | Held | None:
+        """Take the lease of this name; return the one that is held already where there is one.
+
+        None means to ask without: the store does not answer, refuses, or there was a purge since that one began.
+        """
+
+    async def purge_begins(self) -> None:
+        """Have no process wait any more for a flight that began before now, nor keep what such a one stores."""
 
 
 class StoreGauges(Protocol):

@@ -120,6 +120,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
             fingerprinting=Fingerprinting(
                 chosen.values, on=context.settings.explain, secret=context.codec.fingerprint_key
             ),
+            shared_flights=chosen.flights,
             templates=_templates(context, probes, models),
             turns=turns,
             audit=audit,

@@ -30,6 +30,7 @@ RESTART: Final = frozenset(
             "memory_bytes",
             "hot_bytes",
             "max_buffered_bytes",
+            "collapse_across_proxies",
         ),
         *("explain", "audit", "audit_completions"),
         *("log", "log_requests", "development"),

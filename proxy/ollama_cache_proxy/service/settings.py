@@ -177,6 +177,11 @@ class Settings(BaseSettings):
         description="Misses of one model in flight; above it 503 with Retry-After. Off by default."
         " Divided among workers.",
     )
+    collapse_across_proxies: bool = Field(
+        default=True,
+        description="Ask Ollama once for equal requests that wait at the same time at several proxies or workers with"
+        " one Redis.",
+    )
     epoch: str = Field(
         "",
         description="Part of every key; change it when Ollama's settings, its environment or hardware change."

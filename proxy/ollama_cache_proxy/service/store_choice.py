@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ollama_cache_proxy.core.store_ports import EntryStore, StoreGauges, StoreState, ValueStore
+from ollama_cache_proxy.core.store_ports import EntryStore, SharedFlights, StoreGauges, StoreState, ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
@@ -60,6 +60,8 @@ class ChosenStore:
     """Whether what leaves this process for it is sealed."""
     forget: Callable[[], None]
     """Drops what this process holds of it: the hot tier and the write buffer."""
+    flights: SharedFlights | None = None
+    """Those that processes share; None where each process asks for itself."""
     room: Room | None = None
     """How large it may grow; None where somebody else's settings say so."""
 
@@ -77,7 +79,7 @@ async def open_store(context: Context, stack: AsyncExitStack, shared: PrivateSer
     if settings.store in ("auto", "private"):
         server = shared or await open_private(settings, stack, context.tasks, context.log)
         if server is not None:
-            return await _private(context, stack, server)
+            return await _private(context, stack, server, alone=shared is None)
         if settings.store == "private":
             text = "store: 'private' is not allowed: neither valkey-server nor redis-server could be started"
             raise SettingsError(text)
@@ -95,7 +97,12 @@ async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
     return chosen
 
 
-async def _private(context: Context, stack: AsyncExitStack, server: PrivateServer) -> ChosenStore:
+async def _private(context: Context, stack: AsyncExitStack, server: PrivateServer, *, alone: bool) -> ChosenStore:
+    chosen = await _opened_private(context, stack, server)
+    return replace(chosen, flights=None) if alone else chosen
+
+
+async def _opened_private(context: Context, stack: AsyncExitStack, server: PrivateServer) -> ChosenStore:
     context.log.say(f"Store: {server.name}, {server.about}")
     room = Room(setting="private_redis_bytes", size=context.settings.private_redis_bytes)
     if server.folder is None:
@@ -171,6 +178,7 @@ async def _redis(
         folder=folder,
     )
     stack.push_async_callback(store.entries.renewals.close)
+    stack.callback(store.flights.close)
     await store.open(loaded)
     if context.codec.sealed:
         context.log.say("Entries are sealed before they are stored (seal_key_file)")
@@ -182,6 +190,7 @@ async def _redis(
         state=store.state,
         sealed=context.codec.sealed,
         forget=store.entries.buffer.discard,
+        flights=store.flights if settings.collapse_across_proxies else None,
     )
     if not settings.hot_bytes:
         return chosen

@@ -156,6 +156,14 @@ MATRIX: dict[int, Row] = {
             "token": Figure(1.25, "times", "first token of a chat"),
         },
     ),
+    50: Row(
+        "the holder of a shared flight is killed",
+        {
+            "asks": Figure(2, "", "asks"),
+            "errors": Figure(0, "", "clients of others without a 200"),
+            "torn": Figure(0, "", "torn answers"),
+        },
+    ),
     51: Row(
         "a kept store is killed, or its files cut",
         {
@@ -182,7 +190,6 @@ def measures_time(number: int) -> bool:
 
 
 LATER: dict[int, str] = {
-    50: "the holder of a shared flight is killed",
 }
 """Rows of what the proxy does not do yet; they are named, and neither hold nor fail."""
 

@@ -53,8 +53,11 @@ async def reach() -> AsyncIterator[Callable[[RedisServer], RedisClient]]:
 
 
 @pytest.fixture
-def connect(reach: Callable[[RedisServer], RedisClient], clock: Clock, tasks: Tasks, told: list[Event]) -> Connect:
+def connect(
+    reach: Callable[[RedisServer], RedisClient], clock: Clock, tasks: Tasks, told: list[Event]
+) -> Iterator[Connect]:
     """Return a factory of stores, as several processes would have them, with long deadlines for a busy machine."""
+    stores: list[RedisStore] = []
 
     def connect(server: RedisServer, codec: Codec | None = None) -> RedisStore:
         client = reach(server)
@@ -68,9 +71,12 @@ def connect(reach: Callable[[RedisServer], RedisClient], clock: Clock, tasks: Ta
             longest=10.0,
         )
         patient(store)
+        stores.append(store)
         return store
 
-    return connect
+    yield connect
+    for store in stores:
+        store.flights.close()
 
 
 @pytest.fixture

@@ -159,6 +159,12 @@ COMMANDS: Final = {
             effect="statistics of other proxies, and of the time before the start, are seen late or not at all",
         ),
         Command(
+            name="PUBLISH",
+            purpose="one flight for all proxies, with SUBSCRIBE to its channel",
+            without=Without.LESS,
+            effect="each proxy asks Ollama for itself what others are asking at the same time",
+        ),
+        Command(
             name="INFO",
             purpose="gauges of memory and evictions",
             without=Without.LESS,

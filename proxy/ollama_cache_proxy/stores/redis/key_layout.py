@@ -2,6 +2,8 @@
 
     ocp:1:generation              the current generation: a random token, 32 hexadecimal digits
     ocp:1:e:⟨generation⟩:⟨key⟩    an entry
+    ocp:1:f:⟨generation⟩:⟨key⟩    the lease of a flight that proxies share, and the channel of its end
+    ocp:1:purged                  a random token for each purge that began
     ocp:1:⟨name⟩                  a value that is no entry, or a hash of totals
     ocp:1:deletions               in a store that is kept: how many deletions there were
     ocp:1:start                   the same: a random token for each start of its server
@@ -23,6 +25,8 @@ from typing import Final
 
 _PREFIX: Final = "ocp:1:"
 _ENTRIES: Final = _PREFIX + "e:"
+FLIGHTS: Final = _PREFIX + "f:"
+PURGED: Final = _PREFIX + "purged"
 GENERATION: Final = _PREFIX + "generation"
 DELETIONS: Final = _PREFIX + "deletions"
 START: Final = _PREFIX + "start"
@@ -37,6 +41,11 @@ ANY: Final = "*"
 def entry_name(generation: str, key: str) -> str:
     """Return the name of an entry."""
     return f"{_ENTRIES}{generation}:{key}"
+
+
+def flight_name(flight: str) -> str:
+    """Return the name of a flight's lease, which is that of its channel too."""
+    return FLIGHTS + flight
 
 
 def value_name(name: str) -> str:

@@ -23,10 +23,11 @@ from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_gauges import RedisGauges
 from ollama_cache_proxy.stores.redis.redis_values import RedisValues
 from ollama_cache_proxy.stores.redis.scan import Scan
+from ollama_cache_proxy.stores.redis.shared_flights import RedisFlights
 
 
 class RedisStore:
-    """A server or a cluster as a store: its `entries`, `values` and `gauges`.
+    """A server or a cluster as a store: its `entries`, `values`, `flights` and `gauges`.
 
     `name` is the server's in log and health, without its password. `longest` is how many seconds a request waits for
     a lookup at most. `codec` makes bytes of entries. `folder` is where a private server keeps it, None for any other.
@@ -67,6 +68,7 @@ class RedisStore:
             tasks=tasks,
         )
         self.values = RedisValues(client, guard, commands)
+        self.flights = RedisFlights(client, guard, commands, tasks=tasks)
         self.gauges = RedisGauges(client, guard, count, commands=commands, tasks=tasks)
         self.state = guard.state
         client.on_change.append(guard.look_again)

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.stores.redis.commands import COMMANDS, Command, Without, is_refusal
-from ollama_cache_proxy.stores.redis.key_layout import value_name
+from ollama_cache_proxy.stores.redis.key_layout import FLIGHTS, value_name
 
 _NAME: Final = value_name("doctor")
 """A name within what the proxy's user may access; nothing is ever stored under it."""
@@ -32,6 +32,7 @@ _READING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("UNLINK", (_NAME,)),
     ("DEL", (_NAME,)),
     ("HGETALL", (_NAME,)),
+    ("PUBLISH", (FLIGHTS + "doctor", "")),
     ("INFO", ("server",)),
 )
 _WRITING: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
