@@ -108,7 +108,7 @@ TABLE: Final = {
     "core.ports": Row("admin/test_entry_routes.py", "Topic", PROTOCOLS),
     "core.questions": Row("e2e/cache/test_limits.py", "Question", VALUES),
     "core.relay": Row("e2e/wire/test_passthrough.py", "upstream", REQUEST),
-    "core.sharing": Row("e2e/cache/test_across_proxies.py", "collapse_across_proxies", REQUEST),
+    "core.sharing": Row("e2e/cache/test_across_proxies.py", "followed", REQUEST),
     "core.store_ports": Row("stores/test_stores.py", "EntryStore", PROTOCOLS),
     "core.streams": Row("e2e/cache/test_streams.py", "RECORDING", REQUEST),
     "policy.listing.cut": Row("policy/listing/test_any_form.py", "Cut", VALUES),
