@@ -17,6 +17,7 @@ from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis.commands import COMMANDS
 from tests.support import canary
+from tests.support.clusters import Cluster
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.stores import permit
@@ -128,6 +129,28 @@ async def test_lists_are_one_request_too(simulator: Simulator, redis_server: Red
         found = await answers(tasks)
         assert len({json.dumps(json.loads(answer.body)["embeddings"]) for answer in found}) == 1
         assert simulator.inferences == 1
+
+
+async def test_a_cluster_is_one_store_for_flights_too(simulator: Simulator) -> None:
+    cluster = Cluster(replicas=False).start()
+    try:
+        async with AsyncExitStack() as stack:
+            settings: dict[str, Any] = {"redis_url": cluster.url, "store_deadline": 5}
+            running = [await stack.enter_async_context(proxy_before(simulator.url, **settings)) for _ in range(3)]
+            stores: list[Any] = [proxy.running.store for proxy in running]
+            await until(lambda: all(store.writable for store in stores))
+            for prompt in ("one", "two", "three", "four"):
+                simulator.gate.close()
+                before, body = simulator.inferences, {**GENERATE, "prompt": prompt}
+                tasks = [task for proxy in running for task in asking(proxy, CLIENTS, body)]
+                await wait_for(running, CLIENTS)
+                simulator.gate.open()
+                assert how(await answers(tasks)) == {"MISS": 1, "collapsed": 3 * CLIENTS - 1}
+                assert simulator.inferences == before + 1
+            await purged(running[0])
+            assert how(await answers([task for proxy in running for task in asking(proxy)]))["HIT"] < 3
+    finally:
+        cluster.close()
 
 
 async def test_the_switch_turns_it_off(simulator: Simulator, redis_server: RedisServer) -> None:

@@ -189,8 +189,7 @@ def measures_time(number: int) -> bool:
     return any(figure.is_time or figure.unit in ("times", "x") for figure in MATRIX[number].figures.values())
 
 
-LATER: dict[int, str] = {
-}
+LATER: dict[int, str] = {}
 """Rows of what the proxy does not do yet; they are named, and neither hold nor fail."""
 
 
