@@ -2,8 +2,10 @@
 -- With "new" as third argument each body is sent only once, with a unique number in place of the word NUMBER;
 -- with "traced" each request has a unique number in a field, like those of a client that traces requests; with "signed"
 -- an Authorization, too; with "pipelined" eight such come at once; with "spaced" the body has other blanks each time.
+-- "drawn-0.9-1000" draws nine of ten from 1000 numbers in place of the word NUMBER, and sends a new one otherwise.
 
 local requests, bodies, at, mode = {}, {}, 0, ""
+local share, known, before, after
 
 -- Unlike wrk.format, always write the fields in the same order, as clients do.
 local function post(body, number)
@@ -25,6 +27,11 @@ function init(arguments)
   for body in io.lines(file) do
     bodies[#bodies + 1] = body
     requests[#requests + 1] = post(body)
+  end
+  share, known = string.match(mode, "^drawn%-([%d.]+)%-(%d+)$")
+  if share then
+    share, known = tonumber(share), tonumber(known)
+    before, after = string.match(bodies[1], "^(.*)NUMBER(.*)$")
   end
   math.randomseed(os.time())
   at = mode == "" and math.random(1, #requests) or math.random(1, 1000000000)
@@ -49,6 +56,10 @@ function request()
       left = math.floor(left / 2)
     end
     return post("{" .. table.concat(blanks) .. string.sub(bodies[at % #bodies + 1], 2))
+  end
+  if share then
+    local number = math.random() < share and math.random(0, known - 1) or known + at
+    return post(before .. string.format("%06d", number) .. after)
   end
   if mode == "new" then
     local body = string.gsub(bodies[1], "NUMBER", tostring(at))
