@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo simulate stack test test-distributed check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-sealing bench-admin bench-peers system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
+.PHONY: help install install-dev run demo simulate stack test test-distributed check lint types unit pythons faults stores soak chaos mutants bench bench-against bench-sealing bench-capacity bench-admin bench-peers system-tools bench-tools image image-tools missing-tools hit-rates hit-rates-sample metrics-tools clients screenshots gpu generate format lock dist clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -104,6 +104,10 @@ bench-against: install-dev ## Compare speed with another checkout: make bench-ag
 
 bench-sealing: install-dev ## Measure what sealed entries cost beside those in the clear
 	$(BIN)/python -m benchmarks.sealing $(ARGS)
+
+bench-capacity: install-dev ## Measure what the model of `plan` is made of, and how far it is right
+	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk
+	$(BIN)/python -m benchmarks.capacity $(ARGS)
 
 bench-peers: install-dev ## Compare with nginx, Varnish and LiteLLM: speed, and which cases each answers wrongly
 	@$(SYSTEM_TOOLS) bench-tools --need nginx wrk

@@ -64,6 +64,7 @@ TABLE: Final = {
     "cli.import_pack": Row("cli/test_packs.py", "--trusted-key", PROCESS),
     "cli.pack_key": Row("cli/test_packs.py", "pack-key", PROCESS),
     "cli.gpu": Row("cli/test_gpu.py", "--replay", PROCESS),
+    "cli.plan": Row("cli/test_plan.py", "--hit-rate", PROCESS),
     "cli.quantize": Row("cli/test_quantize.py", "--dry-run", PROCESS),
     "cli.serve": Row("e2e/test_serve.py", "READY=1", PROCESS),
     "cli.simulate": Row("cli/test_simulate.py", "--completion-ms", PROCESS),

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.capacity import report as capacity
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed.goals import GOALS, plot
 from ollama_cache_proxy.cli.main import parser
@@ -84,6 +85,13 @@ def test_the_page_on_performance_and_its_picture_are_made_from_the_results() -> 
     assert speed.page(written, kept) == written
     assert plot(kept["results"]) == (ROOT / "docs" / "hits.svg").read_text("utf-8")
     assert {goal.case for goal in GOALS} <= set(kept["results"])
+
+
+def test_the_page_on_scaling_and_its_picture_are_made_from_the_results() -> None:
+    kept = json.loads((ROOT / "benchmarks" / "results" / "capacity.json").read_text("utf-8"))
+    written = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    assert capacity.page(written, kept) == written, "python -m benchmarks.capacity --report"
+    assert capacity.plot(kept) == (ROOT / "docs" / "scaling.svg").read_text("utf-8")
 
 
 FORMER_PORT = "11435"

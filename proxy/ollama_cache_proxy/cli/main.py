@@ -17,7 +17,7 @@ from ollama_cache_proxy.cli.ending import INTERRUPTED, STATUSES, UNREAD, Failed
 
 COMMANDS = (
     *("serve", "stats", "advise", "clear", "entries", "explain", "doctor", "config", "seal-key"),
-    *("bench", "warm", "quantize"),
+    *("bench", "plan", "warm", "quantize"),
     *("export", "import", "pack-key"),
     *("simulate", "demo", "gpu", "completion"),
 )
