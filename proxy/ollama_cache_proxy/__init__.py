@@ -3,7 +3,7 @@
     core/          one exchange from top to bottom: start reading at core/exchange.py
     policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, status, usage, forecast
     downstream/    HTTP/1.1 towards clients
-    upstream/      Ollama: HTTP/1.1 towards it, the digests of its models, those that are loaded
+    upstream/      Ollama: HTTP/1.1 towards it, the digests of its models, those that are loaded; several as one
     stores/        stored entries: memory, Redis and private servers (stores/redis/), a hot tier in front; sealing
     telemetry/     observers: metrics, log, statistics, recent requests; recordings for warm; the sample for forecasts
     admin/         the proxy's own routes: health, metrics, entries, the live page

@@ -97,3 +97,17 @@ async def test_an_ollama_that_hangs_delays_the_figures_only_briefly(proxy: Proxy
             assert (await system(proxy.url))["requests"]["misses"] == 1
     finally:
         simulator.gate.open()
+
+
+async def test_each_of_several_ollamas_shows_and_one_alone_does_not(simulator: Simulator) -> None:
+    async with Simulator() as other:
+        rows = [{"url": simulator.url, "name": "a"}, {"url": other.url, "name": "b"}]
+        async with proxy_before(simulator.url, upstreams=rows) as proxy:
+            await ask(proxy.url, "POST", "/api/cache/upstreams/b/drain", body=b"")
+            found = (await system(proxy.url))["upstreams"]
+        assert found == [
+            {"name": "a", "state": "ok", "inFlight": 0, "loaded": 0},
+            {"name": "b", "state": "draining", "inFlight": 0, "loaded": 0},
+        ]
+    async with proxy_before(simulator.url) as proxy:
+        assert "upstreams" not in await system(proxy.url)

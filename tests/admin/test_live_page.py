@@ -360,3 +360,18 @@ async def test_a_hidden_page_costs_nothing(browser: Browser, simulator: Simulato
         await traffic(proxy.url)
         await page.evaluate(hide.format("false"))
         await expect(page.get_by_role("heading", level=1)).to_contain_text("75 %")
+
+
+async def test_several_ollamas_have_a_card(browser: Browser, simulator: Simulator) -> None:
+    async with Simulator() as other:
+        rows = [{"url": simulator.url, "name": "gpu-a"}, {"url": other.url, "name": "gpu-b"}]
+        async with proxy_before(simulator.url, upstreams=rows) as proxy:
+            await ask(proxy.url, "POST", "/api/cache/upstreams/gpu-b/drain", body=b"")
+            page = await browser.open(proxy.url)
+            await expect(page.locator("#upstreams")).to_contain_text("gpu-a")
+            await expect(page.locator("#upstreams")).to_contain_text("Drained")
+            assert browser.complaints == []
+    async with proxy_before(simulator.url) as proxy:
+        page = await browser.open(proxy.url)
+        await expect(page.locator("#no-models")).to_be_visible()
+        await expect(page.locator("#upstreams-card")).to_be_hidden()

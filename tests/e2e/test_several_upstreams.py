@@ -10,8 +10,9 @@ from typing import Any
 from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
 from ollama_cache_proxy.upstream.fleet import Fleet
 from tests.support import canary
+from tests.support.processes import serve
 from tests.support.rawhttp import RawAnswer, ask
-from tests.support.servers import Proxy, proxy_before
+from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
 
 NAMES = ("a", "b", "c")
@@ -228,3 +229,51 @@ async def test_an_epoch_of_its_own_keeps_a_host_apart() -> None:
         used = NAMES[seen.asked("/api/generate").index(1)]
         await seen.post(f"/api/cache/upstreams/{used}/drain", {})
         assert (await seen.generate("apart")).field("X-Cache") == "MISS"
+
+
+async def test_a_list_that_comes_in_chunks_is_merged_too() -> None:
+    async with site(2) as seen:
+        for number in range(40):
+            seen.ollamas[1].models.add(f"more-{number}")
+        assert (await ask(seen.ollamas[1].url, "GET", "/api/tags")).chunks
+        answer = await ask(seen.proxy.url, "GET", "/api/tags")
+        assert sum(row["name"].startswith("more-") for row in json.loads(answer.body)["models"]) == 40
+        alone = await ask(seen.proxy.url, "GET", "/api/tags", fields={"X-Upstream": "b"})
+        assert alone.body == (await ask(seen.ollamas[1].url, "GET", "/api/tags")).body
+
+
+async def test_a_change_everywhere_says_which_host_it_could_not_reach() -> None:
+    async with site(2, changes_to="all") as seen:
+        await seen.ollamas[1].stop()
+        await until(lambda: fleet(seen).hosts[1].health.ejected)
+        answer = await seen.post("/api/pull", {"model": "tiny"})
+        assert answer.status == 200
+        assert json.loads(answer.body.splitlines()[-1])["error"].startswith("b: ")
+        quiet = await seen.post("/api/pull", {"model": "tiny", "stream": False})
+        assert (quiet.status, json.loads(quiet.body)["error"][:3]) == (502, "b: ")
+
+
+async def test_a_request_without_a_model_goes_to_the_first_host_that_takes_any() -> None:
+    async with site(2) as seen:
+        await seen.post("/api/cache/upstreams/a/drain", {})
+        before = seen.asked("/")
+        assert (await ask(seen.proxy.url, "GET", "/")).status == 200
+        assert seen.asked("/") == [before[0], before[1] + 1]
+        assert (await seen.post("/api/chat", {"messages": []})).status == 400
+        assert seen.asked("/api/chat") == [0, 1]
+
+
+async def test_workers_serve_several_ollamas_and_tell_each_other_of_a_drain(redis_server: RedisServer) -> None:
+    async with Simulator(Behaviour(completion_delay=0)) as one, Simulator(Behaviour(completion_delay=0)) as other:
+        named = ("--upstream", one.url, "--upstream", other.url, "--workers", "2", "--listen", "127.0.0.1:0")
+        async with serve(*named, environment={"OCP_REDIS_URL": redis_server.url, "OCP_LOG": "plain"}) as running:
+            url = await running.url()
+            await running.line(lambda line: "2 workers serve" in line)
+            host = one.url.removeprefix("http://")
+            drained = await ask(url, "POST", f"/api/cache/upstreams/{host}/drain", body=b"")
+            assert json.loads(drained.body)["state"] == "draining"
+            for number in range(12):
+                body = {"model": "tiny", "prompt": f"{canary.PROMPT} {number}", "stream": False}
+                assert (await ask(url, "POST", "/api/generate", body=json.dumps(body).encode())).status == 200
+            assert not any(each.target == "/api/generate" for each in one.received)
+            assert sum(each.target == "/api/generate" for each in other.received) == 12

@@ -57,6 +57,7 @@ class Figures:
         residents: Residents,
         cards: Cards,
         tasks: Tasks,
+        upstreams: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> None:
         self._recent = recent
         self._statistics = statistics
@@ -64,6 +65,7 @@ class Figures:
         self._store_name = store_name
         self._residents = residents
         self._cards = cards
+        self._upstreams = upstreams
         self._keys: int | None = None
         self._counting = Polling(self._update_count, "count entries", tasks=tasks, every=_EVERY)
         self.routes: dict[str, dict[str, Route]] = {"/api/cache/system": {"GET": self._system}}
@@ -104,6 +106,7 @@ class Figures:
             "gpus": self._cards.latest(),
             "store": {"name": self._store_name, "keys": self._keys, **self._recent.state(Part.STORE)},
             "upstream": self._recent.state(Part.UPSTREAM),
+            **({} if self._upstreams is None else {"upstreams": self._upstreams()}),
         }
 
     async def _update_count(self) -> None:

@@ -74,7 +74,7 @@ async def _demo(console: Console) -> None:
     settings = load(None, {"listen": "127.0.0.1:0", "log": "plain", "keep": False})
     async with Simulator(Behaviour()) as simulator:
         with bind(settings.listen) as sock:
-            settings = settings.model_copy(update={"upstream": simulator.url})
+            settings = settings.model_copy(update={"upstream": simulator.url, "upstreams": ()})
             async with running(settings, sock, stream=io.StringIO()) as proxy:
                 await _show(console, proxy.url)
 

@@ -27,10 +27,6 @@ class HostHealth:
     failed_looks: int = 0
     look_at: float = 0.0
 
-    def due(self, now: float) -> bool:
-        """Return whether it is time to look."""
-        return now >= self.look_at
-
     @property
     def hangs(self) -> bool:
         """Whether requests that wait for its response are lost."""

@@ -61,6 +61,7 @@ def _figures(context: Context, opened: Opened, statistics: ReadStatistics, nvml:
         residents=opened.residents,
         cards=Cards(nvml, tasks=context.tasks),
         tasks=context.tasks,
+        upstreams=None if opened.fleet is None else opened.fleet.figures,
     )
 
 

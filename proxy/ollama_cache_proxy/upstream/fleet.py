@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final
@@ -23,7 +24,7 @@ from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy import endpoints, merged_lists
 from ollama_cache_proxy.policy.conversation import Wanted, wanted
-from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
 from ollama_cache_proxy.policy.messages import Request, first, without
 from ollama_cache_proxy.policy.placement import candidates
 from ollama_cache_proxy.policy.record import changed
@@ -42,6 +43,7 @@ _LIST_DEADLINE: Final = 5.0
 _HAVING: Final = frozenset({"copy", "delete"})
 """Changes that only hosts can do that have the model."""
 _PUSH: Final = "push"
+_SHOW: Final = "show"
 _NOT_NAMED: Final = "no upstream has the name or the label that X-Upstream gives"
 
 
@@ -121,6 +123,13 @@ class Fleet:
         """Return how each host is, and what it has, as JSON values."""
         return [host.described() for host in self.hosts]
 
+    def figures(self) -> list[dict[str, Any]]:
+        """Return what the live page shows of each host."""
+        return [
+            {"name": host.name, "state": host.state, "inFlight": host.in_flight, "loaded": len(host.loaded)}
+            for host in self.hosts
+        ]
+
     def levels(self) -> list[UpstreamLevel]:
         """Return what gauges show of each host."""
         return [
@@ -176,30 +185,36 @@ class Fleet:
 
     async def having(self, model: str, conversation: bytes = b"") -> list[FleetHost]:
         """Return the hosts that a request for a model may be sent to, the best one first."""
-        if model and not any(host.seen_for(model).present for host in self.hosts if host.takes_requests):
+        if not any(host.seen_for(model).present for host in self.hosts if host.takes_requests):
             await self._see_anew()
         names = candidates([host.seen_for(model) for host in self.hosts], model, conversation)
         return [self._by_name[name] for name in names]
 
     async def for_request(self, request: Request, endpoint: Endpoint, body: Body) -> tuple[list[FleetHost], str]:
         """Return the hosts that a request may be sent to, the best one first, and its model's canonical name."""
-        only = request.hosts
-        if endpoint.policy is None and endpoint.operation not in ("show", _PUSH):
-            if only is None:
-                return [self.first], ""
-            asked = Wanted(model=only.model)
-        else:
-            asked = await self.wanted(request, endpoint, body)
-        model = asked.model if only is None else only.model
+        asked = await self._asked(request, endpoint, body)
+        model = asked.model
+        if not model:
+            return sorted(self.hosts, key=lambda host: not host.takes_requests), ""
         found = await self.having(model, asked.conversation)
-        if only is None:
+        if request.hosts is None:
             return found, model
-        own = [host for host in found if host.name in only.names]
+        own = [host for host in found if host.name in request.hosts.names]
         if not own:
-            names = [host.seen_for(model) for host in self.hosts if host.name in only.names]
+            names = [host.seen_for(model) for host in self.hosts if host.name in request.hosts.names]
             own = [self._by_name[name] for name in candidates(names, model, asked.conversation)]
         others = [host for host in found if host not in own and host.seen_for(model).present]
         return (own + others if any(host.takes_requests for host in own) or not others else others + own), model
+
+    async def _asked(self, request: Request, endpoint: Endpoint, body: Body) -> Wanted:
+        """Return what a request asks for; its body is read only where that matters."""
+        known = Wanted(model="" if request.hosts is None else request.hosts.model)
+        if endpoint.kind in (Kind.CHAT, Kind.COMPLETION):
+            asked = await self.wanted(request, endpoint, body)
+            return replace(asked, model=known.model or asked.model)
+        if known.model or (endpoint.policy is None and endpoint.operation not in (_SHOW, _PUSH)):
+            return known
+        return await self.wanted(request, endpoint, body)
 
     async def wanted(self, request: Request, endpoint: Endpoint, body: Body) -> Wanted:
         """Return what a request asks for."""
@@ -245,7 +260,7 @@ class Fleet:
         """Note a connection that a host refused or lost, and look at it."""
         if host.health.request_failed(self.clock.monotonic()):
             self._health_changed(host)
-        host.look.set()
+            host.look.set()
 
     def _health_changed(self, host: FleetHost) -> None:
         self.edition += 1
@@ -297,8 +312,8 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         named = None
         if self._named is not None and endpoint.policy is None:
             named = fleet.named(self._named)
-        if merged_lists.is_list(endpoint):
-            return await self._merged(endpoint, named or fleet.listing())
+        if merged_lists.is_list(endpoint) and named is None:
+            return await self._merged(endpoint, fleet.listing())
         if endpoint.changes:
             hosts = named or await fleet.for_change(request, endpoint, self._body)
             if len(hosts) > 1 and isinstance(self._body, bytes):
@@ -372,20 +387,28 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         try:
             async with asyncio.timeout(_LIST_DEADLINE), AsyncExitStack() as stack:
                 response = await self._sent(stack, host, "")
-                return Made(response.head, b"".join([chunk async for chunk in response.chunks()]))
+                body = b"".join([chunk async for chunk in response.chunks()])
+                return Made(merged_head(response.head, len(body)), body)
         except TimeoutError:
             raise unreachable(f"Ollama at {host.ollama.name} does not answer") from None
 
     async def _everywhere(self, stack: AsyncExitStack, hosts: Sequence[FleetHost]) -> UpstreamResponse:
         """Send a change to several hosts, and return their responses as one."""
-        sent = [self._sent(stack, host, "") for host in hosts]
+        asked = [host for host in hosts if not host.health.ejected] or hosts
+        failed = {host.name: host.why() for host in hosts if host not in asked}
+        begun: dict[str, UpstreamResponse] = {}
+        sent = [self._sent(stack, host, "", movable=True) for host in asked]
         found = await asyncio.gather(*sent, return_exceptions=True)
-        begun = {host.name: one for host, one in zip(hosts, found, strict=True) if not isinstance(one, BaseException)}
-        failed = {host.name: one for host, one in zip(hosts, found, strict=True) if isinstance(one, ProxyError)}
-        if len(begun) + len(failed) < len(hosts) or not begun:
+        for host, one in zip(asked, found, strict=True):
+            if isinstance(one, ProxyError):
+                failed[host.name] = one.message
+            elif isinstance(one, BaseException):
+                raise one
+            else:
+                begun[host.name] = one
+        if not begun:
             raise next(one for one in found if isinstance(one, BaseException))
-        everywhere = Everywhere(begun, {name: error.message for name, error in failed.items()})
-        return await stack.enter_async_context(everywhere)
+        return await stack.enter_async_context(Everywhere(begun, failed))
 
 
 async def _entered(

@@ -75,6 +75,11 @@ class FleetHost:
         """Whether requests are sent to it while there are others."""
         return not (self.health.ejected or self.draining)
 
+    @property
+    def state(self) -> str:
+        """What it is in one word."""
+        return "ejected" if self.health.ejected else "draining" if self.draining else "ok"
+
     def serves(self, model: str) -> bool:
         """Return whether the settings let it serve a model, by its canonical name."""
         return not self.about.models or model in self.about.models
@@ -117,8 +122,7 @@ class FleetHost:
 
     def described(self) -> dict[str, Any]:
         """Return how it is, and what it has, as JSON values."""
-        state = "ejected" if self.health.ejected else "draining" if self.draining else "ok"
-        told = {"name": self.name, "state": state, "weight": self.about.weight, "labels": [*self.about.labels]}
+        told = {"name": self.name, "state": self.state, "weight": self.about.weight, "labels": [*self.about.labels]}
         return {
             **told,
             **({"reason": self.why()} if self.health.ejected else {}),

@@ -41,10 +41,12 @@ class FleetLooks:
         self._changed = changed
         self._tags_at: dict[str, float] = {}
         self._looking: list[asyncio.Task[None]] = []
+        self._seeing: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Look at every host once, and go on in the background."""
         await asyncio.gather(*map(self.look, self._hosts))
+        await self.see_tags()
         self._looking = [
             self._tasks.spawn(self._keep_looking(host), "look at an upstream", endless=True) for host in self._hosts
         ]
@@ -61,9 +63,13 @@ class FleetLooks:
                     await host.look.wait()
             host.look.clear()
             await self.look(host)
+            seeing = self._seeing.get(host.name)
+            if not host.health.ejected and (seeing is None or seeing.done()):  # it must not hold up the next look
+                work = self._see(host)
+                self._seeing[host.name] = self._tasks.spawn(work, "see what an upstream has", endless=True)
 
     async def look(self, host: FleetHost) -> None:
-        """Look at a host once."""
+        """Look once whether a host is well."""
         try:
             async with asyncio.timeout(DEADLINE):
                 async with host.probes.ask(_get("/api/version"), None) as response:
@@ -77,10 +83,10 @@ class FleetLooks:
             host.reason = f"its own look got a {status}"
             self._failed(host)
             return
+        host.reason = ""
         if host.health.look_was_well(self._clock.monotonic()):
             host.tags_wanted = True
             self._changed(host)
-        await self._see(host)
 
     def _failed(self, host: FleetHost) -> None:
         ejected = host.health.look_failed(self._clock.monotonic())

@@ -9,6 +9,7 @@ const ANNOUNCE_EVERY = 60_000; // ms between two announcements to screen readers
 const FORECAST_EVERY = 60_000; // ms
 const MAX_SILENCE = 40_000; // ms without an event; a heartbeat comes every 15 s
 const RETRY = { first: 1000, last: 10_000 }; // ms before connecting again
+const HOSTS = { ok: "Serves", ejected: "Ejected", draining: "Drained" };
 const RESULTS = { hit: "Hit", miss: "Miss", bypass: "Bypass" };
 
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -93,7 +94,7 @@ function history() {
   put("peak", sums.peak ? `at most ${rate(sums.peak / newest.span)} a second` : "");
 }
 
-function machine({ models, gpus, store, upstream, audit }) {
+function machine({ models, gpus, store, upstream, audit, upstreams = [] }) {
   state("upstream", upstream.state, { ok: "Ollama answers", down: upstream.reason, unknown: "Ollama not contacted yet" });
   state("store", store.state, { ok: "Store answers", down: `Store is down: ${store.reason}` });
   put("keys", store.keys === null ? "–" : count(store.keys));
@@ -106,6 +107,9 @@ function machine({ models, gpus, store, upstream, audit }) {
     thing(name, known ? meter("GPU memory", bytes(vram, size), vram / size) : meter("Memory", bytes(size), null))));
   $("gpus-card").hidden = gpus.length === 0;
   $("gpus").replaceChildren(...gpus.map((gpu) => thing(gpu.name, ...meters(gpu))));
+  $("upstreams-card").hidden = upstreams.length === 0;
+  $("upstreams").replaceChildren(...upstreams.map(({ name, state, inFlight, loaded }) => thing(name,
+    meter(HOSTS[state], `${count(inFlight)} in flight, ${counted(loaded, "model")} loaded`, null))));
 }
 
 function audited({ checked, wrong, since }) {
