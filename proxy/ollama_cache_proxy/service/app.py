@@ -116,7 +116,10 @@ async def running(  # noqa: PLR0913 - what commands, workers and tests each choo
             await siblings.apply_settings_by(reload)
             stack.push_async_callback(siblings.leave)
         stack.callback(own.events.close)  # clients of the live page would otherwise delay the drain
-        context.tasks.spawn(_probe_ollama(opened.probes), "probe Ollama")
+        if opened.fleet is None:
+            context.tasks.spawn(_probe_ollama(opened.probes), "probe Ollama")
+        else:
+            opened.fleet.start()
         yield Running(
             url=context.address.url,
             listener=listener,

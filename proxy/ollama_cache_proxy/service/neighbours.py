@@ -91,7 +91,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     turns = Turns()
     ollamas: OpenedFleet | _OpenedOllama
     if tables:
-        ollamas = await open_fleet(context, tables, chosen.values, turns, stack)
+        ollamas = open_fleet(context, tables, chosen.values, turns, stack)
     else:
         ollamas = _opened_ollama(context, url, chosen.values, stack)
     upstream, probes, models = ollamas.upstream, ollamas.probes, ollamas.models

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from contextlib import AsyncExitStack
-from typing import Final
 from urllib.parse import urlsplit
 
 from ollama_cache_proxy.core.store_ports import ValueStore
@@ -26,9 +24,6 @@ from ollama_cache_proxy.upstream.ollama_server import Ollama
 from ollama_cache_proxy.upstream.probes import Probes
 from ollama_cache_proxy.upstream.runners import OllamaRunners
 
-_FIRST_LOOKS: Final = 3.0
-"""Seconds that the first looks at all hosts may take; what they find later counts later."""
-
 
 @record
 class OpenedFleet:
@@ -40,10 +35,10 @@ class OpenedFleet:
     contexts: FleetContexts
 
 
-async def open_fleet(
+def open_fleet(
     context: Context, tables: tuple[UpstreamTable, ...], values: ValueStore, turns: Turns, stack: AsyncExitStack
 ) -> OpenedFleet:
-    """Open the Ollamas of these tables, and look at each; raise SettingsError. The stack closes them."""
+    """Open the Ollamas of these tables; raise SettingsError. The stack closes them."""
     settings = context.settings
     hosts = [_host(context, table) for table in tables]
     fleet = Fleet(
@@ -60,8 +55,6 @@ async def open_fleet(
         host.name: _models(context, host, table, values, contexts[host.name], tells=host is hosts[0])
         for host, table in zip(hosts, tables, strict=True)
     }
-    starting = context.tasks.spawn(fleet.start(), "look at the upstreams")
-    await asyncio.wait({starting}, timeout=_FIRST_LOOKS)
     return OpenedFleet(
         upstream=fleet,
         probes=FleetProbes(fleet, authorization=secret(settings.upstream_authorization)),

@@ -36,6 +36,8 @@ from ollama_cache_proxy.upstream.fleet_responses import Everywhere, Made, merged
 X_UPSTREAM: Final = b"x-upstream"
 _QUICK: Final = 1 << 18
 """Bytes of a body that is read in one turn of the event loop."""
+_FIRST_LOOKS: Final = 3.0
+"""Seconds that a request waits for the first looks at all hosts."""
 _SEE_AGAIN: Final = 1.0
 """Seconds between two looks for a model that no host was seen to have."""
 _LIST_DEADLINE: Final = 5.0
@@ -73,10 +75,16 @@ class Fleet:
         self._well: bool | None = None
         self._seen_at = float("-inf")
         self._seeing: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._tasks = tasks
 
-    async def start(self) -> None:
-        """Look at the hosts, and go on looking."""
+    def start(self) -> asyncio.Task[None]:
+        """Begin to look at the hosts, once; return the task of the first looks, for which requests wait a moment."""
+        if self._starting is None:
+            self._starting = self._tasks.spawn(self._start(), "look at the upstreams", endless=True)
+        return self._starting
+
+    async def _start(self) -> None:
         await self.looks.start()
         self._report()
 
@@ -185,6 +193,8 @@ class Fleet:
 
     async def having(self, model: str, conversation: bytes = b"") -> list[FleetHost]:
         """Return the hosts that a request for a model may be sent to, the best one first."""
+        if not (starting := self.start()).done():
+            await asyncio.wait({starting}, timeout=_FIRST_LOOKS)
         if not any(host.seen_for(model).present for host in self.hosts if host.takes_requests):
             await self._see_anew()
         names = candidates([host.seen_for(model) for host in self.hosts], model, conversation)
