@@ -32,6 +32,7 @@ async def measure(folder: Path, rounds: int, seconds: int, only: str) -> dict[st
     measuring = Measuring(folder, rounds, seconds)
     parts: dict[str, Callable[[], Awaitable[Any]]] = {
         "notices": measuring.notices,
+        "leases": measuring.leases,
         "fit": lambda: measuring.cases(FIT),
         "checked": lambda: measuring.cases(CHECKED),
         "memory": measuring.memory,
@@ -44,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="seconds of each run of wrk")
-    parser.add_argument("--only", default="", help="notices, fit, checked or memory; it replaces the older one")
+    parser.add_argument("--only", default="", help="notices, leases, fit, checked or memory; it replaces the older one")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     given = parser.parse_args()
     if not given.report:

@@ -271,6 +271,24 @@ class Measuring:
                 found.append({"proxy": heard / _WRITES * 1e6, "store": (with_one - with_none) / _WRITES * 1e6})
         return found
 
+    async def leases(self) -> list[dict[str, float]]:
+        """Return what a miss costs more where it takes a lease: two proxies before one store take turns."""
+        os.sched_setaffinity(0, {LOAD_CORE})
+        async with self._subjects() as subjects:
+            client = redis.Redis.from_url(await subjects.redis())
+            await stub(subjects, _KILO)
+            settings: tuple[dict[str, str], ...] = (_ALONE, {})
+            pair = [await subjects.proxy("proxy", OCP_HOT_BYTES="0", **each) for each in settings]
+            bodies = self._folder / "bodies"
+            bodies.write_bytes(question(0).replace(b"000000", b"NUMBER"))
+            case, found = Case(entries=1000, body=_KILO, hit=0.0, hot=False), []
+            for number in range(-1, self._rounds):
+                runs = [await self._taken(proxy, client, subjects.helpers[0], bodies, case) for proxy in pair]
+                if number >= 0:  # the first ones warm up
+                    alone, leased = map(asdict, runs)
+                    found.append({name: leased[name] - alone[name] for name in ("proxy", "store", "commands", "bytes")})
+        return found
+
     async def memory(self) -> list[dict[str, float]]:
         """Return the store's memory for an entry, in bytes, by number and size."""
         os.sched_setaffinity(0, {LOAD_CORE})

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ollama_cache_proxy.workbench.capacity import Coefficients, Cost
+from ollama_cache_proxy.workbench.capacity import Coefficients, Cost, Costs
 
 MEASURED: Final = Coefficients(
 {values})
@@ -104,6 +104,9 @@ def coefficients(results: Results) -> Coefficients:
     def share(case: Case) -> Mix:
         return mix_of(hit=case.hit, body=case.body, entries=case.entries, hot_bytes=_HOT_BYTES, known=bounds)
 
+    def lease(figure: str) -> float:
+        return _rounded(statistics.median(run[figure] for run in results["leases"]))
+
     bounds = replace(_NOTHING_KNOWN, notes=CAPACITY // NOTE_BYTES, hot_entry=_HOT_ENTRY)
     noted = cost(NOTED, NOTED_LARGE, "proxy")
     stored = cost(STORED, STORED_LARGE, "proxy", (middle(NOTED, "proxy"), middle(NOTED_LARGE, "proxy")))
@@ -128,6 +131,7 @@ def coefficients(results: Results) -> Coefficients:
         parsed=_rounded(parsed),
         stored=stored,
         missed=missed,
+        lease=Costs(proxy=lease("proxy"), store=lease("store"), commands=lease("commands"), wire=lease("bytes")),
         several=_rounded(max(1.0, (middle(SEVERAL, "proxy") - notices["proxy"]) / middle(MISSED, "proxy"))),
         notice=_rounded(notices["proxy"]),
         store_found=store_found,
@@ -156,7 +160,7 @@ def _without_note(hit: float, mix: Mix, noted: Cost, stored: Cost) -> float:
 
 _UNKNOWN: Final[dict[str, Any]] = {
     field.name: Cost(fixed=0) if field.type == "Cost" else 0 for field in fields(Coefficients)
-}
+} | {"lease": Costs(proxy=0, store=0, commands=0, wire=0)}
 _NOTHING_KNOWN: Final = Coefficients(**_UNKNOWN)
 
 
@@ -172,8 +176,9 @@ def module(known: Coefficients) -> str:
 
 
 def _literal(value: Any) -> str:
-    if isinstance(value, Cost):
-        return f"Cost(fixed={value.fixed!r}, byte={value.byte!r})"
+    if isinstance(value, Cost | Costs):
+        members = (f"{field.name}={getattr(value, field.name)!r}" for field in fields(value))
+        return f"{type(value).__name__}({', '.join(members)})"
     if isinstance(value, tuple):
         return f"({', '.join(map(_literal, value))})"
     return f"{value:_}" if isinstance(value, int) else repr(value)
@@ -219,9 +224,11 @@ def _coefficients(results: Results, known: Coefficients) -> Iterator[str]:
         ("proxy, a parsed hit", Cost(fixed=known.parsed, byte=known.noted.byte)),
         ("more for each of these, where it is in the store", known.stored),
         ("proxy, a miss", known.missed),
+        ("more for it, where it takes a lease (several proxies)", Cost(fixed=known.lease.proxy)),
         ("store, a noted or posed hit: µs of CPU", known.store_found),
         ("store, a parsed hit", Cost(fixed=known.store_parsed, byte=known.store_found.byte)),
         ("store, a miss", known.store_missed),
+        ("more for it, where it takes a lease", Cost(fixed=known.lease.store)),
         ("store, memory of an entry: bytes", Cost(fixed=known.entry, byte=1)),
         ("between proxy and store, a hit: bytes", Cost(fixed=known.wire_found, byte=1)),
         ("between proxy and store, a miss: bytes", Cost(fixed=known.wire_missed, byte=1)),
@@ -235,6 +242,8 @@ def _coefficients(results: Results, known: Coefficients) -> Iterator[str]:
     yield f"| notes of a process, as it bounds them | {known.notes:,} | |"
     yield f"| store, commands of a noted or posed hit | {_text(known.commands_found)} | |"
     yield f"| store, commands of a miss | {_text(known.commands_missed)} | |"
+    leased = sorted(run["proxy"] for run in results["leases"])
+    yield f"| store, commands of a lease ({_spread(leased)} µs of the proxy) | {_text(known.lease.commands)} | |"
     yield f"| a request with two workers on a host × with one | {_text(known.several)} | |"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.capacity.measuring import CHECKED, FIT, MEMORY, Case, key_of
 from benchmarks.capacity.report import checks, coefficients, module
-from ollama_cache_proxy.workbench.capacity import Coefficients, Cost, costs, mix_of
+from ollama_cache_proxy.workbench.capacity import Coefficients, Cost, Costs, costs, mix_of
 
 NAMES = [field.name for field in fields(Coefficients) if field.name not in ("bodies", "entries", "workers")]
 
@@ -25,6 +25,7 @@ def known(**changed: Any) -> Coefficients:
         parsed=300,
         stored=Cost(fixed=10, byte=0.002),
         missed=Cost(fixed=500, byte=0.003),
+        lease=Costs(proxy=200, store=10, commands=5, wire=600),
         several=1.1,
         notice=4,
         notes=9362,
@@ -64,6 +65,7 @@ def results(model: Coefficients) -> dict[str, Any]:
         "fit": rows(FIT),
         "checked": rows(CHECKED),
         "notices": [{"proxy": model.notice, "store": model.store_notice}],
+        "leases": [{"proxy": 200.0, "store": 10.0, "commands": 5.0, "bytes": 600.0}],
         "memory": [{"entries": 1000, "body": size, "bytes": size + model.entry} for size in MEMORY],
     }
 
@@ -76,6 +78,8 @@ def test_what_the_runs_are_made_of_is_found_in_them(name: str) -> None:
             pytest.approx(wanted.fixed, rel=0.02),
             pytest.approx(wanted.byte, rel=0.05),
         )
+    elif isinstance(wanted, Costs):
+        assert found == wanted
     else:
         assert found == pytest.approx(wanted, rel=0.02)
 

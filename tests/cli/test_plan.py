@@ -63,6 +63,11 @@ async def test_the_part_that_is_full_first_follows_from_what_there_is(more: tupl
     assert (await planned("--rate", "100", *more))["first"] == first
 
 
+async def test_a_miss_takes_a_lease_where_there_are_several_proxies() -> None:
+    one, two = [await planned("--hit-rate", "0", "--rate", "100", "--hosts", hosts) for hosts in ("1", "2")]
+    assert two["storeCommandsPerSecond"] - one["storeCommandsPerSecond"] == pytest.approx(100 * MEASURED.lease.commands)
+
+
 async def test_without_a_hot_tier_every_hit_costs_the_store() -> None:
     load = ("--rate", "100", "--hit-rate", "1", "--entries", "100")
     with_one, without = await planned(*load), await planned(*load, "--hot-bytes", "0")

@@ -11,6 +11,7 @@ from ollama_cache_proxy.workbench.capacity import (
     Basis,
     Coefficients,
     Cost,
+    Costs,
     Demand,
     Mix,
     Part,
@@ -30,6 +31,7 @@ KNOWN = Coefficients(
     parsed=300,
     stored=Cost(fixed=20, byte=0.01),
     missed=Cost(fixed=500, byte=0.1),
+    lease=Costs(proxy=200, store=10, commands=5, wire=600),
     several=1.5,
     notice=5,
     notes=1000,
@@ -86,6 +88,8 @@ def part(name: str, made: Plan) -> Part:
         (Mix(hit=0.8, hot=0, noted=0.5, body=0), 0.4 * 50 + 0.4 * 320 + 100, 0.4 * 12 + 4, 0.6 + 0.4, 0.8 * 600 + 160),
         (Mix(hit=0, hot=0, noted=0, body=1000), 600, 22, 2, 1800),
         (Mix(hit=0, hot=0, noted=0, body=0), 500, 20, 2, 800),
+        (Mix(hit=0, hot=0, noted=0, body=0, leased=True), 700, 30, 7, 1400),
+        (Mix(hit=1, hot=1, noted=1, body=1000, leased=True), 11, 0, 0, 0),
     ],
 )
 def test_a_request_costs_what_becomes_of_it(mix: Mix, proxy: float, store: float, commands: float, wire: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ollama_cache_proxy.cli import options
@@ -154,7 +155,7 @@ def _demand(arguments: argparse.Namespace, known: Coefficients) -> Demand:
         mix = favouring(mix, arguments.hot_share)
     return Demand(
         rate=rate,
-        mix=mix,
+        mix=replace(mix, leased=arguments.hosts * arguments.workers > 1),
         request=arguments.request_bytes,
         entries=entries,
         lifetime=arguments.lifetime if grows else None,

@@ -47,6 +47,16 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What something costs: microseconds of CPU of the proxy and of the store, commands, bytes between them."""
+
+    proxy: float
+    store: float
+    commands: float
+    wire: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Coefficients:
     """What was measured, and within which bounds. Times are microseconds of CPU."""
 
@@ -64,6 +74,8 @@ class Coefficients:
     """Of the proxy, more for a hit in the store than for one in the hot tier."""
     missed: Cost
     """Of the proxy, for a miss that is stored."""
+    lease: Costs
+    """More for a miss that takes a lease, as it does where several proxies share a store."""
     several: float
     """Times all that with several workers on a host."""
     notice: float
@@ -112,16 +124,8 @@ class Mix:
     """Of hits without a note, the share that gets one."""
     tier: bool = True
     """Whether each process has a hot tier, and so is told of writes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """What one request of a mix costs: microseconds of CPU, commands, bytes."""
-
-    proxy: float
-    store: float
-    commands: float
-    wire: float
+    leased: bool = False
+    """Whether each miss takes a lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +230,7 @@ def costs(mix: Mix, known: Coefficients, *, processes: int, several: bool) -> Co
     """Return what a request costs; `several`: hosts have several workers."""
     missed, noted, unnoted = 1 - mix.hit, mix.hit * mix.noted, mix.hit * (1 - mix.noted)
     stored = mix.hit * (1 - mix.hot)
-    told = missed * (processes - 1) * mix.tier
+    told, leased = missed * (processes - 1) * mix.tier, missed * mix.leased
     posed = unnoted >= MOSTLY * (unnoted + missed)
     proxy = (
         noted * (known.noted.of(mix.body) + known.disturbed * min(1.0, missed / DISTURBING))
@@ -234,6 +238,7 @@ def costs(mix: Mix, known: Coefficients, *, processes: int, several: bool) -> Co
         + unnoted * known.noted.byte * mix.body
         + stored * known.stored.of(mix.body)
         + missed * known.missed.of(mix.body)
+        + leased * known.lease.proxy
     )
     alone = 0.0 if posed else stored * (1 - mix.noted)
     together = stored - alone
@@ -242,9 +247,15 @@ def costs(mix: Mix, known: Coefficients, *, processes: int, several: bool) -> Co
         store=together * known.store_found.of(mix.body)
         + alone * (known.store_parsed + known.store_found.byte * mix.body)
         + missed * known.store_missed.of(mix.body)
-        + told * known.store_notice,
-        commands=together * known.commands_found + alone + missed * known.commands_missed,
-        wire=stored * (known.wire_found + mix.body) + missed * (known.wire_missed + mix.body),
+        + told * known.store_notice
+        + leased * known.lease.store,
+        commands=together * known.commands_found
+        + alone
+        + missed * known.commands_missed
+        + leased * known.lease.commands,
+        wire=stored * (known.wire_found + mix.body)
+        + missed * (known.wire_missed + mix.body)
+        + leased * known.lease.wire,
     )
 
 

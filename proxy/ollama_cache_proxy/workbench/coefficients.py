@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ollama_cache_proxy.workbench.capacity import Coefficients, Cost
+from ollama_cache_proxy.workbench.capacity import Coefficients, Cost, Costs
 
 MEASURED: Final = Coefficients(
     noted=Cost(fixed=15.5, byte=0.000541),
@@ -14,6 +14,7 @@ MEASURED: Final = Coefficients(
     parsed=399.0,
     stored=Cost(fixed=17.4, byte=0.000536),
     missed=Cost(fixed=536.0, byte=0.000432),
+    lease=Costs(proxy=187.0, store=18.9, commands=5.57, wire=643.0),
     several=1.0,
     notice=14.6,
     notes=9_362,
