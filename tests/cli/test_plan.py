@@ -63,6 +63,11 @@ async def test_the_part_that_is_full_first_follows_from_what_there_is(more: tupl
     assert (await planned("--rate", "100", *more))["first"] == first
 
 
+async def test_a_store_that_cannot_hold_the_entries_is_named_whatever_the_rate() -> None:
+    done = await piped("plan", "--entries", "1e9")
+    assert done.out.splitlines()[1] == "Too small at any rate: Store, memory."
+
+
 async def test_a_miss_takes_a_lease_where_there_are_several_proxies() -> None:
     one, two = [await planned("--hit-rate", "0", "--rate", "100", "--hosts", hosts) for hosts in ("1", "2")]
     assert two["storeCommandsPerSecond"] - one["storeCommandsPerSecond"] == pytest.approx(100 * MEASURED.lease.commands)

@@ -179,7 +179,10 @@ def _print(screen: Any, demand: Demand, made: Plan, known: Coefficients) -> None
         f" tier), {_number(made.misses)} misses; {demand.entries:,.0f} entries of {size(round(made.entry))}."
     )
     first = made.first
-    screen.say(f"Full first: {first.name}, at {_number(first.full_at or 0)} requests a second.")
+    if first.full_at is None:
+        screen.say(f"Too small at any rate: {first.name}.")
+    else:
+        screen.say(f"Full first: {first.name}, at {_number(first.full_at)} requests a second.")
     screen.print()
     columns = [
         Column(title="Part"),

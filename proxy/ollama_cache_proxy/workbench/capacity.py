@@ -196,12 +196,14 @@ class Plan:
 
     @property
     def first(self) -> Part:
-        """The part that is full first when the rate grows."""
-        return min((part for part in self.parts if part.full_at is not None), key=_full_at)
+        """The part that is full first when the rate grows, or is so at any rate."""
+        return min(self.parts, key=_full_at)
 
 
 def _full_at(part: Part) -> float:
-    return math.inf if part.full_at is None else part.full_at
+    if part.full_at is None:
+        return 0.0 if part.busy > 1 else math.inf
+    return part.full_at
 
 
 def mix_of(*, hit: float, body: float, entries: float, hot_bytes: float, known: Coefficients) -> Mix:
