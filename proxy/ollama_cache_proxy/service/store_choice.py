@@ -26,6 +26,7 @@ from ollama_cache_proxy.stores.redis.redis_client import Client, RedisClient
 from ollama_cache_proxy.stores.redis.redis_entries import RedisEntries
 from ollama_cache_proxy.stores.redis.redis_store import RedisStore
 from ollama_cache_proxy.stores.redis.server_process import until_accepts
+from ollama_cache_proxy.stores.redis.shared_flights import RedisFlights
 from ollama_cache_proxy.stores.redis.store_trouble import StoreTrouble
 from ollama_cache_proxy.stores.tiered import TieredStore
 
@@ -91,6 +92,8 @@ async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
     if unknown:
         context.log.say(unknown, warning=True)
     chosen = await _redis(context, stack, url)
+    if isinstance(chosen.flights, RedisFlights):
+        context.tasks.spawn(chosen.flights.company.follow(), "look for other proxies", endless=True)
     context.log.say(
         f"Store: {chosen.name}, shared with every proxy that uses it; its own settings decide what survives a restart"
     )

@@ -142,9 +142,9 @@ COMMANDS: Final = {
         ),
         Command(
             name="HINCRBY",
-            purpose="statistics",
+            purpose="statistics, and whether other proxies use the store",
             without=Without.LESS,
-            effect="statistics are each process's own, and end with it",
+            effect="statistics are each process's own, and end with it; each miss takes a lease, in company or not",
         ),
         Command(
             name="HSETNX",
@@ -154,9 +154,10 @@ COMMANDS: Final = {
         ),
         Command(
             name="HGETALL",
-            purpose="statistics of other proxies",
+            purpose="statistics of other proxies, and whether there are any",
             without=Without.LESS,
-            effect="statistics of other proxies, and of the time before the start, are seen late or not at all",
+            effect="statistics of other proxies, and of the time before the start, are seen late or not at all; each"
+            " miss takes a lease",
         ),
         Command(
             name="PUBLISH",

@@ -4,6 +4,7 @@
     ocp:1:e:⟨generation⟩:⟨key⟩    an entry
     ocp:1:f:⟨generation⟩:⟨key⟩    the lease of a flight that proxies share, and the channel of its end
     ocp:1:purged                  a random token for each purge that began
+    ocp:1:processes               a number for each process, by which others see that it is there
     ocp:1:⟨name⟩                  a value that is no entry, or a hash of totals
     ocp:1:deletions               in a store that is kept: how many deletions there were
     ocp:1:start                   the same: a random token for each start of its server
@@ -27,6 +28,7 @@ _PREFIX: Final = "ocp:1:"
 _ENTRIES: Final = _PREFIX + "e:"
 FLIGHTS: Final = _PREFIX + "f:"
 PURGED: Final = _PREFIX + "purged"
+PROCESSES: Final = _PREFIX + "processes"
 GENERATION: Final = _PREFIX + "generation"
 DELETIONS: Final = _PREFIX + "deletions"
 START: Final = _PREFIX + "start"

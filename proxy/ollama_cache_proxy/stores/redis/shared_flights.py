@@ -24,6 +24,7 @@ from redis.exceptions import ResponseError
 from ollama_cache_proxy.core.store_ports import Ended, Ending, Held, Lease
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.stores.redis.commands import Commands, is_refusal
+from ollama_cache_proxy.stores.redis.company import Company
 from ollama_cache_proxy.stores.redis.guard import Guard
 from ollama_cache_proxy.stores.redis.key_layout import PURGED, flight_name
 from ollama_cache_proxy.stores.redis.lane import Wire, connect
@@ -48,6 +49,7 @@ class RedisFlights:
         self.lane = client.lane
         self.guard = guard
         self.tasks = tasks
+        self.company = Company(client, guard, commands)
         self._commands = commands
         self._channels = _Channels(client)
         self._purged = b""
@@ -66,8 +68,8 @@ class RedisFlights:
         self._channels.close()
 
     async def begin(self, name: str) -> Lease | Held | None:
-        """See store_ports.SharedFlights. A lease that nobody holds takes one round trip."""
-        if self._commands.refused("PUBLISH") is not None:
+        """See store_ports.SharedFlights. A lease that nobody holds takes one round trip; a process alone needs none."""
+        if self.company.alone or self._commands.refused("PUBLISH") is not None:
             return None
         own, token, purged = flight_name(name), secrets.token_hex(_TOKEN_BYTES).encode(), self._purged
         asked = asyncio.get_running_loop().time()
