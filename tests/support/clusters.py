@@ -100,7 +100,20 @@ class Cluster:
         raise AssertionError("no node answers")
 
     def move(self, slot: int, to: RedisServer) -> None:
-        """Move a slot with all that is in it, as `redis-cli --cluster reshard` does."""
+        """Move a slot with all that is in it, once the cluster is in order; a node that is just coming back refuses."""
+        ends = time.monotonic() + _WITHIN
+        while True:
+            try:
+                self._move(slot, to)
+            except (redis.RedisError, AssertionError):
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
+
+    def _move(self, slot: int, to: RedisServer) -> None:
+        """Move a slot as `redis-cli --cluster reshard` does."""
         origin = self.owner(slot)
         if origin is to:
             return
