@@ -65,7 +65,7 @@ class Flight(Generic[T]):
     """One upstream request and the clients that wait for it; `hold` counts the bytes that it has in memory.
 
     `attempt` is 1, or one more than that of the failed flight whose clients wait for this one. `on_response` is called
-    with the response, before those who wait get it.
+    with the response, before those who wait get it; `on_chunk` with each chunk of a stream, an empty one at its end.
     """
 
     def __init__(self, linger: float, hold: Hold, attempt: int = 1) -> None:
@@ -77,6 +77,7 @@ class Flight(Generic[T]):
         self.stored = False
         """Whether what Ollama sent is stored."""
         self.on_response: Callable[[T], None] | None = None
+        self.on_chunk: Callable[[bytes], None] | None = None
         self._linger = linger
         self._seats: set[Seat] = set()
         self._outcome: T | ProxyError | None = None

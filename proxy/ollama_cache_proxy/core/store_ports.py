@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum, StrEnum
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from ollama_cache_proxy.policy.lifetimes import Renewal
-from ollama_cache_proxy.policy.messages import Description, StoredResponse
+from ollama_cache_proxy.policy.messages import Description, ResponseHead, StoredResponse
 from ollama_cache_proxy.policy.record import record
 
 
@@ -174,8 +174,33 @@ class Lease(Protocol):
     async def purged_elsewhere(self) -> bool:
         """Return whether another process has begun a purge since the lease was taken, as far as the store tells."""
 
+    def show(self, head: ResponseHead, followed: Callable[[], None]) -> None:
+        """Let others follow the response while it arrives; it begins with this head.
+
+        `followed` is called when somebody does, once. As long as nobody does, nothing is sent.
+        """
+
+    def add(self, chunk: bytes) -> None:
+        """Pass on one more chunk; an empty one is the end of a complete stream. Waits for nothing."""
+
+    def close_to_new(self) -> None:
+        """Let nobody follow from now on who does not already."""
+
     def end(self, ended: Ended) -> None:
         """Tell all who wait for it how it ended, and give it up. Waits for nothing; only the first call counts."""
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A response that another process passes on while it arrives. Whoever gets one has to close it."""
+
+    head: ResponseHead
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the chunks, from the first to the last. Raises ProxyError where the stream breaks off."""
+
+    def close(self) -> None:
+        """Follow no longer."""
 
 
 @runtime_checkable
@@ -185,12 +210,17 @@ class Held(Protocol):
     async def ended(self) -> Ended | None:
         """Wait for its end. Return None where that was not told: the lease, or the store, is gone."""
 
+    async def streamed(self) -> Streamed | Ended | None:
+        """Wait for the first chunk of the response, or what `ended` returns."""
+
 
 class SharedFlights(Protocol):
     """Flights that the processes with one store share. No method raises for a fault of the store."""
 
-    async def begin(self, name: str) -> Lease | Held | None:
+    async def begin(self, name: str, *, streamed: bool = False) -> Lease | Held | None:
         """Take the lease of this name; return the one that is held already where there is one.
+
+        With `streamed`, others may follow the response while it arrives.
 
         None means to ask without: the store does not answer, refuses, or there was a purge since that one began.
         """

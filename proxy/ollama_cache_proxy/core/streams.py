@@ -85,31 +85,36 @@ class StreamFetcher(Fetcher):
                         flight.close(tail, recording.held)
                     elif question.candidate.endpoint.dialect.ends(chunk):
                         flight.linger(_TO_THE_END)
+                    if flight.on_chunk is not None and chunk:
+                        flight.on_chunk(chunk)
                     yield chunk
 
             complete = await tail.feed(recorded())
+            if complete and flight.on_chunk is not None:
+                flight.on_chunk(b"")
             self._report_work(question, head, excerpt)
             if not complete:
                 flight.close(tail)
         if detail is None:
-            await self._store_stream(question, head, recording, self._clock.monotonic() - begun, complete=complete)
+            took = self._clock.monotonic() - begun
+            flight.stored = await self._store_stream(question, head, recording, took, complete=complete)
 
     async def _store_stream(
         self, question: Question, head: ResponseHead, recording: _Recording, took: float, *, complete: bool
-    ) -> None:
-        """Store a complete recording, else report why it is not stored."""
+    ) -> bool:
+        """Store a complete recording, else report why it is not stored; return whether it is."""
         if recording.excess is not None:
             self.report_not_stored(question, recording.excess)
-            return
+            return False
         if not complete:
             self.report_not_stored(question, Detail.INCOMPLETE)
-            return
+            return False
         body = await self.computed(joined(recording.chunks), recording.held)
         fresh = self.freshness(question, head, took)
         verdict = await self.judge(question, head, body, fresh)
         if isinstance(verdict, Detail):
             self.report_not_stored(question, verdict)
-            return
+            return False
         entry = self.entry(
             question,
             head,
@@ -119,4 +124,4 @@ class StreamFetcher(Fetcher):
             tokens=(verdict.prompt_tokens, verdict.output_tokens),
             pieces=packed(zip(recording.at, map(len, recording.chunks), strict=True)),
         )
-        await self.store(question, ((question.key, entry),))
+        return await self.store(question, ((question.key, entry),))

@@ -16,7 +16,7 @@ from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.e2e.faults.conftest import Measured
 from tests.support import canary
 from tests.support.processes import Command, serve
-from tests.support.rawhttp import RawAnswer, ask
+from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import RedisServer
 from tests.support.waiting import until
 
@@ -101,6 +101,41 @@ async def test_when_the_proxy_that_asks_stands_still_another_asks(
         measured(50, "asks", slow.inferences)
         measured(50, "errors", lost + other + sum(answer.status != 200 for answer in [*answers, *others]))
         measured(50, "torn", torn(answers))
+
+
+@row(50)
+async def test_when_the_proxy_that_streams_is_killed_its_followers_are_cut_and_nobody_has_a_part_for_the_whole(
+    redis_server: RedisServer, measured: Measured
+) -> None:
+    """Those who come afterwards are answered."""
+    environment = {"OCP_STORE": "redis", "OCP_REDIS_URL": redis_server.url, "OCP_CACHE_STREAMS": "true"}
+    environment["OCP_STORE_DEADLINE"] = "5"
+    body = json.dumps({"model": "tiny", "prompt": "stream"}).encode()
+    async with (
+        Simulator(Behaviour(completion_delay=0.1, token_rate=10)) as simulator,
+        served(simulator, **environment) as (leader, first),
+        served(simulator, **environment) as (_, second),
+        await RawConnection.open(first) as own,
+        await RawConnection.open(second) as follower,
+    ):
+        own.send("POST", "/api/generate", body=body)
+        await own.head()
+        follower.send("POST", "/api/generate", body=body)
+        await follower.head()
+        await follower.chunk()
+        leader.process.kill()
+        ended = False
+        try:
+            async with asyncio.timeout(30):
+                while await follower.chunk():
+                    pass
+            ended = True
+        except (asyncio.IncompleteReadError, ConnectionResetError):
+            pass
+        again = await ask(second, "POST", "/api/generate", body=body)
+        measured(50, "asks", simulator.inferences)
+        measured(50, "errors", again.status != 200)
+        measured(50, "torn", ended + (not json.loads(again.chunks[-1])["done"]))
 
 
 def workers_of(command: Command) -> list[int]:

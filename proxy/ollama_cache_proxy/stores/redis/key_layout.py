@@ -3,6 +3,7 @@
     ocp:1:generation              the current generation: a random token, 32 hexadecimal digits
     ocp:1:e:⟨generation⟩:⟨key⟩    an entry
     ocp:1:f:⟨generation⟩:⟨key⟩    the lease of a flight that proxies share, and the channel of its end
+    ocp:1:f:at:⟨process⟩          the channel on which a process hears who follows its streams
     ocp:1:purged                  a random token for each purge that began
     ocp:1:processes               a number for each process, by which others see that it is there
     ocp:1:⟨name⟩                  a value that is no entry, or a hash of totals
@@ -48,6 +49,11 @@ def entry_name(generation: str, key: str) -> str:
 def flight_name(flight: str) -> str:
     """Return the name of a flight's lease, which is that of its channel too."""
     return FLIGHTS + flight
+
+
+def ears_of(process: bytes) -> str:
+    """Return the name of the channel on which a process hears who wants to follow its streams."""
+    return f"{FLIGHTS}at:{process.decode('latin-1')}"
 
 
 def value_name(name: str) -> str:

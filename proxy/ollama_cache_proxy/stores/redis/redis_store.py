@@ -68,7 +68,7 @@ class RedisStore:
             tasks=tasks,
         )
         self.values = RedisValues(client, guard, commands)
-        self.flights = RedisFlights(client, guard, commands, tasks=tasks)
+        self.flights = RedisFlights(client, guard, commands, codec=codec, tasks=tasks)
         self.gauges = RedisGauges(client, guard, count, commands=commands, tasks=tasks)
         self.state = guard.state
         client.on_change.append(guard.look_again)
