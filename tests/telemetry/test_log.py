@@ -19,6 +19,8 @@ from ollama_cache_proxy.core.facts import (
     Stored,
     StoreFault,
     Unaudited,
+    UpstreamChanged,
+    UpstreamState,
     Worked,
 )
 from ollama_cache_proxy.policy.audit_causes import Cause
@@ -368,3 +370,19 @@ def test_what_lines_have_in_common_is_remembered_for_so_many_exchanges() -> None
         log.again(replace(EXCHANGE, bytes_sent=number), 0.5)
     assert len(log._lines) <= 1024
     assert [json.loads(line)["bytes_sent"] for line in stream.getvalue().splitlines()] == list(range(3000))
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "said"),
+    [
+        (UpstreamState.EJECTED, "it does not answer", "gpu1 takes no requests for now: it does not answer"),
+        (UpstreamState.BACK, "", "gpu1 takes requests again"),
+        (UpstreamState.DRAINED, "", "gpu1 is drained: no new requests go there"),
+        (UpstreamState.RESUMED, "", "gpu1 is no longer drained"),
+    ],
+)
+def test_what_becomes_of_one_of_several_ollamas_is_said(state: UpstreamState, reason: str, said: str) -> None:
+    event = UpstreamChanged(name="gpu1", state=state, reason=reason)
+    assert said in written(event)
+    told = json.loads(written(event, style=Style.JSON))
+    assert told.items() >= {"event": "upstreamchanged", "name": "gpu1", "state": state.value}.items()

@@ -76,12 +76,12 @@ class Fleet:
         self._seen_at = float("-inf")
         self._seeing: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._tasks = tasks
+        self.tasks = tasks
 
     def start(self) -> asyncio.Task[None]:
         """Begin to look at the hosts, once; return the task of the first looks, for which requests wait a moment."""
         if self._starting is None:
-            self._starting = self._tasks.spawn(self._start(), "look at the upstreams", endless=True)
+            self._starting = self.tasks.spawn(self._start(), "look at the upstreams", endless=True)
         return self._starting
 
     async def _start(self) -> None:
@@ -254,7 +254,7 @@ class Fleet:
         if self._seeing is None or self._seeing.done():
             if self.clock.monotonic() - self._seen_at < _SEE_AGAIN:
                 return
-            self._seeing = self._tasks.spawn(self.looks.see_tags(), "look for a model")
+            self._seeing = self.tasks.spawn(self.looks.see_tags(), "look for a model")
         await asyncio.shield(self._seeing)
         self._seen_at = self.clock.monotonic()
 
@@ -404,6 +404,7 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
 
     async def _everywhere(self, stack: AsyncExitStack, hosts: Sequence[FleetHost]) -> UpstreamResponse:
         """Send a change to several hosts, and return their responses as one."""
+        fleet = self._fleet
         asked = [host for host in hosts if not host.health.ejected] or hosts
         failed = {host.name: host.why() for host in hosts if host not in asked}
         begun: dict[str, UpstreamResponse] = {}
@@ -418,7 +419,7 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
                 begun[host.name] = one
         if not begun:
             raise next(one for one in found if isinstance(one, BaseException))
-        return await stack.enter_async_context(Everywhere(begun, failed))
+        return await stack.enter_async_context(Everywhere(begun, failed, fleet.tasks))
 
 
 async def _entered(

@@ -13,6 +13,7 @@ import orjson
 
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.ports import Sink, UpstreamResponse
+from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.fields import without_body_fields
 from ollama_cache_proxy.policy.merged_progress import MergedProgress
 from ollama_cache_proxy.policy.messages import ResponseHead, first
@@ -57,7 +58,8 @@ class Everywhere(AbstractAsyncContextManager[UpstreamResponse]):
     `failed` says why a host has given no response.
     """
 
-    def __init__(self, responses: Mapping[str, UpstreamResponse], failed: Mapping[str, str]) -> None:
+    def __init__(self, responses: Mapping[str, UpstreamResponse], failed: Mapping[str, str], background: Tasks) -> None:
+        self._background = background
         self._responses = responses
         self._failed = failed
         self._progress = MergedProgress([*responses])
@@ -71,7 +73,8 @@ class Everywhere(AbstractAsyncContextManager[UpstreamResponse]):
         if not flowing:
             return await self._whole()
         for name, response in self._responses.items():
-            self._tasks.append(asyncio.create_task(self._read(name, response), name="read progress"))
+            reading = self._background.spawn(self._read(name, response), "read progress", endless=True)
+            self._tasks.append(reading)
         return _Flowing(next(iter(flowing.values())).head, self._merged())
 
     async def __aexit__(
