@@ -277,3 +277,18 @@ async def test_workers_serve_several_ollamas_and_tell_each_other_of_a_drain(redi
                 assert (await ask(url, "POST", "/api/generate", body=json.dumps(body).encode())).status == 200
             assert not any(each.target == "/api/generate" for each in one.received)
             assert sum(each.target == "/api/generate" for each in other.received) == 12
+
+
+async def test_equal_lists_are_handed_on_as_they_came() -> None:
+    async with site(2) as seen:
+        for path in ("/api/ps", "/v1/models"):
+            assert (await ask(seen.proxy.url, "GET", path)).body == (await ask(seen.ollamas[0].url, "GET", path)).body
+
+
+async def test_a_host_that_refuses_the_proxy_is_told_of_as_one_ollama_is() -> None:
+    async with site(2) as seen:
+        host = fleet(seen).hosts[1]
+        await until(lambda: host.version)
+        host.ollama.note_refusal("Ollama refuses the proxy")
+        assert "Ollama refuses the proxy; until then nothing is cached" in seen.proxy.log.getvalue()
+        await until(lambda: f"Connected to Ollama at {host.ollama.name}\n" in seen.proxy.log.getvalue())

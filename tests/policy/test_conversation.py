@@ -13,6 +13,9 @@ from ollama_cache_proxy.policy.steps import finish
 LLAMA = "registry.ollama.ai/library/llama3:latest"
 
 
+DEEP: Any = [{"role": "user", "content": json.loads("[" * 300 + "]" * 300)}]
+
+
 def asked(path: str, body: Any, method: str = "POST") -> Wanted:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return finish(wanted(endpoints.find(method, path)[0], (), raw))
@@ -31,6 +34,12 @@ def test_turns_of_one_conversation_begin_alike_and_others_do_not() -> None:
     assert chat("hello", "hi", "how are you").conversation == first.conversation
     assert chat("goodbye").conversation != first.conversation
     assert chat("hello", system="be long").conversation != first.conversation
+
+
+@pytest.mark.parametrize("role", [["a"], {"a": 1}, None, 1])
+def test_a_role_may_be_anything(role: Any) -> None:
+    body = {"model": "llama3", "messages": [{"role": role}, {"role": "user", "content": "hello"}]}
+    assert asked("/api/chat", body).conversation
 
 
 def test_prompts_with_one_beginning_go_together() -> None:
@@ -53,6 +62,7 @@ def test_prompts_with_one_beginning_go_together() -> None:
         pytest.param("/api/chat", {"model": 1}, Wanted(), id="no name"),
         pytest.param("/api/chat", b"[1", Wanted(), id="no JSON"),
         pytest.param("/api/chat", [1], Wanted(), id="no object"),
+        pytest.param("/api/chat", {"model": "llama3", "messages": DEEP}, Wanted(model=LLAMA), id="nested too deep"),
         pytest.param("/v1/audio/transcriptions", b"--", Wanted(), id="no multipart"),
     ],
 )

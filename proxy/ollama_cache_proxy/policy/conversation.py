@@ -78,12 +78,16 @@ def _conversation(endpoint: Endpoint, read: dict[str, Any]) -> bytes:
         begins += _first_messages(prompt)
     else:
         return b""
-    return sha256(orjson.dumps(begins)).digest()
+    try:
+        return sha256(orjson.dumps(begins)).digest()
+    except orjson.JSONEncodeError:  # nested deeper than it writes
+        return b""
 
 
 def _first_messages(messages: list[Any]) -> list[Any]:
     """Return the messages up to the first one that is not the system's."""
     for number, message in enumerate(messages, 1):
-        if not (isinstance(message, dict) and message.get("role") in _SYSTEM):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not (isinstance(role, str) and role in _SYSTEM):
             return messages[:number]
     return messages

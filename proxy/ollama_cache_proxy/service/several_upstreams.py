@@ -72,7 +72,7 @@ def _host(context: Context, table: UpstreamTable) -> FleetHost:
         labels=table.labels,
         epoch=table.epoch,
     )
-    host = FleetHost(about)
+    host = FleetHost(about, context.observer())
     host.ollama = Ollama(
         table.url,
         connect_timeout=settings.connect_timeout,

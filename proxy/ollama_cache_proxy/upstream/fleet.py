@@ -284,6 +284,8 @@ class Fleet:
         well = not self.is_unresponsive
         if well is not self._well:
             self._well = well
+            if well and self.refusal:  # which its host has reported
+                return
             reason = "" if well else f"Ollama at {self.name} does not answer"
             self._observe(Health(part=Part.UPSTREAM, well=well, name=f"Ollama at {self.name}", reason=reason))
 
@@ -382,7 +384,7 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         """Return the lists of hosts as one; where none has given one, the first response, or error."""
         found = await asyncio.gather(*map(self._whole, hosts), return_exceptions=True)
         lists = [one for one in found if isinstance(one, Made) and one.head.status == HTTPStatus.OK]
-        if len(lists) > 1:
+        if len({one.body for one in lists}) > 1:
             try:
                 body = merged_lists.merged(endpoint, [one.body for one in lists])
             except ValueError:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from ollama_cache_proxy.core.errors import ProxyError, unreachable
-from ollama_cache_proxy.core.facts import Event, Health
+from ollama_cache_proxy.core.facts import Event, Health, Observer
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.host_health import HostHealth
 from ollama_cache_proxy.policy.placement import Host
@@ -35,7 +35,9 @@ class About:
 class FleetHost:
     """A host. What is not known of it is None."""
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: About, observe: Observer) -> None:
+        self._observe = observe
+        self._refuses = False
         self.about = about
         self.name = about.name
         self.ollama: Ollama
@@ -61,9 +63,15 @@ class FleetHost:
         self._waiting: set[asyncio.Timeout] = set()
 
     def observe(self, event: Event) -> None:
-        """Take in what the connection to it reports; the fleet reports the state of its hosts itself."""
+        """Take in what the connection to it reports; the fleet reports which hosts take requests.
+
+        That it refuses the proxy's own requests, or no longer does, is told as with one Ollama.
+        """
         if isinstance(event, Health):
             self.reason = "" if event.well else event.reason
+            if event.refused or self._refuses:
+                self._refuses = event.refused
+                self._observe(event)
 
     @property
     def in_flight(self) -> int:
