@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final
+from typing import Final, Self
 
 from ollama_cache_proxy.core.delivery import recorded_chunks
 from ollama_cache_proxy.core.errors import ProxyError
@@ -93,14 +93,15 @@ class Sharing:
     async def _lead(self, question: Question, flight: Flight[Fetched], lease: Lease) -> None:
         """Ask Ollama for all processes, and tell them how that ended."""
         before = flight.attempt - 1
-        with _Telling(flight, lease):
+        with _Telling(flight, lease) as telling:
             try:
                 await self._fetch(question, flight)
                 if flight.stored and not await lease.purged_elsewhere():
                     lease.end(Ended(ending=Ending.STORED, asks=0))
                 elif flight.stored:
                     self._withdraw(list(question.keys()), question.generation or "")
-                lease.end(Ended(ending=Ending.UNSHARED, asks=0))
+                ending = Ending.FAILED if telling.broken_off else Ending.UNSHARED
+                lease.end(Ended(ending=ending, asks=before + telling.broken_off))
             except ProxyError as error:
                 lease.end(Ended(ending=Ending.FAILED, asks=before + error.asks))
                 raise
@@ -173,10 +174,12 @@ class _Telling:
         self._flight = flight
         self._lease = lease
         self._seats = ExitStack()
+        self.broken_off = False
+        """Whether a stream has begun whose end has not come."""
         flight.on_response = self._tell
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._seats.close()
@@ -188,6 +191,7 @@ class _Telling:
             if response.ttl is None:
                 self._lease.end(Ended(ending=Ending.UNSHARED, asks=0))
         elif response.detail is Detail.RECORDING and response.length is None:
+            self.broken_off = True
             self._flight.on_chunk = self._pass_on
             self._lease.show(response.head, self._followed)
         else:
@@ -198,6 +202,7 @@ class _Telling:
 
     def _pass_on(self, chunk: bytes) -> None:
         self._lease.add(chunk)
+        self.broken_off = bool(chunk)
         if not self._flight.joinable:  # its seat would hold up those who read
             self._lease.close_to_new()
             self._seats.close()

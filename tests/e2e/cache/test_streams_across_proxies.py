@@ -137,15 +137,18 @@ async def test_followers_of_one_that_breaks_off_are_cut_too(redis_server: RedisS
 
 async def test_one_that_breaks_off_before_its_first_chunk_is_asked_for_again(redis_server: RedisServer) -> None:
     steps = Stepwise()
-    async with byte_upstream(steps) as upstream, proxies(2, upstream.url, redis_server) as (one, other):
+    async with byte_upstream(steps) as upstream, proxies(3, upstream.url, redis_server) as (one, other, third):
         tasks = asking(one)
         await until(lambda: steps.asked == 1)
-        followers = asking(other)
-        await until(lambda: redis_server.client().pubsub_channels("ocp:1:f:*:*:*"))
+        followers = [*asking(other), *asking(third)]
+        client: Any = redis_server.client()
+        await until(lambda: len([name for name in client.pubsub_channels("ocp:1:f:*") if name.count(b":") == 5]) == 2)
         steps.send(b"")
         await until(lambda: steps.asked == 2)
+        await asyncio.sleep(0.2)
         steps.send(LINE, LAST)
-        assert (await followers[0]).chunks == (LINE, LAST)
+        assert [(await task).chunks for task in followers] == [(LINE, LAST)] * 2
+        assert steps.asked == 2, "one at a time"
         await asyncio.wait(tasks)
 
 

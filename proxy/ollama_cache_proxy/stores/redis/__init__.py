@@ -14,6 +14,7 @@
     redis_connections.py  redis-py's connections, made from an address (policy/redis_url.py)
     store_look.py      what is at the other end of a URL, when it is no Redis that can be used
     store_trouble.py   says so in the log, when the store is lost
+    shared_flights.py  store_ports.SharedFlights: leases, and messages; flight_parts.py: streams in them
     company.py         whether other processes use the same store
     invalidation.py    messages of changes in Redis, for the hot tier
     private_server.py  a server of our own, which forgets its entries; server_process.py: as a process that ends with us
