@@ -27,6 +27,8 @@ from ollama_cache_proxy.policy.status import Detail
 
 _ROUNDS: Final = 8
 """Leases for whose end one flight waits at most."""
+_MOST_LOST: Final = 2
+"""Of these, leases of whose end nothing was heard: their holders were killed, or the store does not answer."""
 
 Fetch = Callable[[Question, Flight[Fetched]], Awaitable[None]]
 """Asks Ollama, publishes the response and stores it."""
@@ -52,7 +54,7 @@ class Sharing:
         When the flight of another process fails, one of those that waited for it leads the next. After the last failure
         each process asks for itself: it gets Ollama's own words.
         """
-        asked, begun = question, self._clock.monotonic()
+        asked, lost = question, 0
         for _ in range(_ROUNDS):
             if flight.attempt > MOST_ASKS or not self._is_shared(question):
                 break
@@ -63,21 +65,35 @@ class Sharing:
             if not isinstance(turn, Held):
                 await self._lead(question, flight, turn)
                 return
+            begun = self._clock.monotonic()
             ended = await _end_of(turn, streamed=streamed)
             if isinstance(ended, Streamed):
                 await self._relay(question, flight, ended)
                 return
-            question = replace(question, spent=asked.spent + self._clock.monotonic() - begun)
-            if ended is not None:
-                flight.attempt = max(flight.attempt, ended.asks + 1)
-                if ended.ending is Ending.UNSHARED:
-                    break
+            question = self._noted(question, flight, ended, begun)
+            if ended is not None and ended.ending is Ending.UNSHARED:
+                break
             question, found = await self._lookup.find(question)
             if isinstance(found, Hit) and self._hand_on(asked, found, flight):
                 return
             if isinstance(found, Hit) or (ended is not None and ended.ending is Ending.STORED):
                 break  # there is no room for it, it does not suit this request, or was deleted again
+            lost += ended is None
+            if lost == _MOST_LOST:
+                break
         await self._fetch(question, flight)
+
+    def _noted(self, question: Question, flight: Flight[Fetched], ended: Ended | None, begun: float) -> Question:
+        """Return the question after the end of another process's flight, if that was heard of.
+
+        Its failures count, and for how long Ollama took to fail; what a store takes that does not answer does not.
+        """
+        if ended is None:
+            return question
+        flight.attempt = max(flight.attempt, ended.asks + 1)
+        if ended.ending is not Ending.FAILED:
+            return question
+        return replace(question, spent=question.spent + self._clock.monotonic() - begun)
 
     def _is_shared(self, question: Question) -> bool:
         """Return whether the response to this question may be in the store, as a whole, when it is complete."""

@@ -163,6 +163,29 @@ async def test_the_switch_turns_it_off(simulator: Simulator, redis_server: Redis
         assert how(await answers(tasks)) == {"MISS": 3, "collapsed": 3 * (CLIENTS - 1)}
 
 
+async def test_the_time_of_a_wait_in_vain_is_none_of_ollama_s(simulator: Simulator, redis_server: RedisServer) -> None:
+    """Whoever holds the lease loses it; the other one notices that after longer than Ollama may take, and asks."""
+    short = proxy_before(simulator.url, redis_url=redis_server.url, upstream_timeout=0.5)
+    async with proxy_before(simulator.url, redis_url=redis_server.url) as one, short as other:
+        simulator.gate.close()
+        first = asking(one)
+        await until(lambda: simulator.inferences == 1)
+        second = asking(other)
+        await followed_in(redis_server)
+        client: Any = redis_server.client()
+        (lease,) = client.keys("ocp:1:f:*")
+
+        def is_asked_again() -> bool:
+            client.delete(lease)  # which its holder renews
+            return simulator.inferences == 2
+
+        await asyncio.sleep(1.0)
+        await until(is_asked_again)
+        simulator.gate.open()
+        found = await answers([*first, *second])
+        assert ([answer.status for answer in found], how(found)) == ([200, 200], {"MISS": 2})
+
+
 async def test_no_cache_neither_follows_nor_leads(simulator: Simulator, redis_server: RedisServer) -> None:
     async with proxies(2, simulator.url, redis_server) as (one, other):
         simulator.gate.close()
