@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,7 +17,9 @@ from ollama_cache_proxy.stores.redis.key_layout import CLUSTER
 from ollama_cache_proxy.stores.redis.redis_client import NodeAwayError
 from tests.support import canary
 from tests.support.clusters import Cluster
-from tests.support.servers import free_port
+from tests.support.servers import RedisServer, free_port
+from tests.support.tls import tls_before, trusting
+from tests.support.waiting import until
 
 NAMES = [f"name {number}" for number in range(40)]
 WITHIN = 5.0
@@ -94,3 +98,34 @@ async def test_the_others_are_found_by_the_one_that_is_named(cluster: Cluster) -
         assert len(client.servers()) == len(client.sources()) == 3
     finally:
         await client.close()
+
+
+async def test_nodes_may_speak_tls_and_be_known_by_host_names() -> None:
+    """A relay in front of each node speaks TLS; nodes are told to name it, by host and port, instead of themselves."""
+    cluster = Cluster(replicas=False)
+    try:
+        await cluster.start().ready()
+        async with AsyncExitStack() as stack:
+            ports = [await stack.enter_async_context(tls_before(server.url)) for server in cluster.primaries]
+            for server, port in zip(cluster.primaries, ports, strict=True):
+                client: Any = server.client()
+                client.config_set("cluster-announce-port", port)
+                client.config_set("cluster-announce-hostname", "localhost")
+                client.config_set("cluster-preferred-endpoint-type", "hostname")
+            named = {("localhost", port) for port in ports}
+            await until(lambda: all(set(places(server)) == named for server in cluster.primaries), 30)
+            address = redis_address(f"rediss+cluster://:{canary.PASSWORD}@localhost:{ports[1]}")
+            own = ClusterClient(address, tls=trusting())
+            for name in NAMES:
+                assert await own.lane.ask("SET", name, name, within=WITHIN) == b"OK"
+                assert await own.pool.touch(name) == 1
+            assert set(own.sources()) == named
+            await own.close()
+    finally:
+        cluster.close()
+
+
+def places(server: RedisServer) -> list[tuple[str, int]]:
+    """Where a node says that the primaries are."""
+    client: Any = server.client()
+    return [(row[2][0].decode(), row[2][1]) for row in client.execute_command("CLUSTER", "SLOTS")]
