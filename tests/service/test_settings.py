@@ -302,8 +302,8 @@ def test_a_wrong_redis_url_is_refused_without_being_shown(monkeypatch, toml, sou
         case _:
             text = problem(toml(f'redis_url = "{url}"\n'))
     assert (
-        text
-        == "redis_url: (hidden) is not allowed: must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+        text == "redis_url: (hidden) is not allowed: must begin with redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster:// (with TLS: rediss+…)"
     )
 
 

@@ -56,6 +56,8 @@ class Endpoint:
     kind: Kind = Kind.NONE
     policy: Policy | None = None
     """The policy without a setting; None: its responses can never be reused."""
+    rows: str = ""
+    """The member of its responses that lists models, which is merged where there are several Ollamas."""
     stream_default: bool | None = None
     """What an absent `stream` means; None: the endpoint never streams."""
     deterministic: bool = False
@@ -289,10 +291,10 @@ ENDPOINTS: Final = (
     Endpoint(method="DELETE", path="/api/delete", operation="delete", known=_NAMING, changes=("model", "name")),
     Endpoint(method="POST", path="/api/push", operation="push", stream_default=True),
     Endpoint(method="POST", path="/api/show", operation="show"),
-    Endpoint(method="GET", path="/api/tags", operation="tags"),
-    Endpoint(method="GET", path="/api/ps", operation="ps"),
+    Endpoint(method="GET", path="/api/tags", operation="tags", rows="models"),
+    Endpoint(method="GET", path="/api/ps", operation="ps", rows="models"),
     Endpoint(method="GET", path="/api/version", operation="version"),
-    Endpoint(method="GET", path="/v1/models", operation="v1-models", dialect=openai),
+    Endpoint(method="GET", path="/v1/models", operation="v1-models", dialect=openai, rows="data"),
 )
 
 REUSABLE: Final = tuple(row for row in ENDPOINTS if row.policy is not None)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from ollama_cache_proxy.policy.endpoints import Endpoint
 
-_LISTS: Final = {"tags": "models", "ps": "models", "v1-models": "data"}
-"""The member with the rows, by operation."""
-
 
 def is_list(endpoint: Endpoint) -> bool:
     """Return whether the responses of this endpoint are merged."""
-    return endpoint.operation in _LISTS
+    return bool(endpoint.rows)
 
 
 def merged(endpoint: Endpoint, bodies: Sequence[bytes]) -> bytes:
     """Return the lists of several hosts as one, in the order of the hosts; raise ValueError if one is no such list."""
-    member = _LISTS[endpoint.operation]
+    member = endpoint.rows
     whole: dict[str, Any] | None = None
     rows: dict[tuple[str, str], Any] = {}
     for body in bodies:
