@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         ),
     )
     options.add_url(parser)
-    options.add_upstream(parser)
+    options.add_upstream(parser, several=True)
     parser.add_argument(
         "--origin", metavar="ORIGIN", help="origin of a web page that should be allowed: https://chat.example"
     )

@@ -58,7 +58,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help=f"address to listen on (default {DEFAULT_LISTEN}; OCP_LISTEN)"
     )
-    add_upstream(parser)
+    add_upstream(parser, several=True)
     parser.add_argument("--workers", metavar="N", help="worker processes that share one Redis (default 1; OCP_WORKERS)")
     parser.add_argument(
         "--redis-url", metavar="URL", help="Redis or Valkey (default: start a private one; OCP_REDIS_URL)"
@@ -109,13 +109,14 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="settings file in TOML (OCP_CONFIG)")
 
 
-def add_upstream(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the URL of Ollama."""
+def add_upstream(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add the option for the URL of Ollama, which may be repeated where there may be `several`."""
+    more, action = ("; repeatable, for several", "append") if several else ("", "store")
     parser.add_argument(
         "--upstream",
         metavar="URL",
-        action="append",
-        help="Ollama (default OLLAMA_HOST, else port 11434 of this machine; OCP_UPSTREAM); repeatable, for several",
+        action=action,
+        help=f"Ollama (default OLLAMA_HOST, else port 11434 of this machine; OCP_UPSTREAM){more}",
     )
 
 
@@ -140,6 +141,8 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     found = {name: getattr(arguments, name, None) for name in names}
     upstreams = found.pop("upstream") or []
+    if isinstance(upstreams, str):
+        upstreams = [upstreams]
     for name, url in (("redis_url", found["redis_url"]), *(("upstream", url) for url in upstreams)):
         _refuse_password(name, url)
     if len(upstreams) == 1:  # also where a file has tables of several

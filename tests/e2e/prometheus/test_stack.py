@@ -80,10 +80,11 @@ async def find_a_wrong_entry(url: str, store: redis.Redis) -> None:
     await until(lambda: not store.exists(name), 30)
 
 
-async def on_and_on(working: str, failing: str, telling: str) -> None:
+async def on_and_on(working: str, failing: str, telling: str, several: str) -> None:
     for number in itertools.count():
         await a_round(working, number)
         await in_vain(failing)
+        await post(several, "/api/chat", model="tiny", messages=[{"role": "user", "content": "why"}])
         await post(telling, "/api/chat", model="tiny", messages=[{"role": "user", "content": "why"}])
 
 
@@ -184,12 +185,15 @@ async def test_all_that_the_dashboard_and_the_rules_ask_has_an_answer(prometheus
         failing = await enter(serve(*anywhere, "--upstream", nobody, environment={"OCP_STORE": "memory"}))
         upstream = await enter(byte_upstream(told))
         telling = await enter(serve(*anywhere, "--upstream", upstream.url, environment={"OCP_STORE": "memory"}))
+        both = ("--upstream", ollama, "--upstream", nobody)
+        several = await enter(serve(*anywhere, *both, environment={"OCP_STORE": "memory"}))
         _, cards = await enter(gpu("--replay", "h100"))
         second = server.url[:-1] + "1"
         settings = {"OCP_REDIS_URL": second, "OCP_AUDIT": "100%"}
         audited = await enter(serve(*anywhere, "--upstream", ollama, environment=settings))
         urls = await working.url(), await failing.url(), await telling.url()
-        url = await enter(watching(prometheus, rewritten((*urls, await audited.url()), cards), tmp_path))
+        watched = (*urls, await audited.url(), await several.url())
+        url = await enter(watching(prometheus, rewritten(watched, cards), tmp_path))
 
         with redis.Redis.from_url(second) as store:
             await find_a_wrong_entry(await audited.url(), store)
@@ -197,7 +201,7 @@ async def test_all_that_the_dashboard_and_the_rules_ask_has_an_answer(prometheus
         server.kill()
         await a_round(urls[0], -2)
         server.start()
-        load = asyncio.create_task(on_and_on(*urls))
+        load = asyncio.create_task(on_and_on(*urls, await several.url()))
         try:
             left = await unanswered(url, load)
         finally:
