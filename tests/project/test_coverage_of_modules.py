@@ -115,6 +115,7 @@ TABLE: Final = {
     "policy.listing.cut": Row("policy/listing/test_any_form.py", "Cut", VALUES),
     "service.context": Row("service/test_store_choice.py", "Context", VALUES),
     "service.neighbours": Row("e2e/test_serve.py", "OLLAMA_HOST names this proxy", JOINED),
+    "service.one_upstream": Row("upstream/test_fleet_models.py", "models", JOINED),
     "service.several_upstreams": Row("upstream/test_fleet_models.py", "FleetModels", JOINED),
     "service.own_routes": Row("service/test_app.py", "Events", JOINED),
     "service.replacing": Row("service/test_replacing.py", "path_prefix", JOINED),

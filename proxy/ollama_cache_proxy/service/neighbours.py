@@ -21,6 +21,7 @@ from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.one_upstream import contexts_at, models_at, ollama_at
 from ollama_cache_proxy.service.private_store import PrivateServer
 from ollama_cache_proxy.service.recordings import opened_recordings, use_recordings
 from ollama_cache_proxy.service.rules_from_settings import rules_from
@@ -33,9 +34,8 @@ from ollama_cache_proxy.service.settings import (
     same_listener,
     secret,
 )
-from ollama_cache_proxy.service.several_upstreams import OpenedFleet, machine, open_fleet
+from ollama_cache_proxy.service.several_upstreams import OpenedFleet, open_fleet
 from ollama_cache_proxy.service.store_choice import ChosenStore, open_store
-from ollama_cache_proxy.service.tls import for_servers, tls_from_file
 from ollama_cache_proxy.telemetry.forecaster import TrafficForecaster
 from ollama_cache_proxy.telemetry.request_recorder import RequestRecorder
 from ollama_cache_proxy.telemetry.statistics import Statistics
@@ -179,38 +179,13 @@ class _OpenedOllama:
 
 
 def _opened_ollama(context: Context, url: str, values: ValueStore, stack: AsyncExitStack) -> _OpenedOllama:
-    upstream = _ollama(context, url)
+    upstream = ollama_at(context, url, context.observer())
     stack.push_async_callback(upstream.close)
     probes = Probes(upstream, authorization=secret(context.settings.upstream_authorization))
-    contexts = _contexts(context, probes, upstream, values, url)
-    models = _models(context, probes, upstream.name, values, url, contexts)
+    siblings = context.siblings
+    contexts = contexts_at(context, url, upstream, probes, values, siblings=siblings)
+    models = models_at(context, url, probes, upstream.name, values, contexts, siblings=siblings)
     return _OpenedOllama(upstream=upstream, probes=probes, models=models, contexts=contexts)
-
-
-def _ollama(context: Context, url: str) -> Ollama:
-    settings = context.settings
-    return Ollama(
-        url,
-        connect_timeout=settings.connect_timeout,
-        deadline=settings.upstream_timeout,
-        clock=context.clock,
-        observe=context.observer(),
-        tasks=context.tasks,
-        tls=tls_from_file("upstream_ca", settings.upstream_ca, for_servers),
-    )
-
-
-def _contexts(context: Context, probes: Probes, upstream: Ollama, values: ValueStore, url: str) -> LoadedContexts:
-    return LoadedContexts(
-        OllamaRunners(probes),
-        upstream,
-        values,
-        name=machine(url) + upstream.name,
-        clock=context.clock,
-        tasks=context.tasks,
-        observe=context.observer(),
-        siblings=context.siblings,
-    )
 
 
 def _recorder(context: Context, stack: AsyncExitStack) -> RequestRecorder:
@@ -219,23 +194,6 @@ def _recorder(context: Context, stack: AsyncExitStack) -> RequestRecorder:
     stack.push_async_callback(recorder.close)
     use_recordings(recorder, opened_recordings(context.settings), context.log)
     return recorder
-
-
-def _models(  # noqa: PLR0913, PLR0917 - what it asks, and where it saves
-    context: Context, probes: Probes, name: str, values: ValueStore, url: str, contexts: LoadedContexts
-) -> OllamaModels:
-    settings = context.settings
-    return OllamaModels(
-        probes,
-        values,
-        name=machine(url) + name,
-        deadline=settings.connect_timeout + 5,
-        max_wait=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
-        clock=context.clock,
-        tasks=context.tasks,
-        siblings=context.siblings,
-        contexts=contexts,
-    )
 
 
 def _audit(  # noqa: PLR0913, PLR0917 - the parts that it watches

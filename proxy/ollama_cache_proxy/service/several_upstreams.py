@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import AsyncExitStack
-from urllib.parse import urlsplit
 
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy.model_names import canonical
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.service.context import Context
-from ollama_cache_proxy.service.settings import is_loopback, secret
-from ollama_cache_proxy.service.tls import for_servers, tls_from_file
+from ollama_cache_proxy.service.one_upstream import contexts_at, models_at, ollama_at
+from ollama_cache_proxy.service.settings import secret
 from ollama_cache_proxy.service.upstream_tables import UpstreamTable
 from ollama_cache_proxy.upstream.digests import OllamaModels
 from ollama_cache_proxy.upstream.fleet import Fleet
@@ -20,9 +18,7 @@ from ollama_cache_proxy.upstream.fleet_host import About, FleetHost
 from ollama_cache_proxy.upstream.fleet_models import FleetContexts, FleetModels, OfHost
 from ollama_cache_proxy.upstream.fleet_probes import FleetProbes
 from ollama_cache_proxy.upstream.loaded_contexts import LoadedContexts
-from ollama_cache_proxy.upstream.ollama_server import Ollama
 from ollama_cache_proxy.upstream.probes import Probes
-from ollama_cache_proxy.upstream.runners import OllamaRunners
 
 
 @record
@@ -50,11 +46,21 @@ def open_fleet(
         turns=turns,
     )
     stack.push_async_callback(fleet.close)
-    contexts = {host.name: _contexts(context, host, table, values) for host, table in zip(hosts, tables, strict=True)}
-    models = {
-        host.name: _models(context, host, table, values, contexts[host.name], tells=host is hosts[0])
-        for host, table in zip(hosts, tables, strict=True)
-    }
+    contexts: dict[str, LoadedContexts] = {}
+    models: dict[str, OllamaModels] = {}
+    for host, table in zip(hosts, tables, strict=True):
+        siblings = context.siblings
+        of_host = None if siblings is None else OfHost(siblings, host.name)
+        contexts[host.name] = contexts_at(context, table.url, host.ollama, host.probes, values, siblings=of_host)
+        models[host.name] = models_at(
+            context,
+            table.url,
+            host.probes,
+            host.ollama.name,
+            values,
+            contexts[host.name],
+            siblings=siblings if host is hosts[0] else None,
+        )
     return OpenedFleet(
         upstream=fleet,
         probes=FleetProbes(fleet, authorization=secret(settings.upstream_authorization)),
@@ -64,7 +70,6 @@ def open_fleet(
 
 
 def _host(context: Context, table: UpstreamTable) -> FleetHost:
-    settings = context.settings
     about = About(
         name=table.called,
         weight=table.weight,
@@ -73,57 +78,6 @@ def _host(context: Context, table: UpstreamTable) -> FleetHost:
         epoch=table.epoch,
     )
     host = FleetHost(about, context.observer())
-    host.ollama = Ollama(
-        table.url,
-        connect_timeout=settings.connect_timeout,
-        deadline=settings.upstream_timeout,
-        clock=context.clock,
-        observe=host.observe,
-        tasks=context.tasks,
-        tls=tls_from_file("upstream_ca", settings.upstream_ca, for_servers),
-    )
-    host.probes = Probes(host.ollama, authorization=secret(settings.upstream_authorization))
+    host.ollama = ollama_at(context, table.url, host.observe)
+    host.probes = Probes(host.ollama, authorization=secret(context.settings.upstream_authorization))
     return host
-
-
-def _contexts(context: Context, host: FleetHost, table: UpstreamTable, values: ValueStore) -> LoadedContexts:
-    siblings = context.siblings
-    return LoadedContexts(
-        OllamaRunners(host.probes),
-        host.ollama,
-        values,
-        name=machine(table.url) + host.ollama.name,
-        clock=context.clock,
-        tasks=context.tasks,
-        observe=context.observer(),
-        siblings=None if siblings is None else OfHost(siblings, host.name),
-    )
-
-
-def _models(  # noqa: PLR0913 - what each host has of its own
-    context: Context,
-    host: FleetHost,
-    table: UpstreamTable,
-    values: ValueStore,
-    contexts: LoadedContexts,
-    *,
-    tells: bool,
-) -> OllamaModels:
-    settings = context.settings
-    return OllamaModels(
-        host.probes,
-        values,
-        name=machine(table.url) + host.ollama.name,
-        deadline=settings.connect_timeout + 5,
-        max_wait=None if settings.upstream_timeout is None else settings.upstream_timeout / 2,
-        clock=context.clock,
-        tasks=context.tasks,
-        siblings=context.siblings if tells else None,
-        contexts=contexts,
-    )
-
-
-def machine(url: str) -> str:
-    """Return this machine's name if the URL is loopback, else "": proxies on several machines may share a Redis."""
-    host = urlsplit(url).hostname or ""
-    return f"{socket.gethostname()}/" if is_loopback(host) else ""

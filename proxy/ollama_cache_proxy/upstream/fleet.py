@@ -31,7 +31,7 @@ from ollama_cache_proxy.policy.record import changed
 from ollama_cache_proxy.policy.steps import finish
 from ollama_cache_proxy.upstream.fleet_host import FleetHost
 from ollama_cache_proxy.upstream.fleet_looks import FleetLooks
-from ollama_cache_proxy.upstream.fleet_responses import Everywhere, Made, merged_head
+from ollama_cache_proxy.upstream.fleet_responses import Everywhere, Made, body_of, merged_head
 
 X_UPSTREAM: Final = b"x-upstream"
 _QUICK: Final = 1 << 18
@@ -399,7 +399,7 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         try:
             async with asyncio.timeout(_LIST_DEADLINE), AsyncExitStack() as stack:
                 response = await self._sent(stack, host, "")
-                body = b"".join([chunk async for chunk in response.chunks()])
+                body = await body_of(response)
                 return Made(merged_head(response.head, len(body)), body)
         except TimeoutError:
             raise unreachable(f"Ollama at {host.ollama.name} does not answer") from None

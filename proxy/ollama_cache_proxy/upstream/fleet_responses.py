@@ -87,7 +87,7 @@ class Everywhere(AbstractAsyncContextManager[UpstreamResponse]):
 
     async def _whole(self) -> Made:
         """Return the first response that tells of a failure, or else the first one."""
-        made = [Made(one.head, await _body(one)) for one in self._responses.values()]
+        made = [Made(one.head, await body_of(one)) for one in self._responses.values()]
         worst = next((one for one in made if one.head.status != HTTPStatus.OK), None)
         if worst is None and self._failed:
             body = self._progress.last()
@@ -103,7 +103,7 @@ class Everywhere(AbstractAsyncContextManager[UpstreamResponse]):
                 async for line in _lines_of(response):
                     await self._lines.put((name, line))
             else:
-                await self._lines.put((name, orjson.dumps({"error": _said(await _body(response))})))
+                await self._lines.put((name, orjson.dumps({"error": _said(await body_of(response))})))
         except ProxyError as error:
             await self._lines.put((name, orjson.dumps({"error": error.message})))
         await self._lines.put((name, None))
@@ -160,7 +160,8 @@ async def _lines_of(response: UpstreamResponse) -> AsyncIterator[bytes]:
         yield rest
 
 
-async def _body(response: UpstreamResponse) -> bytes:
+async def body_of(response: UpstreamResponse) -> bytes:
+    """Return a whole body. Raises ProxyError when it breaks off."""
     return b"".join([chunk async for chunk in response.chunks()])
 
 

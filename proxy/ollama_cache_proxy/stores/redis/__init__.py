@@ -16,6 +16,7 @@
     store_trouble.py   says so in the log, when the store is lost
     shared_flights.py  store_ports.SharedFlights: leases, and messages; flight_parts.py: streams in them
     company.py         whether other processes use the same store
+    first_answers.py   the answers of several servers that are asked at once
     invalidation.py    messages of changes in Redis, for the hot tier
     private_server.py  a server of our own, which forgets its entries; server_process.py: as a process that ends with us
     kept_server.py     one that keeps them in a folder (kept_folder.py), and that proxies share (runtime_folder.py)

@@ -23,6 +23,7 @@ from ollama_cache_proxy.policy.redis_url import Place, RedisAddress
 from ollama_cache_proxy.stores.redis.cluster_lane import ClusterLane
 from ollama_cache_proxy.stores.redis.cluster_pool import ClusterPool
 from ollama_cache_proxy.stores.redis.cluster_topology import View, latest, owners, read_view
+from ollama_cache_proxy.stores.redis.first_answers import WITHIN, first_answers
 from ollama_cache_proxy.stores.redis.key_layout import CLUSTER
 from ollama_cache_proxy.stores.redis.redis_client import NodeAwayError, RedisClient, is_cancelled
 
@@ -30,10 +31,6 @@ _LOOK_EVERY: Final = 1.0
 """Seconds between two looks at which node has which slots."""
 _LOOK_SOON: Final = 0.2
 """The same, while a node is away or one has said that a slot has moved."""
-_WITHIN: Final = 1.0
-"""Seconds that nodes have to answer a look."""
-_OTHERS_WITHIN: Final = 0.2
-"""Seconds that the others have after the first answer: one that is away is not waited for."""
 _MOST_ASKED: Final = 24
 """Nodes that one look asks."""
 _TIMEOUTS: Final = 3
@@ -193,16 +190,9 @@ class ClusterClient:
         return answers or await self._answers([self._node(place) for place in self._address.nodes])
 
     async def _answers(self, nodes: Sequence[Node]) -> dict[Node, View]:
-        loop = asyncio.get_running_loop()
         asked = {asyncio.ensure_future(_view_of(node)): node for node in nodes}
-        views: dict[Node, View] = {}
-        waiting, until = set(asked), loop.time() + _WITHIN
-        while waiting and (left := until - loop.time()) > 0:
-            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if task.exception() is None:
-                    views[asked[task]] = task.result()
-                    until = min(until, loop.time() + _OTHERS_WITHIN)
+        ended, waiting = await first_answers(asked)
+        views = {asked[task]: task.result() for task in ended if task.exception() is None}
         for task in waiting:
             task.cancel()
             if views:
@@ -223,7 +213,7 @@ class ClusterClient:
 
 async def _view_of(node: Node) -> View:
     """Ask a node. Raises what a command may raise."""
-    info, slots = await node.client.probes.ask_all((("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")), within=_WITHIN)
+    info, slots = await node.client.probes.ask_all((("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")), within=WITHIN)
     for reply in (info, slots):
         if isinstance(reply, BaseException):
             raise reply

@@ -11,19 +11,14 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import redis.asyncio as redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
 from ollama_cache_proxy.policy.redis_url import Place, RedisAddress
-
-_WITHIN: Final = 1.0
-"""Seconds to connect to a Sentinel, and to have its answer."""
-_OTHERS_WITHIN: Final = 0.2
-"""Seconds that others have after the first answer: one that is away is not waited for."""
-
+from ollama_cache_proxy.stores.redis.first_answers import WITHIN, first_answers
 
 _Asked: TypeAlias = asyncio.Future[tuple[int, Place]]
 
@@ -43,8 +38,8 @@ class Sentinels:
             "username": address.sentinel_username,
             "password": address.sentinel_password,
             "protocol": 2,
-            "socket_connect_timeout": _WITHIN,
-            "socket_timeout": _WITHIN,
+            "socket_connect_timeout": WITHIN,
+            "socket_timeout": WITHIN,
             "retry": None,
         } | ({} if tls is None else {"tls": tls})
 
@@ -65,7 +60,7 @@ class Sentinels:
         host, port = place
         connection: redis.Connection = self._make(host=host, port=port, **self._arguments)
         try:
-            async with asyncio.timeout(_WITHIN):
+            async with asyncio.timeout(WITHIN):
                 await connection.connect()  # type: ignore[no-untyped-call] # redis-py says no type
                 await connection.send_command("SENTINEL", "MASTER", self._primary)
                 told = await connection.read_response()
@@ -77,22 +72,13 @@ class Sentinels:
 
 async def _latest(asked: set[_Asked]) -> Place:
     """Return the answer of the latest configuration; those that take long after the first answer do not count."""
-    loop = asyncio.get_running_loop()
-    waiting, answers, until = set(asked), [], loop.time() + _WITHIN
-    error: BaseException | None = None
-    while waiting and (left := until - loop.time()) > 0:
-        done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            failed = task.exception()
-            if failed is None:
-                answers.append(task.result())
-                until = min(until, loop.time() + _OTHERS_WITHIN)
-            elif not isinstance(error, UnknownPrimaryError):
-                error = UnknownPrimaryError("") if _is_unknown(failed) else failed
+    ended, _ = await first_answers(asked)
+    failures = [error for task in ended if (error := task.exception()) is not None]
+    answers = [task.result() for task in ended if task.exception() is None]
     if answers:
         return max(answers)[1]
-    if isinstance(error, UnknownPrimaryError):
-        raise error
+    if any(map(_is_unknown, failures)):
+        raise UnknownPrimaryError("")
     raise RedisConnectionError("no Sentinel answers")
 
 
