@@ -5,8 +5,11 @@ that dies is free again within seconds. Its holder knows by its own clock for ho
 and touches it for no longer. Each command has one key, so that the keys may be on several servers.
 
 The end is told by PUBLISH. Whoever waits has subscribed before it looks at the lease, so that no end falls in between;
-a message that is lost all the same costs it the time until the next look. A purge changes one token, which a lease
-notes when it begins: what began under another one is not waited for, and what it stores is withdrawn.
+a message that is lost all the same costs it the time until the next look. For a second after its end a lease says that
+the response is stored: whoever has looked for it a moment too early looks again.
+
+A purge changes one token, which a lease notes when it begins: what began under another one is not waited for, and what
+it stores is withdrawn.
 """
 
 from __future__ import annotations
@@ -40,6 +43,10 @@ _LASTS: Final = 2
 _RENEW_EVERY: Final = 0.7
 _SURE_FOR: Final = 1.5
 """Seconds after taking or renewing a lease for which its holder touches it: it is its own for half a second more."""
+_STORED_LASTS: Final = 1
+"""Seconds for which a lease says that the response is stored: longer than from a lookup to asking for the lease."""
+_STORED: Final = b" stored"
+"""What the value of such a lease ends with."""
 _LOOK_EVERY: Final = 1.0
 """Seconds without a message after which whoever waits looks at the lease."""
 _TOKEN_BYTES: Final = 8
@@ -50,6 +57,8 @@ _MOST_EARLY: Final = 100
 _OWN_PURGES: Final = 1000
 """Purges of its own that a process remembers."""
 
+
+_ENDED_STORED: Final = Ended(ending=Ending.STORED, asks=0)
 
 _Step: TypeAlias = Ended | Literal["more"] | None
 
@@ -151,7 +160,7 @@ class RedisFlights:
         if holder is not None and holder.startswith(token):  # the reply to SET was lost, and it was sent again
             channel.close()
             return _Lease(self, name, token, purged=self._purged, until=asked)
-        if holder is not None and holder != _value(holder.partition(b" ")[0], self._purged):
+        if holder is not None and holder.removesuffix(_STORED) != _value(holder.partition(b" ")[0], self._purged):
             channel.close()
             return None
         return _Held(self, name, holder, channel)
@@ -292,9 +301,11 @@ class _Lease:
         """Give the lease up, and then tell its end: whoever hears it may take the lease."""
         await self._stream.finish()
         lane, within = self._flights.lane, self._flights.within
+        stored = ("SET", self._own, _value(self._token, self._purged) + _STORED, "EX", _STORED_LASTS)
+        command = stored if ended.ending is Ending.STORED else ("DEL", self._own)
         with suppress(*FAILURES):  # it expires
             if self._loop.time() < self._until:
-                await lane.ask("DEL", self._own, within=within)
+                await lane.ask(*command, within=within)
         await self._flights.publish(self._own, _message(self._token, ended))
 
 
@@ -398,6 +409,7 @@ class _Held:
         self._own = flight_name(name)
         self._holder = holder
         self._token = (holder or b"").partition(b" ")[0]
+        self._is_stored = (holder or b"").endswith(_STORED)
         self._channel = channel
         self._parts = Parts(flights.codec, name, self._token)
         self._waiting: dict[int, Part] = {}
@@ -410,6 +422,8 @@ class _Held:
     async def ended(self) -> Ended | None:
         """See store_ports.Held."""
         try:
+            if self._is_stored:
+                return _ENDED_STORED
             while (step := await self._step()) == "more":
                 pass
             return step
@@ -420,6 +434,8 @@ class _Held:
         """See store_ports.Held."""
         step: _Step = None
         try:
+            if self._is_stored:
+                return _ENDED_STORED
             self._reply = f"{self._own}:{secrets.token_hex(_PROCESS_BYTES)}"
             if self._holder is not None and await self._flights.subscribed(self._reply, self._channel) is not None:
                 await self._announce()
