@@ -94,6 +94,7 @@ async def _named(context: Context, stack: AsyncExitStack, url: str) -> ChosenSto
     chosen = await _redis(context, stack, url)
     if isinstance(chosen.flights, RedisFlights):
         context.tasks.spawn(chosen.flights.company.follow(), "look for other proxies", endless=True)
+        stack.push_async_callback(chosen.flights.company.leave)
     context.log.say(
         f"Store: {chosen.name}, shared with every proxy that uses it; its own settings decide what survives a restart"
     )

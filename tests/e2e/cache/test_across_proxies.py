@@ -16,8 +16,10 @@ import pytest
 from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis.commands import COMMANDS
+from ollama_cache_proxy.stores.redis.shared_flights import RedisFlights
 from tests.support import canary
 from tests.support.clusters import Cluster
+from tests.support.company import acquainted, looking_often
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.stores import permit
@@ -32,14 +34,18 @@ CLIENTS = 5
 
 
 @asynccontextmanager
-async def proxies(count: int, upstream: str, server: RedisServer, **settings: Any) -> AsyncIterator[list[Proxy]]:
-    """Run some proxies with one store, which have the patience of a busy machine."""
+async def proxies(
+    count: int, upstream: str, server: RedisServer | Cluster, **settings: Any
+) -> AsyncIterator[list[Proxy]]:
+    """Run some proxies with one store, which have the patience of a busy machine, until they know of each other."""
     settings.setdefault("store_deadline", 5)
     async with AsyncExitStack() as stack:
-        running = [
-            await stack.enter_async_context(proxy_before(upstream, redis_url=server.url, **settings))
-            for _ in range(count)
-        ]
+        async with looking_often():
+            running = [
+                await stack.enter_async_context(proxy_before(upstream, redis_url=server.url, **settings))
+                for _ in range(count)
+            ]
+            await acquainted(running)
         yield running
 
 
@@ -120,6 +126,37 @@ async def test_what_a_follower_gets_is_what_the_leader_got(simulator: Simulator,
         assert len([name for name, _ in followed.fields if name.lower() == "content-length"]) == 1
 
 
+async def test_who_looks_just_before_the_response_is_stored_looks_again(
+    simulator: Simulator, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lookup finds nothing, and by the time at which it asks for the lease nobody holds it any more."""
+    begin, looked = RedisFlights.begin, asyncio.Semaphore(0)
+    stored = asyncio.Event()
+
+    async def late(flights: RedisFlights, name: str, *, streamed: bool = False) -> Any:
+        if not looked.locked():
+            await stored.wait()
+        looked.release()
+        return await begin(flights, name, streamed=streamed)
+
+    monkeypatch.setattr(RedisFlights, "begin", late)
+    async with proxies(2, simulator.url, redis_server) as (one, other):
+        simulator.gate.close()
+        first = asking(one)
+        await until(lambda: simulator.inferences == 1)
+        second = asking(other)
+        await wait_for((other,), 1)
+        await asyncio.sleep(0.2)
+        simulator.gate.open()
+        await answers(first)
+        await one.kept()
+        client: Any = redis_server.client()
+        (lease,) = client.keys("ocp:1:f:*")
+        await until(lambda: (client.get(lease) or b"").endswith(b" stored"))
+        stored.set()
+        assert how([*await answers(first), *await answers(second)]) == {"MISS": 1, "collapsed": 1}
+
+
 async def test_lists_are_one_request_too(simulator: Simulator, redis_server: RedisServer) -> None:
     async with proxies(3, simulator.url, redis_server) as running:
         simulator.gate.close()
@@ -135,8 +172,7 @@ async def test_a_cluster_is_one_store_for_flights_too(simulator: Simulator) -> N
     cluster = Cluster(replicas=False).start()
     try:
         async with AsyncExitStack() as stack:
-            settings: dict[str, Any] = {"redis_url": cluster.url, "store_deadline": 5}
-            running = [await stack.enter_async_context(proxy_before(simulator.url, **settings)) for _ in range(3)]
+            running = await stack.enter_async_context(proxies(3, simulator.url, cluster))
             stores: list[Any] = [proxy.running.store for proxy in running]
             await until(lambda: all(store.writable for store in stores))
             for prompt in ("one", "two", "three", "four"):
@@ -166,7 +202,8 @@ async def test_the_switch_turns_it_off(simulator: Simulator, redis_server: Redis
 async def test_the_time_of_a_wait_in_vain_is_none_of_ollama_s(simulator: Simulator, redis_server: RedisServer) -> None:
     """Whoever holds the lease loses it; the other one notices that after longer than Ollama may take, and asks."""
     short = proxy_before(simulator.url, redis_url=redis_server.url, upstream_timeout=0.5)
-    async with proxy_before(simulator.url, redis_url=redis_server.url) as one, short as other:
+    async with looking_often(), proxy_before(simulator.url, redis_url=redis_server.url) as one, short as other:
+        await acquainted((one, other))
         simulator.gate.close()
         first = asking(one)
         await until(lambda: simulator.inferences == 1)
@@ -430,7 +467,7 @@ async def test_sealed_entries_are_shared_by_those_with_the_key(
 
 
 async def test_a_lease_goes_with_its_flight(simulator: Simulator, redis_server: RedisServer) -> None:
-    async with proxies(1, simulator.url, redis_server) as (proxy,):
+    async with proxies(2, simulator.url, redis_server) as (proxy, _):
         simulator.gate.close()
         tasks = asking(proxy)
         await until(lambda: simulator.inferences == 1)

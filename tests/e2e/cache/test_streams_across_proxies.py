@@ -14,6 +14,7 @@ import pytest
 from ollama_cache_proxy.service.seal_key_file import make_key
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.support.clusters import Cluster
+from tests.support.company import acquainted, looking_often
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.stores import calls
@@ -35,7 +36,10 @@ async def proxies(
 ) -> AsyncIterator[list[Proxy]]:
     settings = {"redis_url": server.url, "store_deadline": 5, "cache_streams": True, **settings}
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(proxy_before(upstream, **settings)) for _ in range(count)]
+        async with looking_often():
+            running = [await stack.enter_async_context(proxy_before(upstream, **settings)) for _ in range(count)]
+            await acquainted(running)
+        yield running
 
 
 def asking(proxy: Proxy, count: int = 1) -> list[asyncio.Task[RawAnswer]]:
@@ -111,7 +115,7 @@ async def test_a_chunk_is_passed_on_before_the_next_one_comes(redis_server: Redi
 
 async def test_a_stream_that_nobody_follows_is_told_to_nobody(redis_server: RedisServer) -> None:
     steps = Stepwise()
-    async with byte_upstream(steps) as upstream, proxies(1, upstream.url, redis_server) as (proxy,):
+    async with byte_upstream(steps) as upstream, proxies(2, upstream.url, redis_server) as (proxy, _):
         before = calls(redis_server, "publish")
         steps.send(LINE, LINE, LAST)
         assert (await asking(proxy)[0]).chunks[-1] == LAST

@@ -15,6 +15,7 @@ import pytest
 from ollama_cache_proxy.simulator import Behaviour, Simulator
 from tests.e2e.faults.conftest import Measured
 from tests.support import canary
+from tests.support.company import acquainted_processes
 from tests.support.processes import Command, serve
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import RedisServer
@@ -42,12 +43,14 @@ async def served(simulator: Simulator, *arguments: str, **environment: str) -> A
 @asynccontextmanager
 async def proxies(count: int, simulator: Simulator, server: RedisServer) -> AsyncIterator[list[tuple[Command, str]]]:
     async with AsyncExitStack() as stack:
-        yield [
+        running = [
             await stack.enter_async_context(
                 served(simulator, OCP_STORE="redis", OCP_REDIS_URL=server.url, OCP_STORE_DEADLINE="5")
             )
             for _ in range(count)
         ]
+        await acquainted_processes(server, count)
+        yield running
 
 
 def asking(url: str, count: int = CLIENTS) -> list[asyncio.Task[RawAnswer]]:
@@ -118,6 +121,7 @@ async def test_when_the_proxy_that_streams_is_killed_its_followers_are_cut_and_n
         await RawConnection.open(first) as own,
         await RawConnection.open(second) as follower,
     ):
+        await acquainted_processes(redis_server, 2)
         own.send("POST", "/api/generate", body=body)
         await own.head()
         follower.send("POST", "/api/generate", body=body)

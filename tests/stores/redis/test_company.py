@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,10 @@ async def test_a_process_is_not_alone_before_it_knows_and_then_until_another_com
 ) -> None:
     one, _ = join(redis_server)
     assert not one.alone
+    begun = time.monotonic()
     await until(lambda: one.alone)
+    assert redis_server.client().hlen(PROCESSES) == 1
+    assert time.monotonic() - begun < module.GONE_AFTER, "at its first look"
     other, task = join(redis_server)
     await until(lambda: not one.alone)
     assert not other.alone
@@ -58,9 +62,51 @@ async def test_a_process_is_not_alone_before_it_knows_and_then_until_another_com
     assert 0 < redis_server.client().ttl(PROCESSES) <= 60
 
 
-async def test_what_a_process_left_that_has_ended_is_no_company(join: Any, redis_server: RedisServer) -> None:
+async def test_a_process_that_leaves_is_no_company_from_then_on(
+    join: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GONE_AFTER", 1000.0)
+    one, _ = join(redis_server)
+    await until(lambda: one.alone)
+    (other, task), (third, last) = join(redis_server), join(redis_server)
+    await until(lambda: redis_server.client().hlen(PROCESSES) == 3)
+    await until(lambda: not one.alone)
+    for company, following in ((other, task), (third, last)):
+        assert not one.alone
+        following.cancel()
+        await asyncio.wait((following,))
+        await company.leave()
+    await until(lambda: one.alone)
+    assert 0 < redis_server.client().ttl(PROCESSES) <= 60
+    again, _ = join(redis_server)
+    await until(lambda: not one.alone)
+    assert not again.alone
+
+
+async def test_a_process_that_has_seen_nobody_leaves_nothing(join: Any, redis_server: RedisServer) -> None:
+    one, task = join(redis_server)
+    task.cancel()
+    await one.leave()
+    assert not redis_server.client().exists(PROCESSES)
+
+
+async def test_others_whose_numbers_the_server_lost_may_still_be_there(
+    join: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GONE_AFTER", 1000.0)
     client: Any = redis_server.client()
-    client.hset(PROCESSES, "ended", 7)
+    client.hset(PROCESSES, "other", 7)
+    one, _ = join(redis_server)
+    await until(lambda: client.hlen(PROCESSES) == 2)
+    client.delete(PROCESSES)
+    await until(lambda: client.hlen(PROCESSES) == 1)
+    await asyncio.sleep(0.2)
+    assert not one.alone
+
+
+async def test_what_a_process_left_that_was_killed_is_no_company_for_long(join: Any, redis_server: RedisServer) -> None:
+    client: Any = redis_server.client()
+    client.hset(PROCESSES, "killed", 7)
     one, _ = join(redis_server)
     await until(lambda: one.alone)
 
