@@ -2,22 +2,28 @@
 
     python -m benchmarks.placing [SEED …]
 
-The arrivals are made here, after what is published of traces of LLM services (BurstGPT, Wang et al. 2024; Azure's
-LLM inference traces, Patel et al. 2024): bursts that come by a Poisson process, times within a burst that are
-exponential, lengths of prompts and outputs that are lognormal with a heavy tail, models by a Zipf law, and
-conversations of several turns whose prompts grow. A host serves one request at a time, in order, and holds so many
+There are two patterns of arrivals. "recorded" has the times and lengths of the first 4,000 requests of Azure's trace
+of conversations of 16 November 2023 (placing_trace.csv), its times stretched so that three hosts can serve what a
+data centre served; the trace does not say which requests belong together. "bursts" is made here after what is
+published of such traces (BurstGPT, Wang et al. 2024): bursts that come by a Poisson process, times within a burst that
+are exponential, lengths of prompts and outputs that are lognormal with a heavy tail. In both, models follow a Zipf law,
+and conversations of several turns, whose prompts grow, are made by the seed.
+
+A host serves one request at a time, in order, and holds so many
 models; loading another takes seconds, and evicts the one that was used longest ago. A prompt whose conversation the
 host served last is read from its prompt cache. What is loaded is seen once a second, as the proxy sees it.
 """
 
 from __future__ import annotations
 
+import csv
 import heapq
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple, TypeAlias
 
@@ -34,6 +40,8 @@ PROMPT_SPEED, OUTPUT_SPEED = 1500.0, 60.0
 LOAD_SECONDS: Final = 6.0
 AGAIN: Final = 0.6
 """How likely a request is the next turn of a conversation."""
+STRETCHED: Final = 24
+"""How much slower the recorded requests arrive than they did."""
 REMEMBERED: Final = 4
 """Conversations whose prompts a host has in its prompt cache."""
 
@@ -79,6 +87,28 @@ def arrivals(seed: int, number: int = REQUESTS) -> list[Arrival]:
             talks[talk] = model, length
             made.append(Arrival(moment, model, talk, length, min(4000, 1 + int(random.lognormvariate(4.6, 0.9)))))
     return sorted(made)[:number]
+
+
+def recorded(seed: int) -> list[Arrival]:
+    """Return the requests of the recorded trace, with conversations and models of this seed."""
+    random, made = Random(seed), list[Arrival]()  # noqa: S311
+    talks: dict[str, tuple[str, int]] = {}
+    weights = [1 / (rank + 1) for rank in range(MODELS)]
+    with Path(__file__).with_name("placing_trace.csv").open(encoding="utf-8") as file:
+        rows = [[int(field) for field in row] for row in csv.reader(file) if not row[0].startswith("#")]
+    for at, prompt, output in rows:
+        shorter = [talk for talk in list(talks)[-20:] if talks[talk][1] < prompt]
+        if shorter and random.random() < AGAIN:
+            talk = random.choice(shorter)
+            model = talks[talk][0]
+        else:
+            talk, model = f"talk {len(talks)}", f"model {random.choices(range(MODELS), weights)[0]}"
+        talks[talk] = model, prompt
+        made.append(Arrival(at * STRETCHED / 1000, model, talk, prompt, output))
+    return made
+
+
+PATTERNS: Final[dict[str, Callable[[int], list[Arrival]]]] = {"recorded": recorded, "bursts": arrivals}
 
 
 @dataclass(slots=True)
@@ -193,18 +223,20 @@ def policies(seed: int) -> dict[str, Choose]:
     }
 
 
-def compared(seed: int) -> dict[str, Figures]:
+def compared(pattern: str, seed: int) -> dict[str, Figures]:
     """Return the figures of each way for the same arrivals."""
-    requests = arrivals(seed)
+    requests = PATTERNS[pattern](seed)
     return {name: simulated(requests, choose) for name, choose in policies(seed).items()}
 
 
 def lines(seeds: Sequence[int]) -> Iterator[str]:
     """Yield a table."""
-    yield f"{'seed':>5}  {'':<18} {'p95':>9} {'median':>9} {'loads':>6}"
-    for seed in seeds:
-        for name, figures in compared(seed).items():
-            yield f"{seed:>5}  {name:<18} {figures.p95:>7.1f} s {figures.median:>7.1f} s {figures.loads:>6}"
+    yield f"{'arrivals':<8}  {'seed':>4}  {'':<18} {'p95':>9} {'median':>9} {'loads':>6}"
+    for pattern in PATTERNS:
+        for seed in seeds:
+            for name, figures in compared(pattern, seed).items():
+                times = f"{figures.p95:>7.1f} s {figures.median:>7.1f} s"
+                yield f"{pattern:<8}  {seed:>4}  {name:<18} {times} {figures.loads:>6}"
 
 
 if __name__ == "__main__":
