@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +12,7 @@ from ollama_cache_proxy.simulator import Behaviour, Fault, Simulator
 from ollama_cache_proxy.upstream.fleet import Fleet
 from tests.support import canary
 from tests.support.processes import serve
-from tests.support.rawhttp import RawAnswer, ask
+from tests.support.rawhttp import RawAnswer, RawConnection, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
 
@@ -200,6 +201,40 @@ async def test_a_pull_everywhere_is_one_progress_to_its_client() -> None:
         assert json.loads(failed.body.splitlines()[-1])["error"].startswith("b: ")
         assert (await seen.post("/api/delete", {"model": "tiny"}, "DELETE")).status == 200
         assert seen.asked("/api/delete") == [1, 1, 1]
+
+
+async def test_an_upload_and_the_model_made_of_it_reach_every_host() -> None:
+    blob = bytes(range(256)) * (1 << 12)
+    digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+    path, create = f"/api/blobs/{digest}", {"model": "made", "files": {"made.gguf": digest}, "stream": False}
+    async with site(3, changes_to="all") as seen:
+        assert (await ask(seen.proxy.url, "HEAD", path)).status == 404
+        assert (await ask(seen.ollamas[1].url, "POST", path, body=blob)).status == 201
+        assert (await ask(seen.proxy.url, "HEAD", path)).status == 404, "one of them is not all"
+        async with await RawConnection.open(seen.proxy.url) as connection:
+            connection.send("POST", path, fields={"Content-Length": str(len(blob))})
+            for at in range(0, len(blob), 1 << 16):
+                connection.writer.write(blob[at : at + (1 << 16)])
+                await connection.writer.drain()
+            assert (await connection.answer()).status == 201
+        assert (await ask(seen.proxy.url, "HEAD", path)).status == 200
+        assert [digest.removeprefix("sha256:") in one.models.blobs for one in seen.ollamas] == [True] * 3
+        answer = await seen.post("/api/create", create)
+        assert (answer.status, json.loads(answer.body)) == (200, {"status": "success"})
+        assert [one.models.get("made").weights.digest for one in seen.ollamas] == [digest[7:]] * 3
+
+
+async def test_an_upload_to_a_label_reaches_the_hosts_that_have_it_and_says_where_it_failed() -> None:
+    tables = {"b": {"labels": ["big"]}, "c": {"labels": ["big"]}}
+    async with site(3, tables=tables) as seen:
+        path = f"/api/blobs/sha256:{hashlib.sha256(b'x').hexdigest()}"
+        assert (await ask(seen.proxy.url, "POST", path, body=b"x", fields={"X-Upstream": "big"})).status == 201
+        assert (await ask(seen.proxy.url, "HEAD", path, fields={"X-Upstream": "big"})).status == 200
+        assert seen.asked(path) == [0, 2, 2]
+        assert (await ask(seen.proxy.url, "HEAD", path)).status == 404
+        await seen.ollamas[2].stop()
+        failed = await ask(seen.proxy.url, "POST", path, body=b"x", fields={"X-Upstream": "big"})
+        assert (failed.status, json.loads(failed.body)["error"][:3]) == (502, "c: ")
 
 
 async def test_a_drained_host_gets_no_requests_and_the_last_one_is_not_drained() -> None:

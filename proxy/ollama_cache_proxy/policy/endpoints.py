@@ -319,6 +319,11 @@ def find(method: str, target: str) -> tuple[Endpoint, bool]:
     return row or next(row for begin, row in _OTHERS if path.startswith(begin)), False
 
 
+def is_blob(target: str) -> bool:
+    """Return whether a target is a file from which models are made."""
+    return unquote_to_bytes(target.partition("?")[0]).startswith(b"/api/blobs/")
+
+
 _HEADS: Final = {"/": ("HEAD", "GET"), "/api/version": ("HEAD", "GET"), "/api/tags": ("HEAD", "GET")}
 
 

@@ -78,8 +78,8 @@ class Settings(BaseSettings):
     )
     changes_to: Literal["home", "all"] = Field(
         "home",
-        description="Which of several Ollamas a pull, create, copy or delete goes to, without X-Upstream. home: the one"
-        " that has the model, else the first. all: every one.",
+        description="Which of several Ollamas a pull, create, copy, delete or upload goes to, without X-Upstream. home:"
+        " the one that has the model, else the first. all: every one.",
     )
     upstream_authorization: SecretStr | None = Field(
         None,

@@ -32,6 +32,7 @@ from ollama_cache_proxy.policy.steps import finish
 from ollama_cache_proxy.upstream.fleet_host import FleetHost
 from ollama_cache_proxy.upstream.fleet_looks import FleetLooks
 from ollama_cache_proxy.upstream.fleet_responses import Everywhere, Made, body_of, merged_head
+from ollama_cache_proxy.upstream.fleet_uploads import Reading, SharedUpload
 
 X_UPSTREAM: Final = b"x-upstream"
 _QUICK: Final = 1 << 18
@@ -234,16 +235,20 @@ class Fleet:
         return finish(steps) if len(body) <= _QUICK else await self._turns.run(steps)
 
     async def for_change(self, request: Request, endpoint: Endpoint, body: Body) -> list[FleetHost]:
-        """Return the hosts that a change goes to. What was uploaded is on the first one."""
+        """Return the hosts that a change goes to."""
         asked = await self.wanted(request, endpoint, body)
         if asked.files:
-            return [self.first]
+            return self.for_upload()
         having = [host for host in self.hosts if host.digests is None or asked.model in host.digests]
         if self._all:
             return having or [self.first] if endpoint.operation in _HAVING else self.hosts
         if not having and asked.origin:
             having = [host for host in self.hosts if host.digests is None or asked.origin in host.digests]
         return [next((host for host in having if host.takes_requests), self.first)]
+
+    def for_upload(self) -> list[FleetHost]:
+        """Return the hosts that an upload goes to, and so what is made of it."""
+        return self.hosts if self._all else [self.first]
 
     def listing(self) -> list[FleetHost]:
         """Return the hosts whose lists are merged."""
@@ -327,13 +332,16 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         if merged_lists.is_list(endpoint) and named is None:
             return await self._merged(endpoint, fleet.listing())
         if endpoint.changes:
-            hosts = named or await fleet.for_change(request, endpoint, self._body)
-            if len(hosts) > 1 and isinstance(self._body, bytes):
-                return await self._everywhere(stack, hosts)
-            return await self._sent(stack, hosts[0], "")
+            return await self._at(stack, named or await fleet.for_change(request, endpoint, self._body))
+        if endpoints.is_blob(request.target):
+            return await self._at(stack, named or fleet.for_upload())
         if named is not None:
             return await self._sent(stack, named[0], "")
         return await self._answered(stack, endpoint)
+
+    async def _at(self, stack: AsyncExitStack, hosts: Sequence[FleetHost]) -> UpstreamResponse:
+        """Return what one host responds, or several together."""
+        return await (self._everywhere(stack, hosts) if len(hosts) > 1 else self._sent(stack, hosts[0], ""))
 
     async def _answered(self, stack: AsyncExitStack, endpoint: Endpoint) -> UpstreamResponse:
         """Return the response of the best host, or of the next one where that has given none."""
@@ -357,14 +365,24 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
             raise
 
     async def _sent(
-        self, stack: AsyncExitStack, host: FleetHost, model: str, *, movable: bool = False
+        self,
+        stack: AsyncExitStack,
+        host: FleetHost,
+        model: str,
+        *,
+        movable: bool = False,
+        reading: Reading | None = None,
     ) -> UpstreamResponse:
-        """Send the request to a host, and return its response; `stack` ends both."""
+        """Send the request to a host, and return its response; `stack` ends both.
+
+        `reading` is its part in a body that several get.
+        """
+        body = self._body if reading is None else reading
         async with AsyncExitStack() as own:
             host.begin(model)
             own.callback(host.end, model)
             asking = host.ollama.ask(
-                self._request, self._body, repeatable=self._repeatable, spent=self._spent, patient=self._patient
+                self._request, body, repeatable=self._repeatable, spent=self._spent, patient=self._patient
             )
             try:
                 with host.waited_for(movable=movable) as scope:
@@ -374,6 +392,9 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
                 if error.unanswered:
                     self._fleet.lost(host)
                 raise
+            finally:
+                if reading is not None:
+                    reading.close()
             stack.push_async_exit(own.pop_all())
         host.answered += 1
         if self._request.hosts is not None:
@@ -410,7 +431,11 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         asked = [host for host in hosts if not host.health.ejected] or hosts
         failed = {host.name: host.why() for host in hosts if host not in asked}
         begun: dict[str, UpstreamResponse] = {}
-        sent = [self._sent(stack, host, "", movable=True) for host in asked]
+        readings = self._readings(stack, len(asked))
+        sent = [
+            self._sent(stack, host, "", movable=True, reading=reading)
+            for host, reading in zip(asked, readings, strict=True)
+        ]
         found = await asyncio.gather(*sent, return_exceptions=True)
         for host, one in zip(asked, found, strict=True):
             if isinstance(one, ProxyError):
@@ -422,6 +447,20 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         if not begun:
             raise next(one for one in found if isinstance(one, BaseException))
         return await stack.enter_async_context(Everywhere(begun, failed, fleet.tasks))
+
+    def _readings(self, stack: AsyncExitStack, hosts: int) -> Sequence[Reading | None]:
+        """Return the part of each host in a body that is still arriving, None where it is there as a whole."""
+        if self._body is None or isinstance(self._body, bytes):
+            return [None] * hosts
+        upload = SharedUpload(self._body, hosts)
+        task = self._fleet.tasks.spawn(upload.hand_out(), "hand out an upload", endless=True)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.wait({task})
+
+        stack.push_async_callback(stop)
+        return upload.readings
 
 
 async def _entered(

@@ -88,12 +88,12 @@ class Everywhere(AbstractAsyncContextManager[UpstreamResponse]):
     async def _whole(self) -> Made:
         """Return the first response that tells of a failure, or else the first one."""
         made = [Made(one.head, await body_of(one)) for one in self._responses.values()]
-        worst = next((one for one in made if one.head.status != HTTPStatus.OK), None)
+        worst = next((one for one in made if one.head.status >= HTTPStatus.BAD_REQUEST), None)
         if worst is None and self._failed:
             body = self._progress.last()
             fields = ((b"Content-Type", b"application/json; charset=utf-8"), (b"Content-Length", b"%d" % len(body)))
             return Made(ResponseHead(status=HTTPStatus.BAD_GATEWAY, reason="Bad Gateway", fields=fields), body)
-        chosen = worst or made[0]
+        chosen = worst or next((one for one in made if one.head.status == HTTPStatus.CREATED), made[0])
         return Made(merged_head(chosen.head, len(chosen.body)), chosen.body)
 
     async def _read(self, name: str, response: UpstreamResponse) -> None:
