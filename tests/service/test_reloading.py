@@ -41,6 +41,8 @@ BY_RELOAD = {
         "stream_pace",
         "line_pace_for",
         "ignore_no_cache",
+        "stable_prefix_rules",
+        "stable_prefix",
         "unbuffered_streams",
     ),
     *(setting_of(operation) for operation in OPERATIONS),

@@ -233,6 +233,7 @@ def test_json_is_one_object_a_line_with_every_member_of_the_fact():
         "output_tokens": None,
         "saved": {"seconds": 0.0, "prompt_tokens": 0, "output_tokens": 0},
         "error": None,
+        "rule": "",
     }
     assert second["event"] == "stored"
     assert (second["key"], second["operation"], second["model"], second["ttl"], second["size"]) == (

@@ -121,6 +121,8 @@ class Exchanges:
             case Bypass(detail=detail):
                 if body and self._forecaster is not None and detail in LET_IN:
                     visit.bypassed = self._bypassed(arrival, body)
+                if classified.stabilised is not None:
+                    visit.rule, body = classified.stabilised.rule, classified.stabilised.body
                 return await self._pass_on(visit, arrival, body, classified)
             case Candidate():
                 return await self._reuse(visit, arrival, body or b"", classified)

@@ -61,6 +61,8 @@ class Exchange:
     saved: Saved = NOTHING
     """What was served without Ollama."""
     error: Source | None = None
+    rule: str = ""
+    """The rule of `stable_prefix` that fitted, if one did."""
     trace: str = ""
     """The trace id of the request, for exemplars of metrics alone."""
 

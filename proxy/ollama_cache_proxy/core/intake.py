@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from ollama_cache_proxy.core.lookup import StoreLookup
 from ollama_cache_proxy.core.ports import Identity, Templates
 from ollama_cache_proxy.core.questions import Neighbours, Question
-from ollama_cache_proxy.policy import classify, endpoints, fields, outline, template_dates
+from ollama_cache_proxy.policy import classify, endpoints, fields, outline, stable_prefix, template_dates
 from ollama_cache_proxy.policy.buffers import Hold
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.credentials import with_authorization
@@ -24,6 +24,7 @@ from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives, Hit, Reuse, read_directives, without_no_cache
 from ollama_cache_proxy.policy.status import Detail
+from ollama_cache_proxy.policy.steps import finish
 
 Classified: TypeAlias = Callable[[Endpoint, str, bytes], tuple[Candidate, int] | None]
 """Takes an endpoint, the category, and a body; see `KnownQuestions.take`."""
@@ -114,6 +115,33 @@ class Intake:
 
         A coroutine is returned where that takes longer than a turn of the event loop should.
         """
+        found = self._as_it_came(arrival, body, hold)
+        rules, fields = self._rules.stable_prefix, arrival.request.fields
+        if body and any(rule.is_for(arrival.endpoint, fields) for rule in rules):
+            return self._stabilised(arrival, body, hold, found)
+        return found
+
+    async def _stabilised(
+        self,
+        arrival: Arrival,
+        body: bytes,
+        hold: Hold,
+        found: Bypass | Candidate | Coroutine[Any, Any, Bypass | Candidate],
+    ) -> Bypass | Candidate:
+        """Return a bypass of the body with what a rule pins, where one fits; else what was found."""
+        as_it_came = found if isinstance(found, Bypass | Candidate) else await found
+        if not hold.grow(len(body)):
+            return as_it_came
+        steps = stable_prefix.stabilised(self._rules.stable_prefix, arrival.endpoint, arrival.request.fields, body)
+        changed = finish(steps) if outline.quick(body) is not None else await self._turns.run(steps)
+        if changed is None:
+            return as_it_came
+        return Bypass(detail=Detail.PREFIX_STABILISED, model=as_it_came.model, stabilised=changed)
+
+    def _as_it_came(
+        self, arrival: Arrival, body: bytes | None, hold: Hold
+    ) -> Bypass | Candidate | Coroutine[Any, Any, Bypass | Candidate]:
+        """Classify a request by what it is without rules that pin anything."""
         if arrival.bypass is not None:
             return arrival.bypass
         if body is None:

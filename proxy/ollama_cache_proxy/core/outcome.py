@@ -60,6 +60,8 @@ class Visit:
     outcome: Outcome = _UNDECIDED
     bypassed: Bypassed | None = None
     """What is known of a bypass that a setting would take away."""
+    rule: str = ""
+    """The rule by which the beginning of the prompt was pinned."""
     first_token_at: float | None = None
     """Monotonic time of the first chunk with output of the model, in seconds."""
 
@@ -111,5 +113,6 @@ def exchange_fact(visit: Visit, request: Request, end: float, *, ended: bool) ->
         output_tokens=outcome.output_tokens,
         saved=outcome.saved,
         error=outcome.error if ended else Source.CLIENT,
+        rule=visit.rule,
         trace=trace_id(request.fields),
     )

@@ -21,6 +21,7 @@ from ollama_cache_proxy.policy.messages import Fields, Request
 from ollama_cache_proxy.policy.odd_texts import OddTexts
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.reuse import Directives
+from ollama_cache_proxy.policy.stable_prefix import Stabilised
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.steps import Steps
 
@@ -51,6 +52,8 @@ class Bypass:
     model: str = ""
     spent: float = 0.0
     """Seconds spent waiting for Ollama's digests before this was decided."""
+    stabilised: Stabilised | None = None
+    """What is forwarded in place of the body that came."""
 
 
 Classification: TypeAlias = Candidate | Bypass

@@ -42,6 +42,12 @@ class Wanted:
 
 def wanted(endpoint: Endpoint, fields: Fields, body: bytes) -> Steps[Wanted]:
     """Return what a request with these fields and this body asks for; a large body is read in steps."""
+    found = yield from members(endpoint, fields, body)
+    return Wanted() if found is None else _wanted(endpoint, found)
+
+
+def members(endpoint: Endpoint, fields: Fields, body: bytes) -> Steps[dict[str, Any] | None]:
+    """Return the members of a body, read in steps where it is large; None where it is none that can be read soon."""
     read: Any = None
     if endpoint.multipart:
         read = yield from multipart.read_in_steps(fields, body, endpoint.known)
@@ -52,7 +58,7 @@ def wanted(endpoint: Endpoint, fields: Fields, body: bytes) -> Steps[Wanted]:
         prompt = endpoint.prompt if endpoint.items else ""
         found = yield from large_documents.read(body, endpoint.known, prompt, lambda _: True)
         read = None if isinstance(found, Detail) else found[0]
-    return _wanted(endpoint, read) if isinstance(read, dict) else Wanted()
+    return read if isinstance(read, dict) else None
 
 
 def _wanted(endpoint: Endpoint, read: dict[str, Any]) -> Wanted:

@@ -15,6 +15,7 @@ from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.model_names import canonical
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.replay_pace import Pace
+from ollama_cache_proxy.policy.stable_prefix import PrefixRule
 
 
 @record
@@ -41,6 +42,8 @@ class Rules:
     """The requests whose streams are replayed line by line, whatever `pace` is."""
     ignore_no_cache: Callers
     """The requests whose `no-cache` is not heard where they ask for a stream."""
+    stable_prefix: Sequence[PrefixRule] = ()
+    """What is pinned in the beginning of prompts."""
     unbuffered_streams: bool
     """Whether streams tell an nginx in front not to hold them back."""
 

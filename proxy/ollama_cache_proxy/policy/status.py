@@ -75,6 +75,10 @@ class Detail(Reason):
         "external-data",
         "the response would depend on more than request and model: a web search, a URL, a file, a stored conversation",
     )
+    PREFIX_STABILISED = (
+        "prefix-stabilised",
+        "a rule of `stable_prefix` fits: a counter or mark in the beginning of the prompt is pinned",
+    )
     # bypass: by what the model is
     REMOTE_MODEL = "remote-model", "the model runs on another machine"
     NO_DIGEST = "no-digest", "the model's digest is not known at the moment"

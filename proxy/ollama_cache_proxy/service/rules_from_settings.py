@@ -13,6 +13,7 @@ from ollama_cache_proxy.policy.lifetimes import LifetimeKind
 from ollama_cache_proxy.policy.model_names import canonical
 from ollama_cache_proxy.policy.replay_pace import Pace
 from ollama_cache_proxy.policy.rules import Rules, Terms
+from ollama_cache_proxy.service.prefix_tables import chosen_rules
 from ollama_cache_proxy.service.settings import Settings, secret, setting_of
 from ollama_cache_proxy.service.tables import Table
 
@@ -29,6 +30,7 @@ def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
         pace=Pace(settings.stream_pace),
         line_pace_for=callers(settings.line_pace_for),
         ignore_no_cache=callers(settings.ignore_no_cache),
+        stable_prefix=chosen_rules(settings.stable_prefix, settings.stable_prefix_rules),
         unbuffered_streams=settings.unbuffered_streams,
         ttl_completion=settings.ttl_completion,
         ttl_embedding=settings.ttl_embedding,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,6 +30,7 @@ from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
 from ollama_cache_proxy.policy.lifetimes import FOREVER
 from ollama_cache_proxy.service.durations import Duration
+from ollama_cache_proxy.service.prefix_tables import PrefixTable, PrefixTables, chosen_rules
 from ollama_cache_proxy.service.tables import Caching, CategoryTables, KindOfLifetime, ModelTables, Table, shown
 from ollama_cache_proxy.service.texts import Texts
 from ollama_cache_proxy.service.upstream_credentials import authorization, authorization_in, without_user
@@ -219,6 +220,16 @@ class Settings(BaseSettings):
     line_pace_for: Texts = Field(
         (), description="Operations (chat) and clients (agent:node) whose streams are replayed line by line."
     )
+    stable_prefix_rules: PrefixTables = Field(
+        {},
+        description="Rules for stable_prefix of your own, a table for each: path, pattern and client, as in"
+        " [stable_prefix_rules.NAME] (docs/prompt-prefix.md); JSON in the environment.",
+    )
+    stable_prefix: Texts = Field(
+        (),
+        description="Rules by which counters and marks in the beginning of prompts are pinned, so that Ollama's prompt"
+        " cache can be used: claude-code, and those of stable_prefix_rules. Such requests are not cached.",
+    )
     ignore_no_cache: Texts = Field(
         (),
         description="Operations (v1-chat) and clients (agent:Go-http-client/) whose streams are served from the cache"
@@ -341,6 +352,18 @@ class Settings(BaseSettings):
     @classmethod
     def _callers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         callers(value)
+        return value
+
+    @field_validator("stable_prefix_rules")
+    @classmethod
+    def _stable_prefix_rules(cls, value: dict[str, PrefixTable]) -> dict[str, PrefixTable]:
+        chosen_rules((), value)
+        return value
+
+    @field_validator("stable_prefix")
+    @classmethod
+    def _stable_prefix(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        chosen_rules(value, info.data.get("stable_prefix_rules", {}))
         return value
 
     @field_validator("credential_fields")

@@ -200,7 +200,8 @@ class Log:
             self._line(_YELLOW, f"❌ MISS: {_short(event.key)}", *more, unstored)
         elif self._development:
             detail = cache.detail.value if cache.detail is not None else ""
-            self._line(_DIM, f"➡️  BYPASS: {detail}", *more, f"{event.status}", f"{event.bytes_sent} B")
+            rule = f" ({event.rule})" if event.rule else ""
+            self._line(_DIM, f"➡️  BYPASS: {detail}{rule}", *more, f"{event.status}", f"{event.bytes_sent} B")
 
     def _audited(self, event: Audited) -> None:
         """Write what was wrong, and what that looks like. What the log says of it holds nothing that was served."""
