@@ -246,10 +246,14 @@ async def test_sealed_streams_show_nothing_on_their_way(redis_server: RedisServe
             steps.send(LINE, LAST)
             assert [await second.chunk() for _ in range(3)] == [LINE, LAST, b""]
             await first.head()
-    messages = []
-    while (message := pubsub.get_message(timeout=0.1)) is not None:
-        messages.append(message["data"])
-    parts = [data for data in messages if isinstance(data, bytes) and b" part " in data]
+    messages: list[bytes] = []
+    async with asyncio.timeout(30):
+        while not any(data.endswith(b" stored 0") for data in messages):
+            message = pubsub.get_message(timeout=0.01)
+            if message is not None and isinstance(message["data"], bytes):
+                messages.append(message["data"])
+            await asyncio.sleep(0)
+    parts = [data for data in messages if b" part " in data]
     assert len(parts) >= 2
     assert not any(word in data for data in parts for word in (b"planted", b"tiny", b"x-ndjson"))
     pubsub.close()

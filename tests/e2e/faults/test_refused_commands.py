@@ -13,6 +13,7 @@ from ollama_cache_proxy.simulator import Simulator
 from ollama_cache_proxy.stores.redis.commands import COMMANDS, Without
 from tests.e2e.faults.conftest import Measured
 from tests.support import canary
+from tests.support.company import acquainted, looking_often
 from tests.support.rawhttp import RawAnswer, ask
 from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.stores import permit
@@ -165,7 +166,13 @@ async def test_where_entries_cannot_be_written_or_read_no_client_gets_less_than_
 async def test_every_command_that_is_sent_has_a_row(server: RedisServer, simulator: Simulator) -> None:
     client = server.client()
     client.config_resetstat()
-    async with proxy_before(simulator.url, redis_url=server.url.replace("/0", "/1")) as proxy:
+    url = server.url.replace("/0", "/1")
+    async with (
+        looking_often(),
+        proxy_before(simulator.url, redis_url=url) as proxy,
+        proxy_before(simulator.url, redis_url=url) as other,
+    ):
+        await acquainted((proxy, other))
         for _ in range(3):
             await generate(proxy)
         many = json.dumps({"model": "all-minilm", "input": [f"text {number}" for number in range(200)]}).encode()
