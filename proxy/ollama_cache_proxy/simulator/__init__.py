@@ -11,8 +11,8 @@ vectors, all others get made-up ones that depend only on the request and a seed.
 - `native`, `openai_routes`, `responses_routes`, `anthropic_routes`: the inference endpoints by wire form; `complete`,
   `embed`: what they share
 - `generate`, `vectors`, `tokens`, `rendering`: the source of texts, vectors and counts; `recorded`: the recorded ones
-- `registry`, `naming`, `residence`: installed and loaded models; `manage`, `create`: the endpoints that show and change
-  them
+- `registry`, `naming`, `residence`: installed and loaded models; `prompt_slots`: their prompt caches; `manage`,
+  `create`: the endpoints that show and change models
 - `gatekeeping`: the rules of Origin and Host
 """
 

@@ -132,10 +132,21 @@ def _text(content: Any) -> str:
     """Return the text of `content`, which is a string or a list of blocks."""
     if isinstance(content, str):
         return content
+    return "".join(str(block.get("text", "")) for block in _blocks(content, "text"))
+
+
+def _blocks(content: Any, kind: str) -> list[dict[str, Any]]:
+    """Return the blocks of a kind, none for a string."""
     blocks = content if isinstance(content, list) else []
-    return "".join(
-        str(block.get("text", "")) for block in blocks if isinstance(block, dict) and block.get("type") == "text"
-    )
+    return [block for block in blocks if isinstance(block, dict) and block.get("type") == kind]
+
+
+def _turns(role: str, content: Any) -> list[Turn]:
+    """Return the turns of a message: the results of tools, and its text with the tools that it calls."""
+    called = ({name: block.get(name) for name in ("name", "input")} for block in _blocks(content, "tool_use"))
+    text, calls = _text(content), tuple(map(wire.dumps, called))
+    results = [Turn(role="tool", text=_text(block.get("content"))) for block in _blocks(content, "tool_result")]
+    return results + ([Turn(role=role, text=text, calls=calls)] if text or calls or not results else [])
 
 
 def _refusal(request: dict[str, Any]) -> str:
@@ -159,7 +170,7 @@ async def messages(call: Call) -> None:
         return
     system = _text(request["system"])
     turns = [Turn(role="system", text=system)] if system else []
-    turns += [Turn(role=message["role"].lower(), text=_text(message["content"])) for message in request["messages"]]
+    turns += [turn for message in request["messages"] for turn in _turns(message["role"].lower(), message["content"])]
     characters = sum(len(turn.text.encode()) + len(turn.role) for turn in turns) - (len("system") if system else 0)
     names = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k"}
     names["stop_sequences"] = "stop"

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from ollama_cache_proxy.simulator import generate, naming, releases, tokens, wire
 from ollama_cache_proxy.simulator.call import Call, Fault
 from ollama_cache_proxy.simulator.generate import Ask, Broken, End, OptionError, Piece
+from ollama_cache_proxy.simulator.prompt_slots import shifted
 from ollama_cache_proxy.simulator.registry import SYSTEM, TEMPLATE, Model, sha256
 from ollama_cache_proxy.simulator.releases import Release
-from ollama_cache_proxy.simulator.rendering import Turn, render, render_native
+from ollama_cache_proxy.simulator.rendering import OVER_MESSAGES, Turn, render, render_messages, render_native
 from ollama_cache_proxy.simulator.state import State
 
 CRASHED = "an error was encountered while running the model: unexpected EOF"
@@ -165,25 +167,42 @@ def _format(wanted: Wanted) -> str:
             raise RefusedError(500, text, late=True)
 
 
-def _prompt(wanted: Wanted, model: Model) -> str:
-    """Return the rendered prompt."""
-    prompt = wanted.turns[0].text
-    if not wanted.raw:
-        system = wanted.system or model.text(SYSTEM)
-        turns = (
-            wanted.turns
-            if wanted.turns[0].role == "system" or not system
-            else (Turn(role="system", text=system), *wanted.turns)
-        )
-        is_native = model.chat_template and not wanted.template and not wanted.suffix
-        template = model.chat_template if is_native else wanted.template or model.text(TEMPLATE)
-        prompt = render_native(template, turns) if is_native else render(template, turns)
+def _rendered(wanted: Wanted, model: Model, turns: tuple[Turn, ...]) -> str:
+    """Return the prompt for turns."""
+    system = wanted.system or model.text(SYSTEM)
+    if system and turns[0].role != "system":
+        turns = (Turn(role="system", text=system), *turns)
+    is_native = model.chat_template and not wanted.template and not wanted.suffix
+    template = model.chat_template if is_native else wanted.template or model.text(TEMPLATE)
+    if is_native:
+        return render_native(template, turns)
+    if OVER_MESSAGES in template:
+        return render_messages(turns, tuple(map(wire.dumps, wanted.tools)))
+    return render(template, turns)
+
+
+def _prompt(wanted: Wanted, model: Model, context: int) -> str:
+    """Return the rendered prompt. A chat over the context loses its first messages, but none of the system's.
+
+    The last message stays (`server/prompt.go`).
+    """
+    if wanted.raw:
+        return wanted.turns[0].text
+    prompt = _rendered(wanted, model, wanted.turns)
+    if not wanted.chat or not wanted.truncate:
+        return prompt
+    for gone in range(1, len(wanted.turns)):
+        if tokens.count(prompt) <= context:
+            break
+        kept = tuple(turn for turn in wanted.turns[:gone] if turn.role == "system")
+        prompt = _rendered(wanted, model, (*kept, *wanted.turns[gone:]))
     return prompt
 
 
 def _ask(release: Release, wanted: Wanted, model: Model, options: Mapping[str, Any]) -> Ask:
     """Return what to ask the model. Raise RefusedError for what does not fit, or that the model does not take."""
-    prompt = _prompt(wanted, model)
+    context = context_length(release, model, options)
+    prompt = _prompt(wanted, model, context)
     if not release.ignores_images and "vision" not in model.capabilities and any(turn.images for turn in wanted.turns):
         raise RefusedError(400, releases.NO_IMAGES, late=True)
     ask = Ask(
@@ -197,7 +216,6 @@ def _ask(release: Release, wanted: Wanted, model: Model, options: Mapping[str, A
         top_logprobs=wanted.top_logprobs if wanted.logprobs else None,
         repeat_penalty=release.repeat_penalty,
     )
-    context = context_length(release, model, options)
     if not release.halves_prompt and ask.prompt_tokens > context and not wanted.truncate:
         raise RefusedError(400, "the input length exceeds the context length", late=True)
     if release.halves_prompt and ask.prompt_tokens >= context:
@@ -208,13 +226,17 @@ def _ask(release: Release, wanted: Wanted, model: Model, options: Mapping[str, A
     return ask
 
 
+def _keep(ask: Ask, context: int) -> int:
+    """Return how many tokens at the start of a prompt are never left out."""
+    return max(0, min(int(ask.options.get("num_keep", NUM_KEEP)), context - 1))
+
+
 def _kept(release: Release, ask: Ask) -> int:
     """Return how many tokens of the prompt the model is given."""
     context = context_length(release, ask.model, ask.options)
     if not release.halves_prompt or ask.prompt_tokens < context:
         return min(ask.prompt_tokens, context)
-    keep = max(0, min(int(ask.options.get("num_keep", NUM_KEEP)), context - 1))
-    return context - (context - keep) // 2
+    return context - (context - _keep(ask, context)) // 2
 
 
 async def complete(call: Call, wanted: Wanted, form: Form) -> None:
@@ -237,10 +259,9 @@ async def complete(call: Call, wanted: Wanted, form: Form) -> None:
         is_stream = wanted.stream and form.stream_type == wire.EVENTS
         body = b"".join(form.events(first)) if is_stream else form.whole(first)
         call.whole(200, body, form.stream_type if is_stream else form.whole_type)
-    elif wanted.stream:
-        await _stream(call, wanted, first, form, clock)
-    else:
-        await _unstreamed(call, wanted, first, form, clock)
+        return
+    async with _reading(call, first, clock):
+        await (_stream if wanted.stream else _unstreamed)(call, wanted, first, form, clock)
 
 
 async def _prepare(call: Call, wanted: Wanted, clock: _Clock) -> Ask | Reply:
@@ -262,36 +283,96 @@ async def _prepare(call: Call, wanted: Wanted, clock: _Clock) -> Ask | Reply:
     if wanted.empty:
         return Reply(model=wanted.model, created=time.time_ns(), done=True, reason="load")
     if wanted.render_only:
-        role, prompt = "" if wanted.chat else "assistant", _prompt(wanted, model)
+        length = context_length(call.simulator.release, model, options)
+        role, prompt = "" if wanted.chat else "assistant", _prompt(wanted, model, length)
         return Reply(model=wanted.model, created=time.time_ns(), role=role, rendered=prompt)
     return _ask(call.simulator.release, wanted, model, options)
 
 
 class _Clock:
-    """When the request was received and when its model was loaded (perf_counter, nanoseconds)."""
+    """When the request was received and when its model was loaded (perf_counter, nanoseconds), and what then took time.
+
+    `waited` is for a slot, `read` for the prompt, None where that has no time of its own; `said` is the output so far.
+    """
 
     def __init__(self, simulator: State) -> None:
         self._simulator = simulator
         self.began = self.loaded = time.perf_counter_ns()
+        self.waited = 0
+        self.read: int | None = None
+        self.cached = 0
+        self.said = ""
 
     def metrics(self, ask: Ask, count: int) -> dict[str, int]:
         """Return the durations and counts of the last reply; tokens from the prompt cache took no time."""
         prompt_tokens = max(_kept(self._simulator.release, ask), 1)
-        shared = self._simulator.shared_prompt(ask.model.digest, ask.prompt)
-        cached = min(tokens.count(shared), prompt_tokens - 1) if shared else 0
         is_told = self._simulator.behaviour.tells_cached
         total = max(time.perf_counter_ns() - self.began, 1000)
         loading = min(max(self.loaded - self.began, 1), total - 2)
-        prompt = max((total - loading) * (prompt_tokens - cached) // (10 * prompt_tokens), 1)
+        worked = max(total - loading - self.waited, 2)
+        share = worked * (prompt_tokens - self.cached) // (10 * prompt_tokens)
+        prompt = max(min(share if self.read is None else self.read, worked - 1), 1)
         return {
             "total_duration": total,
             "load_duration": loading,
             "prompt_eval_count": prompt_tokens,
-            **({"prompt_eval_cached_count": cached} if is_told else {}),
+            **({"prompt_eval_cached_count": self.cached} if is_told else {}),
             "prompt_eval_duration": prompt,
             "eval_count": count,
-            "eval_duration": max(total - loading - prompt, 1),
+            "eval_duration": max(worked - prompt, 1),
         }
+
+
+def _whole_prompt(ask: Ask) -> str:
+    return tokens.decode(ask.context) + ask.prompt
+
+
+def _pieces(release: Release, ask: Ask) -> tuple[str, ...]:
+    """Return the tokens of the prompt that the model is given: what is over the context goes after those to keep."""
+    pieces = tokens.pieces(_whole_prompt(ask)) or [""]
+    kept = _kept(release, ask)
+    if kept >= ask.prompt_tokens or kept >= len(pieces):
+        return tuple(pieces)
+    keep = _keep(ask, context_length(release, ask.model, ask.options))
+    return (*pieces[:keep], *pieces[len(pieces) - (kept - keep) :])
+
+
+@asynccontextmanager
+async def _reading(call: Call, ask: Ask, clock: _Clock) -> AsyncIterator[None]:
+    """Have the prompt worked on, and leave it in its slot together with the output."""
+    slots = call.simulator.prompt_slots(ask.model)
+    prompt_tokens = max(_kept(call.simulator.release, ask), 1)
+    if slots is None:
+        await _read(call, clock, prompt_tokens)
+        yield
+        return
+    release = call.simulator.release
+    prompt = _pieces(release, ask)
+    async with slots.held(prompt) as held:
+        started = time.perf_counter_ns()
+        clock.waited = held.waited
+        clock.cached = held.reused * prompt_tokens // len(prompt)
+        try:
+            await _read(call, clock, prompt_tokens - clock.cached)
+        except asyncio.CancelledError:
+            done = held.reused + int((time.perf_counter_ns() - started) * call.simulator.behaviour.prompt_rate / 10**9)
+            held.left = prompt[: min(done, len(prompt))]
+            raise
+        try:
+            yield
+        finally:
+            context = context_length(release, ask.model, ask.options)
+            before = _whole_prompt(ask)
+            said = tokens.pieces(before + clock.said)[len(tokens.pieces(before)) :]
+            held.left = shifted((*prompt, *said), context, _keep(ask, context))
+
+
+async def _read(call: Call, clock: _Clock, count: int) -> None:
+    """Take the time for so many tokens of a prompt."""
+    rate = call.simulator.behaviour.prompt_rate
+    if rate and call.seconds is None:
+        clock.read = int(count * 10**9 / rate)
+        await asyncio.sleep(count / rate)
 
 
 def _last(wanted: Wanted, ask: Ask, text: str, end: End, clock: _Clock) -> Reply:
@@ -322,7 +403,7 @@ async def _unstreamed(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _
         return
     events = list(_completed(call, ask))
     pieces, end = [event for event in events if isinstance(event, Piece)], events[-1]
-    text = "".join(piece.text for piece in pieces)
+    text = clock.said = "".join(piece.text for piece in pieces)
     if isinstance(end, Broken) and end.error:
         call.whole(500, form.error(500, end.error), form.error_type)
         return
@@ -374,7 +455,6 @@ async def _stream(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Cloc
     behaviour = call.simulator.behaviour
     if behaviour.token_rate is None:
         await asyncio.sleep(behaviour.completion_delay)
-    text = ""
     for index, event in enumerate(_completed(call, ask)):
         if behaviour.token_rate is not None:
             await asyncio.sleep(1 / behaviour.token_rate)
@@ -389,9 +469,9 @@ async def _stream(call: Call, wanted: Wanted, ask: Ask, form: Form, clock: _Cloc
                 await call.part(_crash(form, event.error))
             break
         if isinstance(event, End):
-            reply = _last(wanted, ask, text, event, clock)
+            reply = _last(wanted, ask, clock.said, event, clock)
         else:
-            text += event.text
+            clock.said += event.text
             rows = _logprobs(event, wanted.top_logprobs)
             reply = Reply(model=wanted.model, created=time.time_ns(), text=event.text, logprobs=rows)
         for part in form.events(reply):

@@ -103,7 +103,12 @@ async def chat(call: Call) -> None:
     if request is None:
         return
     turns = tuple(
-        Turn(role=message["role"].lower(), text=message["content"], images=tuple(message["images"] or ()))
+        Turn(
+            role=message["role"].lower(),
+            text=message["content"],
+            images=tuple(message["images"] or ()),
+            calls=tuple(map(wire.dumps, message["tool_calls"] or ())),
+        )
         for message in request["messages"] or ()
     )
     wanted = Wanted(chat=True, turns=turns, tools=tuple(request["tools"] or ()), **_sampling(request))

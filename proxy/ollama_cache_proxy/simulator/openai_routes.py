@@ -265,16 +265,17 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     for message in messages:
         role, content = message["role"].lower(), message["content"]
+        calls = tuple(map(wire.dumps, message["tool_calls"] or ()))
         match content:
             case str():
-                turns.append(Turn(role=role, text=content))
+                turns.append(Turn(role=role, text=content, calls=calls))
             case list():
                 turns += [_part(role, part) for part in content]
             case _ if message["tool_calls"] is None:
                 kinds = {type(None): "<nil>", float: "float64", bool: "bool", dict: "map[string]interface {}"}
                 raise GoError(f"invalid message content type: {kinds[type(content)]}")
             case _:
-                turns.append(Turn(role=role, text=""))
+                turns.append(Turn(role=role, text="", calls=calls))
     return tuple(turns)
 
 

@@ -292,6 +292,8 @@ class ModelRegistry:
         template: str = "{{ .System }}{{ .Prompt }}",
         parameters: Mapping[str, Any] | None = None,
         thinking: bool = False,
+        tools: bool = False,
+        trained_context: int | None = None,
     ) -> str:
         """Install a new model without a request, and return its digest."""
         base = self.published_like("all-minilm" if embedding else "tiny")
@@ -301,8 +303,17 @@ class ModelRegistry:
             layers.append(text_layer(TEMPLATE, template))
         if parameters:
             layers.append(parameters_layer(parameters))
-        capabilities = (*base.capabilities, *(("thinking",) if thinking else ()))
-        model = base.remade(parsed, layers, width=width, capabilities=capabilities, quantized={}, told=None)
+        added = {"thinking": thinking, "tools": tools}
+        capabilities = (*base.capabilities, *(name for name, is_there in added.items() if is_there))
+        model = base.remade(
+            parsed,
+            layers,
+            width=width,
+            capabilities=capabilities,
+            trained_context=trained_context or base.trained_context,
+            quantized={},
+            told=None,
+        )
         self.put(model)
         return model.digest
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ollama_cache_proxy.simulator import naming
+from ollama_cache_proxy.simulator.prompt_slots import LONGEST, SIMILAR, SlotRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,8 @@ class Release:
     halves_prompt: bool
     """A prompt over the context loses half of what may go (`llm/llama_server.go`); else only what is over. Without
     `shift` it is then a 400, and without `truncate` an error of llama.cpp's server."""
+    slot_rules: SlotRules
+    """Which slot of the prompt cache a request takes."""
     openai_deltas: bool
     """/v1/chat/completions streams the role once, an empty delta with the reason, and one `created`
     (`middleware/openai.go`)."""
@@ -68,6 +71,7 @@ RELEASES: Mapping[str, Release] = {
         generative_vectors=True,
         ignores_images=True,
         halves_prompt=False,
+        slot_rules=LONGEST,
         openai_deltas=False,
         efforts=_EFFORTS,
         efforts_listed='"high", "medium", "low", "max", or "none"',
@@ -85,6 +89,7 @@ RELEASES: Mapping[str, Release] = {
         generative_vectors=False,
         ignores_images=False,
         halves_prompt=True,
+        slot_rules=SIMILAR,
         openai_deltas=True,
         efforts={**_EFFORTS, "minimal": "low", "xhigh": "max", "ultra": "max"},
         efforts_listed='"minimal", "low", "medium", "high", "xhigh", "ultra", "max", or "none"',

@@ -1,7 +1,8 @@
 """Prompts rendered from turns by a template.
 
 Of Go's templates only the variables `.System`, `.Prompt` and `.Response` are supported; other actions are dropped. Of
-the Jinja templates in GGUF files: one loop over the messages, their role and content, and today's date.
+the Jinja templates in GGUF files: one loop over the messages, their role and content, and today's date. A Go template
+over `.Messages` stands for one form, whatever else is in it: `render_messages`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
 _LOOP = re.compile(r"\{% for message in messages %\}(.*?)\{% endfor %\}", re.DOTALL)
+OVER_MESSAGES = ".Messages"
 _TODAY = "strftime_now('%Y-%m-%d')"
 
 
@@ -22,6 +24,8 @@ class Turn:
     role: str
     text: str
     images: tuple[bytes, ...] = ()
+    calls: tuple[str, ...] = ()
+    """The tools that it calls, as JSON."""
 
 
 def _with_images(turns: tuple[Turn, ...]) -> list[tuple[str, str]]:
@@ -63,6 +67,21 @@ def render(template: str, turns: tuple[Turn, ...]) -> str:
         values[slot] = text
     parts.append(_fill(template, values))
     return "".join(parts)
+
+
+def render_messages(turns: tuple[Turn, ...], tools: tuple[str, ...]) -> str:
+    """Return the prompt in ChatML: what the system says anywhere, then the tools as JSON, then the other turns.
+
+    Most templates for tools have this order, with `.System`, to which Ollama joins all the system's messages (`collate`
+    in `template/template.go`).
+    """
+    rows = list(zip(turns, _with_images(turns), strict=True))
+    system = "\n\n".join(text for _, (role, text) in rows if role == "system")
+    parts = [("system", "\n".join((system, *tools)))] if system or tools else []
+    parts += [
+        (role, "\n".join((*((text,) if text else ()), *turn.calls))) for turn, (role, text) in rows if role != "system"
+    ]
+    return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in parts) + "<|im_start|>assistant\n"
 
 
 def render_native(template: str, turns: tuple[Turn, ...]) -> str:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from ollama_cache_proxy.simulator.goschema import FOREVER
+from ollama_cache_proxy.simulator.prompt_slots import PromptSlots
 from ollama_cache_proxy.simulator.registry import Model
 
 KEEP_ALIVE = 5 * 60 * 10**9
@@ -20,18 +21,23 @@ LIMIT = 3
 
 @dataclass(slots=True, kw_only=True)
 class Resident:
-    """One loaded model; `context` in tokens, `expires` in nanoseconds since the epoch."""
+    """One loaded model; `context` in tokens, `expires` in nanoseconds since the epoch.
+
+    `slots` are its prompt cache, None until it is used: they go with the model.
+    """
 
     model: Model
     context: int
     keep_alive: int
     expires: int
+    slots: PromptSlots | None = None
 
 
 class Residence:
     """The loaded models by weights and parameters: a copy of a model shares the entry of its source."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
         self._loaded: dict[str, Resident] = {}
 
     def load(self, model: Model, keep_alive: int | None, context: int) -> bool:
@@ -46,11 +52,17 @@ class Residence:
             self._make_room()
             resident = Resident(model=model, context=context, keep_alive=KEEP_ALIVE, expires=0)
             self._loaded[model.digest] = resident
+        if cold:
+            resident.slots = None
         resident.context = context
         if keep_alive is not None:
             resident.keep_alive = keep_alive
         self._extend(resident)
         return cold
+
+    def find(self, model: Model) -> Resident | None:
+        """Return a loaded model, None if it is not."""
+        return self._loaded.get(model.digest)
 
     def used(self, model: Model) -> None:
         """End a use of a model: its keep_alive starts again."""
@@ -68,7 +80,7 @@ class Residence:
         return sorted(self._loaded.values(), key=lambda resident: -resident.expires)
 
     def _make_room(self) -> None:
-        if len(self._loaded) >= LIMIT:
+        if len(self._loaded) >= self._limit:
             first = min(self._loaded.values(), key=lambda one: (one.keep_alive, one.model.weights.digest))
             self.unload(first.model)
 

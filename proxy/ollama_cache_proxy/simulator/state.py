@@ -6,9 +6,10 @@ import asyncio
 import random
 from dataclasses import dataclass, replace
 
-from ollama_cache_proxy.simulator.registry import ModelRegistry
+from ollama_cache_proxy.simulator.prompt_slots import PromptSlots
+from ollama_cache_proxy.simulator.registry import Model, ModelRegistry
 from ollama_cache_proxy.simulator.releases import NEWEST, RELEASES, Release
-from ollama_cache_proxy.simulator.residence import Residence
+from ollama_cache_proxy.simulator.residence import LIMIT, Residence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +23,11 @@ class Behaviour:
 
     `context_length` is OLLAMA_CONTEXT_LENGTH, in tokens; None for the default of the release.
 
-    With `prompt_cache` the tokens that a prompt shares with the start of the last one of its model take no time, though
-    they are counted; with `tells_cached` responses say how many they are, as Ollama does since 0.33.3.
+    With `prompt_cache` a loaded model has slots (`prompt_slots`), one for each request that is answered at a time:
+    `parallel`, which is OLLAMA_NUM_PARALLEL. Tokens that a prompt shares with the beginning of what its slot has take
+    no time, though they are counted; with `tells_cached` responses say how many they are, as Ollama does since 0.33.3.
+    `prompt_rate` is how many other tokens of a prompt are worked on in a second, before the first token of the
+    completion; with 0 that takes no time of its own. `max_loaded` is OLLAMA_MAX_LOADED_MODELS.
     """
 
     seed: int = 0
@@ -36,6 +40,9 @@ class Behaviour:
     loopback: bool = True
     prompt_cache: bool = False
     tells_cached: bool = False
+    prompt_rate: float = 0.0
+    parallel: int = 1
+    max_loaded: int = LIMIT
     context_length: int | None = None
 
 
@@ -65,12 +72,11 @@ class State:
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.models = ModelRegistry(behaviour.release)
-        self.residence = Residence()
+        self.residence = Residence(behaviour.max_loaded)
         self.gate = Gate()
         self.making = Gate()
         """While it is closed, quantizing a model does not finish."""
         self.random = random.Random(behaviour.seed)
-        self._prompts: dict[str, str] = {}
 
     @property
     def release(self) -> Release:
@@ -78,10 +84,15 @@ class State:
         release, length = RELEASES[self.behaviour.release], self.behaviour.context_length
         return release if length is None else replace(release, context_length=length)
 
-    def shared_prompt(self, digest: str, prompt: str) -> str:
-        """Return what a prompt shares with the start of the last one of a model; empty without a prompt cache."""
-        last = self._prompts.get(digest, "")
-        self._prompts[digest] = prompt
-        if not self.behaviour.prompt_cache:
-            return ""
-        return prompt[: next((at for at, (a, b) in enumerate(zip(last, prompt, strict=False)) if a != b), len(last))]
+    def prompt_slots(self, model: Model) -> PromptSlots | None:
+        """Return the prompt cache of a model, None without one; of one that was unloaded meanwhile it is empty."""
+        behaviour = self.behaviour
+        if not behaviour.prompt_cache:
+            return None
+        resident = self.residence.find(model)
+        slots = None if resident is None else resident.slots
+        if slots is None:
+            slots = PromptSlots(rules=self.release.slot_rules, count=behaviour.parallel)
+            if resident is not None:
+                resident.slots = slots
+        return slots

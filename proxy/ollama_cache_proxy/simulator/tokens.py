@@ -7,6 +7,7 @@ special tokens: printable ASCII first, then printable Latin-1, then the rest.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ollama_cache_proxy.simulator import recorded
 
@@ -18,6 +19,9 @@ _BYTES = {
 }
 _LONGEST = max(map(len, recorded.TOKENS))
 _COUNTED = re.compile(r"\w{1,6}|[^\w\s]")
+_PIECES = re.compile(r"\s*(?:\w{1,6}|[^\w\s])")
+_TEXTS = {number: text for text, number in recorded.TOKENS.items()}
+_VALUES = {number: byte for byte, number in _BYTES.items()}
 
 
 def encode(text: str) -> list[int]:
@@ -35,6 +39,20 @@ def encode(text: str) -> list[int]:
             numbers += [_BYTES[byte] for byte in text[at].encode("utf-8", "replace")]
             at += 1
     return numbers
+
+
+def decode(numbers: Iterable[int]) -> str:
+    """Return the text of token numbers; unknown ones have none."""
+    parts = (
+        bytes([_VALUES[number]]) if number in _VALUES else _TEXTS.get(number, "").encode("utf-8", "replace")
+        for number in numbers
+    )
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def pieces(text: str) -> list[str]:
+    """Return the tokens of a text as `count` counts them, each with the space before it; none for an empty one."""
+    return _PIECES.findall(text)
 
 
 def count(text: str) -> int:
