@@ -24,6 +24,7 @@ import redis
 import uvloop
 from aiohttp import web
 
+from benchmarks.agents import __main__ as agents
 from benchmarks.speed import lists, streams
 from benchmarks.speed.goals import MISSED, Results, absolute, plot, table
 from benchmarks.speed.load import cpu, wrk
@@ -356,9 +357,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="seconds of each run of wrk")
-    parser.add_argument("--only", default="", help="only cases with this prefix; their results replace older ones")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="only cases with this prefix; their results replace older ones. `agents` is benchmarks.agents, which takes"
+        " the other options",
+    )
     parser.add_argument("--report", action="store_true", help="measure nothing")
-    given = parser.parse_args()
+    given, others = parser.parse_known_args()
+    if given.only == "agents":
+        sys.exit(agents.main(others))
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     if not given.report:
         with tempfile.TemporaryDirectory() as folder:
             running = Bench(Path(folder), given.rounds, given.seconds, given.only)

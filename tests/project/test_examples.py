@@ -44,6 +44,7 @@ NOT_RUN = {
     r"docker ": "it needs a container engine; tests/docker holds its files",
     r"(kubectl|helm) ": "it needs a cluster; tests/project/test_chart.py renders the chart",
     r"curl .*/api/cache/upstreams": "it needs several Ollamas; tests/e2e/test_several_upstreams.py asks the same",
+    r"make bench\b": "it measures for minutes; tests/benchmarks/test_agents.py plays the same",
     r"make hit-rates": "it takes a repository, or half a minute; tests/workloads does the same",
     r"make image": "it takes root and minutes; tests/e2e/test_image.py does the same",
     r"make stores\b": "it runs tests on a server of one's own",

@@ -136,8 +136,16 @@ async def test_work_takes_time_by_token(behaviour: Behaviour) -> None:
         rows = [await post(simulator, messages=chat(LONG, "go")) for _ in range(2)]
     for row in rows:
         computed = row["prompt_eval_count"] - row["prompt_eval_cached_count"]
-        assert row["prompt_eval_duration"] == computed * 50_000
+        assert row["prompt_eval_duration"] == pytest.approx(computed * 50_000, abs=1)
         assert row["total_duration"] >= row["prompt_eval_duration"] + row["eval_duration"]
+
+
+def test_a_token_looks_back_at_all_before_it() -> None:
+    even = Behaviour(prompt_rate=100.0)
+    assert [even.reading(tokens) for tokens in (0, 100, 300)] == [0.0, 1.0, 3.0]
+    back = replace(even, prompt_doubling=100.0)
+    assert [back.reading(tokens) for tokens in (0, 100, 200)] == [0.0, 1.5, 4.0]
+    assert Behaviour(prompt_doubling=100.0).reading(100) == 0.0
 
 
 async def test_a_stream_begins_when_its_prompt_was_read(behaviour: Behaviour) -> None:

@@ -353,10 +353,10 @@ async def _reading(call: Call, ask: Ask, clock: _Clock) -> AsyncIterator[None]:
         clock.waited = held.waited
         clock.cached = held.reused * prompt_tokens // len(prompt)
         try:
-            await _read(call, clock, prompt_tokens - clock.cached)
+            await _read(call, clock, prompt_tokens)
         except asyncio.CancelledError:
-            done = held.reused + int((time.perf_counter_ns() - started) * call.simulator.behaviour.prompt_rate / 10**9)
-            held.left = prompt[: min(done, len(prompt))]
+            done = (time.perf_counter_ns() - started) / max(clock.read or 0, 1)
+            held.left = prompt[: held.reused + int(done * (len(prompt) - held.reused))]
             raise
         try:
             yield
@@ -367,12 +367,13 @@ async def _reading(call: Call, ask: Ask, clock: _Clock) -> AsyncIterator[None]:
             held.left = shifted((*prompt, *said), context, _keep(ask, context))
 
 
-async def _read(call: Call, clock: _Clock, count: int) -> None:
-    """Take the time for so many tokens of a prompt."""
-    rate = call.simulator.behaviour.prompt_rate
-    if rate and call.seconds is None:
-        clock.read = int(count * 10**9 / rate)
-        await asyncio.sleep(count / rate)
+async def _read(call: Call, clock: _Clock, prompt_tokens: int) -> None:
+    """Take the time for the tokens of a prompt that were not there."""
+    behaviour = call.simulator.behaviour
+    if behaviour.prompt_rate and call.seconds is None:
+        seconds = behaviour.reading(prompt_tokens) - behaviour.reading(clock.cached)
+        clock.read = round(seconds * 10**9)
+        await asyncio.sleep(seconds)
 
 
 def _last(wanted: Wanted, ask: Ask, text: str, end: End, clock: _Clock) -> Reply:

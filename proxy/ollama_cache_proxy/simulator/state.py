@@ -27,7 +27,9 @@ class Behaviour:
     `parallel`, which is OLLAMA_NUM_PARALLEL. Tokens that a prompt shares with the beginning of what its slot has take
     no time, though they are counted; with `tells_cached` responses say how many they are, as Ollama does since 0.33.3.
     `prompt_rate` is how many other tokens of a prompt are worked on in a second, before the first token of the
-    completion; with 0 that takes no time of its own. `max_loaded` is OLLAMA_MAX_LOADED_MODELS.
+    completion; with 0 that takes no time of its own. After `prompt_doubling` tokens the next one takes twice as long as
+    the first, since each looks back at all before it; with 0 all take the same. `max_loaded` is
+    OLLAMA_MAX_LOADED_MODELS.
     """
 
     seed: int = 0
@@ -41,9 +43,17 @@ class Behaviour:
     prompt_cache: bool = False
     tells_cached: bool = False
     prompt_rate: float = 0.0
+    prompt_doubling: float = 0.0
     parallel: int = 1
     max_loaded: int = LIMIT
     context_length: int | None = None
+
+    def reading(self, tokens: float) -> float:
+        """Return how many seconds a prompt of so many tokens takes of which nothing was there."""
+        if not self.prompt_rate:
+            return 0.0
+        looking_back = tokens**2 / (2 * self.prompt_doubling) if self.prompt_doubling else 0.0
+        return (tokens + looking_back) / self.prompt_rate
 
 
 class Gate:
