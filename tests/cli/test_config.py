@@ -25,7 +25,7 @@ async def test_a_file_of_credentials_is_named_and_not_shown(tmp_path: Path) -> N
 async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(f'listen = "127.0.0.1:1"\nlinger = 5\nepoch = "a"\nadmin_token = "{canary.TOKEN}"\n')
-    given = ("--listen", "127.0.0.1:3", "--cache", "chat=always", "--redis-ca", "ca.pem")
+    given = ("--listen", "127.0.0.1:3", "--cache", "chat=always", "--redis-ca", "ca.pem", "--store", "memory")
     arguments = ("config", "--config", str(file), *given, "--json")
     added = {"OCP_LISTEN": "127.0.0.1:2", "OCP_EPOCH": "b", "OCP_LOG": ""}
     told = json.loads((await piped(*arguments, added=added)).out)
@@ -33,6 +33,7 @@ async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:
     assert told["listen"] == {"value": "127.0.0.1:3", "source": "command line"}
     assert told["cache_chat"] == {"value": "always", "source": "command line"}
     assert told["redis_ca"] == {"value": "ca.pem", "source": "command line"}
+    assert told["store"] == {"value": "memory", "source": "command line"}
     assert told["epoch"] == {"value": "b", "source": "environment"}
     assert told["linger"] == {"value": 5.0, "source": "file"}
     assert told["log"] == {"value": "auto", "source": "default"}

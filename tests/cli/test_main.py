@@ -43,7 +43,17 @@ async def test_each_command_has_examples_that_it_understands(command: str) -> No
     assert widest(told) <= 60
 
 
-@pytest.mark.parametrize("arguments", [(), ("nothing",), ("stats", "--nothing"), ("completion", "sh")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nothing",),
+        ("stats", "--nothing"),
+        ("completion", "sh"),
+        pytest.param(("config", "--store-d", "memory"), id="an option that is cut short"),
+        pytest.param(("config", "--store", "disk"), id="a store of no kind"),
+    ],
+)
 async def test_a_wrong_argument_ends_with_2_and_the_usage(arguments: tuple[str, ...]) -> None:
     done = await piped(*arguments)
     assert (done.status, done.out) == (2, "")

@@ -48,6 +48,7 @@ def command(  # noqa: PLR0913 - the parts of a command
         description=description,
         epilog="\n".join(["examples:", *(f"  ollama-cache-proxy {example}" for example in examples)]),
         formatter_class=_Formatter,
+        allow_abbrev=False,  # one that is cut short would be taken for another one
     )
     parser.set_defaults(run=run)
     return parser
@@ -60,6 +61,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     add_upstream(parser, several=True)
     parser.add_argument("--workers", metavar="N", help="worker processes that share one Redis (default 1; OCP_WORKERS)")
+    parser.add_argument(
+        "--store",
+        choices=("auto", "redis", "private", "memory"),
+        help="where entries are stored (default: a Redis that is named, else a private one, else memory; OCP_STORE)",
+    )
     parser.add_argument(
         "--redis-url", metavar="URL", help="Redis or Valkey (default: start a private one; OCP_REDIS_URL)"
     )
@@ -136,7 +142,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings on the command line, None for those that are not there. Raise SettingsError."""
     names = (
-        *("listen", "upstream", "workers", "redis_url", "redis_ca", "keep", "store_dir", "cache_streams"),
+        *("listen", "upstream", "workers", "store", "redis_url", "redis_ca", "keep", "store_dir", "cache_streams"),
         *("record_requests", "log", "development"),
     )
     found = {name: getattr(arguments, name, None) for name in names}
