@@ -608,7 +608,16 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 " cache, and those of responses that do not tell whether they were computed.",
                 unit=_TOKENS,
                 queries=(Query(_rate("prompt_tokens_by_source_total", "source"), "{{source}}"),),
-                width=12,
+                width=8,
+                stacked=True,
+            ),
+            Panel(
+                title="Prompt tokens that Ollama reads again",
+                text="Tokens a second, estimated by the fingerprints of prompts, by cause and by where in the prompt it"
+                " changes: what `doctor` says more of.",
+                unit=_TOKENS,
+                queries=(Query(_rate("prompt_lost_tokens_total", "cause", "where"), "{{cause}} {{where}}"),),
+                width=8,
                 stacked=True,
             ),
             Panel(
@@ -623,7 +632,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                         "{{model}}",
                     ),
                 ),
-                width=12,
+                width=8,
             ),
             Panel(
                 title="Power",

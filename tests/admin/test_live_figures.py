@@ -32,6 +32,7 @@ async def test_before_anything_was_asked(proxy: Proxy) -> None:
     assert (found["hitRate"], found["tokensPerSecond"], found["models"]) == (0.0, None, [])
     assert found["store"]["keys"] == 0
     assert found["audit"] is None
+    assert found["prompts"] == {"sentence": "", "tokens": 0, "reusedTokens": 0, "lostSeconds": 0.0}
 
 
 async def test_what_was_audited_shows(simulator: Simulator) -> None:

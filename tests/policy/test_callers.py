@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_cache_proxy.policy.callers import Callers, callers
+from ollama_cache_proxy.policy.callers import Callers, agent_of, callers
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 
 BY_NAME = {row.operation: row for row in ENDPOINTS}
@@ -47,3 +47,22 @@ def test_what_names_nothing_is_refused(text: str) -> None:
 def test_a_client_may_have_a_name_that_is_no_text() -> None:
     """A setting of the environment has such bytes as surrogates (PEP 383)."""
     assert callers(["agent:\udcff"]).include(BY_NAME["chat"], ((b"User-Agent", b"\xff/1"),))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"claude-cli/2.1.37 (external, cli)", "claude-cli"),
+        (b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", "Mozilla"),
+        (b"python-httpx/0.28", "python-httpx"),
+        (b"curl", "curl"),
+        (b"a" * 300, "a" * 40),
+        (b"(nothing)", ""),
+        (b"", ""),
+        (b"\xff\xfe", ""),
+        (None, ""),
+    ],
+)
+def test_the_class_of_a_client_is_its_first_product(value: bytes | None, expected: str) -> None:
+    fields = ((b"Accept", b"*/*"),) if value is None else ((b"user-AGENT", value), (b"User-Agent", b"second/1"))
+    assert agent_of(fields) == expected

@@ -34,7 +34,7 @@ BY_RELOAD = {
         "max_list_bytes",
     ),
     *("models", "categories", "max_misses", "linger", "head_timeout", "body_timeout", "keep_alive", "estimated_counts"),
-    *("record_requests", "record_requests_bytes"),
+    *("record_requests", "record_requests_bytes", "prompt_watch", "prompt_slots"),
     *(
         "cache_dated_templates",
         "cache_streams",

@@ -12,6 +12,7 @@ from ollama_cache_proxy.core.facts import (
     Health,
     NotStored,
     Part,
+    PromptRead,
     Repeated,
     Resident,
     Saved,
@@ -25,6 +26,9 @@ from ollama_cache_proxy.downstream.places import Closing
 from ollama_cache_proxy.policy.audit_causes import Cause
 from ollama_cache_proxy.policy.audit_comparison import Kind
 from ollama_cache_proxy.policy.dialects.dialect import Usage
+from ollama_cache_proxy.policy.prompts.prompt_memory import Loss, LossCause, Reading
+from ollama_cache_proxy.policy.prompts.prompt_places import Place, Where
+from ollama_cache_proxy.policy.prompts.prompt_shapes import Shape
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
 from ollama_cache_proxy.telemetry.metrics import Metrics
 from tests.support import exchanges
@@ -330,3 +334,25 @@ def test_the_lag_of_the_loop_is_a_histogram_without_labels(metrics):
     name = f"{PREFIX}event_loop_lag_seconds"
     assert f'{name}_bucket{{le="0.5"}} 2.0\n'.encode() in body
     assert f"{name}_count 2.0\n{name}_sum 0.3004\n".encode() in body
+
+
+def test_what_became_of_prompts_is_counted(metrics):
+    place = Place(Where.SYSTEM, "system[0].text", 192)
+    changed = Loss(LossCause.CHANGED, 800, place, Shape.ID)
+    displaced = Loss(LossCause.DISPLACED, 60)
+    for reading in (
+        Reading(4000, 0, 1000, 0, None, exact=False, seconds=0.0),
+        Reading(4000, 200, 1000, 50, 40, exact=True, seconds=0.01, losses=(changed,)),
+        Reading(4000, 200, 1000, 50, 70, exact=False, seconds=0.01, losses=(changed, displaced)),
+    ):
+        metrics(PromptRead(operation="chat", model="tiny", reading=reading))
+    where = {"endpoint": "chat", "model": "tiny:latest"}
+    assert value(metrics, "prompt_forecast_tokens_total", **where, source="reused") == 100
+    assert value(metrics, "prompt_forecast_tokens_total", **where, source="computed") == 2900
+    del where["endpoint"]
+    for by, wrong in (("told", 10), ("time", 20)):
+        assert value(metrics, "prompt_forecast_checked_tokens_total", **where, by=by) == 1000
+        assert value(metrics, "prompt_forecast_wrong_tokens_total", **where, by=by) == wrong
+    assert value(metrics, "prompt_lost_tokens_total", **where, cause="changed", where="system") == 1600
+    assert value(metrics, "prompt_lost_seconds_total", **where, cause="changed", where="system") == 16
+    assert value(metrics, "prompt_lost_tokens_total", **where, cause="displaced", where="") == 60

@@ -26,6 +26,10 @@ _EVERY: Final = 2.0
 """Seconds between two counts of entries."""
 
 
+_PROMPTS: Final = ("sentence", "tokens", "reusedTokens", "lostSeconds")
+"""What is shown of prompts; all of it is at `/api/cache/prompts`."""
+
+
 class Polled(Protocol):
     """Something that is read in the background while it is in use."""
 
@@ -52,6 +56,7 @@ class Figures:
         *,
         recent: Recent,
         statistics: Callable[[], Awaitable[dict[str, Any]]],
+        prompts: Callable[[], dict[str, Any]],
         count: Callable[[], Awaitable[KeyCount | None]],
         store_name: str,
         residents: Residents,
@@ -61,6 +66,7 @@ class Figures:
     ) -> None:
         self._recent = recent
         self._statistics = statistics
+        self._prompts = prompts
         self._count_entries = count
         self._store_name = store_name
         self._residents = residents
@@ -86,6 +92,7 @@ class Figures:
                 await asyncio.gather(self._residents.ready(), self._cards.ready(), self._counting.ready())
         statistics = await self._statistics()
         requests = {name: statistics[name] for name in ("hits", "misses", "bypasses")}
+        prompts = self._prompts()
         speed = self._recent.tokens_per_second()
         return {
             "hitRate": statistics["hitRate"],
@@ -98,6 +105,7 @@ class Figures:
             "savedSeconds": statistics["savedSeconds"],
             "savedTokens": statistics["savedTokens"],
             "audit": statistics["audit"],
+            "prompts": {name: prompts[name] for name in _PROMPTS},
             "tokensPerSecond": None if speed is None else round(speed, 1),
             "models": [
                 {"name": model_names.short(found.model), "size": found.size, "vram": found.vram}

@@ -38,20 +38,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _once(url: str, arguments: argparse.Namespace) -> int:
-    from ollama_cache_proxy.cli.asking import FORECAST, proxy_at
+    from ollama_cache_proxy.cli.asking import FORECAST, PROMPTS, proxy_at
     from ollama_cache_proxy.cli.screen import Screen, write_json
 
     async with proxy_at(url, "") as proxy:
         found = await proxy.fetch(FORECAST)
+        prompts = await proxy.fetch(PROMPTS)
     if arguments.json:
-        write_json(found)
+        write_json({**found, "prompts": prompts})
         return DONE
     screen = Screen()
     screen.say(found["advice"]["sentence"])
     for shown in _shown(screen, found):
         screen.print()
         screen.show(shown)
+    for text in _of_prompts(prompts):
+        screen.print()
+        screen.say(text)
     return DONE
+
+
+def _of_prompts(prompts: dict[str, Any]) -> Iterator[str]:
+    """Yield what is said of prompts that Ollama reads again: one sentence, and for each client what to do."""
+    if prompts["sentence"]:
+        yield prompts["sentence"]
+    for finding in prompts["findings"]:
+        yield f"{finding['sentence']}.\nTo do: {finding['fix']}."
 
 
 def _shown(screen: Any, found: dict[str, Any]) -> Iterator[Any]:

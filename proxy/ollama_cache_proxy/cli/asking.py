@@ -201,7 +201,7 @@ class Proxy(Server):
         response = await self.ask(
             f"{path}?{urlencode(query)}" if query else path,
             method="GET" if document is None else "POST",
-            headers=self._headers if path not in (STATS, FORECAST) else None,
+            headers=self._headers if path not in (STATS, FORECAST, PROMPTS) else None,
             body=None if document is None else orjson.dumps(document),
             within=60.0,
         )
@@ -257,6 +257,7 @@ EXPLAIN: Final = "/api/cache/explain"
 EXPORT: Final = "/api/cache/export"
 IMPORT: Final = "/api/cache/import"
 FORECAST: Final = "/api/cache/forecast"
+PROMPTS: Final = "/api/cache/prompts"
 UPSTREAMS: Final = "/api/cache/upstreams"
 _SIGNATURES: Final = {
     STATS: "hitRate",
@@ -265,6 +266,7 @@ _SIGNATURES: Final = {
     EXPLAIN: "candidate",
     IMPORT: "imported",
     FORECAST: "whatIf",
+    PROMPTS: "reusedTokens",
 }
 """For each route a member of its response that no other server would send."""
 

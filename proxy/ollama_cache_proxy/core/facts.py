@@ -11,6 +11,7 @@ from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.policy.audit_causes import Cause
 from ollama_cache_proxy.policy.audit_comparison import Kind
 from ollama_cache_proxy.policy.dialects.dialect import Usage
+from ollama_cache_proxy.policy.prompts.prompt_memory import Reading
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import CacheStatus, Detail
 
@@ -75,6 +76,15 @@ class Worked:
     model: str
     """Empty where neither the request nor the response names it in a place that is searched."""
     usage: Usage
+
+
+@record
+class PromptRead:
+    """What became of the prompt of a request that Ollama has answered."""
+
+    operation: str
+    model: str
+    reading: Reading
 
 
 @record
@@ -286,6 +296,7 @@ Event: TypeAlias = (
     Exchange
     | Repeated
     | Worked
+    | PromptRead
     | Stored
     | NotStored
     | Audited

@@ -16,6 +16,7 @@ from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.facts import NotStored, Stored, Worked
 from ollama_cache_proxy.core.flights import Flight, Tail
 from ollama_cache_proxy.core.ports import UpstreamResponse
+from ollama_cache_proxy.core.prompt_watch import Answered
 from ollama_cache_proxy.core.questions import Neighbours, Question
 from ollama_cache_proxy.core.store_ports import Entries
 from ollama_cache_proxy.policy import context_lengths, fields, freshness, reuse, scope_marks, storing, usage
@@ -105,6 +106,7 @@ class Fetcher:
         self._purges = neighbours.purges
         self._fingerprinting = neighbours.fingerprinting
         self._turns = neighbours.turns
+        self._prompts = neighbours.prompts
 
     async def computed(self, steps: Steps[T], size: int) -> T:
         """Return the result of a computation about so many bytes, in turns of the event loop where they are many."""
@@ -151,7 +153,7 @@ class Fetcher:
                 flight.publish(Flowing(head=response.head, length=response.length, tail=tail, detail=excess))
                 excerpt = Excerpt()
                 await tail.feed(_resumed(chunks, rest, excerpt))
-                self._report_work(question, response.head, excerpt)
+                self._report_work(question, response.head, excerpt, self._clock.monotonic() - begun)
                 return None
         return self._whole(question, response, chunks, self._clock.monotonic() - begun)
 
@@ -169,7 +171,7 @@ class Fetcher:
             if entries is not None:
                 flight.stored = await self.store_unless_changed(question, whole.fresh, await entries())
         finally:
-            self._report_work(question, whole.head, _excerpt(whole.chunks))
+            self._report_work(question, whole.head, _excerpt(whole.chunks), whole.seconds)
 
     async def ask_bounded(
         self, question: Question, request: Request, body: bytes, flight: Flight[Fetched]
@@ -181,8 +183,9 @@ class Fetcher:
             chunks, excess, _ = await _collected(response, limit, flight.hold)
         if excess is not None:
             return excess
-        self._report_work(question, response.head, _excerpt(chunks))
-        return self._whole(question, response, chunks, self._clock.monotonic() - begun)
+        seconds = self._clock.monotonic() - begun
+        self._report_work(question, response.head, _excerpt(chunks), seconds)
+        return self._whole(question, response, chunks, seconds)
 
     def _whole(
         self, question: Question, response: UpstreamResponse, chunks: tuple[bytes, ...], seconds: float
@@ -196,11 +199,25 @@ class Fetcher:
         limit, now = question.lifetime, self._clock.now()
         return freshness.freshness(head.fields, limit=limit, delay=seconds, now=now)
 
-    def _report_work(self, question: Question, head: ResponseHead, excerpt: Excerpt) -> None:
-        """Report the work that Ollama did for this response."""
-        fact = worked(question.candidate.endpoint, question.candidate.model, head, excerpt)
+    def _report_work(self, question: Question, head: ResponseHead, excerpt: Excerpt, seconds: float) -> None:
+        """Report the work that Ollama did for this response in so many seconds, and have its prompt looked at."""
+        endpoint, request = question.candidate.endpoint, question.request
+        fact = worked(endpoint, question.candidate.model, head, excerpt)
         if fact is not None:
             self._observe(fact)
+        if self._prompts is None or head.status != storing.OK:
+            return
+        answered = Answered(
+            endpoint=endpoint,
+            model=question.candidate.model,
+            host="" if request.hosts is None else request.hosts.answered,
+            fields=request.fields,
+            category=question.directives.category,
+            body=question.body,
+            usage=None if fact is None else fact.usage,
+            begun=self._clock.monotonic() - seconds,
+        )
+        self._prompts.answered(answered, self._rules.prompt_slots)
 
     async def judge(self, question: Question, head: ResponseHead, body: bytes, fresh: Freshness) -> Storable | Detail:
         """Return that this complete response may be stored, or why not. A large one is read in turns of the loop."""

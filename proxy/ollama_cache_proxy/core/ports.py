@@ -93,6 +93,8 @@ class UpstreamResponse(Protocol):
 
     head: ResponseHead
     length: int | None
+    host: str
+    """Which of several Ollamas has answered; empty where there is one, or where several have."""
 
     def whole_body(self) -> bytes | None:
         """Return the body where its length is known and all of it has arrived, else None. Raises ProxyError."""

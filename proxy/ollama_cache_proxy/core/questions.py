@@ -10,6 +10,7 @@ from typing import ParamSpec, Protocol
 from ollama_cache_proxy.core.facts import NOTHING, Exchange, Observer, Saved
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
 from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Upstream
+from ollama_cache_proxy.core.prompt_watch import PromptWatch
 from ollama_cache_proxy.core.store_ports import EntryStore, SharedFlights
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.core.turns import Turns
@@ -57,6 +58,8 @@ class Neighbours:
     """None where no requests are recorded."""
     forecaster: Forecaster | None = None
     """None where nobody asks what other settings would have given."""
+    prompts: PromptWatch | None = None
+    """None where nothing of prompts is looked at."""
 
 
 class Recorder(Protocol):

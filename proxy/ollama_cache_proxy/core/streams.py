@@ -92,7 +92,7 @@ class StreamFetcher(Fetcher):
             complete = await tail.feed(recorded())
             if complete and flight.on_chunk is not None:
                 flight.on_chunk(b"")
-            self._report_work(question, head, excerpt)
+            self._report_work(question, head, excerpt, self._clock.monotonic() - begun)
             if not complete:
                 flight.close(tail)
         if detail is None:

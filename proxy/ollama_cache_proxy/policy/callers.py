@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Endpoint
-from ollama_cache_proxy.policy.messages import Fields, values
+from ollama_cache_proxy.policy.messages import Fields, first, values
 from ollama_cache_proxy.policy.record import record
 
 _AGENT: Final = "agent:"
@@ -26,6 +27,15 @@ class Callers:
         if endpoint.operation in self.operations:
             return True
         return bool(self.agents) and any(value.startswith(self.agents) for value in values(fields, b"user-agent"))
+
+
+_PRODUCT: Final = re.compile(rb"[A-Za-z0-9._-]{1,40}")
+
+
+def agent_of(fields: Fields) -> str:
+    """Return the class of a client: its first product in User-Agent, without a version; empty where there is none."""
+    found = _PRODUCT.match(first(fields, b"user-agent") or b"")
+    return "" if found is None else found[0].decode()
 
 
 def callers(texts: Iterable[str]) -> Callers:

@@ -65,6 +65,8 @@ class Rules:
     """How many misses of one model may be in flight; None for any number."""
     estimated_counts: bool
     """Whether a text known from a list answers alone with its share of that list's token count."""
+    prompt_slots: int
+    """How many prompts of a model Ollama holds."""
     linger: float
     """How long an embeddings request goes on after its last client has left."""
     epoch: str

@@ -10,6 +10,7 @@ from ollama_cache_proxy.core.exchange import Exchanges
 from ollama_cache_proxy.core.explanation import Explainer
 from ollama_cache_proxy.core.fast_path import Each
 from ollama_cache_proxy.core.packing import Packing
+from ollama_cache_proxy.core.prompt_watch import PromptWatch
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.rules import Rules
@@ -24,6 +25,8 @@ class Service:
     explainer: Explainer
     packing: Packing
     rules: Rules
+    prompts: PromptWatch | None = None
+    """None where nothing of prompts is looked at."""
 
 
 def service_of(neighbours: Neighbours, *, each: Each | None, before: Service | None = None) -> Service:
@@ -33,7 +36,13 @@ def service_of(neighbours: Neighbours, *, each: Each | None, before: Service | N
     """
     exchanges = Exchanges(neighbours, each=each, before=None if before is None else before.exchanges)
     packing = Packing(neighbours, encode=encode, decode=decode)
-    return Service(exchanges=exchanges, explainer=Explainer(neighbours), packing=packing, rules=neighbours.rules)
+    return Service(
+        exchanges=exchanges,
+        explainer=Explainer(neighbours),
+        packing=packing,
+        rules=neighbours.rules,
+        prompts=neighbours.prompts,
+    )
 
 
 class InService:

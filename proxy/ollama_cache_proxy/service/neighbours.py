@@ -12,6 +12,7 @@ from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.audit import Audit
 from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
+from ollama_cache_proxy.core.prompt_watch import PromptWatch
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.traffic import Traffic
@@ -75,6 +76,7 @@ class Opened:
     statistics: Statistics
     recorder: RequestRecorder
     forecaster: TrafficForecaster
+    prompts: PromptWatch
 
 
 async def open_neighbours(context: Context, stack: AsyncExitStack, private_server: PrivateServer | None) -> Opened:
@@ -104,6 +106,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
     traffic = Traffic(upstream, context.clock)
     observe = context.observer(statistics)
     forecaster = TrafficForecaster(clock=context.clock, tasks=context.tasks, turns=turns)
+    prompts = PromptWatch(clock=context.clock, observe=observe, tasks=context.tasks, turns=turns)
     audit = _audit(context, chosen, upstream, traffic, models, OllamaRunners(probes), observe)
     if audit is not None:
         await statistics.begin_audit(context.clock.now())
@@ -126,6 +129,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
             audit=audit,
             recorder=recorder if context.settings.record_requests else None,
             forecaster=forecaster,
+            prompts=prompts if context.settings.prompt_watch else None,
         ),
         audit=audit,
         chosen=chosen,
@@ -138,6 +142,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         statistics=statistics,
         recorder=recorder,
         forecaster=forecaster,
+        prompts=prompts,
     )
 
 
@@ -151,6 +156,7 @@ def neighbours_by(context: Context, opened: Opened, rules: Rules, settings: Sett
         rules=rules,
         templates=None if settings.cache_dated_templates else templates,
         recorder=opened.recorder if settings.record_requests else None,
+        prompts=opened.prompts if settings.prompt_watch else None,
     )
 
 

@@ -12,6 +12,7 @@ from ollama_cache_proxy.admin.live_events import Events
 from ollama_cache_proxy.admin.live_figures import Figures
 from ollama_cache_proxy.admin.live_page import ROUTES as PAGE
 from ollama_cache_proxy.admin.pack_routes import PackRoutes
+from ollama_cache_proxy.admin.prompt_route import prompt_routes
 from ollama_cache_proxy.admin.router import Routes
 from ollama_cache_proxy.admin.upstream_routes import upstream_routes
 from ollama_cache_proxy.policy.forecast.outlook import InForce
@@ -37,14 +38,20 @@ def own_routes(context: Context, opened: Opened, in_service: InService, nvml: Ca
         in_service.report()
         return await opened.statistics.totals()
 
+    def prompts() -> dict[str, Any]:
+        watch = in_service.current.prompts
+        report = opened.prompts.report() if watch is None else watch.report()
+        return {**report, "watched": watch is not None, "workers": context.settings.workers}
+
     packs = PackRoutes(lambda: in_service.current.packing)
-    figures = _figures(context, opened, statistics, nvml)
+    figures = _figures(context, opened, statistics, prompts, nvml)
     return OwnRoutes(
         routes={
             **_about_entries(context, opened, statistics, in_service),
             **packs.routes,
             **figures.routes,
             **_forecast(context, opened, in_service),
+            **prompt_routes(prompts),
             **({} if opened.fleet is None else upstream_routes(opened.fleet, context.siblings)),
             **PAGE,
         },
@@ -52,10 +59,17 @@ def own_routes(context: Context, opened: Opened, in_service: InService, nvml: Ca
     )
 
 
-def _figures(context: Context, opened: Opened, statistics: ReadStatistics, nvml: Callable[[], Any] | None) -> Figures:
+def _figures(
+    context: Context,
+    opened: Opened,
+    statistics: ReadStatistics,
+    prompts: Callable[[], dict[str, Any]],
+    nvml: Callable[[], Any] | None,
+) -> Figures:
     return Figures(
         recent=context.recent,
         statistics=statistics,
+        prompts=prompts,
         count=opened.chosen.entries.count,
         store_name=opened.chosen.name,
         residents=opened.residents,

@@ -45,6 +45,7 @@ def rules_from(settings: Settings, *, loopback: bool, instance: str) -> Rules:
         max_buffered_bytes=settings.max_buffered_bytes,
         max_misses=settings.max_misses,
         estimated_counts=settings.estimated_counts,
+        prompt_slots=settings.prompt_slots,
         linger=settings.linger,
         epoch=settings.epoch,
         credentials=credential_rules(settings.credential_fields, settings.placeholder_credentials),

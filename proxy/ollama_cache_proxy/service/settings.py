@@ -238,6 +238,14 @@ class Settings(BaseSettings):
     unbuffered_streams: bool = Field(
         default=False, description="Tell an nginx in front not to hold streams back (X-Accel-Buffering: no)."
     )
+    prompt_watch: bool = Field(
+        default=True,
+        description="See how much of each prompt's beginning Ollama had worked on before, and what changes there, by"
+        " fingerprints in memory; false: nothing of prompts is looked at.",
+    )
+    prompt_slots: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="How many requests of a model Ollama works on at a time: its OLLAMA_NUM_PARALLEL."
+    )
     explain: bool = Field(
         default=False,
         description="Store fingerprints of a request's fields with its entry, so that explain can name what differs.",

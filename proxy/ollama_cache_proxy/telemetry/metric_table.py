@@ -154,6 +154,39 @@ class Families:
     prompt_computed_seconds: Annotated[
         Counter, Row("Ollama's seconds for `prompt_computed_tokens`: their quotient is its speed.", _WORK)
     ]
+    prompt_forecast_tokens: Annotated[
+        Counter,
+        Row(
+            "Prompt tokens by what the fingerprints of prompts say: `reused` by Ollama from its prompt cache, or"
+            " `computed`. Estimated, also where Ollama does not tell (`prompt_watch`).",
+            ("endpoint", "model", "source"),
+        ),
+    ]
+    prompt_forecast_checked_tokens: Annotated[
+        Counter,
+        Row(
+            "Those of them that were compared with what Ollama `told`, or with the `time` that it took.",
+            ("model", "by"),
+        ),
+    ]
+    prompt_forecast_wrong_tokens: Annotated[
+        Counter,
+        Row(
+            "By how many tokens the forecasts were wrong; divided by `prompt_forecast_checked_tokens` their error.",
+            ("model", "by"),
+        ),
+    ]
+    prompt_lost_tokens: Annotated[
+        Counter,
+        Row(
+            "Prompt tokens that Ollama read again, estimated, by cause (docs/prompts.md) and by where in the prompt it"
+            " changes: `system`, `tools`, `messages` or `prompt`.",
+            ("model", "cause", "where"),
+        ),
+    ]
+    prompt_lost_seconds: Annotated[
+        Counter, Row("Ollama's seconds for those tokens, by its speed.", ("model", "cause", "where"))
+    ]
     output_tokens: Annotated[Counter, Row("Output tokens, as counted by Ollama in its responses.", _WORK)]
     prompt_eval_seconds: Annotated[Counter, Row("Ollama's seconds of reading prompts, if it reports them.", _WORK)]
     eval_seconds: Annotated[Counter, Row("Ollama's seconds of writing tokens, if it reports them.", _WORK)]

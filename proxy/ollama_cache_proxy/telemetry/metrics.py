@@ -20,6 +20,7 @@ from ollama_cache_proxy.core.facts import (
     NotStored,
     OwnRefusal,
     Part,
+    PromptRead,
     Repeated,
     StoreCall,
     Stored,
@@ -30,6 +31,7 @@ from ollama_cache_proxy.core.facts import (
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.labels import Labels
+from ollama_cache_proxy.policy.prompts.prompt_memory import Reading
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.sums import Snapshot
 from ollama_cache_proxy.telemetry.exchange_metrics import ExchangeMetrics
@@ -57,6 +59,7 @@ class Metrics:
         self._models = Labels(_MAX_MODELS)
         self._exchanges = ExchangeMetrics(families, model=self._model, on_defer=self._defer, now=now)
         self._deferred_work: dict[tuple[str, str], list[Usage]] = {}
+        self._deferred_prompts: dict[tuple[str, str], list[Reading]] = {}
         self._deferred_calls: dict[str, list[float]] = {}
         self._deferred_count = 0
         families.log_lines_dropped.inc(by=0)
@@ -85,6 +88,9 @@ class Metrics:
                 self._exchanges.add_repeated(event)
             case Worked():
                 self._deferred_work.setdefault((event.operation, event.model), []).append(event.usage)
+                self._defer()
+            case PromptRead():
+                self._deferred_prompts.setdefault((event.operation, event.model), []).append(event.reading)
                 self._defer()
             case Audited():
                 self._audited(event)
@@ -197,6 +203,9 @@ class Metrics:
         work, self._deferred_work = self._deferred_work, {}
         for (operation, model), usages in work.items():
             self._work((operation, self._model(model)), usages)
+        prompts, self._deferred_prompts = self._deferred_prompts, {}
+        for (operation, model), readings in prompts.items():
+            self._prompts(operation, self._model(model), readings)
 
     def _work(self, what: tuple[str, str], usages: Sequence[Usage]) -> None:
         """Count what Ollama reports about its work; `what` is operation and model."""
@@ -236,6 +245,24 @@ class Metrics:
         if computed and seconds:
             families.prompt_computed_tokens.inc(*what, by=computed)
             families.prompt_computed_seconds.inc(*what, by=seconds)
+
+    def _prompts(self, operation: str, model: str, readings: Sequence[Reading]) -> None:
+        """Count what became of prompts."""
+        families = self._families
+        reused = sum(reading.reused for reading in readings)
+        computed = sum(reading.tokens for reading in readings) - reused
+        families.prompt_forecast_tokens.inc(operation, model, "reused", by=reused)
+        families.prompt_forecast_tokens.inc(operation, model, "computed", by=computed)
+        for reading in readings:
+            if reading.told is not None:
+                by = "told" if reading.exact else "time"
+                families.prompt_forecast_checked_tokens.inc(model, by, by=reading.tokens)
+                families.prompt_forecast_wrong_tokens.inc(model, by, by=abs(reading.reused - reading.told))
+            for loss in reading.losses:
+                what = (model, loss.cause.value, "" if loss.place is None else loss.place.where.value)
+                families.prompt_lost_tokens.inc(*what, by=loss.tokens)
+                if reading.seconds:
+                    families.prompt_lost_seconds.inc(*what, by=loss.tokens * reading.seconds)
 
     def _model(self, name: str) -> str:
         """Return the label of a model, the same for each spelling of its name."""

@@ -397,6 +397,7 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
                     reading.close()
             stack.push_async_exit(own.pop_all())
         host.answered += 1
+        response.host = host.name
         if self._request.hosts is not None:
             self._request.hosts.answered = host.name
         return response

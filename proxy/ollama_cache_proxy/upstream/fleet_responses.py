@@ -27,6 +27,8 @@ _WAITING: Final = 64
 class Made:
     """A whole response."""
 
+    host = ""
+
     def __init__(self, head: ResponseHead, body: bytes) -> None:
         self.head = head
         self.body = body
@@ -124,6 +126,7 @@ class _Flowing:
     """A response that is still arriving."""
 
     length: int | None = None
+    host = ""
 
     def __init__(self, head: ResponseHead, lines: AsyncIterator[bytes]) -> None:
         self.head = changed(head, fields=without_body_fields(head.fields))

@@ -55,6 +55,7 @@ class _Response:
         self.content = content
         lines = message.raw_headers
         self.head = ResponseHead(status=message.code, reason=message.reason or "", fields=lines)
+        self.host = ""
         self._codings = values(lines, _CODING)
         self.length = None if self._codings else _length(lines)
         connection.content = content

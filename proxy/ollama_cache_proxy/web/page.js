@@ -30,6 +30,7 @@ function show(event) {
   ahead = event.time - Date.now() / 1000;
   const { averageSeconds: average, requests, savedTokens: tokens } = event;
   headline(event);
+  put("prompts", event.prompts.sentence);
   compare(average);
   put("hit-rate", requests.hits + requests.misses ? percent(event.hitRate) : "–");
   put("hit-time", time(average.hit));

@@ -79,3 +79,22 @@ def line(**row: Any) -> bytes:
 )
 def test_how_a_stream_is_judged(pieces: list[tuple[float, bytes]], level: Level) -> None:
     assert of_proxy.judged_stream(200, pieces, "tiny").level is level
+
+
+FOUND = {"sentence": "a client: a number changes", "fix": "leave it out"}
+
+
+@pytest.mark.parametrize(
+    ("told", "level", "said"),
+    [
+        ({"watched": False}, Level.OK, "not looked at"),
+        ({"prompts": 0}, Level.OK, "0 prompts so far, 0% of their tokens"),
+        ({"prompts": 1, "tokens": 100, "reusedTokens": 25}, Level.OK, "1 prompt so far, 25% of their tokens"),
+        ({"findings": [FOUND]}, Level.WARNING, "a number changes"),
+    ],
+)
+def test_what_is_read_again(told: dict[str, Any], level: Level, said: str) -> None:
+    nothing: dict[str, Any] = {"watched": True, "prompts": 0, "tokens": 0, "reusedTokens": 0, "findings": []}
+    (finding,) = of_proxy.reread({**nothing, **told})
+    assert (finding.level, said in finding.text) == (level, True), finding
+    assert bool(finding.fix) == (level is Level.WARNING)

@@ -11,7 +11,7 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy import __version__
-from ollama_cache_proxy.cli.asking import EXPLAIN, UPSTREAMS, Response
+from ollama_cache_proxy.cli.asking import EXPLAIN, PROMPTS, UPSTREAMS, Response
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
@@ -307,6 +307,27 @@ def judged(cacheable: int, bypasses: Counter[str]) -> Finding:
     reason = REASONS[detail]
     text = f"{share}, mostly ({avoidable[detail]:,}) because {reason.text} ({detail})"
     return warning(text, reason.fix or "")
+
+
+async def prompts(scene: Scene) -> list[Finding]:
+    """Report what Ollama reads again of what it has read, for whom, and why."""
+    if await scene.stats() is None:
+        return []
+    found = await scene.fetch(scene.proxy, PROMPTS)
+    if found is None:
+        return []  # an older proxy
+    return reread(found)
+
+
+def reread(found: dict[str, Any]) -> list[Finding]:
+    """Judge what is known of prompts since the start."""
+    if not found["watched"]:
+        return [ok("not looked at (prompt_watch = false)")]
+    if found["findings"]:
+        return [warning(printable(one["sentence"]), printable(one["fix"])) for one in found["findings"]]
+    count, share = int(found["prompts"]), found["reusedTokens"] / max(1, found["tokens"])
+    prompts = "1 prompt" if count == 1 else f"{count:,} prompts"
+    return [ok(f"{prompts} so far, {share:.0%} of their tokens from Ollama's prompt cache; none is read again in vain")]
 
 
 async def _count(scene: Scene, name: str) -> int:

@@ -38,6 +38,7 @@ CHECKS: Final = (
     Check(title="Access", run=of_proxy.access),
     Check(title="Streams", run=of_proxy.intermediaries, within=130.0),
     Check(title="Traffic", run=of_proxy.traffic),
+    Check(title="Prompts", run=of_proxy.prompts),
     Check(title="Audit", run=of_proxy.audit),
     Check(title="Places", run=of_proxy.places),
     Check(title="Clock", run=of_machine.clock),

@@ -1,0 +1,134 @@
+"""What of each prompt Ollama had worked on before. A prompt is looked at when its response has been sent on.
+
+By then it is known what Ollama says of it, and nobody waits: neither the request nor the response is held back. What is
+remembered are fingerprints (policy/prompts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import orjson
+
+from ollama_cache_proxy.core.facts import Observer, PromptRead
+from ollama_cache_proxy.core.ports import Clock
+from ollama_cache_proxy.core.tasks import Tasks
+from ollama_cache_proxy.core.turns import Turns
+from ollama_cache_proxy.policy import model_names, outline
+from ollama_cache_proxy.policy.callers import agent_of
+from ollama_cache_proxy.policy.dialects.dialect import Usage
+from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.labels import Labels
+from ollama_cache_proxy.policy.messages import Fields
+from ollama_cache_proxy.policy.prompts.prompt_losses import PromptLosses
+from ollama_cache_proxy.policy.prompts.prompt_memory import ModelMemory
+from ollama_cache_proxy.policy.prompts.prompt_parts import has_prompt, parts_of
+from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.steps import Steps
+
+_MOST_MODELS: Final = 16
+"""Models, at each of several Ollamas, of which prompts are remembered; the one that was asked longest ago goes."""
+_AT_ONCE: Final = 1 << 18
+"""Bytes of a body that are read in one go: orjson takes 16 ms at most for them, whatever is in them."""
+_MOST_AGENTS: Final = 32
+_NOTHING: Final = Usage()
+
+
+@record
+class Answered:
+    """A request that Ollama has answered with 200."""
+
+    endpoint: Endpoint
+    model: str
+    """As the request names it."""
+    host: str
+    """Which of several Ollamas it was; empty where there is one."""
+    fields: Fields
+    category: str
+    body: bytes
+    usage: Usage | None
+    begun: float
+    """Monotonic time of the request, in seconds."""
+    first_output: float | None = None
+    """Seconds to the first output, where they are known."""
+
+
+class PromptWatch:
+    """Looks at prompts; one instance a process, which outlives a reload. No method waits, or raises."""
+
+    def __init__(self, *, clock: Clock, observe: Observer, tasks: Tasks, turns: Turns) -> None:
+        self._clock = clock
+        self._observe = observe
+        self._tasks = tasks
+        self._turns = turns
+        self._models: dict[tuple[str, str], ModelMemory] = {}
+        self._latest: dict[str, str] = {}
+        """By Ollama: the model that was asked last."""
+        self._agents = Labels(_MOST_AGENTS)
+        self._losses = PromptLosses(clock.now())
+
+    def report(self) -> dict[str, Any]:
+        """Return what became of prompts since the start, as values for JSON."""
+        return self._losses.report(self._clock.now())
+
+    def answered(self, answered: Answered, slots: int) -> None:
+        """Take in a request whose response has ended. `slots` is how many prompts Ollama holds."""
+        if not has_prompt(answered.endpoint):
+            self._latest[answered.host] = model_names.canonical(answered.model) or ""
+            return
+        try:
+            if len(answered.body) <= _AT_ONCE:
+                self._read(answered, slots, self._clock.monotonic())
+            else:
+                steps = self._turns.run(self._in_steps(answered, slots, self._clock.monotonic()))
+                self._tasks.spawn(steps, "look at a large prompt", endless=True)
+        except Exception as error:  # noqa: BLE001 - it reads requests that nothing else here reads
+            told = {"message": "a prompt was not looked at", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(told)
+
+    def _in_steps(self, answered: Answered, slots: int, now: float) -> Steps[None]:
+        """Take in a large one, unless reading it would take too long."""
+        if (yield from outline.is_read_soon(answered.body)):
+            yield
+            self._read(answered, slots, now)
+
+    def _read(self, answered: Answered, slots: int, now: float) -> None:
+        try:
+            document = orjson.loads(answered.body)
+        except orjson.JSONDecodeError:
+            return
+        prompt = parts_of(answered.endpoint, document)
+        if prompt is None:
+            return
+        name = prompt.document.get("model")
+        model = (model_names.canonical(name) if isinstance(name, str) else None) or ""
+        host, usage, begun = answered.host, answered.usage or _NOTHING, answered.begun
+        memory = self._memory(host, model)
+        waited = answered.first_output
+        rival = self._latest.get(host, model) != model
+        self._latest[host] = model
+        reading = memory.read(prompt, usage, begun=begun, now=now, waited=waited, slots=slots, rival=rival)
+        client = self._agents.of(agent_of(answered.fields)) if reading.losses else ""
+        operation, category = answered.endpoint.operation, answered.category
+        self._losses.add(
+            reading,
+            usage,
+            client=client,
+            category=category,
+            model=model_names.short(model),
+            operation=operation,
+            took=now - begun,
+        )
+        self._observe(PromptRead(operation=operation, model=model, reading=reading))
+
+    def _memory(self, host: str, model: str) -> ModelMemory:
+        """Return what is remembered of a model at one Ollama; the latest one is at the end."""
+        name = (host, model)
+        memory = self._models.pop(name, None)
+        if memory is None:
+            if len(self._models) >= _MOST_MODELS:
+                del self._models[next(iter(self._models))]
+            memory = ModelMemory()
+        self._models[name] = memory
+        return memory

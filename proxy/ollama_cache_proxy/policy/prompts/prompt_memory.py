@@ -1,0 +1,472 @@
+"""The latest prompts of one model: how much of a new one Ollama had worked on already, and what it has lost.
+
+Ollama holds what it worked on last, prompt and answer, once for each slot (OLLAMA_NUM_PARALLEL), while the model is
+loaded. A request gets the slot with which it shares most, and what they share from the beginning is not computed again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from ollama_cache_proxy.policy.dialects.dialect import Usage
+from ollama_cache_proxy.policy.prompts.prompt_parts import Prompt, Text
+from ollama_cache_proxy.policy.prompts.prompt_places import Place, block_of, place
+from ollama_cache_proxy.policy.prompts.prompt_prints import BLOCK, PRINT, alike, packed, prints, shared, unpacked
+from ollama_cache_proxy.policy.prompts.prompt_shapes import Shape, shape
+
+MOST_BYTES: Final = 1 << 20
+"""Bytes of fingerprints, and of what goes with them, that are held for a model."""
+MOST_PROMPTS: Final = 16
+"""Prompts of a model that are held; one that goes on with another takes its place."""
+_PART_BYTES: Final = 200
+_PROMPT_BYTES: Final = 400
+"""Bytes that a part, and a prompt, take beside their fingerprints."""
+_LEAST: Final = 256
+"""Bytes below which a loss is none: templates, and the places where blocks begin, blur less than that."""
+_LOADED: Final = 0.5
+"""Seconds of loading from which on the model was not loaded before; a loaded one reports some hundredths."""
+_GOES_ON: Final = 32
+"""Blocks behind a difference that tell whether the text goes on as before."""
+_TRIED: Final = 4
+"""Prompts, from the latest on, of which the text behind a difference is compared."""
+_ENOUGH: Final = 0.8
+"""The share of what is behind a difference that a prompt has to have, too, for no older one to be looked at."""
+_PLACES: Final = 32
+"""Places of which the latest differing block is held."""
+_SOME: Final = 32
+"""Computed tokens from which on their time tells the speed."""
+_WEIGHT: Final = 0.2
+"""How much the latest figure counts in a running average."""
+_BYTES_A_TOKEN: Final = 4.0
+"""Before any response has told."""
+_MARKS: Final = 8
+"""Prompts that one goes on with of which bytes and tokens are held."""
+_TOLD_LESS: Final = 0.1
+"""The share of a prompt by which Ollama may reuse less than expected before that is a loss of its own."""
+_FULLER: Final = 0.85
+"""A prompt of fewer tokens than this share of what its bytes would be, which goes on with a cut one, is cut, too."""
+
+
+class LossCause(StrEnum):
+    """Why Ollama reads again what it has read before; a label of a metric."""
+
+    CHANGED = "changed"
+    """The beginning differs in one place from that of the latest prompt, and goes on as before."""
+    DISPLACED = "displaced"
+    """Another prompt has taken its slot."""
+    UNLOADED = "unloaded"
+    """The model was unloaded, since nobody had asked it for longer than its `keep_alive`."""
+    SWAPPED = "swapped"
+    """The model was unloaded, since another one was asked."""
+    CUT = "cut"
+    """The prompt does not fit into the context length, so Ollama leaves out messages behind the system's."""
+    NOT_REUSED = "not-reused"
+    """Ollama says that it reused less, and nothing here tells why."""
+
+
+class Loss(NamedTuple):
+    """Prompt tokens that Ollama reads again, by one cause."""
+
+    cause: LossCause
+    tokens: int
+    """Estimated."""
+    place: Place | None = None
+    shape: Shape = Shape.UNKNOWN
+
+
+class Reading(NamedTuple):
+    """What became of one prompt. Tokens are estimated, unless they are said to be told."""
+
+    size: int
+    """Bytes."""
+    shared: int
+    """Bytes from the beginning on that Ollama had worked on."""
+    tokens: int
+    """Of the whole prompt."""
+    reused: int
+    """Those that Ollama had worked on, by the fingerprints."""
+    told: int | None
+    """Those that it has reused, by its own word, or by the time that it took; None where neither is known."""
+    exact: bool
+    """Whether that is its own word."""
+    seconds: float
+    """A token's share of the time that prompts take to be read; 0 where that is not known."""
+    losses: tuple[Loss, ...] = ()
+
+
+class _New(NamedTuple):
+    """A prompt that is taken in, beside the slot that it gets."""
+
+    prompt: Prompt
+    hashes: list[int]
+    """Of its parts."""
+    keys: bytes
+    """The same, 8 bytes of each."""
+    slot: _Held | None
+    """What its slot holds; None where that is nothing."""
+    parts: int
+    """How many parts the two share from the beginning on, and likewise bytes."""
+    common: int
+    size: int
+    """Its own bytes."""
+    known: int
+    """No part from this one on was in a prompt before."""
+    goes_on: bool
+    """Whether it begins with all that its slot holds."""
+
+
+class _Lost(NamedTuple):
+    """Bytes of a prompt that were lost, and where."""
+
+    displaced: int
+    """Those that an earlier prompt shares beyond what its slot does."""
+    behind: int = 0
+    """Those behind a difference that an earlier prompt has, too."""
+    part: int = 0
+    block: int = 0
+    """Where that difference is."""
+    moved: bool = False
+    """Whether what stands there stood elsewhere before."""
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A prompt that is remembered: the fingerprints of its parts, 8 bytes of each, and its figures."""
+
+    keys: bytes
+    parts: int
+    size: int
+    tokens: int | None
+    output: int
+    """Tokens of its answer; 0 where they are not known."""
+    ended: float
+    """Monotonic time, in seconds."""
+    cut: bool
+    marks: tuple[tuple[int, int], ...]
+    """Bytes and tokens of those that it goes on with."""
+
+
+@dataclass(slots=True, eq=False)
+class ModelMemory:
+    """What is remembered of one model at one Ollama."""
+
+    used: int = 0
+    """Bytes, about."""
+    latest: float = 0.0
+    """When the latest response ended."""
+    _prompts: deque[_Held] = field(default_factory=deque)
+    _slots: list[_Held] = field(default_factory=list)
+    """What Ollama holds; the one that was used last is the last."""
+    _known: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    """The fingerprints of the blocks of each part, and its bytes, by the hash of it all."""
+    _blocks: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    """By path: where the latest difference was, and what stood there."""
+    _bytes_a_token: float = 0.0
+    _speed: float = 0.0
+    """Seconds that a prompt token takes to be computed."""
+
+    def read(  # noqa: PLR0913 - what is known of one response
+        self,
+        prompt: Prompt,
+        usage: Usage,
+        *,
+        begun: float,
+        now: float,
+        waited: float | None = None,
+        slots: int = 1,
+        rival: bool = False,
+    ) -> Reading:
+        """Take in a prompt that Ollama has worked on, and return what became of it.
+
+        `begun` and `now` are monotonic times of its request and of the end of its response; `waited` is how many
+        seconds it took to the first output, where that is known. `slots` is how many Ollama has, `rival` tells whether
+        another model was asked since the latest response.
+        """
+        loaded = usage.load_seconds is not None and usage.load_seconds >= _LOADED and not usage.cached_tokens
+        lost, self._slots = (self._slots, []) if loaded else ([], self._slots)
+        new = self._fitted(prompt, begun, slots)
+        slot, size, tokens = new.slot, new.size, usage.prompt_tokens
+        cut = self._is_cut(new, tokens)
+        if tokens and not cut:
+            self._bytes_a_token = _average(self._bytes_a_token, size / tokens)
+        whole = tokens or max(1, round(size / self._ratio))
+        reused = self._reused(new, whole)
+        losses: list[Loss] = []
+        if cut and slot is not None and not (slot.cut and tokens and tokens > (slot.tokens or 0)):
+            kept = min(reused, round(self._sum(new.hashes[: prompt.leading]) * whole / size))
+            losses.append(Loss(LossCause.CUT, reused - kept))
+            reused = kept
+        elif size - new.common >= _LEAST:
+            cause = (LossCause.SWAPPED if rival else LossCause.UNLOADED) if lost else LossCause.DISPLACED
+            losses = self._losses(self._lost(new), prompt, size / whole, cause)
+        told, exact = self._told(usage, waited, whole, reused)
+        if exact and told is not None and reused - told > max(_SOME, _TOLD_LESS * whole) and not losses:
+            losses = [Loss(LossCause.NOT_REUSED, reused - told)]
+        marks = (*slot.marks[-_MARKS:], (slot.size, slot.tokens)) if slot and new.goes_on and slot.tokens else ()
+        held = _Held(new.keys, len(new.hashes), size, tokens, usage.output_tokens or 0, now, cut, marks)
+        self._hold(held, new, slots)
+        return Reading(size, new.common, whole, reused, told, exact, self._speed, tuple(losses))
+
+    @property
+    def _ratio(self) -> float:
+        return self._bytes_a_token or _BYTES_A_TOKEN
+
+    # What Ollama holds.
+
+    def _fitted(self, prompt: Prompt, begun: float, slots: int) -> _New:
+        """Return a prompt beside the slot that it gets, and remember its parts."""
+        texts = prompt.texts
+        hashes = [*map(hash, texts)]
+        keys = packed(hashes)
+        slot, parts = self._slot(keys, begun, slots)
+        goes_on = slot is not None and parts == slot.parts
+        known = self._learn(hashes, texts, parts)
+        if slot is not None and goes_on:
+            common = slot.size
+            size = common + self._sum(hashes[parts:])
+        else:
+            size = self._sum(hashes)
+            common = 0 if slot is None else self._common(hashes, slot, parts)
+        return _New(prompt, hashes, keys, slot, parts, common, size, known, goes_on)
+
+    def _slot(self, keys: bytes, begun: float, slots: int) -> tuple[_Held | None, int]:
+        """Return what the slot holds that a prompt gets, and how many parts the two share."""
+        held = self._slots
+        if not held:
+            return None, 0
+        if slots > 1:
+            free = [one for one in held if one.ended <= begun]
+            if not free and len(held) < slots:
+                return None, 0
+            held = free or held
+        if len(held) == 1:
+            return held[0], _parts(keys, held[0])
+        best = max(held, key=lambda one: _parts(keys, one))
+        return best, _parts(keys, best)
+
+    def _reused(self, new: _New, whole: int) -> int:
+        """Return how many tokens of a prompt, of so many, its slot holds."""
+        slot = new.slot
+        if slot is None:
+            return 0
+        if slot.tokens is None:
+            found = new.common * whole / max(1, new.size)
+        elif new.goes_on:
+            found = slot.tokens + self._answer(new.prompt, slot, new.parts)
+        else:
+            found = _between((*slot.marks, (slot.size, slot.tokens)), new.common)
+        return max(0, min(round(found), whole - 1))
+
+    def _answer(self, prompt: Prompt, slot: _Held, parts: int) -> float:
+        """Return how many tokens of its answer a prompt goes on with, as far as that is the answer that was given."""
+        if not slot.output or not prompt.is_answer(parts):
+            return 0
+        written = self._known[hash(prompt.texts[parts])][1] / self._ratio
+        return slot.output if slot.output <= 2 * written + _SOME else 0
+
+    def _is_cut(self, new: _New, tokens: int | None) -> bool:
+        """Return whether Ollama has left out messages: what goes on with another prompt has more tokens otherwise."""
+        slot = new.slot
+        if slot is None or not (tokens and slot.tokens and new.goes_on) or new.size - slot.size < _LEAST:
+            return False
+        return tokens <= slot.tokens or (slot.cut and tokens < _FULLER * new.size / self._ratio)
+
+    def _told(self, usage: Usage, waited: float | None, whole: int, reused: int) -> tuple[int | None, bool]:
+        """Return how many tokens were reused, by Ollama's word or by its time, and whether it is its word.
+
+        A prompt of which little was reused tells the speed, by the time to the first output where there is no other.
+        """
+        told, seconds = usage.cached_tokens, usage.prompt_seconds
+        computed = whole - (reused if told is None else told)
+        timed = waited if seconds is None else seconds
+        if timed and computed >= _SOME and (told is not None or reused <= whole // _SOME):
+            self._speed = _average(self._speed, timed / computed)
+            return told, told is not None
+        if told is not None:
+            return told, True
+        if not (seconds and usage.prompt_tokens and self._speed):
+            return None, False
+        return max(0, whole - round(seconds / self._speed)), False
+
+    # What is lost.
+
+    def _lost(self, new: _New) -> _Lost:
+        """Return what of a prompt was lost: what others shared with it, and what goes on behind a difference."""
+        hashes, keys, parts, goes_on = new.hashes, new.keys, new.parts, new.goes_on
+        farthest = new.common
+        for held in self._prompts:
+            if held.size > farthest and keys.startswith(held.keys):
+                farthest, parts, goes_on = held.size, max(parts, held.parts), True
+        unknown = new.known <= parts
+        if unknown and (goes_on or self._known[hashes[parts]][1] < _LEAST):
+            return _Lost(farthest - new.common)
+        best, tried = _Lost(0), _TRIED
+        for held in reversed(self._prompts):
+            theirs = _parts(keys, held)
+            if theirs >= min(held.parts, len(hashes)):
+                farthest = max(farthest, held.size if theirs == held.parts else new.size)
+            elif not unknown or (theirs >= parts and tried):
+                reach = self._common(hashes, held, theirs)
+                farthest = max(farthest, reach)
+                found = self._behind(new, held, theirs, compare=tried > 0)
+                best = max(best, found, key=lambda one: one.behind)
+                tried -= 1
+                if best.behind >= _ENOUGH * (new.size - reach):
+                    break
+        return best._replace(displaced=farthest - new.common)
+
+    def _losses(self, lost: _Lost, prompt: Prompt, bytes_a_token: float, elsewhere: LossCause) -> list[Loss]:
+        """Return the losses; what others shared has the cause `elsewhere`."""
+        losses: list[Loss] = []
+        if lost.displaced >= _LEAST:
+            losses.append(Loss(elsewhere, round(lost.displaced / bytes_a_token)))
+        if lost.behind >= _LEAST:
+            at = place(prompt, lost.part, lost.block)
+            changes = Shape.MOVED if lost.moved else self._shape(at, prompt, lost.part, lost.block)
+            losses.append(Loss(LossCause.CHANGED, round(lost.behind / bytes_a_token), at, changes))
+        return losses
+
+    def _behind(self, new: _New, held: _Held, parts: int, *, compare: bool) -> _Lost:
+        """Return where a prompt first differs from one that is held, and how many bytes behind that both have."""
+        theirs = unpacked(held.keys[parts * PRINT :])
+        others, rest = {*theirs}, new.hashes[parts:]
+        more = sum([self._known[one][1] for one in rest if one in others])
+        if rest[0] in others:
+            return _Lost(0, more, parts, 0, moved=True)
+        mine, other = self._known[rest[0]], self._known[theirs[0]]
+        block = shared(mine[0], other[0])
+        if (compare or more) and abs(mine[1] - other[1]) <= BLOCK:
+            more += self._goes_on(new.prompt.texts[parts], block, mine, other)
+        return _Lost(0, more, parts, block)
+
+    def _goes_on(self, text: Text, block: int, mine: tuple[bytes, int], other: tuple[bytes, int]) -> int:
+        """Return how many bytes of a part are the same behind a difference, which may have changed its length."""
+        longer = mine[1] - other[1]
+        begin = (block + 1) * BLOCK + longer
+        rest = other[0][(block + 1) * PRINT :][: _GOES_ON * PRINT]
+        if not rest or begin < 0:
+            return 0
+        data = text.encode() if isinstance(text, str) else text
+        same = alike(prints(data[begin : begin + _GOES_ON * BLOCK]), rest)
+        return mine[1] - begin if 2 * same * PRINT >= len(rest) else 0
+
+    def _shape(self, at: Place, prompt: Prompt, part: int, block: int) -> Shape:
+        """Return what changes in a place, and remember what stands there now."""
+        now = block_of(prompt.texts[part], block)
+        before = self._blocks.pop(at.path, None)
+        self._blocks[at.path] = (at.at, now)
+        if len(self._blocks) > _PLACES:
+            del self._blocks[next(iter(self._blocks))]
+        return shape(before[1], now) if before is not None and before[0] == at.at else Shape.UNKNOWN
+
+    def _common(self, hashes: list[int], held: _Held, parts: int) -> int:
+        """Return how many bytes a prompt shares with one that is held, from the beginning on; `parts` are the same."""
+        if parts == held.parts:
+            return held.size
+        size = self._sum(hashes[:parts])
+        if parts == len(hashes):
+            return size
+        (theirs,) = unpacked(held.keys[parts * PRINT : (parts + 1) * PRINT])
+        mine, other = self._known[hashes[parts]], self._known[theirs]
+        return size + min(shared(mine[0], other[0]) * BLOCK, mine[1], other[1])
+
+    # What is remembered.
+
+    def _sum(self, hashes: Sequence[int]) -> int:
+        known = self._known
+        return sum([known[one][1] for one in hashes])
+
+    def _learn(self, hashes: Sequence[int], texts: Sequence[Text], first: int) -> int:
+        """Remember the fingerprints of the parts from `first` on; without them where there is no room.
+
+        Return from which part on none was known before; short ones do not count, such as "yes".
+        """
+        known, new = self._known, first
+        for number in range(first, len(hashes)):
+            one, text = hashes[number], texts[number]
+            if one in known:
+                if len(text) >= BLOCK:
+                    new = number + 1
+                continue
+            data = text.encode() if isinstance(text, str) else text
+            room = len(data) // BLOCK * PRINT + _PART_BYTES
+            if self.used + room > MOST_BYTES:
+                self._forget(room, hashes)
+                known = self._known
+            found = prints(data) if self.used + room <= MOST_BYTES else b""
+            known[one] = (found, len(data))
+            self.used += len(found) + _PART_BYTES
+        return new
+
+    def _forget(self, room: int, hashes: Sequence[int]) -> None:
+        """Forget the oldest prompts, until there is room for so many bytes and more; those of slots stay."""
+        known, most = self._known, MOST_BYTES * 3 // 4 - room
+        kept: dict[int, tuple[bytes, int]] = {}
+        self.used = 0
+
+        def keep(parts: Iterable[int], more: int) -> bool:
+            new = {one: known[one] for one in {*parts} if one in known and one not in kept}
+            size = sum(len(found) + _PART_BYTES for found, _ in new.values()) + more
+            if more and self.used + size > most:
+                return False
+            kept.update(new)
+            self.used += size
+            return True
+
+        keep(hashes, 0)
+        for held in self._slots:
+            keep(unpacked(held.keys), 0)
+        prompts, self._prompts = self._prompts, deque()
+        for held in reversed(prompts):
+            if not keep(unpacked(held.keys), _room(held)) and held not in self._slots:
+                break
+            self._prompts.appendleft(held)
+        self._known = kept
+
+    def _hold(self, held: _Held, new: _New, slots: int) -> None:
+        """Remember a prompt in the place of those that it goes on with, and in the slot that it got."""
+        if new.slot is not None:
+            self._slots.remove(new.slot)
+        self._slots.append(held)
+        del self._slots[:-slots]
+        if new.goes_on and new.slot is not None:
+            over = [new.slot]
+        else:
+            over = [one for one in self._prompts if held.keys.startswith(one.keys)]
+        for one in over:
+            if one in self._prompts:
+                self._prompts.remove(one)
+                self.used -= _room(one)
+        self._prompts.append(held)
+        self.used += _room(held)
+        if len(self._prompts) > MOST_PROMPTS:
+            self.used -= _room(self._prompts.popleft())
+
+
+def _room(held: _Held) -> int:
+    """Return how many bytes a prompt takes beside its parts."""
+    return len(held.keys) + _PROMPT_BYTES
+
+
+def _parts(keys: bytes, held: _Held) -> int:
+    """Return how many parts a prompt shares with one that is held, from the first on."""
+    return held.parts if keys.startswith(held.keys) else shared(keys, held.keys)
+
+
+def _between(marks: Sequence[tuple[int, int]], size: int) -> float:
+    """Return how many tokens so many bytes are, by the bytes and tokens of others, in their order."""
+    before = (0, 0)
+    for mark in marks:
+        if size <= mark[0]:
+            more = mark[0] - before[0]
+            return before[1] + (mark[1] - before[1]) * (size - before[0]) / more if more else mark[1]
+        before = mark
+    return before[1]
+
+
+def _average(before: float, now: float) -> float:
+    return before + _WEIGHT * (now - before) if before else now
