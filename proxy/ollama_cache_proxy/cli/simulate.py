@@ -46,6 +46,15 @@ def add(commands: Any) -> None:
     parser.add_argument("--load-ms", metavar="MS", type=float, default=0.0, help="time to load a model (default: 0)")
     parser.add_argument("--token-rate", metavar="N", type=float, help="tokens a second in streams (default: no limit)")
     parser.add_argument(
+        "--one-at-a-time",
+        action="store_true",
+        help="work on one request after the other, with the times of --text-ms and --prompt-ms",
+    )
+    parser.add_argument("--text-ms", metavar="MS", type=float, help="then: time of each text to embed")
+    parser.add_argument(
+        "--prompt-ms", metavar="MS", type=float, default=0.0, help="then: time before a completion (default: 0)"
+    )
+    parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="seed of texts and vectors (default: %(default)d)"
     )
 
@@ -72,6 +81,9 @@ async def _simulate(arguments: argparse.Namespace, host: str, port: int) -> None
         load_delay=arguments.load_ms / 1000,
         token_rate=arguments.token_rate,
         release=arguments.ollama,
+        one_at_a_time=arguments.one_at_a_time,
+        text_delay=None if arguments.text_ms is None else arguments.text_ms / 1000,
+        prompt_delay=arguments.prompt_ms / 1000,
     )
     simulator = Simulator(behaviour)
     ended = asyncio.ensure_future(until_signalled())

@@ -17,6 +17,7 @@ from aiohttp import web
 from ollama_cache_proxy.simulator import gatekeeping, routes, wire
 from ollama_cache_proxy.simulator.call import AlreadySent, Call, ClientLeftError, Fault, Received
 from ollama_cache_proxy.simulator.goreader import REFUSAL, GoReader, Target, expects_continue, read_target
+from ollama_cache_proxy.simulator.single_gpu import SingleGpu
 from ollama_cache_proxy.simulator.state import Behaviour, State
 
 _MAX_RECEIVED = 10_000
@@ -72,6 +73,7 @@ class Simulator(State):
         self.url = ""
         self.port = 0
         self._received: deque[Received] = deque(maxlen=_MAX_RECEIVED)
+        self._gpu = SingleGpu()
         self._inferences = Tally()
         self._departures = Tally()
         self._stopping = False
@@ -204,7 +206,7 @@ class Simulator(State):
             return
         if route is not None:
             call.parameter = where.parameter
-            await route.handler(call)
+            await self._gpu.run(call, route)
         elif where.allowed:
             call.whole(HTTPStatus.METHOD_NOT_ALLOWED, b"405 method not allowed", wire.PLAIN)
         else:

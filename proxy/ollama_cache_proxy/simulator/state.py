@@ -30,6 +30,9 @@ class Behaviour:
     completion; with 0 that takes no time of its own. After `prompt_doubling` tokens the next one takes twice as long as
     the first, since each looks back at all before it; with 0 all take the same. `max_loaded` is
     OLLAMA_MAX_LOADED_MODELS.
+
+    With `one_at_a_time` inference requests are worked on one after the other; then each text to embed takes
+    `text_delay`, if it is set, and a completion `prompt_delay` before all else.
     """
 
     seed: int = 0
@@ -47,6 +50,9 @@ class Behaviour:
     parallel: int = 1
     max_loaded: int = LIMIT
     context_length: int | None = None
+    one_at_a_time: bool = False
+    text_delay: float | None = None
+    prompt_delay: float = 0.0
 
     def reading(self, tokens: float) -> float:
         """Return how many seconds a prompt of so many tokens takes of which nothing was there."""
