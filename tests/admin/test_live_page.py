@@ -375,3 +375,21 @@ async def test_several_ollamas_have_a_card(browser: Browser, simulator: Simulato
         page = await browser.open(proxy.url)
         await expect(page.locator("#no-models")).to_be_visible()
         await expect(page.locator("#upstreams-card")).to_be_hidden()
+
+
+async def test_lanes_have_a_card_that_says_who_waits(browser: Browser, simulator: Simulator) -> None:
+    async with proxy_before(simulator.url, lanes="interactive-first", lanes_batch_slots=1) as proxy:
+        simulator.gate.close()
+        bodies = [b'{"model":"all-minilm","input":["%d","b"]}' % number for number in range(3)]
+        tasks = [asyncio.create_task(ask(proxy.url, "POST", "/api/embed", body=body)) for body in bodies]
+        await simulator.arrived(1)
+        page = await browser.open(proxy.url)
+        await expect(page.locator("#lanes")).to_contain_text("Batches1 at work2 of 1 client wait")
+        await expect(page.locator("#lanes")).to_contain_text("People0 at worknobody waits")
+        simulator.gate.open()
+        await asyncio.gather(*tasks)
+        assert browser.complaints == []
+    async with proxy_before(simulator.url) as proxy:
+        page = await browser.open(proxy.url)
+        await expect(page.locator("#no-models")).to_be_hidden()
+        await expect(page.locator("#lanes-card")).to_be_hidden()

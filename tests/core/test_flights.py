@@ -11,6 +11,8 @@ from ollama_cache_proxy.core.errors import ProxyError, Source, unreachable
 from ollama_cache_proxy.core.flights import Flight, Flights, Seat, Tail
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.buffers import Buffers
+from ollama_cache_proxy.policy.tickets import Lane
+from tests.support.tickets import chat, listed
 
 ABOUT = {"group": "tiny", "hold": Buffers(1 << 40).hold()}
 
@@ -1104,3 +1106,31 @@ async def test_a_slow_reader_that_holds_up_nobody_has_all_the_time(flights, monk
         assert work.taken < 5
         assert not work.fed.is_set()
         assert [chunk async for chunk in work.tail.read(alone)] == [b"a" * 8] * 20
+
+
+@pytest.mark.parametrize(
+    ("waiting", "begun", "goes_on"), [(True, False, False), (True, True, True), (False, True, True)]
+)
+async def test_a_flight_lingers_only_if_something_was_done_for_it(flights, waiting, begun, goes_on):
+    work, ticket = Work(), listed()
+    ticket.waiting, ticket.begun = waiting, begun
+    with flights.launch("key", work, linger=60.0, ticket=ticket, **ABOUT).seat():
+        await work.begun.wait()
+    await turns()
+    assert work.cancelled.is_set() is not goes_on
+    assert (flights.join("key") is not None) is goes_on
+
+
+async def test_a_flight_waits_as_the_most_urgent_of_those_who_join_it(flights):
+    ticket = listed()
+    ticket.waited_in_all = 2.5
+    flight = flights.launch("key", Work(), ticket=ticket, **ABOUT)
+    flight.raise_for(None)
+    flight.raise_for(listed())
+    assert ticket.lane is Lane.BATCH
+    flight.raise_for(chat())
+    assert ticket.lane is Lane.INTERACTIVE
+    assert flight.waited == 2.5
+    plain = flights.launch("other", Work(), **ABOUT)
+    plain.raise_for(chat())
+    assert plain.waited == 0

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from ollama_cache_proxy.core.facts import Levels, Repeated, Resident, UpstreamLevel
+from ollama_cache_proxy.core.facts import LaneLevel, Levels, Repeated, Resident, UpstreamLevel
 from ollama_cache_proxy.core.store_ports import Tier
 from ollama_cache_proxy.policy.sums import Snapshot, added
+from ollama_cache_proxy.policy.tickets import Lane
 from ollama_cache_proxy.service.scrape import Scrape
 from ollama_cache_proxy.telemetry.metric_table import PREFIX
 from ollama_cache_proxy.telemetry.metrics import Metrics
@@ -32,6 +33,7 @@ class Gauges:
 
 
 UPSTREAM = UpstreamLevel(name="gpu1", up=True, in_flight=2, answered=5, failed=1)
+LANE = LaneLevel(upstream="gpu1", lane=Lane.BATCH, waiting=7, under_way=1)
 LISTENER: Any = SimpleNamespace(connections=4, idle=3, places=9)
 
 
@@ -53,6 +55,7 @@ class Around:
             upstream=SimpleNamespace(asking=2),
             residents=SimpleNamespace(latest=self._found),
             fleet=SimpleNamespace(levels=lambda: [UPSTREAM]),
+            neighbours=SimpleNamespace(lanes=SimpleNamespace(levels=lambda: [LANE])),
         )
         in_service: Any = SimpleNamespace(
             report=lambda: self.metrics(Repeated(exchange=EXCHANGE, seconds=[0.1])), serving=3
@@ -86,6 +89,8 @@ async def test_a_scrape_asks_everybody_and_counts_what_was_put_off(siblings: Sib
     assert value(text, 'store_bytes{tier="redis"}') == 10, "all processes tell the same of it"
     assert [value(text, f'store_breaker_open{{breaker="{name}"}}') for name in ("hot", "redis")] == [1, 1]
     assert value(text, 'model_loaded{model="tiny:latest"}') == 1
+    assert value(text, 'lane_waiting{lane="batch",upstream="gpu1"}') == 7 * processes
+    assert value(text, 'lane_under_way{lane="batch",upstream="gpu1"}') == processes
     assert value(text, 'upstream_host_up{upstream="gpu1"}') == 1
     assert value(text, 'upstream_host_requests_in_flight{upstream="gpu1"}') == 2 * processes
     assert value(text, 'upstream_host_requests_total{outcome="answered",upstream="gpu1"}') == 5 * processes
@@ -111,4 +116,5 @@ def test_levels_have_no_field_that_a_scrape_leaves_out() -> None:
         "broken",
         "residents",
         "upstreams",
+        "lanes",
     }

@@ -13,6 +13,8 @@ from ollama_cache_proxy.core.facts import (
     Exchange,
     Fault,
     Health,
+    LaneEnd,
+    LaneWaited,
     NotStored,
     Part,
     StoreCall,
@@ -27,6 +29,7 @@ from ollama_cache_proxy.policy.audit_causes import Cause
 from ollama_cache_proxy.policy.audit_comparison import Kind
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from ollama_cache_proxy.policy.tickets import Lane
 from ollama_cache_proxy.telemetry.log import Log, Style
 from tests.support import exchanges
 from tests.support.exchanges import EXCHANGE
@@ -387,3 +390,33 @@ def test_what_becomes_of_one_of_several_ollamas_is_said(state: UpstreamState, re
     assert said in written(event)
     told = json.loads(written(event, style=Style.JSON))
     assert told.items() >= {"event": "upstreamchanged", "name": "gpu1", "state": state.value}.items()
+
+
+WAITED = LaneWaited(
+    operation="embed", model="tiny", upstream="gpu1", lane=Lane.BATCH, end=LaneEnd.SENT, seconds=3.21, ahead=12
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds", "said"),
+    [
+        (LaneEnd.SENT, 3.21, "[AI Cache] ⏳ WAITED: 3.2 s  tiny  embed  batch lane, 12 ahead  gpu1\n"),
+        (LaneEnd.LEFT, 1.0, "[AI Cache] ⏳ WAITED: 1.0 s  tiny  embed  batch lane, 12 ahead  gpu1\n"),
+        (LaneEnd.FULL, 0.0, "[AI Cache] ⚠️  NOT SENT: lane-full  tiny  embed  batch lane, 12 ahead  gpu1\n"),
+        (LaneEnd.LATE, 600.0, "[AI Cache] ⚠️  NOT SENT: lane-wait  tiny  embed  batch lane, 12 ahead  gpu1\n"),
+        (LaneEnd.SENT, 0.99, ""),
+        (LaneEnd.LEFT, 0.0, ""),
+    ],
+)
+def test_who_has_waited_long_in_a_lane_or_was_refused_has_a_line(end: LaneEnd, seconds: float, said: str) -> None:
+    event = replace(WAITED, end=end, seconds=seconds)
+    assert written(event) == said
+    assert bool(written(event, style=Style.JSON)) is bool(said)
+
+
+def test_without_lines_for_requests_only_refusals_of_lanes_are_logged() -> None:
+    stream = io.StringIO()
+    log = Log(stream, style=Style.JSON, development=False, requests=False, clock=Clock())
+    for end in LaneEnd:
+        log(replace(WAITED, end=end))
+    assert [json.loads(line)["end"] for line in stream.getvalue().splitlines()] == ["lane-full", "lane-wait"]

@@ -10,6 +10,8 @@ from ollama_cache_proxy.core.errors import Source
 from ollama_cache_proxy.core.facts import (
     Audited,
     Health,
+    LaneEnd,
+    LaneWaited,
     NotStored,
     Part,
     PromptRead,
@@ -30,6 +32,7 @@ from ollama_cache_proxy.policy.prompts.prompt_memory import Loss, LossCause, Rea
 from ollama_cache_proxy.policy.prompts.prompt_places import Place, Where
 from ollama_cache_proxy.policy.prompts.prompt_shapes import Shape
 from ollama_cache_proxy.policy.status import CacheStatus, Detail, FwdReason, Result, bypass
+from ollama_cache_proxy.policy.tickets import Lane
 from ollama_cache_proxy.telemetry.metrics import Metrics
 from tests.support import exchanges
 from tests.support.exchanges import COLLAPSED, HIT, MISS
@@ -356,3 +359,14 @@ def test_what_became_of_prompts_is_counted(metrics):
     assert value(metrics, "prompt_lost_tokens_total", **where, cause="changed", where="system") == 1600
     assert value(metrics, "prompt_lost_seconds_total", **where, cause="changed", where="system") == 16
     assert value(metrics, "prompt_lost_tokens_total", **where, cause="displaced", where="") == 60
+
+
+def test_waiting_in_lanes_is_timed_by_what_ended_it(metrics):
+    for end, seconds in ((LaneEnd.SENT, 0.0), (LaneEnd.SENT, 2.0), (LaneEnd.LEFT, 1.0), (LaneEnd.FULL, 0.0)):
+        metrics(
+            LaneWaited(operation="embed", model="tiny", upstream="", lane=Lane.BATCH, end=end, seconds=seconds, ahead=1)
+        )
+    counts = {end.value: value(metrics, "lane_wait_seconds_count", lane="batch", end=end.value) for end in LaneEnd}
+    assert counts == {"sent": 2, "left": 1, "lane-full": 1, "lane-wait": None}
+    assert value(metrics, "lane_wait_seconds_sum", lane="batch", end="sent") == 2.0
+    assert value(metrics, "lane_wait_seconds_count", lane="interactive", end="sent") is None

@@ -63,6 +63,7 @@ class Figures:
         cards: Cards,
         tasks: Tasks,
         upstreams: Callable[[], list[dict[str, Any]]] | None = None,
+        lanes: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> None:
         self._recent = recent
         self._statistics = statistics
@@ -72,6 +73,7 @@ class Figures:
         self._residents = residents
         self._cards = cards
         self._upstreams = upstreams
+        self._lanes = lanes
         self._keys: int | None = None
         self._counting = Polling(self._update_count, "count entries", tasks=tasks, every=_EVERY)
         self.routes: dict[str, dict[str, Route]] = {"/api/cache/system": {"GET": self._system}}
@@ -115,6 +117,7 @@ class Figures:
             "store": {"name": self._store_name, "keys": self._keys, **self._recent.state(Part.STORE)},
             "upstream": self._recent.state(Part.UPSTREAM),
             **({} if self._upstreams is None else {"upstreams": self._upstreams()}),
+            **({} if self._lanes is None else {"lanes": self._lanes()}),
         }
 
     async def _update_count(self) -> None:

@@ -100,6 +100,13 @@ REASONS: Final = {
         text="the request had been through this proxy before", fix="set upstream to Ollama, not to the proxy"
     ),
     "busy": Reason(text="max_misses requests for the model were in flight", fix="raise max_misses"),
+    "lane-full": Reason(
+        text="lanes_max_waiting requests of its lane waited for Ollama",
+        fix="ask again later, or raise lanes_max_waiting",
+    ),
+    "lane-wait": Reason(
+        text="it had waited for Ollama for lanes_max_wait", fix="ask again later, or raise lanes_max_wait"
+    ),
     "body-timeout": Reason(
         text="the request's body stalled", fix="check the network in between, or raise body_timeout"
     ),

@@ -14,6 +14,7 @@ from ollama_cache_proxy.core.delivery import Delivery, standing_detail
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.fetch import Fetched, Flowing, failed
 from ollama_cache_proxy.core.flights import MOST_ASKS, Flight, Flights, Seat
+from ollama_cache_proxy.core.lanes import waited
 from ollama_cache_proxy.core.lists import ListFetcher
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.questions import Neighbours, Question
@@ -58,6 +59,7 @@ class Collapsing:
         begun = self._clock.monotonic()
         while joined is not None:
             with joined.seat() as seat:
+                joined.raise_for(question.request.ticket)
                 found = await _found(joined)
                 asks = found.asks if isinstance(found, ProxyError) else 1
                 failures = max(failures, joined.attempt - 1) + asks if failed(found) else 0
@@ -65,7 +67,7 @@ class Collapsing:
                     shared = await self._share(visit, question, reason, seat, found)
                     if shared is not None:
                         return shared
-            question = replace(question, spent=self._clock.monotonic() - begun)
+            question = replace(question, spent=max(0.0, self._clock.monotonic() - begun - joined.waited))
             alone = not 0 < failures < MOST_ASKS
             following = None if alone else self._flights.join(name)
             joined = None if following is joined else following
@@ -117,6 +119,7 @@ class Collapsing:
             linger=self._rules.linger_seconds(question.candidate.endpoint),
             alone=alone,
             attempt=attempt,
+            ticket=question.request.ticket,
         )
         with flight.seat() as seat:
             try:
@@ -128,7 +131,8 @@ class Collapsing:
                 return await self._delivery.fetched(visit, question, response, seat, cache)
             outcome = await self._delivery.fetched(visit, question, response, seat, _missed(question, response, reason))
             if isinstance(response, Flowing):
-                return replace(outcome, upstream_seconds=self._clock.monotonic() - begun)
+                seconds = self._clock.monotonic() - begun - waited(question.request)
+                return replace(outcome, upstream_seconds=seconds)
             return outcome
 
     async def _fetch(self, question: Question, flight: Flight[Fetched]) -> None:

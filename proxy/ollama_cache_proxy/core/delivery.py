@@ -173,6 +173,9 @@ class Delivery:
 
     async def failure(self, visit: Visit, error: ProxyError, cache: CacheStatus) -> Outcome:
         """Send the error, or reset the connection where a head has already been sent."""
+        if error.detail is not None and visit.client.first_byte_at is None:
+            refused = CacheStatus(result=Result.BYPASS, detail=error.detail)
+            return await self.refuse(visit, error.status, error.message, refused)
         visit.outcome = failed = replace(visit.outcome, cache=cache, status=error.status, error=error.source, hit=None)
         if visit.client.first_byte_at is None:
             await self._send_error(visit, error.status, error.message)

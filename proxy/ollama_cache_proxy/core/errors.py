@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from ollama_cache_proxy.policy.status import Detail
+
 
 class Source(StrEnum):
     """Who failed; the label of the error metrics."""
@@ -17,12 +19,22 @@ class ProxyError(Exception):
     """There is no response of Ollama's. The client gets 502, 504 or 408 with `message` as JSON, or a reset.
 
     The message never contains anything of a request. `asks` is how often the request was sent; `unanswered` tells that
-    the connection was refused, or lost before any byte of a response.
+    the connection was refused, or lost before any byte of a response. With a `detail` the proxy itself has refused it.
     """
 
-    def __init__(self, source: Source, status: int, message: str, *, asks: int = 1, unanswered: bool = False) -> None:
+    def __init__(  # noqa: PLR0913 - what those who wait, and those who ask again, want to know
+        self,
+        source: Source,
+        status: int,
+        message: str,
+        *,
+        asks: int = 1,
+        unanswered: bool = False,
+        detail: Detail | None = None,
+    ) -> None:
         super().__init__(message)
         self.asks = asks
+        self.detail = detail
         self.unanswered = unanswered
         self.source = source
         self.status = status

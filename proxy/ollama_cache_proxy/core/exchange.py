@@ -29,6 +29,7 @@ from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.labels import Labels
 from ollama_cache_proxy.policy.lifetimes import Renewal
 from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.record import changed
 from ollama_cache_proxy.policy.recordable import recordable
 from ollama_cache_proxy.policy.reuse import Forward, Hit, Refuse
 from ollama_cache_proxy.policy.status import LET_IN, CacheStatus, Detail, Result, bypass
@@ -55,6 +56,7 @@ class Exchanges:
         self._recorder = neighbours.recorder
         self._store = neighbours.store
         self._forecaster = neighbours.forecaster
+        self._lanes = neighbours.lanes
         self.categories: Labels = Labels(_MAX_CATEGORIES) if before is None else before.categories
         self._intake = Intake(neighbours, categories=self.categories, classified=questions.take)
         self._delivery = Delivery(neighbours)
@@ -117,6 +119,7 @@ class Exchanges:
         if not isinstance(classified, Bypass | Candidate):
             classified = await classified
         visit.model = classified.model
+        arrival = self._with_ticket(visit, request, arrival, body, classified)
         match classified:
             case Bypass(detail=detail):
                 if body and self._forecaster is not None and detail in LET_IN:
@@ -128,6 +131,23 @@ class Exchanges:
                 return await self._reuse(visit, arrival, body or b"", classified)
             case never:
                 assert_never(never)
+
+    def _with_ticket(
+        self, visit: Visit, request: Request, arrival: Arrival, body: bytes | None, classified: Bypass | Candidate
+    ) -> Arrival:
+        """Return the arrival with what its request waits with, where there are lanes."""
+        if self._lanes is None:
+            return arrival
+        ticket = self._lanes.ticket(
+            arrival.endpoint,
+            request.fields,
+            body,
+            classified,
+            category=arrival.directives.category,
+            address=visit.client.address,
+            credentials=self._rules.credentials,
+        )
+        return changed(arrival, request=changed(arrival.request, ticket=ticket))
 
     async def _reuse(self, visit: Visit, arrival: Arrival, body: bytes, candidate: Candidate) -> Outcome:
         """Answer a candidate from the store, or have Ollama asked for it."""

@@ -14,6 +14,7 @@ from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.prompts.prompt_memory import Reading
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import CacheStatus, Detail
+from ollama_cache_proxy.policy.tickets import Lane
 
 
 @record
@@ -212,6 +213,16 @@ class UpstreamLevel:
 
 
 @record
+class LaneLevel:
+    """One lane of one Ollama, whose name is empty where there is one."""
+
+    upstream: str
+    lane: Lane
+    waiting: int
+    under_way: int
+
+
+@record
 class Levels:
     """What gauges show, at this moment. What is polled in the background is as it last was, empty after a failure."""
 
@@ -231,6 +242,8 @@ class Levels:
     residents: Sequence[Resident]
     upstreams: Sequence[UpstreamLevel] = ()
     """Empty where there is one Ollama."""
+    lanes: Sequence[LaneLevel] = ()
+    """Empty where there are no lanes."""
 
 
 class Part(StrEnum):
@@ -285,6 +298,30 @@ class ContextChanged:
     now: int
 
 
+class LaneEnd(StrEnum):
+    """What has ended a request's waiting in a lane; a label of a metric."""
+
+    SENT = "sent"
+    LEFT = "left"
+    FULL = "lane-full"
+    LATE = "lane-wait"
+
+
+@record
+class LaneWaited:
+    """A request, or a part of a list, waits no longer for its turn at Ollama; many have waited for 0 seconds."""
+
+    operation: str
+    model: str
+    upstream: str
+    """Empty where there is one."""
+    lane: Lane
+    end: LaneEnd
+    seconds: float
+    ahead: int
+    """How many others waited when it came that would go before it."""
+
+
 @record
 class OwnRefusal:
     """A request for one of the proxy's own routes was refused; nothing of it is told."""
@@ -306,6 +343,7 @@ Event: TypeAlias = (
     | ContextChanged
     | UpstreamChanged
     | Health
+    | LaneWaited
     | OwnRefusal
 )
 

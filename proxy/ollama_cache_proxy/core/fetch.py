@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, TypeVar
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.facts import NotStored, Stored, Worked
 from ollama_cache_proxy.core.flights import Flight, Tail
+from ollama_cache_proxy.core.lanes import waited
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.prompt_watch import Answered
 from ollama_cache_proxy.core.questions import Neighbours, Question
@@ -147,6 +148,7 @@ class Fetcher:
         limit = self._rules.max_response_bytes(question.candidate.endpoint)
         asking = self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent)
         async with asking as response:
+            begun += waited(question.request)
             chunks, excess, rest = await _collected(response, limit, flight.hold)
             if excess is not None:
                 tail = flight.overflow(sum(map(len, chunks)))
@@ -180,6 +182,7 @@ class Fetcher:
         begun = self._clock.monotonic()
         limit = self._rules.max_response_bytes(question.candidate.endpoint)
         async with self._upstream.ask(request, body, repeatable=True, spent=question.spent) as response:
+            begun += waited(request)
             chunks, excess, _ = await _collected(response, limit, flight.hold)
         if excess is not None:
             return excess

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from ollama_cache_proxy.core.errors import ProxyError, unreachable
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.buffers import Hold
+from ollama_cache_proxy.policy.tickets import Ticket
 
 T = TypeVar("T")
 
@@ -66,9 +67,10 @@ class Flight(Generic[T]):
 
     `attempt` is 1, or one more than that of the failed flight whose clients wait for this one. `on_response` is called
     with the response, before those who wait get it; `on_chunk` with each chunk of a stream, an empty one at its end.
+    `ticket` is what it waits with for Ollama.
     """
 
-    def __init__(self, linger: float, hold: Hold, attempt: int = 1) -> None:
+    def __init__(self, linger: float, hold: Hold, attempt: int = 1, ticket: Ticket | None = None) -> None:
         self.joinable = True
         self.hold = hold
         self.attempt = attempt
@@ -76,6 +78,7 @@ class Flight(Generic[T]):
         """Whether another process asked, and the response is from the store."""
         self.stored = False
         """Whether what Ollama sent is stored."""
+        self.ticket = ticket
         self.on_response: Callable[[T], None] | None = None
         self.on_chunk: Callable[[bytes], None] | None = None
         self._linger = linger
@@ -102,6 +105,16 @@ class Flight(Generic[T]):
             self._tail.trim()
         if not self._seats and not self.complete:
             self._abandon()
+
+    def raise_for(self, ticket: Ticket | None) -> None:
+        """Let the flight wait as the request with this ticket would, which joins it, if that is sooner."""
+        if self.ticket is not None:
+            self.ticket.raise_for(ticket)
+
+    @property
+    def waited(self) -> float:
+        """For how many seconds it has waited for its turn at Ollama."""
+        return 0.0 if self.ticket is None else self.ticket.waited_in_all
 
     @property
     def seats(self) -> int:
@@ -178,7 +191,7 @@ class Flight(Generic[T]):
         return self._outcome is not None and (self._tail is None or self._tail.ended)
 
     def _abandon(self) -> None:
-        if self._linger > 0:
+        if self._linger > 0 and not (self.ticket is not None and self.ticket.is_queued):
             self._timer = asyncio.get_running_loop().call_later(self._linger, self._expire)
         else:
             self._cancel()
@@ -322,13 +335,15 @@ class Flights(Generic[T]):
         linger: float = 0.0,
         alone: bool = False,
         attempt: int = 1,
+        ticket: Ticket | None = None,
     ) -> Flight[T]:
         """Start a flight and return it; others may join it under `key`, unless it is to be `alone`.
 
         It is counted under `group`; `hold` is released when it ends; `linger` is in seconds. A later flight of the same
-        key replaces an earlier one. A ProxyError of `work` goes to all who wait. `attempt` is the flight's.
+        key replaces an earlier one. A ProxyError of `work` goes to all who wait. `attempt` and
+        `ticket` are the flight's.
         """
-        flight: Flight[T] = Flight(linger, hold.__enter__(), attempt)
+        flight: Flight[T] = Flight(linger, hold.__enter__(), attempt, ticket)
         self._groups.setdefault(group, set()).add(flight)
         if not alone:
             self._current[key] = flight

@@ -8,11 +8,12 @@ lists of this source are asked as a whole. Numbers in Ollama's own form are chec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
+from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Whole
 from ollama_cache_proxy.core.flights import Flight
 from ollama_cache_proxy.core.questions import Listing, Neighbours, Question
@@ -30,7 +31,7 @@ from ollama_cache_proxy.policy.listing import list_reading
 from ollama_cache_proxy.policy.listing.cut import Cut
 from ollama_cache_proxy.policy.listing.items import encode, sound_in_steps
 from ollama_cache_proxy.policy.listing.joining import Part, joinable, joined_in_steps, joined_size, same_length
-from ollama_cache_proxy.policy.listing.list_plan import Plan, plan
+from ollama_cache_proxy.policy.listing.list_plan import Plan, in_parts, plan
 from ollama_cache_proxy.policy.listing.list_reading import Reading
 from ollama_cache_proxy.policy.listing.own_form import as_numbers
 from ollama_cache_proxy.policy.listing.token_shares import AddedTokens
@@ -51,6 +52,7 @@ class ListFetcher(Fetcher):
         super().__init__(neighbours)
         self._forms = neighbours.forms
         self._added = AddedTokens()
+        self._lanes = neighbours.lanes
 
     async def fetch_list(self, question: Question, listing: Listing, flight: Flight[Fetched]) -> None:
         """Ask for what is missing, join, publish, store. Raises ProxyError, which the flight hands to all who wait."""
@@ -58,6 +60,9 @@ class ListFetcher(Fetcher):
         forms = self._forms.of(question.source)
         self._forms.count_list(question.source)
         planned = plan(listing.text_list, listing.known, texts, forms, self._rules.max_list_bytes)
+        parted = in_parts(listing.text_list, listing.known, planned, texts, forms)
+        if await self._fetched_in_parts(question, listing, flight, parted):
+            return
         if planned is not None:
             await self._fetch_part(question, listing, flight, planned)
         elif texts:
@@ -124,7 +129,27 @@ class ListFetcher(Fetcher):
             self._forms.note_not_joined(question.source)
             await self._fetch_all(question, listing, flight)
             return
-        part = Part(texts=texts, cut=reading, added=self._added.of(question.scope.digest))
+        await self._join(
+            question, listing, flight, response, texts, reading, probe, checked=coded or bool(reading.frame)
+        )
+
+    async def _join(  # noqa: PLR0913, PLR0917 - what is joined, and how far it was looked at
+        self,
+        question: Question,
+        listing: Listing,
+        flight: Flight[Fetched],
+        response: Whole,
+        texts: tuple[str, ...],
+        cut: Cut,
+        probe: asyncio.Task[bool] | None,
+        *,
+        checked: bool,
+    ) -> None:
+        """Join the vectors of these texts with the items that are known; publish, and store.
+
+        `checked` tells that the numbers are known to be sound.
+        """
+        part = Part(texts=texts, cut=cut, added=self._added.of(question.scope.digest))
         detail = await self._unjoinable(question, listing, part, probe)
         if detail is not None:
             await self._fetch_unstored(question, flight, detail)
@@ -141,7 +166,7 @@ class ListFetcher(Fetcher):
             fresh=response.fresh,
             ttl=None if detail else response.fresh.ttl,
             detail=detail,
-            prompt_tokens=reading.tokens,
+            prompt_tokens=cut.tokens,
             estimated=made.estimated,
             known=listing.known_texts,
         )
@@ -149,12 +174,61 @@ class ListFetcher(Fetcher):
         await asyncio.sleep(0)
         if detail is not None:
             return
-        checked = coded or bool(reading.frame)
-        if checked or await self.computed(sound_in_steps(reading.vectors, reading.numbers), response.size):
+        if checked or await self.computed(sound_in_steps(cut.vectors, cut.numbers), response.size):
             entries = await self._entries(question, listing, response, part)  # the client did not wait for this
             flight.stored = await self.store_unless_changed(question, response.fresh, entries)
         else:
             self.report_not_stored(question, self._reason_unsound(question, response, texts))
+
+    async def _fetched_in_parts(
+        self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
+    ) -> bool:
+        """Ask for these texts part by part, so that others can be served between, and publish the joined response.
+
+        Return False, and publish nothing, where the list is to be asked for as a whole: it is short enough, a part has
+        failed, or its vectors cannot be joined with the others.
+        """
+        ticket, lanes = question.request.ticket, self._lanes
+        if ticket is None or lanes is None:
+            return False
+        most = lanes.texts_in_part(ticket)
+        if most is None or most >= len(texts):
+            return False
+        parts: list[tuple[Whole, Cut]] = []
+        asked = 0
+        while asked < len(texts):
+            some = texts[asked : asked + (lanes.texts_in_part(ticket) or len(texts))]
+            asked += len(some)
+            ticket.texts = len(some)
+            found = await self._ask_for_part(question, listing, flight, some)
+            if found is None or found[1].numbers != (parts or [found])[0][1].numbers:
+                ticket.texts = len(texts)
+                return False
+            parts.append(found)
+        response, cut = _together(parts)
+        probe = self._start_probe(question)
+        await self._join(question, listing, flight, response, texts, cut, probe, checked=True)
+        return True
+
+    async def _ask_for_part(
+        self, question: Question, listing: Listing, flight: Flight[Fetched], texts: tuple[str, ...]
+    ) -> tuple[Whole, Cut] | None:
+        """Return the response to a part of a list, and its vectors; None where it is not to be joined with others."""
+        request = replace(question.request, fields=fields.without_body_fields(question.request.fields))
+        steps = upstream_body_in_steps(listing.text_list, question.body, texts, numbers=True)
+        body = await self.computed(steps, len(question.body))
+        try:
+            response = await self.ask_bounded(question, request, body, flight)
+        except ProxyError as error:
+            if error.detail is not None:
+                raise
+            return None
+        if isinstance(response, Detail) or storing.by_head(question.candidate, response.head) is not None:
+            return None
+        reading = await self._read(question, listing, response, texts, as_base64=False)
+        if not isinstance(reading, Cut) or not joinable(listing.known, reading, own=True):
+            return None
+        return (response, reading) if question.identity.stability.unchanged() else None
 
     async def _read(  # noqa: PLR0913 - what list_reading.read takes, and the question
         self,
@@ -253,6 +327,22 @@ _IN_ONE_STEP: Final = 1 << 20
 """Bytes of entries that are made in one step."""
 _ENTRY: Final = 4096
 """Bytes that take as long to copy as it takes to make one entry."""
+
+
+def _together(parts: Sequence[tuple[Whole, Cut]]) -> tuple[Whole, Cut]:
+    """Return the responses to the parts of a list as one, and the vectors of all of them; a model is loaded once."""
+    responses, cuts = [response for response, _ in parts], [cut for _, cut in parts]
+    tokens = [cut.tokens for cut in cuts]
+    cut = Cut(
+        vectors=tuple(vector for cut in cuts for vector in cut.vectors),
+        numbers=cuts[0].numbers,
+        tokens=None if None in tokens else sum(count or 0 for count in tokens),
+        total_duration=sum(cut.total_duration for cut in cuts),
+        load_duration=max(cut.load_duration for cut in cuts),
+    )
+    chunks = tuple(chunk for response in responses for chunk in response.chunks)
+    seconds = sum(response.seconds for response in responses)
+    return replace(responses[-1], chunks=chunks, seconds=seconds, fresh=responses[0].fresh), cut
 
 
 def _may_have_vectors(response: Whole) -> bool:

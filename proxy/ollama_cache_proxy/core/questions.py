@@ -9,6 +9,7 @@ from typing import ParamSpec, Protocol
 
 from ollama_cache_proxy.core.facts import NOTHING, Exchange, Observer, Saved
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
+from ollama_cache_proxy.core.lanes import Lanes
 from ollama_cache_proxy.core.ports import Clock, Identity, Models, Templates, Upstream
 from ollama_cache_proxy.core.prompt_watch import PromptWatch
 from ollama_cache_proxy.core.store_ports import EntryStore, SharedFlights
@@ -60,6 +61,8 @@ class Neighbours:
     """None where nobody asks what other settings would have given."""
     prompts: PromptWatch | None = None
     """None where nothing of prompts is looked at."""
+    lanes: Lanes | None = None
+    """None where no request waits for others."""
 
 
 class Recorder(Protocol):

@@ -10,6 +10,7 @@ from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.facts import Worked
 from ollama_cache_proxy.core.fetch import worked
 from ollama_cache_proxy.core.intake import Arrival
+from ollama_cache_proxy.core.lanes import waited
 from ollama_cache_proxy.core.outcome import Outcome, Visit
 from ollama_cache_proxy.core.ports import UpstreamResponse
 from ollama_cache_proxy.core.prompt_watch import Answered
@@ -64,6 +65,7 @@ class Relay:
         try:
             try:
                 async with asking as response:
+                    begun += waited(arrival.request)
                     excerpt = Excerpt()
                     try:
                         ended = await self._delivery.relayed(visit, response, excerpt, arrival.request.prefix)

@@ -8,6 +8,7 @@ from typing import Final
 
 from ollama_cache_proxy.core.fetch import Fetched, Fetcher, Flowing
 from ollama_cache_proxy.core.flights import Flight
+from ollama_cache_proxy.core.lanes import waited
 from ollama_cache_proxy.core.questions import Question
 from ollama_cache_proxy.policy import storing
 from ollama_cache_proxy.policy.buffers import Hold
@@ -71,6 +72,7 @@ class StreamFetcher(Fetcher):
         excerpt = Excerpt()
         asking = self._upstream.ask(question.request, question.body, repeatable=True, spent=question.spent)
         async with asking as response:
+            begun += waited(question.request)
             head = response.head
             tail = flight.stream(recording.limit)
             fresh = self.freshness(question, head, self._clock.monotonic() - begun)

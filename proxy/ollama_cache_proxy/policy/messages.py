@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from ollama_cache_proxy.policy.hosts import Hosts
 from ollama_cache_proxy.policy.record import record
+from ollama_cache_proxy.policy.tickets import Ticket
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -36,6 +37,8 @@ class Request:
     """The path prefix that was removed from the target (setting `path_prefix`)."""
     hosts: Hosts | None = None
     """Which of several Ollamas it is for; None where any may be chosen, and where there is one."""
+    ticket: Ticket | None = None
+    """What it waits with for Ollama; None where there are no lanes, and for what never waits."""
 
 
 @record

@@ -124,6 +124,8 @@ class Detail(Reason):
     TOKEN_GUESSES = "token-guesses", "the same, after so many wrong ones that no more wait for their 401: 429"
     LOOP = "loop", "the request has been through this proxy before: 508"
     BUSY = "busy", "`max_misses` requests for the model are in flight: 503, to be asked again after a second"
+    LANE_FULL = "lane-full", "`lanes_max_waiting` requests wait for Ollama: 503, to be asked again after a second"
+    LANE_WAIT = "lane-wait", "it has waited for Ollama for `lanes_max_wait`: 503, to be asked again after a second"
     BODY_TIMEOUT = "body-timeout", "no more of the request's body came within `body_timeout`: 408"
     # a field of ours with a value that is not understood
     TTL_IGNORED = "ttl-ignored", "`X-Cache-TTL` is not a number, or over `max_ttl`; the usual lifetime holds"

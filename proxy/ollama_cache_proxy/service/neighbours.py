@@ -12,6 +12,7 @@ from ollama_cache_proxy import __version__
 from ollama_cache_proxy.core.audit import Audit
 from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.fingerprint_key import Fingerprinting
+from ollama_cache_proxy.core.ports import Upstream
 from ollama_cache_proxy.core.prompt_watch import PromptWatch
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.core.store_ports import ValueStore
@@ -22,6 +23,7 @@ from ollama_cache_proxy.policy.purge import Purges
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.rules import Rules
 from ollama_cache_proxy.service.context import Context
+from ollama_cache_proxy.service.lanes_from_settings import lanes_from
 from ollama_cache_proxy.service.one_upstream import contexts_at, models_at, ollama_at
 from ollama_cache_proxy.service.private_store import PrivateServer
 from ollama_cache_proxy.service.recordings import opened_recordings, use_recordings
@@ -91,19 +93,21 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         context.log.say(_ONLY_GUARD, warning=True)
     chosen = await open_store(context, stack, private_server)
     turns = Turns()
+    lanes = lanes_from(context.settings, context.clock, context.observer())
     ollamas: OpenedFleet | _OpenedOllama
     if tables:
-        ollamas = open_fleet(context, tables, chosen.values, turns, stack)
+        ollamas = open_fleet(context, tables, chosen.values, turns, stack, lanes=lanes)
     else:
         ollamas = _opened_ollama(context, url, chosen.values, stack)
     upstream, probes, models = ollamas.upstream, ollamas.probes, ollamas.models
+    asked: Upstream = upstream if lanes is None or tables else lanes.at(upstream)
     stack.callback(models.close)
     stack.push_async_callback(context.tasks.close, _TASKS_CLOSE_SECONDS)
     recorder = _recorder(context, stack)
     statistics = Statistics(chosen.values, tasks=context.tasks, siblings=context.siblings)
     await statistics.load()
     stack.push_async_callback(statistics.close)
-    traffic = Traffic(upstream, context.clock)
+    traffic = Traffic(asked, context.clock)
     observe = context.observer(statistics)
     forecaster = TrafficForecaster(clock=context.clock, tasks=context.tasks, turns=turns)
     prompts = PromptWatch(clock=context.clock, observe=observe, tasks=context.tasks, turns=turns)
@@ -114,7 +118,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         neighbours=Neighbours(
             rules=rules_from(context.settings, loopback=context.address.loopback, instance=context.instance),
             store=chosen.entries,
-            upstream=upstream if audit is None else traffic,
+            upstream=asked if audit is None else traffic,
             models=models,
             clock=context.clock,
             observe=observe,
@@ -130,6 +134,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
             recorder=recorder if context.settings.record_requests else None,
             forecaster=forecaster,
             prompts=prompts if context.settings.prompt_watch else None,
+            lanes=lanes,
         ),
         audit=audit,
         chosen=chosen,

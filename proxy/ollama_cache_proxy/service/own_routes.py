@@ -76,6 +76,7 @@ def _figures(
         cards=Cards(nvml, tasks=context.tasks),
         tasks=context.tasks,
         upstreams=None if opened.fleet is None else opened.fleet.figures,
+        lanes=None if opened.neighbours.lanes is None else opened.neighbours.lanes.figures,
     )
 
 

@@ -32,6 +32,7 @@ RESTART: Final = frozenset(
             "max_buffered_bytes",
             "collapse_across_proxies",
         ),
+        *(name for name in Settings.model_fields if name.startswith("lanes")),
         *("explain", "audit", "audit_completions"),
         *("log", "log_requests", "development"),
     }

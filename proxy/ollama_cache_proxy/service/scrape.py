@@ -49,6 +49,7 @@ class Scrape:
                 tiers=[tier for part in gauges for tier in part.tiers(asking=asking)],
                 broken={name: is_open for part in gauges for name, is_open in part.breakers().items()},
                 residents=self._opened.residents.latest() if asking else (),
+                lanes=() if (lanes := self._opened.neighbours.lanes) is None else lanes.levels(),
                 upstreams=() if self._opened.fleet is None else self._opened.fleet.levels(),
             )
         )

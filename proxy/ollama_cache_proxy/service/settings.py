@@ -28,6 +28,7 @@ from ollama_cache_proxy.policy.audit_sampling import read_rate
 from ollama_cache_proxy.policy.callers import callers
 from ollama_cache_proxy.policy.credentials import may_carry_credentials
 from ollama_cache_proxy.policy.host_names import host_names
+from ollama_cache_proxy.policy.lane_rules import batches
 from ollama_cache_proxy.policy.lifetimes import FOREVER
 from ollama_cache_proxy.service.durations import Duration
 from ollama_cache_proxy.service.prefix_tables import PrefixTable, PrefixTables, chosen_rules
@@ -270,6 +271,41 @@ class Settings(BaseSettings):
         default=False,
         description="Answer a single text known from a list with its share of that list's token count, an estimate.",
     )
+    lanes: Literal["off", "interactive-first"] = Field(
+        "off",
+        description="interactive-first: chats, streams and single texts go to Ollama before lists of texts and what"
+        " lanes_batch_for names, which wait for them.",
+    )
+    lanes_batch_for: Texts = Field(
+        (),
+        description="What else is a batch: operations (embeddings), categories (category:docs) and clients"
+        " (agent:python-requests/).",
+    )
+    lanes_trust_priority: bool = Field(
+        default=False,
+        description="Let a request's Priority (RFC 9218) make it interactive, with u=0 to u=2; false: it may only make"
+        " it a batch, with u=4 to u=7.",
+    )
+    lanes_interactive_slots: Annotated[int, Field(ge=1, le=1024)] = Field(
+        4, description="Interactive requests that Ollama has at a time; others wait. Divided among workers."
+    )
+    lanes_batch_slots: Annotated[int, Field(ge=1, le=1024)] = Field(
+        2,
+        description="Batches that Ollama has at a time; one for a minute after each interactive request. Divided among"
+        " workers.",
+    )
+    lanes_batch_share: Annotated[float, Field(ge=0.01, le=0.9, allow_inf_nan=False)] = Field(
+        0.1, description="Share of the time that batches get while interactive requests would leave them none."
+    )
+    lanes_part_seconds: Annotated[float, Field(ge=0.001, le=10, allow_inf_nan=False)] = Field(
+        0.02,
+        description="How long a part of a list may keep Ollama within a minute after an interactive request; at least"
+        " one text is asked for. Otherwise it is half a second.",
+    )
+    lanes_max_waiting: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        256, description="Requests that may wait in each lane; above it 503 with Retry-After. Divided among workers."
+    )
+    lanes_max_wait: Seconds = Field(600.0, description="How long a request may wait; above it 503 with Retry-After.")
     linger: Seconds = Field(60.0, description="How long embeddings go on after the last client has left.")
     connect_timeout: Seconds = Field(5.0, description="How long to wait for Ollama to accept a connection.")
     upstream_timeout: Seconds | None = Field(
@@ -374,6 +410,12 @@ class Settings(BaseSettings):
         chosen_rules(value, info.data.get("stable_prefix_rules", {}))
         return value
 
+    @field_validator("lanes_batch_for")
+    @classmethod
+    def _lanes_batch_for(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        batches(value)
+        return value
+
     @field_validator("credential_fields")
     @classmethod
     def _credential_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -475,6 +517,7 @@ def unpacked(values: dict[str, Any]) -> Settings:
 def share(settings: Settings) -> Settings:
     """Return the settings of one worker: limits of the whole proxy are divided by the number of workers."""
     shared = {"max_connections": 1, "max_misses": 1, "max_buffered_bytes": 1024, "hot_bytes": 0}
+    shared |= dict.fromkeys(("lanes_interactive_slots", "lanes_batch_slots", "lanes_max_waiting"), 1)
     shares = {
         name: max(least, value // settings.workers)
         for name, least in shared.items()

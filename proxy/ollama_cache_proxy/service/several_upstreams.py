@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+from ollama_cache_proxy.core.lanes import Lanes
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.turns import Turns
 from ollama_cache_proxy.policy.model_names import canonical
@@ -31,12 +32,21 @@ class OpenedFleet:
     contexts: FleetContexts
 
 
-def open_fleet(
-    context: Context, tables: tuple[UpstreamTable, ...], values: ValueStore, turns: Turns, stack: AsyncExitStack
+def open_fleet(  # noqa: PLR0913 - what each of them needs, and the lanes
+    context: Context,
+    tables: tuple[UpstreamTable, ...],
+    values: ValueStore,
+    turns: Turns,
+    stack: AsyncExitStack,
+    *,
+    lanes: Lanes | None,
 ) -> OpenedFleet:
-    """Open the Ollamas of these tables; raise SettingsError. The stack closes them."""
+    """Open the Ollamas of these tables, each behind its lanes if there are any; raise SettingsError.
+
+    The stack closes them.
+    """
     settings = context.settings
-    hosts = [_host(context, table) for table in tables]
+    hosts = [_host(context, table, lanes) for table in tables]
     fleet = Fleet(
         hosts,
         changes_to_all=settings.changes_to == "all",
@@ -69,7 +79,7 @@ def open_fleet(
     )
 
 
-def _host(context: Context, table: UpstreamTable) -> FleetHost:
+def _host(context: Context, table: UpstreamTable, lanes: Lanes | None) -> FleetHost:
     about = About(
         name=table.called,
         weight=table.weight,
@@ -79,5 +89,6 @@ def _host(context: Context, table: UpstreamTable) -> FleetHost:
     )
     host = FleetHost(about, context.observer())
     host.ollama = ollama_at(context, table.url, host.observe)
+    host.upstream = host.ollama if lanes is None else lanes.at(host.ollama, host.name)
     host.probes = Probes(host.ollama, authorization=secret(context.settings.upstream_authorization))
     return host

@@ -23,6 +23,8 @@ from ollama_cache_proxy.core.facts import (
     Exchange,
     Fault,
     Health,
+    LaneEnd,
+    LaneWaited,
     NotStored,
     OwnRefusal,
     Part,
@@ -154,8 +156,8 @@ class Log:
             case ContextChanged():
                 lengths = f"from {event.before:,} to {event.now:,} tokens"
                 self._line(_YELLOW, f"⚠️  Context length changed {lengths}: older entries are not used", event.model)
-            case UpstreamChanged():
-                self._upstream(event)
+            case UpstreamChanged() | LaneWaited():
+                self._at_upstream(event)
             case StoreFault():
                 pass  # the store's health is logged once
             case Health() | CommandRefused():
@@ -203,6 +205,13 @@ class Log:
             rule = f" ({event.rule})" if event.rule else ""
             self._line(_DIM, f"➡️  BYPASS: {detail}{rule}", *more, f"{event.status}", f"{event.bytes_sent} B")
 
+    def _waited(self, event: LaneWaited) -> None:
+        """Write how long a request has waited, or that it was refused."""
+        refused = event.end in _REFUSED
+        text = f"⚠️  NOT SENT: {event.end.value}" if refused else f"⏳ WAITED: {event.seconds:.1f} s"
+        colour, place = _RED if refused else _DIM, f"{event.lane.value} lane, {event.ahead} ahead"
+        self._line(colour, text, event.model, event.operation, place, event.upstream)
+
     def _audited(self, event: Audited) -> None:
         """Write what was wrong, and what that looks like. What the log says of it holds nothing that was served."""
         looks = MEANINGS[event.cause] if event.cause is not None else ""
@@ -226,8 +235,11 @@ class Log:
         else:
             self._line(_RED, f"⚠️  Lost {event.name}{what}: {event.reason}")
 
-    def _upstream(self, event: UpstreamChanged) -> None:
-        """Write what has become of one of several Ollamas."""
+    def _at_upstream(self, event: UpstreamChanged | LaneWaited) -> None:
+        """Write what has become of one of several Ollamas, or of a request that waited for one."""
+        if isinstance(event, LaneWaited):
+            self._waited(event)
+            return
         match event.state:
             case UpstreamState.EJECTED:
                 self._line(_RED, f"⚠️  {event.name} takes no requests for now: {event.reason}")
@@ -290,6 +302,9 @@ def _members(event: Event) -> str:
 
 _UNTOLD: Final = (Worked, StoreCall, OwnRefusal, Repeated)
 """Where requests are logged, each of those that a fact stands for was a line already."""
+_REFUSED: Final = (LaneEnd.FULL, LaneEnd.LATE)
+_SLOW: Final = 1.0
+"""Seconds that a request may wait in a lane without a line."""
 _USUAL: Final = (Stored, NotStored)
 _TRACE: Final = re.compile(rb',"trace":"[0-9a-f]*"\}$')
 """The last member of an exchange, which is for metrics alone."""
@@ -297,6 +312,8 @@ _TRACE: Final = re.compile(rb',"trace":"[0-9a-f]*"\}$')
 
 def _is_untold(event: Event) -> bool:
     """Return whether a fact has no line: metrics tell it, or nothing was wrong."""
+    if isinstance(event, LaneWaited):
+        return event.seconds < _SLOW and event.end not in _REFUSED
     return isinstance(event, _UNTOLD) or (isinstance(event, Audited) and not event.wrong)
 
 
@@ -304,6 +321,8 @@ def _is_usual(event: Event) -> bool:
     """Return whether a fact is about a request that did not fail."""
     if isinstance(event, Exchange):
         return event.error in (None, Source.CLIENT) and event.status < _SERVER_ERROR
+    if isinstance(event, LaneWaited):
+        return event.end not in _REFUSED
     return isinstance(event, _USUAL)
 
 

@@ -248,6 +248,23 @@ class Families:
             ("upstream", "outcome"),
         ),
     ]
+    lane_wait_seconds: Annotated[
+        Histogram,
+        Row(
+            "With `lanes`: how long requests, and parts of lists, waited for their turn at Ollama, by lane and what"
+            " ended it: `sent`, `left` (the client), `lane-wait` or `lane-full` (503).",
+            ("lane", "end"),
+            bounds=TIMES,
+        ),
+    ]
+    lane_waiting: Annotated[
+        Gauge,
+        Row("With `lanes`: requests that wait for their turn, by Ollama (empty: the only one).", ("upstream", "lane")),
+    ]
+    lane_under_way: Annotated[
+        Gauge,
+        Row("With `lanes`: requests that Ollama is serving, by the lane that they came by.", ("upstream", "lane")),
+    ]
     model_loaded: Annotated[Gauge, Row("1 for each model that Ollama has loaded.", ("model",), across=Across.MOST)]
     model_size_bytes: Annotated[Gauge, Row("Total bytes of a loaded model.", ("model",), across=Across.MOST)]
     model_vram_bytes: Annotated[

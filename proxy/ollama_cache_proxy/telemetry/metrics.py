@@ -16,6 +16,7 @@ from ollama_cache_proxy.core.facts import (
     Event,
     Exchange,
     Health,
+    LaneWaited,
     Levels,
     NotStored,
     OwnRefusal,
@@ -92,6 +93,8 @@ class Metrics:
             case PromptRead():
                 self._deferred_prompts.setdefault((event.operation, event.model), []).append(event.reading)
                 self._defer()
+            case LaneWaited():
+                self._families.lane_wait_seconds.observe((event.lane.value, event.end.value), (event.seconds,))
             case Audited():
                 self._audited(event)
             case Health():
@@ -150,6 +153,8 @@ class Metrics:
         families.store_bytes.replace({(tier.name,): tier.size for tier in tiers})
         families.store_evictions.replace({(tier.name,): tier.evicted for tier in tiers})
         self._upstreams(levels.upstreams)
+        families.lane_waiting.replace({(one.upstream, one.lane.value): one.waiting for one in levels.lanes})
+        families.lane_under_way.replace({(one.upstream, one.lane.value): one.under_way for one in levels.lanes})
         residents = [(self._model(resident.model), resident) for resident in levels.residents]
         families.model_loaded.replace(_sums((model, 1) for model, _ in residents))
         families.model_size_bytes.replace(_sums((model, resident.size) for model, resident in residents))

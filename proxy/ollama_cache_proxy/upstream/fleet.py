@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from ollama_cache_proxy.core.errors import ProxyError, Source, unreachable
 from ollama_cache_proxy.core.facts import Health, Observer, Part, UpstreamChanged, UpstreamLevel, UpstreamState
+from ollama_cache_proxy.core.lanes import waited
 from ollama_cache_proxy.core.ports import Body, Clock, UpstreamResponse
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.core.turns import Turns
@@ -355,7 +356,7 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
             if not (movable and error.unanswered):
                 raise
             asks = error.asks
-        self._spent += fleet.clock.monotonic() - begun
+        self._spent += fleet.clock.monotonic() - begun - waited(self._request)
         again, _ = await fleet.for_request(self._request, endpoint, self._body)
         other = next((host for host in again if host is not hosts[0]), hosts[1])
         try:
@@ -381,14 +382,14 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         async with AsyncExitStack() as own:
             host.begin(model)
             own.callback(host.end, model)
-            asking = host.ollama.ask(
+            asking = host.upstream.ask(
                 self._request, body, repeatable=self._repeatable, spent=self._spent, patient=self._patient
             )
             try:
                 with host.waited_for(movable=movable) as scope:
                     response = await _entered(own, asking, scope, host)
             except ProxyError as error:
-                host.failed += 1
+                host.failed += error.detail is None
                 if error.unanswered:
                     self._fleet.lost(host)
                 raise

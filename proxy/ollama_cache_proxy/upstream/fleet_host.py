@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ollama_cache_proxy.core.errors import ProxyError, unreachable
 from ollama_cache_proxy.core.facts import Event, Health, Observer
+from ollama_cache_proxy.core.ports import Upstream
 from ollama_cache_proxy.policy import model_names
 from ollama_cache_proxy.policy.host_health import HostHealth
 from ollama_cache_proxy.policy.placement import Host
@@ -41,6 +42,8 @@ class FleetHost:
         self.about = about
         self.name = about.name
         self.ollama: Ollama
+        self.upstream: Upstream
+        """The same, behind its lanes where there are any."""
         self.probes: Probes
         self.health = HostHealth()
         self.draining = False

@@ -9,6 +9,7 @@ const ANNOUNCE_EVERY = 60_000; // ms between two announcements to screen readers
 const FORECAST_EVERY = 60_000; // ms
 const MAX_SILENCE = 40_000; // ms without an event; a heartbeat comes every 15 s
 const RETRY = { first: 1000, last: 10_000 }; // ms before connecting again
+const LANES = { interactive: "People", batch: "Batches" };
 const HOSTS = { ok: "Serves", ejected: "Ejected", draining: "Drained" };
 const RESULTS = { hit: "Hit", miss: "Miss", bypass: "Bypass" };
 
@@ -95,7 +96,7 @@ function history() {
   put("peak", sums.peak ? `at most ${rate(sums.peak / newest.span)} a second` : "");
 }
 
-function machine({ models, gpus, store, upstream, audit, upstreams = [] }) {
+function machine({ models, gpus, store, upstream, audit, upstreams = [], lanes = [] }) {
   state("upstream", upstream.state, { ok: "Ollama answers", down: upstream.reason, unknown: "Ollama not contacted yet" });
   state("store", store.state, { ok: "Store answers", down: `Store is down: ${store.reason}` });
   put("keys", store.keys === null ? "–" : count(store.keys));
@@ -111,6 +112,13 @@ function machine({ models, gpus, store, upstream, audit, upstreams = [] }) {
   $("upstreams-card").hidden = upstreams.length === 0;
   $("upstreams").replaceChildren(...upstreams.map(({ name, state, inFlight, loaded }) => thing(name,
     meter(HOSTS[state], `${count(inFlight)} in flight, ${counted(loaded, "model")} loaded`, null))));
+  $("lanes-card").hidden = lanes.length === 0;
+  $("lanes").replaceChildren(...lanes.map(waiting));
+}
+
+function waiting({ upstream, lane, waiting, clients, underWay, seconds }) {
+  const who = waiting === 0 ? "nobody waits" : `${count(waiting)} of ${counted(clients, "client")} wait, for up to ${time(seconds)}`;
+  return thing([LANES[lane], upstream].filter(Boolean).join(", "), meter(`${count(underWay)} at work`, who, null));
 }
 
 function audited({ checked, wrong, since }) {

@@ -34,3 +34,18 @@ def plan(
     if joined_size(text_list, {text: item.vector for text, item in known.items()}) > limit:
         return None
     return Plan(texts=missing, numbers=not any(item.frame for item in known.values()))
+
+
+def in_parts(
+    listing: TextList, known: Mapping[str, Item], planned: Plan | None, missing: tuple[str, ...], forms: Forms
+) -> tuple[str, ...]:
+    """Return the texts of a list that may be asked for part by part, none where it has to be asked for at once.
+
+    Parts join byte for byte where the source writes Ollama's own form. Nothing is known of what a list with odd texts
+    would have been answered. Without known texts, one that occurs twice is asked for twice: it counts twice.
+    """
+    if not (missing and forms.only_own) or forms.whole_lists or listing.odd:
+        return ()
+    if planned is not None:
+        return planned.texts if planned.numbers else ()
+    return () if known else listing.texts
