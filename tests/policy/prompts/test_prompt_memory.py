@@ -191,6 +191,41 @@ def test_a_prompt_that_does_not_fit_is_cut_behind_the_system_prompt() -> None:
     assert (more.reused, more.losses) == (2400, ())
 
 
+def test_of_a_prompt_that_was_cut_as_much_is_reused_as_of_the_one_before() -> None:
+    talk, messages = Talk(), [SYSTEM, *[said("user", text(1000)) for _ in range(6)]]
+    talk.ask(*messages, cached_tokens=0)
+    found = []
+    for tokens, told in ((2600, 4), (2600, 4), (2650, 4)):
+        messages.append(said("user", text(1000)))
+        found.append(talk.ask(*messages, prompt_tokens=tokens, cached_tokens=told))
+    assert [one.losses[0].cause for one in found] == [LossCause.CUT] * 3
+    assert [one.reused for one in found[1:]] == [4, 4]
+
+
+def test_an_ollama_that_keeps_prompts_brings_them_back() -> None:
+    """Since 0.33, which tells what was reused."""
+    talk = Talk()
+    session = [SYSTEM, said("user", text(800))]
+    for _ in range(3):
+        found = talk.ask(*session, cached_tokens=sum(len(one["content"]) for one in session) // 4)
+        aside = talk.ask(said("user", text(600)), cached_tokens=0)
+        session += [said("user", text(400))]
+        assert (found.losses, aside.losses) == ((), ())
+    assert found.reused == 1300
+
+
+def test_whether_prompts_are_kept_is_seen_by_what_is_told() -> None:
+    talk = Talk()
+    one, other = [said("user", text(3000))], [said("user", text(2000))]
+    forecasts = []
+    for _ in range(4):
+        for messages in (one, other):
+            forecasts.append(talk.ask(*messages, cached_tokens=0).reused)
+            messages.append(said("user", text(400)))
+    assert forecasts[2] > 700, "it tells, so it is taken for one that keeps prompts"
+    assert forecasts[3:] == [0] * 5
+
+
 def test_the_time_tells_what_was_reused_where_ollama_does_not() -> None:
     talk = Talk()
     first = talk.ask(SYSTEM, said("user", text(400)), prompt_seconds=1.1)

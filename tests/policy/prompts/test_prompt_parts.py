@@ -43,6 +43,11 @@ def parts(operation: str, **body: Any) -> Prompt:
             {"messages": [{"role": "developer", "content": "x"}, USER], "tools": [TOOL]},
             ["x", TOOLS, "hello"],
         ),
+        (
+            "chat",
+            {"messages": [SYSTEM, USER, SYSTEM, USER], "tools": [TOOL]},
+            ["be brief", "be brief", TOOLS, "hello", "hello"],
+        ),
         ("v1-messages", {"messages": [USER], "tools": [TOOL], "system": "s"}, ["s", TOOLS, "hello"]),
         (
             "v1-messages",
@@ -103,9 +108,9 @@ def test_what_the_model_said_is_told_from_what_it_was_told() -> None:
 
 
 def test_the_leading_parts_are_those_before_the_messages() -> None:
-    assert parts("v1-messages", system="s", tools=[TOOL], messages=[USER, USER]).leading == 2
-    assert parts("chat", messages=[SYSTEM, USER], tools=[TOOL]).leading == 2
-    assert parts("generate", system="s", prompt="p").leading == 2
+    assert parts("v1-messages", system="s", tools=[TOOL], messages=[USER, USER]).leading() == 2
+    assert parts("chat", messages=[SYSTEM, USER], tools=[TOOL]).leading() == 2
+    assert parts("generate", system="s", prompt="p").leading() == 2
 
 
 @pytest.mark.parametrize(
@@ -128,3 +133,9 @@ def test_all_conversations_have_an_order_and_nothing_else() -> None:
     assert set(ORDER) == spoken - {"v1-count-tokens", "v1-transcriptions"}
     embed: Endpoint = endpoints.find("POST", "/api/embed")[0]
     assert not has_prompt(embed)
+
+
+def test_a_part_knows_its_message_whatever_was_moved() -> None:
+    messages = [SYSTEM, {"role": "user", "content": "0"}, SYSTEM, {"role": "user", "content": "1"}, SYSTEM]
+    found = parts("chat", messages=messages, tools=[TOOL])
+    assert [found.value(number) for number in range(6)] == [*[SYSTEM] * 3, [TOOL], messages[1], messages[3]]

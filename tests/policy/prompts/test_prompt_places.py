@@ -8,7 +8,7 @@ import pytest
 
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.prompts.prompt_parts import parts_of
-from ollama_cache_proxy.policy.prompts.prompt_places import Place, Where, block_of, place
+from ollama_cache_proxy.policy.prompts.prompt_places import Place, Where, place
 
 BY_NAME = {row.operation: row for row in ENDPOINTS}
 HERE = "here" + "·" * 40
@@ -102,8 +102,3 @@ def test_a_path_into_tools() -> None:
     seen = found("chat", messages=[USER], tools=tools)
     assert (seen.where, seen.path) == (Where.TOOLS, "tools[1].function.parameters.properties.….description")
     assert seen.at in (128, 192)
-
-
-def test_a_block_is_cut_out_of_a_text() -> None:
-    assert block_of("a" * 64 + "b" * 10, 1) == b"b" * 10
-    assert block_of(b"a" * 100, 0) == b"a" * 64

@@ -11,6 +11,7 @@ from ollama_cache_proxy.policy.prompts.prompt_shapes import Shape, shape
     ("before", "now", "expected"),
     [
         ("message 41 of this session", "message 42 of this session", Shape.NUMBER),
+        ("message 11 of this session", "message 1 of this session", Shape.NUMBER),
         ("message 9 of this session", "message 10 of this session", Shape.NUMBER),
         ("Today is 2026-03-04. Be brief", "Today is 2026-03-05. Be brief", Shape.DATE),
         ("Today is Monday, be brief", "Today is Tuesday, be brief", Shape.DATE),
@@ -26,8 +27,16 @@ from ollama_cache_proxy.policy.prompts.prompt_shapes import Shape, shape
     ],
 )
 def test_what_changes_is_told(before: str, now: str, expected: Shape) -> None:
-    assert shape(before.encode(), now.encode()) is expected
+    for text in (now, "x" * 64 + now, "é" * 70 + now + "é" * 70):
+        at = text.encode().index(now.encode())
+        assert shape(before.encode(), now.encode(), text.encode(), at) is expected
+
+
+def test_an_id_that_goes_over_the_end_of_a_block_is_seen_as_a_whole() -> None:
+    text = b"x" * 60 + b" 01a2b3c4"
+    assert shape(b"x" * 60 + b" 010", text[:64], text, 0) is Shape.ID
+    assert shape(b"a2b3c5", text[64:], text, 64) is Shape.ID
 
 
 def test_blocks_that_are_cut_within_a_character_do_not_fail() -> None:
-    assert shape("ä1".encode()[1:], "ä2".encode()[1:]) is Shape.NUMBER
+    assert shape("ä1".encode()[1:], "ä2".encode()[1:], "ä2".encode(), 1) is Shape.NUMBER

@@ -24,6 +24,10 @@ _LEAST_SPAN: Final = 3600.0
 """Seconds that a rate is taken over at least: a busy first minute is no day."""
 
 
+_SURER: Final = (Shape.UNKNOWN, Shape.NUMBER, Shape.DATE, Shape.TIME, Shape.TEXT, Shape.ID, Shape.MOVED)
+"""Shapes; a later one tells more where a place has shown both: an id may have digits alone, or letters alone."""
+
+
 class _What(NamedTuple):
     """What losses are told apart by."""
 
@@ -83,8 +87,7 @@ class PromptLosses:
         tally.tokens += loss.tokens
         tally.seconds += loss.tokens * seconds
         tally.place = loss.place
-        if loss.shape is not Shape.UNKNOWN:
-            tally.shape = loss.shape
+        tally.shape = max(tally.shape, loss.shape, key=_SURER.index)
         self._lost += loss.tokens * seconds
 
     def report(self, now: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.prompts.prompt_parts import Prompt, Text
-from ollama_cache_proxy.policy.prompts.prompt_places import Place, block_of, place
+from ollama_cache_proxy.policy.prompts.prompt_places import Place, place
 from ollama_cache_proxy.policy.prompts.prompt_prints import BLOCK, PRINT, alike, packed, prints, shared, unpacked
 from ollama_cache_proxy.policy.prompts.prompt_shapes import Shape, shape
 
@@ -47,8 +47,16 @@ _MARKS: Final = 8
 """Prompts that one goes on with of which bytes and tokens are held."""
 _TOLD_LESS: Final = 0.1
 """The share of a prompt by which Ollama may reuse less than expected before that is a loss of its own."""
-_FULLER: Final = 0.85
-"""A prompt of fewer tokens than this share of what its bytes would be, which goes on with a cut one, is cut, too."""
+_FULLER: Final = 0.9
+"""The share of what was expected that is reused where nothing was left out."""
+_LESS: Final = 0.5
+"""A prompt with fewer tokens more than this share of what its bytes would be more has lost messages."""
+_LESS_IF_TOLD: Final = 0.85
+"""Likewise where Ollama has told that it reused less than expected."""
+_SIMILAR: Final = 0.1
+_LOSES_MOST: Final = 0.5
+_COMES_BACK: Final = 0.25
+"""When llama.cpp's server keeps and brings back prompts: see simulator/prompt_slots.py."""
 
 
 class LossCause(StrEnum):
@@ -117,6 +125,8 @@ class _New(NamedTuple):
     """No part from this one on was in a prompt before."""
     goes_on: bool
     """Whether it begins with all that its slot holds."""
+    taken: _Held | None
+    """What was in the slot before something else was brought back."""
 
 
 class _Lost(NamedTuple):
@@ -147,7 +157,9 @@ class _Held:
     """Monotonic time, in seconds."""
     cut: bool
     marks: tuple[tuple[int, int], ...]
-    """Bytes and tokens of those that it goes on with."""
+    """Bytes and tokens of its beginnings, as far as they are known."""
+    kept: bool = True
+    """Whether Ollama may still have it when it is in no slot."""
 
 
 @dataclass(slots=True, eq=False)
@@ -165,6 +177,10 @@ class ModelMemory:
     """The fingerprints of the blocks of each part, and its bytes, by the hash of it all."""
     _blocks: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     """By path: where the latest difference was, and what stood there."""
+    _keeps: bool | None = None
+    """Whether Ollama keeps prompts that have lost their slot; None before that was seen."""
+    _left_by_cuts: int | None = None
+    """How many tokens of the latest prompt that was cut were reused; None before that was told."""
     _bytes_a_token: float = 0.0
     _speed: float = 0.0
     """Seconds that a prompt token takes to be computed."""
@@ -187,28 +203,37 @@ class ModelMemory:
         another model was asked since the latest response.
         """
         loaded = usage.load_seconds is not None and usage.load_seconds >= _LOADED and not usage.cached_tokens
-        lost, self._slots = (self._slots, []) if loaded else ([], self._slots)
-        new = self._fitted(prompt, begun, slots)
+        lost = self._unloaded() if loaded else False
+        seen = self._fitted(prompt, begun, slots)
+        back = self._back(seen)
+        keeps = usage.cached_tokens is not None if self._keeps is None else self._keeps
+        new = back if back is not None and keeps else seen
         slot, size, tokens = new.slot, new.size, usage.prompt_tokens
-        cut = self._is_cut(new, tokens)
+        less = self._has_less(new, tokens)
+        cut = less or (slot is not None and slot.cut and new.goes_on)
         if tokens and not cut:
             self._bytes_a_token = _average(self._bytes_a_token, size / tokens)
         whole = tokens or max(1, round(size / self._ratio))
         reused = self._reused(new, whole)
         losses: list[Loss] = []
-        if cut and slot is not None and not (slot.cut and tokens and tokens > (slot.tokens or 0)):
-            kept = min(reused, round(self._sum(new.hashes[: prompt.leading]) * whole / size))
-            losses.append(Loss(LossCause.CUT, reused - kept))
-            reused = kept
+        expected = reused
+        if less and not (usage.cached_tokens or 0) > _FULLER * reused:
+            reused = min(reused, self._left(new, whole))
+            losses.append(Loss(LossCause.CUT, expected - reused))
         elif size - new.common >= _LEAST:
             cause = (LossCause.SWAPPED if rival else LossCause.UNLOADED) if lost else LossCause.DISPLACED
             losses = self._losses(self._lost(new), prompt, size / whole, cause)
         told, exact = self._told(usage, waited, whole, reused)
+        if told is not None and back is not None:
+            self._learn_whether_kept(told, self._reused(seen, whole), self._reused(back, whole))
+        if cut and told is not None:
+            self._left_by_cuts = told
         if exact and told is not None and reused - told > max(_SOME, _TOLD_LESS * whole) and not losses:
-            losses = [Loss(LossCause.NOT_REUSED, reused - told)]
-        marks = (*slot.marks[-_MARKS:], (slot.size, slot.tokens)) if slot and new.goes_on and slot.tokens else ()
+            cause = LossCause.CUT if self._has_less(new, tokens, _LESS_IF_TOLD) else LossCause.NOT_REUSED
+            losses = [Loss(cause, reused - told)]
+        marks = self._marks(new, told if exact else None)
         held = _Held(new.keys, len(new.hashes), size, tokens, usage.output_tokens or 0, now, cut, marks)
-        self._hold(held, new, slots)
+        self._hold(held, new, slots, swapped=back is not None)
         return Reading(size, new.common, whole, reused, told, exact, self._speed, tuple(losses))
 
     @property
@@ -231,7 +256,38 @@ class ModelMemory:
         else:
             size = self._sum(hashes)
             common = 0 if slot is None else self._common(hashes, slot, parts)
-        return _New(prompt, hashes, keys, slot, parts, common, size, known, goes_on)
+        return _New(prompt, hashes, keys, slot, parts, common, size, known, goes_on, slot)
+
+    def _unloaded(self) -> bool:
+        """Forget what Ollama holds; return whether that was anything."""
+        had, self._slots = bool(self._slots), []
+        for held in self._prompts:
+            held.kept = False
+        return had
+
+    def _back(self, new: _New) -> _New | None:
+        """Return a prompt beside what an Ollama that keeps prompts puts into its slot; None where that stays as it is.
+
+        Since 0.33 it runs llama.cpp's server, which puts a prompt most of which would be lost into main memory, and
+        brings back what the new one shares more with (`get_available_slot`, `server_prompt_cache`).
+        """
+        slot, size, common = new.slot, new.size, new.common
+        if slot is None or new.goes_on or (common > _SIMILAR * size and common >= _LOSES_MOST * slot.size):
+            return None
+        found, share = new, common / slot.size if slot.size else 0.0
+        for held in self._prompts:
+            if held.kept and held not in self._slots:
+                parts = _parts(new.keys, held)
+                useful = self._common(new.hashes, held, parts)
+                if useful > found.common and useful > max(share, _COMES_BACK) * held.size:
+                    share = useful / held.size
+                    found = new._replace(slot=held, parts=parts, common=useful, goes_on=parts == held.parts)
+        return found
+
+    def _learn_whether_kept(self, told: int, without: int, kept: int) -> None:
+        """Take in how much was reused, where it would have been so much without, and with prompts that are kept."""
+        if abs(without - kept) >= _SOME:
+            self._keeps = abs(told - kept) < abs(told - without)
 
     def _slot(self, keys: bytes, begun: float, slots: int) -> tuple[_Held | None, int]:
         """Return what the slot holds that a prompt gets, and how many parts the two share."""
@@ -268,12 +324,29 @@ class ModelMemory:
         written = self._known[hash(prompt.texts[parts])][1] / self._ratio
         return slot.output if slot.output <= 2 * written + _SOME else 0
 
-    def _is_cut(self, new: _New, tokens: int | None) -> bool:
-        """Return whether Ollama has left out messages: what goes on with another prompt has more tokens otherwise."""
+    def _left(self, new: _New, whole: int) -> int:
+        """Return how many tokens are reused of a prompt that was cut: as many as of the latest one, or the system's."""
+        if self._left_by_cuts is not None:
+            return self._left_by_cuts
+        return round(self._sum(new.hashes[: new.prompt.leading()]) * whole / new.size)
+
+    def _has_less(self, new: _New, tokens: int | None, share: float = _LESS) -> bool:
+        """Return whether messages were left out: what goes on with another prompt has as many more tokens otherwise."""
         slot = new.slot
         if slot is None or not (tokens and slot.tokens and new.goes_on) or new.size - slot.size < _LEAST:
             return False
-        return tokens <= slot.tokens or (slot.cut and tokens < _FULLER * new.size / self._ratio)
+        return tokens - slot.tokens < share * (new.size - slot.size) / self._ratio
+
+    @staticmethod
+    def _marks(new: _New, told: int | None) -> tuple[tuple[int, int], ...]:
+        """Return how many tokens the beginnings of a prompt have, by what it goes on with, or what was told reused."""
+        slot = new.slot
+        if slot is None:
+            return ()
+        if new.goes_on:
+            return (*slot.marks[-_MARKS:], (slot.size, slot.tokens)) if slot.tokens else ()
+        before = [mark for mark in slot.marks if mark[0] < new.common]
+        return (*before, (new.common, told)) if told else (*before,)
 
     def _told(self, usage: Usage, waited: float | None, whole: int, reused: int) -> tuple[int | None, bool]:
         """Return how many tokens were reused, by Ollama's word or by its time, and whether it is its word.
@@ -356,12 +429,16 @@ class ModelMemory:
 
     def _shape(self, at: Place, prompt: Prompt, part: int, block: int) -> Shape:
         """Return what changes in a place, and remember what stands there now."""
-        now = block_of(prompt.texts[part], block)
+        text = prompt.texts[part]
+        data = text.encode() if isinstance(text, str) else text
+        now = data[block * BLOCK : (block + 1) * BLOCK]
         before = self._blocks.pop(at.path, None)
         self._blocks[at.path] = (at.at, now)
         if len(self._blocks) > _PLACES:
             del self._blocks[next(iter(self._blocks))]
-        return shape(before[1], now) if before is not None and before[0] == at.at else Shape.UNKNOWN
+        if before is None or before[0] != at.at:
+            return Shape.UNKNOWN
+        return shape(before[1], now, data, block * BLOCK)
 
     def _common(self, hashes: list[int], held: _Held, parts: int) -> int:
         """Return how many bytes a prompt shares with one that is held, from the beginning on; `parts` are the same."""
@@ -427,10 +504,14 @@ class ModelMemory:
             self._prompts.appendleft(held)
         self._known = kept
 
-    def _hold(self, held: _Held, new: _New, slots: int) -> None:
-        """Remember a prompt in the place of those that it goes on with, and in the slot that it got."""
-        if new.slot is not None:
-            self._slots.remove(new.slot)
+    def _hold(self, held: _Held, new: _New, slots: int, *, swapped: bool) -> None:
+        """Remember a prompt in the place of those that it goes on with, and in the slot that it got.
+
+        What was there is kept by some, if it was `swapped`; else only as much as the two share.
+        """
+        if new.taken is not None:
+            new.taken.kept = swapped
+            self._slots.remove(new.taken)
         self._slots.append(held)
         del self._slots[:-slots]
         if new.goes_on and new.slot is not None:

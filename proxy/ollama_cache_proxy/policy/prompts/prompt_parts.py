@@ -28,6 +28,7 @@ _MARK: Final = b'"cache_control"'
 _MARKS: Final = re.compile(rb',"cache_control":(?:null|\{[^{}]*\})|"cache_control":(?:null|\{[^{}]*\}),?')
 _IMAGE: Final = b'"image'
 _BLOB: Final = re.compile(rb"[A-Za-z0-9+/_=-]{1024,}")
+_CONVERSATIONS: Final = frozenset({"messages", "input"})
 _TWO: Final = 2
 """Members of a plain message: its role and its content."""
 
@@ -68,11 +69,16 @@ class Prompt(NamedTuple):
             return False
         return value.get("role") in _ANSWERS or ("role" not in value and value.get("type") in _ANSWER_ITEMS)
 
-    @property
     def leading(self) -> int:
-        """How many parts come before the first message that is not the system's."""
-        last = self.segments[-1]
-        return last.first if last.item is not None else len(self.texts)
+        """Return how many parts come before the first message that is not the system's."""
+        for segment in self.segments:
+            if (
+                segment.member in _CONVERSATIONS
+                and segment.item is not None
+                and not _is_system(self.value(segment.first))
+            ):
+                return segment.first
+        return len(self.texts)
 
 
 class _Parts:
@@ -111,19 +117,24 @@ def _wholes(*members: str) -> _Adding:
 
 
 def _chat(parts: _Parts, document: Mapping[str, Any]) -> None:
-    """Add the system's messages, the tools, which templates write behind them, and all other messages."""
+    """Add the system's messages, wherever they are, the tools, and all other messages.
+
+    Templates write `.System`, which is what all messages of the system say, and the tools behind it.
+    """
     messages = document.get("messages")
     if type(messages) is not list:
         return
-    tools = document.get("tools")
-    first = 0
-    if tools:
-        first = _leading(messages)
-        parts.each("messages", _texts(messages[:first]))
-        parts.whole("tools")
-        parts.each("messages", _texts(messages[first:]), first)
-    else:
-        parts.each("messages", _texts(messages))
+    texts = _texts(messages)
+    first = _leading(messages)
+    parts.each("messages", texts[:first])
+    rest = [(number, message) for number, message in enumerate(messages[first:], first) if _is_system(message)]
+    for number, _ in rest:
+        parts.each("messages", texts[number : number + 1], number)
+    parts.whole("tools")
+    begin = first
+    for number, _ in (*rest, (len(messages), None)):
+        parts.each("messages", texts[begin:number], begin)
+        begin = number + 1
 
 
 def _messages(parts: _Parts, document: Mapping[str, Any]) -> None:
@@ -182,10 +193,11 @@ def parts_of(endpoint: Endpoint, document: Any) -> Prompt | None:
 
 def _leading(messages: Sequence[Any]) -> int:
     """Return how many messages at the beginning are the system's."""
-    for number, message in enumerate(messages):
-        if not (type(message) is dict and message.get("role") in _SYSTEM):
-            return number
-    return len(messages)
+    return next((number for number, message in enumerate(messages) if not _is_system(message)), len(messages))
+
+
+def _is_system(message: Any) -> bool:
+    return type(message) is dict and message.get("role") in _SYSTEM
 
 
 def _texts(values: Sequence[Any]) -> list[Text]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from ollama_cache_proxy.policy.outline import masked
-from ollama_cache_proxy.policy.prompts.prompt_parts import Prompt, Text, plain
+from ollama_cache_proxy.policy.prompts.prompt_parts import Prompt, plain
 from ollama_cache_proxy.policy.prompts.prompt_prints import BLOCK
 
 
@@ -112,9 +112,3 @@ def _open_names(structure: bytes, pieces: list[bytes]) -> Iterator[str | int]:
         elif b":" in (member := level.rpartition(b",")[2]):
             number = structure[: end - len(member)].count(b'"')
             yield pieces[2 * number + 1].decode("utf-8", "replace")
-
-
-def block_of(text: Text, block: int) -> bytes:
-    """Return a block of a part, by its number."""
-    data = text.encode() if isinstance(text, str) else text
-    return data[block * BLOCK : (block + 1) * BLOCK]

@@ -38,32 +38,23 @@ _DAYS: Final = re.compile(
 )
 
 
-def shape(before: bytes, now: bytes) -> Shape:
-    """Return what differs between two blocks that stood in one place."""
-    one, other = (block.decode("utf-8", "replace") for block in (before, now))
-    found = {_kind(text) for text in _differing(one, other)}
-    found.discard(None)
-    if len(found) == 1:
-        (kind,) = found
-        return kind or Shape.UNKNOWN
-    if found and found <= {Shape.DATE, Shape.TIME, Shape.NUMBER}:
-        return Shape.TIME if Shape.TIME in found else Shape.DATE if Shape.DATE in found else Shape.NUMBER
-    return Shape.TEXT if found else Shape.UNKNOWN
+def shape(before: bytes, now: bytes, text: bytes, at: int) -> Shape:
+    """Return what differs between two blocks that stood in one place: `now`, at `at` in `text`, and the one before."""
+    differs = next((n for n, (one, other) in enumerate(zip(before, now, strict=False)) if one != other), None)
+    if differs is None:
+        return Shape.UNKNOWN
+    begin = max(0, at + differs - _AROUND)
+    around = text[begin : at + differs + _AROUND].decode("utf-8", "replace")
+    place = len(text[begin : at + differs].decode("utf-8", "replace"))
+    token = next((found[0] for found in _TOKEN.finditer(around) if found.end() >= place >= found.start()), "")
+    return _kind(token)
 
 
-def _differing(one: str, other: str) -> list[str]:
-    """Return the first token, of both texts, in which they differ; what the end of a block cuts off is left out."""
-    first, second = list(_TOKEN.finditer(one)), list(_TOKEN.finditer(other))
-    for left, right in zip(first, second, strict=False):
-        if left[0] != right[0]:
-            return [found[0] for found, text in ((left, one), (right, other)) if found.end() < len(text)] or [
-                left[0],
-                right[0],
-            ]
-    return []
+_AROUND: Final = 64
+"""Bytes around a difference in which a number or an id that is there ends."""
 
 
-def _kind(text: str) -> Shape | None:
+def _kind(text: str) -> Shape:
     text = text.rstrip(".:-+_")
     if _DAYS.fullmatch(text):
         return Shape.DATE
