@@ -83,6 +83,23 @@ async def test_what_is_no_conversation_tells_that_another_model_was_asked() -> N
     ]
 
 
+async def test_where_looking_takes_too_much_time_some_are_left_out_and_it_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched = Watched()
+    watched.ask(chat(TEXT))
+    with monkeypatch.context() as patched:
+        patched.setattr(watched.watch._budget, "share", 0.0)
+        watched.watch._budget.took(1000.0)
+        watched.ask(chat(TEXT, TEXT))
+        watched.ask(chat(TEXT, TEXT), host="b")
+    assert len(watched.readings) == 1
+    watched.watch._budget.took(-1000.0)
+    watched.ask(chat(TEXT, TEXT))
+    assert [one.reading.shared for one in watched.readings] == [0, 0], "what Ollama holds now was not looked at"
+    assert not watched.readings[-1].reading.losses
+
+
 async def test_an_error_goes_to_the_loop_and_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))

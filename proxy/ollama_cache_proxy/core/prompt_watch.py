@@ -1,7 +1,8 @@
 """What of each prompt Ollama had worked on before. A prompt is looked at when its response has been sent on.
 
 By then it is known what Ollama says of it, and nobody waits: neither the request nor the response is held back. What is
-remembered are fingerprints (policy/prompts).
+remembered are fingerprints (policy/prompts). Looking takes a small share of the time at most: where so many short
+prompts come that it would take more, some are left out, and what is remembered begins anew.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ from ollama_cache_proxy.policy.prompts.prompt_memory import ModelMemory
 from ollama_cache_proxy.policy.prompts.prompt_parts import has_prompt, parts_of
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.steps import Steps
+from ollama_cache_proxy.policy.time_budget import TimeBudget
 
 _MOST_MODELS: Final = 16
 """Models, at each of several Ollamas, of which prompts are remembered; the one that was asked longest ago goes."""
 _AT_ONCE: Final = 1 << 18
 """Bytes of a body that are read in one go: orjson takes 16 ms at most for them, whatever is in them."""
+_SHARE: Final = 0.01
+"""Of the time, what looking may take."""
+_AT_MOST: Final = 0.1
+"""Seconds that it may take at once: a hundred turns of an agent, or a thousand short prompts."""
 _MOST_AGENTS: Final = 32
 _NOTHING: Final = Usage()
 
@@ -66,6 +72,7 @@ class PromptWatch:
         self._latest: dict[str, str] = {}
         """By Ollama: the model that was asked last."""
         self._agents = Labels(_MOST_AGENTS)
+        self._budget = TimeBudget(share=_SHARE, most=_AT_MOST)
         self._losses = PromptLosses(clock.now())
 
     def report(self) -> dict[str, Any]:
@@ -77,11 +84,15 @@ class PromptWatch:
         if not has_prompt(answered.endpoint):
             self._latest[answered.host] = model_names.canonical(answered.model) or ""
             return
+        now = self._clock.monotonic()
+        if not self._budget.allows(now):
+            self._forget(answered.host)
+            return
         try:
             if len(answered.body) <= _AT_ONCE:
-                self._read(answered, slots, self._clock.monotonic())
+                self._read(answered, slots, now)
             else:
-                steps = self._turns.run(self._in_steps(answered, slots, self._clock.monotonic()))
+                steps = self._turns.run(self._in_steps(answered, slots, now))
                 self._tasks.spawn(steps, "look at a large prompt", endless=True)
         except Exception as error:  # noqa: BLE001 - it reads requests that nothing else here reads
             told = {"message": "a prompt was not looked at", "exception": error}
@@ -94,6 +105,19 @@ class PromptWatch:
             self._read(answered, slots, now)
 
     def _read(self, answered: Answered, slots: int, now: float) -> None:
+        """Take one in, and count the time that this takes."""
+        begun = self._clock.monotonic()
+        try:
+            self._look(answered, slots, now)
+        finally:
+            self._budget.took(self._clock.monotonic() - begun)
+
+    def _forget(self, host: str) -> None:
+        """Forget what was remembered of an Ollama: it holds a prompt now that nobody has looked at."""
+        for name in [name for name in self._models if name[0] == host]:
+            del self._models[name]
+
+    def _look(self, answered: Answered, slots: int, now: float) -> None:
         try:
             document = orjson.loads(answered.body)
         except orjson.JSONDecodeError:
