@@ -132,7 +132,7 @@ async def _upstreams(scene: Scene) -> list[Finding]:
     differ = sorted(printable(name) for name, found in digests.items() if len(found) > 1)
     versions = {host["version"] for host in hosts if host["version"]}
     if differ:
-        fix = "pull them again with changes_to = all; those made of a file need the same OLLAMA_MODELS as well"
+        fix = "pull them, or make them, again with changes_to = all, so that what one has answered is a hit for all"
         findings.append(note(f"not the same on all of them: {', '.join(differ)}", fix))
     if len(versions) > 1:
         shown = ", ".join(sorted(map(printable, versions)))
