@@ -147,6 +147,26 @@ async def test_a_person_sees_what_the_cache_does_and_it_keeps_itself_up_to_date(
         assert browser.complaints == []
 
 
+async def test_a_person_sees_what_ollama_reads_again(browser: Browser) -> None:
+    behaviour = Behaviour(completion_delay=0.01, prompt_cache=True)
+    async with Simulator(behaviour) as simulator, proxy_before(simulator.url) as proxy:
+        page = await browser.open(proxy.url)
+        await expect(page.locator("#connection")).to_have_text("Live")
+        await expect(page.locator("#prompts")).to_have_text("")
+        for turn in range(8):
+            text = f"{'be brief ' * 30}{turn} {'and say what you know ' * 200}"
+            messages = [{"role": "system", "content": text}, {"role": "user", "content": canary.PROMPT}]
+            await post(proxy.url, "/api/chat", {"model": "tiny", "messages": messages, "stream": False})
+        await expect(page.locator("#prompts")).to_have_text(
+            re.compile(
+                r"of Ollama’s time went into reading again what it had read: a client without a User-Agent, a number"
+                r" changes at byte 256 of messages\[0\]\.content, in front of what stays the same\.$"
+            )
+        )
+        canary.check(await page.content(), "the page")
+        assert browser.complaints == []
+
+
 async def test_clearing_asks_first_and_works_with_the_keyboard_alone(browser: Browser, simulator: Simulator) -> None:
     async with proxy_before(simulator.url) as proxy:
         await traffic(proxy.url)

@@ -230,8 +230,23 @@ def test_the_time_tells_what_was_reused_where_ollama_does_not() -> None:
     talk = Talk()
     first = talk.ask(SYSTEM, said("user", text(400)), prompt_seconds=1.1)
     then = talk.ask(SYSTEM, said("user", text(400)), prompt_seconds=0.1)
-    assert (first.told, first.seconds) == (None, 0.001)
+    assert (first.told, first.exact, first.seconds) == (0, False, 0.001)
     assert (then.told, then.exact, then.reused) == (1000, False, 1000)
+
+
+def test_a_prompt_that_was_read_much_sooner_was_reused_whatever_was_expected() -> None:
+    """As where an Ollama keeps prompts, and does not tell."""
+    talk = Talk()
+    session = [SYSTEM, said("user", text(800))]
+    found = []
+    for _ in range(4):
+        size = sum(len(one["content"]) for one in session) // 4
+        found.append(talk.ask(*session, prompt_seconds=0.1 if found else size / 1000))
+        talk.ask(said("user", text(600)), prompt_seconds=0.15)
+        session.append(said("user", text(400)))
+    assert [one.told for one in found] == [0, 1200, 1300, 1400]
+    assert [one.reused for one in found] == [0, 0, 1300, 1400]
+    assert found[-1].seconds == pytest.approx(0.001)
 
 
 def test_ollamas_own_word_counts_and_what_it_reused_less_is_told() -> None:
@@ -241,6 +256,26 @@ def test_ollamas_own_word_counts_and_what_it_reused_less_is_told() -> None:
     assert (right.told, right.exact, right.reused, right.losses) == (1000, True, 1000, ())
     wrong = talk.ask(SYSTEM, said("user", text(400)), cached_tokens=100)
     assert [(loss.cause, loss.tokens) for loss in wrong.losses] == [(LossCause.NOT_REUSED, 900)]
+
+
+@pytest.mark.parametrize(
+    ("idle", "rival", "told", "cause"),
+    [
+        (300, False, 0, LossCause.UNLOADED),
+        (100, False, 0, LossCause.NOT_REUSED),
+        (300, False, 400, LossCause.NOT_REUSED),
+        (1, True, 0, LossCause.SWAPPED),
+        (1, True, 400, LossCause.NOT_REUSED),
+    ],
+)
+def test_a_dialect_without_a_time_of_loading_tells_by_what_was_forgotten(
+    idle: float, rival: bool, told: int, cause: LossCause
+) -> None:
+    talk = Talk()
+    talk.ask(SYSTEM, cached_tokens=0)
+    talk.at += idle
+    found = talk.ask(SYSTEM, said("user", text(400)), cached_tokens=told, rival=rival)
+    assert [loss.cause for loss in found.losses] == [cause]
 
 
 def test_tokens_are_estimated_by_earlier_responses_where_one_tells_none() -> None:

@@ -29,6 +29,8 @@ _LEAST: Final = 256
 """Bytes below which a loss is none: templates, and the places where blocks begin, blur less than that."""
 _LOADED: Final = 0.5
 """Seconds of loading from which on the model was not loaded before; a loaded one reports some hundredths."""
+_IDLE: Final = 240.0
+"""Seconds without a request after which a model may have been unloaded: Ollama does so after five minutes."""
 _GOES_ON: Final = 32
 """Blocks behind a difference that tell whether the text goes on as before."""
 _TRIED: Final = 4
@@ -39,6 +41,8 @@ _PLACES: Final = 32
 """Places of which the latest differing block is held."""
 _SOME: Final = 32
 """Computed tokens from which on their time tells the speed."""
+_AS_SLOW: Final = 0.5
+"""A prompt that takes a smaller share of the usual time for each token was reused in part."""
 _WEIGHT: Final = 0.2
 """How much the latest figure counts in a running average."""
 _BYTES_A_TOKEN: Final = 4.0
@@ -169,7 +173,7 @@ class ModelMemory:
     used: int = 0
     """Bytes, about."""
     latest: float = 0.0
-    """When the latest response ended."""
+    """Monotonic time at which the latest response ended, in seconds."""
     _prompts: deque[_Held] = field(default_factory=deque)
     _slots: list[_Held] = field(default_factory=list)
     """What Ollama holds; the one that was used last is the last."""
@@ -229,11 +233,11 @@ class ModelMemory:
         if cut and told is not None:
             self._left_by_cuts = told
         if exact and told is not None and reused - told > max(_SOME, _TOLD_LESS * whole) and not losses:
-            cause = LossCause.CUT if self._has_less(new, tokens, _LESS_IF_TOLD) else LossCause.NOT_REUSED
-            losses = [Loss(cause, reused - told)]
+            losses = [Loss(self._why_less(new, tokens, told, begun, rival=rival), reused - told)]
         marks = self._marks(new, told if exact else None)
         held = _Held(new.keys, len(new.hashes), size, tokens, usage.output_tokens or 0, now, cut, marks)
         self._hold(held, new, slots, swapped=back is not None)
+        self.latest = now
         return Reading(size, new.common, whole, reused, told, exact, self._speed, tuple(losses))
 
     @property
@@ -330,6 +334,14 @@ class ModelMemory:
             return self._left_by_cuts
         return round(self._sum(new.hashes[: new.prompt.leading()]) * whole / new.size)
 
+    def _why_less(self, new: _New, tokens: int | None, told: int, begun: float, *, rival: bool) -> LossCause:
+        """Return why less was reused than expected. A model that has forgotten all of it was unloaded."""
+        if told < _SOME and rival:
+            return LossCause.SWAPPED
+        if told < _SOME and begun - self.latest >= _IDLE:
+            return LossCause.UNLOADED
+        return LossCause.CUT if self._has_less(new, tokens, _LESS_IF_TOLD) else LossCause.NOT_REUSED
+
     def _has_less(self, new: _New, tokens: int | None, share: float = _LESS) -> bool:
         """Return whether messages were left out: what goes on with another prompt has as many more tokens otherwise."""
         slot = new.slot
@@ -351,14 +363,16 @@ class ModelMemory:
     def _told(self, usage: Usage, waited: float | None, whole: int, reused: int) -> tuple[int | None, bool]:
         """Return how many tokens were reused, by Ollama's word or by its time, and whether it is its word.
 
-        A prompt of which little was reused tells the speed, by the time to the first output where there is no other.
+        A prompt of which little was reused tells the speed, by the time to the first output where there is no other;
+        one that was much quicker than others was reused, whatever was expected.
         """
         told, seconds = usage.cached_tokens, usage.prompt_seconds
         computed = whole - (reused if told is None else told)
         timed = waited if seconds is None else seconds
         if timed and computed >= _SOME and (told is not None or reused <= whole // _SOME):
-            self._speed = _average(self._speed, timed / computed)
-            return told, told is not None
+            each = timed / computed
+            if told is not None or each >= _AS_SLOW * self._speed:
+                self._speed = _average(self._speed, each)
         if told is not None:
             return told, True
         if not (seconds and usage.prompt_tokens and self._speed):

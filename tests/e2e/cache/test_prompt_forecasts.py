@@ -1,0 +1,77 @@
+"""How far forecasts of what Ollama reuses are from what it reuses, over sessions of agents as public reports have them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.agents.__main__ import simulated
+from benchmarks.agents.player import Player
+from benchmarks.agents.scenarios import SCENARIOS, Scenario
+from benchmarks.agents.sessions import Session
+from ollama_cache_proxy.policy.prompts.prompt_memory import LossCause
+from tests.support.rawhttp import ask
+from tests.support.servers import proxy_before
+
+_TURNS = 14
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+OWN_FORM = [scenario for scenario in SCENARIOS if scenario.path.startswith("/api/")]
+"""Only Ollama's own form has times."""
+
+BOUNDS = {("overflow", "0.24"): 0.15}
+"""0.24 moves what it holds when an answer outgrows the context, which no prompt shows: three turns of these are wrong."""
+
+
+async def report(scenario: Scenario, release: str, **behaviour: Any) -> dict[str, Any]:
+    """Play a session through a proxy, and return what that says of prompts."""
+    session = Session(scenario=scenario, model="coder", turns=_TURNS, size=0.5)
+    answers: list[str] = []
+    async with (
+        simulated(release, **behaviour) as ollama,
+        proxy_before(ollama.url, upstream_authorization=None) as proxy,
+        Player(ollama.url) as direct,
+        Player(proxy.url) as player,
+    ):
+        await direct.empty(session.model, scenario.context)
+        for turn in range(session.turns):
+            if (aside := session.aside(turn)) is not None:
+                await player.play(aside)
+            answers.append((await player.play(session.request(turn, answers))).text)
+        found: dict[str, Any] = json.loads((await ask(proxy.url, "GET", "/api/cache/prompts")).body)
+        return found
+
+
+@pytest.mark.parametrize("release", ["0.24", "0.33"])
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+async def test_a_forecast_is_within_ten_percent_of_what_ollama_tells(scenario: Scenario, release: str) -> None:
+    found = await report(scenario, release)
+    assert found["error"] <= BOUNDS.get((scenario.name, release), 0.1)
+    assert found["prompts"] >= _TURNS
+
+
+@pytest.mark.parametrize("release", ["0.24", "0.33"])
+@pytest.mark.parametrize("scenario", OWN_FORM, ids=lambda scenario: scenario.name)
+async def test_a_forecast_is_within_ten_percent_of_what_the_time_tells(scenario: Scenario, release: str) -> None:
+    found = await report(scenario, release, tells_cached=False, prompt_rate=50_000.0)
+    assert found["error"] <= BOUNDS.get((scenario.name, release), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "causes", "path"),
+    [
+        ("steady", "0.33", [], ""),
+        ("mark", "0.33", [LossCause.CHANGED], "system[0].text"),
+        ("counter", "0.33", [LossCause.CHANGED], "messages[0].content"),
+        ("clock", "0.33", [LossCause.CHANGED], "messages[0].content"),
+        ("tool-id", "0.33", [LossCause.CHANGED], "tools[0].function.description"),
+        ("aside", "0.33", [], ""),
+        ("aside", "0.24", [LossCause.DISPLACED], ""),
+        ("overflow", "0.33", [LossCause.CUT], ""),
+    ],
+)
+async def test_what_is_lost_is_named(name: str, release: str, causes: list[LossCause], path: str) -> None:
+    found = await report(BY_NAME[name], release)
+    assert [finding["cause"] for finding in found["findings"]] == [cause.value for cause in causes]
+    assert [finding["path"] for finding in found["findings"]] == [path] * len(causes)
