@@ -47,7 +47,9 @@ Ollama lists them (`tiny:latest`), then `other`. A bypass may name anything, so 
   no speed. Ollama tells them apart since 0.33.3 (`prompt_eval_cached_count`, `prompt_tokens_details.cached_tokens`,
   `input_tokens_details.cached_tokens`, `cache_read_input_tokens`). What is told is in `prompt_tokens_by_source_total`
   and, with the time, in `prompt_computed_tokens_total` and `prompt_computed_seconds_total`; the rest counts as
-  `not-told`. So do vectors, and a 0 of `/v1/responses`, which was there before anything was told.
+  `not-told`. So do vectors, and a 0 of `/v1/responses`, which was there before anything was told. What the proxy itself
+  sees of prompts, told or not, is in the metrics that begin with `prompt_forecast` and `prompt_lost`
+  ([prompts](prompts.md)).
 - Loaded models (`/api/ps`) and Redis' own figures (`INFO`) are asked for in the background, every 5 s for a minute
   after a scrape. A scrape waits for neither: the first one does not show them yet.
 - In OpenMetrics, `request_duration_seconds` has the trace id of a request's `traceparent` as an exemplar.

@@ -1,7 +1,7 @@
 """A transparent caching reverse proxy in front of Ollama. This is the map of the package.
 
     core/          one exchange from top to bottom: start reading at core/exchange.py
-    policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, status, usage, forecast
+    policy/        decisions, pure: endpoints, dialects, classify, key, storing, reuse, fields, usage, forecast, prompts
     downstream/    HTTP/1.1 towards clients
     upstream/      Ollama: HTTP/1.1 towards it, the digests of its models, those that are loaded; several as one
     stores/        stored entries: memory, Redis and private servers (stores/redis/), a hot tier in front; sealing

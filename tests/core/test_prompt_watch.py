@@ -63,12 +63,23 @@ async def test_what_cannot_be_read_is_left_out(body: bytes) -> None:
     assert watched.watch.report()["prompts"] == 0
 
 
-@pytest.mark.parametrize("body", [{"messages": [5, None, "x", {"role": 7, "content": {"a": [{}]}}]}, chat("")])
+ODD = {"role": ["user"], "type": {}, "content": [{"type": [], "text": TEXT}], "text": {}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [ODD, {"role": {}}, {"type": [], "text": "x"}], "tools": [ODD]},
+        {"messages": [5, None, "x", {"role": 7, "content": {"a": [{}]}}]},
+        chat(""),
+    ],
+)
 async def test_odd_messages_are_read(body: dict[str, Any]) -> None:
     watched = Watched()
     for _ in range(3):
         watched.ask(body)
-    assert len(watched.readings) == 3
+        watched.ask({**body, "messages": [*body["messages"], ODD, 5]})
+    assert len(watched.readings) == 6
 
 
 async def test_what_is_no_conversation_tells_that_another_model_was_asked() -> None:

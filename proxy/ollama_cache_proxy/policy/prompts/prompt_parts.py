@@ -20,45 +20,42 @@ Text: TypeAlias = str | bytes
 
 MOST_PARTS: Final = 4096
 """Parts of a prompt; one with more is not looked at."""
-_SYSTEM: Final = frozenset({"system", "developer"})
-_ANSWERS: Final = frozenset({"assistant", "model"})
-_ANSWER_ITEMS: Final = frozenset({"function_call", "reasoning"})
-_TEXT_KINDS: Final = frozenset({"text", "input_text", "output_text"})
+_SYSTEM: Final = ("system", "developer")  # tuples: what is compared may be any JSON value
+_ANSWERS: Final = ("assistant", "model")
+_ANSWER_ITEMS: Final = ("function_call", "reasoning")
+_TEXT_KINDS: Final = ("text", "input_text", "output_text")
 _MARK: Final = b'"cache_control"'
 _MARKS: Final = re.compile(rb',"cache_control":(?:null|\{[^{}]*\})|"cache_control":(?:null|\{[^{}]*\}),?')
 _IMAGE: Final = b'"image'
 _BLOB: Final = re.compile(rb"[A-Za-z0-9+/_=-]{1024,}")
-_CONVERSATIONS: Final = frozenset({"messages", "input"})
+_CONVERSATIONS: Final = ("messages", "input")
 _TWO: Final = 2
 """Members of a plain message: its role and its content."""
 
 
-class Segment(NamedTuple):
-    """Parts in a row that are of one member of the body."""
-
-    member: str
-    first: int
-    """The number of its first part."""
-    item: int | None
-    """That part's index in the member; None where the whole member is one part."""
+Segment: TypeAlias = tuple[str, int, int | None]
+"""Parts in a row that are of one member of the body: the member, the number of the first part, and that part's index
+in the member, None where the whole member is one part."""
 
 
 class Prompt(NamedTuple):
     """The parts of a prompt, and where they come from."""
 
     texts: list[Text]
-    segments: tuple[Segment, ...]
+    segments: Sequence[Segment]
     document: Mapping[str, Any]
 
-    def segment(self, part: int) -> Segment:
-        """Return the segment that a part is in."""
-        return next(segment for segment in reversed(self.segments) if segment.first <= part)
+    def source(self, part: int) -> tuple[str, int | None]:
+        """Return the member that a part is of, and its index in that; None where it is the whole member."""
+        for member, first, item in reversed(self.segments):
+            if first <= part:
+                return member, None if item is None else item + part - first
+        raise IndexError(part)
 
     def value(self, part: int) -> Any:
         """Return the JSON value that a part is made of."""
-        segment = self.segment(part)
-        member = self.document[segment.member]
-        return member if segment.item is None else member[segment.item + part - segment.first]
+        member, item = self.source(part)
+        return self.document[member] if item is None else self.document[member][item]
 
     def is_answer(self, part: int) -> bool:
         """Return whether a part is what the model said before."""
@@ -71,13 +68,9 @@ class Prompt(NamedTuple):
 
     def leading(self) -> int:
         """Return how many parts come before the first message that is not the system's."""
-        for segment in self.segments:
-            if (
-                segment.member in _CONVERSATIONS
-                and segment.item is not None
-                and not _is_system(self.value(segment.first))
-            ):
-                return segment.first
+        for member, first, item in self.segments:
+            if member in _CONVERSATIONS and item is not None and not _is_system(self.value(first)):
+                return first
         return len(self.texts)
 
 
@@ -93,13 +86,13 @@ class _Parts:
         """Add a member as one part, where it is not empty."""
         value = self._document.get(member)
         if value:
-            self.segments.append(Segment(member, len(self.texts), None))
+            self.segments.append((member, len(self.texts), None))
             self.texts.append(value if type(value) is str else dumped(value))
 
     def each(self, member: str, parts: list[Text], index: int = 0) -> None:
         """Add parts that are items of a member, from `index` on."""
         if parts:
-            self.segments.append(Segment(member, len(self.texts), index))
+            self.segments.append((member, len(self.texts), index))
             self.texts += parts
 
 
@@ -188,7 +181,7 @@ def parts_of(endpoint: Endpoint, document: Any) -> Prompt | None:
         return None
     if not 0 < len(parts.texts) <= MOST_PARTS:
         return None
-    return Prompt(parts.texts, tuple(parts.segments), document)
+    return Prompt(parts.texts, parts.segments, document)
 
 
 def _leading(messages: Sequence[Any]) -> int:

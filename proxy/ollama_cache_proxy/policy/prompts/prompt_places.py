@@ -49,7 +49,7 @@ _NAMES: Final = frozenset(
 )
 _BY_CLIENT: Final = frozenset({"properties", "defs", "arguments", "input"})
 """Members of whose own members a client chose the names."""
-_SYSTEM: Final = frozenset({"system", "developer"})
+_SYSTEM: Final = ("system", "developer")
 _CLOSED: Final = re.compile(rb"\[[^\[\]{}]*\]|\{[^\[\]{}]*\}")
 _OPENING: Final = re.compile(rb"[\[{]")
 _ARRAY: Final = ord("[")
@@ -57,16 +57,14 @@ _ARRAY: Final = ord("[")
 
 def place(prompt: Prompt, part: int, block: int) -> Place:
     """Return the place of a block of a part, by its number."""
-    segment, text = prompt.segment(part), prompt.texts[part]
-    base = segment.member
-    if segment.item is not None:
-        base += f"[{segment.item + part - segment.first}]"
-    where = _where(prompt, part, segment.member)
+    (member, item), text = prompt.source(part), prompt.texts[part]
+    base = member if item is None else f"{member}[{item}]"
+    where = _where(prompt, part, member)
     offset = block * BLOCK
     if isinstance(text, str):
-        found = plain(prompt.value(part)) if segment.item is not None else None
+        found = plain(prompt.value(part)) if item is not None else None
         return Place(where, base + (found[0] if found is not None else ""), offset)
-    inner, begin = _inner(text, offset, segment.member)
+    inner, begin = _inner(text, offset, member)
     return Place(where, base + inner, (offset - begin) // BLOCK * BLOCK if offset > begin else 0)
 
 
