@@ -13,6 +13,7 @@ import pytest
 from ollama_cache_proxy.core.errors import ProxyError, unreachable
 from ollama_cache_proxy.core.facts import Event, LaneEnd, LaneWaited
 from ollama_cache_proxy.core.lanes import HostLanes, Lanes, waited
+from ollama_cache_proxy.core.ports import Topic
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
@@ -267,3 +268,51 @@ async def test_levels_and_figures_tell_of_each_lane_of_each_ollama() -> None:
     ]
     around.release()
     await asyncio.gather(*tasks)
+
+
+class Siblings:
+    """The other workers, which are told at once."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Topic, object]] = []
+        self.others: list[Lanes] = []
+
+    def send(self, topic: Topic, value: object = None) -> None:
+        self.told.append((topic, value))
+        for other in self.others:
+            other.of_hosts[str(value)].pause()
+
+    async def send_and_wait(self, topic: Topic, value: object = None) -> None:
+        raise NotImplementedError
+
+
+async def test_workers_pause_their_batches_for_each_others_people() -> None:
+    one, two = Around(), Around()
+    one.all.siblings = siblings = Siblings()
+    siblings.others.append(two.all)
+    person, batch = one.ask(chat(), b"chat"), listed()
+    await until(lambda: siblings.told == [(Topic.LANES_BUSY, "gpu1")])
+    waits = two.ask(batch, b"batch")
+    await until(lambda: two.waiting() == 1)
+    await until(lambda: len(siblings.told) == 4)
+    assert two.upstream.asked == [], "it is told again and again"
+    one.release()
+    await person
+    await until(lambda: two.upstream.asked == [b"batch"])
+    two.release()
+    await waits
+    told = len(siblings.told)
+    quiet = one.ask(listed())
+    one.release()
+    await quiet
+    assert len(siblings.told) == told
+
+
+async def test_what_a_sibling_says_of_an_ollama_that_is_not_known_is_ignored() -> None:
+    around = Around()
+    await around.all.sibling_is_busy("gpu9")
+    await around.all.sibling_is_busy("gpu1")
+    task = around.ask(listed())
+    await until(lambda: around.waiting() == 1)
+    around.release()
+    assert await task == "response"

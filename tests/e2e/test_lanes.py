@@ -15,8 +15,9 @@ from ollama_cache_proxy.policy.lane_order import LaneOrder
 from ollama_cache_proxy.policy.tickets import Lane
 from ollama_cache_proxy.simulator import Behaviour, Fault, Received, Simulator
 from tests.support import canary
+from tests.support.processes import serve
 from tests.support.rawhttp import RawAnswer, RawConnection, ask
-from tests.support.servers import Proxy, proxy_before
+from tests.support.servers import Proxy, RedisServer, proxy_before
 from tests.support.waiting import until
 
 MODEL = "all-minilm"
@@ -494,3 +495,85 @@ async def test_a_list_whose_model_changes_between_its_parts_is_asked_for_as_a_wh
         whole = await embed(here.ollama.url, texts)
         assert without_durations(answer.body) == without_durations(whole.body)
         assert lengths(here.ollama)[-2:] == [3, 3]
+
+
+# Several Ollamas, several workers.
+
+
+async def test_each_of_several_ollamas_has_lanes_of_its_own() -> None:
+    behaviour = Behaviour(completion_delay=0, embedding_delay=0)
+    async with Simulator(behaviour) as one, Simulator(behaviour) as two:
+        rows = [{"url": one.url, "name": "one", "models": ["tiny"]}, {"url": two.url, "name": "two", "models": [MODEL]}]
+        settings = {"lanes": "interactive-first", "lanes_batch_slots": 1}
+        async with proxy_before(one.url, upstreams=rows, **settings) as proxy:
+            one.gate.close()
+            two.gate.close()
+            chat = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
+            bodies = [
+                ("/api/chat", chat),
+                *(("/api/embed", {"model": MODEL, "input": [f"{n}", "b"]}) for n in range(2)),
+            ]
+            asked = [
+                asyncio.create_task(ask(proxy.url, "POST", path, body=json.dumps(body).encode()))
+                for path, body in bodies
+            ]
+            await one.arrived(1)
+            await two.arrived(1)
+            lanes = proxy.running.exchanges._lanes
+            assert lanes is not None
+            await until(lambda: lanes.of_hosts["two"].order.state(Lane.BATCH).waiting == 1)
+            metrics = (await ask(proxy.url, "GET", "/metrics")).body.decode()
+            assert 'lane_waiting{lane="batch",upstream="two"} 1' in metrics
+            assert 'lane_under_way{lane="interactive",upstream="one"} 1' in metrics
+            one.gate.open()
+            two.gate.open()
+            assert [(await one).status for one in asked] == [200] * 3
+
+
+async def test_a_full_lane_is_no_fault_of_its_ollama() -> None:
+    behaviour = Behaviour(completion_delay=0, embedding_delay=0)
+    async with Simulator(behaviour) as one, Simulator(behaviour) as two:
+        rows = [{"url": one.url, "name": "one"}, {"url": two.url, "name": "two", "models": ["tiny"]}]
+        settings = {"lanes": "interactive-first", "lanes_batch_slots": 1, "lanes_max_wait": 0.05}
+        async with proxy_before(one.url, upstreams=rows, **settings) as proxy:
+            one.gate.close()
+            bodies = [json.dumps({"model": MODEL, "input": [f"{n}", "b"]}).encode() for n in range(2)]
+            first = asyncio.create_task(ask(proxy.url, "POST", "/api/embed", body=bodies[0]))
+            await one.arrived(1)
+            refused = await ask(proxy.url, "POST", "/api/embed", body=bodies[1])
+            assert (refused.status, refused.field("Cache-Status")) == (503, "ollama-cache-proxy; detail=lane-wait")
+            one.gate.open()
+            assert (await first).status == 200
+            hosts = json.loads((await ask(proxy.url, "GET", "/api/cache/upstreams")).body)["upstreams"]
+            assert [(host["state"], host["failed"]) for host in hosts] == [("ok", 0), ("ok", 0)]
+
+
+async def test_a_person_at_one_worker_holds_back_the_batches_of_another(redis_server: RedisServer) -> None:
+    behaviour = Behaviour(completion_delay=0, embedding_delay=0)
+    async with Simulator(behaviour) as ollama:
+        settings = {"OCP_LANES": "interactive-first", "OCP_REDIS_URL": redis_server.url, "OCP_LISTEN": "127.0.0.1:0"}
+        async with serve("--upstream", ollama.url, "--workers", "2", environment=settings) as command:
+            url = await command.url()
+            await command.line(lambda line: "Connected to Ollama" in line)
+            ollama.gate.close()
+            chat = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "chat"}]}).encode()
+            talking = asyncio.create_task(ask(url, "POST", "/api/chat", body=chat))
+            await ollama.arrived(1)
+            lists = [
+                asyncio.create_task(
+                    ask(url, "POST", "/api/embed", body=json.dumps({"model": MODEL, "input": [f"{n}", "b"]}).encode())
+                )
+                for n in range(8)
+            ]
+
+            async def waiting() -> float:
+                text = (await ask(url, "GET", "/metrics")).body.decode()
+                found = re.search(r'lane_waiting\{lane="batch",upstream=""\} ([0-9.]+)', text)
+                return float(found[1]) if found else 0.0
+
+            async with asyncio.timeout(4):  # after five seconds batches are owed their share
+                while await waiting() < 8:  # noqa: ASYNC110 - metrics are asked for
+                    await asyncio.sleep(0.05)
+            assert ollama.inferences == 1, "all eight wait, whichever worker they came to"
+            ollama.gate.open()
+            assert [(await one).status for one in (talking, *lists)] == [200] * 9

@@ -162,10 +162,35 @@ def test_only_undisturbed_work_is_measured_and_shared_time_is_divided() -> None:
 
 def test_requests_of_other_processes_count_too() -> None:
     around, batch = Around(), listed()
-    around.order.elsewhere = lambda now: now < 1010.0
+    around.order.seen_elsewhere(around.now)
     assert around.join(batch) == []
-    assert around.later(3.0) == []
-    assert around.later(8.0) == [batch]
+    assert around.order.due(around.now) == pytest.approx(0.25)
+    around.now += 0.2
+    around.order.seen_elsewhere(around.now)
+    assert around.later(0.24) == []
+    assert around.later(0.02) == [batch]
+    other = listed()
+    assert around.join(other) == [], "one at a time: somebody is about"
+
+
+def test_other_processes_do_not_starve_batches_either() -> None:
+    around, batch = Around(), listed()
+    around.order.seen_elsewhere(around.now)
+    assert around.join(batch) == []
+    for _ in range(60):
+        around.order.seen_elsewhere(around.now)
+        if around.later(0.1):
+            break
+    assert around.now == pytest.approx(1005.1, abs=0.2)
+
+
+def test_work_beside_that_of_other_processes_is_not_measured() -> None:
+    around, batch = Around(), listed()
+    around.join(batch)
+    around.order.seen_elsewhere(around.now)
+    around.later(1.0)
+    around.end(batch)
+    assert around.speeds.per_text(batch) is None
 
 
 # In simulated time: a GPU that works on one thing at a time, in the order in which it gets it.

@@ -14,11 +14,11 @@ from typing import Any
 
 from ollama_cache_proxy.core.errors import ProxyError, Source
 from ollama_cache_proxy.core.facts import LaneEnd, LaneLevel, LaneWaited, Observer
-from ollama_cache_proxy.core.ports import Body, Clock, Upstream, UpstreamResponse
+from ollama_cache_proxy.core.ports import Body, Clock, Siblings, Topic, Upstream, UpstreamResponse
 from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.credentials import CredentialRules, given
 from ollama_cache_proxy.policy.endpoints import Endpoint
-from ollama_cache_proxy.policy.lane_order import LaneOrder
+from ollama_cache_proxy.policy.lane_order import TELLS_EVERY, LaneOrder
 from ollama_cache_proxy.policy.lane_rules import LaneRules, client_of, lane_of, names_remote, texts_in, uses_lanes
 from ollama_cache_proxy.policy.lane_speeds import LaneSpeeds
 from ollama_cache_proxy.policy.messages import Fields, Request
@@ -28,10 +28,16 @@ from ollama_cache_proxy.policy.tickets import Lane, Ticket
 
 
 class Lanes:
-    """The lanes of all Ollamas; one instance a process. `key` hashes clients, and is random."""
+    """The lanes of all Ollamas; one instance a process. `key` hashes clients, and is random.
 
-    def __init__(self, rules: LaneRules, *, key: bytes, clock: Clock, observe: Observer) -> None:
+    `siblings` are told while interactive requests are under way: they pause their batches, too.
+    """
+
+    def __init__(
+        self, rules: LaneRules, *, key: bytes, clock: Clock, observe: Observer, siblings: Siblings | None = None
+    ) -> None:
         self.rules = rules
+        self.siblings = siblings
         self.clock = clock
         self.observe = observe
         self.speeds = LaneSpeeds()
@@ -76,6 +82,11 @@ class Lanes:
         parts = [lanes.order.texts_in_part(ticket, now) for lanes in self.of_hosts.values()]
         return min((part for part in parts if part is not None), default=None)
 
+    async def sibling_is_busy(self, name: str) -> None:
+        """Pause batches for an Ollama, as a sibling was told to."""
+        if name in self.of_hosts:
+            self.of_hosts[name].pause()
+
     def levels(self) -> list[LaneLevel]:
         """Return what gauges show of each lane."""
         return [
@@ -100,6 +111,7 @@ class HostLanes:
         self._name = name
         self._waiters: dict[Ticket, _Waiter] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
 
     def ask(
         self, request: Request, body: Body, *, repeatable: bool = False, spent: float = 0.0, patient: bool = False
@@ -144,6 +156,11 @@ class HostLanes:
         self.order.leave(ticket, self._lanes.clock.monotonic())
         self._let_go()
 
+    def pause(self) -> None:
+        """Take it that interactive requests of another process are under way, for a moment."""
+        self.order.seen_elsewhere(self._lanes.clock.monotonic())
+        self._let_go()
+
     def figures(self) -> list[dict[str, Any]]:
         """Return how each lane is, as JSON values; `seconds` is how long the first that waits has waited."""
         now = self._lanes.clock.monotonic()
@@ -176,6 +193,15 @@ class HostLanes:
         due = self.order.due(now)
         if due is not None:
             self._timer = asyncio.get_running_loop().call_later(due, self._let_go)
+        if self._lanes.siblings is not None and self._telling is None:
+            self._tell(self._lanes.siblings)
+
+    def _tell(self, siblings: Siblings) -> None:
+        """Tell siblings that interactive requests are here, and again while they are."""
+        self._telling = None
+        if self.order.is_busy_here:
+            siblings.send(Topic.LANES_BUSY, self._name)
+            self._telling = asyncio.get_running_loop().call_later(TELLS_EVERY, self._tell, siblings)
 
     def _raised(self, ticket: Ticket) -> None:
         self.order.raised(ticket, self._lanes.clock.monotonic())

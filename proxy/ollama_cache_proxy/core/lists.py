@@ -227,6 +227,7 @@ class ListFetcher(Fetcher):
             return None
         reading = await self._read(question, listing, response, texts, as_base64=False)
         if not isinstance(reading, Cut) or not joinable(listing.known, reading, own=True):
+            self._forms.note_not_joined(question.source)
             return None
         return (response, reading) if question.identity.stability.unchanged() else None
 

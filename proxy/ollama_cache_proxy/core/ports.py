@@ -232,6 +232,8 @@ class Topic(StrEnum):
     """Nothing. Clients' requests come first: who audits is to stop."""
     DRAIN = "drain-upstream"
     """`[name, draining]`: one of several Ollamas gets no more requests, or does again."""
+    LANES_BUSY = "lanes-busy"
+    """The name of an Ollama: interactive requests are under way there, or wait for it."""
     FLUSH = "flush"
     """Nothing. Counts that are not yet written are to be."""
     TOTALS = "totals"

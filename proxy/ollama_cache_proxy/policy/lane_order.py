@@ -7,7 +7,6 @@ no time, they earn their share of it, and what they use of Ollama's time is take
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,8 +58,8 @@ class LaneOrder:
         self._credit_at = 0.0
         self._seen = float("-inf")
         """When an interactive request was last seen."""
-        self.elsewhere: Callable[[float], bool] = _nowhere
-        """Returns whether interactive requests of other processes are under way."""
+        self._elsewhere_until = float("-inf")
+        """Until when interactive requests of other processes are taken to be under way."""
 
     def state(self, lane: Lane) -> LaneState:
         """Return how a lane is."""
@@ -118,10 +117,11 @@ class LaneOrder:
         return going
 
     def due(self, now: float) -> float | None:
-        """Return in how many seconds a batch that waits will be owed; None where something else has to happen first."""
+        """Return in how many seconds a batch that waits may go; None where something else has to happen first."""
         if not self._queues[Lane.BATCH] or not self._is_busy(now):
             return None
-        return max(0.0, -self._credit) / self._rules.batch_share + _A_MOMENT
+        owed = max(0.0, -self._credit) / self._rules.batch_share + _A_MOMENT
+        return owed if self.is_busy_here else min(owed, self._elsewhere_until - now)
 
     def texts_in_part(self, ticket: Ticket, now: float) -> int | None:
         """Return how many texts of a list to ask for at a time; None for all of them."""
@@ -139,8 +139,19 @@ class LaneOrder:
         slots = 1 if self._is_about(now) else self._rules.batch_slots
         return len(self._under_way[Lane.BATCH]) < slots
 
+    @property
+    def is_busy_here(self) -> bool:
+        """Whether interactive requests of this process wait or are under way."""
+        return bool(self._queues[Lane.INTERACTIVE] or self._under_way[Lane.INTERACTIVE])
+
+    def seen_elsewhere(self, now: float) -> None:
+        """Note that interactive requests of another process are under way; it says so again while they are."""
+        self._pass_time(now)
+        self._elsewhere_until = now + _LASTS
+        self._disturb()
+
     def _is_busy(self, now: float) -> bool:
-        return bool(self._queues[Lane.INTERACTIVE] or self._under_way[Lane.INTERACTIVE]) or self.elsewhere(now)
+        return self.is_busy_here or now < self._elsewhere_until
 
     def _is_about(self, now: float) -> bool:
         return self._is_busy(now) or now - self._seen < ABOUT
@@ -168,10 +179,10 @@ class LaneOrder:
             self._seen = now
 
 
-def _nowhere(_now: float) -> bool:
-    return False
-
-
+TELLS_EVERY: Final = 0.1
+"""Seconds after which a process tells others again that interactive requests are under way."""
+_LASTS: Final = 2.5 * TELLS_EVERY
+"""For how many seconds others believe that."""
 _MOST_CREDIT: Final = 1.0
 """Seconds that batches are owed at most."""
 _A_MOMENT: Final = 0.001

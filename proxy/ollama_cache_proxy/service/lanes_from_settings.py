@@ -6,13 +6,13 @@ import secrets
 
 from ollama_cache_proxy.core.facts import Observer
 from ollama_cache_proxy.core.lanes import Lanes
-from ollama_cache_proxy.core.ports import Clock
+from ollama_cache_proxy.core.ports import Clock, Siblings
 from ollama_cache_proxy.policy.lane_rules import LaneRules, batches
 from ollama_cache_proxy.service.settings import Settings
 
 
-def lanes_from(settings: Settings, clock: Clock, observe: Observer) -> Lanes | None:
-    """Return the lanes; None where they are off."""
+def lanes_from(settings: Settings, clock: Clock, observe: Observer, siblings: Siblings | None = None) -> Lanes | None:
+    """Return the lanes; None where they are off. `siblings` are the other workers of this proxy."""
     if settings.lanes == "off":
         return None
     rules = LaneRules(
@@ -25,4 +25,4 @@ def lanes_from(settings: Settings, clock: Clock, observe: Observer) -> Lanes | N
         max_wait=settings.lanes_max_wait,
         part_seconds=settings.lanes_part_seconds,
     )
-    return Lanes(rules, key=secrets.token_bytes(16), clock=clock, observe=observe)
+    return Lanes(rules, key=secrets.token_bytes(16), clock=clock, observe=observe, siblings=siblings)

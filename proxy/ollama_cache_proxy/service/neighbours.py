@@ -93,7 +93,7 @@ async def open_neighbours(context: Context, stack: AsyncExitStack, private_serve
         context.log.say(_ONLY_GUARD, warning=True)
     chosen = await open_store(context, stack, private_server)
     turns = Turns()
-    lanes = lanes_from(context.settings, context.clock, context.observer())
+    lanes = lanes_from(context.settings, context.clock, context.observer(), context.siblings)
     ollamas: OpenedFleet | _OpenedOllama
     if tables:
         ollamas = open_fleet(context, tables, chosen.values, turns, stack, lanes=lanes)

@@ -32,6 +32,8 @@ def handle_sibling_topics(siblings: SiblingProcesses, opened: Opened, report: Ca
     if opened.audit is not None:
         siblings.subscribe(Topic.AUDIT_BEGINS, opened.audit.sibling_begins)
         siblings.subscribe(Topic.AUDIT_STOPS, opened.audit.sibling_stops)
+    if opened.neighbours.lanes is not None:
+        siblings.subscribe(Topic.LANES_BUSY, opened.neighbours.lanes.sibling_is_busy)
     if opened.fleet is not None:
         siblings.subscribe(Topic.DRAIN, opened.fleet.sibling_drained)
     siblings.subscribe(Topic.TOTALS, opened.statistics.merge_totals)
