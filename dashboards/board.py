@@ -735,6 +735,42 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         ),
     ),
     (
+        "Lanes",
+        (
+            Panel(
+                title="Waiting by lane",
+                text="With lanes, requests that wait for their turn at Ollama: people, and batches.",
+                unit="short",
+                queries=(Query(f"sum by (lane) ({_name('lane_waiting')})", "{{lane}}"),),
+                width=8,
+                height=7,
+            ),
+            Panel(
+                title="Wait by lane",
+                text="How long requests, and parts of lists, waited for their turn, 95th percentile.",
+                unit="s",
+                queries=(Query(_quantile(0.95, "lane_wait_seconds", "lane"), "{{lane}}"),),
+                width=8,
+                height=7,
+                logarithmic=True,
+                lowest=None,
+            ),
+            Panel(
+                title="Not sent by lane",
+                text="Requests a second that were refused, or whose client left, while they waited.",
+                unit="reqps",
+                queries=(
+                    Query(
+                        _rate("lane_wait_seconds_bucket", "lane", "end", where='end!="sent", le="+Inf"'),
+                        "{{lane}}, {{end}}",
+                    ),
+                ),
+                width=8,
+                height=7,
+            ),
+        ),
+    ),
+    (
         "Proxy",
         (
             Panel(
