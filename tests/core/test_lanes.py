@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from ollama_cache_proxy.policy.classify import Bypass, Candidate
 from ollama_cache_proxy.policy.credentials import DEFAULT_RULES
 from ollama_cache_proxy.policy.endpoints import ENDPOINTS
 from ollama_cache_proxy.policy.lane_rules import Batches, LaneRules
-from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.messages import Request, ResponseHead
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.tickets import Lane, Ticket
 from ollama_cache_proxy.service.system_clock import SystemClock
@@ -36,6 +37,7 @@ class Upstream:
         self.asked: list[bytes] = []
         self.told: list[dict[str, Any]] = []
         self.error: ProxyError | None = None
+        self.status = 200
 
     @asynccontextmanager
     async def ask(self, request: Request, body: Any, **told: Any) -> AsyncIterator[Any]:
@@ -43,7 +45,7 @@ class Upstream:
         self.told.append(told)
         if self.error is not None:
             raise self.error
-        yield "response"
+        yield SimpleNamespace(head=ResponseHead(status=self.status, reason="", fields=()))
 
 
 class Around:
@@ -68,7 +70,7 @@ class Around:
         async def asking() -> str:
             async with self.lanes.ask(request(ticket), body, repeatable=True, spent=1.5, patient=False) as response:
                 await held.wait()
-                return str(response)
+                return "response" if response.head.status == self.upstream.status else ""
 
         return asyncio.create_task(asking())
 
@@ -131,6 +133,17 @@ async def test_one_that_fails_makes_room() -> None:
     await until(lambda: len(around.upstream.asked) == 2)
     around.release()
     await task
+
+
+@pytest.mark.parametrize(("status", "measured"), [(200, True), (500, False)])
+async def test_only_a_success_tells_how_long_texts_take(status: int, measured: bool) -> None:
+    around, ticket = Around(), listed()
+    around.upstream.status = status
+    task = around.ask(ticket)
+    await until(lambda: around.upstream.asked)
+    around.release()
+    await task
+    assert (around.all.speeds.per_text(ticket) is not None) is measured
 
 
 async def test_who_leaves_while_it_waits_is_not_asked_for() -> None:

@@ -88,3 +88,15 @@ def test_nothing_is_lost_and_nothing_is_taken_twice() -> None:
     taken = [queue.take() for _ in tickets]
     assert set(taken) == set(tickets)
     assert len(taken) == len(set(taken))
+
+
+def test_what_has_begun_goes_before_what_has_not_but_not_before_other_clients() -> None:
+    queue = filled(("a", 3, 1024), ("b", 3, 1024))
+    begun = listed("a", size=1024)
+    begun.begun = True
+    queue.add(begun)
+    assert queue.take() is begun
+    queue.add(begun)
+    assert order(queue, 1) == "b"
+    assert queue.take() is begun
+    assert len(queue) == 5

@@ -30,7 +30,7 @@ class Around:
         return self.order.next(self.now)
 
     def end(self, ticket: Ticket) -> list[Ticket]:
-        self.order.leave(ticket, self.now)
+        self.order.leave(ticket, self.now, done=True)
         return self.order.next(self.now)
 
     def later(self, seconds: float) -> list[Ticket]:
@@ -158,6 +158,14 @@ def test_only_undisturbed_work_is_measured_and_shared_time_is_divided() -> None:
     around.later(100.0)
     around.end(one)
     assert around.speeds.per_text(one) == pytest.approx(0.1)
+
+
+def test_what_failed_or_was_left_is_not_measured() -> None:
+    around, batch = Around(), listed()
+    around.join(batch)
+    around.now += 0.001
+    around.order.leave(batch, around.now)
+    assert around.speeds.per_text(batch) is None
 
 
 def test_requests_of_other_processes_count_too() -> None:

@@ -24,7 +24,7 @@ def test_the_rules_are_those_of_the_settings() -> None:
             "lanes": "interactive-first",
             "lanes_batch_for": "embeddings, category:docs, agent:py/",
             "lanes_trust_priority": True,
-            "lanes_interactive_slots": 8,
+            "lanes_interactive_slots": 6,
             "lanes_batch_slots": 3,
             "lanes_batch_share": 0.2,
             "lanes_max_waiting": 12,
@@ -37,7 +37,7 @@ def test_the_rules_are_those_of_the_settings() -> None:
     assert lanes.rules == LaneRules(
         batches=Batches(operations=frozenset({"embeddings"}), categories=frozenset({"docs"}), agents=(b"py/",)),
         trusts_priority=True,
-        interactive_slots=8,
+        interactive_slots=6,
         batch_slots=3,
         batch_share=0.2,
         max_waiting=12,

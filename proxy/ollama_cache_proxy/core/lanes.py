@@ -150,10 +150,10 @@ class HostLanes:
                 self.leave(ticket)
             self._report(ticket, end, ticket.waited, ahead)
 
-    def leave(self, ticket: Ticket) -> None:
-        """Note that a ticket's response has ended, or that it waits no longer."""
+    def leave(self, ticket: Ticket, *, done: bool = False) -> None:
+        """Note that a ticket's response has ended, or that it waits no longer; `done`: it was a whole success."""
         ticket.on_raise = None
-        self.order.leave(ticket, self._lanes.clock.monotonic())
+        self.order.leave(ticket, self._lanes.clock.monotonic(), done=done)
         self._let_go()
 
     def pause(self) -> None:
@@ -241,15 +241,18 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         self._body = body
         self._how = how
         self._asking: AbstractAsyncContextManager[UpstreamResponse]
+        self._success = False
 
     async def __aenter__(self) -> UpstreamResponse:
         await self._lanes.enter(self._ticket)
         try:
             self._asking = self._lanes.upstream.ask(self._request, self._body, **self._how)
-            return await self._asking.__aenter__()
+            response = await self._asking.__aenter__()
         except BaseException:
             self._lanes.leave(self._ticket)
             raise
+        self._success = response.head.status == HTTPStatus.OK
+        return response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -257,7 +260,7 @@ class _Asking(AbstractAsyncContextManager[UpstreamResponse]):
         try:
             return await self._asking.__aexit__(kind, error, trace)
         finally:
-            self._lanes.leave(self._ticket)
+            self._lanes.leave(self._ticket, done=self._success and kind is None)
 
 
 def waited(request: Request) -> float:

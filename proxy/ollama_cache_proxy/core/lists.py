@@ -60,6 +60,8 @@ class ListFetcher(Fetcher):
         forms = self._forms.of(question.source)
         self._forms.count_list(question.source)
         planned = plan(listing.text_list, listing.known, texts, forms, self._rules.max_list_bytes)
+        if question.request.ticket is not None:
+            question.request.ticket.texts = len(listing.text_list.texts if planned is None else planned.texts)
         parted = in_parts(listing.text_list, listing.known, planned, texts, forms)
         if await self._fetched_in_parts(question, listing, flight, parted):
             return

@@ -46,8 +46,12 @@ class FairQueue:
         return len(self._clients)
 
     def add(self, ticket: Ticket) -> None:
-        """Add a request, behind the others of its client."""
-        self._clients.setdefault(ticket.client, _Waiting()).tickets.append(ticket)
+        """Add a request, behind the others of its client; the next part of what has begun, before them."""
+        tickets = self._clients.setdefault(ticket.client, _Waiting()).tickets
+        if ticket.begun:
+            tickets.appendleft(ticket)
+        else:
+            tickets.append(ticket)
         self._size += 1
 
     def remove(self, ticket: Ticket) -> None:

@@ -81,15 +81,15 @@ class LaneOrder:
         ticket.waiting = True
         return True
 
-    def leave(self, ticket: Ticket, now: float) -> None:
-        """Take back a request that waits, or note the end of one that is under way."""
+    def leave(self, ticket: Ticket, now: float, *, done: bool = False) -> None:
+        """Take back a request that waits, or note the end of one that is under way; `done`: with a whole response."""
         self._pass_time(now)
         if ticket.waiting:
             self._queues[ticket.lane].remove(ticket)
             ticket.waiting = False
             return
         run = self._under_way[ticket.lane].pop(ticket)
-        if ticket.lane is Lane.BATCH and not run.disturbed:
+        if done and ticket.lane is Lane.BATCH and not run.disturbed:
             self._speeds.note(ticket, (now - run.begun) / run.shared)
 
     def raised(self, ticket: Ticket, now: float) -> None:
@@ -183,7 +183,7 @@ TELLS_EVERY: Final = 0.1
 """Seconds after which a process tells others again that interactive requests are under way."""
 _LASTS: Final = 2.5 * TELLS_EVERY
 """For how many seconds others believe that."""
-_MOST_CREDIT: Final = 1.0
+_MOST_CREDIT: Final = 2.0
 """Seconds that batches are owed at most."""
 _A_MOMENT: Final = 0.001
 """Seconds, after which what is owed is more than nothing."""

@@ -71,7 +71,7 @@ class LaneRules:
     batches: Batches
     trusts_priority: bool = False
     """Whether a `Priority` may raise a request."""
-    interactive_slots: int = 4
+    interactive_slots: int = 8
     """Interactive requests that Ollama has at a time."""
     batch_slots: int = 2
     """Batches that Ollama has at a time while nobody else is about."""

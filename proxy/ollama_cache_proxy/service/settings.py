@@ -287,7 +287,7 @@ class Settings(BaseSettings):
         " it a batch, with u=4 to u=7.",
     )
     lanes_interactive_slots: Annotated[int, Field(ge=1, le=1024)] = Field(
-        4, description="Interactive requests that Ollama has at a time; others wait. Divided among workers."
+        8, description="Interactive requests that Ollama has at a time; others wait. Divided among workers."
     )
     lanes_batch_slots: Annotated[int, Field(ge=1, le=1024)] = Field(
         2,
