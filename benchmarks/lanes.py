@@ -1,11 +1,12 @@
 """Chats beside an indexer, on a simulated GPU that works on one thing at a time: with lanes, and without.
 
     python -m benchmarks.lanes [--texts 10000] [--scale 1] [--only ROW …]
+    python -m benchmarks.lanes --ollama URL --chat MODEL --embed MODEL [--texts 10000] [--only ROW …]
 
 A chat takes 0.6 s of the GPU, its first token 0.2 s, a text to embed 20 ms. A chat begins every two seconds, a little
 sooner or later by the seed; the indexer embeds so many texts in lists of 16, four lists at a time. `--scale 10` makes
 all of these ten times shorter, and the part of a list (`lanes_part_seconds`) as well: what the proxy itself takes then
-counts ten times as much.
+counts ten times as much. With `--ollama` all of it is asked of a real one, with the times that it takes.
 """
 
 from __future__ import annotations
@@ -53,9 +54,24 @@ class Figures:
         return found[max(0, -(-int(100 * share) * len(found) // 100) - 1)]
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What is behind the proxy: a real Ollama at a URL, or without one the simulated GPU, and its models."""
+
+    url: str = ""
+    chat: str = "tiny"
+    embed: str = "all-minilm"
+
+
+SIMULATED: Final = Behind()
+
+
 @asynccontextmanager
-async def gpu(scale: float) -> AsyncIterator[str]:
-    """Run the simulated GPU; return its URL."""
+async def gpu(scale: float, behind: Behind) -> AsyncIterator[str]:
+    """Run the simulated GPU, unless there is a real one; return its URL."""
+    if behind.url:
+        yield behind.url
+        return
     rate = TOKENS / (CHAT - FIRST_TOKEN) * scale
     prompt = FIRST_TOKEN / scale - 1 / rate
     times = ("--text-ms", str(1000 * TEXT / scale), "--prompt-ms", str(1000 * prompt), "--token-rate", str(rate))
@@ -87,22 +103,24 @@ async def ask(url: str, path: str, body: object, authorization: str) -> tuple[fl
     return took, first + rest
 
 
-async def chat(url: str, number: int, figures: Figures) -> None:
+async def chat(url: str, number: int, figures: Figures, behind: Behind) -> None:
     """Chat once."""
     messages = [{"role": "user", "content": f"question {number}"}]
-    body = {"model": "tiny", "messages": messages, "options": {"num_predict": TOKENS}}
+    body = {"model": behind.chat, "messages": messages, "options": {"num_predict": TOKENS}}
     took, response = await ask(url, "/api/chat", body, "a-person")
     figures.first_tokens.append(took)
     figures.failures += b'"done":true' not in response
 
 
-async def chats(url: str, scale: float, figures: Figures, number: int | None, ended: asyncio.Event) -> None:
+async def chats(  # noqa: PLR0913, PLR0917 - what is asked, how often, and of whom
+    url: str, scale: float, figures: Figures, number: int | None, ended: asyncio.Event, behind: Behind
+) -> None:
     """Chat so many times, or until `ended`; each begins at its time, whatever became of those before it."""
     source, begun, tasks = Random(_SEED), time.perf_counter(), list[asyncio.Task[None]]()  # noqa: S311 - a seed
     while (number is None or len(tasks) < number) and not ended.is_set():
         at = begun + (len(tasks) + 0.25 * source.random()) * EVERY / scale
         await asyncio.sleep(max(0.0, at - time.perf_counter()))
-        tasks.append(asyncio.create_task(chat(url, len(tasks), figures)))
+        tasks.append(asyncio.create_task(chat(url, len(tasks), figures, behind)))
     await asyncio.gather(*tasks)
 
 
@@ -112,13 +130,13 @@ def lists(texts: int) -> Iterator[list[str]]:
         yield [f"passage {number}" for number in range(at, min(at + LIST, texts))]
 
 
-async def index(url: str, texts: int, figures: Figures) -> None:
+async def index(url: str, texts: int, figures: Figures, behind: Behind) -> None:
     """Embed so many texts."""
     todo, begun = lists(texts), time.perf_counter()
 
     async def work() -> None:
         for some in todo:
-            _, response = await ask(url, "/api/embed", {"model": "all-minilm", "input": some}, "an-indexer")
+            _, response = await ask(url, "/api/embed", {"model": behind.embed, "input": some}, "an-indexer")
             head, _, body = response.partition(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
                 figures.failures += 1
@@ -129,16 +147,24 @@ async def index(url: str, texts: int, figures: Figures) -> None:
     figures.indexing = time.perf_counter() - begun
 
 
-async def measured(*, lanes: bool, chatting: bool, texts: int, scale: float, number: int = CHATS_ALONE) -> Figures:
+async def measured(  # noqa: PLR0913 - a row, and what it is measured with
+    *,
+    lanes: bool,
+    chatting: bool,
+    texts: int,
+    scale: float,
+    number: int = CHATS_ALONE,
+    behind: Behind = SIMULATED,
+) -> Figures:
     """Return the figures of one row: so many chats alone, or for as long as the indexer takes."""
     figures, ended = Figures(), asyncio.Event()
-    async with gpu(scale) as upstream, proxy(upstream, lanes=lanes, scale=scale) as url:
+    async with gpu(scale, behind) as upstream, proxy(upstream, lanes=lanes, scale=scale) as url:
         chatter = None
         if chatting:
-            await chat(url, -1, Figures())  # so that everything is warm
-            chatter = asyncio.create_task(chats(url, scale, figures, None if texts else number, ended))
+            await chat(url, -1, Figures(), behind)  # so that everything is warm
+            chatter = asyncio.create_task(chats(url, scale, figures, None if texts else number, ended, behind))
         if texts:
-            await index(url, texts, figures)
+            await index(url, texts, figures, behind)
         ended.set() if texts else None
         if chatter is not None:
             await chatter
@@ -170,13 +196,15 @@ def line(name: str, figures: Figures, alone: Figures | None, indexing: Figures |
     return " ".join([*told, f"{figures.failures} failed"])
 
 
-async def main(texts: int, scale: float, only: list[str]) -> int:
+async def main(texts: int, scale: float, only: list[str], behind: Behind = SIMULATED) -> int:
     """Measure, print, and return 0 where the goals are met."""
     found: dict[str, Figures] = {}
     for name, (lanes, chatting, indexing) in ROWS.items():
         if only and name not in only:
             continue
-        figures = await measured(lanes=lanes, chatting=chatting, texts=texts if indexing else 0, scale=scale)
+        figures = await measured(
+            lanes=lanes, chatting=chatting, texts=texts if indexing else 0, scale=scale, behind=behind
+        )
         found[name] = figures
         sys.stdout.write(line(name, figures, found.get("chats"), found.get("indexing")) + "\n")
         sys.stdout.flush()
@@ -195,5 +223,9 @@ if __name__ == "__main__":
     parser.add_argument("--texts", type=int, default=TEXTS)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=[])
+    parser.add_argument("--ollama", metavar="URL", default="")
+    parser.add_argument("--chat", metavar="MODEL", default=SIMULATED.chat)
+    parser.add_argument("--embed", metavar="MODEL", default=SIMULATED.embed)
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.texts, given.scale, given.only)))
+    behind = Behind(given.ollama, given.chat, given.embed)
+    sys.exit(asyncio.run(main(given.texts, given.scale, given.only, behind)))

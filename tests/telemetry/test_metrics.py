@@ -370,3 +370,5 @@ def test_waiting_in_lanes_is_timed_by_what_ended_it(metrics):
     assert counts == {"sent": 2, "left": 1, "lane-full": 1, "lane-wait": None}
     assert value(metrics, "lane_wait_seconds_sum", lane="batch", end="sent") == 2.0
     assert value(metrics, "lane_wait_seconds_count", lane="interactive", end="sent") is None
+    assert value(metrics, "lane_ahead_sum", lane="batch") == 4
+    assert value(metrics, "lane_ahead_bucket", lane="batch", le="0.0") == 0

@@ -92,8 +92,7 @@ class Lanes:
         return [
             LaneLevel(upstream=name, lane=lane, waiting=state.waiting, under_way=state.under_way)
             for name, lanes in self.of_hosts.items()
-            for lane in Lane
-            if (state := lanes.order.state(lane))
+            for lane, state in lanes.order.states()
         ]
 
     def figures(self) -> list[dict[str, Any]]:
@@ -173,8 +172,7 @@ class HostLanes:
                 "underWay": state.under_way,
                 "seconds": round(now - min(self._since(lane), default=now), 1),
             }
-            for lane in Lane
-            if (state := self.order.state(lane))
+            for lane, state in self.order.states()
         ]
 
     def _since(self, lane: Lane) -> list[float]:

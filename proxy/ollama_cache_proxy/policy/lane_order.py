@@ -66,6 +66,10 @@ class LaneOrder:
         queue = self._queues[lane]
         return LaneState(waiting=len(queue), clients=queue.clients, under_way=len(self._under_way[lane]))
 
+    def states(self) -> list[tuple[Lane, LaneState]]:
+        """Return how each lane is."""
+        return [(lane, self.state(lane)) for lane in Lane]
+
     def ahead(self, lane: Lane) -> int:
         """Return how many requests wait that go before, or may go before, one that comes to a lane now."""
         queues = self._queues

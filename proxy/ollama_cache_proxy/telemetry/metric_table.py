@@ -29,6 +29,9 @@ LAG_TIMES: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 
 LOAD_TIMES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 240.0, 480.0, 960.0)
 
 
+POSITIONS: Final = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
 _HOW: Final = ("endpoint", "cache")
 _WORK: Final = ("endpoint", "model")
 
@@ -255,6 +258,14 @@ class Families:
             " ended it: `sent`, `left` (the client), `lane-wait` or `lane-full` (503).",
             ("lane", "end"),
             bounds=TIMES,
+        ),
+    ]
+    lane_ahead: Annotated[
+        Histogram,
+        Row(
+            "With `lanes`: how many others waited when a request, or a part of a list, came that would go before it.",
+            ("lane",),
+            bounds=POSITIONS,
         ),
     ]
     lane_waiting: Annotated[

@@ -95,6 +95,7 @@ class Metrics:
                 self._defer()
             case LaneWaited():
                 self._families.lane_wait_seconds.observe((event.lane.value, event.end.value), (event.seconds,))
+                self._families.lane_ahead.observe((event.lane.value,), (event.ahead,))
             case Audited():
                 self._audited(event)
             case Health():
