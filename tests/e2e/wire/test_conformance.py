@@ -93,7 +93,8 @@ EVERYTHING: dict[str, Any] = {
     "cache_streams": True,
     **{setting_of(row.operation): "always" for row in REUSABLE},
 }
-SETTINGS: dict[str, dict[str, Any]] = {"defaults": {}, "everything": EVERYTHING}
+LANES: dict[str, Any] = {"lanes": "interactive-first"}
+SETTINGS: dict[str, dict[str, Any]] = {"defaults": {}, "everything": EVERYTHING, "lanes": LANES}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=SETTINGS)
