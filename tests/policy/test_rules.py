@@ -20,6 +20,7 @@ RULES = Rules(
     line_pace_for=callers(("chat", "agent:genkit")),
     ignore_no_cache=callers(()),
     unbuffered_streams=False,
+    prompt_slots=1,
     ttl_completion=1,
     ttl_embedding=2,
     max_ttl=6,
