@@ -66,6 +66,8 @@ async def test_a_forecast_is_within_ten_percent_of_what_the_time_tells(scenario:
         ("counter", "0.33", [LossCause.CHANGED], "messages[0].content"),
         ("clock", "0.33", [LossCause.CHANGED], "messages[0].content"),
         ("tool-id", "0.33", [LossCause.CHANGED], "tools[0].function.description"),
+        ("elided", "0.33", [LossCause.CHANGED], "messages[…].content[0].content"),
+        ("countdown", "0.33", [LossCause.CHANGED], "messages[…].content"),
         ("aside", "0.33", [], ""),
         ("aside", "0.24", [LossCause.DISPLACED], ""),
         ("overflow", "0.33", [LossCause.CUT], ""),

@@ -78,6 +78,21 @@ def test_every_shape_has_a_sentence_and_a_remedy(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "why", "fix"),
+    [
+        (Where.MESSAGES, "the history is written anew, in messages[…].content", "shorten its history less often"),
+        (Where.SYSTEM, "a text changes at byte 0 of messages[…].content", "say it as the user"),
+    ],
+)
+def test_later_messages_of_a_conversation_that_grows_are_one_place(where: Where, why: str, fix: str) -> None:
+    places = [Place(where, f"messages[{number}].content", 0) for number in (3, 5, 17)]
+    (finding,) = told(*[reading(changed(Shape.TEXT, place)) for place in places])["findings"]
+    assert (finding["path"], finding["times"]) == ("messages[…].content", 3)
+    assert why in finding["sentence"]
+    assert fix in finding["fix"]
+
+
+@pytest.mark.parametrize(
     ("shape", "at", "pins"),
     [(Shape.NUMBER, 0, True), (Shape.ID, 4032, True), (Shape.ID, 4096, False), (Shape.DATE, 0, False)],
 )
@@ -109,11 +124,11 @@ def test_without_a_speed_tokens_are_told_and_no_time() -> None:
 def test_what_costs_most_comes_first_and_little_ones_are_forgotten() -> None:
     losses = PromptLosses(0.0)
     for number in range(200):
-        place = Place(Where.MESSAGES, f"messages[{number}].content", 0)
+        place = Place(Where.TOOLS, f"tools[{number}].name", 0)
         one = reading(Loss(LossCause.CHANGED, 1000 + number, place))
         for _ in range(3):
             usage, about = Usage(prompt_seconds=1.0), {"category": "", "model": "tiny", "operation": "chat"}
             losses.add(one, usage, client="x", took=1.0, **about)
     found = losses.report(HOUR)
-    assert [finding["path"] for finding in found["findings"]][:2] == ["messages[199].content", "messages[198].content"]
+    assert [finding["path"] for finding in found["findings"]][:2] == ["tools[199].name", "tools[198].name"]
     assert len(found["findings"]) == 8

@@ -91,6 +91,13 @@ def test_a_path_goes_into_json_and_hides_names_that_a_client_chose(value: Any, p
     assert seen.where is Where.MESSAGES
 
 
+def test_a_block_that_begins_before_a_text_is_the_texts() -> None:
+    """As where a tool's result is left out of the history later: it stands behind its id."""
+    result = {"type": "tool_result", "tool_use_id": "call_0123", "content": HERE + LONG}
+    seen = found("v1-messages", messages=[{"role": "user", "content": [result]}])
+    assert (seen.path, seen.at) == ("messages[0].content[0].content", 0)
+
+
 def test_a_path_into_tools() -> None:
     tools = [
         {"type": "function", "function": {"name": "a", "parameters": {"properties": {"p": {"description": "x"}}}}},

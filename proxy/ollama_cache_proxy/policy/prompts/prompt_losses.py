@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.prompts.prompt_memory import Loss, LossCause, Reading
-from ollama_cache_proxy.policy.prompts.prompt_places import Place
+from ollama_cache_proxy.policy.prompts.prompt_places import Place, Where
 from ollama_cache_proxy.policy.prompts.prompt_shapes import Shape
 
 _MOST: Final = 64
@@ -28,6 +29,10 @@ _SURER: Final = (Shape.UNKNOWN, Shape.NUMBER, Shape.DATE, Shape.TIME, Shape.TEXT
 """Shapes; a later one tells more where a place has shown both: an id may have digits alone, or letters alone."""
 
 
+_LATER: Final = re.compile(r"^(messages|input)\[[1-9]\d*\]")
+"""How the path of a later message begins: of a conversation that grows, it is another one each time."""
+
+
 class _What(NamedTuple):
     """What losses are told apart by."""
 
@@ -37,6 +42,12 @@ class _What(NamedTuple):
     operation: str
     cause: LossCause
     path: str
+    where: Where | None
+
+    @property
+    def is_history(self) -> bool:
+        """Whether it is a message that was said before."""
+        return self.where is Where.MESSAGES and "[…]" in self.path
 
 
 @dataclass(slots=True)
@@ -74,8 +85,9 @@ class PromptLosses:
         known = [seconds for seconds in told if seconds is not None]
         self._busy += sum(known) if known else took
         for loss in reading.losses:
-            path = "" if loss.place is None else loss.place.path
-            self._count(_What(client, category, model, operation, loss.cause, path), loss, reading.seconds)
+            path = "" if loss.place is None else _LATER.sub(r"\1[…]", loss.place.path)
+            where = None if loss.place is None else loss.place.where
+            self._count(_What(client, category, model, operation, loss.cause, path, where), loss, reading.seconds)
 
     def _count(self, what: _What, loss: Loss, seconds: float) -> None:
         tally = self._tallies.get(what)
@@ -187,6 +199,8 @@ def _why(what: _What, tally: _Tally) -> str:
     if what.cause is not LossCause.CHANGED:
         return _WHY[what.cause]
     at = "" if tally.place is None else f" at byte {tally.place.at} of {what.path}"
+    if what.is_history:
+        return f"the history is written anew, in {what.path}, and all behind it is read again"
     if tally.shape is Shape.MOVED:
         return f"what came before {what.path} is left out or put in, and all behind it is read again"
     return f"{_CHANGES[tally.shape]}{at}, in front of what stays the same"
@@ -196,8 +210,12 @@ def _fix(what: _What, tally: _Tally) -> str:
     """Return what to do."""
     if what.cause is not LossCause.CHANGED:
         return _FIX[what.cause]
-    if tally.shape is Shape.MOVED:
+    if tally.shape is Shape.MOVED or what.is_history:
         return "have the client shorten its history less often and by more at a time, or send its tools in one order"
+    if "[…]" in what.path:
+        return (
+            "have the client say it as the user, in the last message: templates put all messages of the system in front"
+        )
     if what.client == _CLAUDE_CODE and what.path.startswith("system[0]"):
         return 'set CLAUDE_CODE_ATTRIBUTION_HEADER=0 where Claude Code runs, or stable_prefix = ["claude-code"] here'
     if tally.shape is Shape.DATE:

@@ -47,6 +47,9 @@ _NAMES: Final = frozenset(
         *("tool_call_id", "tool_calls", "tool_name", "tool_use_id", "tools", "type", "url"),
     }
 )
+_SAYING: Final = (".content", ".text", ".description", ".output", ".thinking", ".arguments")
+"""How paths of texts end, which are more likely to differ than what stands around them."""
+_VALUE: Final = re.compile(rb'":"')
 _BY_CLIENT: Final = frozenset({"properties", "defs", "arguments", "input"})
 """Members of whose own members a client chose the names."""
 _SYSTEM: Final = ("system", "developer")
@@ -65,6 +68,9 @@ def place(prompt: Prompt, part: int, block: int) -> Place:
         found = plain(prompt.value(part)) if item is not None else None
         return Place(where, base + (found[0] if found is not None else ""), offset)
     inner, begin = _inner(text, offset, member)
+    if not inner.endswith(_SAYING):  # a block may begin in what is in front of the text that differs
+        texts = (_inner(text, found.end(), member) for found in _VALUE.finditer(text, offset, offset + BLOCK))
+        inner, begin = next((one for one in texts if one[0].endswith(_SAYING)), (inner, begin))
     return Place(where, base + inner, (offset - begin) // BLOCK * BLOCK if offset > begin else 0)
 
 
