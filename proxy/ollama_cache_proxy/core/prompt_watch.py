@@ -61,9 +61,12 @@ class Answered:
 
 
 class PromptWatch:
-    """Looks at prompts; one instance a process, which outlives a reload. No method waits, or raises."""
+    """Looks at prompts; one instance a process, which outlives a reload. No method waits, or raises.
 
-    def __init__(self, *, clock: Clock, observe: Observer, tasks: Tasks, turns: Turns) -> None:
+    `share` is that of the time which looking may take.
+    """
+
+    def __init__(self, *, clock: Clock, observe: Observer, tasks: Tasks, turns: Turns, share: float = _SHARE) -> None:
         self._clock = clock
         self._observe = observe
         self._tasks = tasks
@@ -72,7 +75,7 @@ class PromptWatch:
         self._latest: dict[str, str] = {}
         """By Ollama: the model that was asked last."""
         self._agents = Labels(_MOST_AGENTS)
-        self._budget = TimeBudget(share=_SHARE, most=_AT_MOST)
+        self._budget = TimeBudget(share=share, most=_AT_MOST)
         self._losses = PromptLosses(clock.now())
 
     def report(self) -> dict[str, Any]:
