@@ -85,8 +85,8 @@ def test_after_a_minute_nobody_is_about_any_more() -> None:
         (None, False, None),
         (None, True, 1),
         (0.02, False, 25),
-        (0.02, True, 1),
-        (0.024, True, 1),
+        (0.02, True, 2),
+        (0.024, True, 2),
         (0.005, True, 4),
         (0.0001, True, 200),
         (3.0, False, 1),
@@ -152,12 +152,12 @@ def test_only_undisturbed_work_is_measured_and_shared_time_is_divided() -> None:
     around.join(one, two)
     around.later(2.0)
     around.end(two)
-    assert around.speeds.per_text(one) == pytest.approx(0.1)
+    assert around.speeds.seconds(listed(texts=1)) == pytest.approx(0.1)
     person = chat()
     around.join(person)
     around.later(100.0)
     around.end(one)
-    assert around.speeds.per_text(one) == pytest.approx(0.1)
+    assert around.speeds.seconds(listed(texts=1)) == pytest.approx(0.1)
 
 
 def test_what_failed_or_was_left_is_not_measured() -> None:
@@ -165,7 +165,7 @@ def test_what_failed_or_was_left_is_not_measured() -> None:
     around.join(batch)
     around.now += 0.001
     around.order.leave(batch, around.now)
-    assert around.speeds.per_text(batch) is None
+    assert not around.speeds.is_known(batch)
 
 
 def test_requests_of_other_processes_count_too() -> None:
@@ -198,7 +198,7 @@ def test_work_beside_that_of_other_processes_is_not_measured() -> None:
     around.order.seen_elsewhere(around.now)
     around.later(1.0)
     around.end(batch)
-    assert around.speeds.per_text(batch) is None
+    assert not around.speeds.is_known(batch)
 
 
 # In simulated time: a GPU that works on one thing at a time, in the order in which it gets it.

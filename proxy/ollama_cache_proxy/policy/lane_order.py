@@ -131,11 +131,9 @@ class LaneOrder:
         """Return how many texts of a list to ask for at a time; None for all of them."""
         self._pass_time(now)
         about = self._is_about(now)
-        per_text = self._speeds.per_text(ticket)
-        if per_text is None or per_text <= 0:
-            return 1 if about else None
-        seconds = max(self._rules.part_seconds, self._credit) if about else QUIET_PART
-        return max(1, int(seconds / per_text + _ROUNDING))
+        if about and not self._speeds.is_known(ticket):
+            return 1
+        return self._speeds.texts_within(ticket, max(self._rules.part_seconds, self._credit) if about else QUIET_PART)
 
     def _may_go(self, now: float) -> bool:
         if self._is_busy(now):
@@ -191,5 +189,3 @@ _MOST_CREDIT: Final = 2.0
 """Seconds that batches are owed at most."""
 _A_MOMENT: Final = 0.001
 """Seconds, after which what is owed is more than nothing."""
-_ROUNDING: Final = 0.25
-"""A text that takes a little longer than was measured last does not make its part a text shorter."""
