@@ -249,6 +249,21 @@ def test_a_prompt_that_was_read_much_sooner_was_reused_whatever_was_expected() -
     assert found[-1].seconds == pytest.approx(0.001)
 
 
+def test_a_short_prompt_that_took_less_for_each_token_was_not_reused_for_that() -> None:
+    """Each token looks back at all before it, as measured on a real Ollama."""
+    talk = Talk()
+    session = [SYSTEM, said("user", text(800))]
+    found = []
+    for _ in range(4):
+        size = sum(len(one["content"]) for one in session) // 4
+        found.append(talk.ask(*session, prompt_seconds=size / 1000))
+        aside = talk.ask(said("system", "name it " * 70), said("user", text(100)), prompt_seconds=0.04)
+        assert aside.told is None
+        session.append(said("user", text(400)))
+    assert [one.reused for one in found] == [0] * 4
+    assert [one.told for one in found] == [0] * 4
+
+
 def test_ollamas_own_word_counts_and_what_it_reused_less_is_told() -> None:
     talk = Talk()
     talk.ask(SYSTEM, cached_tokens=0, prompt_seconds=2.0)

@@ -41,6 +41,8 @@ _PLACES: Final = 32
 """Places of which the latest differing block is held."""
 _SOME: Final = 32
 """Computed tokens from which on their time tells the speed."""
+_ALIKE: Final = 2
+"""How many times as long as those that tell the speed a prompt may be, or as short."""
 _AS_SLOW: Final = 0.5
 """A prompt that takes a smaller share of the usual time for each token was reused in part."""
 _WEIGHT: Final = 0.2
@@ -188,6 +190,8 @@ class ModelMemory:
     _bytes_a_token: float = 0.0
     _speed: float = 0.0
     """Seconds that a prompt token takes to be computed."""
+    _timed: float = 0.0
+    """How many tokens the prompts had that told it."""
 
     def read(  # noqa: PLR0913 - what is known of one response
         self,
@@ -229,7 +233,8 @@ class ModelMemory:
             losses = self._losses(self._lost(new), prompt, size / whole, cause)
         told, exact = self._told(usage, waited, whole, reused)
         if told is not None and back is not None:
-            self._learn_whether_kept(told, self._reused(seen, whole), self._reused(back, whole))
+            least = _SOME if exact else max(_SOME, whole // 4)
+            self._learn_whether_kept(told, self._reused(seen, whole), self._reused(back, whole), least)
         if cut and told is not None:
             self._left_by_cuts = told
         if exact and told is not None and reused - told > max(_SOME, _TOLD_LESS * whole) and not losses:
@@ -288,9 +293,12 @@ class ModelMemory:
                     found = new._replace(slot=held, parts=parts, common=useful, goes_on=parts == held.parts)
         return found
 
-    def _learn_whether_kept(self, told: int, without: int, kept: int) -> None:
-        """Take in how much was reused, where it would have been so much without, and with prompts that are kept."""
-        if abs(without - kept) >= _SOME:
+    def _learn_whether_kept(self, told: int, without: int, kept: int, least: int) -> None:
+        """Take in how much was reused, where it would have been so much without, and with prompts that are kept.
+
+        They have to differ by `least`.
+        """
+        if abs(without - kept) >= least:
             self._keeps = abs(told - kept) < abs(told - without)
 
     def _slot(self, keys: bytes, begun: float, slots: int) -> tuple[_Held | None, int]:
@@ -370,14 +378,26 @@ class ModelMemory:
         computed = whole - (reused if told is None else told)
         timed = waited if seconds is None else seconds
         if timed and computed >= _SOME and (told is not None or reused <= whole // _SOME):
-            each = timed / computed
-            if told is not None or each >= _AS_SLOW * self._speed:
-                self._speed = _average(self._speed, each)
+            self._time(timed / computed, whole, certain=told is not None)
         if told is not None:
             return told, True
-        if not (seconds and usage.prompt_tokens and self._speed):
+        if not (seconds and usage.prompt_tokens and self._is_comparable(whole)):
             return None, False
         return max(0, whole - round(seconds / self._speed)), False
+
+    def _time(self, each: float, whole: int, *, certain: bool) -> None:
+        """Take in how many seconds each token took of a prompt of so many.
+
+        The longer a prompt, the longer each takes: each looks back at all before it.
+        """
+        if not self._speed or whole > _ALIKE * self._timed:
+            self._speed, self._timed = each, whole
+        elif self._is_comparable(whole) and (certain or each >= _AS_SLOW * self._speed):
+            self._speed, self._timed = _average(self._speed, each), _average(self._timed, whole)
+
+    def _is_comparable(self, whole: int) -> bool:
+        """Return whether the speed holds for a prompt of so many tokens."""
+        return self._timed <= _ALIKE * whole and whole <= _ALIKE * self._timed
 
     # What is lost.
 
