@@ -160,6 +160,20 @@ def test_only_undisturbed_work_is_measured_and_shared_time_is_divided() -> None:
     assert around.speeds.seconds(listed(texts=1)) == pytest.approx(0.1)
 
 
+def test_what_a_long_list_takes_beside_people_is_paid_for_even_while_no_batch_waits() -> None:
+    around = Around()
+    around.speeds.note(listed(texts=1), 1.0)
+    around.join(chat())
+    long, next_one = listed(texts=20), listed(texts=1)
+    assert around.join(long) == []
+    assert around.later(5.1) == [long]
+    assert around.end(long) == []
+    around.later(100.0)
+    assert around.join(next_one) == []
+    assert around.later(90.0) == []
+    assert around.later(15.0) == [next_one]
+
+
 def test_what_failed_or_was_left_is_not_measured() -> None:
     around, batch = Around(), listed()
     around.join(batch)

@@ -159,9 +159,9 @@ class LaneOrder:
         return self._is_busy(now) or now - self._seen < ABOUT
 
     def _begin(self, ticket: Ticket, now: float) -> Ticket:
-        batches, people = self._under_way[Lane.BATCH], self._under_way[Lane.INTERACTIVE]
         ticket.waiting, ticket.begun = False, True
-        self._under_way[ticket.lane][ticket] = _Run(begun=now, shared=len(batches) + 1, disturbed=bool(people))
+        shared, busy = len(self._under_way[Lane.BATCH]) + 1, self._is_busy(now)
+        self._under_way[ticket.lane][ticket] = _Run(begun=now, shared=shared, disturbed=busy)
         if ticket.lane is Lane.INTERACTIVE:
             self._disturb()
         return ticket
@@ -171,10 +171,12 @@ class LaneOrder:
             run.disturbed = True
 
     def _pass_time(self, now: float) -> None:
-        """Let batches earn what they are owed; while there are none, they lose it again."""
+        """Let batches earn what they are owed; while there are none they lose it again, but not what they owe."""
         passed, self._credit_at = now - self._credit_at, now
-        if self._queues[Lane.BATCH] or self._under_way[Lane.BATCH]:
-            self._credit = min(self._credit + self._rules.batch_share * passed, _MOST_CREDIT)
+        there_are = bool(self._queues[Lane.BATCH] or self._under_way[Lane.BATCH])
+        if there_are or self._credit < _LEAST_CREDIT:
+            most = _MOST_CREDIT if there_are else _LEAST_CREDIT
+            self._credit = min(self._credit + self._rules.batch_share * passed, most)
         else:
             self._credit = max(self._credit - passed, _LEAST_CREDIT)
         if self._is_busy(now):
