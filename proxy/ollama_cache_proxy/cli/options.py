@@ -98,6 +98,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="cache streams of cached operations too (OCP_CACHE_STREAMS)",
     )
     parser.add_argument(
+        "--lanes",
+        choices=("off", "interactive-first"),
+        help="whether chats and single texts go to Ollama before lists of texts (default: off; OCP_LANES)",
+    )
+    parser.add_argument(
         "--record-requests",
         metavar="DIR",
         help="write requests that may be cached, prompts included, to this folder of your own, for warm"
