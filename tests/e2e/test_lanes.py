@@ -8,10 +8,12 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from ollama_cache_proxy.policy.lane_order import LaneOrder
+from ollama_cache_proxy.policy.lane_speeds import LaneSpeeds
 from ollama_cache_proxy.policy.tickets import Lane
 from ollama_cache_proxy.simulator import Behaviour, Fault, Received, Simulator
 from tests.support import canary
@@ -362,13 +364,15 @@ async def embed(url: str, texts: list[str], path: str = "/api/embed", **more: An
 async def with_somebody_about(path: str = "/api/embed", **settings: Any) -> AsyncIterator[Site]:
     """Run a proxy that has just served a person, and knows how Ollama writes the lists of a route.
 
-    A text takes so long that each is a part of its own.
+    Each text is a part of its own, however long it takes.
     """
-    async with site(gate=False, text_delay=0.005, lanes_part_seconds=0.001, **settings) as here:
+    alone = mock.patch.object(LaneSpeeds, "texts_within", return_value=1)
+    async with site(gate=False, text_delay=0.005, **settings) as here:
         assert (await embed(here.proxy.url, ["the first", "list"], path)).status == 200
         assert (await (await here.chat("chat"))).status == 200
         await here.proxy.kept()
-        yield here
+        with alone:
+            yield here
 
 
 TEXTS = [

@@ -55,6 +55,7 @@ def test_later_measurements_count_for_more() -> None:
         pytest.param(((1, 0.012), (16, 0.042)), 0.02, 5, id="as many as fit beside what a request costs"),
         pytest.param(((1, 0.6),), 0.02, 1, id="nothing is tried that may take long"),
         pytest.param(((16, 0.8),), 0.5, 10, id="fewer than before"),
+        pytest.param(((2, 0.01),), 0.001, 1, id="fewer tell as much as more"),
         pytest.param(((1, 0.02),), 0.5, 25, id="quiet"),
         pytest.param(((1, 0.0),), 0.02, None, id="nothing at all"),
     ],

@@ -102,7 +102,7 @@ class LaneSpeeds:
         if measured.is_varied:
             return max(1, min(texts, 2 * measured.longest))
         usual = round(measured.texts / measured.weight)
-        if texts <= usual and 2 * usual * each <= _TRIED:
+        if texts == usual and 2 * usual * each <= _TRIED:
             return 2 * usual
         return max(1, texts)
 
