@@ -13,7 +13,7 @@ from ollama_cache_proxy.policy.prompts.prompt_memory import MOST_BYTES, ModelMem
 from ollama_cache_proxy.policy.prompts.prompt_parts import ORDER, parts_of
 
 CONVERSATIONS = [row for row in ENDPOINTS if row.operation in ORDER]
-TEXTS = st.sampled_from(["", "why", "a" * 64, "b" * 300, "ä" * 100, 'a "quoted" [text' * 40, "c" * 5000])
+TEXTS = st.sampled_from(["", "why", "a" * 64, "b" * 300, "ä" * 50, 'a "quoted" [text' * 9, "c" * 400])
 NAMES = st.sampled_from(["role", "content", "type", "text", "name", "function", "cache_control", "images", "other"])
 WORDS = st.sampled_from(["system", "user", "assistant", "text", "function_call", "tool", "x" * 200])
 VALUES = st.recursive(
@@ -40,7 +40,7 @@ USAGES = st.builds(
 @settings(max_examples=80)
 @given(
     st.sampled_from(CONVERSATIONS),
-    st.lists(st.tuples(DOCUMENTS, USAGES, st.booleans(), st.integers(1, 3)), max_size=8),
+    st.lists(st.tuples(DOCUMENTS, USAGES, st.booleans(), st.integers(1, 3)), max_size=5),
 )
 def test_any_prompts(endpoint: Endpoint, asked: list[tuple[dict[str, Any], Usage, bool, int]]) -> None:
     memory = ModelMemory()

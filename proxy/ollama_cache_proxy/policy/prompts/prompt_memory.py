@@ -33,6 +33,8 @@ _IDLE: Final = 240.0
 """Seconds without a request after which a model may have been unloaded: Ollama does so after five minutes."""
 _GOES_ON: Final = 32
 """Blocks behind a difference that tell whether the text goes on as before."""
+_LONG: Final = 1024
+"""Bytes of a text that is new from which on it is looked whether it is an earlier one with a difference."""
 _TRIED: Final = 4
 """Prompts, from the latest on, of which the text behind a difference is compared."""
 _ENOUGH: Final = 0.8
@@ -287,6 +289,8 @@ class ModelMemory:
         for held in self._prompts:
             if held.kept and held not in self._slots:
                 parts = _parts(new.keys, held)
+                if self._sum(new.hashes[: parts + 1]) <= max(found.common, _COMES_BACK * held.size):
+                    continue  # whatever else the two share
                 useful = self._common(new.hashes, held, parts)
                 if useful > found.common and useful > max(share, _COMES_BACK) * held.size:
                     share = useful / held.size
@@ -409,7 +413,7 @@ class ModelMemory:
             if held.size > farthest and keys.startswith(held.keys):
                 farthest, parts, goes_on = held.size, max(parts, held.parts), True
         unknown = new.known <= parts
-        if unknown and (goes_on or self._known[hashes[parts]][1] < _LEAST):
+        if unknown and (goes_on or self._known[hashes[parts]][1] < _LONG):
             return _Lost(farthest - new.common)
         best, tried = _Lost(0), _TRIED
         for held in reversed(self._prompts):
@@ -457,8 +461,9 @@ class ModelMemory:
         rest = other[0][(block + 1) * PRINT :][: _GOES_ON * PRINT]
         if not rest or begin < 0:
             return 0
-        data = text.encode() if isinstance(text, str) else text
-        same = alike(prints(data[begin : begin + _GOES_ON * BLOCK]), rest)
+        data = text.encode() if isinstance(text, str) and not text.isascii() else text
+        there = data[begin : begin + _GOES_ON * BLOCK]
+        same = alike(prints(there.encode() if isinstance(there, str) else there), rest)
         return mine[1] - begin if 2 * same * PRINT >= len(rest) else 0
 
     def _shape(self, at: Place, prompt: Prompt, part: int, block: int) -> Shape:
@@ -569,6 +574,8 @@ def _room(held: _Held) -> int:
 
 def _parts(keys: bytes, held: _Held) -> int:
     """Return how many parts a prompt shares with one that is held, from the first on."""
+    if keys[:PRINT] != held.keys[:PRINT]:  # mostly
+        return 0
     return held.parts if keys.startswith(held.keys) else shared(keys, held.keys)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from operator import eq
 from struct import Struct
 from sys import byteorder
 from typing import Final
@@ -63,14 +64,19 @@ def _whole(data: bytes, blocks: int, at: int) -> bytes:
 
 def shared(one: bytes, other: bytes) -> int:
     """Return how many fingerprints two texts have in common, from the first on."""
-    size = min(len(one), len(other))
-    one, other = one[:size], other[:size]
-    if one == other:
+    size, begin, window = min(len(one), len(other)), 0, PRINT
+    while begin < size and one[begin : begin + window] == other[begin : begin + window]:
+        begin += window
+        window *= 8
+    if begin >= size:
         return size // PRINT
-    differing = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
-    return ((differing & -differing).bit_length() - 1) // (8 * PRINT)
+    end = min(begin + window, size)
+    differing = int.from_bytes(one[begin:end], "little") ^ int.from_bytes(other[begin:end], "little")
+    if not differing:  # one of them ends here
+        return size // PRINT
+    return begin // PRINT + ((differing & -differing).bit_length() - 1) // (8 * PRINT)
 
 
 def alike(one: bytes, other: bytes) -> int:
     """Return how many fingerprints are the same at the same places."""
-    return sum(one[at : at + PRINT] == other[at : at + PRINT] for at in range(0, min(len(one), len(other)), PRINT))
+    return sum(map(eq, unpacked(one), unpacked(other)))
