@@ -254,11 +254,12 @@ async def test_parts_are_for_batches_and_the_host_where_people_are_about_decides
     other = around.all.at(Upstream(), "gpu2")
     for texts in (1, 25):
         around.all.speeds.note(listed(texts=texts), 0.02 * texts)
-    assert around.all.texts_in_part(listed()) == 25
+    assert around.all.texts_in_part(listed(), 50) == 25
+    assert around.all.texts_in_part(listed(), 30) == 30
     ticket = chat()
     await other.enter(ticket)
-    assert around.all.texts_in_part(listed()) == 1
-    assert around.all.texts_in_part(chat()) is None
+    assert around.all.texts_in_part(listed(), 50) == 1
+    assert around.all.texts_in_part(chat(), 50) == 50
     other.leave(ticket)
 
 

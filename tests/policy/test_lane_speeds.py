@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from ollama_cache_proxy.policy.lane_speeds import LaneSpeeds
+from ollama_cache_proxy.policy.lane_speeds import LaneSpeeds, even_part
 from tests.support.tickets import chat, listed
 
 
@@ -96,3 +96,24 @@ def test_only_so_many_are_remembered_and_those_measured_last() -> None:
         known += speeds.is_known(one)
     assert known == 255
     assert speeds.is_known(first)
+
+
+@pytest.mark.parametrize(
+    ("texts", "most", "parts"),
+    [
+        (16, 16, [16]),
+        (16, 100, [16]),
+        (16, 14, [16]),
+        (16, 10, [8, 8]),
+        (25, 14, [13, 12]),
+        (5, 1, [1, 1, 1, 1, 1]),
+        (3, 2, [2, 1]),
+        (100, 30, [34, 33, 33]),
+        (1, 1, [1]),
+    ],
+)
+def test_parts_are_as_long_as_each_other(texts: int, most: int, parts: list[int]) -> None:
+    found: list[int] = []
+    while sum(found) < texts:
+        found.append(even_part(texts - sum(found), most))
+    assert found == parts

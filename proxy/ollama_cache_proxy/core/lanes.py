@@ -20,7 +20,7 @@ from ollama_cache_proxy.policy.credentials import CredentialRules, given
 from ollama_cache_proxy.policy.endpoints import Endpoint
 from ollama_cache_proxy.policy.lane_order import TELLS_EVERY, LaneOrder
 from ollama_cache_proxy.policy.lane_rules import LaneRules, client_of, lane_of, names_remote, texts_in, uses_lanes
-from ollama_cache_proxy.policy.lane_speeds import LaneSpeeds
+from ollama_cache_proxy.policy.lane_speeds import LaneSpeeds, even_part
 from ollama_cache_proxy.policy.messages import Fields, Request
 from ollama_cache_proxy.policy.model_names import is_remote
 from ollama_cache_proxy.policy.status import Detail
@@ -74,13 +74,13 @@ class Lanes:
             texts=texts,
         )
 
-    def texts_in_part(self, ticket: Ticket) -> int | None:
-        """Return how many texts of a list to ask for at a time; None for all of them."""
+    def texts_in_part(self, ticket: Ticket, texts: int) -> int:
+        """Return how many of so many texts of a list to ask for now."""
         if ticket.lane is not Lane.BATCH:
-            return None
+            return texts
         now = self.clock.monotonic()
         parts = [lanes.order.texts_in_part(ticket, now) for lanes in self.of_hosts.values()]
-        return min((part for part in parts if part is not None), default=None)
+        return even_part(texts, min([part for part in parts if part is not None], default=texts))
 
     async def sibling_is_busy(self, name: str) -> None:
         """Pause batches for an Ollama, as a sibling was told to."""

@@ -193,13 +193,12 @@ class ListFetcher(Fetcher):
         ticket, lanes = question.request.ticket, self._lanes
         if ticket is None or lanes is None:
             return False
-        most = lanes.texts_in_part(ticket)
-        if most is None or most >= len(texts):
+        if not texts or lanes.texts_in_part(ticket, len(texts)) == len(texts):
             return False
         parts: list[tuple[Whole, Cut]] = []
         asked = 0
         while asked < len(texts):
-            some = texts[asked : asked + (lanes.texts_in_part(ticket) or len(texts))]
+            some = texts[asked : asked + lanes.texts_in_part(ticket, len(texts) - asked)]
             asked += len(some)
             ticket.texts = len(some)
             found = await self._ask_for_part(question, listing, flight, some)

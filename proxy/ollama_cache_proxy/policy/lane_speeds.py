@@ -108,3 +108,11 @@ class LaneSpeeds:
 
     def _of(self, ticket: Ticket) -> _Measured | None:
         return self._measured.get((ticket.operation, ticket.model))
+
+
+def even_part(texts: int, most: int) -> int:
+    """Return how many of so many texts to ask for now, where about `most` at a time are wanted.
+
+    Parts are as long as each other, and none is made for a few texts that are left over.
+    """
+    return -(-texts // max(1, round(texts / most)))
