@@ -4,7 +4,8 @@
     python -m benchmarks.lanes --ollama URL --chat MODEL --embed MODEL [--texts 10000] [--only ROW …]
 
 A chat takes 0.6 s of the GPU, its first token 0.2 s, a text to embed 20 ms. A chat begins every two seconds, a little
-sooner or later by the seed; the indexer embeds so many texts in lists of 16, four lists at a time. `--scale 10` makes
+sooner or later by the seed; the indexer embeds so many texts in lists of 16, four lists at a time. Indexing with lanes
+and without takes turns, a quarter of the texts each time, so that both see the same machine. `--scale 10` makes
 all of these ten times shorter, and the part of a list (`lanes_part_seconds`) as well: what the proxy itself takes then
 counts ten times as much. With `--ollama` all of it is asked of a real one, with the times that it takes.
 """
@@ -35,6 +36,7 @@ CHAT, FIRST_TOKEN, TEXT, PART = 0.6, 0.2, 0.02, 0.02
 """Seconds of the GPU; the last is `lanes_part_seconds`."""
 TOKENS: Final = 8
 CHATS_ALONE: Final = 60
+ROUNDS: Final = 4
 GOAL_FIRST_TOKEN, GOAL_INDEXING = 1.2, 1.05
 _SEED: Final = 7
 
@@ -181,6 +183,20 @@ ROWS: Final = {
 """By name: whether there are lanes, whether somebody chats, whether there is an indexer."""
 
 
+async def in_turns(texts: int, scale: float, behind: Behind) -> dict[str, Figures]:
+    """Return the figures of indexing without lanes and with them, by the names of their rows, measured in turns."""
+    plain, with_lanes = Figures(indexing=0.0), Figures(indexing=0.0)
+    for number in range(ROUNDS):
+        some = texts * (number + 1) // ROUNDS - texts * number // ROUNDS
+        for total in (plain, with_lanes) if number % 2 else (with_lanes, plain):
+            lanes = total is with_lanes
+            found = await measured(lanes=lanes, chatting=False, texts=some, scale=scale, behind=behind)
+            total.indexing = (total.indexing or 0.0) + (found.indexing or 0.0)
+            total.vectors += found.vectors
+            total.failures += found.failures
+    return {"indexing": plain, "indexing-lanes": with_lanes}
+
+
 def line(name: str, figures: Figures, alone: Figures | None, indexing: Figures | None) -> str:
     """Return a line of the report."""
     told = [f"{name:15}"]
@@ -199,11 +215,12 @@ def line(name: str, figures: Figures, alone: Figures | None, indexing: Figures |
 async def main(texts: int, scale: float, only: list[str], behind: Behind = SIMULATED) -> int:
     """Measure, print, and return 0 where the goals are met."""
     found: dict[str, Figures] = {}
-    for name, (lanes, chatting, indexing) in ROWS.items():
-        if only and name not in only:
-            continue
-        figures = await measured(
-            lanes=lanes, chatting=chatting, texts=texts if indexing else 0, scale=scale, behind=behind
+    wanted = {name: row for name, row in ROWS.items() if not only or name in only}
+    pair = await in_turns(texts, scale, behind) if {"indexing", "indexing-lanes"} <= wanted.keys() else {}
+    for name, (lanes, chatting, indexing) in wanted.items():
+        some = texts if indexing else 0
+        figures = pair.get(name) or await measured(
+            lanes=lanes, chatting=chatting, texts=some, scale=scale, behind=behind
         )
         found[name] = figures
         sys.stdout.write(line(name, figures, found.get("chats"), found.get("indexing")) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.lanes import LIST, ROWS, Figures, line, lists, measured
+from benchmarks.lanes import LIST, ROWS, SIMULATED, Figures, in_turns, line, lists, measured
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -16,6 +16,14 @@ async def test_every_row_is_measured_and_nothing_fails(name: str) -> None:
     assert (figures.indexing is not None) is indexing
     assert bool(figures.first_tokens) is chatting
     assert len(figures.first_tokens) == 3 or indexing or not chatting
+
+
+async def test_indexing_in_turns_embeds_all_texts_both_ways() -> None:
+    found = await in_turns(70, 20, SIMULATED)
+    assert {name: (figures.vectors, figures.failures) for name, figures in found.items()} == {
+        "indexing": (70, 0),
+        "indexing-lanes": (70, 0),
+    }
 
 
 def test_lists_have_all_texts_once() -> None:
