@@ -327,3 +327,16 @@ async def test_a_host_that_refuses_the_proxy_is_told_of_as_one_ollama_is() -> No
         host.ollama.note_refusal("Ollama refuses the proxy")
         assert "Ollama refuses the proxy; until then nothing is cached" in seen.proxy.log.getvalue()
         await until(lambda: f"Connected to Ollama at {host.ollama.name}\n" in seen.proxy.log.getvalue())
+
+
+async def test_prompts_are_remembered_for_each_ollama_apart() -> None:
+    async with site(2) as seen:
+        for name in (*NAMES[:2], *NAMES[:2]):
+            messages = [{"role": "user", "content": f"{canary.PROMPT} {'why ' * 100}"}]
+            body = {"model": "tiny", "messages": messages, "stream": False}
+            for host in fleet(seen).hosts:
+                host.draining = host.name != name
+            assert (await seen.post("/api/chat", body)).status == 200
+        found = json.loads((await ask(seen.proxy.url, "GET", "/api/cache/prompts")).body)
+        assert sorted(seen.asked("/api/chat")) == [2, 2]
+        assert 0.4 < found["reusedTokens"] / found["tokens"] < 0.6, "of the second request to each alone"
