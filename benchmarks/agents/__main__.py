@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -140,7 +139,7 @@ def main(given: Sequence[str] | None = None) -> int:
             **{name: getattr(chosen, name) for name in ("turns", "size", "seed")},
             "cold": [(tokens, round(seconds * 1e3, 3)) for tokens, seconds in cold],
         }
-        chosen.json.write_text(json.dumps(report.document(runs, about), indent=1) + "\n")
+        chosen.json.write_text(report.written(report.document(runs, about)))
     return 0 if all(is_reached for _, is_reached in found) else 1
 
 

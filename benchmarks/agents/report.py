@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -90,8 +91,14 @@ def document(runs: Iterable[Run], about: Mapping[str, Any]) -> dict[str, Any]:
             "first_ms": round(run.first * 1e3, 3),
             "same_answers": run.same_answers,
             "seen": run.seen,
-            "turns": [turn.facts for turn in run.turns],
+            "turns": {name: [turn.facts[name] for turn in run.turns] for name in run.turns[0].facts},
         }
         for run in runs
     ]
     return {"about": dict(about), "runs": rows}
+
+
+def written(made: Mapping[str, Any]) -> str:
+    """Return the text of a document, with one line for each run."""
+    lines = ",\n".join(json.dumps(run) for run in made["runs"])
+    return f'{{"about": {json.dumps(made["about"])},\n"runs": [\n{lines}\n]}}\n'

@@ -340,13 +340,15 @@ def _pieces(release: Release, ask: Ask) -> tuple[str, ...]:
 @asynccontextmanager
 async def _reading(call: Call, ask: Ask, clock: _Clock) -> AsyncIterator[None]:
     """Have the prompt worked on, and leave it in its slot together with the output."""
-    slots = call.simulator.prompt_slots(ask.model)
-    prompt_tokens = max(_kept(call.simulator.release, ask), 1)
+    slots, release = call.simulator.prompt_slots(ask.model), call.simulator.release
+    if slots is None and not call.simulator.behaviour.prompt_rate:
+        yield
+        return
+    prompt_tokens = max(_kept(release, ask), 1)
     if slots is None:
         await _read(call, clock, prompt_tokens)
         yield
         return
-    release = call.simulator.release
     prompt = _pieces(release, ask)
     async with slots.held(prompt) as held:
         started = time.perf_counter_ns()
@@ -370,7 +372,7 @@ async def _reading(call: Call, ask: Ask, clock: _Clock) -> AsyncIterator[None]:
 async def _read(call: Call, clock: _Clock, prompt_tokens: int) -> None:
     """Take the time for the tokens of a prompt that were not there."""
     behaviour = call.simulator.behaviour
-    if behaviour.prompt_rate and call.seconds is None:
+    if call.seconds is None and behaviour.prompt_rate:
         seconds = behaviour.reading(prompt_tokens) - behaviour.reading(clock.cached)
         clock.read = round(seconds * 10**9)
         await asyncio.sleep(seconds)
