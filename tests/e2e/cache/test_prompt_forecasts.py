@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from benchmarks.agents.__main__ import simulated
 from benchmarks.agents.player import Player
 from benchmarks.agents.scenarios import SCENARIOS, Scenario
 from benchmarks.agents.sessions import Session
-from ollama_cache_proxy.policy.prompts.prompt_memory import LossCause
+from ollama_cache_proxy.policy import endpoints
+from ollama_cache_proxy.policy.dialects.dialect import Usage
+from ollama_cache_proxy.policy.prompts.prompt_memory import LossCause, ModelMemory, Reading
+from ollama_cache_proxy.policy.prompts.prompt_parts import parts_of
 from tests.support.rawhttp import ask
 from tests.support.servers import proxy_before
 
@@ -22,6 +27,46 @@ OWN_FORM = [scenario for scenario in SCENARIOS if scenario.path.startswith("/api
 
 BOUNDS = {("overflow", "0.24"): 0.15}
 """0.24 moves what it holds when an answer outgrows the context, which no prompt shows: three turns of these are wrong."""
+
+
+RECORDED = json.loads((Path(__file__).parents[3] / "benchmarks" / "results" / "agents-0.24.json").read_text())
+"""What a real Ollama 0.24 did with such sessions: `used` is what its runner found in its slot."""
+
+
+def forecast(recorded: dict[str, Any]) -> list[Reading]:
+    """Return what is said of a session that was recorded, by its requests and by the tokens that Ollama told."""
+    about, told = RECORDED["about"], recorded["turns"]
+    turns = len(told["prompt"])
+    scenario = BY_NAME[recorded["scenario"]]
+    session = Session(scenario=scenario, model="coder", turns=turns, size=about["size"], seed=about["seed"])
+    memory, answers, still = ModelMemory(), list[str](), recorded["way"] == "still"
+    readings = []
+
+    def read(body: bytes, path: str, usage: Usage, now: float) -> Reading:
+        prompt = parts_of(endpoints.find("POST", path)[0], orjson.loads(body))
+        assert prompt is not None
+        return memory.read(prompt, usage, begun=now, now=now)
+
+    for turn in range(turns):
+        if not still and (aside := session.aside(turn)) is not None:
+            read(aside.body, aside.path, Usage(), turn - 0.5)
+        request = session.request(turn, answers, still=still)
+        usage = Usage(prompt_tokens=told["prompt"][turn], output_tokens=told["output"][turn])
+        readings.append(read(request.body, request.path, usage, turn))
+        answers.append("and " * told["output"][turn])
+    return readings
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [run for run in RECORDED["runs"] if run["way"] in ("direct", "still") and run["scenario"] != "overflow"],
+    ids=lambda run: f"{run['scenario']}-{run['way']}",
+)
+def test_a_forecast_is_within_ten_percent_of_what_was_recorded_of_a_real_one(recorded: dict[str, Any]) -> None:
+    """Turn by turn. How much is left of a prompt that is cut depends on tokens that no request shows."""
+    used, prompts = recorded["turns"]["used"], recorded["turns"]["prompt"]
+    found = [reading.reused for reading in forecast(recorded)]
+    assert sum(abs(one - other) for one, other in zip(found, used, strict=True)) <= 0.1 * sum(prompts)
 
 
 async def report(scenario: Scenario, release: str, **behaviour: Any) -> dict[str, Any]:
