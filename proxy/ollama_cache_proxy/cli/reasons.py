@@ -77,6 +77,10 @@ REASONS: Final = {
         text="the endpoint's policy is deterministic, and `temperature` or `seed` stands beside `options`",
         fix='Ollama reads temperature inside options here: send "options": {"temperature": 0}',
     ),
+    "prefix-stabilised": Reason(
+        text="a rule of stable_prefix fits, so that Ollama gets another body than the one that came",
+        fix="leave the rule out of stable_prefix to have such requests cached",
+    ),
     "remote-model": Reason(text="the model runs on another machine, so its digest says nothing"),
     "no-digest": Reason(
         text="the model's digest is not known: Ollama does not list it, or cannot be reached",

@@ -238,14 +238,15 @@ async def test_sealed_streams_show_nothing_on_their_way(redis_server: RedisServe
     pubsub.psubscribe("ocp:1:f:*")
     settings = {"seal_key_file": str(tmp_path / "key")}
     async with byte_upstream(steps) as upstream, proxies(2, upstream.url, redis_server, **settings) as (one, other):
-        async with await beginning(one) as first, await beginning(other) as second:
+        async with await beginning(one) as first:
             await until(lambda: steps.asked)
-            steps.send(LINE)
-            await second.head()
-            assert await second.chunk() == LINE
-            steps.send(LINE, LAST)
-            assert [await second.chunk() for _ in range(3)] == [LINE, LAST, b""]
-            await first.head()
+            async with await beginning(other) as second:
+                steps.send(LINE)
+                await second.head()
+                assert await second.chunk() == LINE
+                steps.send(LINE, LAST)
+                assert [await second.chunk() for _ in range(3)] == [LINE, LAST, b""]
+                await first.head()
     messages: list[bytes] = []
     async with asyncio.timeout(30):
         while not any(data.endswith(b" stored 0") for data in messages):

@@ -80,12 +80,18 @@ async def find_a_wrong_entry(url: str, store: redis.Redis) -> None:
     await until(lambda: not store.exists(name), 30)
 
 
+LANES = {"OCP_LANES": "interactive-first", "OCP_LANES_INTERACTIVE_SLOTS": "1", "OCP_LANES_MAX_WAITING": "1"}
+
+
 async def on_and_on(working: str, failing: str, telling: str, several: str) -> None:
     for number in itertools.count():
         await a_round(working, number)
         await in_vain(failing)
-        await post(several, "/api/chat", model="tiny", messages=[{"role": "user", "content": "why"}])
+        chats = (post(several, "/api/chat", model="tiny", messages=[{"role": "user", "content": "why"}]) for _ in "abc")
+        await asyncio.gather(*chats)  # one is under way, one waits, one is refused
         await post(telling, "/api/chat", model="tiny", messages=[{"role": "user", "content": "why"}])
+        rules = {"role": "system", "content": f"Turn {number:06}. {'Be brief, and say what you know. ' * 50}"}
+        await post(telling, "/api/chat", model="tiny", messages=[rules, {"role": "user", "content": "why"}])
 
 
 @asynccontextmanager
@@ -186,7 +192,7 @@ async def test_all_that_the_dashboard_and_the_rules_ask_has_an_answer(prometheus
         upstream = await enter(byte_upstream(told))
         telling = await enter(serve(*anywhere, "--upstream", upstream.url, environment={"OCP_STORE": "memory"}))
         both = ("--upstream", ollama, "--upstream", nobody)
-        several = await enter(serve(*anywhere, *both, environment={"OCP_STORE": "memory"}))
+        several = await enter(serve(*anywhere, *both, environment={"OCP_STORE": "memory", **LANES}))
         _, cards = await enter(gpu("--replay", "h100"))
         second = server.url[:-1] + "1"
         settings = {"OCP_REDIS_URL": second, "OCP_AUDIT": "100%"}
