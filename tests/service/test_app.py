@@ -106,7 +106,8 @@ async def test_parts_close_in_this_order(
 
 
 async def test_a_worker_subscribes_to_every_topic(simulator: Simulator) -> None:
-    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory", "audit": "1%"})
+    more = {"audit": "1%", "lanes": "interactive-first"}
+    settings = load(None, {"upstream": simulator.url, "listen": "127.0.0.1:0", "store": "memory", **more})
     siblings: Any = Siblings(lambda _: None)
     with bind(settings.listen) as sock:
         async with running(settings, sock, stream=io.StringIO(), siblings=siblings):
@@ -116,7 +117,8 @@ async def test_a_worker_subscribes_to_every_topic(simulator: Simulator) -> None:
 async def test_a_worker_before_several_ollamas_hears_of_one_that_is_drained(simulator: Simulator) -> None:
     async with Simulator() as another:
         upstreams = (simulator.url, another.url)
-        settings = load(None, {"upstreams": upstreams, "listen": "127.0.0.1:0", "store": "memory"})
+        more = {"store": "memory", "lanes": "interactive-first"}
+        settings = load(None, {"upstreams": upstreams, "listen": "127.0.0.1:0", **more})
         siblings: Any = Siblings(lambda _: None)
         with bind(settings.listen) as sock:
             async with running(settings, sock, stream=io.StringIO(), siblings=siblings):
