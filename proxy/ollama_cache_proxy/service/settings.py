@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     stable_prefix_rules: PrefixTables = Field(
         {},
         description="Rules for stable_prefix of your own, a table for each: path, pattern and client, as in"
-        " [stable_prefix_rules.NAME] (docs/prompt-prefix.md); JSON in the environment.",
+        " [stable_prefix_rules.NAME] (docs/prompts.md); JSON in the environment.",
     )
     stable_prefix: Texts = Field(
         (),
