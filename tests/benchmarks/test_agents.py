@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from benchmarks import lanes
 from benchmarks.agents import report, told, traces, ways
 from benchmarks.agents.__main__ import main, simulated
 from benchmarks.agents.player import Player, PlayError, RunnerLog
@@ -289,6 +290,18 @@ async def test_a_forecast_is_judged_by_the_share_of_the_prompts_that_it_is_wrong
         ((text, reached),) = report.verdicts([replace(direct, way="proxy", seen=direct.reused + wrong)])
         assert (reached, "in clock" in text) == (is_reached, True)
         assert "%" in "\n".join(report.table([replace(direct, way="proxy", seen=direct.reused + wrong)]))
+
+
+def test_lanes_are_measured_behind_the_sessions_where_one_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measured(texts: int, scale: float, only: list[str]) -> int:
+        asked.append((texts, scale, only))
+        return 1
+
+    asked: list[Any] = []
+    monkeypatch.setattr(lanes, "main", measured)
+    few = ["--scenario", "clock", "--turns", "2", "--way", "direct"]
+    assert (main(few), asked) == (0, [])
+    assert (main([*few, "--lanes", "2000"]), asked) == (1, [(2000, 10.0, [])])
 
 
 async def test_what_is_missed_is_said() -> None:
