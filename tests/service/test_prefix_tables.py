@@ -25,7 +25,7 @@ def test_each_rule_that_is_built_in_names_client_versions_endpoint_and_source() 
         assert rule.client
         assert rule.since is not None
         assert rule.before is not None
-        assert rule.operations
+        assert rule.dialect is not None
         assert rule.source
         assert rule.pattern.groups
 

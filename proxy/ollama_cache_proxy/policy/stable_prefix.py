@@ -15,6 +15,8 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from ollama_cache_proxy.policy.conversation import members
+from ollama_cache_proxy.policy.dialects import anthropic
+from ollama_cache_proxy.policy.dialects.dialect import Dialect
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
 from ollama_cache_proxy.policy.messages import Fields, values
 from ollama_cache_proxy.policy.record import record
@@ -43,8 +45,8 @@ class PrefixRule:
     """The first version, which stands behind `client` there; None for any."""
     before: Version | None = None
     """The first version of which nothing is known."""
-    operations: frozenset[str] = frozenset()
-    """Of endpoints; empty for all that take prompts of completions and chats."""
+    dialect: Dialect | None = None
+    """Of the endpoints; None for all that take prompts of completions and chats."""
     paths: tuple[Path, ...]
     pattern: re.Pattern[str]
     """Its groups are what is pinned."""
@@ -55,7 +57,7 @@ class PrefixRule:
         """Return whether a request to this endpoint, with these fields, is from the client."""
         if endpoint.kind not in (Kind.CHAT, Kind.COMPLETION) or endpoint.policy is None:
             return False
-        if self.operations and endpoint.operation not in self.operations:
+        if self.dialect is not None and endpoint.dialect is not self.dialect:
             return False
         return not self.client or any(self._sent_by(value) for value in values(fields, b"user-agent"))
 
@@ -76,7 +78,7 @@ CLAUDE_CODE: Final = PrefixRule(
     client=b"claude-cli/",
     since=(2, 1, 36),
     before=(3, 0, 0),
-    operations=frozenset({"v1-messages"}),
+    dialect=anthropic,
     paths=(("system", 0, "text"), ("system",)),
     pattern=re.compile(
         r"x-anthropic-billing-header: cc_version=[0-9]+\.[0-9]+\.[0-9]+\.([0-9a-f]{3}); cc_entrypoint=[a-z-]{1,32};"

@@ -13,7 +13,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from ollama_cache_proxy.policy.endpoints import Endpoint
+from ollama_cache_proxy.policy.dialects import anthropic, ollama, openai, responses
+from ollama_cache_proxy.policy.dialects.dialect import Dialect
+from ollama_cache_proxy.policy.endpoints import ENDPOINTS, Endpoint, Kind
 
 Text: TypeAlias = str | bytes
 """A part: plain text, or the JSON of what is not plain."""
@@ -154,15 +156,19 @@ def _responses(parts: _Parts, document: Mapping[str, Any]) -> None:
         parts.whole("input")
 
 
-ORDER: Final[Mapping[str, _Adding]] = {
-    "generate": _wholes("template", "system", "prompt", "suffix"),
-    "chat": _chat,
-    "v1-chat": _chat,
-    "v1-completions": _wholes("prompt", "suffix"),
-    "v1-responses": _responses,
-    "v1-messages": _messages,
+_ADDING: Final[Mapping[tuple[Kind, Dialect], _Adding]] = {
+    (Kind.COMPLETION, ollama): _wholes("template", "system", "prompt", "suffix"),
+    (Kind.COMPLETION, openai): _wholes("prompt", "suffix"),
+    (Kind.CHAT, ollama): _chat,
+    (Kind.CHAT, openai): _chat,
+    (Kind.CHAT, responses): _responses,
+    (Kind.CHAT, anthropic): _messages,
 }
-"""What adds the parts of a prompt, by operation. All other operations have no prompt that begins like others."""
+"""What adds the parts of a prompt. All other endpoints have no prompt that begins like others."""
+ORDER: Final[Mapping[str, _Adding]] = {
+    row.operation: _ADDING[row.kind, row.dialect] for row in ENDPOINTS if (row.kind, row.dialect) in _ADDING
+}
+"""The same by operation."""
 
 
 def has_prompt(endpoint: Endpoint) -> bool:
