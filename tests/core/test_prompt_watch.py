@@ -111,6 +111,14 @@ async def test_where_looking_takes_too_much_time_some_are_left_out_and_it_begins
     assert not watched.readings[-1].reading.losses
 
 
+async def test_a_very_large_prompt_is_not_looked_at_and_what_was_known_is_forgotten() -> None:
+    watched = Watched()
+    watched.ask(chat(TEXT))
+    watched.ask(chat(TEXT, "x" * (1 << 20)))
+    watched.ask(chat(TEXT))
+    assert [one.reading.shared for one in watched.readings] == [0, 0]
+
+
 async def test_an_error_goes_to_the_loop_and_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))

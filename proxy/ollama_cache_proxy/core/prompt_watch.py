@@ -33,6 +33,8 @@ _MOST_MODELS: Final = 16
 """Models, at each of several Ollamas, of which prompts are remembered; the one that was asked longest ago goes."""
 _AT_ONCE: Final = 1 << 18
 """Bytes of a body that are read in one go: orjson takes 16 ms at most for them, whatever is in them."""
+_MOST: Final = 1 << 20
+"""Bytes of a body that is looked at, some hundred thousand tokens: as one step, a larger one would hold up others."""
 _SHARE: Final = 0.01
 """Of the time, what looking may take."""
 _AT_MOST: Final = 0.1
@@ -88,7 +90,7 @@ class PromptWatch:
             self._latest[answered.host] = model_names.canonical(answered.model) or ""
             return
         now = self._clock.monotonic()
-        if not self._budget.allows(now):
+        if len(answered.body) > _MOST or not self._budget.allows(now):
             self._forget(answered.host)
             return
         try:

@@ -149,7 +149,7 @@ async def test_the_same_bytes_go_out_and_come_back_with_and_without_it() -> None
 
 
 async def test_a_large_prompt_is_looked_at_in_turns() -> None:
-    big = {"role": "user", "content": RULES * 400}
+    big = {"role": "user", "content": RULES * 166}
     async with simulated() as ollama, proxy_before(ollama.url) as proxy:
         for _ in range(2):
             await post(proxy.url, "/api/chat", {"messages": [big], "stream": False})

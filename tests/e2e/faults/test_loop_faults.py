@@ -124,6 +124,14 @@ REQUESTS: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: written(GENERATE, prompt="x", images=[base64.b64encode(Random(n).randbytes(1_900_000)).decode() for n in range(3)]),
     ),
     "a long chat": (CHAT, lambda: written(CHAT, messages=[{"role": "user", "content": text} for text in texts(2500, 2000)])),
+    "a chat that is looked at": (
+        CHAT,
+        lambda: written(CHAT, messages=[{"role": "user", "content": text} for text in texts(450, 2000)]),
+    ),
+    "small messages that are looked at": (
+        CHAT,
+        lambda: written(CHAT, messages=[{"role": "user", "content": text} for text in texts(2000, 400)]),
+    ),
     "a chat of small messages": (CHAT, lambda: written(CHAT, messages=[{"role": "user", "content": "x"}] * 200_000)),
     "an agent's tools": (
         "/v1/chat/completions",

@@ -501,7 +501,7 @@ class ModelMemory:
 
         Return from which part on none was known before; short ones do not count, such as "yes".
         """
-        known, new = self._known, first
+        known, new, has_forgotten = self._known, first, False
         for number in range(first, len(hashes)):
             one, text = hashes[number], texts[number]
             if one in known:
@@ -510,9 +510,9 @@ class ModelMemory:
                 continue
             data = text.encode() if isinstance(text, str) else text
             room = len(data) // BLOCK * PRINT + _PART_BYTES
-            if self.used + room > MOST_BYTES:
+            if self.used + room > MOST_BYTES and not has_forgotten:  # once: what is left then is needed
                 self._forget(room, hashes)
-                known = self._known
+                known, has_forgotten = self._known, True
             found = prints(data) if self.used + room <= MOST_BYTES else b""
             known[one] = (found, len(data))
             self.used += len(found) + _PART_BYTES

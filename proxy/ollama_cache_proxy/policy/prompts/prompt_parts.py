@@ -20,7 +20,7 @@ from ollama_cache_proxy.policy.endpoints import ENDPOINTS, Endpoint, Kind
 Text: TypeAlias = str | bytes
 """A part: plain text, or the JSON of what is not plain."""
 
-MOST_PARTS: Final = 4096
+MOST_PARTS: Final = 2048
 """Parts of a prompt; one with more is not looked at."""
 _SYSTEM: Final = ("system", "developer")  # tuples: what is compared may be any JSON value
 _ANSWERS: Final = ("assistant", "model")
