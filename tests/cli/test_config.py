@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
+from ollama_cache_proxy.cli.options import add_settings, given
 from ollama_cache_proxy.service.settings import Settings
 from tests.support import canary
 from tests.support.terminal import piped, terminal, widest
@@ -20,6 +22,15 @@ async def test_a_file_of_credentials_is_named_and_not_shown(tmp_path: Path) -> N
     told = json.loads(out)
     assert told["upstream_authorization"] == {"value": "(hidden)", "source": "upstream_authorization_file"}
     assert told["upstream_authorization_file"] == {"value": str(file), "source": "environment"}
+
+
+def test_each_option_that_is_a_setting_reaches_the_settings() -> None:
+    options = argparse.ArgumentParser()
+    add_settings(options)
+    names = {action.dest for action in options._actions if action.dest in Settings.model_fields} - {"upstream"}
+    assert {"listen", "store", "lanes"} <= names
+    found = given(argparse.Namespace(**{name: f"given {name}" for name in names}))
+    assert {name: found.get(name) for name in names} == {name: f"given {name}" for name in names}
 
 
 async def test_it_says_where_each_setting_comes_from(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings on the command line, None for those that are not there. Raise SettingsError."""
     names = (
         *("listen", "upstream", "workers", "store", "redis_url", "redis_ca", "keep", "store_dir", "cache_streams"),
-        *("record_requests", "log", "development"),
+        *("lanes", "record_requests", "log", "development"),
     )
     found = {name: getattr(arguments, name, None) for name in names}
     upstreams = found.pop("upstream") or []
