@@ -26,7 +26,12 @@ class Callers:
         """Return whether a request to this endpoint, with these fields, is one of them."""
         if endpoint.operation in self.operations:
             return True
-        return bool(self.agents) and any(value.startswith(self.agents) for value in values(fields, b"user-agent"))
+        return sent_by(self.agents, fields)
+
+
+def sent_by(agents: tuple[bytes, ...], fields: Fields) -> bool:
+    """Return whether a User-Agent of a request begins as one of these; not where there are none."""
+    return bool(agents) and any(value.startswith(agents) for value in values(fields, b"user-agent"))
 
 
 _PRODUCT: Final = re.compile(rb"[A-Za-z0-9._-]{1,40}")

@@ -16,6 +16,7 @@ import orjson
 from ollama_cache_proxy.policy import large_documents, model_names, multipart, outline
 from ollama_cache_proxy.policy.endpoints import Endpoint, Kind
 from ollama_cache_proxy.policy.messages import Fields
+from ollama_cache_proxy.policy.prompts.prompt_parts import is_system
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.status import Detail
 from ollama_cache_proxy.policy.steps import Steps
@@ -23,7 +24,6 @@ from ollama_cache_proxy.policy.steps import Steps
 _BEGINNING: Final = 1024
 """Characters of a prompt that are taken for its beginning."""
 _NAMES: Final = ("model", "name", "source")
-_SYSTEM: Final = frozenset({"system", "developer"})
 
 
 @record
@@ -93,7 +93,6 @@ def _conversation(endpoint: Endpoint, read: dict[str, Any]) -> bytes:
 def _first_messages(messages: list[Any]) -> list[Any]:
     """Return the messages up to the first one that is not the system's."""
     for number, message in enumerate(messages, 1):
-        role = message.get("role") if isinstance(message, dict) else None
-        if not (isinstance(role, str) and role in _SYSTEM):
+        if not is_system(message):
             return messages[:number]
     return messages

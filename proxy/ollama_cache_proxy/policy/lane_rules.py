@@ -13,8 +13,9 @@ from typing import Final
 
 import orjson
 
+from ollama_cache_proxy.policy.callers import sent_by
 from ollama_cache_proxy.policy.endpoints import REUSABLE, Endpoint, Kind
-from ollama_cache_proxy.policy.messages import Fields, values
+from ollama_cache_proxy.policy.messages import Fields
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.policy.tickets import Lane
 from ollama_cache_proxy.policy.urgency import USUAL, urgency
@@ -39,7 +40,7 @@ class Batches:
         """Return whether a request to this endpoint, with these fields and of this category, is one of them."""
         if endpoint.operation in self.operations or category in self.categories:
             return True
-        return bool(self.agents) and any(value.startswith(self.agents) for value in values(fields, b"user-agent"))
+        return sent_by(self.agents, fields)
 
 
 def batches(texts: Iterable[str]) -> Batches:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, ConfigDict
 from pydantic_settings import NoDecode
 
 from ollama_cache_proxy.policy.stable_prefix import BUILT_IN, PrefixRule, rule_of
+from ollama_cache_proxy.service.tables import json_tables
 
 
 class PrefixTable(BaseModel):
@@ -25,17 +25,8 @@ class PrefixTable(BaseModel):
     """How the User-Agent begins; empty for any."""
 
 
-def _read(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        text = 'must be tables, in the environment as JSON: {"NAME": {"path": "system[0].text", "pattern": "^…"}}'
-        raise ValueError(text) from None
-
-
-PrefixTables = Annotated[dict[str, PrefixTable], NoDecode, BeforeValidator(_read)]
+_EXAMPLE: Final = '{"NAME": {"path": "system[0].text", "pattern": "^…"}}'
+PrefixTables = Annotated[dict[str, PrefixTable], NoDecode, json_tables(_EXAMPLE)]
 
 
 def chosen_rules(names: Sequence[str], tables: Mapping[str, PrefixTable]) -> tuple[PrefixRule, ...]:

@@ -27,15 +27,19 @@ class Table(BaseModel):
     cache: Caching | None = None
 
 
-def _read(value: Any) -> Any:
-    """Return the tables of a setting: in the environment they are JSON."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        text = 'must be tables, in the environment as JSON: {"NAME": {"ttl": "90d"}}'
-        raise ValueError(text) from None
+def json_tables(example: str) -> BeforeValidator:
+    """Return what reads the tables of a setting, which are JSON in the environment, as in `example`."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            text = f"must be tables, in the environment as JSON: {example}"
+            raise ValueError(text) from None
+
+    return BeforeValidator(read)
 
 
 def _of_models(tables: dict[str, Table]) -> dict[str, Table]:
@@ -60,7 +64,7 @@ def _of_categories(tables: dict[str, Table]) -> dict[str, Table]:
     return tables
 
 
-Tables = Annotated[dict[str, Table], NoDecode, BeforeValidator(_read)]
+Tables = Annotated[dict[str, Table], NoDecode, json_tables('{"NAME": {"ttl": "90d"}}')]
 ModelTables = Annotated[Tables, AfterValidator(_of_models)]
 CategoryTables = Annotated[Tables, AfterValidator(_of_categories)]
 

@@ -71,7 +71,7 @@ class Prompt(NamedTuple):
     def leading(self) -> int:
         """Return how many parts come before the first message that is not the system's."""
         for member, first, item in self.segments:
-            if member in _CONVERSATIONS and item is not None and not _is_system(self.value(first)):
+            if member in _CONVERSATIONS and item is not None and not is_system(self.value(first)):
                 return first
         return len(self.texts)
 
@@ -122,7 +122,7 @@ def _chat(parts: _Parts, document: Mapping[str, Any]) -> None:
     texts = _texts(messages)
     first = _leading(messages)
     parts.each("messages", texts[:first])
-    rest = [(number, message) for number, message in enumerate(messages[first:], first) if _is_system(message)]
+    rest = [(number, message) for number, message in enumerate(messages[first:], first) if is_system(message)]
     for number, _ in rest:
         parts.each("messages", texts[number : number + 1], number)
     parts.whole("tools")
@@ -192,10 +192,11 @@ def parts_of(endpoint: Endpoint, document: Any) -> Prompt | None:
 
 def _leading(messages: Sequence[Any]) -> int:
     """Return how many messages at the beginning are the system's."""
-    return next((number for number, message in enumerate(messages) if not _is_system(message)), len(messages))
+    return next((number for number, message in enumerate(messages) if not is_system(message)), len(messages))
 
 
-def _is_system(message: Any) -> bool:
+def is_system(message: Any) -> bool:
+    """Return whether a message of a chat, which may be any JSON value, is the system's."""
     return type(message) is dict and message.get("role") in _SYSTEM
 
 

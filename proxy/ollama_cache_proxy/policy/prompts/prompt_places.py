@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from ollama_cache_proxy.policy.outline import masked
-from ollama_cache_proxy.policy.prompts.prompt_parts import Prompt, plain
+from ollama_cache_proxy.policy.prompts.prompt_parts import Prompt, is_system, plain
 from ollama_cache_proxy.policy.prompts.prompt_prints import BLOCK
 
 
@@ -52,7 +52,6 @@ _SAYING: Final = (".content", ".text", ".description", ".output", ".thinking", "
 _VALUE: Final = re.compile(rb'":"')
 _BY_CLIENT: Final = frozenset({"properties", "defs", "arguments", "input"})
 """Members of whose own members a client chose the names."""
-_SYSTEM: Final = ("system", "developer")
 _CLOSED: Final = re.compile(rb"\[[^\[\]{}]*\]|\{[^\[\]{}]*\}")
 _OPENING: Final = re.compile(rb"[\[{]")
 _ARRAY: Final = ord("[")
@@ -81,8 +80,7 @@ def _where(prompt: Prompt, part: int, member: str) -> Where:
         return Where.TOOLS
     if member in ("prompt", "suffix"):
         return Where.PROMPT
-    value = prompt.value(part)
-    return Where.SYSTEM if isinstance(value, dict) and value.get("role") in _SYSTEM else Where.MESSAGES
+    return Where.SYSTEM if is_system(prompt.value(part)) else Where.MESSAGES
 
 
 def _inner(text: bytes, offset: int, member: str) -> tuple[str, int]:
