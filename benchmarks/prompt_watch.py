@@ -93,6 +93,7 @@ def _seconds(bodies: list[bytes]) -> float:
     watch.answered(requests[0], 1)
     begun = time.thread_time()
     for request in requests[1:]:
+        watch.wants(request.endpoint, request.model, request.host, request.body)
         watch.answered(request, 1)
     return (time.thread_time() - begun) / (len(requests) - 1)
 

@@ -33,7 +33,9 @@ class Watched:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         name = body.get("model", "") if isinstance(body, dict) else ""
         known = {"endpoint": CHAT, "model": name, "host": host, "fields": (), "category": "", "body": data}
-        self.watch.answered(Answered(**{**known, "usage": usage, "begun": 0.0, **more}), slots)
+        answered = Answered(**{**known, "usage": usage, "begun": 0.0, **more})
+        if self.watch.wants(answered.endpoint, answered.model, answered.host, answered.body):
+            self.watch.answered(answered, slots)
 
     @property
     def readings(self) -> list[PromptRead]:

@@ -210,10 +210,13 @@ class Fetcher:
             self._observe(fact)
         if self._prompts is None or head.status != storing.OK:
             return
+        host = "" if request.hosts is None else request.hosts.answered
+        if not self._prompts.wants(endpoint, question.candidate.model, host, question.body):
+            return
         answered = Answered(
             endpoint=endpoint,
             model=question.candidate.model,
-            host="" if request.hosts is None else request.hosts.answered,
+            host=host,
             fields=request.fields,
             category=question.directives.category,
             body=question.body,

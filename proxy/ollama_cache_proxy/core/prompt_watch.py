@@ -84,15 +84,22 @@ class PromptWatch:
         """Return what became of prompts since the start, as values for JSON."""
         return self._losses.report(self._clock.now())
 
+    def wants(self, endpoint: Endpoint, model: str, host: str, body: bytes) -> bool:
+        """Return whether to describe a request that Ollama has answered with 200 (`answered`), and note what it is not.
+
+        It is asked first, since most of what is answered fast has no prompt, or comes when the time is used up.
+        """
+        if not has_prompt(endpoint):
+            self._latest[host] = model_names.canonical(model) or ""
+            return False
+        if len(body) > _MOST or not self._budget.allows(self._clock.monotonic()):
+            self._forget(host)
+            return False
+        return True
+
     def answered(self, answered: Answered, slots: int) -> None:
-        """Take in a request whose response has ended. `slots` is how many prompts Ollama holds."""
-        if not has_prompt(answered.endpoint):
-            self._latest[answered.host] = model_names.canonical(answered.model) or ""
-            return
+        """Take in a request that is wanted, and whose response has ended. `slots` is how many prompts Ollama holds."""
         now = self._clock.monotonic()
-        if len(answered.body) > _MOST or not self._budget.allows(now):
-            self._forget(answered.host)
-            return
         try:
             if len(answered.body) <= _AT_ONCE:
                 self._read(answered, slots, now)

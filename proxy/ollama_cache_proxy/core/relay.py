@@ -71,7 +71,12 @@ class Relay:
                         ended = await self._delivery.relayed(visit, response, excerpt, arrival.request.prefix)
                     finally:  # also where the client left after it had read everything
                         work = self._report_work(visit, response, excerpt)
-                        if self._prompts is not None and body and response.head.status == HTTPStatus.OK:
+                        if (
+                            self._prompts is not None
+                            and body
+                            and response.head.status == HTTPStatus.OK
+                            and self._prompts.wants(visit.endpoint, visit.model, response.host, body)
+                        ):
                             answered = _answered(visit, arrival, body, response, work, begun)
             except ProxyError as error:
                 return await self._delivery.failure(visit, error, visit.outcome.cache)
