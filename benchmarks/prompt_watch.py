@@ -103,19 +103,18 @@ def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
-    arguments = parser.parse_args()
+def report(rounds: int) -> None:
+    """Measure in so many rounds, and print a table."""
     say(f"{'prompt':>16} {'bytes':>10} {'µs':>9} {'µs a KiB':>9} {'2 + 2 a KiB':>12}")
     for name, made in CASES.items():
         for kib in (1, 4, 16, 64, 160):  # larger ones are read in turns of the event loop
             bodies: list[Any] = [*made(kib)]
             size = sum(map(len, bodies[1:])) / (len(bodies) - 1)
-            best = min(_seconds(bodies) for _ in range(arguments.rounds)) * 1e6
+            best = min(_seconds(bodies) for _ in range(rounds)) * 1e6
             say(f"{name:>16} {size:10,.0f} {best:9.1f} {best / size * 1024:9.2f} {2 + 2 * size / 1024:12.1f}")
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    report(parser.parse_args().rounds)

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from benchmarks import lanes
+from benchmarks import lanes, prompt_watch
+from benchmarks.agents import __main__ as agents
 from benchmarks.agents import report, told, traces, ways
 from benchmarks.agents.__main__ import main, simulated
 from benchmarks.agents.player import Player, PlayError, RunnerLog
@@ -292,16 +293,41 @@ async def test_a_forecast_is_judged_by_the_share_of_the_prompts_that_it_is_wrong
         assert "%" in "\n".join(report.table([replace(direct, way="proxy", seen=direct.reused + wrong)]))
 
 
-def test_lanes_are_measured_behind_the_sessions_where_one_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def measured(texts: int, scale: float, only: list[str]) -> int:
-        asked.append((texts, scale, only))
+LOOKS = 20
+REAL = ("--ollama", "http://127.0.0.1:1", "--model", "m")
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ([], [LOOKS, (10_000, lanes.SIMULATED)]),
+        (["--lanes", "0"], [LOOKS]),
+        (["--scenario", "clock"], []),
+        (["--scenario", "clock", "--lanes", "2000"], [(2000, lanes.SIMULATED)]),
+        (["--way", "proxy"], []),
+        ([*REAL], [LOOKS]),
+        ([*REAL, "--embed", "e"], [LOOKS, (10_000, lanes.Behind("http://127.0.0.1:1", "m", "e"))]),
+    ],
+    ids=["all", "no lanes", "a scenario", "a scenario and lanes", "a way", "real", "real, with an indexer"],
+)
+def test_behind_all_sessions_come_the_cost_of_looking_and_lanes(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], asked: list[Any]
+) -> None:
+    async def chatted(texts: int, scale: float, only: list[str], behind: lanes.Behind) -> int:
+        assert (scale, only) == (1.0, []), "at the times of the goals"
+        found.append((texts, behind))
         return 1
 
-    asked: list[Any] = []
-    monkeypatch.setattr(lanes, "main", measured)
-    few = ["--scenario", "clock", "--turns", "2", "--way", "direct"]
-    assert (main(few), asked) == (0, [])
-    assert (main([*few, "--lanes", "2000"]), asked) == (1, [(2000, 10.0, [])])
+    async def played(_: object) -> tuple[list[Run], list[tuple[int, float]]]:
+        return [], []
+
+    found: list[Any] = []
+    monkeypatch.setattr(agents, "measure", played)
+    monkeypatch.setattr(lanes, "main", chatted)
+    monkeypatch.setattr(prompt_watch, "report", found.append)
+    ended = main(options)
+    assert found == asked
+    assert ended == any(one != LOOKS for one in asked), "a goal of lanes that is missed counts"
 
 
 async def test_what_is_missed_is_said() -> None:
