@@ -72,6 +72,7 @@ def test_only_tools_that_the_client_runs_are_pure(path: str, tools: Any, *, exte
 def test_a_field_that_ties_it_to_what_is_outside(path: str, name: str) -> None:
     for value in ("x", {"id": "x"}, {}, [{"type": "url"}], True, 1, ""):
         assert depends(row(path), {name: value}) is True
+        assert depends(row(path), {name.title(): value}) is True, "names are read without regard to case"
     for value in (None, False, []):
         assert depends(row(path), {name: value}) is False
 
@@ -93,6 +94,7 @@ def test_elsewhere_such_a_field_says_nothing(path: str) -> None:
         (V1_CHAT, {"type": "image_url", "Image_URL": {"url": "file:///etc/passwd"}}, True),
         (V1_CHAT, {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}, False),
         (V1_CHAT, {"type": "audio_url", "audio_url": {"url": ADDRESS}}, True),
+        (V1_CHAT, {"type": "text", "text": "x", "id": "x"}, False),
         (V1_CHAT, {"type": "video_url", "video_url": {"url": ADDRESS}}, True),
         (V1_CHAT, {"type": "file", "file": {"file_id": "f"}}, True),
         (V1_CHAT, {"type": "file", "file": {"file_url": ADDRESS}}, True),
@@ -141,6 +143,11 @@ def test_a_block_that_names_data_instead_of_holding_it(path: str, block: dict[st
     ("item", "external"),
     [
         ({"type": "item_reference", "id": "x"}, True),
+        ({"id": "x"}, True),
+        ({"ID": "x", "type": None}, True),
+        ({"id": "x", "type": "message", "role": "user", "content": "hello"}, False),
+        ({"id": "x", "role": "user", "content": "hello"}, False),
+        ({"id": None}, False),
         ({"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"url": "https://example.org"}'}, False),
         ({"type": "function_call_output", "call_id": "c", "output": ADDRESS}, False),
         ({"type": "function_call_output", "output": [{"type": "input_image", "image_url": ADDRESS}]}, True),
@@ -151,6 +158,27 @@ def test_a_block_that_names_data_instead_of_holding_it(path: str, block: dict[st
 )
 def test_an_item_of_responses(item: dict[str, Any], *, external: bool) -> None:
     assert depends(row(RESPONSES), {"input": [item]}) is external
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "external"),
+    [
+        (MESSAGES, {"system": [{"type": "document", "source": {"type": "url", "url": ADDRESS}}]}, True),
+        (MESSAGES, {"System": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}, True),
+        (MESSAGES, {"system": [{"type": "text", "text": ADDRESS}]}, False),
+        (MESSAGES, {"system": ADDRESS}, False),
+        (COUNT, {"system": [{"type": "document", "source": {"type": "url", "url": ADDRESS}}]}, True),
+        (RESPONSES, {"instructions": [{"type": "item_reference", "id": "x"}]}, True),
+        (RESPONSES, {"instructions": f"see {ADDRESS}"}, False),
+        (V1_CHAT, {"messages": [{"role": "assistant", "content": None, "audio": {"id": "audio_1"}}]}, True),
+        (V1_CHAT, {"messages": [{"role": "assistant", "Audio": {"ID": "audio_1"}}]}, True),
+        (V1_CHAT, {"messages": [{"role": "assistant", "content": "yes", "audio": None}]}, False),
+        (V1_CHAT, {"messages": [{"role": "assistant", "audio": {"data": "aGk="}}], "audio": {"voice": "x"}}, False),
+    ],
+    ids=repr,
+)
+def test_what_is_named_elsewhere_in_a_request(path: str, document: dict[str, Any], *, external: bool) -> None:
+    assert depends(row(path), document) is external
 
 
 @each_chat

@@ -22,26 +22,38 @@ _NAMING: Final = 2
 _HOLDING: Final = 4
 """It may name data by a member of an object; a text is a title."""
 _TYPE: Final = 8
-_ELSEWHERE: Final = _NAMING | _HOLDING | _TYPE
+_STORED: Final = 16
+"""It names what was said before, by the id in an object."""
+_ELSEWHERE: Final = _NAMING | _HOLDING | _TYPE | _STORED
 _MEMBERS: Final = {
     **dict.fromkeys(("content", "output"), _NESTED),
     **dict.fromkeys(("image_url", "audio_url", "video_url", "file_url", "file_id"), _NAMING),
     "file": _HOLDING,
     "source": _HOLDING | _NESTED,
     "type": _TYPE,
+    "audio": _STORED,
 }
 """What members mean; all others mean nothing here."""
 _NAMES: Final = frozenset({"url", "file_url", "file_id"})
 """The members of an object that name data."""
 _STORED_ITEM: Final = "item_reference"
-"""The type of an item of `/v1/responses` that stands for a stored one."""
+"""The type of an item of `/v1/responses` that stands for a stored one; it may be left out."""
+_REFERENCE: Final = frozenset({"id", "type"})
+"""All the members that such an item has."""
+_SAID: Final = frozenset({"system", "instructions"})
+"""Members of a request that may hold messages or blocks, beside its prompt."""
 
 
 def depends(endpoint: Endpoint, document: dict[str, Any]) -> bool:
     """Return whether a field, a tool or a part of a message ties the response of a chat to what is outside."""
-    if any(_is_given(document.get(name)) for name in endpoint.external):
-        return True
-    return not _are_pure(document.get("tools")) or _refers(document.get(endpoint.prompt))
+    said = [document.get(endpoint.prompt)]
+    for name, value in document.items():
+        folded = name.casefold()
+        if folded in endpoint.external and _is_given(value):
+            return True
+        if folded in _SAID:
+            said.append(value)
+    return not _are_pure(document.get("tools")) or _refers(said)
 
 
 def _is_given(value: object) -> bool:
@@ -59,14 +71,16 @@ def _is_pure(tool: dict[str, Any]) -> bool:
     return all(kind in (None, "", *PURE_TOOLS) for name, kind in tool.items() if name.casefold() == "type")
 
 
-def _refers(messages: Any) -> bool:
-    """Return whether a part of the messages stands for data that is elsewhere."""
-    waiting = [messages]
+def _refers(said: list[Any]) -> bool:
+    """Return whether a part of what is said stands for data that is elsewhere."""
+    waiting = said
     while waiting:
         node = waiting.pop()
         if isinstance(node, list):
             waiting += [item for item in node if isinstance(item, dict | list)]
         elif isinstance(node, dict):
+            if _is_reference(node):
+                return True
             for name, value in node.items():
                 meaning = _MEMBERS.get(name.casefold(), 0)
                 if meaning & _ELSEWHERE and _is_elsewhere(meaning, value):
@@ -76,10 +90,20 @@ def _refers(messages: Any) -> bool:
     return False
 
 
+def _is_reference(node: dict[str, Any]) -> bool:
+    """Return whether an item is nothing but the id of another one."""
+    if len(node) > len(_REFERENCE):
+        return False
+    found = {name.casefold(): value for name, value in node.items()}
+    return found.keys() <= _REFERENCE and _names(found.get("id")) and found.get("type") is None
+
+
 def _is_elsewhere(meaning: int, value: Any) -> bool:
     """Return whether the value of such a member names data."""
     if meaning & _TYPE:
         return bool(value == _STORED_ITEM)
+    if meaning & _STORED:
+        return isinstance(value, dict) and any(part.casefold() == "id" and _names(item) for part, item in value.items())
     if isinstance(value, dict):
         return any(part.casefold() in _NAMES and _names(item) for part, item in value.items())
     return bool(meaning & _NAMING) and _names(value)
