@@ -203,8 +203,8 @@ def member(document: Any, name: str) -> Any:
 
 
 def has_error(document: dict[str, Any]) -> bool:
-    """Return whether a response has an `error`, whatever it is."""
-    return "error" in document
+    """Return whether a response has an `error`; null is none."""
+    return document.get("error") is not None
 
 
 def no_vectors(_document: dict[str, Any], _member: str) -> Vectors:

@@ -62,7 +62,7 @@ def stream(body: bytes) -> Steps[Storing]:
         read = objects(lines)
         if not read:
             return INCOMPLETE
-        wrong = wrong or any("error" in document for document in read)
+        wrong = wrong or any(map(has_error, read))
         ended = ended or any(document.get("done") is not False for document in (last, *read[:-1]))
         last = read[-1]
         yield

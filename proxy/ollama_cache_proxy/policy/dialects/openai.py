@@ -69,7 +69,7 @@ def stream(body: bytes) -> Steps[Storing]:
         read = objects(block.removeprefix(b"data: ") for block in blocks)
         if not read:
             return INCOMPLETE
-        wrong = wrong or any("error" in document for document in read)
+        wrong = wrong or any(map(has_error, read))
         reasons += _reasons(read)
         told = _last_usage(read, told)
         yield
