@@ -81,8 +81,20 @@ def _embeddings(endpoint: Endpoint, document: dict[str, Any], items: int) -> Sto
 
 
 def _is_vector(value: Any) -> bool:
-    """Return whether this is a vector: a list, or base64 text, and not empty."""
-    return isinstance(value, list | str) and bool(value)
+    """Return whether this is a vector: numbers, lists of numbers (one for each token), or base64, and not empty.
+
+    Where a model fails, some servers write null for what is no number.
+    """
+    if not isinstance(value, list):
+        return isinstance(value, str) and bool(value)
+    kinds = {*map(type, value)}
+    if kinds == _ROWS:
+        return all(row and {*map(type, row)} <= _NUMBERS for row in value)
+    return bool(kinds) and kinds <= _NUMBERS
+
+
+_NUMBERS: Final = frozenset({int, float})
+_ROWS: Final = frozenset({list})
 
 
 def by_head(candidate: Candidate, head: ResponseHead) -> Detail | None:
