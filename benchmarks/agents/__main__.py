@@ -104,7 +104,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--runner-log",
         type=Path,
         metavar="FILE",
-        help="its log with OLLAMA_DEBUG=1, which says what was reused (to 0.30)",
+        help="its log with OLLAMA_DEBUG=1, which says what was reused",
     )
     parser.add_argument("--release", choices=RELEASES, default=NEWEST, help="of the simulated one")
     parser.add_argument("--scenario", action="append", choices=_NAMES, help="only this one; may be repeated")

@@ -17,7 +17,11 @@ from ollama_cache_proxy.policy.usage import has_output
 from ollama_cache_proxy.workbench.requests import Request
 
 _OK: Final = 200
-_LOADED: Final = re.compile(rb'msg="loading cache slot".* prompt=([0-9]+) used=([0-9]+)')
+_LOADED: Final = re.compile(
+    rb'msg="loading cache slot".* prompt=([0-9]+) used=([0-9]+)'
+    rb"|task\.n_tokens = ([0-9]+)\n(?:(?!.*new prompt).*\n)*?.*cached n_tokens = ([0-9]+)"
+)
+"""What a runner writes up to 0.30, and what llama.cpp's server does; there the first line counts, of several batches."""
 _LENGTHS: Final = (25, 120, 480)
 """Pairs of numbers in the cold runs."""
 
@@ -65,7 +69,7 @@ class Played:
 
 
 class RunnerLog:
-    """The log of an Ollama up to 0.30 that runs with OLLAMA_DEBUG=1: its runner says what it finds in a slot."""
+    """The log of an Ollama that runs with OLLAMA_DEBUG=1: its runner says what it finds in a slot."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -75,7 +79,7 @@ class RunnerLog:
         """Return how much of the last prompt was reused, None unless that prompt had so many tokens."""
         with self._path.open("rb") as file:
             file.seek(self._at)
-            found = _LOADED.findall(file.read())
+            found = [tuple(filter(None, groups)) for groups in _LOADED.findall(file.read())]
             self._at = file.tell()
         return int(found[-1][1]) if found and int(found[-1][0]) == prompt else None
 

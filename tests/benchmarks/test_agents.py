@@ -249,6 +249,13 @@ def test_the_runners_log_says_what_was_used(tmp_path: Path) -> None:
     with file.open("a") as more:
         more.write(line.format(31, 7))
     assert log.used(30) is None, "another prompt's"
+    batches = "new prompt, n_keep = 4, task.n_tokens = {}\nother\ncached n_tokens = {}, [x\ncached n_tokens = 29, [x\n"
+    with file.open("a") as more:
+        more.write(batches.format(20, 3) + batches.format(30, 5))
+    assert log.used(30) == 5, "of llama.cpp's server, which says it again for each batch"
+    with file.open("a") as more:
+        more.write("new prompt, task.n_tokens = 30\n" + batches.format(31, 5))
+    assert log.used(30) is None
 
 
 def test_the_command_prints_a_table_and_says_what_was_reached(

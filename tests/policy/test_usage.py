@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ollama_cache_proxy.policy import endpoints
+from ollama_cache_proxy.policy.dialects import ollama
 from ollama_cache_proxy.policy.dialects.dialect import Usage
 from ollama_cache_proxy.policy.messages import ResponseHead
 from ollama_cache_proxy.policy.usage import Excerpt, has_output, model, streams_text, uses_model
@@ -69,6 +70,35 @@ def test_what_ollama_said_is_found_at_the_end_of_what_it_sent(release: str, name
     assert endpoint.dialect.usage(excerpt.tail) == expected
     if expected is not None:
         assert model(excerpt) == read[0]["model"]
+
+
+def respelled(chunks: list[bytes], *, sort_keys: bool) -> bytes:
+    """Return a response as a server that reads and writes JSON anew would send it."""
+    lines = []
+    for line in b"".join(chunks).splitlines():
+        begin = b"data: " * line.startswith(b"data: ")
+        text = line.removeprefix(b"data: ")
+        lines.append(
+            begin + json.dumps(json.loads(text), sort_keys=sort_keys).encode() if text.startswith(b"{") else line
+        )
+    return b"\n".join(lines)
+
+
+@pytest.mark.parametrize("sort_keys", [False, True], ids=["blanks", "blanks and sorted"])
+@pytest.mark.parametrize(("release", "name"), WORKING)
+def test_it_is_found_however_the_json_is_written(release: str, name: str, *, sort_keys: bool) -> None:
+    case = WORKING[release, name]
+    endpoint, _ = endpoints.find(case["request"]["method"], case["request"]["path"])
+    excerpt, chunks = Excerpt(), chunks_of(case)
+    body = respelled(chunks, sort_keys=sort_keys)
+    excerpt.add(body)
+    expected = recorded(documents(chunks))
+    if len(body) > len(excerpt.tail) and sort_keys and endpoint.dialect is ollama:  # then some are too far in front
+        expected = None
+    assert endpoint.dialect.usage(excerpt.tail) == expected
+    if expected is not None:
+        assert model(excerpt) == documents(chunks)[0]["model"]
+    assert has_output(body) is has_output(b"".join(chunks))
 
 
 def test_the_recording_says_enough_to_be_a_test() -> None:

@@ -19,9 +19,9 @@ _TAIL: Final = 8192
 _MAX_BYTES: Final = 2 * _TAIL
 _CHUNK_OVERHEAD: Final = 64
 """Bytes that a chunk takes beside its data."""
-_MODEL: Final = re.compile(rb'"model":"([^"\\]{1,300})"')
+_MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]{1,300})"')
 _OUTPUT: Final = re.compile(
-    rb'"(?:response|content|thinking|reasoning|text|delta|partial_json|arguments)":"[^"]|"tool_calls":\[\{'
+    rb'"(?:response|content|thinking|reasoning|text|delta|partial_json|arguments)"\s*:\s*"[^"]|"tool_calls"\s*:\s*\[\s*\{'
 )
 
 

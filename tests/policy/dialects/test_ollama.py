@@ -32,6 +32,28 @@ DURATIONS = (
             TOLD,
             id="more-cached-than-there-are",
         ),
+        pytest.param(b'{"a":[1],' + DURATIONS.replace(b":", b": ").replace(b",", b", "), TOLD, id="with-blanks"),
+        pytest.param(b"1, 2], " + DURATIONS.replace(b":", b" :\n"), TOLD, id="with-blanks-cut-off"),
+        pytest.param(
+            json.dumps({"response": "x", **json.loads(b"{" + DURATIONS)}, sort_keys=True).encode(), TOLD, id="sorted"
+        ),
+        pytest.param(
+            b'{"done":false}\n' + json.dumps({"done": True, **json.loads(b"{" + DURATIONS)}, sort_keys=True).encode(),
+            TOLD,
+            id="the-last-line-sorted",
+        ),
+        pytest.param(
+            json.dumps({"response": "x", **json.loads(b"{" + DURATIONS)}, sort_keys=True, indent=1).encode(),
+            TOLD,
+            id="sorted-on-lines-of-their-own",
+        ),
+        pytest.param(
+            b'{"done":false,"eval_count":1}\n{"done":true,"prompt_eval_count":3,"eval_count":8}\n',
+            Usage(prompt_tokens=3, output_tokens=8),
+            id="no-durations",
+        ),
+        pytest.param(b'x","eval_count":8,"prompt_eval_count":3}', None, id="no-durations-cut-off"),
+        pytest.param(b'{"total_duration":5,"load_duration":0}', Usage(load_seconds=0.0), id="durations-alone"),
         pytest.param(b'{"response":"\\"total_duration\\":1","done":false}', None, id="only-said"),
         pytest.param(DURATIONS[:-1], None, id="broken-off"),
         pytest.param(b'"total_duration":"x","eval_count":-1,"prompt_eval_count":true}', None, id="no-numbers"),
@@ -47,3 +69,19 @@ def test_what_the_last_bytes_tell(tail: bytes, expected: Usage | None) -> None:
 @pytest.mark.parametrize("message", ['no "one" there ☕', ""])
 def test_an_error_is_one_member(message: str) -> None:
     assert json.loads(ollama.error(502, message)) == {"error": message}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "last"),
+    [
+        (b'{"response":"a","done":false}\n', False),
+        (b'{"response":"","done":true}\n', True),
+        (b'{"response": "", "done": true}', True),
+        (b'{"response":"a","done":false}\n{"done" : true}\n', True),
+        (b'{"response":"\\"done\\": true","done":false}\n', False),
+        (b'{"message":{"tool_calls":[{"arguments":{"done":true}}]},"done":false}\n', False),
+        (b'"done":true}\n', False),
+    ],
+)
+def test_the_chunk_that_ends_a_stream(chunk: bytes, last: bool) -> None:  # noqa: FBT001 - a row of the table
+    assert ollama.ends(chunk) is last

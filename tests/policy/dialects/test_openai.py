@@ -39,6 +39,12 @@ INCOMPLETE = NotStorable(detail=Detail.INCOMPLETE)
             Usage(prompt_tokens=1598, output_tokens=4),
             id="cached-not-told",
         ),
+        pytest.param(
+            b'{"usage": {"prompt_tokens": 1}} {"usage" :\n {"prompt_tokens": 7, "completion_tokens": 4}, "x": 1}',
+            Usage(prompt_tokens=7, output_tokens=4),
+            id="with-blanks",
+        ),
+        pytest.param(b'{"usage": null}', None, id="no-usage-with-blanks"),
         pytest.param(b'{"content":"\\"usage\\":{\\"prompt_tokens\\":9}"}', None, id="only-said"),
         pytest.param(b'"usage":' + b'{"a":' * 5000, None, id="deep"),
         pytest.param(b'"usage":{"prompt_tokens":\xff}', None, id="no-utf-8"),

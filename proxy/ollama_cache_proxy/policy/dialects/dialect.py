@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -141,6 +142,8 @@ JSON_TYPES: Final = (b"application/json",)
 INCOMPLETE: Final = NotStorable(detail=Detail.INCOMPLETE)
 ANSWER_ERROR: Final = NotStorable(detail=Detail.ANSWER_ERROR)
 _USAGE: Final = b'"usage":{'
+_SPACED_USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
+"""As some other servers write it."""
 _READER: Final = json.JSONDecoder()
 _EMPTY: Final = Usage()
 
@@ -251,7 +254,10 @@ def last_usage(tail: bytes) -> dict[str, Any]:
     A model's own text cannot contain that name, since quotes are escaped there.
     """
     at = tail.rfind(_USAGE)
-    return {} if at < 0 else object_at(tail[at + len(_USAGE) - 1 :])
+    if at >= 0:
+        return object_at(tail[at + len(_USAGE) - 1 :])
+    spaced = [found.end() for found in _SPACED_USAGE.finditer(tail)]
+    return object_at(tail[spaced[-1] :]) if spaced else {}
 
 
 def object_at(text: bytes) -> dict[str, Any]:

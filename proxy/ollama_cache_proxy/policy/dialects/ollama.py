@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -34,6 +35,11 @@ failed = has_error
 
 _COMPLETE: Final = frozenset({"stop", "length"})
 _MEASURED: Final = b'"total_duration":'
+_SPACED: Final = re.compile(rb'"total_duration"\s*:')
+"""As some other servers write it."""
+_COUNT: Final = b'_count"'
+_COUNTS: Final = frozenset({"prompt_eval_count", "eval_count"})
+_DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _A_SECOND: Final = 1e9
 """In nanoseconds, the unit of Go's durations."""
 
@@ -77,7 +83,7 @@ _OPEN: Final[dict[str, Any]] = {"done": False}
 
 def ends(chunk: bytes) -> bool:
     """See Dialect."""
-    if b'"done":true' not in chunk:  # which may also be in the arguments of a tool call
+    if _DONE.search(chunk) is None:  # which may also be in the arguments of a tool call
         return False
     last = objects((chunk.rstrip(b"\n").rpartition(b"\n")[2],))
     return bool(last) and last[0].get("done") is True
@@ -89,10 +95,7 @@ def usage(tail: bytes) -> Usage | None:
     Cached tokens are told since 0.33.3, there also 0 of them. A model's own text cannot contain that name, since quotes
     are escaped there.
     """
-    at = tail.rfind(_MEASURED)
-    if at < 0:
-        return None
-    document = object_at(b"{" + tail[at:])
+    document = _measures(tail)
     prompt = count(document, "prompt_eval_count")
     return unless_empty(
         Usage(
@@ -104,6 +107,22 @@ def usage(tail: bytes) -> Usage | None:
             load_seconds=_seconds(document, "load_duration"),
         )
     )
+
+
+def _measures(tail: bytes) -> dict[str, Any]:
+    """Return the object that holds the figures, as far as the last bytes have it.
+
+    In Ollama's own form all of them follow `total_duration`; in another order, or without it, they are in what is said
+    last, unless that is too long.
+    """
+    at = tail.rfind(_MEASURED)
+    if at < 0:
+        at = max((found.start() for found in _SPACED.finditer(tail)), default=-1)
+    found = object_at(b"{" + tail[at:]) if at >= 0 else {}
+    if not _COUNTS.isdisjoint(found) or _COUNT not in tail:
+        return found
+    read = objects((tail.rstrip(b"\n").rpartition(b"\n")[2],)) or objects((tail,))
+    return read[0] if read else found
 
 
 def _seconds(document: dict[str, Any], name: str) -> float | None:
