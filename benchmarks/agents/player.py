@@ -21,7 +21,7 @@ _LOADED: Final = re.compile(
     rb'msg="loading cache slot".* prompt=([0-9]+) used=([0-9]+)'
     rb"|task\.n_tokens = ([0-9]+)\n(?:(?!.*new prompt).*\n)*?.*cached n_tokens = ([0-9]+)"
 )
-"""What a runner writes up to 0.30, and what llama.cpp's server does; there the first line counts, of several batches."""
+"""What a runner writes up to 0.30, and what llama.cpp's server does: there the first of several batches counts."""
 _LENGTHS: Final = (25, 120, 480)
 """Pairs of numbers in the cold runs."""
 

@@ -83,5 +83,5 @@ def test_an_error_is_one_member(message: str) -> None:
         (b'"done":true}\n', False),
     ],
 )
-def test_the_chunk_that_ends_a_stream(chunk: bytes, last: bool) -> None:  # noqa: FBT001 - a row of the table
+def test_the_chunk_that_ends_a_stream(chunk: bytes, last: bool) -> None:
     assert ollama.ends(chunk) is last
