@@ -202,6 +202,21 @@ def test_of_a_prompt_that_was_cut_as_much_is_reused_as_of_the_one_before() -> No
     assert [one.reused for one in found[1:]] == [4, 4]
 
 
+def test_by_the_time_the_system_prompt_is_reused_of_what_was_cut_though_tokens_behind_it_take_longer() -> None:
+    """As a real 0.33 does, which tells no cached tokens up to 0.33.2."""
+    talk, messages = Talk(), [SYSTEM, *[said("user", text(1000)) for _ in range(4)]]
+    talk.ask(*messages, prompt_seconds=2000 * 1e-4)
+    found = []
+    for _ in range(4):
+        messages.append(said("user", text(1000)))
+        found.append(talk.ask(*messages, prompt_tokens=2000, prompt_seconds=1000 * 1.7e-4).reused)
+    assert found == [1000] * 4
+    messages.append(said("user", text(1000)))
+    forgotten = talk.ask(*messages, prompt_tokens=2000, prompt_seconds=1990 * 1e-4)
+    messages.append(said("user", text(1000)))
+    assert (forgotten.told, talk.ask(*messages, prompt_tokens=2000).reused) == (10, 10), "if next to nothing is left"
+
+
 def test_an_ollama_that_keeps_prompts_brings_them_back() -> None:
     """Since 0.33, which tells what was reused."""
     talk = Talk()

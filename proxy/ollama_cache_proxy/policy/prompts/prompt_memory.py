@@ -61,6 +61,9 @@ _LESS: Final = 0.5
 """A prompt with fewer tokens more than this share of what its bytes would be more has lost messages."""
 _LESS_IF_TOLD: Final = 0.85
 """Likewise where Ollama has told that it reused less than expected."""
+_LEFT: Final = 0.25
+"""By the time, less than this share of the system's tokens has to be reused of a prompt that was cut to be believed:
+those behind many others take longer, each, than those that tell the speed."""
 _SIMILAR: Final = 0.1
 _LOSES_MOST: Final = 0.5
 _COMES_BACK: Final = 0.25
@@ -188,7 +191,7 @@ class ModelMemory:
     _keeps: bool | None = None
     """Whether Ollama keeps prompts that have lost their slot; None before that was seen."""
     _left_by_cuts: int | None = None
-    """How many tokens of the latest prompt that was cut were reused; None before that was told."""
+    """How many tokens of the latest prompt that was cut were reused; None where the system's were, or nothing tells."""
     _bytes_a_token: float = 0.0
     _speed: float = 0.0
     """Seconds that a prompt token takes to be computed."""
@@ -228,7 +231,7 @@ class ModelMemory:
         losses: list[Loss] = []
         expected = reused
         if less and not (usage.cached_tokens or 0) > _FULLER * reused:
-            reused = min(reused, self._left(new, whole))
+            reused = min(reused, self._left(new))
             losses.append(Loss(LossCause.CUT, expected - reused))
         elif size - new.common >= _LEAST:
             cause = (LossCause.SWAPPED if rival else LossCause.UNLOADED) if lost else LossCause.DISPLACED
@@ -238,7 +241,7 @@ class ModelMemory:
             least = _SOME if exact else max(_SOME, whole // 4)
             self._learn_whether_kept(told, self._reused(seen, whole), self._reused(back, whole), least)
         if cut and told is not None:
-            self._left_by_cuts = told
+            self._left_by_cuts = told if exact or told < _LEFT * self._system(new) else None
         if exact and told is not None and reused - told > max(_SOME, _TOLD_LESS * whole) and not losses:
             losses = [Loss(self._why_less(new, tokens, told, begun, rival=rival), reused - told)]
         marks = self._marks(new, told if exact else None)
@@ -340,11 +343,13 @@ class ModelMemory:
         written = self._known[hash(prompt.texts[parts])][1] / self._ratio
         return slot.output if slot.output <= 2 * written + _SOME else 0
 
-    def _left(self, new: _New, whole: int) -> int:
+    def _left(self, new: _New) -> int:
         """Return how many tokens are reused of a prompt that was cut: as many as of the latest one, or the system's."""
-        if self._left_by_cuts is not None:
-            return self._left_by_cuts
-        return round(self._sum(new.hashes[: new.prompt.leading()]) * whole / new.size)
+        return self._system(new) if self._left_by_cuts is None else self._left_by_cuts
+
+    def _system(self, new: _New) -> int:
+        """Return how many tokens of a prompt are the system's."""
+        return round(self._sum(new.hashes[: new.prompt.leading()]) / self._ratio)
 
     def _why_less(self, new: _New, tokens: int | None, told: int, begun: float, *, rival: bool) -> LossCause:
         """Return why less was reused than expected. A model that has forgotten all of it was unloaded."""
