@@ -241,7 +241,7 @@ async def test_credentials_in_clear(url: str, authorization: str, told: bool, tm
         made.ollama = Server(session, url, title="Ollama", fix="", authorization=authorization)
         made._asked = {
             (url, path): asyncio.create_task(_answer(body))
-            for path, body in (("/api/version", b'{"version":"1"}'), ("/api/tags", b'{"models":[{}]}'))
+            for path, body in (("/api/version", b'{"version":"1"}'), ("/api/tags", b'{"models":[{"name":"a"}]}'))
         }
         findings = (await found(made, "Ollama"))["Ollama"]
     assert [finding.level for finding in findings] == ([Level.OK, Level.WARNING] if told else [Level.OK])

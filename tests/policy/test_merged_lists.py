@@ -32,6 +32,11 @@ def test_openai_s_form_has_one_row_for_each_id() -> None:
     assert json.loads(found)["data"] == [{"id": "a"}, {"id": "b"}]
 
 
+def test_rows_without_a_name_are_one_only_where_they_are_equal() -> None:
+    found = merged(PS, [body("models", {"size": 1}), body("models", {"size": 2}, {"size": 1}, {"name": None})])
+    assert json.loads(found)["models"] == [{"size": 1}, {"size": 2}, {"name": None}]
+
+
 def test_a_list_may_be_null() -> None:
     assert json.loads(merged(PS, [b'{"models":null}', body("models", {"name": "m"})]))["models"] == [{"name": "m"}]
 

@@ -298,6 +298,14 @@ def test_gauges_have_the_latest_values(metrics):
         assert value(metrics, name, **labels) is None
 
 
+def test_what_is_not_told_of_a_loaded_model_has_no_value(metrics):
+    residents = (Resident(model="odd", size=5, vram=None), Resident(model="whole", size=9, vram=3))
+    metrics.level(replace(LEVELS, residents=residents))
+    assert [value(metrics, "model_loaded", model=f"{name}:latest") for name in ("odd", "whole")] == [1, 1]
+    assert [value(metrics, "model_size_bytes", model=f"{name}:latest") for name in ("odd", "whole")] == [5, 9]
+    assert [value(metrics, "model_vram_bytes", model=f"{name}:latest") for name in ("odd", "whole")] == [None, 3]
+
+
 def test_loaded_models_beyond_the_bound_are_one(metrics):
     residents = tuple(Resident(model=f"m{number}", size=2, vram=1) for number in range(60))
     metrics.level(replace(LEVELS, residents=residents))

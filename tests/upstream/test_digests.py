@@ -95,15 +95,16 @@ async def test_an_unresponsive_host_lets_the_old_digests_be_used(monkeypatch):
 
 
 class Listing(Upstream):
-    """Has these rows in its table."""
+    """Has these rows in its table, and tells this of its version."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, rows: list[Any], version: Any = None) -> None:
         super().__init__()
         self.rows = rows
+        self.told = {"version": "0.33.0-rc2"} if version is None else version
 
     @asynccontextmanager
     async def ask(self, request, body):
-        told = {"models": self.rows} if request.target == "/api/tags" else {"version": "0.33.0-rc2"}
+        told = {"models": self.rows} if request.target == "/api/tags" else self.told
 
         async def chunks():
             yield json.dumps(told).encode()
@@ -139,6 +140,32 @@ async def test_the_width_of_a_models_vectors_is_known_where_ollama_tells_it():
     found = [(await models.identify(f"M{place}")).width for place in range(len(DETAILS))]
     assert found == [width for _, width in DETAILS]
     assert (await models.identify("bare")).width is None
+    models.close()
+    await tasks.close(1)
+
+
+ODD_DIGESTS = [{}, {"digest": None}, {"digest": 5}, {"digest": ""}, {"digest": []}]
+
+
+async def test_a_row_that_tells_no_digest_says_nothing_of_the_others():
+    """The text of a null is no digest: it would be the same for every model that ever had this name."""
+    rows = [{"name": f"m{place}", **odd} for place, odd in enumerate(ODD_DIGESTS)]
+    listed = Listing([None, 5, {}, {"name": None}, *rows, {"model": "whole", "digest": "d"}])
+    tasks = Tasks()
+    models = OllamaModels(listed, MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    assert [await models.identify(f"m{place}") for place in range(len(ODD_DIGESTS))] == [None] * len(ODD_DIGESTS)
+    assert (await models.identify("whole")).digest == "d"
+    models.close()
+    await tasks.close(1)
+
+
+@pytest.mark.parametrize("told", [{}, {"version": None}, {"version": 33}, {"version": ""}])
+async def test_without_a_version_no_digest_is_known(told):
+    """It is part of every key; the text of a null would hide that Ollama was updated."""
+    tasks = Tasks()
+    listed = Listing([{"name": "tiny", "digest": "d"}], told)
+    models = OllamaModels(listed, MemoryValues(), name="x", deadline=5, clock=SystemClock(), tasks=tasks)
+    assert await models.identify("tiny") is None
     models.close()
     await tasks.close(1)
 

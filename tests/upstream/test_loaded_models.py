@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -83,16 +84,15 @@ async def test_loaded_models_are_known_from_the_second_reading_on(residents: Cal
     "response",
     [
         Response(200, b'{"models":null}'),
-        Response(200, b'{"models":[{"name":"a"}]}'),
+        Response(200, b'{"models":[{"size":5}]}'),
         Response(200, b'{"models":[5]}'),
-        Response(200, b'{"models":[{"name":"a","size":null,"size_vram":0}]}'),
         Response(200, b"[]"),
         Response(200, b"nonsense"),
         Response(500, RECORDED),
         unreachable("gone"),
         None,
     ],
-    ids=["none", "part", "no-row", "no-size", "no-object", "no-json", "status", "unreachable", "no-answer"],
+    ids=["none", "part", "no-row", "no-object", "no-json", "status", "unreachable", "no-answer"],
 )
 async def test_a_failed_probe_leaves_no_models(
     response: Any, residents: Callable[[Ollama], Residents], monkeypatch: pytest.MonkeyPatch
@@ -102,6 +102,27 @@ async def test_a_failed_probe_leaves_no_models(
     loaded._latest = (Resident(model="old", size=1, vram=1),)
     assert loaded.latest()
     await until(lambda: loaded.latest() == ())
+
+
+@pytest.mark.parametrize(
+    ("odd", "size", "vram"),
+    [
+        ({"size": 5}, 5, None),
+        ({"size": 5, "size_vram": None}, 5, None),
+        ({"size": "5", "size_vram": 4}, None, 4),
+        ({}, None, None),
+    ],
+)
+async def test_what_one_model_does_not_tell_says_nothing_of_the_others(
+    odd: dict[str, Any], size: int | None, vram: int | None, residents: Callable[[Ollama], Residents]
+) -> None:
+    listed = [{"name": "odd", **odd}, None, {"name": "whole", "size": 9, "size_vram": 3}]
+    loaded = residents(Ollama(Response(200, json.dumps({"models": listed}).encode())))
+    await until(lambda: loaded.latest() != ())
+    assert loaded.latest() == (
+        Resident(model="odd", size=size, vram=vram),
+        Resident(model="whole", size=9, vram=3),
+    )
 
 
 async def test_an_unresponsive_ollama_is_not_probed(residents: Callable[[Ollama], Residents]) -> None:

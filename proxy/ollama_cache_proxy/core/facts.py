@@ -193,10 +193,10 @@ class Resident:
     """A model that Ollama has loaded."""
 
     model: str
-    size: int
-    """Bytes in memory."""
-    vram: int
-    """Those of them in the memory of GPUs."""
+    size: int | None
+    """Bytes in memory; None where Ollama does not tell."""
+    vram: int | None
+    """Those of them in the memory of GPUs; None likewise."""
 
 
 @record

@@ -27,6 +27,7 @@
     fingerprints  fingerprints of a request
     forecast/     what other settings would have given
     mounts, server_versions, store_eviction: what a private or named server can be trusted with
+    model_rows    what a list of models tells of each, where members may be missing
     breaker, buffers, chunked, labels, model_names, reason, record, sums, target, trace:
                   small things of one purpose each
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.policy.endpoints import Endpoint
 
 
@@ -26,14 +27,18 @@ def merged(endpoint: Endpoint, bodies: Sequence[bytes]) -> bytes:
             raise ValueError("no list of models")  # noqa: TRY004 - of what has arrived
         whole = whole or found
         for row in found.get(member) or ():
-            rows.setdefault(_named(row), row)
+            rows.setdefault(_identity(row), row)
     if whole is None:
         raise ValueError("no list")
     return orjson.dumps(whole | {member: list(rows.values())})
 
 
-def _named(row: Any) -> tuple[str, str]:
-    """Return the name and digest of a model; OpenAI's form has its name as `id`, and no digest."""
+def _identity(row: Any) -> tuple[str, str]:
+    """Return the name and digest of a model; OpenAI's form has its name as `id`, and no digest.
+
+    A row without a name is only the same as an equal one.
+    """
     if not isinstance(row, dict):
         raise ValueError("no model")  # noqa: TRY004 - of what has arrived
-    return str(row.get("name") or row.get("id")), str(row.get("digest", ""))
+    name = model_rows.named(row) or model_rows.text(row, "id")
+    return (name, model_rows.text(row, "digest")) if name else ("", orjson.dumps(row).decode())

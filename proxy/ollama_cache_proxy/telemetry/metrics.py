@@ -275,9 +275,10 @@ class Metrics:
         return self._models.of(model_names.short(name))
 
 
-def _sums(values: Iterable[tuple[str, int]]) -> dict[tuple[str, ...], float]:
-    """Return sums by label: models above the limit share the label `other`."""
+def _sums(values: Iterable[tuple[str, int | None]]) -> dict[tuple[str, ...], float]:
+    """Return sums by label of what is not None: models above the limit share the label `other`."""
     sums: dict[tuple[str, ...], float] = {}
     for label, value in values:
-        sums[label,] = sums.get((label,), 0) + value
+        if value is not None:
+            sums[label,] = sums.get((label,), 0) + value
     return sums

@@ -21,7 +21,7 @@ from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.ports import Clock, Identity, Siblings, Topic, Upstream
 from ollama_cache_proxy.core.store_ports import ValueStore
 from ollama_cache_proxy.core.tasks import Tasks
-from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy import model_names, model_rows
 from ollama_cache_proxy.policy.context_lengths import UNKNOWN
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.policy.record import record
@@ -353,13 +353,17 @@ class OllamaModels:
 
 
 def _version(document: Any) -> str:
-    return str(document["version"])
+    """Return Ollama's version, which is part of every key. Raise ValueError where none is told."""
+    version = model_rows.version(document)
+    if not version:
+        raise ValueError("no version")
+    return version
 
 
 async def _digests_and_widths(document: Any) -> tuple[dict[str, str], dict[str, int]]:
     """Return digests, and how many numbers vectors have, by canonical name.
 
-    A digest is "" for a model on another machine, and for names that differ only in case. Widths are told since 0.30
+    A digest is "" for a model on another machine, for names that differ only in case, and where none is told. Widths are told since 0.30
     (`details` in `api/types.go`). Yields to the event loop now and then: a table may have thousands of models.
     """
     digests: dict[str, str] = {}
@@ -367,14 +371,14 @@ async def _digests_and_widths(document: Any) -> tuple[dict[str, str], dict[str, 
     for number, row in enumerate(document["models"] or [], 1):
         if not number % _MODELS_AT_ONCE:
             await asyncio.sleep(0)
-        model = model_names.canonical(row["name"])
+        name = model_rows.named(row)
+        model = model_names.canonical(name)
         if model is None:
             continue
-        remote = row.get("remote_host") or row.get("remote_model") or model_names.is_remote(row["name"])
-        digests[model] = "" if remote or model in digests else str(row["digest"])
-        details = row.get("details")
-        width = details.get("embedding_length") if isinstance(details, dict) else None
-        if type(width) is int and width > 0:
+        remote = row.get("remote_host") or row.get("remote_model") or model_names.is_remote(name)
+        digests[model] = "" if remote or model in digests else model_rows.text(row, "digest")
+        width = model_rows.figure(model_rows.part(row, "details"), "embedding_length")
+        if width:
             widths[model] = width
     return digests, widths
 

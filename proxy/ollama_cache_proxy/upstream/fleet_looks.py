@@ -15,7 +15,7 @@ from typing import Any, Final
 from ollama_cache_proxy.core.errors import ProxyError
 from ollama_cache_proxy.core.ports import Clock
 from ollama_cache_proxy.core.tasks import Tasks
-from ollama_cache_proxy.policy import model_names
+from ollama_cache_proxy.policy import model_names, model_rows
 from ollama_cache_proxy.policy.host_health import DEADLINE
 from ollama_cache_proxy.policy.messages import Request
 from ollama_cache_proxy.upstream.fleet_host import FleetHost
@@ -115,23 +115,23 @@ class FleetLooks:
 
 async def _digests(host: FleetHost) -> dict[str, str] | None:
     try:
-        rows = (await _read(host, "/api/tags"))["models"] or []
-        named = {model_names.canonical(row["name"]): str(row["digest"]) for row in rows}
+        rows = model_rows.each((await _read(host, "/api/tags"))["models"])
+        told = [(model_names.canonical(row["name"]), model_rows.text(row, "digest")) for row in rows]
     except _FAULTS:
         return None
-    return {name: digest for name, digest in named.items() if name is not None}
+    return {name: digest for name, digest in told if name is not None}
 
 
 async def _version(host: FleetHost) -> str | None:
     try:
-        return str((await _read(host, "/api/version"))["version"])
+        return model_rows.version(await _read(host, "/api/version")) or None
     except _FAULTS:
         return None
 
 
 async def _loaded(host: FleetHost) -> frozenset[str]:
     try:
-        rows = (await _read(host, "/api/ps"))["models"] or []
+        rows = model_rows.rows(await _read(host, "/api/ps"))
         return frozenset(name for row in rows if (name := model_names.canonical(row["name"])) is not None)
     except _FAULTS:
         return frozenset()

@@ -10,6 +10,7 @@ from ollama_cache_proxy.core.facts import Resident
 from ollama_cache_proxy.core.ports import Upstream
 from ollama_cache_proxy.core.tasks import Polling, Tasks
 from ollama_cache_proxy.policy.messages import Request
+from ollama_cache_proxy.policy.model_rows import figure, rows
 from ollama_cache_proxy.upstream.probes import read_json
 
 _DEADLINE: Final = 1.0
@@ -44,13 +45,12 @@ class Residents:
             if not self._upstream.is_unresponsive:
                 async with asyncio.timeout(_DEADLINE):
                     found = _residents(await read_json(self._upstream, _REQUEST))
-        except (ProxyError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+        except (ProxyError, TimeoutError, ValueError):
             pass  # ollama_server.py reports Ollama's health
         self._latest = found
 
 
 def _residents(document: Any) -> tuple[Resident, ...]:
     return tuple(
-        Resident(model=str(row["name"]), size=int(row["size"]), vram=int(row["size_vram"]))
-        for row in document.get("models") or ()
+        Resident(model=row["name"], size=figure(row, "size"), vram=figure(row, "size_vram")) for row in rows(document)
     )

@@ -36,8 +36,8 @@ class OllamaRunners:
     async def loaded(self, identity: Identity) -> Runner | None:
         """See ports.Runners. A copy of a model is loaded under the name of either, so the digest tells."""
         try:
-            found = await self._ask("GET", "/api/ps", None)
-            rows = [row for row in found["models"] or () if row["digest"] == identity.digest]
+            found = (await self._ask("GET", "/api/ps", None))["models"] or ()
+            rows = [row for row in found if isinstance(row, dict) and row.get("digest") == identity.digest]
             return _runner(rows[0]) if rows else None
         except _FAULTS:
             return None

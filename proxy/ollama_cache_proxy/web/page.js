@@ -105,8 +105,7 @@ function machine({ models, gpus, store, upstream, audit, upstreams = [], lanes =
   put("audited", audit === null ? "" : audited(audit));
   $("no-models").hidden = models.length > 0;
   const known = gpus.length > 0;  // without a GPU, what Ollama counts as VRAM is main memory
-  $("models").replaceChildren(...models.map(({ name, size, vram }) =>
-    thing(name, known ? meter("GPU memory", bytes(vram, size), vram / size) : meter("Memory", bytes(size), null))));
+  $("models").replaceChildren(...models.map(({ name, size, vram }) => thing(name, memory(size, known ? vram : null))));
   $("gpus-card").hidden = gpus.length === 0;
   $("gpus").replaceChildren(...gpus.map((gpu) => thing(gpu.name, ...meters(gpu))));
   $("upstreams-card").hidden = upstreams.length === 0;
@@ -139,6 +138,11 @@ function meters({ utilisation, memoryUsed, memoryTotal, temperature, power }) {
 
 function thing(name, ...parts) {
   return element("li", {}, element("p", { class: "name" }, name), ...parts);
+}
+
+function memory(size, vram) {  // null: not told
+  if (size === null) return meter("Memory", "not told", null);
+  return vram === null ? meter("Memory", bytes(size), null) : meter("GPU memory", bytes(vram, size), vram / size);
 }
 
 function meter(label, text, part) {

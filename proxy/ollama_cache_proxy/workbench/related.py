@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
+from ollama_cache_proxy.policy.model_rows import text
 from ollama_cache_proxy.policy.record import record
 from ollama_cache_proxy.workbench import shown
 from ollama_cache_proxy.workbench.shown import Shown
@@ -23,6 +24,7 @@ class Installed:
 
     name: str
     digest: str
+    """Empty where Ollama does not tell."""
     level: str
     """Its quantization level."""
     size: int
@@ -39,7 +41,7 @@ class Installed:
 def refusal(source: Installed, other: Installed) -> str:
     """Return why a model cannot be a quantization of the source, empty if it can."""
     one, two = source.name, other.name
-    if source.digest == other.digest:
+    if source.digest and source.digest == other.digest:
         return f"{two} is the same model as {one}: both have the digest {source.digest[:12]}"
     if shown.weights(source.shown) is not None and shown.weights(source.shown) == shown.weights(other.shown):
         return f"{two} has the weights of {one}: both are made of one GGUF file"
@@ -86,11 +88,9 @@ def _count(parameters: str) -> float:
     return float(found[1]) * _UNITS[found[2]] if found else 0.0
 
 
-def _dimensions(about: Shown) -> Sequence[Any]:
+def _dimensions(about: Shown) -> Sequence[int | None]:
     """Return the number of layers, and the width; None where not told."""
-    info = about.get("model_info") or {}
-    kind = info.get("general.architecture")
-    return [info.get(f"{kind}.{name}") for name in ("block_count", "embedding_length")]
+    return [shown.dimension(about, name) for name in ("block_count", "embedding_length")]
 
 
 def _shape(model: Installed) -> str:
@@ -107,11 +107,11 @@ def _different(one: Shown, two: Shown) -> list[str]:
     """Return what differs of what completions depend on beside the weights."""
     differs = {
         "template": shown.rendering(one) != shown.rendering(two),
-        "system text": str(one.get("system", "")) != str(two.get("system", "")),
+        "system text": text(one, "system") != text(two, "system"),
         "set of parameters": _lines(one) != _lines(two),
     }
     return [name for name, is_different in differs.items() if is_different]
 
 
 def _lines(about: Shown) -> list[str]:
-    return sorted(str(about.get("parameters", "")).splitlines())
+    return sorted(text(about, "parameters").splitlines())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ollama_cache_proxy.policy import template_dates
+from ollama_cache_proxy.policy.model_rows import figure, part, text
 
 Shown = Mapping[str, Any]
 """The response of `/api/show`."""
@@ -26,18 +27,23 @@ def dates(shown: Shown) -> tuple[str, ...]:
 
 def weights(shown: Shown) -> str | None:
     """Return the digest of the model's GGUF file; None where it is not told."""
-    found = _WEIGHTS.search(str(shown.get("modelfile", "")))
+    found = _WEIGHTS.search(text(shown, "modelfile"))
     return None if found is None else found[1]
 
 
 def own_context(shown: Shown) -> int | None:
     """Return the context length that the model's own parameters ask for, in tokens, as far as it was trained for it."""
-    found = _CONTEXT.search(str(shown.get("parameters", "")))
+    found = _CONTEXT.search(text(shown, "parameters"))
     if found is None:
         return None
-    info = shown.get("model_info") or {}
-    trained = info.get(f"{info.get('general.architecture')}.context_length")
-    return min(int(found[1]), trained) if isinstance(trained, int) else int(found[1])
+    trained = dimension(shown, "context_length")
+    return min(int(found[1]), trained) if trained else int(found[1])
+
+
+def dimension(shown: Shown, name: str) -> int | None:
+    """Return a figure of the model's architecture, such as `block_count`; None where it is not told."""
+    info = part(shown, "model_info")
+    return figure(info, f"{text(info, 'general.architecture')}.{name}")
 
 
 def shares_runners(version: str) -> bool:
@@ -58,4 +64,4 @@ def at_odds(models: Mapping[str, Shown]) -> list[Sequence[str]]:
 
 def rendering(shown: Shown) -> tuple[str, ...]:
     """Return what decides how prompts are rendered: the template that is in use, and Ollama's renderer and parser."""
-    return tuple(str(shown.get(name, "")) for name in ("template", "renderer", "parser"))
+    return tuple(text(shown, name) for name in ("template", "renderer", "parser"))

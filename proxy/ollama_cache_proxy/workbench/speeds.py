@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any, Final
 
+from ollama_cache_proxy.policy.model_rows import figure
+
 _NANO: Final = 1e-9
 
 NOT_TOLD: Final = "not told"
@@ -32,12 +34,6 @@ def load_seconds(last: Mapping[str, Any]) -> float | None:
     """Return the seconds that Ollama took to load the model."""
     nanoseconds = figure(last, "load_duration")
     return None if nanoseconds is None else nanoseconds * _NANO
-
-
-def figure(document: Mapping[str, Any], name: str) -> int | None:
-    """Return a figure of a response or of a row of `/api/ps`; None where it is not told."""
-    value = document.get(name)
-    return value if type(value) is int and value >= 0 else None
 
 
 def told_median(figures: Iterable[float | None]) -> float | None:

@@ -15,6 +15,8 @@ from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
+from ollama_cache_proxy.policy import model_rows
+from ollama_cache_proxy.policy.model_rows import figure, text
 from ollama_cache_proxy.service.settings import is_loopback, longest_lifetime
 from ollama_cache_proxy.workbench.shown import own_context
 
@@ -39,9 +41,8 @@ async def answers(scene: Scene) -> list[Finding]:
                 "use its IP address in --upstream, or let it listen on all addresses (OLLAMA_HOST=0.0.0.0)",
             )
         ]
-    found = response.json()
-    version = found.get("version") if isinstance(found, dict) else None
-    if not isinstance(version, str):
+    version = model_rows.version(response.json())
+    if not version:
         return [problem(f"the server at {ollama.url} is not Ollama (status {response.status})", ollama.fix)]
     return [await _models(scene, printable(version)), *_in_clear(scene)]
 
@@ -150,25 +151,26 @@ def _context_changed(name: str, told: dict[str, Any]) -> list[Finding]:
 
 async def loaded(scene: Scene) -> list[Finding]:
     """Check that loaded models fit into GPU memory, and have the same context length as before."""
-    found = await scene.fetch(scene.ollama, "/api/ps")
-    if found is None:
+    rows = await scene.loaded()
+    if rows is None:
         return []
-    rows = found.get("models") or ()
     findings: list[Finding] = []
     seen = read(scene.state, scene.ollama.url)
     settings = scene.settings
     lifetime = longest_lifetime(settings)
     for row in rows:
-        name, whole, vram = printable(str(row["name"])), int(row["size"]), int(row["size_vram"])
-        if 0 < vram < whole:
+        name, whole, vram = printable(row["name"]), figure(row, "size"), figure(row, "size_vram")
+        if whole is not None and vram is not None and 0 < vram < whole:
             findings.append(_partly_in_vram(name, whole, vram, gpu=await graphics.known_at(scene.ollama.url)))
-        if "context_length" not in row:
+        context, digest = figure(row, "context_length"), text(row, "digest")
+        if not context:
             continue
-        context = int(row["context_length"])
-        findings += await _context_lowered(scene, str(row["name"]), context)
-        now, stale = observe(seen.get(row["digest"]), context, settings.epoch, time.time(), lifetime)
-        seen[row["digest"]] = now
-        told = await _context_known(scene, str(row["name"]))
+        findings += await _context_lowered(scene, row["name"], context)
+        if not digest:
+            continue
+        now, stale = observe(seen.get(digest), context, settings.epoch, time.time(), lifetime)
+        seen[digest] = now
+        told = await _context_known(scene, row["name"])
         if told is not None and told["length"] == context:
             findings += _context_changed(name, told)
         elif stale:
@@ -184,4 +186,8 @@ async def loaded(scene: Scene) -> list[Finding]:
     if not rows:
         return [note("no model is loaded, so context lengths and GPU memory cannot be checked")]
     write(scene.state, scene.ollama.url, seen)
-    return findings or [ok(f"{len(rows)} loaded, with the same context length as before")]
+    if findings:
+        return findings
+    if not all(figure(row, "context_length") and text(row, "digest") for row in rows):
+        return [note(f"{len(rows)} loaded; the server does not tell the context length or digest of each")]
+    return [ok(f"{len(rows)} loaded, with the same context length as before")]

@@ -106,7 +106,7 @@ async def same_ollama(scene: Scene) -> list[Finding]:
     if scene.settings.upstreams:
         return await _upstreams(scene)
     direct, seen = [
-        {row["name"]: row["digest"] for row in await scene.models(server)} for server in (scene.ollama, scene.proxy)
+        {row["name"]: row.get("digest") for row in await scene.models(server)} for server in (scene.ollama, scene.proxy)
     ]
     if direct and direct != seen:
         return [

@@ -12,6 +12,7 @@ from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.screen import printable
+from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.workbench import shown
 from ollama_cache_proxy.workbench.shown import Shown
 
@@ -30,7 +31,7 @@ async def templates(scene: Scene) -> list[Finding]:
     rows = [row for row in await scene.models(scene.ollama) if not row.get("remote_host")]
     if not rows:
         return []
-    names = [str(row["name"]) for row in rows[:_MAX_MODELS]]
+    names = [row["name"] for row in rows[:_MAX_MODELS]]
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(name: str) -> Shown | None:
@@ -42,12 +43,11 @@ async def templates(scene: Scene) -> list[Finding]:
         for name, found in zip(names, await asyncio.gather(*map(one, names)), strict=True)
         if found is not None
     }
-    version = (await scene.fetch(scene.ollama, "/api/version") or {}).get("version")
+    version = model_rows.version(await scene.fetch(scene.ollama, "/api/version"))
     findings = [*_dated(models, cached=scene.settings.cache_dated_templates), *_environment()]
-    findings += _changed(scene, {str(row["name"]): f"{row.get('digest')} {version}" for row in rows}, models)
-    if shown.shares_runners(str(version)):
-        loaded = (await scene.fetch(scene.ollama, "/api/ps") or {}).get("models") or ()
-        findings += _at_odds(models, {str(row["name"]) for row in loaded})
+    findings += _changed(scene, {row["name"]: f"{row.get('digest')} {version}" for row in rows}, models)
+    if shown.shares_runners(version):
+        findings += _at_odds(models, {row["name"] for row in await scene.loaded() or ()})
     return findings or [ok(f"none of {len(models)} writes the date, and none has the weights of another one")]
 
 

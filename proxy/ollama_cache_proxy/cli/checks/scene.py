@@ -12,6 +12,7 @@ import orjson
 
 from ollama_cache_proxy.cli.asking import STATS, Proxy, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
+from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.service.settings import Settings
 
 
@@ -65,8 +66,13 @@ class Scene:
         return response.json() if response.status == HTTPStatus.OK else None
 
     async def models(self, server: Server) -> list[dict[str, Any]]:
-        """Return the rows of a server's `/api/tags`."""
-        return list((await self.fetch(server, "/api/tags") or {}).get("models") or ())
+        """Return the rows of a server's `/api/tags` that name a model."""
+        return model_rows.rows(await self.fetch(server, "/api/tags"))
+
+    async def loaded(self) -> list[dict[str, Any]] | None:
+        """Return the rows of `/api/ps` of Ollama that name a model; None where it does not answer."""
+        found = await self.fetch(self.ollama, "/api/ps")
+        return None if found is None else model_rows.rows(found)
 
     async def stats(self) -> dict[str, Any] | None:
         """Return the statistics of the proxy, None if the server is not one."""

@@ -13,6 +13,7 @@ import orjson
 from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX, OLLAMA_FIX, PROXY_FIX, STATS, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable
+from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.service.settings import Settings, secret
 from ollama_cache_proxy.workbench.levels import same
 
@@ -75,16 +76,15 @@ class Api(Server):
         return Refused(what, self.fix, response=status)
 
     async def installed(self) -> list[dict[str, Any]]:
-        """Return the rows of /api/tags."""
-        models = (await self.object("/api/tags")).get("models")
-        return models if isinstance(models, list) else []
+        """Return the rows of /api/tags that name a model."""
+        return model_rows.rows(await self.object("/api/tags"))
 
     async def row_of(self, model: str) -> dict[str, Any]:
         """Return the row of a model in /api/tags. Raise Failed if it is not there."""
         rows = await self.installed()
-        found = next((row for row in rows if same(str(row.get("name")), model)), None)
+        found = next((row for row in rows if same(row["name"], model)), None)
         if found is None:
-            have = ", ".join(sorted(str(row.get("name")) for row in rows)) or "none"
+            have = ", ".join(sorted(row["name"] for row in rows)) or "none"
             raise Failed(
                 f"{self.title} at {self.url} has no model {model!r}", f"`ollama pull` it, or use one of: {have}"
             )

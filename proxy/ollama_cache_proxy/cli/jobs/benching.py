@@ -18,9 +18,11 @@ from ollama_cache_proxy.cli import options
 from ollama_cache_proxy.cli.asking import CLEAR, Response, client
 from ollama_cache_proxy.cli.ending import DONE, WRONG, Failed
 from ollama_cache_proxy.cli.jobs.api import Api, ollama, proxy
+from ollama_cache_proxy.cli.jobs.models import capabilities
 from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import write_json
+from ollama_cache_proxy.policy.model_rows import figure
 from ollama_cache_proxy.service.settings import secret
 from ollama_cache_proxy.workbench.bench_questions import OPERATIONS, Operation, completion
 from ollama_cache_proxy.workbench.sheet import markdown
@@ -88,9 +90,9 @@ async def _chosen(api: Api, capability: str, named: str | None) -> str | None:
     """Return the named model, or the smallest installed one with the capability, None if there is none."""
     if named is not None:
         return str((await api.row_of(named))["name"])
-    for row in sorted(await api.installed(), key=lambda row: int(row.get("size", 0))):
+    for row in sorted(await api.installed(), key=lambda row: figure(row, "size") or 0):
         local = not row.get("remote_host") and not row.get("remote_model")
-        if local and capability in (await api.object("/api/show", {"model": row["name"]})).get("capabilities", ()):
+        if local and capability in capabilities(await api.object("/api/show", {"model": row["name"]})):
             return str(row["name"])
     return None
 

@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.jobs.api import Api
+from ollama_cache_proxy.cli.jobs.models import size_of
 from ollama_cache_proxy.cli.jobs.progress import Steps
+from ollama_cache_proxy.policy import model_rows
+from ollama_cache_proxy.policy.model_rows import figure, text
 from ollama_cache_proxy.workbench.bench_questions import completion
 from ollama_cache_proxy.workbench.fidelity import Completing, Distribution, Embedding, completing, contexts, embedding
 from ollama_cache_proxy.workbench.speeds import (
-    figure,
     load_seconds,
     output_rate,
     prompt_rate,
@@ -79,7 +81,7 @@ class Gauge:
         """Return the measurements of a model, without its fidelity, and its output. Other models stay loaded."""
         steps.begin(f"Measuring {model}", self.steps)
         row = await self.api.row_of(model)
-        digest = str(row.get("digest"))
+        digest = text(row, "digest")
         loads = []
         for _ in range(LOADS):
             await self.unload(model, digest)
@@ -91,7 +93,7 @@ class Gauge:
         measured = Measured(
             name=model,
             level=level,
-            size=int(row["size"]),
+            size=size_of(row),
             memory=memory,
             vram=vram,
             load=told_least(loads),
@@ -141,7 +143,7 @@ class Gauge:
 
     async def _resident(self, digest: str) -> dict[str, Any] | None:
         """Return the row of a loaded model; it may have been loaded under the name of a copy."""
-        rows: list[dict[str, Any]] = (await self.api.object("/api/ps")).get("models") or []
+        rows = model_rows.rows(await self.api.object("/api/ps"))
         return next((row for row in rows if row.get("digest") == digest), None)
 
     async def _memory(self, digest: str) -> tuple[int | None, int | None]:

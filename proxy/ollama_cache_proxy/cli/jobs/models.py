@@ -7,6 +7,7 @@ from typing import Any
 
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.jobs.api import Api
+from ollama_cache_proxy.policy.model_rows import figure, part, text
 from ollama_cache_proxy.workbench import levels
 from ollama_cache_proxy.workbench.related import Installed
 
@@ -22,29 +23,43 @@ async def local_row(api: Api, model: str) -> dict[str, Any]:
 
 def level_of(row: Mapping[str, Any]) -> str:
     """Return the quantization level of a row of /api/tags."""
-    return str((row.get("details") or {}).get("quantization_level") or "unknown")
+    return text(part(row, "details"), "quantization_level") or "unknown"
+
+
+def size_of(row: Mapping[str, Any]) -> int:
+    """Return the bytes on disk of a row of /api/tags. Raise Failed where they are not told."""
+    size = figure(row, "size")
+    if not size:
+        raise Failed(f"the server does not tell the size of {row['name']}", "name an Ollama: sizes are compared")
+    return size
+
+
+def capabilities(shown: Mapping[str, Any]) -> list[Any]:
+    """Return what a model can do, by /api/show; empty where it is not told."""
+    told = shown.get("capabilities")
+    return told if isinstance(told, list) else []
 
 
 def embeds(name: str, shown: Mapping[str, Any]) -> bool:
     """Return whether a model, by /api/show, embeds and does not complete. Raise Failed if it does neither."""
-    capabilities = shown.get("capabilities") or ["completion"]
-    if not {"completion", "embedding"} & set(capabilities):
+    told = capabilities(shown) or ["completion"]
+    if not any(name in told for name in ("completion", "embedding")):
         raise Failed(f"{name} neither completes nor embeds", "only such models can be measured")
-    return "completion" not in capabilities
+    return "completion" not in told
 
 
 async def installed(api: Api, model: str) -> Installed:
     """Return what Ollama tells of a model. Raise Failed if it is not there, or cannot be measured."""
     row = await local_row(api, model)
-    name, details = str(row["name"]), row.get("details") or {}
+    name, details = str(row["name"]), part(row, "details")
     shown = await api.object("/api/show", {"model": name})
     return Installed(
         name=name,
-        digest=str(row.get("digest")),
+        digest=text(row, "digest"),
         level=level_of(row),
-        size=int(row["size"]),
-        family=str(details.get("family") or ""),
-        parameters=str(details.get("parameter_size") or ""),
+        size=size_of(row),
+        family=text(details, "family"),
+        parameters=text(details, "parameter_size"),
         embeds=embeds(name, shown),
         shown=shown,
     )

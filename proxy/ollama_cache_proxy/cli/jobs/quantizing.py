@@ -18,16 +18,18 @@ from ollama_cache_proxy.cli.jobs import comparing
 from ollama_cache_proxy.cli.jobs.api import Api, ollama
 from ollama_cache_proxy.cli.jobs.gauge import Gauge
 from ollama_cache_proxy.cli.jobs.makings import Makings
-from ollama_cache_proxy.cli.jobs.models import embeds, level_of, local_row
+from ollama_cache_proxy.cli.jobs.models import embeds, level_of, local_row, size_of
 from ollama_cache_proxy.cli.jobs.progress import show, steps
 from ollama_cache_proxy.cli.jobs.sheets import table
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import printable, write_json
+from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.service.settings import is_loopback
 from ollama_cache_proxy.workbench import levels
 from ollama_cache_proxy.workbench.bench_questions import PROMPTS
 from ollama_cache_proxy.workbench.levels import Target
 from ollama_cache_proxy.workbench.sheet import Sheet
+from ollama_cache_proxy.workbench.shown import dimension
 from ollama_cache_proxy.workbench.verdict import Verdict, recommend
 
 _KEEP: Final = "all"
@@ -128,12 +130,12 @@ def _prompts(file: str | None) -> Sequence[str]:
 async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
     """Return the plan, after every check that is possible in advance. Raise Failed."""
     row = await local_row(api, model)
-    source, size, level = str(row["name"]), int(row["size"]), level_of(row)
+    source, size, level = str(row["name"]), size_of(row), level_of(row)
     try:
         targets = [levels.read_target(text, source) for text in wanted]
     except ValueError as error:
         raise Failed(f"--to: {error}", status=WRONG) from None
-    version = str((await api.object("/api/version")).get("version"))
+    version = model_rows.version(await api.object("/api/version"))
     if not levels.can_quantize(version):
         raise Failed(
             f"Ollama {printable(version)} at {api.url} does not quantize GGUF models: 0.34.0 was the last that does",
@@ -141,10 +143,9 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
         )
     if why := levels.refusal(source, level, targets):
         raise Failed(why)
-    _check_names(targets, [str(row.get("name")) for row in await api.installed()])
+    _check_names(targets, [row["name"] for row in await api.installed()])
     shown = await api.object("/api/show", {"model": source})
-    info = shown.get("model_info") or {}
-    width = int(info.get(f"{info.get('general.architecture')}.embedding_length") or 0)
+    width = dimension(shown, "embedding_length") or 0
     estimates = [levels.estimate(size, level, target.level, width) for target in targets]
     needed = levels.needed(estimates)
     return _Plan(
@@ -155,7 +156,7 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
         estimates=estimates,
         embeds=embeds(source, shown),
         needed=needed,
-        disk=_disk(api.url, str(shown.get("modelfile", "")), needed),
+        disk=_disk(api.url, model_rows.text(shown, "modelfile"), needed),
     )
 
 
