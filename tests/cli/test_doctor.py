@@ -324,8 +324,82 @@ async def test_the_gateway_of_the_application_is_no_proxy(tmp_path: Path, monkey
         f"http://127.0.0.1:{port} is the gateway of Ollama's macOS application for Claude Desktop, not the proxy: "
     )
     assert "default 127.0.0.1:11494" in finding.fix
-    assert [one.level for one in told.pop("Port")] == [Level.OK], "what is the proxy's own address is judged there"
+    (finding,) = told.pop("Port")
+    assert finding.level is Level.NOTE
+    assert finding.text.startswith(f"127.0.0.1:{port} is the gateway of Ollama's macOS application")
+    assert finding.fix == "set such clients to http://127.0.0.1:11494"
     assert told == {}
+
+
+@pytest.mark.parametrize("answer", [ollama, look_alike])
+async def test_what_else_is_at_the_proxy_s_own_former_address_is_judged_as_the_proxy(
+    answer: Reply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(answer) as port:
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", f"127.0.0.1:{port}")
+        async with scene(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}", tmp_path) as made:
+            told = await found(made, "Proxy", "Port")
+    assert [one.level for one in told.pop("Proxy")] == [Level.PROBLEM]
+    assert told == {}
+
+
+async def test_a_proxy_that_kept_the_former_default(
+    proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_port, "FORMER_LISTEN", proxy.url.removeprefix("http://"))
+    async with scene(proxy.url, simulator.url, tmp_path) as made:
+        assert [one.level for one in (await found(made, "Port"))["Port"]] == [Level.OK]
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("answer", [ollama, look_alike])
+async def test_the_proxy_s_own_ollama_at_the_former_default_is_well(
+    answer: Reply, several: bool, proxy: RunningProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One behind a check does not say that it is Ollama. An OLLAMA_HOST may be there for its server."""
+    async with listening(answer) as port:
+        address = f"127.0.0.1:{port}"
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", address)
+        monkeypatch.setenv("OLLAMA_HOST", address)
+        urls = [f"http://{address}"] if not several else ["http://127.0.0.1:9", f"http://{address}"]
+        tables: dict[str, Any] = {"upstreams": [{"url": url} for url in urls]} if several else {}
+        async with scene(proxy.url, urls[0], tmp_path, **tables) as made:
+            (finding,) = (await found(made, "Port"))["Port"]
+    assert finding.level is Level.OK
+    assert finding.text == f"{address}, the default before 0.3, is an Ollama of this proxy"
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["nothing-at-11434", "another-at-11434"])
+@pytest.mark.parametrize("host", ["", "{address}", "http://localhost:{port}/"])
+async def test_an_ollama_at_the_former_default_has_to_be_named(
+    there: bool, host: str, proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(ollama) as port:
+        address = f"127.0.0.1:{port}"
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", address)
+        monkeypatch.setenv("OLLAMA_HOST", host.format(address=address, port=port))
+        upstream = simulator.url if there else f"http://127.0.0.1:{free_port()}"
+        async with scene(proxy.url, upstream, tmp_path) as made:
+            (finding,) = (await found(made, "Port"))["Port"]
+    if there and not host:
+        assert (finding.level, finding.fix) == (Level.NOTE, f"set clients to {proxy.url}")
+        return
+    assert (finding.level, finding.fix) == (Level.WARNING, f"name it: `--upstream http://{address}` (OCP_UPSTREAM)")
+    assert finding.text.startswith(f"Ollama answers at {address}, and ")
+    assert (upstream in finding.text, "OLLAMA_HOST names" in finding.text) == (True, bool(host))
+
+
+async def test_an_ollama_host_beside_a_named_upstream_is_for_clients(
+    proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(ollama) as port:
+        monkeypatch.setattr(of_port, "FORMER_LISTEN", f"127.0.0.1:{port}")
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{port}")
+        async with scene(proxy.url, simulator.url, tmp_path) as made:
+            made.settings = load(None, {"upstream": simulator.url})
+            findings = (await found(made, "Port"))["Port"]
+    assert [one.level for one in findings] == [Level.NOTE, Level.NOTE]
+    assert all(proxy.url in one.fix for one in findings)
 
 
 async def test_a_former_default_that_nobody_has(proxy: RunningProxy, former: str, tmp_path: Path) -> None:

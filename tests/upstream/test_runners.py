@@ -54,7 +54,9 @@ def ps(*rows: Any) -> bytes:
     ],
 )
 async def test_a_loaded_model_is_found_by_its_digest(expires: str, microsecond: int) -> None:
-    found = await OllamaRunners(Upstream(ps({"name": "other", "digest": "d2"}, ROW | {"expires_at": expires}))).loaded(TINY)
+    found = await OllamaRunners(Upstream(ps({"name": "other", "digest": "d2"}, ROW | {"expires_at": expires}))).loaded(
+        TINY
+    )
     assert found is not None
     assert found.context == 4096
     assert found.expires == datetime(2026, 11, 29, 13, 0, 0, microsecond, UTC).timestamp()

@@ -11,8 +11,17 @@ from urllib.parse import urlsplit
 
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
+from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.service.port_holder import Holder, holder_of
-from ollama_cache_proxy.service.settings import FORMER_LISTEN, http_url, ollama_host, same_listener, url_of
+from ollama_cache_proxy.service.settings import (
+    DEFAULT_LISTEN,
+    FORMER_LISTEN,
+    Settings,
+    http_url,
+    ollama_host,
+    same_listener,
+    url_of,
+)
 
 _LAUNCHCTL_DEADLINE: Final = 2.0
 """Seconds for launchctl to answer."""
@@ -20,10 +29,49 @@ _LAUNCHCTL_DEADLINE: Final = 2.0
 
 async def former(scene: Scene) -> list[Finding]:
     """Check whether clients that still name the former default reach something other than this proxy."""
-    url, tls = scene.proxy.url, scene.settings.tls_cert is not None
-    found = [] if same_listener(url, FORMER_LISTEN) else _elsewhere(url, await _asked(url_of(FORMER_LISTEN, tls=tls)))
-    found += _named(url, await _ollama_hosts())
-    return found or [ok(f"nothing sends clients to {FORMER_LISTEN}, the default before 0.3")]
+    url, hosts = scene.proxy.url, await _ollama_hosts()
+    is_own = same_listener(url, FORMER_LISTEN)
+    if is_own and await scene.stats() is not None:
+        return _named(url, hosts) or [_nothing()]
+    holder = await _asked(url if is_own else url_of(FORMER_LISTEN, tls=scene.settings.tls_cert is not None))
+    if is_own:  # the check of the proxy says what else there is to say
+        return _elsewhere(_default(scene.settings), holder) if holder is Holder.GATEWAY else []
+    if holder is not Holder.GATEWAY and any(same_listener(ollama, FORMER_LISTEN) for ollama in _upstreams(scene)):
+        return [ok(f"{FORMER_LISTEN}, the default before 0.3, is an Ollama of this proxy")]
+    overlooked = await _overlooked(scene, hosts) if holder is Holder.OLLAMA else []
+    return overlooked or _elsewhere(url, holder) + _named(url, hosts) or [_nothing()]
+
+
+def _nothing() -> Finding:
+    return ok(f"nothing sends clients to {FORMER_LISTEN}, the default before 0.3")
+
+
+def _upstreams(scene: Scene) -> list[str]:
+    return [scene.ollama.url, *(table.url for table in scene.settings.upstreams)]
+
+
+def _default(settings: Settings) -> str:
+    """Return the URL at which the proxy is by the settings, or by default where they name the former one."""
+    tls = settings.tls_cert is not None
+    url = url_of(settings.listen, tls=tls)
+    return url_of(DEFAULT_LISTEN, tls=tls) if same_listener(url, FORMER_LISTEN) else url
+
+
+async def _overlooked(scene: Scene, hosts: dict[str, str]) -> list[Finding]:
+    """Judge an Ollama at the former default that the proxy does not ask; empty where it is not meant to."""
+    told = scene.settings.upstream is not None or bool(scene.settings.upstreams)
+    named = not told and any(same_listener(_client_url(value), FORMER_LISTEN) for value in hosts.values())
+    try:
+        await scene.ask(scene.ollama, "/api/version")
+    except Failed:
+        text = f"Ollama answers at {FORMER_LISTEN}, and none at {scene.ollama.url}"
+    else:
+        if not named:
+            return []
+        text = f"Ollama answers at {FORMER_LISTEN}, and the proxy asks another one at {scene.ollama.url}"
+    if named:
+        text += "; OLLAMA_HOST names the first, which until 0.4 is not taken for Ollama: the proxy was there before 0.3"
+    return [warning(text, f"name it: `--upstream {url_of(FORMER_LISTEN, tls=False)}` (OCP_UPSTREAM)")]
 
 
 async def _asked(url: str) -> Holder | None:
@@ -73,6 +121,14 @@ async def _launchctl(*arguments: str) -> str:
     return ""
 
 
+def _client_url(value: str) -> str:
+    """Return the URL that clients read from an OLLAMA_HOST; empty where it is none, which the check of Ollama reports."""
+    try:
+        return http_url(ollama_host(value))
+    except ValueError:
+        return ""
+
+
 def _named(url: str, hosts: dict[str, str]) -> list[Finding]:
     """Judge the values of OLLAMA_HOST that name the port of the gateway.
 
@@ -81,11 +137,8 @@ def _named(url: str, hosts: dict[str, str]) -> list[Finding]:
     port = urlsplit(url_of(FORMER_LISTEN, tls=False)).port
     found = []
     for where, value in hosts.items():
-        try:
-            named = http_url(ollama_host(value))
-        except ValueError:
-            continue  # the check of Ollama reports it
-        if urlsplit(named).port != port:
+        named = _client_url(value)
+        if not named or urlsplit(named).port != port:
             continue
         there = same_listener(url, FORMER_LISTEN)
         clients = "" if there else f"; `ollama` and other clients with it do not reach the proxy at {url}"
