@@ -369,11 +369,14 @@ async def test_the_proxy_s_own_ollama_at_the_former_default_is_well(
     assert finding.text == f"{address}, the default before 0.3, is an Ollama of this proxy"
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["nothing-at-11434", "another-at-11434"])
-@pytest.mark.parametrize("host", ["", "{address}", "http://localhost:{port}/"])
+@pytest.mark.parametrize(
+    "case", [(there, host) for there in (False, True) for host in ("", "{address}", "http://localhost:{port}/")]
+)
 async def test_an_ollama_at_the_former_default_has_to_be_named(
-    there: bool, host: str, proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[bool, str], proxy: RunningProxy, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A case is whether Ollama is where it is expected too, and an OLLAMA_HOST."""
+    there, host = case
     async with listening(ollama) as port:
         address = f"127.0.0.1:{port}"
         monkeypatch.setattr(of_port, "FORMER_LISTEN", address)

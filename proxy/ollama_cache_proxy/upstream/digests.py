@@ -363,8 +363,9 @@ def _version(document: Any) -> str:
 async def _digests_and_widths(document: Any) -> tuple[dict[str, str], dict[str, int]]:
     """Return digests, and how many numbers vectors have, by canonical name.
 
-    A digest is "" for a model on another machine, for names that differ only in case, and where none is told. Widths are told since 0.30
-    (`details` in `api/types.go`). Yields to the event loop now and then: a table may have thousands of models.
+    A digest is "" for a model on another machine, for names that differ only in case, and where none is told. Widths
+    are told since 0.30 (`details` in `api/types.go`). Yields to the event loop now and then: a table may have thousands
+    of models.
     """
     digests: dict[str, str] = {}
     widths: dict[str, int] = {}

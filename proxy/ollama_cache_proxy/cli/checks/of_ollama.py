@@ -12,7 +12,7 @@ from ollama_cache_proxy.cli import graphics
 from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX, EXPLAIN
 from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
-from ollama_cache_proxy.cli.checks.seen import observe, read, write
+from ollama_cache_proxy.cli.checks.seen import Seen, observe, read, write
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
 from ollama_cache_proxy.policy import model_rows
@@ -149,42 +149,48 @@ def _context_changed(name: str, told: dict[str, Any]) -> list[Finding]:
     ]
 
 
+async def _context(scene: Scene, row: dict[str, Any], seen: dict[str, Seen]) -> list[Finding]:
+    """Judge the context length of a loaded model, as far as it is told, and note it in `seen`."""
+    model, context, digest = row["name"], figure(row, "context_length"), text(row, "digest")
+    if not context:
+        return []
+    findings = await _context_lowered(scene, model, context)
+    if not digest:
+        return findings
+    lifetime = longest_lifetime(scene.settings)
+    seen[digest], stale = observe(seen.get(digest), context, scene.settings.epoch, time.time(), lifetime)
+    told = await _context_known(scene, model)
+    if told is not None and told["length"] == context:
+        return findings + _context_changed(printable(model), told)
+    if not stale:
+        return findings
+    return [
+        *findings,
+        warning(
+            f"{printable(model)} has a context of {context:,} tokens and had {seen[digest].before:,} before: no digest"
+            " shows that, so older entries are still served until two misses have shown it to the proxy (ignore this"
+            " if a request's own num_ctx changed it; since 0.30 Ollama lowers it by itself where memory does not"
+            " suffice)",
+            f"change the setting epoch, or `ollama-cache-proxy clear --model {printable(model)}`",
+        ),
+    ]
+
+
 async def loaded(scene: Scene) -> list[Finding]:
     """Check that loaded models fit into GPU memory, and have the same context length as before."""
     rows = await scene.loaded()
     if rows is None:
         return []
-    findings: list[Finding] = []
-    seen = read(scene.state, scene.ollama.url)
-    settings = scene.settings
-    lifetime = longest_lifetime(settings)
-    for row in rows:
-        name, whole, vram = printable(row["name"]), figure(row, "size"), figure(row, "size_vram")
-        if whole is not None and vram is not None and 0 < vram < whole:
-            findings.append(_partly_in_vram(name, whole, vram, gpu=await graphics.known_at(scene.ollama.url)))
-        context, digest = figure(row, "context_length"), text(row, "digest")
-        if not context:
-            continue
-        findings += await _context_lowered(scene, row["name"], context)
-        if not digest:
-            continue
-        now, stale = observe(seen.get(digest), context, settings.epoch, time.time(), lifetime)
-        seen[digest] = now
-        told = await _context_known(scene, row["name"])
-        if told is not None and told["length"] == context:
-            findings += _context_changed(name, told)
-        elif stale:
-            findings.append(
-                warning(
-                    f"{name} has a context of {context:,} tokens and had {now.before:,} before: no digest shows that,"
-                    " so older entries are still served until two misses have shown it to the proxy (ignore this if a"
-                    " request's own num_ctx changed it; since 0.30 Ollama lowers it by itself where memory does not"
-                    " suffice)",
-                    f"change the setting epoch, or `ollama-cache-proxy clear --model {name}`",
-                )
-            )
     if not rows:
         return [note("no model is loaded, so context lengths and GPU memory cannot be checked")]
+    findings: list[Finding] = []
+    seen = read(scene.state, scene.ollama.url)
+    for row in rows:
+        whole, vram = figure(row, "size"), figure(row, "size_vram")
+        if whole is not None and vram is not None and 0 < vram < whole:
+            gpu = await graphics.known_at(scene.ollama.url)
+            findings.append(_partly_in_vram(printable(row["name"]), whole, vram, gpu=gpu))
+        findings += await _context(scene, row, seen)
     write(scene.state, scene.ollama.url, seen)
     if findings:
         return findings

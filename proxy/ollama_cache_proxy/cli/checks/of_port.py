@@ -122,7 +122,7 @@ async def _launchctl(*arguments: str) -> str:
 
 
 def _client_url(value: str) -> str:
-    """Return the URL that clients read from an OLLAMA_HOST; empty where it is none, which the check of Ollama reports."""
+    """Return the URL that clients read from an OLLAMA_HOST; empty where it is none: the check of Ollama reports it."""
     try:
         return http_url(ollama_host(value))
     except ValueError:
