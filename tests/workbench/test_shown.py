@@ -70,7 +70,7 @@ def test_models_of_one_file_that_are_rendered_differently_are_at_odds() -> None:
         "alone": shown(OTHER, template="y"),
         "untold": {"template": "z"},
     }
-    assert at_odds(models) == [["copy", "jinja", "plain"]]
+    assert at_odds(models) == [[["copy", "plain"], ["jinja"]]], "those that are rendered alike stand together"
     del models["jinja"]
     assert at_odds(models) == []
-    assert at_odds({"a": shown(), "b": shown(renderer="glimmer")}) == [["a", "b"]]
+    assert at_odds({"a": shown(), "b": shown(renderer="glimmer")}) == [[["a"], ["b"]]]

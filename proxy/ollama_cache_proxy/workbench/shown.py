@@ -52,14 +52,17 @@ def shares_runners(version: str) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= _SHARING_SINCE
 
 
-def at_odds(models: Mapping[str, Shown]) -> list[Sequence[str]]:
-    """Return the names of models that are made of one GGUF file, and whose prompts are rendered differently."""
-    groups: dict[str, list[str]] = {}
-    for name, shown in models.items():
+def at_odds(models: Mapping[str, Shown]) -> list[Sequence[Sequence[str]]]:
+    """Return the GGUF files of which models are made whose prompts are rendered differently.
+
+    Of each file the names of those that are rendered alike stand together, sorted.
+    """
+    files: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for name, shown in sorted(models.items()):
         digest = weights(shown)
         if digest is not None:
-            groups.setdefault(digest, []).append(name)
-    return [sorted(names) for names in groups.values() if len({rendering(models[name]) for name in names}) > 1]
+            files.setdefault(digest, {}).setdefault(rendering(shown), []).append(name)
+    return [list(groups.values()) for groups in files.values() if len(groups) > 1]
 
 
 def rendering(shown: Shown) -> tuple[str, ...]:

@@ -63,12 +63,11 @@ async def test_models_that_write_the_date_are_named(simulator: Simulator, tmp_pa
     assert "these models bypass the cache" in finding.text
 
 
-async def test_many_are_counted(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_templates, "_MAX_NAMED", 2)
-    for number in range(5):
+async def test_many_are_counted(simulator: Simulator, tmp_path: Path) -> None:
+    for number in range(13):
         simulator.models.add(f"m{number}", template="{{ currentDate }}")
     (finding,) = await checked(simulator, tmp_path)
-    assert finding.text.count("currentDate") == 2
+    assert finding.text.count("currentDate") == 10
     assert " and 3 more; " in finding.text
 
 
@@ -80,16 +79,64 @@ async def test_models_of_one_file_with_different_templates(
     version: str, loaded: bool, level: Level, tmp_path: Path
 ) -> None:
     async with Simulator(Behaviour(completion_delay=0, version=version)) as simulator:
-        tiny = simulator.models.get("tiny")
-        other = text_layer(TEMPLATE, "{{ messages }}")
-        layers = [other if layer.kind == TEMPLATE else layer for layer in tiny.layers]
-        simulator.models.put(tiny.remade(known("tinyj"), layers))
-        for model in ("tiny", "tinyj") if loaded else ():
-            body = b'{"model":"%b","prompt":"why","stream":false}' % model.encode()
-            await ask(simulator.url, "POST", "/api/generate", body=body)
+        remade(simulator, "tinyj")
+        await load(simulator, *(("tiny", "tinyj") if loaded else ()))
         (finding,) = await checked(simulator, tmp_path)
     assert finding.level is level
-    assert ("tiny:latest, tinyj:latest are made of one GGUF file" in finding.text) is (level is not Level.OK)
+    said = "models of one GGUF file have different templates (tiny:latest | tinyj:latest)" in finding.text
+    assert said is (level is not Level.OK)
+
+
+def remade(simulator: Simulator, *names: str, template: str = "{{ messages }}") -> None:
+    """Make models of tiny's GGUF file with a template of their own."""
+    tiny = simulator.models.get("tiny")
+    layers = [text_layer(TEMPLATE, template) if layer.kind == TEMPLATE else layer for layer in tiny.layers]
+    for name in names:
+        simulator.models.put(tiny.remade(known(name), layers))
+
+
+async def load(simulator: Simulator, *names: str) -> None:
+    for name in names:
+        body = b'{"model":"%b","prompt":"why","stream":false}' % name.encode()
+        await ask(simulator.url, "POST", "/api/generate", body=body)
+
+
+async def test_models_that_are_rendered_alike_stand_together(tmp_path: Path) -> None:
+    """Two of one template that are loaded are no harm."""
+    async with Simulator(Behaviour(completion_delay=0, version="0.33.0")) as simulator:
+        remade(simulator, "a", "b", "c")
+        await load(simulator, "a", "b")
+        (finding,) = await checked(simulator, tmp_path)
+        assert "(a:latest, b:latest, c:latest | tiny:latest): " in finding.text
+        assert finding.level is Level.NOTE
+        await load(simulator, "tiny")
+        (finding,) = await checked(simulator, tmp_path)
+    assert finding.level is Level.WARNING
+
+
+async def test_of_many_models_of_one_file_ten_are_named(tmp_path: Path) -> None:
+    async with Simulator(Behaviour(completion_delay=0, version="0.33.0")) as simulator:
+        remade(simulator, *(f"m{number:02}" for number in range(30)))
+        (finding,) = await checked(simulator, tmp_path)
+        assert (
+            "(m00:latest, m01:latest, m02:latest, m03:latest, m04:latest and 25 more | tiny:latest): " in finding.text
+        )
+        for number in range(30):
+            remade(simulator, f"m{number:02}", template=f"{{{{ .Prompt }}}}{number}")
+        (finding,) = await checked(simulator, tmp_path)
+    assert finding.text.count(":latest") == 10
+    assert " | m09:latest and 21 more templates): " in finding.text
+
+
+def test_of_many_files_ten_have_a_line() -> None:
+    models = {
+        f"m{number:02}{letter}": {"modelfile": f"FROM /blobs/sha256-{number:064}", "template": letter}
+        for number in range(12)
+        for letter in "ab"
+    }
+    *named, rest = of_templates._at_odds(models, set())
+    assert len(named) == 10
+    assert rest.text == "likewise models of 2 more GGUF files"
 
 
 async def test_a_template_that_changed_without_its_digest(tmp_path: Path) -> None:
@@ -107,6 +154,17 @@ async def test_a_template_that_changed_without_its_digest(tmp_path: Path) -> Non
                 assert "clear --model tiny:latest" in finding.fix
     same, other = Level.OK, Level.WARNING
     assert levels == [same, same, other, other, same, same], "until entries from before have expired"
+
+
+async def test_of_many_templates_that_changed_ten_have_a_line(tmp_path: Path) -> None:
+    told = {"template": "a", "details": {}}
+    rows = [{"name": f"m{number:02}", "digest": str(number)} for number in range(13)]
+    async with canned({"/api/tags": {"models": rows}, "/api/version": {"version": "0.33.0"}}, told) as url:
+        for told["template"] in "ab":
+            async with scene(NOWHERE, url, tmp_path) as made:
+                findings = (await found(made, "Templates"))["Templates"]
+    assert len(findings) == 11
+    assert findings[-1].text == "likewise 3 more models"
 
 
 async def test_variables_of_this_environment_are_named_without_their_values(

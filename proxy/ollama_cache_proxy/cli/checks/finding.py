@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
+
+MAX_NAMED: Final = 10
+"""Things that are named in one finding, and lines of one kind."""
 
 
 class Level(IntEnum):
@@ -44,3 +49,9 @@ def warning(text: str, fix: str) -> Finding:
 def problem(text: str, fix: str) -> Finding:
     """Return a finding of something that does not work."""
     return Finding(level=Level.PROBLEM, text=text, fix=fix)
+
+
+def listed(names: Sequence[str], most: int = MAX_NAMED, *, comma: str = ", ", kind: str = "") -> str:
+    """Return so many of the names, and how many more there are."""
+    more = f" and {len(names) - most} more{kind}" if len(names) > most else ""
+    return f"{comma.join(names[:most])}{more}"

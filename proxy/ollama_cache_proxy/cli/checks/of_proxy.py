@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_cache_proxy import __version__
 from ollama_cache_proxy.cli.asking import EXPLAIN, PROMPTS, UPSTREAMS, Response
-from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, problem, warning
+from ollama_cache_proxy.cli.checks.finding import Finding, listed, note, ok, problem, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.options import entries
@@ -128,12 +128,13 @@ async def _upstreams(scene: Scene) -> list[Finding]:
     digests: dict[str, set[str]] = {}
     for host in hosts:
         for model in host["models"]:
-            digests.setdefault(str(model["name"]), set()).add(str(model["digest"]))
+            if model["digest"]:  # empty where it is not told
+                digests.setdefault(str(model["name"]), set()).add(str(model["digest"]))
     differ = sorted(printable(name) for name, found in digests.items() if len(found) > 1)
     versions = {host["version"] for host in hosts if host["version"]}
     if differ:
         fix = "pull them, or make them, again with changes_to = all, so that what one has answered is a hit for all"
-        findings.append(note(f"not the same on all of them: {', '.join(differ)}", fix))
+        findings.append(note(f"not the same on all of them: {listed(differ)}", fix))
     if len(versions) > 1:
         shown = ", ".join(sorted(map(printable, versions)))
         findings.append(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
-from ollama_cache_proxy.cli.checks.finding import Finding, note, ok, warning
+from ollama_cache_proxy.cli.checks.finding import MAX_NAMED, Finding, listed, note, ok, warning
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.screen import printable
@@ -20,8 +21,6 @@ _MAX_MODELS: Final = 200
 """Models that are asked about."""
 _AT_ONCE: Final = 4
 """Requests at the same time."""
-_MAX_NAMED: Final = 10
-"""Models that are named in one finding."""
 _VARIABLES: Final = ("LLAMA_ARG_", "OLLAMA_GO_TEMPLATE")
 """Beginnings of names in the environment of Ollama that change responses, and that Ollama does not report."""
 
@@ -55,9 +54,8 @@ def _dated(models: dict[str, Shown], *, cached: bool) -> list[Finding]:
     found = {name: words for name, about in models.items() if (words := shown.dates(about))}
     if not found:
         return []
-    listed = [f"{printable(name)} ({', '.join(words)})" for name, words in sorted(found.items())]
-    more = f" and {len(listed) - _MAX_NAMED} more" if len(listed) > _MAX_NAMED else ""
-    text = f"templates that may write the date into prompts: {', '.join(listed[:_MAX_NAMED])}{more}"
+    names = [f"{printable(name)} ({', '.join(words)})" for name, words in sorted(found.items())]
+    text = f"templates that may write the date into prompts: {listed(names)}"
     if not cached:
         return [ok(f"{text}; these models bypass the cache")]
     return [
@@ -85,6 +83,9 @@ def _changed(scene: Scene, keys: dict[str, str], models: dict[str, Shown]) -> li
                     f"change the setting epoch, or `ollama-cache-proxy clear --model {printable(name)}`",
                 )
             )
+    if len(findings) > MAX_NAMED:
+        more = warning(f"likewise {len(findings) - MAX_NAMED} more models", "change the setting epoch")
+        findings[MAX_NAMED:] = [more]
     write(scene.state, place, {key: row for key, row in seen.items() if key in keys.values()})
     return findings
 
@@ -104,15 +105,22 @@ def _environment() -> list[Finding]:
 
 
 def _at_odds(models: dict[str, Shown], loaded: set[str]) -> list[Finding]:
-    findings = []
-    for names in shown.at_odds(models):
-        text = (
-            f"{printable(', '.join(names))} are made of one GGUF file and have different templates: Ollama runs them in"
-            " one runner, which one was loaded first decides how prompts are rendered, and no key can tell"
-        )
-        fix = (
-            "give them one TEMPLATE, or do not cache them; `ollama-cache-proxy clear --model NAME` drops what is stored"
-        )
-        both = len(loaded & set(names)) > 1
-        findings.append(warning(f"{text}; more than one of them is loaded now", fix) if both else note(text, fix))
+    files = shown.at_odds(models)
+    findings = [_file_at_odds(groups, loaded) for groups in files[:MAX_NAMED]]
+    if len(files) > MAX_NAMED:
+        findings.append(note(f"likewise models of {len(files) - MAX_NAMED} more GGUF files"))
     return findings
+
+
+def _file_at_odds(groups: Sequence[Sequence[str]], loaded: set[str]) -> Finding:
+    """Return the finding of one GGUF file; models of one group have the same template."""
+    most = max(1, MAX_NAMED // len(groups))
+    named = listed([listed(names, most) for names in groups], comma=" | ", kind=" templates")
+    text = (
+        f"models of one GGUF file have different templates ({printable(named)}): Ollama runs them in one runner, which"
+        " one was loaded first decides how prompts are rendered, and no key can tell"
+    )
+    fix = "give them one TEMPLATE, or do not cache them; `ollama-cache-proxy clear --model NAME` drops what is stored"
+    if sum(not loaded.isdisjoint(names) for names in groups) > 1:
+        return warning(f"{text}; models of more than one template are loaded now", fix)
+    return note(text, fix)
