@@ -17,6 +17,7 @@ from ollama_cache_proxy.core.prompt_watch import Answered
 from ollama_cache_proxy.core.questions import Neighbours
 from ollama_cache_proxy.policy import classify, outline, usage
 from ollama_cache_proxy.policy.classify import Bypass
+from ollama_cache_proxy.policy.endpoints import may_be_silent
 from ollama_cache_proxy.policy.status import Detail, bypass
 from ollama_cache_proxy.policy.usage import Excerpt
 
@@ -60,7 +61,7 @@ class Relay:
         visit.outcome = _BYPASSED[found.detail]
         source = visit.client.stream() if body is None else body or None
         answered: Answered | None = None
-        patient = bool(arrival.endpoint.changes)  # Ollama 0.33 says nothing while it quantizes
+        patient = may_be_silent(arrival.endpoint, arrival.request.method, arrival.request.target)
         asking = self._upstream.ask(arrival.request, source, repeatable=repeatable, spent=found.spent, patient=patient)
         try:
             try:

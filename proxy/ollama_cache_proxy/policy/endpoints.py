@@ -92,6 +92,8 @@ class Endpoint:
     """The field that is true where the prompt is put into no template; empty: there is none."""
     changes: tuple[str, ...] = ()
     """Fields that may name the model that a success changes; the first one in the request counts."""
+    files: bool = False
+    """Whether Ollama works on the files of models; see `may_be_silent`."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -285,11 +287,15 @@ ENDPOINTS: Final = (
         text="response_format",
         known=_names("file model language prompt response_format"),
     ),
-    Endpoint(method="POST", path="/api/pull", operation="pull", known=_NAMING, changes=("model", "name")),
-    Endpoint(method="POST", path="/api/create", operation="create", known=_NAMING, changes=("model", "name")),
-    Endpoint(method="POST", path="/api/copy", operation="copy", known=_NAMING, changes=("destination",)),
-    Endpoint(method="DELETE", path="/api/delete", operation="delete", known=_NAMING, changes=("model", "name")),
-    Endpoint(method="POST", path="/api/push", operation="push", stream_default=True),
+    Endpoint(method="POST", path="/api/pull", operation="pull", files=True, known=_NAMING, changes=("model", "name")),
+    Endpoint(
+        method="POST", path="/api/create", operation="create", files=True, known=_NAMING, changes=("model", "name")
+    ),
+    Endpoint(method="POST", path="/api/copy", operation="copy", files=True, known=_NAMING, changes=("destination",)),
+    Endpoint(
+        method="DELETE", path="/api/delete", operation="delete", files=True, known=_NAMING, changes=("model", "name")
+    ),
+    Endpoint(method="POST", path="/api/push", operation="push", files=True, stream_default=True),
     Endpoint(method="POST", path="/api/show", operation="show"),
     Endpoint(method="GET", path="/api/tags", operation="tags", rows="models"),
     Endpoint(method="GET", path="/api/ps", operation="ps", rows="models"),
@@ -322,6 +328,14 @@ def find(method: str, target: str) -> tuple[Endpoint, bool]:
 def is_blob(target: str) -> bool:
     """Return whether a target is a file from which models are made."""
     return unquote_to_bytes(target.partition("?")[0]).startswith(b"/api/blobs/")
+
+
+def may_be_silent(endpoint: Endpoint, method: str, target: str) -> bool:
+    """Return whether Ollama may send nothing, not even a head, until it is done with gigabytes of files.
+
+    It does so for `/api/create` since 0.33, and for whatever is not to be streamed.
+    """
+    return endpoint.files or (method == "POST" and is_blob(target))
 
 
 _HEADS: Final = {"/": ("HEAD", "GET"), "/api/version": ("HEAD", "GET"), "/api/tags": ("HEAD", "GET")}

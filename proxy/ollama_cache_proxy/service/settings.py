@@ -310,8 +310,9 @@ class Settings(BaseSettings):
     connect_timeout: Seconds = Field(5.0, description="How long to wait for Ollama to accept a connection.")
     upstream_timeout: Seconds | None = Field(
         None,
-        description="How long to wait for the head of Ollama's response; off by default, and for /api/create and"
-        " /api/pull, which may say nothing until they are done.",
+        description="How long to wait for the head of Ollama's response; off by default, and for /api/create,"
+        " /api/pull, /api/push, /api/copy, /api/delete and POST /api/blobs/…, which may say nothing until they are"
+        " done.",
     )
     head_timeout: Seconds = Field(20.0, description="How long a client may take to send the head of a request.")
     body_timeout: Seconds = Field(60.0, description="How long a client may pause within the body of a request.")

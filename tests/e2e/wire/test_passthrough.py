@@ -377,13 +377,21 @@ async def test_upstream_timeout_is_a_504() -> None:
         assert answer.body == b'{"error":"Ollama did not answer within 0.05 s (upstream_timeout)"}'
 
 
-async def test_a_silent_create_is_waited_for() -> None:
-    """Ollama 0.33 sends not even a head before a model is quantized."""
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("POST", f"/api/{name}") for name in ("create", "pull", "push", "copy", "push?x", "%70ush")),
+        ("DELETE", "/api/delete"),
+        ("POST", f"/api/blobs/sha256:{64 * '0'}"),
+    ],
+)
+async def test_what_works_on_files_may_be_silent(method: str, path: str) -> None:
+    """Ollama 0.33 sends not even a head before a model is quantized, nor before a push that does not stream is done."""
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def script(talk: Conversation) -> None:
         await talk.read_body()
-        if talk.request_line.startswith(b"POST /api/create"):
+        if not talk.request_line.startswith(b"POST /api/chat"):
             asked.set()
             await go_on.wait()
             await talk.write(OK)
@@ -391,11 +399,11 @@ async def test_a_silent_create_is_waited_for() -> None:
             await talk.reader.read()
 
     async with byte_upstream(script) as upstream, proxy_before(upstream.url, upstream_timeout=0.05) as proxy:
-        create = asyncio.create_task(ask(proxy.url, "POST", "/api/create", body=b'{"model":"a","from":"tiny"}'))
+        silent = asyncio.create_task(ask(proxy.url, method, path, body=b'{"model":"a","from":"tiny"}'))
         await asked.wait()
         assert (await ask(proxy.url, "POST", "/api/chat", body=CHAT)).status == 504, "after the deadline of both"
         go_on.set()
-        assert (await create).status == 200
+        assert (await silent).status == 200
 
 
 async def test_a_connection_that_closed_while_idle_costs_no_request() -> None:
@@ -605,7 +613,7 @@ async def test_a_request_of_which_part_was_answered_is_not_sent_again() -> None:
 async def test_upstream_timeout_does_not_count_the_upload() -> None:
     async with byte_upstream(answering(OK)) as upstream, proxy_before(upstream.url, upstream_timeout=1) as proxy:
         async with await RawConnection.open(proxy.url) as connection:
-            connection.writer.write(b"POST /api/blobs/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nab")
+            connection.writer.write(b"POST /api/other HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nab")
             await asyncio.sleep(1.2)
             connection.writer.write(b"cd")
             assert (await connection.answer()).status == 200
