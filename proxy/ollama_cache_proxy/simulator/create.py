@@ -107,7 +107,7 @@ async def _created(call: Call, request: Row, name: Name) -> AsyncIterator[Row]:
     else:
         raise FailedError("neither 'from' or 'files' was specified", 400)
     weights, quantization = base.weights, base.quantization
-    changes: Row = {}
+    changes: Row = {member: request[member] for member in ("renderer", "parser") if request[member]}
     wanted = (request["quantize"] or request["quantization"]).upper()
     if wanted:
         async for row in _quantizing(call, base, wanted):
@@ -115,7 +115,7 @@ async def _created(call: Call, request: Row, name: Name) -> AsyncIterator[Row]:
         if wanted != quantization:
             weights, quantization = _quantized(base, wanted), wanted
             smaller = base.weights.size - weights.size
-            changes = {
+            changes |= {
                 "origin": base.origin or base.digest,
                 "loss": _LOSS.get(wanted, 0.0),
                 "resident": base.resident - smaller,

@@ -91,7 +91,8 @@ class Model:
 
     A quantized model has the digest of its source as `origin`; its output is that of the source with a `loss`.
     `resident` is its size in memory, `resident_at` that for certain context lengths, `vram` the part of it that Ollama
-    takes for a GPU's. `chat_template` is the template of the GGUF file, which goes before TEMPLATE.
+    takes for a GPU's. `chat_template` is the template of the GGUF file, which goes before TEMPLATE. `renderer` and
+    `parser` are Ollama's own, as told; texts do not depend on them.
     """
 
     name: Name
@@ -109,6 +110,8 @@ class Model:
     resident_at: Mapping[int, int] = field(default_factory=dict)
     vram: int = 0
     chat_template: str = ""
+    renderer: str = ""
+    parser: str = ""
     told: Listed | None = None
     remote: Remote | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -174,7 +177,8 @@ class Model:
     def manifest(self) -> str:
         """What its digest depends on, as JSON."""
         layers = sorted([layer.kind, layer.digest] for layer in self.layers)
-        return json.dumps([layers, self.family, self.parameter_size, self.quantization, self.width])
+        own = [self.renderer, self.parser] if self.renderer or self.parser else []
+        return json.dumps([layers, self.family, self.parameter_size, self.quantization, self.width, *own])
 
 
 def _nanoseconds(text: str) -> int:

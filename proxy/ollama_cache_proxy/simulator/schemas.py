@@ -105,5 +105,7 @@ CREATE = struct(
         "system": string,
         "parameters": mapping,
         "messages": listed(_MESSAGE, "[]api.Message"),
+        "renderer": string,
+        "parser": string,
     },
 )

@@ -63,6 +63,19 @@ async def test_models_that_write_the_date_are_named(simulator: Simulator, tmp_pa
     assert "these models bypass the cache" in finding.text
 
 
+async def test_a_renderer_that_writes_the_date_is_named(simulator: Simulator, tmp_path: Path) -> None:
+    """Given to /api/create as Ollama takes it; a model that is made of that one has it too."""
+    for name, given in (("dated", '"from":"tiny","renderer":"glimmer","parser":"x"'), ("again", '"from":"dated"')):
+        body = f'{{"model":"{name}",{given},"stream":false}}'.encode()
+        assert (await ask(simulator.url, "POST", "/api/create", body=body)).status == 200
+    notes = [one for one in await checked(simulator, tmp_path) if one.level is not Level.OK]
+    assert "again:latest (the renderer glimmer), dated:latest (the renderer glimmer)" in notes[0].text
+    assert simulator.models.get("dated").digest != simulator.models.get("tiny").digest
+    shown = (await ask(simulator.url, "POST", "/api/show", body=b'{"model":"dated"}')).body
+    assert b'"renderer":"glimmer","parser":"x","details"' in shown
+    assert b"RENDERER glimmer\\nPARSER x\\n" in shown
+
+
 async def test_many_are_counted(simulator: Simulator, tmp_path: Path) -> None:
     for number in range(13):
         simulator.models.add(f"m{number}", template="{{ currentDate }}")
