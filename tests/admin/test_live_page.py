@@ -14,8 +14,10 @@ from playwright.async_api import expect
 
 from ollama_cache_proxy.admin import live_events
 from ollama_cache_proxy.admin.live_page import ROUTES
+from ollama_cache_proxy.core.facts import Resident
 from ollama_cache_proxy.gpu.replay import Replay, recording
 from ollama_cache_proxy.simulator import Behaviour, Simulator
+from ollama_cache_proxy.upstream.loaded_models import Residents
 from tests.support import canary
 from tests.support.browser import AXE, PHONE, Browser, chromium
 from tests.support.leaving_out import leave_out
@@ -380,6 +382,21 @@ async def test_a_hidden_page_costs_nothing(browser: Browser, simulator: Simulato
         await traffic(proxy.url)
         await page.evaluate(hide.format("false"))
         await expect(page.get_by_role("heading", level=1)).to_contain_text("75 %")
+
+
+async def test_what_is_not_told_of_a_loaded_model_is_not_shown(
+    browser: Browser, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = [(None, None), (2**30, None), (2**30, 2**29)]
+    rows = tuple(Resident(model=f"m{place}", size=size, vram=vram) for place, (size, vram) in enumerate(loaded))
+    monkeypatch.setattr(Residents, "latest", lambda _: rows)
+    replay = Replay(recording("h100"))
+    async with proxy_before(simulator.url, nvml=lambda: replay) as proxy:
+        page = await browser.open(proxy.url)
+        shown = page.locator("#models")
+        for said in ("m0:latestMemorynot told", "m1:latestMemory1 GiB", "m2:latestGPU memory0.5 of 1 GiB"):
+            await expect(shown).to_contain_text(said)
+        assert browser.complaints == []
 
 
 async def test_several_ollamas_have_a_card(browser: Browser, simulator: Simulator) -> None:
