@@ -65,7 +65,7 @@ def test_what_is_installed_is_listed_first(machine: Path, capsys: pytest.Capture
     update, install = machine.read_text().splitlines()
     assert update == "update -qq"
     packages = install.removeprefix("install -yqq --no-install-recommends ").split()
-    assert packages == ["chromium", "fonts-dejavu-core", "nodejs", "fish", "curl", "git"]
+    assert packages == ["chromium", "fonts-dejavu-core", "nodejs", "fish", "curl", "binutils", "git"]
     said = capsys.readouterr().out
     assert said.startswith("To be installed on this system, from Debian:\n")
     assert [package for package in packages if package not in said] == []

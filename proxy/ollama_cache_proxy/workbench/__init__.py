@@ -7,5 +7,6 @@
   `request_logs`: those that were logged or recorded
 - `pack_form`: the form of a pack
 - `levels`: quantizations, their names and sizes; `fidelity`: how similar two models are; `verdict`: which to use
-- `related`: whether two models can be quantizations of one; `shown`: what `/api/show` tells of a model
+- `related`: whether two models can be quantizations of one; `shown`: what `/api/show` tells of a model;
+  `told_rows`: what lists tell
 """

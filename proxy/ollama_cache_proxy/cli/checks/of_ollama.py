@@ -15,10 +15,10 @@ from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import Seen, observe, read, write
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable, size
-from ollama_cache_proxy.policy import model_rows
-from ollama_cache_proxy.policy.model_rows import figure, text
 from ollama_cache_proxy.service.settings import is_loopback, longest_lifetime
+from ollama_cache_proxy.workbench import told_rows
 from ollama_cache_proxy.workbench.shown import own_context
+from ollama_cache_proxy.workbench.told_rows import figure, text
 
 _FOREIGN_ORIGIN = "https://page.invalid"
 
@@ -41,7 +41,7 @@ async def answers(scene: Scene) -> list[Finding]:
                 "use its IP address in --upstream, or let it listen on all addresses (OLLAMA_HOST=0.0.0.0)",
             )
         ]
-    version = model_rows.version(response.json())
+    version = told_rows.version(response.json())
     if not version:
         return [problem(f"the server at {ollama.url} is not Ollama (status {response.status})", ollama.fix)]
     return [await _models(scene, printable(version)), *_in_clear(scene)]

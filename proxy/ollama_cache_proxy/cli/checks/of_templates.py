@@ -13,8 +13,7 @@ from ollama_cache_proxy.cli.checks.finding import MAX_NAMED, Finding, listed, no
 from ollama_cache_proxy.cli.checks.scene import Scene
 from ollama_cache_proxy.cli.checks.seen import observe, read, write
 from ollama_cache_proxy.cli.screen import printable
-from ollama_cache_proxy.policy import model_rows
-from ollama_cache_proxy.workbench import shown
+from ollama_cache_proxy.workbench import shown, told_rows
 from ollama_cache_proxy.workbench.shown import Shown
 
 _MAX_MODELS: Final = 200
@@ -42,7 +41,7 @@ async def templates(scene: Scene) -> list[Finding]:
         for name, found in zip(names, await asyncio.gather(*map(one, names)), strict=True)
         if found is not None
     }
-    version = model_rows.version(await scene.fetch(scene.ollama, "/api/version"))
+    version = told_rows.version(await scene.fetch(scene.ollama, "/api/version"))
     findings = [*_dated(models, cached=scene.settings.cache_dated_templates), *_environment()]
     findings += _changed(scene, {row["name"]: f"{row.get('digest')} {version}" for row in rows}, models)
     if shown.shares_runners(version):

@@ -12,8 +12,8 @@ import orjson
 
 from ollama_cache_proxy.cli.asking import STATS, Proxy, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
-from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.service.settings import Settings
+from ollama_cache_proxy.workbench import told_rows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,12 +67,12 @@ class Scene:
 
     async def models(self, server: Server) -> list[dict[str, Any]]:
         """Return the rows of a server's `/api/tags` that name a model."""
-        return model_rows.rows(await self.fetch(server, "/api/tags"))
+        return told_rows.rows(await self.fetch(server, "/api/tags"))
 
     async def loaded(self) -> list[dict[str, Any]] | None:
         """Return the rows of `/api/ps` of Ollama that name a model; None where it does not answer."""
         found = await self.fetch(self.ollama, "/api/ps")
-        return None if found is None else model_rows.rows(found)
+        return None if found is None else told_rows.rows(found)
 
     async def stats(self) -> dict[str, Any] | None:
         """Return the statistics of the proxy, None if the server is not one."""

@@ -13,8 +13,8 @@ import orjson
 from ollama_cache_proxy.cli.asking import CREDENTIALS_FIX, OLLAMA_FIX, PROXY_FIX, STATS, Response, Server
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.screen import printable
-from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.service.settings import Settings, secret
+from ollama_cache_proxy.workbench import told_rows
 from ollama_cache_proxy.workbench.levels import same
 
 _DEADLINE: Final = 86_400.0
@@ -77,7 +77,7 @@ class Api(Server):
 
     async def installed(self) -> list[dict[str, Any]]:
         """Return the rows of /api/tags that name a model."""
-        return model_rows.rows(await self.object("/api/tags"))
+        return told_rows.rows(await self.object("/api/tags"))
 
     async def row_of(self, model: str) -> dict[str, Any]:
         """Return the row of a model in /api/tags. Raise Failed if it is not there."""

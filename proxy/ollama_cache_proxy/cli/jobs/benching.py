@@ -22,12 +22,12 @@ from ollama_cache_proxy.cli.jobs.models import capabilities
 from ollama_cache_proxy.cli.jobs.progress import Steps, show, steps
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import write_json
-from ollama_cache_proxy.policy.model_rows import figure
 from ollama_cache_proxy.service.settings import secret
 from ollama_cache_proxy.workbench.bench_questions import OPERATIONS, Operation, completion
 from ollama_cache_proxy.workbench.sheet import markdown
 from ollama_cache_proxy.workbench.speedup import Found, Streamed, document, sheet, stream_sheet
 from ollama_cache_proxy.workbench.spread import Spread, spread
+from ollama_cache_proxy.workbench.told_rows import figure
 
 HITS: Final = 20
 """Hits for each miss; they take almost no time."""

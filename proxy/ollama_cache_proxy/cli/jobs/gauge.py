@@ -13,8 +13,7 @@ from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.jobs.api import Api
 from ollama_cache_proxy.cli.jobs.models import size_of
 from ollama_cache_proxy.cli.jobs.progress import Steps
-from ollama_cache_proxy.policy import model_rows
-from ollama_cache_proxy.policy.model_rows import figure, text
+from ollama_cache_proxy.workbench import told_rows
 from ollama_cache_proxy.workbench.bench_questions import completion
 from ollama_cache_proxy.workbench.fidelity import Completing, Distribution, Embedding, completing, contexts, embedding
 from ollama_cache_proxy.workbench.speeds import (
@@ -24,6 +23,7 @@ from ollama_cache_proxy.workbench.speeds import (
     told_least,
     told_median,
 )
+from ollama_cache_proxy.workbench.told_rows import figure, text
 from ollama_cache_proxy.workbench.verdict import Measured
 
 LOADS: Final = 2
@@ -143,7 +143,7 @@ class Gauge:
 
     async def _resident(self, digest: str) -> dict[str, Any] | None:
         """Return the row of a loaded model; it may have been loaded under the name of a copy."""
-        rows = model_rows.rows(await self.api.object("/api/ps"))
+        rows = told_rows.rows(await self.api.object("/api/ps"))
         return next((row for row in rows if row.get("digest") == digest), None)
 
     async def _memory(self, digest: str) -> tuple[int | None, int | None]:

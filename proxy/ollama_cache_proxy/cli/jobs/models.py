@@ -7,9 +7,9 @@ from typing import Any
 
 from ollama_cache_proxy.cli.ending import Failed
 from ollama_cache_proxy.cli.jobs.api import Api
-from ollama_cache_proxy.policy.model_rows import figure, part, text
 from ollama_cache_proxy.workbench import levels
 from ollama_cache_proxy.workbench.related import Installed
+from ollama_cache_proxy.workbench.told_rows import figure, part, text
 
 
 async def local_row(api: Api, model: str) -> dict[str, Any]:

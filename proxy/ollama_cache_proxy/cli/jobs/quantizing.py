@@ -23,9 +23,8 @@ from ollama_cache_proxy.cli.jobs.progress import show, steps
 from ollama_cache_proxy.cli.jobs.sheets import table
 from ollama_cache_proxy.cli.jobs.work import say
 from ollama_cache_proxy.cli.screen import printable, write_json
-from ollama_cache_proxy.policy import model_rows
 from ollama_cache_proxy.service.settings import is_loopback
-from ollama_cache_proxy.workbench import levels
+from ollama_cache_proxy.workbench import levels, told_rows
 from ollama_cache_proxy.workbench.bench_questions import PROMPTS
 from ollama_cache_proxy.workbench.levels import Target
 from ollama_cache_proxy.workbench.sheet import Sheet
@@ -135,7 +134,7 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
         targets = [levels.read_target(text, source) for text in wanted]
     except ValueError as error:
         raise Failed(f"--to: {error}", status=WRONG) from None
-    version = model_rows.version(await api.object("/api/version"))
+    version = told_rows.version(await api.object("/api/version"))
     if not levels.can_quantize(version):
         raise Failed(
             f"Ollama {printable(version)} at {api.url} does not quantize GGUF models: 0.34.0 was the last that does",
@@ -156,7 +155,7 @@ async def _planned(api: Api, model: str, wanted: Sequence[str]) -> _Plan:
         estimates=estimates,
         embeds=embeds(source, shown),
         needed=needed,
-        disk=_disk(api.url, model_rows.text(shown, "modelfile"), needed),
+        disk=_disk(api.url, told_rows.text(shown, "modelfile"), needed),
     )
 
 
