@@ -11,6 +11,7 @@ import pytest
 from ollama_cache_proxy.core.facts import Event
 from ollama_cache_proxy.core.tasks import Tasks
 from ollama_cache_proxy.policy.redis_url import redis_address
+from ollama_cache_proxy.stores.redis import cluster_generation
 from ollama_cache_proxy.stores.redis.cluster_client import ClusterClient
 from ollama_cache_proxy.stores.redis.cluster_generation import ClusterGeneration, later_than
 from ollama_cache_proxy.stores.redis.cluster_topology import slot_of
@@ -78,6 +79,24 @@ async def test_of_several_that_begin_at_once_all_end_with_the_same(make: Made, c
     await asyncio.gather(*(one.current() for one in several))
     assert len({await one.current() for one in several}) == 1
     assert len(copies(cluster)) == 1
+
+
+async def test_who_loses_races_for_a_copy_tries_again(
+    make: Made, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many proxies start at once."""
+    read, left, names = cluster_generation._found, [f"00000001{number:024x}" for number in range(20)], list[str]()
+
+    async def raced(pipeline: Any, name: str) -> bytes | None:
+        found: bytes | None = await read(pipeline, name)
+        names.append(name)
+        if left and name == names[0]:
+            cluster.owner(slot_of(name)).client().set(name, left.pop(0))
+        return found
+
+    monkeypatch.setattr(cluster_generation, "_found", raced)
+    token = await make().current()
+    assert (copies(cluster), left) == ({token}, [])
 
 
 async def test_a_clear_replaces_every_copy_and_others_find_nothing(make: Made, cluster: Cluster) -> None:

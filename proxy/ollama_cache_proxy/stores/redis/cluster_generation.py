@@ -38,6 +38,8 @@ _ONE_WITHIN: Final = 1.0
 """Seconds to replace one copy."""
 _AGAIN_AFTER: Final = 0.5
 """Seconds until copies that could not be replaced are tried again."""
+_RACES: Final = 100
+"""Attempts to replace a copy that others replace, too: of so many that begin at once, none loses more often."""
 
 
 def later_than(token: str, now: float) -> str:
@@ -231,7 +233,7 @@ class ClusterGeneration:
 
     async def _advance(self, name: str) -> None:
         """Replace a copy by the latest generation, or go by the copy where that is later. Raises what commands may."""
-        for _ in range(TRIES):
+        for _ in range(_RACES):
             node = self._client.owner(slot_of(name))
             try:
                 async with node.client.pool.pipeline(transaction=True) as pipeline:
