@@ -26,6 +26,7 @@ from ollama_cache_proxy.telemetry.metrics import Metrics
 _MESSAGES: Final = endpoints.find("POST", "/v1/messages")[0]
 _FIELDS: Final = ((b"Host", b"127.0.0.1:11494"), (b"User-Agent", b"claude-cli/2.1.37"), (b"Accept", b"*/*"))
 _TURNS: Final = 12
+ROUNDS: Final = 20
 _DRAWN: Final = random.Random(23)  # noqa: S311 - texts of a benchmark
 _WORDS: Final = ["".join(_DRAWN.choices("etaoinshrdlu", k=_DRAWN.randint(2, 9))) for _ in range(3000)]
 
@@ -116,5 +117,5 @@ def report(rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     report(parser.parse_args().rounds)

@@ -30,8 +30,6 @@ _CONTEXT: Final = 16_384
 _PROMPT_RATE: Final = 10_000.0
 """Prompt tokens a second of the simulated Ollama: quick, so that all sessions take three minutes."""
 _TOKEN_RATE: Final = 5_000.0
-_LOOKS: Final = 20
-"""Rounds of measuring what looking at prompts costs."""
 _NAMES: Final = [scenario.name for scenario in SCENARIOS]
 
 
@@ -158,7 +156,7 @@ def rest(given: argparse.Namespace) -> int:
     """Measure what is no session, unless some were selected; return 1 where something to be reached was not."""
     is_whole = not (given.scenario or given.way or given.trace)
     if is_whole:
-        prompt_watch.report(_LOOKS)
+        prompt_watch.report(prompt_watch.ROUNDS)
     texts = (lanes.TEXTS if is_whole else 0) if given.lanes is None else given.lanes
     if not texts or (given.ollama and not given.embed):
         return 0

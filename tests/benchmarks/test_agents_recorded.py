@@ -43,16 +43,20 @@ async def simulate(
         return {run.way: run for run in await played(player, asked, [Way.STILL])}
 
 
+def hold(found: Run, real: dict[str, Any], *, little: float) -> None:
+    """Hold a run against a real one: the tokens that it reuses within a tenth, or that share of the prompts."""
+    shares = [turn.reused / turn.prompt for turn in found.turns]
+    forecast = sum(share * prompt for share, prompt in zip(shares, real["prompt"], strict=True))
+    used, prompts = sum(real["used"]), sum(real["prompt"])
+    assert forecast == pytest.approx(used, abs=max(0.1 * used, little * prompts))
+
+
 @pytest.mark.parametrize("name", [name for name in TURNS if name != "overflow"])
 async def test_as_much_is_reused_as_a_real_one_reuses(name: str) -> None:
     """Within a tenth, in tokens of the real one, whose tokenizer cuts otherwise; or a fiftieth of the prompts."""
     found = await simulate(name, TURNS[name])
     for way in ("direct", "still"):
-        real = RUNS[name, way]
-        shares = [turn.reused / turn.prompt for turn in found[way].turns]
-        forecast = sum(share * prompt for share, prompt in zip(shares, real["prompt"], strict=True))
-        used, prompts = sum(real["used"]), sum(real["prompt"])
-        assert forecast == pytest.approx(used, abs=max(0.1 * used, 0.02 * prompts))
+        hold(found[way], RUNS[name, way], little=0.02)
 
 
 @pytest.mark.parametrize("name", sorted({run["scenario"] for run in NEWER["runs"]}))
@@ -62,11 +66,7 @@ async def test_as_much_is_reused_as_a_newer_one_reuses(name: str) -> None:
     turns = len(runs["direct"]["prompt"])
     found = await simulate(name, turns, release=NEWEST, about=NEWER["about"])
     for way in ("direct", "still"):
-        real = runs[way]
-        shares = [turn.reused / turn.prompt for turn in found[way].turns]
-        forecast = sum(share * prompt for share, prompt in zip(shares, real["prompt"], strict=True))
-        used, prompts = sum(real["used"]), sum(real["prompt"])
-        assert forecast == pytest.approx(used, abs=max(0.1 * used, 0.06 * prompts))
+        hold(found[way], runs[way], little=0.06)
 
 
 async def test_a_full_context_leaves_the_systems_text_and_the_tools_or_next_to_nothing() -> None:

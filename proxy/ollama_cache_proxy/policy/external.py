@@ -71,9 +71,8 @@ def _is_pure(tool: dict[str, Any]) -> bool:
     return all(kind in (None, "", *PURE_TOOLS) for name, kind in tool.items() if name.casefold() == "type")
 
 
-def _refers(said: list[Any]) -> bool:
-    """Return whether a part of what is said stands for data that is elsewhere."""
-    waiting = said
+def _refers(waiting: list[Any]) -> bool:
+    """Return whether a part of what is said stands for data that is elsewhere. The list is used up."""
     while waiting:
         node = waiting.pop()
         if isinstance(node, list):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ollama_cache_proxy.policy.dialects.dialect import as_object, count
+
 _NAMES: Final = ("name", "model")
 """Ollama's rows have both, with the same value (`ListModelResponse` in api/types.go)."""
 
@@ -39,14 +41,12 @@ def text(row: Mapping[str, Any], member: str) -> str:
 
 def figure(row: Mapping[str, Any], member: str) -> int | None:
     """Return a figure; None where it is not told."""
-    value = row.get(member)
-    return value if type(value) is int and value >= 0 else None
+    return count(row, member)
 
 
 def part(row: Mapping[str, Any], member: str) -> Mapping[str, Any]:
     """Return an object in another one; empty where it is not told."""
-    value = row.get(member)
-    return value if isinstance(value, dict) else {}
+    return as_object(row.get(member))
 
 
 def version(document: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
@@ -142,7 +142,7 @@ JSON_TYPES: Final = (b"application/json",)
 INCOMPLETE: Final = NotStorable(detail=Detail.INCOMPLETE)
 ANSWER_ERROR: Final = NotStorable(detail=Detail.ANSWER_ERROR)
 _USAGE: Final = b'"usage":{'
-_SPACED_USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_SPACED_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 """As some other servers write it."""
 _READER: Final = json.JSONDecoder()
 _EMPTY: Final = Usage()
@@ -236,7 +236,7 @@ def as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def count(document: dict[str, Any], name: str) -> int | None:
+def count(document: Mapping[str, Any], name: str) -> int | None:
     """Return a member that is a count; None where there is none, or it is something else."""
     value = document.get(name)
     return value if type(value) is int and value >= 0 else None
@@ -253,11 +253,14 @@ def last_usage(tail: bytes) -> dict[str, Any]:
 
     A model's own text cannot contain that name, since quotes are escaped there.
     """
-    at = tail.rfind(_USAGE)
-    if at >= 0:
-        return object_at(tail[at + len(_USAGE) - 1 :])
-    spaced = [found.end() for found in _SPACED_USAGE.finditer(tail)]
-    return object_at(tail[spaced[-1] :]) if spaced else {}
+    at = last_member(tail, _USAGE, _SPACED_USAGE)
+    return {} if at < 0 else object_at(tail[tail.index(b"{", at) :])
+
+
+def last_member(tail: bytes, compact: bytes, spaced: re.Pattern[bytes]) -> int:
+    """Return where a member begins for the last time, as Ollama writes it, else with blanks; -1 where it is not."""
+    at = tail.rfind(compact)
+    return at if at >= 0 else max((found.start() for found in spaced.finditer(tail)), default=-1)
 
 
 def object_at(text: bytes) -> dict[str, Any]:

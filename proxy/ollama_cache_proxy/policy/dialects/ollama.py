@@ -21,6 +21,7 @@ from ollama_cache_proxy.policy.dialects.dialect import (
     cached,
     count,
     has_error,
+    last_member,
     object_at,
     objects,
     split,
@@ -115,9 +116,7 @@ def _measures(tail: bytes) -> dict[str, Any]:
     In Ollama's own form all of them follow `total_duration`; in another order, or without it, they are in what is said
     last, unless that is too long.
     """
-    at = tail.rfind(_MEASURED)
-    if at < 0:
-        at = max((found.start() for found in _SPACED.finditer(tail)), default=-1)
+    at = last_member(tail, _MEASURED, _SPACED)
     found = object_at(b"{" + tail[at:]) if at >= 0 else {}
     if not _COUNTS.isdisjoint(found) or _COUNT not in tail:
         return found
